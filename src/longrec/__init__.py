@@ -1,0 +1,61 @@
+"""longrec: next-item recommendation from very long user histories.
+
+    import longrec
+    histories = longrec.prepare("log.parquet", "histories/")
+    rec = longrec.train(histories, model="elastic", out="run/")
+    metrics = longrec.evaluate(rec)
+    frame = rec.recommend(users=[...], k=10)
+
+Names are imported when first used, so that `import longrec` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from longrec.api import evaluate, train
+    from longrec.data.histories import Histories, open_histories
+    from longrec.data.prepare import prepare
+    from longrec.data.read import read_events
+    from longrec.errors import DataError, LongrecError, UsageError
+    from longrec.recommender import Recommender, load
+
+_HOME = {
+    "read_events": "longrec.data.read",
+    "prepare": "longrec.data.prepare",
+    "open_histories": "longrec.data.histories",
+    "Histories": "longrec.data.histories",
+    "train": "longrec.api",
+    "evaluate": "longrec.api",
+    "load": "longrec.recommender",
+    "Recommender": "longrec.recommender",
+    "LongrecError": "longrec.errors",
+    "UsageError": "longrec.errors",
+    "DataError": "longrec.errors",
+}
+
+__all__ = [
+    "DataError",
+    "Histories",
+    "LongrecError",
+    "Recommender",
+    "UsageError",
+    "evaluate",
+    "load",
+    "open_histories",
+    "prepare",
+    "read_events",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'longrec' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

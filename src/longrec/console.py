@@ -1,0 +1,166 @@
+"""What the command line shows: progress on standard error, tables, and errors without traceback."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from longrec.evaluation.summary import Metrics
+    from longrec.training.fit import Report
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """A line for people, on standard error; ids in it are shown as they are."""
+    err.print(escape(text))
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output, for programs."""
+    sys.stdout.write(json.dumps(value, indent=2, default=str, allow_nan=False) + "\n")
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table on standard output; numbers stand to the right."""
+    shown = Table(title=escape(title), title_justify="left", title_style="bold")
+    for number, name in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[number], int | float) for row in rows)
+        shown.add_column(escape(name), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        shown.add_row(*(escape(_cell(value)) for value in row))
+    out.print(shown)
+
+
+def _cell(value: object) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Any]:
+    """A progress bar for work told as (done, of all)."""
+    with Progress(
+        TextColumn(escape(what)),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+    ) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+class TrainingProgress:
+    """The display of one training: epoch, loss, validation, events per second, time left."""
+
+    def __init__(self, name: str, max_epochs: int, max_minutes: float | None) -> None:
+        self.name, self.max_epochs, self.max_minutes = name, max_epochs, max_minutes
+        self.shown, self.drawn = 0, 0.0
+        self.bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[state]}"),
+            console=err,
+            transient=True,
+        )
+
+    def __enter__(self) -> TrainingProgress:
+        self.bar.start()
+        self.task = self.bar.add_task(escape(self.name), total=None, state="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def __call__(self, report: Report) -> None:
+        """Show a report; a validation leaves a line behind."""
+        place = report.place
+        if len(place.rows) > self.shown:
+            self.shown = len(place.rows)
+            row = place.rows[-1]
+            best = " best" if row["ndcg10"] == place.best else ""
+            self.bar.console.print(
+                f"{escape(self.name)}  epoch {row['epoch']:>3}  loss {row['loss']:.4f}  "
+                f"validation NDCG@10 {row['ndcg10']:.4f}{best}  {row['seconds']:.0f} s"
+            )
+        now = time.monotonic()
+        if now - self.drawn < 0.2:
+            return
+        self.drawn = now
+        state = (
+            f"loss {report.loss:.3f}  best NDCG@10 {max(place.best, 0):.4f}  "
+            f"{report.events_per_second:,.0f} events/s  at most {self._left(report)} left"
+        )
+        step = place.step
+        if report.validating is not None:
+            state, step = f"validating {report.validating:.0%}  {state}", report.steps
+        self.bar.update(
+            self.task,
+            description=f"{escape(self.name)} epoch {place.epoch + 1}/{self.max_epochs}",
+            completed=step,
+            total=report.steps,
+            state=state,
+        )
+
+    def _left(self, report: Report) -> str:
+        place = report.place
+        done = place.epoch + place.step / max(report.steps, 1)
+        left = place.seconds / max(done, 1e-9) * max(self.max_epochs - done, 0)
+        if self.max_minutes is not None:
+            left = min(left, 60 * self.max_minutes - place.seconds)
+        return clock(max(left, 0))
+
+
+def clock(seconds: float) -> str:
+    """90 -> "1:30", 3700 -> "1:01:40"."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def metrics_table(name: str, metrics: Metrics) -> None:
+    """The metrics of one model with intervals, and the protocol below."""
+    rows: list[list[object]] = []
+    for key in metrics:
+        if not key.startswith("unfiltered/"):
+            low, high = metrics.intervals[key]
+            bare = f"unfiltered/{key}"
+            rows.append([key, metrics[key], f"{low:.4f} to {high:.4f}", metrics[bare]])
+    table(name, ["metric", "seen filtered", "95% interval", "unfiltered"], rows)
+    if len(metrics.buckets) > 1:
+        table(
+            "by history length",
+            ["events", "targets", "ndcg@10", "hr@10"],
+            [
+                [b.label, b.targets, b.estimates["ndcg@10"], b.estimates["hr@10"]]
+                for b in metrics.buckets
+            ],
+        )
+    out.print(escape(metrics.protocol()))
+
+
+def facts_table(title: str, facts: Mapping[str, object]) -> None:
+    """Names and values, one row each."""
+    table(title, ["", ""], [[key, str(value)] for key, value in facts.items()])

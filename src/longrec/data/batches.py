@@ -1,0 +1,249 @@
+"""From histories to training batches: by token budget and length bucket, without loops over events.
+
+An epoch is a plan: which users share a batch (a group), in which order the groups come, and the
+windows in which a long history is read. It is a function of (seed, epoch) alone, and a batch is a
+function of the plan and its place in it, so neither workers nor restarts change anything.
+
+Histories longer than `window` events come as windows in order: window k + 1 of a group follows
+window k, and `Batch.keep` tells which rows' states are carried on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from longrec.data.histories import Histories
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B windows of histories, padded at the end.
+
+    Attributes
+    ----------
+    items : Tensor
+        (B, T) int64, inputs; 0 is padding.
+    targets : Tensor
+        (B, T) int64, the event after each input; 0 where there is none.
+    times : Tensor or None
+        (B, T) int64 seconds.
+    lengths : Tensor
+        (B,) int64, real inputs per row.
+    keep : Tensor or None
+        (B,) int64, which row of the previous batch each row continues; None at first windows.
+    carries : bool
+        Whether the next batch may continue these rows.
+    """
+
+    items: Tensor
+    targets: Tensor
+    times: Tensor | None
+    lengths: Tensor
+    keep: Tensor | None
+    carries: bool
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device."""
+        moved = (
+            None if x is None else x.to(device, non_blocking=True)
+            for x in (self.items, self.targets, self.times, self.lengths, self.keep)
+        )
+        return Batch(*moved, carries=self.carries)  # type: ignore[arg-type, misc]
+
+
+def length_buckets(longest: int) -> Ints:
+    """Bucket bounds up to `longest`: multiples of 16, each at most an eighth above the last."""
+    bounds = [16]
+    while bounds[-1] < longest:
+        bounds.append(bounds[-1] + max(16, bounds[-1] // 8 // 16 * 16))
+    return np.array(bounds, dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """Sequences put into batches of similar length.
+
+    Attributes
+    ----------
+    order : (n,) the sequences, group after group.
+    starts : (n_groups + 1,) bounds of the groups in `order`.
+    windows : (n_groups,) windows that each group is read in.
+    """
+
+    order: Ints
+    starts: Ints
+    windows: Ints
+
+
+def group(lengths: Ints, order: Ints, batch_tokens: int, window: int) -> Groups:
+    """Put sequences of these lengths, taken in this order, into groups of at most batch_tokens.
+
+    A group holds sequences of one length bucket (above `window`: of one number of windows), at
+    least one of them however long it is.
+    """
+    bounds = length_buckets(min(int(lengths.max(initial=1)), window))
+    ordered = lengths[order]
+    windows = -(-ordered // window)
+    bucket = np.searchsorted(bounds, np.minimum(ordered, window))
+    bucket = np.where(windows > 1, len(bounds) - 1 + windows, bucket)
+    by_bucket = np.argsort(bucket, kind="stable")
+    order, bucket, windows = order[by_bucket], bucket[by_bucket], windows[by_bucket]
+    widest = bounds[np.minimum(bucket, len(bounds) - 1)]
+    rows = np.maximum(batch_tokens // widest, 1)
+    first = np.searchsorted(bucket, bucket)  # where the own bucket begins
+    opens = (np.arange(len(order)) - first) % rows == 0
+    starts = np.flatnonzero(opens)
+    return Groups(order, np.append(starts, len(order)), windows[starts])
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingData:
+    """What trains: for each user a stretch of events, every one but the first a target.
+
+    Parameters
+    ----------
+    histories : Histories
+    train_end : (n_users,) int64
+        Where each user's training events end.
+    context : int or None
+        Most inputs per user; earlier events are left out. None: whole histories.
+    window : int
+        Most inputs read at once; longer stretches carry their state on.
+    batch_tokens : int
+        Padded inputs per batch, at most (one row may exceed it alone).
+    seed : int
+    """
+
+    histories: Histories
+    train_end: Ints
+    context: int | None
+    window: int
+    batch_tokens: int
+    seed: int
+
+    @cached_property
+    def begin(self) -> Ints:
+        """(n_users,) first event used of each user."""
+        offsets = self.histories.offsets[:-1]
+        if self.context is None:
+            return offsets
+        return cast(Ints, np.maximum(offsets, self.train_end - self.context - 1))
+
+    @cached_property
+    def lengths(self) -> Ints:
+        """(n_users,) inputs of each user: one less than events used."""
+        return cast(Ints, np.maximum(self.train_end - self.begin - 1, 0))
+
+    @property
+    def dropped(self) -> int:
+        """Training events that the context leaves out."""
+        return int((self.begin - self.histories.offsets[:-1]).sum())
+
+    @property
+    def targets(self) -> int:
+        """Targets per epoch."""
+        return int(self.lengths.sum())
+
+    def epoch(self, epoch: int) -> Epoch:
+        """The plan of one epoch."""
+        random = np.random.default_rng([self.seed, epoch])
+        users = random.permutation(np.flatnonzero(self.lengths > 0))
+        groups = group(self.lengths, users, self.batch_tokens, self.window)
+        order = random.permutation(len(groups.windows))
+        windows = groups.windows[order]
+        step_group = np.repeat(order, windows)
+        step_window = np.arange(len(step_group)) - np.repeat(windows.cumsum() - windows, windows)
+        return Epoch(self, groups, step_group, step_window)
+
+
+@dataclass(frozen=True, eq=False)
+class Epoch:
+    """The batches of one epoch in their order."""
+
+    data: TrainingData
+    groups: Groups
+    step_group: Ints
+    step_window: Ints
+
+    def __len__(self) -> int:
+        return len(self.step_group)
+
+    def batch(self, step: int) -> Batch:
+        """The batch at a place of the plan."""
+        data, groups = self.data, self.groups
+        which, window = self.step_group[step], int(self.step_window[step])
+        users = groups.order[groups.starts[which] : groups.starts[which + 1]]
+        left = data.lengths[users] - window * data.window
+        keep = None
+        if window:
+            before = left + data.window > 0
+            keep = torch.from_numpy((before.cumsum() - 1)[left > 0])
+        users, left = users[left > 0], left[left > 0]
+        lengths = np.minimum(left, data.window)
+        inputs = read(data.histories, data.begin[users] + window * data.window, lengths + 1)
+        items = inputs.items[:, :-1] * (np.arange(inputs.items.shape[1] - 1) < lengths[:, None])
+        return Batch(
+            torch.from_numpy(items),
+            torch.from_numpy(np.ascontiguousarray(inputs.items[:, 1:])),
+            None if inputs.times is None else torch.from_numpy(inputs.times[:, :-1].copy()),
+            torch.from_numpy(lengths),
+            keep,
+            carries=window + 1 < int(groups.windows[which]),
+        )
+
+    def batches(self, first: int = 0, workers: int = 0) -> Iterator[Batch]:
+        """Batches from place `first` on; `workers` threads prepare them ahead, in order."""
+        if not workers:
+            yield from map(self.batch, range(first, len(self)))
+            return
+        with ThreadPoolExecutor(workers, thread_name_prefix="batches") as pool:
+            ahead: list[Future[Batch]] = []
+            for step in range(first, len(self)):
+                ahead.append(pool.submit(self.batch, step))
+                if len(ahead) > 2 * workers:
+                    yield ahead.pop(0).result()
+            for future in ahead:
+                yield future.result()
+
+
+@dataclass(frozen=True)
+class Padded:
+    """Stretches of histories, padded at the end: items (B, T) int64, times (B, T) or None."""
+
+    items: Ints
+    times: Ints | None
+
+
+class EventArrays(Protocol):
+    """What reading takes: items and times of events, history after history."""
+
+    @property
+    def items(self) -> NDArray[Any]: ...
+    @property
+    def times(self) -> NDArray[Any] | None: ...
+
+
+def read(histories: EventArrays, begin: Ints, lengths: Ints) -> Padded:
+    """Read stretches of `lengths` events from absolute places `begin`."""
+    widest = int(lengths.max(initial=1))
+    place = begin[:, None] + np.arange(widest)
+    real = np.arange(widest) < lengths[:, None]
+    place = np.minimum(place, len(histories.items) - 1)
+    items = histories.items[place].astype(np.int64) * real
+    times = None if histories.times is None else histories.times[place].astype(np.int64)
+    if times is not None:
+        # Padding repeats the last real time, so that clocks never run backwards.
+        last = times[np.arange(len(lengths)), np.maximum(lengths - 1, 0)]
+        times = np.where(real, times, last[:, None])
+    return Padded(items, times)

@@ -1,0 +1,374 @@
+"""Histories on disk: a folder that is memory-mapped, never loaded.
+
+    HISTORIES/
+      meta.json         schema version, counts, what was dropped, sizes of the files, fingerprint
+      users.arrow       id                     (n_users,)      sorted, own type
+      offsets.arrow     offset                 (n_users + 1,)  int64
+      events.arrow      item, time, columns…   (n_events,)     int32, int64 seconds, own types
+      catalog.parquet   id, count              (n_items,)
+
+User u's history is `items[offsets[u] : offsets[u + 1]]`, in time order. The Arrow files hold one
+uncompressed record batch each, so that every column is one slice of the mapped file: opening costs
+the same for a thousand events and for a billion. A folder is written beside its place and renamed,
+so that a folder that exists is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from longrec.data.catalog import Catalog, SortedIds, first_line, hash_ids
+from longrec.data.folders import writing_folder
+from longrec.errors import DataError
+
+SCHEMA_VERSION = 1
+FILES = ("users.arrow", "offsets.arrow", "events.arrow", "catalog.parquet")
+
+
+@dataclass(frozen=True)
+class HistoriesMeta:
+    """What `meta.json` says; times are in seconds since 1970 (UTC), None when the log had none."""
+
+    schema_version: int
+    n_users: int
+    n_items: int
+    n_events: int
+    has_time: bool
+    time_unit: str | None
+    first_time: int | None
+    last_time: int | None
+    dropped: dict[str, int]
+    source: str
+    fingerprint: str
+    created: str
+    files: dict[str, int] = field(default_factory=dict)
+    labels: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Histories:
+    """An opened histories folder: read-only views of memory-mapped files.
+
+    Attributes
+    ----------
+    items
+        (n_events,) int32, item indices 1..n_items (0 is padding and never occurs here).
+    times
+        (n_events,) int64 seconds, or None when the log had no time.
+    offsets
+        (n_users + 1,) int64; user u's events are `offsets[u]:offsets[u + 1]`.
+    user_ids
+        (n_users,) sorted, in their own type.
+    extra
+        further event columns by name, (n_events,) each; text is stored as codes into
+        `meta.labels[name]`, -1 where it was null.
+    """
+
+    path: Path
+    meta: HistoriesMeta
+    items: np.ndarray
+    times: np.ndarray | None
+    offsets: np.ndarray
+    user_ids: pl.Series
+    catalog: Catalog
+    extra: Mapping[str, np.ndarray]
+    stamps: Mapping[str, tuple[int, int]]
+
+    @property
+    def n_users(self) -> int:
+        """Number of users."""
+        return self.meta.n_users
+
+    @property
+    def n_items(self) -> int:
+        """Number of items, without padding."""
+        return self.meta.n_items
+
+    @property
+    def n_events(self) -> int:
+        """Number of events of all users."""
+        return self.meta.n_events
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest of the content: ids, offsets, items, times and further columns."""
+        return self.meta.fingerprint
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Events of each user, (n_users,) int64."""
+        lengths: np.ndarray = np.diff(self.offsets)
+        return lengths
+
+    @cached_property
+    def _sorted_users(self) -> SortedIds:
+        return SortedIds.of(self.user_ids, "user")
+
+    def find_users(self, ids: Sequence[Any] | pl.Series) -> np.ndarray:
+        """Rows (n,) int64 of these users, -1 where unknown; integer ids may come as strings."""
+        return self._sorted_users.find(ids)
+
+    def check(self) -> None:
+        """Raise DataError if a file was replaced, truncated or touched since this was opened.
+
+        Costs a few microseconds; long work calls it now and then, since a mapped file that is
+        changed under a run gives other events without a word.
+        """
+        for name, stamp in self.stamps.items():
+            if _stamp(self.path / name) != stamp:
+                raise DataError(
+                    f"{self.path / name} was changed or removed while it was in use. Start again "
+                    "from a histories folder that stays as it is."
+                )
+
+    def verify(self) -> None:
+        """Read everything again and raise DataError unless it is what was written."""
+        self.check()
+        if self.items.min() < 1 or self.items.max() > self.n_items:
+            bad = int(np.flatnonzero((self.items < 1) | (self.items > self.n_items))[0])
+            raise DataError(
+                f"{self.path / 'events.arrow'}: event {bad} has item {int(self.items[bad])}, "
+                f"outside 1..{self.n_items}. Prepare the log again."
+            )
+        found = content_digest(
+            self.user_ids, self.offsets, self.items, self.times, self.catalog.ids, self.extra
+        )
+        if found != self.fingerprint:
+            raise DataError(
+                f"{self.path}: the content has digest {found[:12]}…, meta.json says "
+                f"{self.fingerprint[:12]}…: a file was edited or damaged. Prepare the log again."
+            )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A loader's worker maps the files itself instead of receiving a copy of them.
+        return open_histories, (self.path,)
+
+
+def open_histories(path: Path | str) -> Histories:
+    """Open a histories folder; memory-maps it and reads only ids and offsets.
+
+    Raises
+    ------
+    DataError
+        when it is absent, not a histories folder, of another schema version, truncated or
+        inconsistent. A change of bytes that keeps every size is found by `Histories.verify`.
+    """
+    path = Path(path)
+    meta = _read_meta(path)
+    stamps = {}
+    for name in FILES:
+        file = path / name
+        if not file.is_file():
+            raise DataError(
+                f"{file} is missing: the histories folder is damaged. Prepare it again."
+            )
+        stamps[name] = _stamp(file)
+        if meta.files.get(name) != stamps[name][0]:
+            raise DataError(
+                f"{file} has {stamps[name][0]:,} bytes, meta.json says {meta.files.get(name)!s}: "
+                "the file was truncated or changed. Prepare the log again."
+            )
+    users = _map_columns(path / "users.arrow")
+    offsets = _map_columns(path / "offsets.arrow")
+    events = _map_columns(path / "events.arrow")
+    catalog = Catalog.load(path / "catalog.parquet")
+    _expect(path / "users.arrow", users, {"id": None}, meta.n_users)
+    _expect(path / "offsets.arrow", offsets, {"offset": pa.int64()}, meta.n_users + 1)
+    wanted: dict[str, pa.DataType | None] = {"item": pa.int32()}
+    if meta.has_time:
+        wanted["time"] = pa.int64()
+    _expect(path / "events.arrow", events, wanted, meta.n_events)
+    if catalog.n_items != meta.n_items:
+        raise DataError(
+            f"{path / 'catalog.parquet'} has {catalog.n_items} items, "
+            f"meta.json says {meta.n_items}."
+        )
+    bounds = _view(offsets["offset"])
+    if bounds[0] != 0 or bounds[-1] != meta.n_events or (np.diff(bounds) < 0).any():
+        raise DataError(f"{path / 'offsets.arrow'}: offsets do not rise from 0 to {meta.n_events}.")
+    return Histories(
+        path=path,
+        meta=meta,
+        items=_view(events["item"]),
+        times=_view(events["time"]) if meta.has_time else None,
+        offsets=bounds,
+        user_ids=pl.Series("user", pl.from_arrow(users["id"])),
+        catalog=catalog,
+        extra={
+            name: _view(column) for name, column in events.items() if name not in ("item", "time")
+        },
+        stamps=stamps,
+    )
+
+
+def write_histories(
+    path: Path | str,
+    *,
+    user_ids: pl.Series,
+    offsets: np.ndarray,
+    items: np.ndarray,
+    times: np.ndarray | None,
+    catalog: Catalog,
+    extra: Mapping[str, np.ndarray] | None = None,
+    labels: Mapping[str, list[str]] | None = None,
+    source: str,
+    time_unit: str | None,
+    dropped: Mapping[str, int] | None = None,
+    overwrite: bool = False,
+) -> Histories:
+    """Write a histories folder whole or not at all, and open it.
+
+    Parameters
+    ----------
+    user_ids, offsets, items, times, catalog, extra, labels
+        as in `Histories`.
+    source, time_unit, dropped
+        for the record: where the events came from, in which unit their times were, how many
+        events, users or items were left out and why.
+    overwrite
+        replace an existing histories folder; nothing else is ever replaced.
+
+    Raises
+    ------
+    UsageError
+        when `path` exists and may not be replaced.
+    DataError
+        when it cannot be written (disk full, no permission); nothing is left behind then.
+    """
+    items = np.ascontiguousarray(items, dtype=np.int32)
+    offsets = np.ascontiguousarray(offsets, dtype=np.int64)
+    times = None if times is None else np.ascontiguousarray(times, dtype=np.int64)
+    extra = dict(extra or {})
+    columns = {"item": items} | ({} if times is None else {"time": times}) | extra
+    if not len(items):
+        raise DataError(f"{source}: no events to write.")
+    for name, column in columns.items():
+        if len(column) != offsets[-1]:
+            raise DataError(f"Column {name!r} has {len(column)} rows for {offsets[-1]} events.")
+    with writing_folder(Path(path), overwrite=overwrite) as folder:
+        _write_arrow(folder / "users.arrow", {"id": user_ids.rechunk().to_arrow()})
+        _write_arrow(folder / "offsets.arrow", {"offset": pa.array(offsets)})
+        _write_arrow(folder / "events.arrow", {n: pa.array(c) for n, c in columns.items()})
+        catalog.save(folder / "catalog.parquet")
+        meta = HistoriesMeta(
+            schema_version=SCHEMA_VERSION,
+            n_users=len(user_ids),
+            n_items=catalog.n_items,
+            n_events=len(items),
+            has_time=times is not None,
+            time_unit=time_unit,
+            first_time=None if times is None else int(times.min()),
+            last_time=None if times is None else int(times.max()),
+            dropped=dict(dropped or {}),
+            source=source,
+            fingerprint=content_digest(user_ids, offsets, items, times, catalog.ids, extra),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            files={name: (folder / name).stat().st_size for name in FILES},
+            labels=dict(labels or {}),
+        )
+        (folder / "meta.json").write_text(json.dumps(asdict(meta), indent=2), encoding="utf-8")
+    return open_histories(path)
+
+
+def content_digest(
+    user_ids: pl.Series,
+    offsets: np.ndarray,
+    items: np.ndarray,
+    times: np.ndarray | None,
+    item_ids: pl.Series,
+    extra: Mapping[str, np.ndarray],
+) -> str:
+    """SHA-256 of everything that training can see."""
+    hasher = hashlib.sha256()
+    hash_ids(hasher, user_ids)
+    hash_ids(hasher, item_ids)
+    for name, column in {"offset": offsets, "item": items, "time": times, **extra}.items():
+        if column is not None:
+            hasher.update(f"{name}:{column.dtype.str}:{len(column)}".encode())
+            hasher.update(column.data)
+    return hasher.hexdigest()
+
+
+def _read_meta(path: Path) -> HistoriesMeta:
+    file = path / "meta.json"
+    if not path.exists():
+        raise DataError(f"{path}: no such folder. `longrec prepare LOG --out {path}` makes one.")
+    if not path.is_dir() or not file.is_file():
+        raise DataError(
+            f"{path} is not a histories folder (it has no meta.json). Prepare the log first: "
+            "`longrec prepare LOG --out HISTORIES`."
+        )
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+        version = raw["schema_version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{file} is not readable as histories ({first_line(error)}).") from error
+    if version != SCHEMA_VERSION:
+        newer = isinstance(version, int) and version > SCHEMA_VERSION
+        mend = "Install a newer longrec" if newer else "Prepare the log again"
+        raise DataError(
+            f"{file} has schema version {version!r}; this longrec reads {SCHEMA_VERSION}. {mend}."
+        )
+    known = {item.name for item in fields(HistoriesMeta)}
+    if known != set(raw):
+        odd = sorted(known.symmetric_difference(raw))
+        raise DataError(f"{file} lacks or adds {', '.join(odd)}: it was edited. Prepare it again.")
+    return HistoriesMeta(**raw)
+
+
+def _write_arrow(path: Path, columns: Mapping[str, pa.Array]) -> None:
+    """One uncompressed record batch, so that a reader maps each column as one slice."""
+    batch = pa.record_batch(list(columns.values()), names=list(columns))
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+
+
+def _map_columns(path: Path) -> dict[str, pa.Array]:
+    try:
+        with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+            if reader.num_record_batches != 1:
+                raise DataError(f"{path} has {reader.num_record_batches} record batches, not 1.")
+            batch = reader.get_batch(0)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"{path} is damaged ({first_line(error)}). Prepare the log again."
+        ) from error
+    return dict(zip(batch.schema.names, batch.columns, strict=True))
+
+
+def _expect(
+    path: Path, columns: Mapping[str, pa.Array], types: Mapping[str, pa.DataType | None], rows: int
+) -> None:
+    for name, kind in types.items():
+        if name not in columns or (kind is not None and columns[name].type != kind):
+            raise DataError(f"{path} has no column {name!r} of type {kind or 'any'}.")
+    for name, column in columns.items():
+        if len(column) != rows or column.null_count:
+            raise DataError(
+                f"{path}: column {name!r} has {len(column)} rows ({column.null_count} null), "
+                f"expected {rows}."
+            )
+
+
+def _view(column: pa.Array) -> np.ndarray:
+    view: np.ndarray = column.to_numpy(zero_copy_only=True)
+    return view
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        stat = path.stat()
+    except OSError:
+        return (-1, -1)
+    return stat.st_size, stat.st_mtime_ns

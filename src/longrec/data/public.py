@@ -1,0 +1,357 @@
+"""Named public logs: fetched from their publishers, never copied into this project.
+
+Each entry gives the publisher's own address, its digest where one is known, its terms and what to
+cite. `get_public` downloads (or takes the file a user already has), checks, unpacks the one member
+that holds events, and writes it as Parquet that `read_events` recognises.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+
+import polars as pl
+
+from longrec.data.catalog import first_line
+from longrec.data.sources import ENGINE_ERRORS
+from longrec.errors import DataError, UsageError
+
+Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all if known
+BLOCK = 1 << 20
+EVENT_COLUMNS = ("user_id", "item_id", "rating", "timestamp")
+
+
+@dataclass(frozen=True)
+class PublicData:
+    """One public log.
+
+    Attributes
+    ----------
+    name, title
+        what `get_public` calls it, and its full name with its size.
+    url
+        the publisher's own address of the file.
+    digest
+        "md5:…" or "sha256:…" of that file, None where none is known: it is then told after the
+        download.
+    member
+        the file inside the zip archive that holds the events, None for a file that is only gzipped.
+    form
+        how the events are written: "dat" (a::b::c::d), "csv", "tab", "json" (2014 Amazon reviews)
+        or "checkins" (SNAP).
+    terms, citation, page
+        what the publisher allows, what to cite, and where it says so.
+    """
+
+    name: str
+    title: str
+    url: str
+    digest: str | None
+    member: str | None
+    form: str
+    terms: str
+    citation: str
+    page: str
+
+
+_GROUPLENS = (
+    "Research use. No commercial or revenue-bearing use without permission from GroupLens, no "
+    "claim of endorsement, acknowledgement in publications; redistribution only where the README "
+    "of that version allows it."
+)
+_HARPER = (
+    "F. Maxwell Harper and Joseph A. Konstan. 2015. The MovieLens Datasets: History and Context. "
+    "ACM Transactions on Interactive Intelligent Systems 5, 4: 19:1-19:19. doi:10.1145/2827872"
+)
+_AMAZON = (
+    "The publisher states no licence beyond research use and asks for citation; the reviews remain "
+    "their authors'."
+)
+_MCAULEY = (
+    "J. McAuley, C. Targett, J. Shi, A. van den Hengel. 2015. Image-based recommendations on "
+    "styles and substitutes. SIGIR."
+)
+_CHO = (
+    "E. Cho, S. A. Myers, J. Leskovec. 2011. Friendship and Mobility: User Movement in "
+    "Location-Based Social Networks. KDD."
+)
+_SNAP = "https://snap.stanford.edu/data"
+
+
+def _movielens(size: str, title: str, member: str, form: str, md5: str | None) -> PublicData:
+    return PublicData(
+        name=f"ml-{size}",
+        title=f"MovieLens {title}",
+        url=f"https://files.grouplens.org/datasets/movielens/ml-{size}.zip",
+        digest=None if md5 is None else f"md5:{md5}",
+        member=member,
+        form=form,
+        terms=_GROUPLENS,
+        citation=_HARPER,
+        page=f"https://grouplens.org/datasets/movielens/{size}/",
+    )
+
+
+def _amazon(name: str, category: str, reviews: str) -> PublicData:
+    return PublicData(
+        name=f"amazon-{name}-2014",
+        title=f"Amazon reviews 2014, {category.replace('_', ' ')}, 5-core ({reviews} reviews)",
+        url=f"{_SNAP}/amazon/productGraph/categoryFiles/reviews_{category}_5.json.gz",
+        digest=None,
+        member=None,
+        form="json",
+        terms=_AMAZON,
+        citation=_MCAULEY,
+        page="https://cseweb.ucsd.edu/~jmcauley/datasets/amazon/links.html",
+    )
+
+
+def _checkins(name: str) -> PublicData:
+    return PublicData(
+        name=name,
+        title=f"{name.capitalize()} check-ins (SNAP)",
+        url=f"{_SNAP}/loc-{name}_totalCheckins.txt.gz",
+        digest=None,
+        member=None,
+        form="checkins",
+        terms="The publisher states no licence; offered for research, cite the paper.",
+        citation=_CHO,
+        page=f"{_SNAP}/loc-{name}.html",
+    )
+
+
+_ALL = (
+    _movielens("100k", "100K (100,000 ratings)", "ml-100k/u.data", "tab",
+               "0e33842e24a9c977be4e0107933c0723"),
+    _movielens("1m", "1M (1,000,209 ratings)", "ml-1m/ratings.dat", "dat",
+               "c4d9eecfca2ab87c1945afe126590906"),
+    _movielens("10m", "10M (10,000,054 ratings)", "ml-10M100K/ratings.dat", "dat",
+               "ce571fd55effeba0271552578f2648bd"),
+    _movielens("20m", "20M (20,000,263 ratings)", "ml-20m/ratings.csv", "csv",
+               "cd245b17a1ae2cc31bb14903e1204af3"),
+    _movielens("25m", "25M (25,000,095 ratings)", "ml-25m/ratings.csv", "csv",
+               "6b51fb2759a8657d3bfcbfc42b592ada"),
+    _movielens("32m", "32M (32,000,204 ratings)", "ml-32m/ratings.csv", "csv",
+               "d472be332d4daa821edc399621853b57"),
+    _amazon("beauty", "Beauty", "198,502"),
+    _amazon("sports", "Sports_and_Outdoors", "296,337"),
+    _amazon("toys", "Toys_and_Games", "167,597"),
+    _checkins("gowalla"),
+    _checkins("brightkite"),
+)  # fmt: skip
+
+
+def list_public() -> list[PublicData]:
+    """All public logs that `get_public` knows."""
+    return list(_ALL)
+
+
+def get_public(
+    name: str,
+    folder: Path | str,
+    *,
+    file: Path | str | None = None,
+    accept_terms: bool = False,
+    progress: Progress | None = None,
+    report: Callable[[str], None] | None = None,
+) -> Path:
+    """Fetch a public log and return the Parquet file to give to `prepare`.
+
+    Parameters
+    ----------
+    name
+        as in `list_public`.
+    folder
+        where NAME.parquet goes, with NAME.json beside it (address, digest, terms, citation).
+    file
+        the publisher's file, if it is here already: nothing is downloaded.
+    accept_terms
+        must be True to download; the terms are in the error otherwise.
+    progress
+        called with the bytes so far and in all (None when the publisher does not say).
+    report
+        called with lines to print: terms, citation and digest.
+
+    Raises
+    ------
+    UsageError
+        for an unknown name, or terms that were not accepted.
+    DataError
+        when the transfer fails or is cut short, the digest differs, or the file is damaged; nothing
+        is left behind then.
+    """
+    by_name = {data.name: data for data in _ALL}
+    if name not in by_name:
+        raise UsageError(f"No public data is called {name!r}. Known: {', '.join(by_name)}.")
+    return fetch(
+        by_name[name],
+        folder,
+        file=file,
+        accept_terms=accept_terms,
+        progress=progress,
+        report=report,
+    )
+
+
+def fetch(
+    data: PublicData,
+    folder: Path | str,
+    *,
+    file: Path | str | None = None,
+    accept_terms: bool = False,
+    progress: Progress | None = None,
+    report: Callable[[str], None] | None = None,
+) -> Path:
+    """Do what `get_public` says, for any entry."""
+    say = report or (lambda line: None)
+    folder = Path(folder)
+    target = folder / f"{data.name}.parquet"
+    if target.exists():
+        say(f"{target} is here already.")
+        return target
+    for line in (
+        data.title,
+        f"  from   {data.url}",
+        f"  terms  {data.terms}",
+        f"  cite   {data.citation}",
+    ):
+        say(line)
+    if file is None and not accept_terms:
+        raise UsageError(
+            f"{data.name} is offered under its publisher's terms ({data.page}): {data.terms} Pass "
+            "accept_terms=True (--accept-terms) to download it."
+        )
+    if file is not None and not Path(file).is_file():
+        raise DataError(f"{file}: no such file.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{data.name}.", dir=folder) as work:
+            packed = Path(file) if file is not None else Path(work) / "packed"
+            if file is None:
+                _download(data.url, packed, progress)
+            digest = _check_digest(data, packed)
+            say(f"  digest {digest}" + ("" if data.digest else " (none is published to compare)"))
+            events = Path(work) / "events"
+            _unpack(data, packed, events)
+            made = Path(work) / "events.parquet"
+            _convert(data, events, made)
+            note = {
+                key: getattr(data, key) for key in ("name", "title", "url", "terms", "citation")
+            }
+            note_file = Path(work) / "note.json"
+            note_file.write_text(json.dumps(note | {"digest": digest}, indent=2), encoding="utf-8")
+            os.replace(note_file, folder / f"{data.name}.json")
+            os.replace(made, target)
+    except OSError as error:
+        raise DataError(f"{target} was not written: {first_line(error)}.") from error
+    return target
+
+
+def _download(url: str, target: Path, progress: Progress | None) -> None:
+    by_hand = "Try again, or download it by hand and pass it with file= (--file)."
+    request = urllib.request.Request(url, headers={"User-Agent": "longrec"})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer, target.open("wb") as out:
+            length = answer.headers.get("Content-Length")
+            total, done = (int(length) if length else None), 0
+            while block := answer.read(BLOCK):
+                out.write(block)
+                done += len(block)
+                if progress is not None:
+                    progress(done, total)
+    except urllib.error.HTTPError as error:
+        raise DataError(f"{url} answered {error.code} ({error.reason}). {by_hand}") from error
+    except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError) as error:
+        raise DataError(
+            f"{url} could not be downloaded ({first_line(error)}). {by_hand}"
+        ) from error
+    if total is not None and done != total:
+        raise DataError(f"{url} was cut short: {done:,} of {total:,} bytes arrived. {by_hand}")
+
+
+def _check_digest(data: PublicData, file: Path) -> str:
+    """The file's digest as "algorithm:hex"; a DataError when it is not the known one."""
+    algorithm, _, wanted = (data.digest or "sha256:").partition(":")
+    hasher = hashlib.new(algorithm, usedforsecurity=False)
+    with file.open("rb") as source:
+        while block := source.read(BLOCK):
+            hasher.update(block)
+    if wanted and hasher.hexdigest() != wanted:
+        raise DataError(
+            f"{file.name if file.name != 'packed' else data.url} has {algorithm} "
+            f"{hasher.hexdigest()}, but {data.name} is known with {wanted}: the file is damaged or "
+            f"another version. Get it again from {data.page}."
+        )
+    return f"{algorithm}:{hasher.hexdigest()}"
+
+
+def _unpack(data: PublicData, packed: Path, target: Path) -> None:
+    """Write the one member that holds events; nothing else of an archive touches the disk."""
+    try:
+        with target.open("wb") as out:
+            if data.member is not None:
+                with zipfile.ZipFile(packed) as archive, archive.open(data.member) as member:
+                    shutil.copyfileobj(member, out, BLOCK)
+            else:
+                with gzip.open(packed, "rb") as plain:
+                    shutil.copyfileobj(plain, out, BLOCK)
+    except KeyError as error:
+        raise DataError(
+            f"{packed.name}: the archive has no {data.member}; is it {data.name}?"
+        ) from error
+    except (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise DataError(
+            f"{packed.name} is damaged ({first_line(error)}). Get it again from {data.page}."
+        ) from error
+
+
+def _convert(data: PublicData, events: Path, target: Path) -> None:
+    """Write the events as Parquet with the columns user_id, item_id, rating (if any), timestamp."""
+    try:
+        _read_form(data.form, events).sink_parquet(target, compression="zstd")
+    except ENGINE_ERRORS as error:
+        raise DataError(f"{data.name} is not as expected ({first_line(error)}).") from error
+
+
+def _read_form(form: str, events: Path) -> pl.LazyFrame:
+    if form == "json":
+        types = {"reviewerID": pl.String, "asin": pl.String, "overall": pl.Float64,
+                 "unixReviewTime": pl.Int64}  # fmt: skip
+        lazy = pl.scan_ndjson(events, schema=types)
+        return lazy.select(
+            pl.col(old).alias(new) for old, new in zip(types, EVENT_COLUMNS, strict=True)
+        )
+    if form == "checkins":
+        names = ["user_id", "timestamp", "latitude", "longitude", "item_id"]
+        kinds = [pl.Int64, pl.String, pl.Float64, pl.Float64, pl.String]
+        schema = dict(zip(names, kinds, strict=True))
+        lazy = pl.scan_csv(events, separator="\t", has_header=False, schema=schema, quote_char=None)
+        when = pl.col("timestamp").str.to_datetime("%Y-%m-%dT%H:%M:%SZ").dt.epoch("s")
+        return lazy.select("user_id", "item_id", timestamp=when)
+    kinds = [pl.Int64, pl.Int64, pl.Float64, pl.Int64]
+    if form == "dat":
+        # "1::1193::5::978300760" is seven fields between single colons, every other one empty.
+        schema = {f"field_{i}": kinds[i // 2] if i % 2 == 0 else pl.String for i in range(7)}
+        lazy = pl.scan_csv(events, separator=":", has_header=False, schema=schema, quote_char=None)
+        return lazy.select(
+            pl.col(f"field_{2 * i}").alias(name) for i, name in enumerate(EVENT_COLUMNS)
+        )
+    return pl.scan_csv(
+        events,
+        separator="\t" if form == "tab" else ",",
+        has_header=False,
+        skip_rows=1 if form == "csv" else 0,  # the header
+        schema=dict(zip(EVENT_COLUMNS, kinds, strict=True)),
+    )

@@ -1,0 +1,23 @@
+"""What goes wrong in ways that a user can mend: shown without a traceback.
+
+Each message names the file or field, the value and the mend. `exit_status` is what the command
+line returns: 2 when the call itself was wrong, 1 when the call was fine and the work failed.
+"""
+
+from __future__ import annotations
+
+
+class LongrecError(Exception):
+    """A failure explained to its user (exit status 1)."""
+
+    exit_status = 1
+
+
+class UsageError(LongrecError):
+    """The call is wrong: an unknown option, model, key, column or id (exit status 2)."""
+
+    exit_status = 2
+
+
+class DataError(LongrecError):
+    """A file or its content cannot be used: missing, damaged, of another version, out of range."""

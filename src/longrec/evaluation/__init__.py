@@ -1,0 +1,1 @@
+"""Evaluation: ranking every target against the whole catalog, intervals, summaries and reports."""

@@ -1,0 +1,342 @@
+"""From the ranks of a model's targets to the metrics that a table may quote.
+
+A frame of ranks has one row per target: ``user`` (index), ``position``, ``length`` (events before
+the target), ``rank`` (seen items filtered, the target never), ``rank_unfiltered``, ``known`` (False
+where the target is a miss because its item is not in training) and ``repeat`` (the item is in its
+own input).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from longrec.errors import DataError, UsageError
+from longrec.evaluation.intervals import DRAWS, Difference, bootstrap_interval, paired_bootstrap
+from longrec.metrics import METRICS, MISS, names, per_target
+
+Interval = tuple[float, float]
+Notes = dict[str, int | float | str]
+
+UNFILTERED = "unfiltered/"
+BUCKET_STARTS = (1, 20, 50, 100, 200, 500, 1000)
+REPEATS_LEAD = 0.01  # above this share of repeat targets the unfiltered metrics lead
+COLUMNS = ("user", "position", "length", "rank", "rank_unfiltered", "known", "repeat")
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Metrics of the targets with ``low`` to ``high`` events before them (high None: no limit)."""
+
+    low: int
+    high: int | None
+    users: int
+    targets: int
+    estimates: dict[str, float]
+    intervals: dict[str, Interval]
+
+    @property
+    def label(self) -> str:
+        """The range as text: "20-49", "1000+"."""
+        return f"{self.low}+" if self.high is None else f"{self.low}-{self.high}"
+
+
+@dataclass(frozen=True, eq=False)
+class Metrics(Mapping[str, float]):
+    """The metrics of one model under one protocol; reads like a dict of numbers.
+
+    Keys are "ndcg@10", "hr@10", "mrr@10", the same @20 and @50, and each again with the prefix
+    "unfiltered/".
+
+    Attributes
+    ----------
+    estimates : dict
+        The means that the mapping shows.
+    intervals : dict
+        Bootstrap 95% interval of each, (low, high).
+    buckets : tuple of Bucket
+        The same by history length, empty buckets left out.
+    split, part : str
+        The protocol's name, and which of its targets: "test" or "validation".
+    lead : str
+        Which metrics are the headline: "filtered", or "unfiltered" where repeats are common.
+    counts : dict
+        Users, targets, targets that miss because training never saw their item, repeats.
+    notes : dict
+        What the split noted.
+    """
+
+    estimates: dict[str, float]
+    intervals: dict[str, Interval]
+    buckets: tuple[Bucket, ...]
+    split: str
+    lead: str
+    counts: dict[str, int]
+    notes: Notes = field(default_factory=dict)
+    part: str = "test"
+
+    def __getitem__(self, key: str) -> float:
+        return self.estimates[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.estimates)
+
+    def __len__(self) -> int:
+        return len(self.estimates)
+
+    def headline(self, metric: str = "ndcg@10") -> str:
+        """Name the key under which ``metric`` leads, with "unfiltered/" where that leads."""
+        return metric if self.lead == "filtered" else UNFILTERED + metric
+
+    def protocol(self) -> str:
+        """State in words how the numbers were made, for under a table."""
+        return protocol_text(self.split, self.part, self.lead, self.counts, self.notes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give plain JSON values; the metrics are at the top, under their public keys."""
+        buckets = [
+            {
+                "label": bucket.label,
+                "low": bucket.low,
+                "high": bucket.high,
+                "users": bucket.users,
+                "targets": bucket.targets,
+                **bucket.estimates,
+                "intervals": {key: list(ends) for key, ends in bucket.intervals.items()},
+            }
+            for bucket in self.buckets
+        ]
+        return {
+            **self.estimates,
+            "intervals": {key: list(ends) for key, ends in self.intervals.items()},
+            "buckets": buckets,
+            "split": self.split,
+            "part": self.part,
+            "lead": self.lead,
+            "counts": dict(self.counts),
+            "notes": dict(self.notes),
+            "protocol": self.protocol(),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Metrics:
+        """Read what ``to_dict`` gave; DataError where it is something else."""
+        try:
+            return cls(
+                estimates=_estimates_in(data),
+                intervals=_intervals_in(data),
+                buckets=tuple(
+                    Bucket(
+                        low=int(bucket["low"]),
+                        high=None if bucket["high"] is None else int(bucket["high"]),
+                        users=int(bucket["users"]),
+                        targets=int(bucket["targets"]),
+                        estimates=_estimates_in(bucket),
+                        intervals=_intervals_in(bucket),
+                    )
+                    for bucket in data["buckets"]
+                ),
+                split=str(data["split"]),
+                lead=str(data["lead"]),
+                counts={key: int(value) for key, value in data["counts"].items()},
+                notes=dict(data["notes"]),
+                part=str(data["part"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(f"these are not metrics that longrec wrote: {error!r}") from error
+
+
+def summarise_ranks(
+    ranks: pl.DataFrame,
+    split: str,
+    notes: Notes | None = None,
+    *,
+    part: str = "test",
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Metrics:
+    """Average a frame of ranks into ``Metrics``.
+
+    Parameters
+    ----------
+    ranks
+        One row per target, with the columns named at the top of this module.
+    split, notes
+        Name and notes of the split that chose the targets.
+    part
+        Which targets of the split these are: "test" or "validation".
+    draws, seed
+        Of the bootstrap. Users with several targets are drawn whole.
+
+    Raises
+    ------
+    DataError
+        When a column is missing, or there is nothing to average.
+    """
+    _check(ranks)
+    user, length = ranks["user"].to_numpy(), ranks["length"].to_numpy()
+    values = np.concatenate([_values(ranks, unfiltered=False), _values(ranks, unfiltered=True)], 1)
+    repeats = int(ranks["repeat"].sum())
+    estimates, intervals = _estimate(values, user, draws, seed)
+    return Metrics(
+        estimates=estimates,
+        intervals=intervals,
+        buckets=tuple(_buckets(values, user, length, draws, seed)),
+        split=split,
+        lead="unfiltered" if repeats > REPEATS_LEAD * len(ranks) else "filtered",
+        counts={
+            "users": ranks["user"].n_unique(),
+            "targets": len(ranks),
+            "unseen_misses": len(ranks) - int(ranks["known"].sum()),
+            "repeats": repeats,
+        },
+        notes=dict(notes or {}),
+        part=part,
+    )
+
+
+def compare_ranks(
+    a: pl.DataFrame,
+    b: pl.DataFrame,
+    metric: str = "ndcg@10",
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Difference:
+    """Paired bootstrap of model ``a`` minus model ``b`` on one metric, over the same targets.
+
+    Raises
+    ------
+    UsageError
+        When the two frames do not rank the same targets, or the metric is unknown.
+    """
+    _check(a)
+    _check(b)
+    a, b = a.sort("position"), b.sort("position")
+    if not a["position"].equals(b["position"]) or not a["user"].equals(b["user"]):
+        raise UsageError(
+            "the two models were not ranked on the same targets, so their metrics cannot be "
+            "compared: evaluate both on the same histories and split"
+        )
+    column = _column(metric)
+    unfiltered = metric.startswith(UNFILTERED)
+    pair = [_values(frame, unfiltered=unfiltered)[:, column] for frame in (a, b)]
+    user = a["user"].to_numpy()
+    return paired_bootstrap(pair[0], pair[1], _clusters(user), draws=draws, seed=seed)
+
+
+def protocol_text(split: str, part: str, lead: str, counts: Mapping[str, int], notes: Notes) -> str:
+    """Say in sentences which events were targets, how they were ranked and what was left out."""
+    if part == "validation":
+        what = f"Validation targets of the split {split}."
+    elif split == "leave-one-out":
+        what = (
+            "Leave-one-out: each user's last event is the target and the events before it, the "
+            "validation event included, are the input."
+        )
+    elif split == "global-time":
+        what = (
+            "Global time split: the target is each user's first event from the test cut (time "
+            f"{notes.get('test_cut', '?')}) on; training ends at the validation cut (time "
+            f"{notes.get('validation_cut', '?')}); an item unseen in training counts as a miss."
+        )
+    else:
+        what = (
+            f"Prequential: every event of the last part ({notes.get('last_share', '?')}) of "
+            f"histories of at least {notes.get('min_length', '?')} events is scored from what came "
+            "before it; an item unseen in training counts as a miss; intervals draw whole users."
+        )
+    targets = max(counts["targets"], 1)
+    unseen = notes.get(f"{part}_unseen_share", counts["unseen_misses"] / targets)
+    sentences = [
+        what,
+        f"{counts['targets']:,} targets of {counts['users']:,} users, each ranked against the "
+        "whole catalog; ties count against the model.",
+        "Headline: seen items filtered, the target never removed."
+        if lead == "filtered"
+        else "Headline: unfiltered, because more than 1% of the targets repeat an item of their "
+        "own input.",
+        f"Repeats: {counts['repeats'] / targets:.2%} of the targets; items unseen in training: "
+        f"{float(unseen):.2%}.",
+        "Intervals: 95%, bootstrap over users.",
+    ]
+    if notes.get("users_too_short"):
+        sentences.insert(2, f"{notes['users_too_short']:,} users are too short to be evaluated.")
+    if notes.get("users_without_input_at_test"):
+        count = notes["users_without_input_at_test"]
+        sentences.insert(2, f"{count:,} users have no event before the cut and are left out.")
+    return " ".join(sentences)
+
+
+def _values(ranks: pl.DataFrame, *, unfiltered: bool) -> NDArray[np.float64]:
+    """Give (n, metrics) of one of the two ranks, with targets unseen in training as misses."""
+    rank = ranks["rank_unfiltered" if unfiltered else "rank"].to_numpy()
+    return per_target(np.where(ranks["known"].to_numpy(), rank, MISS))
+
+
+def _estimate(
+    values: NDArray[np.float64], user: NDArray[np.int64], draws: int, seed: int
+) -> tuple[dict[str, float], dict[str, Interval]]:
+    keys = [*names(), *(UNFILTERED + name for name in names())]
+    low, high = bootstrap_interval(values, _clusters(user), draws=draws, seed=seed).tolist()
+    estimates = dict(zip(keys, values.mean(axis=0).tolist(), strict=True))
+    return estimates, dict(zip(keys, zip(low, high, strict=True), strict=True))
+
+
+def _buckets(
+    values: NDArray[np.float64],
+    user: NDArray[np.int64],
+    length: NDArray[np.int64],
+    draws: int,
+    seed: int,
+) -> Iterator[Bucket]:
+    limits = [*BUCKET_STARTS, None]
+    which = np.searchsorted(BUCKET_STARTS, length, side="right") - 1
+    for number in range(len(BUCKET_STARTS)):
+        here = which == number
+        if here.any():
+            low, after = BUCKET_STARTS[number], limits[number + 1]
+            high = None if after is None else after - 1
+            users = len(np.unique(user[here]))
+            estimates, intervals = _estimate(values[here], user[here], draws, seed)
+            yield Bucket(low, high, users, int(here.sum()), estimates, intervals)
+
+
+def _clusters(user: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """Give the users where some has several targets; None saves work where nobody has."""
+    return None if len(np.unique(user)) == len(user) else user
+
+
+def _column(metric: str) -> int:
+    plain = metric.removeprefix(UNFILTERED)
+    if plain not in names():
+        raise UsageError(f"unknown metric {metric!r}; choose one of {', '.join(names())}")
+    return names().index(plain)
+
+
+def _is_metric(key: str) -> bool:
+    name, at, k = key.removeprefix(UNFILTERED).partition("@")
+    return name in METRICS and at == "@" and k.isdigit()
+
+
+def _estimates_in(data: Mapping[str, Any]) -> dict[str, float]:
+    return {key: float(value) for key, value in data.items() if _is_metric(key)}
+
+
+def _intervals_in(data: Mapping[str, Any]) -> dict[str, Interval]:
+    return {key: (float(low), float(high)) for key, (low, high) in data["intervals"].items()}
+
+
+def _check(ranks: pl.DataFrame) -> None:
+    missing = [name for name in COLUMNS if name not in ranks.columns]
+    if missing:
+        raise DataError(f"the ranks have no column {', '.join(missing)}; evaluate again")
+    if not len(ranks):
+        raise DataError(
+            "there is no target to evaluate: under leave-one-out a user needs at least 3 events"
+        )

@@ -1,0 +1,332 @@
+"""ELASTIC's linear dispatcher attention made causal, with forgetting.
+
+A fixed set of R experts per head compresses the history; every event reads the experts as they
+stand after it. ELASTIC (arXiv 2408.09380) publishes it bidirectional; here the expert queries are
+static and the running compressions are a state of fixed size. Per head of width d:
+
+    s_tj = tau_j <e_j, k_t>,  e_j and k_t of unit norm,  tau_j = 12 sigmoid(a_j)
+    z_tj = sum_{u<=t} w_uj            w = exp(s), discounted by what was forgotten since u
+    P_tj = sum_{u<=t} w_uj [k'_u, v_u] / z_tj
+    y_t  = sum_j softmax_j(<q_t, P_tj.k'> / sqrt d) P_tj.v
+
+Forgetting multiplies all earlier weights of expert j by exp(-min(r_j f_t, 1)) at event t, with
+f = 1 ("events") or log1p of the time gap ("time"): experts start at half-lives from 3 to 3,000
+events, so that one layer holds short-, mid- and lifelong interests. It belongs to the gated slot
+attention family (arXiv 2409.07146).
+
+`mix_chunks` is the parallel form: chunks of C events, matrix products only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize, pad
+
+from longrec.mixers.base import (
+    EMPTY,
+    Context,
+    State,
+    StreamingMixer,
+    join_heads,
+    register_mixer,
+    split_heads,
+)
+from longrec.mixers.convolution import ShortConvolution
+
+Forgetting = Literal["events", "time", "none"]
+MAX_TEMPERATURE = 12.0
+MAX_CHUNK = 48
+"""exp(12 + 48 * 1) fits float32; with up to 1 forgotten per event, longer chunks are unsafe."""
+NEVER = torch.iinfo(torch.int64).min
+
+
+class DispatcherState(NamedTuple):
+    """What the dispatcher keeps of B histories.
+
+    mean : (B, H, R, 2 d), P: per expert the weighted mean of [k', v];
+    log_weight : (B, H, R), log z, -inf before the first event;
+    convolution : (B, width - 1, D), last inputs;
+    time : (B,) int64, time of the last event in seconds (only read when forgetting by time).
+    """
+
+    mean: Tensor
+    log_weight: Tensor
+    convolution: Tensor
+    time: Tensor
+
+
+@register_mixer("dispatcher")
+class DispatcherMixer(StreamingMixer):
+    """Causal dispatcher attention, O(T R D).
+
+    Parameters
+    ----------
+    dim, heads, experts : int
+        Width D, heads H (a divisor of D), experts R per head.
+    forgetting : {"events", "time", "none"}
+        What discounts the past: each event, each event by its time gap, or nothing.
+    half_lives : (float, float)
+        Shortest and longest half-life at the start, in events (or in units of f).
+    time_scale : float
+        Seconds by which a time gap is divided before log1p.
+    convolution : int
+        Width of the short convolution before the projections; 0 switches it off.
+    chunk : int
+        Events per chunk, at most 48.
+    """
+
+    linear = True
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int = 2,
+        experts: int = 16,
+        forgetting: Forgetting = "events",
+        half_lives: tuple[float, float] = (3.0, 3000.0),
+        time_scale: float = 3600.0,
+        convolution: int = 4,
+        chunk: int = 32,
+    ) -> None:
+        super().__init__()
+        if not 1 <= chunk <= MAX_CHUNK:
+            raise ValueError(f"chunk is {chunk}; it must lie in 1..{MAX_CHUNK}")
+        self.heads, self.chunk, self.forgetting = heads, chunk, forgetting
+        self.time_scale = time_scale
+        self.convolution = ShortConvolution(dim, convolution)
+        self.inputs = nn.Linear(dim, 4 * dim, bias=False)  # q, k, k', v
+        self.output = nn.Linear(dim, dim, bias=False)
+        self.experts = nn.Parameter(torch.randn(heads, experts, dim // heads))
+        # Temperatures spread over 2..8 in an order that has nothing to do with the half-lives.
+        place = torch.arange(heads * experts, dtype=torch.float64).view(experts, heads).t()
+        tau = 2 + 6 * (place * (math.sqrt(5) - 1) / 2 % 1)
+        self.temperature = nn.Parameter(torch.logit(tau / MAX_TEMPERATURE).float())
+        if forgetting != "none":
+            short, long = half_lives
+            life = short * (long / short) ** (place / max(heads * experts - 1, 1))
+            self.log_rate = nn.Parameter((math.log(2) / life).log().float())
+
+    def initial_state(self, batch: int) -> DispatcherState:
+        heads, experts, width = self.experts.shape
+        kind = torch.promote_types(self.experts.dtype, torch.float32)
+        new = partial(self.experts.new_full, dtype=kind)
+        return DispatcherState(
+            new((batch, heads, experts, 2 * width), 0.0),
+            new((batch, heads, experts), -math.inf),
+            self.convolution.initial_state(batch),
+            torch.full((batch,), NEVER, device=self.experts.device),
+        )
+
+    def prefill(self, x: Tensor, state: State, ctx: Context = EMPTY) -> tuple[Tensor, State]:
+        past, mask = cast(DispatcherState, state), ctx.mask(x)
+        h, kept = self.convolution.prefill(x, past.convolution, ctx.lengths)
+        q, k, k2, v = (split_heads(part, self.heads) for part in self.inputs(h).chunk(4, dim=-1))
+        kind = past.mean.dtype
+        scores = self._scores(k).to(kind)
+        forget, time = self._forget(x, past.time, ctx)
+        forget = forget.to(kind)
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, None, :, None], -math.inf)
+            forget = forget * mask[:, None, :, None]
+        weight = past.log_weight.exp()
+        y, sums, weight = mix_chunks(
+            q.to(kind),
+            torch.cat([k2, v], dim=-1).to(kind),
+            scores,
+            forget,
+            past.mean * weight[..., None],
+            weight,
+            self.chunk,
+        )
+        mean = sums / weight.clamp_min(TINY)[..., None]
+        new = DispatcherState(mean, weight.log(), kept, time)
+        return self.output(join_heads(y).to(x.dtype)), new
+
+    def step(self, x: Tensor, state: State, ctx: Context = EMPTY) -> tuple[Tensor, State]:
+        past = cast(DispatcherState, state)
+        h, kept = self.convolution.step(x, past.convolution)
+        q, k, k2, v = (part.unflatten(-1, (self.heads, -1)) for part in self.inputs(h).chunk(4, -1))
+        q = q.to(past.mean.dtype)
+        once = Context(times=None if ctx.times is None else ctx.times[:, None])
+        forget, time = self._forget(x[:, None], past.time, once)
+        score = self._scores(k[:, :, None])[:, :, 0].to(past.mean.dtype)
+        left = past.log_weight - forget[:, :, 0]
+        log_weight = torch.logaddexp(left, score)
+        pair = torch.cat([k2, v], dim=-1)[:, :, None]
+        mean = past.mean * (left - log_weight).exp()[..., None]
+        mean = mean + pair * (score - log_weight).exp()[..., None]
+        key, value = mean.chunk(2, dim=-1)
+        width = q.shape[-1]
+        share = (torch.einsum("bhd,bhrd->bhr", q, key) / width**0.5).softmax(-1)
+        y = torch.einsum("bhr,bhrd->bhd", share, value).flatten(1).to(x.dtype)
+        return self.output(y), DispatcherState(mean, log_weight, kept, time)
+
+    def _scores(self, k: Tensor) -> Tensor:
+        """s: (B, H, T, d) -> (B, H, T, R), bounded by the temperatures."""
+        tau = MAX_TEMPERATURE * self.temperature.sigmoid()
+        aim = normalize(self.experts, dim=-1) * tau[..., None]
+        return normalize(k, dim=-1) @ aim.transpose(-1, -2)
+
+    def _forget(self, x: Tensor, last: Tensor, ctx: Context) -> tuple[Tensor, Tensor]:
+        """What each event of x (B, T, D) forgets, (B, H, T, R), and the last time after it."""
+        batch, events = x.shape[:2]
+        if self.forgetting == "none":
+            nothing = x.new_zeros(1, 1, 1, 1)
+            return nothing.expand(batch, self.heads, events, self.experts.shape[1]), last
+        rate = self.log_rate.exp()[:, None]
+        if self.forgetting == "events":
+            return rate.clamp_max(1).expand(batch, -1, events, -1), last
+        if ctx.times is None:
+            raise ValueError("forgetting by time needs the events' times; use forgetting='events'")
+        # A late event changes nothing of the clock: its gap is 0.
+        clock = torch.cat([last[:, None], ctx.times], dim=1).cummax(1).values
+        before, now = clock[:, :-1], clock[:, 1:]
+        gap = torch.where(before == NEVER, torch.zeros_like(now), now - before)
+        scaled = (gap.to(rate.dtype) / self.time_scale).log1p()[:, None, :, None]
+        end = clock[:, -1:] if ctx.lengths is None else clock.gather(1, ctx.lengths[:, None])
+        return (rate * scaled).clamp_max(1), end[:, 0]
+
+    def define(self, x: Tensor, times: Tensor | None = None) -> tuple[Tensor, State | None]:
+        h = self.convolution.define(x)
+        parts = ((h @ w.t()).unflatten(-1, (self.heads, -1)) for w in self.inputs.weight.chunk(4))
+        q, k, k2, v = parts
+        tau = MAX_TEMPERATURE / (1 + (-self.temperature).exp())
+        e = self.experts / self.experts.norm(dim=-1, keepdim=True)
+        k = k / k.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+        score = tau * torch.einsum("hrd,thd->thr", e, k)
+        log_kept = torch.zeros_like(score[:0])  # of every earlier event, one row each
+        rows = []
+        for t in range(len(x)):
+            if self.forgetting != "none":
+                f = 1.0
+                if self.forgetting == "time":
+                    assert times is not None
+                    gap = max(0, int(times[t] - times[:t].max())) if t else 0
+                    f = math.log1p(gap / self.time_scale)
+                log_kept = log_kept - (self.log_rate.exp() * f).clamp_max(1)
+            log_kept = torch.cat([log_kept, torch.zeros_like(score[:1])])
+            w = (score[: t + 1] + log_kept).exp()
+            z = w.sum(0)
+            key = torch.einsum("uhr,uhd->hrd", w, k2[: t + 1]) / z[..., None]
+            value = torch.einsum("uhr,uhd->hrd", w, v[: t + 1]) / z[..., None]
+            share = (torch.einsum("hd,hrd->hr", q[t], key) / q.shape[-1] ** 0.5).softmax(-1)
+            rows.append(torch.einsum("hr,hrd->hd", share, value).flatten())
+        read = self.forgetting == "time" and times is not None
+        last = times.max()[None] if read and times is not None else torch.tensor([NEVER])
+        state = DispatcherState(
+            torch.cat([key, value], -1)[None], z.log()[None], self.convolution.define_state(x), last
+        )
+        return torch.stack(rows) @ self.output.weight.t(), state
+
+    @classmethod
+    def examples(cls) -> dict[str, Callable[[int], DispatcherMixer]]:
+        return {
+            "default": partial(cls, experts=5),
+            "plain": partial(cls, experts=4, forgetting="none", convolution=0),
+            "by time": partial(cls, heads=1, experts=3, forgetting="time", chunk=7),
+        }
+
+
+TINY = 1e-30
+SMALL = 2.0**-64
+
+
+def mix_chunks(
+    q: Tensor,
+    pairs: Tensor,
+    scores: Tensor,
+    forget: Tensor,
+    sums: Tensor,
+    weight: Tensor,
+    chunk: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The dispatcher over T events in chunks, continuing from `sums` and `weight`.
+
+    Parameters
+    ----------
+    q : Tensor
+        (B, H, T, d) queries.
+    pairs : Tensor
+        (B, H, T, 2 d), [k', v].
+    scores : Tensor
+        (B, H, T, R), s; -inf at padding.
+    forget : Tensor
+        (B, H, T, R), in [0, 1]; 0 at padding.
+    sums, weight : Tensor
+        (B, H, R, 2 d) and (B, H, R): S = P z and z before the first event.
+    chunk : int
+        Most events per chunk.
+
+    Returns
+    -------
+    (Tensor, Tensor, Tensor)
+        y (B, H, T, d), and S and z after the last event.
+    """
+    batch, heads, events, width = q.shape
+    count = -(-events // chunk)
+    size = -(-events // count)  # chunks of equal size waste least
+    short = count * size - events
+
+    def cut(x: Tensor, value: float = 0.0) -> Tensor:
+        """(B, H, T, n) -> (B H, chunks, C, n)."""
+        x = pad(x, (0, 0, 0, short), value=value) if short else x
+        return x.reshape(batch * heads, count, size, x.shape[-1])
+
+    q, pairs = cut(q), cut(pairs)
+    forgotten = cut(forget).cumsum(2)
+    w = (cut(scores, -math.inf) + forgotten).exp()
+    key, value = pairs.chunk(2, dim=-1)
+    gathered = torch.cat([w.transpose(2, 3) @ pairs, w.sum(2)[..., None]], dim=-1)
+    start = torch.cat([sums, weight[..., None]], dim=-1).flatten(0, 1)
+    keep = (-forgotten[:, :, -1]).exp()
+    before, after = _ChunkScan.apply(gathered, keep, start)  # type: ignore[no-untyped-call]
+    past_key, past_value, past_weight = before.split([width, width, 1], dim=-1)
+
+    z = (past_weight.transpose(2, 3) + w.cumsum(2)).clamp_min(TINY)
+    # Products of q, k' and w could overflow before z divides them; a power of 2 changes no digit.
+    q = q * SMALL
+    near = (q @ key.transpose(2, 3)).tril()
+    logits = (near @ w + q @ past_key.transpose(2, 3)) / z * (width**-0.5 / SMALL)
+    a = logits.softmax(-1) / z
+    y = a @ past_value + (a @ w.transpose(2, 3)).tril() @ value
+    y = y.reshape(batch, heads, count * size, width)[:, :, :events]
+    after = after.unflatten(0, (batch, heads))
+    return y, after[..., :-1], after[..., -1]
+
+
+class _ChunkScan(torch.autograd.Function):
+    """S_{c+1} = keep_c (S_c + G_c) over chunks c, in place forward and backward.
+
+    Autograd over the same loop would keep a graph node per chunk.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gathered: Tensor, keep: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+        """gathered (N, K, R, F), keep (N, K, R), start (N, R, F) -> before (N, K, R, F), after."""
+        count = gathered.shape[1]
+        states = gathered.new_empty(count + 1, *start.shape)
+        states[0] = start
+        for c in range(count):
+            torch.add(states[c], gathered[:, c], out=states[c + 1])
+            states[c + 1].mul_(keep[:, c, :, None])
+        ctx.save_for_backward(keep, states)
+        return states[:-1].transpose(0, 1).contiguous(), states[-1].clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        from_before, running = grads[0], grads[1].clone()
+        keep, states = ctx.saved_tensors
+        to_gathered, to_keep = torch.empty_like(from_before), torch.empty_like(keep)
+        for c in range(keep.shape[1] - 1, -1, -1):
+            # d S_{c+1} / d keep_c = S_{c+1} / keep_c, and keep_c >= exp(-48) is never 0.
+            to_keep[:, c] = (running * states[c + 1]).sum(-1) / keep[:, c]
+            running.mul_(keep[:, c, :, None])
+            to_gathered[:, c] = running
+            running.add_(from_before[:, c])
+        return to_gathered, to_keep, running

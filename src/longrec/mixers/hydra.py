@@ -1,0 +1,131 @@
+"""Hydra attention: as many heads as features, so that attention is two products and a sum.
+
+HydraRec (arXiv 2501.01242) takes it from Hydra attention (arXiv 2209.07484). With
+phi(x) = x / ||x||_2 over features (elementwise products):
+
+    causal   y_t = phi(q_t) * sum_{u<=t} phi(k_u) * v_u
+
+|y| grows with t, so `normalise` may divide by the number of events ("count") or by the output's
+root mean square ("rms") before the residual; "none" is the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from longrec.mixers.base import EMPTY, Context, State, StreamingMixer, register_mixer
+from longrec.mixers.convolution import ShortConvolution
+
+Normalise = Literal["none", "count", "rms"]
+
+
+class HydraState(NamedTuple):
+    """What Hydra keeps of B histories.
+
+    sum : (B, D) float32, sum of phi(k) * v; count : (B,) float32 events summed;
+    convolution : (B, width - 1, D) last inputs.
+    """
+
+    sum: Tensor
+    count: Tensor  # type: ignore[assignment]  # over tuple.count
+    convolution: Tensor
+
+
+@register_mixer("hydra")
+class HydraMixer(StreamingMixer):
+    """Causal Hydra attention, O(T D) after the projections.
+
+    Parameters
+    ----------
+    dim : int
+        Width D.
+    normalise : {"none", "count", "rms"}
+        What is done against the growth of |y|.
+    convolution : int
+        Width of the short convolution before the projections; 0 switches it off.
+    """
+
+    linear = True
+
+    def __init__(self, dim: int, normalise: Normalise = "rms", convolution: int = 4) -> None:
+        super().__init__()
+        self.normalise = normalise
+        self.convolution = ShortConvolution(dim, convolution)
+        self.inputs = nn.Linear(dim, 3 * dim, bias=False)
+        self.output = nn.Linear(dim, dim, bias=False)
+
+    def initial_state(self, batch: int) -> HydraState:
+        weight = self.output.weight
+        return HydraState(
+            torch.zeros(batch, weight.shape[0], dtype=_sum_type(weight), device=weight.device),
+            torch.zeros(batch, dtype=_sum_type(weight), device=weight.device),
+            self.convolution.initial_state(batch),
+        )
+
+    def prefill(self, x: Tensor, state: State, ctx: Context = EMPTY) -> tuple[Tensor, State]:
+        past = cast(HydraState, state)
+        mask = ctx.mask(x)
+        h, kept = self.convolution.prefill(x, past.convolution, ctx.lengths)
+        q, k, v = self.inputs(h).chunk(3, dim=-1)
+        pairs = (_phi(k) * v).to(past.sum.dtype)
+        if mask is not None:
+            pairs = pairs * mask[:, :, None]
+        sums = past.sum[:, None] + pairs.cumsum(1)
+        steps = torch.arange(1, x.shape[1] + 1, device=x.device, dtype=sums.dtype)
+        y = self._read(q, sums, past.count[:, None] + steps)
+        new = steps[-1].expand(len(x)) if ctx.lengths is None else ctx.lengths
+        return y, HydraState(sums[:, -1], past.count + new, kept)
+
+    def step(self, x: Tensor, state: State, ctx: Context = EMPTY) -> tuple[Tensor, State]:
+        past = cast(HydraState, state)
+        h, kept = self.convolution.step(x, past.convolution)
+        q, k, v = self.inputs(h).chunk(3, dim=-1)
+        new = HydraState(past.sum + _phi(k) * v, past.count + 1, kept)
+        return self._read(q, new.sum, new.count), new
+
+    def _read(self, q: Tensor, sums: Tensor, count: Tensor) -> Tensor:
+        """phi(q) * sums, normalised: q and sums (..., D), count (...)."""
+        y = _phi(q) * sums
+        if self.normalise == "count":
+            y = y / count[..., None]
+        elif self.normalise == "rms":
+            y = y * (y.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
+        return cast(Tensor, self.output(y.to(q.dtype)))
+
+    def define(self, x: Tensor, times: Tensor | None = None) -> tuple[Tensor, State | None]:
+        h = self.convolution.define(x)
+        q, k, v = (h @ w.t() for w in self.inputs.weight.chunk(3))
+        total, rows = torch.zeros_like(x[0]), []
+        for t in range(len(x)):
+            total = total + k[t] / k[t].norm().clamp_min(1e-12) * v[t]
+            y = q[t] / q[t].norm().clamp_min(1e-12) * total
+            if self.normalise == "count":
+                y = y / (t + 1)
+            elif self.normalise == "rms":
+                y = y / (y.square().mean() + 1e-6).sqrt()
+            rows.append(y @ self.output.weight.t())
+        count = x.new_full((1,), len(x))
+        return torch.stack(rows), HydraState(total[None], count, self.convolution.define_state(x))
+
+    @classmethod
+    def examples(cls) -> dict[str, Callable[[int], HydraMixer]]:
+        return {
+            "paper": partial(cls, normalise="none", convolution=0),
+            "count": partial(cls, normalise="count", convolution=0),
+            "default": cls,
+        }
+
+
+def _phi(x: Tensor) -> Tensor:
+    return normalize(x, dim=-1)
+
+
+def _sum_type(weight: Tensor) -> torch.dtype:
+    """Sums over a history are never kept in half precision."""
+    return torch.promote_types(weight.dtype, torch.float32)

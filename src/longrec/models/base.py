@@ -1,0 +1,231 @@
+"""What a model is: items in, user vectors out; the blocks that models share; the registry.
+
+A model gives for each event the vector h (B, T, D) from which the next item is predicted,
+`user_vectors` (n, R, D) and `score` over items. Losses, evaluation and retrieval use only these.
+Item index 0 is padding and never scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from longrec.mixers import Context, Mixer, State, StreamingMixer
+from longrec.mixers.base import EMPTY
+
+Streaming = Literal["exact", "windowed", "none"]
+
+
+class UserState(NamedTuple):
+    """What a model keeps of B users.
+
+    layers : one mixer state per layer; output : (B, D), h after the last event;
+    time : (B,) int64, time of the last event, the smallest int64 before the first one;
+    count : (B,) int64, events so far.
+    """
+
+    layers: tuple[State, ...]
+    output: Tensor
+    time: Tensor
+    count: Tensor  # type: ignore[assignment]  # over tuple.count
+
+
+class Model(nn.Module):
+    """The common face of every model, trained by gradient or by counting.
+
+    Attributes
+    ----------
+    streaming : "exact" when a state of fixed size gives what the whole history gives, "windowed"
+        when only the last `max_length` events are seen, "none" otherwise.
+    max_length : most events that the model can read, or None for no limit.
+    """
+
+    causal: ClassVar[bool] = True
+    streaming: ClassVar[Streaming]
+    config_class: ClassVar[type[Any]]
+    max_length: int | None = None
+    n_items: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights (or counts) are."""
+        return cast(torch.device, next(iter(self.state_dict().values())).device)
+
+    def encode(self, items: Tensor, ctx: Context = EMPTY) -> Tensor:
+        """items (B, T) -> h (B, T, D): what is known after each event."""
+        raise NotImplementedError
+
+    def score(self, h: Tensor) -> Tensor:
+        """h (n, D) -> scores (n, n_items + 1); column 0 (padding) is -inf."""
+        raise NotImplementedError
+
+
+class SequenceModel(Model):
+    """Item embedding, blocks around one mixer each, and scores by inner product.
+
+    Parameters
+    ----------
+    n_items : int
+        Items in the catalog; the embedding has n_items + 1 rows.
+    mixers : list of Mixer
+        One per layer.
+    dim, ffn_dim : int
+        Width of the model and of the hidden layer of its feed-forward networks.
+    dropout : float
+        On the embedding and on the output of every mixer and feed-forward network.
+    """
+
+    def __init__(
+        self, n_items: int, mixers: list[Mixer], dim: int, ffn_dim: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.n_items = n_items
+        self.items = nn.Parameter(torch.randn(n_items + 1, dim) * 0.02)
+        with torch.no_grad():
+            self.items[0] = 0
+        self.scale = dim**0.5
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(Block(mixer, dim, ffn_dim, dropout) for mixer in mixers)
+        self.norm = nn.LayerNorm(dim)
+
+    def embed(self, items: Tensor, ctx: Context) -> Tensor:
+        """items (B, T) -> what the first block reads, (B, T, D)."""
+        vectors: Tensor = nn.functional.embedding(items, self.items, padding_idx=0)
+        return vectors.mul(self.scale)
+
+    def encode(self, items: Tensor, ctx: Context = EMPTY) -> Tensor:
+        x = self.dropout(self.embed(items, ctx))
+        for block in self.blocks:
+            x = block(x, ctx)
+        return cast(Tensor, self.norm(x))
+
+    def initial_state(self, batch: int) -> UserState:
+        """State of `batch` users without events."""
+        count = torch.zeros(batch, dtype=torch.int64, device=self.items.device)
+        return UserState(
+            tuple(mixer.initial_state(batch) for _, mixer in self._streaming_blocks()),
+            self.items.new_zeros(batch, self.items.shape[1]),
+            torch.full_like(count, torch.iinfo(torch.int64).min),
+            count,
+        )
+
+    def prefill(
+        self, items: Tensor, state: UserState, ctx: Context = EMPTY
+    ) -> tuple[Tensor, UserState]:
+        """Continue B users by items (B, T) -> h (B, T, D) and each row's new state."""
+        streaming = self._streaming_blocks()
+        x, layers = self.dropout(self.embed(items, ctx)), []
+        for (block, mixer), layer in zip(streaming, state.layers, strict=True):
+            mixed, new = mixer.prefill(block.before(x), layer, ctx)
+            x = block.after(x, mixed)
+            layers.append(new)
+        h = self.norm(x)
+        lengths = ctx.lengths
+        if lengths is None:
+            lengths = torch.full_like(state.count, items.shape[1])
+        last = (lengths - 1).clamp_min(0)
+        rows = torch.arange(len(items), device=items.device)
+        some = lengths > 0
+        time = state.time
+        if ctx.times is not None:
+            time = torch.where(some, torch.maximum(ctx.times[rows, last], time), time)
+        output = torch.where(some[:, None], h[rows, last], state.output)
+        return h, UserState(tuple(layers), output, time, state.count + lengths)
+
+    def step(
+        self, items: Tensor, state: UserState, times: Tensor | None = None
+    ) -> tuple[Tensor, UserState]:
+        """Continue B users by one event each, items (B,) at times (B,) -> h (B, D), new state."""
+        streaming, ctx = self._streaming_blocks(), Context(times=times)
+        x, layers = self.dropout(self.embed(items, ctx)), []
+        for (block, mixer), layer in zip(streaming, state.layers, strict=True):
+            mixed, new = mixer.step(block.before(x), layer, ctx)
+            x = block.after(x, mixed)
+            layers.append(new)
+        h = self.norm(x)
+        time = state.time if times is None else torch.maximum(times, state.time)
+        return h, UserState(tuple(layers), h, time, state.count + 1)
+
+    def user_vectors(self, h: Tensor) -> Tensor:
+        """h (n, D) -> (n, R, D); one vector per user here."""
+        return h[:, None]
+
+    def item_vectors(self) -> Tensor:
+        """(n_items + 1, D), row 0 is padding."""
+        return self.items
+
+    def score(self, h: Tensor) -> Tensor:
+        scores = h @ self.item_vectors().t()
+        scores[:, 0] = -torch.inf
+        return scores
+
+    def _streaming_blocks(self) -> list[tuple[Block, StreamingMixer]]:
+        if self.streaming != "exact":
+            raise ValueError(
+                f"{type(self).__name__} keeps no state of fixed size: it is served by reading the "
+                f"last {self.max_length} events again"
+            )
+        blocks = [cast(Block, block) for block in self.blocks]
+        return [(block, cast(StreamingMixer, block.mixer)) for block in blocks]
+
+
+class Block(nn.Module):
+    """x + mixer(norm(x)), then x + ffn(norm(x)), with dropout on what is added."""
+
+    def __init__(self, mixer: Mixer, dim: int, ffn_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.mixer: Mixer = mixer
+        self.before = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+        self.ffn = nn.Sequential(
+            nn.LayerNorm(dim), nn.Linear(dim, ffn_dim), nn.GELU(), nn.Linear(ffn_dim, dim)
+        )
+
+    def after(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """Add what the mixer gave, then the feed-forward network's output."""
+        x = x + self.dropout(mixed)
+        return x + cast(Tensor, self.dropout(self.ffn(x)))
+
+    def forward(self, x: Tensor, ctx: Context) -> Tensor:
+        """x (B, T, D) -> (B, T, D)."""
+        return self.after(x, self.mixer(self.before(x), ctx))
+
+
+class CountingModel(Model):
+    """A model fitted in one pass of counting, without gradients."""
+
+    def count(self, items: Tensor, following: Tensor) -> None:
+        """Fit to pairs (items[i], following[i]) of neighbouring events; 0 marks a first event."""
+        raise NotImplementedError
+
+
+MODELS: dict[str, type[Model]] = {}
+M = TypeVar("M", bound=type[Model])
+
+
+def register_model(name: str) -> Callable[[M], M]:
+    """Class decorator: put a model under `name` in MODELS, where every tool finds it."""
+
+    def register(cls: M) -> M:
+        if name in MODELS:
+            raise ValueError(f"a model named {name!r} is registered already")
+        if not is_dataclass(cls.config_class):
+            raise TypeError(f"{cls.__name__}.config_class must be a frozen dataclass")
+        MODELS[name] = cls
+        return cls
+
+    return register
+
+
+def config_keys(name: str) -> dict[str, Any]:
+    """Keys of a model's config with their defaults."""
+    return {f.name: f.default for f in fields(MODELS[name].config_class)}
+
+
+def build_model(name: str, config: Any, n_items: int) -> Model:
+    """Make a model of the registry: its class takes (config, n_items)."""
+    return cast(Callable[[Any, int], Model], MODELS[name])(config, n_items)

@@ -1,0 +1,100 @@
+"""Baselines without gradients, to be beaten: popularity and the last item's followers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from longrec.mixers.base import EMPTY, Context
+from longrec.models.base import CountingModel, register_model
+
+
+@dataclass(frozen=True)
+class BaselineConfig:
+    """Baselines have nothing to set."""
+
+
+@register_model("popularity")
+class Popularity(CountingModel):
+    """Every user gets the items with the most training events."""
+
+    streaming = "windowed"
+    config_class = BaselineConfig
+    max_length = 1
+    counts: Tensor
+
+    def __init__(self, config: BaselineConfig, n_items: int) -> None:
+        super().__init__()
+        self.config, self.n_items = config, n_items
+        self.register_buffer("counts", torch.zeros(n_items + 1))
+
+    def count(self, items: Tensor, following: Tensor) -> None:
+        self.counts = torch.bincount(following, minlength=self.n_items + 1).float()
+        self.counts[0] = 0
+
+    def encode(self, items: Tensor, ctx: Context = EMPTY) -> Tensor:
+        return items.new_zeros(*items.shape, 1)
+
+    def score(self, h: Tensor) -> Tensor:
+        scores = self.counts.repeat(len(h), 1)
+        scores[:, 0] = -torch.inf
+        return scores
+
+
+@register_model("last-item")
+class LastItem(CountingModel):
+    """Items by how often they followed the user's last item in training, then by popularity."""
+
+    streaming = "windowed"
+    config_class = BaselineConfig
+    max_length = 1
+    starts: Tensor
+    followers: Tensor
+    times: Tensor
+    counts: Tensor
+
+    def __init__(self, config: BaselineConfig, n_items: int) -> None:
+        super().__init__()
+        self.config, self.n_items = config, n_items
+        self.register_buffer("starts", torch.zeros(n_items + 2, dtype=torch.int64))
+        self.register_buffer("followers", torch.zeros(0, dtype=torch.int64))
+        self.register_buffer("times", torch.zeros(0))
+        self.register_buffer("counts", torch.zeros(n_items + 1))
+
+    def count(self, items: Tensor, following: Tensor) -> None:
+        self.counts = torch.bincount(following, minlength=self.n_items + 1).float()
+        self.counts[0] = 0
+        real = (items > 0) & (following > 0)
+        pair, times = torch.unique(
+            items[real] * (self.n_items + 1) + following[real], return_counts=True
+        )
+        first = pair // (self.n_items + 1)
+        self.followers, self.times = pair % (self.n_items + 1), times.float()
+        self.starts = torch.searchsorted(first, torch.arange(self.n_items + 2))
+
+    def encode(self, items: Tensor, ctx: Context = EMPTY) -> Tensor:
+        return items[..., None]
+
+    def score(self, h: Tensor) -> Tensor:
+        last = h[:, 0]
+        # Popularity, scaled below 1, only parts items that followed equally often; in float64,
+        # or rounding would tie what a large log tells apart.
+        share = self.counts.double() / (self.counts.sum(dtype=torch.float64) + 1)
+        scores = share.repeat(len(last), 1)
+        number = self.starts[last + 1] - self.starts[last]
+        row = torch.repeat_interleave(torch.arange(len(last), device=last.device), number)
+        before = number.cumsum(0) - number
+        place = torch.arange(len(row), device=last.device) - before[row] + self.starts[last][row]
+        scores[row, self.followers[place]] += self.times[place]
+        scores[:, 0] = -torch.inf
+        return scores
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        # The number of pairs belongs to the data, so these two take the stored size.
+        for name in ("followers", "times"):
+            if prefix + name in state_dict:
+                setattr(self, name, torch.empty_like(state_dict[prefix + name]))
+        super()._load_from_state_dict(state_dict, prefix, *rest)

@@ -1,0 +1,100 @@
+"""SASRec (arXiv 1808.09781): self-attention over the last events.
+
+`sasrec` has the paper's learnt absolute positions and window. `sasrec-rotary` replaces both by
+rotary positions within a band, so that it reads histories of any length and streams exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from longrec.mixers.banded import BandedMixer
+from longrec.mixers.base import Context, Mixer
+from longrec.mixers.softmax import SoftmaxMixer
+from longrec.models.base import SequenceModel, register_model
+from longrec.models.checks import check_heads, check_shape
+
+
+@dataclass(frozen=True)
+class SASRecConfig:
+    """Settings of SASRec; `max_length` is the paper's n, the events it reads."""
+
+    dim: int = 64
+    layers: int = 2
+    heads: int = 2
+    ffn_dim: int = 256
+    dropout: float = 0.2
+    max_length: int = 200
+
+    def __post_init__(self) -> None:
+        check_shape(self)
+        check_heads(self.dim, self.heads)
+        if self.max_length < 1:
+            raise ValueError(f"max_length is {self.max_length}; it must be at least 1")
+
+
+@register_model("sasrec")
+class SASRec(SequenceModel):
+    """Blocks of causal softmax attention with absolute positions counted from the last event."""
+
+    streaming = "windowed"
+    config_class = SASRecConfig
+
+    def __init__(self, config: SASRecConfig, n_items: int) -> None:
+        mixers: list[Mixer] = [SoftmaxMixer(config.dim, config.heads) for _ in range(config.layers)]
+        super().__init__(n_items, mixers, config.dim, config.ffn_dim, config.dropout)
+        self.config = config
+        self.max_length = config.max_length
+        self.positions = nn.Parameter(torch.randn(config.max_length, config.dim) * 0.02)
+
+    def embed(self, items: Tensor, ctx: Context) -> Tensor:
+        # The paper pads in front, so the last event always has the last position.
+        limit, events = self.config.max_length, items.shape[1]
+        if ctx.cu_seqlens is not None:
+            lengths = ctx.cu_seqlens.diff()
+            ends = torch.repeat_interleave(ctx.cu_seqlens[1:], lengths)[None]
+        else:
+            lengths = torch.tensor([events]) if ctx.lengths is None else ctx.lengths
+            ends = lengths.to(items.device)[:, None]
+        if int(lengths.max()) > limit:
+            raise ValueError(f"a row has {int(lengths.max())} events; max_length is {limit}")
+        place = torch.arange(events, device=items.device) + limit - ends
+        return super().embed(items, ctx) + self.positions[place.clamp_max(limit - 1)]
+
+
+@dataclass(frozen=True)
+class SASRecRotaryConfig:
+    """Settings of the streaming variant; `band` is the number of events that a layer reads."""
+
+    dim: int = 64
+    layers: int = 2
+    heads: int = 2
+    ffn_dim: int = 256
+    dropout: float = 0.2
+    band: int = 200
+
+    def __post_init__(self) -> None:
+        check_shape(self)
+        check_heads(self.dim, self.heads)
+        if self.dim // self.heads % 2:
+            raise ValueError(f"dim / heads is {self.dim // self.heads}; rotary needs it even")
+        if self.band < 1:
+            raise ValueError(f"band is {self.band}; it must be at least 1")
+
+
+@register_model("sasrec-rotary")
+class SASRecRotary(SequenceModel):
+    """Blocks of rotary softmax attention within a band, streaming through a key/value ring."""
+
+    streaming = "exact"
+    config_class = SASRecRotaryConfig
+
+    def __init__(self, config: SASRecRotaryConfig, n_items: int) -> None:
+        mixers: list[Mixer] = [
+            BandedMixer(config.dim, config.heads, config.band) for _ in range(config.layers)
+        ]
+        super().__init__(n_items, mixers, config.dim, config.ffn_dim, config.dropout)
+        self.config = config

@@ -1,0 +1,1 @@
+"""Retrieval: the best items of the whole catalog for a user."""

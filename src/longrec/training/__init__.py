@@ -1,0 +1,1 @@
+"""Training: fitting, checkpoints, and what is reported on the way."""

@@ -1,0 +1,80 @@
+"""Settings of training: one frozen record, checked where it is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+LossName = Literal["full", "sampled"]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a model is trained.
+
+    Attributes
+    ----------
+    max_epochs, max_minutes : when to stop at the latest (minutes of training; None: no limit).
+    patience : stop after this many validations without a better NDCG@10.
+    validate_every : epochs from one validation to the next.
+    validation_users : most users that a validation ranks (drawn once, by the seed).
+    split : which events train, validate and test.
+    context : read at most this many events per user, the latest ones; None reads whole histories.
+    window : events read at once; longer histories carry their state on, detached.
+    batch_tokens : padded events per batch.
+    learning_rate, beta1, beta2, weight_decay, warmup_steps : AdamW and its linear warmup.
+    clip : largest norm of the gradient.
+    average : decay per step of the moving average of weights that is validated and kept; 0: none.
+    loss : "full" cross-entropy over the catalog, or "sampled" softmax with logQ correction.
+    negatives : shared negatives per batch of the sampled loss.
+    precision : "auto" takes bfloat16 on a GPU that has it and float32 on a CPU.
+    workers : threads that prepare batches; any number gives the same numbers.
+    checkpoint_minutes : time from one checkpoint to the next.
+    seed : of everything drawn at random.
+    """
+
+    max_epochs: int = 200
+    max_minutes: float | None = None
+    patience: int = 10
+    validate_every: int = 1
+    validation_users: int = 10_000
+    split: str = "leave-one-out"
+    context: int | None = None
+    window: int = 4096
+    batch_tokens: int = 6000
+    learning_rate: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.98
+    weight_decay: float = 0.01
+    warmup_steps: int = 200
+    clip: float = 1.0
+    average: float = 0.999
+    loss: LossName = "full"
+    negatives: int = 512
+    precision: Precision = "auto"
+    workers: int = 0
+    checkpoint_minutes: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("patience", "validate_every", "validation_users", "window", "batch_tokens"):
+            _at_least(self, name, 1)
+        for name in ("max_epochs", "warmup_steps", "workers", "seed", "weight_decay"):
+            _at_least(self, name, 0)
+        for name in ("negatives", "context"):
+            if getattr(self, name) is not None:
+                _at_least(self, name, 1)
+        for name in ("learning_rate", "clip", "checkpoint_minutes"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if self.max_minutes is not None and not self.max_minutes > 0:
+            raise ValueError(f"max_minutes is {self.max_minutes}; it must be above 0")
+        for name in ("beta1", "beta2", "average"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must lie in [0, 1)")
+
+
+def _at_least(config: TrainConfig, name: str, least: int) -> None:
+    if getattr(config, name) < least:
+        raise ValueError(f"{name} is {getattr(config, name)}; it must be at least {least}")

@@ -1,0 +1,135 @@
+"""Summaries: from ranks to the numbers of a table, by hand."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+from longrec.errors import DataError, UsageError
+from longrec.evaluation.summary import Metrics, compare_ranks, summarise_ranks
+
+
+def frame(ranks: list[int], unfiltered: list[int] | None = None, **columns: object) -> pl.DataFrame:
+    n = len(ranks)
+    return pl.DataFrame(
+        {
+            "user": np.arange(n),
+            "position": np.arange(n) * 10 + 9,
+            "length": np.full(n, 30),
+            "rank": ranks,
+            "rank_unfiltered": unfiltered or ranks,
+            "known": np.ones(n, dtype=bool),
+            "repeat": np.zeros(n, dtype=bool),
+            **columns,
+        }
+    )
+
+
+def test_metrics_by_hand():
+    made = summarise_ranks(frame([1, 3, 11, 60], [2, 3, 21, 70]), "leave-one-out")
+    assert made["ndcg@10"] == pytest.approx((1 + 0.5) / 4)
+    assert made["hr@10"] == 0.5
+    assert made["hr@20"] == 0.75
+    assert made["mrr@10"] == pytest.approx((1 + 1 / 3) / 4)
+    assert made["unfiltered/ndcg@10"] == pytest.approx((0.6309297536 + 0.5) / 4)
+    assert made["unfiltered/hr@20"] == 0.5
+    assert made["unfiltered/hr@50"] == 0.75
+    assert len(made) == len(list(made)) == 18
+    assert made.counts == {"users": 4, "targets": 4, "unseen_misses": 0, "repeats": 0}
+    for key, value in made.items():
+        low, high = made.intervals[key]
+        assert 0 <= low <= value <= high <= 1
+
+
+def test_targets_unknown_to_training_are_misses():
+    made = summarise_ranks(frame([1, 1], known=[True, False]), "global-time")
+    assert made["hr@10"] == made["unfiltered/hr@10"] == 0.5
+    assert made.counts["unseen_misses"] == 1
+
+
+def test_repeats_over_one_in_a_hundred_make_the_unfiltered_lead():
+    once = [True] + [False] * 99
+    assert summarise_ranks(frame([1] * 100, repeat=once), "leave-one-out").lead == "filtered"
+    made = summarise_ranks(frame([1] * 99, repeat=once[:99]), "leave-one-out")
+    assert made.lead == "unfiltered"
+    assert made.headline() == "unfiltered/ndcg@10"
+    assert "repeat an item" in made.protocol()
+
+
+def test_buckets_by_events_before_the_target():
+    lengths = [1, 19, 20, 49, 200, 1000, 5000]
+    made = summarise_ranks(frame([1, 99, 1, 1, 99, 1, 99], length=lengths), "leave-one-out")
+    assert [(b.label, b.targets, b.estimates["hr@10"]) for b in made.buckets] == [
+        ("1-19", 2, 0.5),
+        ("20-49", 2, 1.0),
+        ("200-499", 1, 0.0),
+        ("1000+", 2, 0.5),
+    ]
+
+
+def test_users_with_several_targets_are_drawn_whole():
+    ranks = [1] * 20 + [99] * 20
+    one_each = summarise_ranks(frame(ranks), "prequential")
+    two_users = summarise_ranks(frame(ranks, user=[0] * 20 + [1] * 20), "prequential")
+    assert two_users["hr@10"] == one_each["hr@10"] == 0.5
+    assert two_users.intervals["hr@10"] == (0.0, 1.0)
+    assert one_each.intervals["hr@10"][0] > 0.2
+    assert two_users.counts["users"] == 2
+
+
+def test_to_dict_and_back_through_json():
+    notes = {"users_too_short": 7, "test_unseen_share": 0.25}
+    made = summarise_ranks(frame([1, 3, 11]), "leave-one-out", notes, part="test")
+    text = json.loads(json.dumps(made.to_dict()))
+    assert text["ndcg@10"] == made["ndcg@10"]
+    assert text["buckets"][0]["label"] == "20-49"
+    back = Metrics.from_dict(text)
+    assert dict(back) == dict(made)
+    assert back.intervals == made.intervals
+    assert back.buckets == made.buckets
+    assert back.to_dict() == made.to_dict()
+    with pytest.raises(DataError, match="not metrics"):
+        Metrics.from_dict({"ndcg@10": 0.1})
+
+
+def test_protocol_says_what_was_left_out():
+    notes = {"users_too_short": 1234, "test_unseen_share": 0.25}
+    text = summarise_ranks(frame([1, 3]), "leave-one-out", notes).protocol()
+    for words in ("Leave-one-out", "1,234 users are too short", "whole catalog", "25.00%", "ties"):
+        assert words in text
+    cut = {"test_cut": 900, "validation_cut": 800, "users_without_input_at_test": 3}
+    text = summarise_ranks(frame([1, 3]), "global-time", cut).protocol()
+    assert "time 900" in text
+    assert "3 users have no event" in text
+    text = summarise_ranks(
+        frame([1]), "prequential", {"last_share": 0.2, "min_length": 501}
+    ).protocol()
+    assert "501 events" in text
+    text = summarise_ranks(frame([1]), "leave-one-out", part="validation").protocol()
+    assert text.startswith("Validation targets")
+
+
+def test_compare_pairs_the_same_targets_in_any_order():
+    generator = np.random.default_rng(0)
+    ranks = generator.integers(1, 40, 400)
+    better, worse = frame(np.maximum(ranks - 2, 1).tolist()), frame(ranks.tolist())
+    difference = compare_ranks(better, worse.reverse(), "ndcg@10")
+    assert difference.clear
+    assert difference.mean > 0
+    expected = summarise_ranks(better, "x")["ndcg@10"] - summarise_ranks(worse, "x")["ndcg@10"]
+    assert difference.mean == pytest.approx(expected)
+    assert compare_ranks(worse, worse, "unfiltered/hr@20").p_value == 1
+    with pytest.raises(UsageError, match="same targets"):
+        compare_ranks(better, worse.head(399))
+    with pytest.raises(UsageError, match="unknown metric 'ndcg@7'"):
+        compare_ranks(better, worse, "ndcg@7")
+
+
+def test_unusable_ranks_are_refused():
+    with pytest.raises(DataError, match="no column known, repeat"):
+        summarise_ranks(frame([1]).drop("known", "repeat"), "leave-one-out")
+    with pytest.raises(DataError, match="no target to evaluate"):
+        summarise_ranks(frame([1]).head(0), "leave-one-out")

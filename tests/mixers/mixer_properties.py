@@ -1,0 +1,317 @@
+"""The six properties that every mixer has (docs/mixers.md), as checks that raise AssertionError.
+
+They know nothing of any one mixer: a mixer is held to them by being registered.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from longrec.mixers import Context, Mixer, State, StreamingMixer
+from longrec.mixers.base import map_state
+
+Make = Callable[[int], Mixer]
+DIM = 12
+LENGTHS = (1, 2, 7, 33, 50, 97)
+GARBAGE = 1e3  # stands in padding, where nothing may read it
+
+
+def build(make: Make, dim: int = DIM, seed: int = 0, kind: torch.dtype = torch.float64) -> Mixer:
+    torch.manual_seed(seed)
+    return make(dim).to(kind)
+
+
+def events(length: int, seed: int = 0, dim: int = DIM) -> tuple[Tensor, Tensor]:
+    """x (T, D) in float64 and rising times (T,) with ties and gaps of all sizes."""
+    random = torch.Generator().manual_seed(1000 * seed + length)
+    x = torch.randn(length, dim, generator=random, dtype=torch.float64)
+    gaps = 10 ** (6 * torch.rand(length, generator=random))
+    ties = torch.rand(length, generator=random) < 0.2
+    return x, (gaps * ~ties).long().cumsum(0) - 5000
+
+
+def parts(state: State, name: str = "state") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of a state with its name."""
+    names = getattr(state, "_fields", range(len(state)))
+    for key, part in zip(names, state, strict=True):
+        if isinstance(part, Tensor):
+            yield f"{name}.{key}", part
+        else:
+            yield from parts(part, f"{name}.{key}")
+
+
+def same(name: str, got: Tensor, wanted: Tensor, tolerance: float) -> None:
+    """Relative to the largest number wanted; infinities must match."""
+    assert got.shape == wanted.shape, f"{name}: shape {tuple(got.shape)}, not {tuple(wanted.shape)}"
+    if not got.numel():
+        return
+    got, wanted = got.detach().double(), wanted.detach().double()
+    still = torch.isfinite(wanted)
+    assert torch.equal(got[~still], wanted[~still]), f"{name}: infinities or NaN differ"
+    got, wanted = got[still], wanted[still]
+    if got.numel():
+        error = (got - wanted).abs().max() / wanted.abs().max().clamp_min(1e-2)
+        assert error <= tolerance, f"{name}: relative error {float(error):.2e} > {tolerance:.0e}"
+
+
+def same_state(got: State, wanted: State, tolerance: float) -> None:
+    for (name, part), (_, other) in zip(parts(got), parts(wanted), strict=True):
+        same(name, part, other, tolerance)
+
+
+@contextmanager
+def nan_in_empty_tensors() -> Iterator[None]:
+    """Memory that torch.empty gives holds NaN, so that reading it before writing shows."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def _backward(mixer: Mixer, x: Tensor, y: Tensor, state: State | None) -> dict[str, Tensor]:
+    """Gradients of a weighted sum of everything that came out, by name."""
+    random = torch.Generator().manual_seed(7)
+    weigh = lambda part: (  # noqa: E731
+        part * torch.randn(part.shape, generator=random, dtype=torch.float64).to(part.dtype)
+    ).sum()
+    total = weigh(y)
+    for _, part in parts(state or ()):
+        if part.is_floating_point() and part.requires_grad:
+            total = total + weigh(part)
+    wanted = {"input": x} | {k: p for k, p in mixer.named_parameters() if p.numel()}
+    grads = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
+    zero = {name: torch.zeros_like(part) for name, part in wanted.items()}
+    return {
+        f"gradient of {name}": zero[name] if grad is None else grad
+        for name, grad in zip(wanted, grads, strict=True)
+    }
+
+
+def check_definition(make: Make, length: int, kind: torch.dtype, split: bool = False) -> None:
+    """1: outputs, final states and gradients are those of define() in float64.
+
+    With `split`, through a state handed from one prefill to the next.
+    """
+    tolerance = 1e-10 if kind == torch.float64 else 1e-5
+    x, times = events(length)
+    slow = build(make, kind=torch.float32).double()
+    x_slow = x.to(kind).double().requires_grad_()
+    y_slow, state_slow = slow.define(x_slow, times)
+    wanted = _backward(slow, x_slow, y_slow, state_slow)
+    mixer = build(make, kind=torch.float32).to(kind)
+    x_fast = x.to(kind).requires_grad_()
+    with nan_in_empty_tensors():
+        state: State | None = None
+        if isinstance(mixer, StreamingMixer):
+            state, outputs = mixer.initial_state(1), []
+            for piece in _halves(length) if split else [slice(0, length)]:
+                ctx = Context(times=times[None, piece])
+                y, state = mixer.prefill(x_fast[None, piece], state, ctx)
+                outputs.append(y[0])
+            y_fast = torch.cat(outputs)
+        else:
+            y_fast = mixer(x_fast[None], Context(times=times[None]))[0]
+        grads = _backward(mixer, x_fast, y_fast, state)
+    same("output", y_fast, y_slow, tolerance)
+    if state_slow is not None and state is not None:
+        same_state(state, state_slow, tolerance)
+    for name, grad in grads.items():
+        same(name, grad, wanted[name], tolerance)
+
+
+def _halves(length: int) -> list[slice]:
+    cut = max(length // 3, 1)
+    return [slice(0, cut), slice(cut, length)] if length > 1 else [slice(0, 1)]
+
+
+def check_causal(make: Make, length: int = 97) -> None:
+    """2: another event t, and another time of it, changes no output before t."""
+    mixer = build(make)
+    x, times = events(length)
+    y = mixer(x[None], Context(times=times[None]))[0]
+    for t in (0, 1, 5, length // 2, length - 1):
+        other, later = x.clone(), times.clone()
+        other[t] += 3
+        later[t:] += 86_400
+        z = mixer(other[None], Context(times=later[None]))[0]
+        same(f"outputs before event {t}", z[:t], y[:t], 1e-13)
+        assert not torch.allclose(z[t], y[t]), f"event {t} does not change its own output"
+
+
+def check_splits(
+    make: Make, pieces: list[list[int]], steps: int, seed: int = 0, tolerance: float = 1e-10
+) -> None:
+    """3: prefills of pieces[i][b] events of row b, then steps, give what forward gives alone."""
+    mixer = build(make)
+    assert isinstance(mixer, StreamingMixer)
+    batch = len(pieces[0])
+    totals = [sum(piece[b] for piece in pieces) + steps for b in range(batch)]
+    rows = [events(total, seed + b) for b, total in enumerate(totals)]
+    at, state = [0] * batch, mixer.initial_state(batch)
+    outputs: list[list[Tensor]] = [[] for _ in range(batch)]
+    for number, piece in enumerate(pieces):
+        width = max(max(piece), 1) + number % 3  # sometimes wider than any row needs
+        x = torch.full((batch, width, DIM), GARBAGE, dtype=torch.float64)
+        times = torch.full((batch, width), 10**10)
+        for b, count in enumerate(piece):
+            x[b, :count] = rows[b][0][at[b] : at[b] + count]
+            times[b, :count] = rows[b][1][at[b] : at[b] + count]
+        ctx = Context(lengths=torch.tensor(piece), times=times)
+        y, new = mixer.prefill(x, state, ctx)
+        for b, count in enumerate(piece):
+            outputs[b].append(y[b, :count])
+            at[b] += count
+            if not count:
+                for (name, part), (_, before) in zip(parts(new), parts(state), strict=True):
+                    same(f"{name} of a row without events", part[b], before[b], 1e-14)
+        state = new
+    for _ in range(steps):
+        x = torch.stack([rows[b][0][at[b]] for b in range(batch)])
+        times = torch.stack([rows[b][1][at[b]] for b in range(batch)])
+        y, state = mixer.step(x, state, Context(times=times))
+        for b in range(batch):
+            outputs[b].append(y[b][None])
+            at[b] += 1
+    for b, (x, times) in enumerate(rows):
+        if not totals[b]:
+            continue
+        whole, final = mixer.prefill(x[None], mixer.initial_state(1), Context(times=times[None]))
+        same(f"outputs of row {b}", torch.cat(outputs[b]), whole[0], tolerance)
+        same_state(map_state(lambda part, b=b: part[b : b + 1], state), final, tolerance)
+
+
+def check_neighbours(make: Make, train: bool) -> None:
+    """4: a history alone, padded, packed, and among any neighbours gives the same outputs."""
+    mixer = build(make).train(train)
+    lengths = [1, 7, 50, 2, 33]
+    rows = [events(n, seed) for seed, n in enumerate(lengths)]
+    with torch.set_grad_enabled(train):
+        alone = [mixer(x[None], Context(times=t[None]))[0] for x, t in rows]
+        for chosen in ([0, 1, 2, 3, 4], [4, 2], [1, 1, 0]):
+            width = max(lengths[n] for n in chosen) + 3
+            x = torch.full((len(chosen), width, DIM), GARBAGE, dtype=torch.float64)
+            times = torch.zeros(len(chosen), width, dtype=torch.int64)
+            for place, n in enumerate(chosen):
+                x[place, : lengths[n]], times[place, : lengths[n]] = rows[n]
+            y = mixer(x, Context(torch.tensor([lengths[n] for n in chosen]), times))
+            for place, n in enumerate(chosen):
+                same(f"row {n} padded", y[place, : lengths[n]], alone[n], 1e-11)
+        ctx = Context(
+            times=torch.cat([t for _, t in rows])[None],
+            cu_seqlens=torch.tensor([0, *lengths]).cumsum(0),
+        )
+        packed = mixer(torch.cat([x for x, _ in rows])[None], ctx)[0].split(lengths)
+        for n, y in enumerate(packed):
+            same(f"row {n} packed", y, alone[n], 1e-11)
+
+
+EXTREMES: dict[str, Callable[[Tensor], Tensor]] = {
+    "zeros": torch.zeros_like,
+    "constant": torch.ones_like,
+    "tiny": lambda x: x * 1e-30,
+    "large": lambda x: x * 1e4,
+    "huge": lambda x: x.sign() * 1e18,
+    "mixed": lambda x: x * torch.logspace(-30, 4, len(x))[:, None],
+}
+
+
+def check_extremes(make: Make, name: str, length: int = 97) -> None:
+    """5: outputs and states hold no NaN in float32, and gradients neither.
+
+    Gradients at 1e18 are left out: they are products of three such numbers, beyond float32.
+    """
+    x, times = events(length)
+    x = EXTREMES[name](x).float()[None].requires_grad_()
+    mixer = build(make, kind=torch.float32)
+    y = mixer(x, Context(times=times[None]))
+    assert torch.isfinite(y).all(), f"{name}: outputs are not finite"
+    if isinstance(mixer, StreamingMixer):
+        _, state = mixer.prefill(x, mixer.initial_state(1), Context(times=times[None]))
+        _, state = mixer.step(x[:, 0], state, Context(times=times[-1:]))
+        for key, part in parts(state):
+            assert torch.isfinite(part).all(), f"{name}: {key} is not finite"
+    if name == "huge":
+        return
+    (y / y.detach().abs().max().clamp_min(1)).sum().backward()
+    for key, part in {"input": x, **dict(mixer.named_parameters())}.items():
+        if part.grad is not None:
+            assert torch.isfinite(part.grad).all(), f"{name}: gradient of {key} is not finite"
+
+
+@dataclass
+class Cost:
+    """What a computation did: operations, tensor elements written, and the largest tensor."""
+
+    operations: float = 0.0
+    written: float = 0.0
+    largest: int = 0
+    by_name: dict[str, float] = field(default_factory=dict)
+
+
+class Counter(TorchDispatchMode):
+    """Counts operations as they are dispatched: 2 m n k for a product, else 1 per element."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cost = Cost()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if func.is_view or name in ("detach", "_unsafe_view"):
+            return result
+        made = result if isinstance(result, (tuple, list)) else [result]
+        sizes = [t.numel() for t in made if isinstance(t, Tensor)]
+        operations = float(sum(sizes))
+        if name in ("mm", "bmm", "addmm", "baddbmm"):
+            left = args[1 if name in ("addmm", "baddbmm") else 0]
+            operations = 2.0 * sizes[0] * left.shape[-1]
+        elif name.startswith("_scaled_dot_product"):
+            backward = "backward" in name
+            q, k = args[backward], args[backward + 1]
+            operations = (10.0 if backward else 4.0) * q.numel() * k.shape[-2]
+        elif name.startswith("convolution"):
+            operations *= 2 * args[1 if name == "convolution" else 2].shape[-1]
+        self.cost.operations += operations
+        self.cost.written += sum(sizes)
+        self.cost.largest = max([self.cost.largest, *sizes])
+        self.cost.by_name[name] = self.cost.by_name.get(name, 0) + operations
+        return result
+
+
+def cost_of(make: Make, length: int, backward: bool = True, dim: int = 4) -> Cost:
+    """Cost of forward (and backward) over one history."""
+    mixer = build(make, dim, kind=torch.float32)
+    x = torch.randn(1, length, dim, generator=torch.Generator().manual_seed(0))
+    ctx = Context(times=torch.arange(length)[None] * 60)
+    with Counter() as counter, torch.set_grad_enabled(backward):
+        y = mixer(x.requires_grad_(backward), ctx)
+        if backward:
+            y.sum().backward()
+    assert torch.isfinite(y).all(), f"outputs at {length} events are not finite"
+    return counter.cost
+
+
+def exponents(make: Make) -> tuple[float, float]:
+    """Exponents with which operations and elements written grow from 1k to 16k events."""
+    low, high = cost_of(make, 1024), cost_of(make, 16_384)
+    grow = lambda a, b: math.log(b / a, 16)  # noqa: E731
+    return grow(low.operations, high.operations), grow(low.written, high.written)
+
+
+def check_linear(make: Make) -> None:
+    """6: operations and elements grow no faster than T^1.05."""
+    for what, exponent in zip(("operations", "elements written"), exponents(make), strict=True):
+        assert exponent <= 1.05, f"{what} grow as T^{exponent:.2f}"

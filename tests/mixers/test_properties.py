@@ -1,0 +1,94 @@
+"""Every registered mixer, in every example of its own, has the six properties of a mixer."""
+
+from __future__ import annotations
+
+import mixer_properties as properties
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from longrec.mixers import MIXERS, StreamingMixer
+
+CASES = {f"{n}: {key}": make for n, c in MIXERS.items() for key, make in c.examples().items()}
+of = lambda wanted: [  # noqa: E731
+    pytest.param(make, id=name)
+    for name, make in CASES.items()
+    if wanted(MIXERS[name.partition(":")[0]])
+]
+EVERY = pytest.mark.parametrize("make", of(lambda cls: True))
+CAUSAL = pytest.mark.parametrize("make", of(lambda cls: cls.causal))
+LINEAR = pytest.mark.parametrize("make", of(lambda cls: cls.linear))
+STREAMING = of(lambda cls: issubclass(cls, StreamingMixer))
+
+
+@EVERY
+@pytest.mark.parametrize("length", properties.LENGTHS)
+def test_equals_its_definition_in_float64(make, length):
+    properties.check_definition(make, length, torch.float64)
+
+
+@EVERY
+@pytest.mark.parametrize("length", properties.LENGTHS)
+def test_equals_its_definition_in_float32(make, length):
+    properties.check_definition(make, length, torch.float32)
+
+
+@pytest.mark.parametrize("make", STREAMING)
+@pytest.mark.parametrize("length", properties.LENGTHS[1:])
+def test_gradients_pass_through_the_state(make, length):
+    properties.check_definition(make, length, torch.float64, split=True)
+
+
+@CAUSAL
+def test_no_output_depends_on_later_events(make):
+    properties.check_causal(make)
+
+
+@pytest.mark.parametrize("make", STREAMING)
+@settings(max_examples=20)
+@given(
+    pieces=st.integers(1, 4).flatmap(
+        lambda batch: st.lists(
+            st.lists(st.integers(0, 40), min_size=batch, max_size=batch), min_size=1, max_size=4
+        )
+    ),
+    steps=st.integers(0, 9),
+)
+def test_any_split_gives_what_forward_gives(make, pieces, steps):
+    properties.check_splits(make, pieces, steps)
+
+
+@EVERY
+@pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
+def test_neighbours_and_padding_change_nothing(make, train):
+    properties.check_neighbours(make, train)
+
+
+@EVERY
+@pytest.mark.parametrize("name", properties.EXTREMES)
+def test_extreme_inputs_give_finite_numbers(make, name):
+    properties.check_extremes(make, name)
+
+
+@LINEAR
+def test_cost_is_linear(make):
+    properties.check_linear(make)
+
+
+@LINEAR
+@pytest.mark.parametrize(
+    "length", [100_000, pytest.param(1_000_000, marks=pytest.mark.slow)], ids=["100k", "1M"]
+)
+def test_long_histories_take_memory_in_proportion(make, length):
+    short = properties.cost_of(make, 1024, backward=False)
+    long = properties.cost_of(make, length, backward=False)
+    assert long.largest / length <= 1.05 * short.largest / 1024
+
+
+def test_every_file_of_the_package_registers_a_mixer_with_examples():
+    assert {"softmax", "banded", "dispatcher", "hydra"} <= set(MIXERS)
+    for name, cls in MIXERS.items():
+        assert cls.examples(), f"{name} has no examples to test"
+        if issubclass(cls, StreamingMixer):
+            assert cls.causal

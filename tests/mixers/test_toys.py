@@ -1,0 +1,174 @@
+"""A test of the property tests: each property fails for a mixer that lacks it, and only then."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import mixer_properties as properties
+import pytest
+import torch
+from torch import Tensor, nn
+
+from longrec.mixers import MIXERS, Context, StreamingMixer, register_mixer
+from longrec.mixers.base import EMPTY
+
+
+class Total(NamedTuple):
+    """Sum so far, (B, D)."""
+
+    total: Tensor
+
+
+class Sums(StreamingMixer):
+    """y_t = W sum_{u<=t} x_u: a right mixer, of which the others below break one thing each."""
+
+    linear = True
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.output = nn.Linear(dim, dim, bias=False)
+
+    def initial_state(self, batch: int) -> Total:
+        return Total(self.output.weight.new_zeros(batch, len(self.output.weight)))
+
+    def sums(self, x: Tensor) -> Tensor:
+        return x.cumsum(1)
+
+    def prefill(self, x: Tensor, state, ctx: Context = EMPTY):
+        mask = ctx.mask(x)
+        sums = state.total[:, None] + self.sums(x if mask is None else x * mask[..., None])
+        return self.output(sums), Total(sums[:, -1])
+
+    def step(self, x: Tensor, state, ctx: Context = EMPTY):
+        new = state.total + x
+        return self.output(new), Total(new)
+
+    def define(self, x: Tensor, times: Tensor | None = None):
+        total, rows = torch.zeros_like(x[0]), []
+        for event in x:
+            total = total + event
+            rows.append(total @ self.output.weight.t())
+        return torch.stack(rows), Total(total[None])
+
+    @classmethod
+    def examples(cls):
+        return {"toy": cls}
+
+
+class Leaking(Sums):
+    def mix(self, x: Tensor, ctx: Context) -> Tensor:
+        return super().mix(x, ctx) + 1e-3 * x.mean(1, keepdim=True)
+
+
+class Quadratic(Sums):
+    def sums(self, x: Tensor) -> Tensor:
+        return torch.ones(x.shape[1], x.shape[1], dtype=x.dtype).tril() @ x
+
+
+class KeepsPadding(Sums):
+    def prefill(self, x: Tensor, state, ctx: Context = EMPTY):
+        return super().prefill(x, state)
+
+
+class WrongStep(Sums):
+    def step(self, x: Tensor, state, ctx: Context = EMPTY):
+        return super().step(x * 1.000001, state)
+
+
+class CutsGradient(Sums):
+    def sums(self, x: Tensor) -> Tensor:
+        return torch.cat([x[:, :1], x[:, :1].detach() + x[:, 1:].cumsum(1)], dim=1)
+
+
+class CutsState(Sums):
+    def prefill(self, x: Tensor, state, ctx: Context = EMPTY):
+        return super().prefill(x, Total(state.total.detach()), ctx)
+
+
+class ReadsUnwritten(Sums):
+    def sums(self, x: Tensor) -> Tensor:
+        return super().sums(x) + 0 * torch.empty_like(x)
+
+
+class Overflows(Sums):
+    def sums(self, x: Tensor) -> Tensor:
+        return super().sums(x) * (x.square().square() / x.square().square())
+
+
+class DependsOnMode(Sums):
+    def sums(self, x: Tensor) -> Tensor:
+        return super().sums(x) + (x.shape[0] - 1) * 1e-6
+
+
+def every_property(make) -> None:
+    properties.check_definition(make, 33, torch.float64)
+    properties.check_definition(make, 33, torch.float64, split=True)
+    properties.check_causal(make)
+    properties.check_splits(make, [[3, 0, 9], [0, 5, 1]], steps=2)
+    for train in (True, False):
+        properties.check_neighbours(make, train)
+    for name in properties.EXTREMES:
+        properties.check_extremes(make, name)
+    properties.check_linear(make)
+
+
+def test_a_right_mixer_passes() -> None:
+    every_property(Sums)
+
+
+BROKEN = [
+    (Leaking, lambda make: properties.check_causal(make), "outputs before event"),
+    (Leaking, lambda make: properties.check_neighbours(make, False), "padded"),
+    (Quadratic, properties.check_linear, "operations grow as T"),
+    (KeepsPadding, lambda make: properties.check_splits(make, [[3, 1], [2, 4]], 0), "of row 1|state.total"),
+    (KeepsPadding, lambda make: properties.check_splits(make, [[3, 0]], 1), "without events"),
+    (WrongStep, lambda make: properties.check_splits(make, [[3]], 2), "of row 0"),
+    (CutsGradient, lambda m: properties.check_definition(m, 7, torch.float64), "gradient of input"),
+    (
+        CutsState,
+        lambda make: properties.check_definition(make, 7, torch.float64, split=True),
+        "gradient of input",
+    ),
+    (ReadsUnwritten, lambda m: properties.check_definition(m, 7, torch.float64), "output: relative error nan"),
+    (Overflows, lambda make: properties.check_extremes(make, "huge"), "huge: outputs"),
+    (Overflows, lambda make: properties.check_extremes(make, "zeros"), "zeros: outputs"),
+    (DependsOnMode, lambda make: properties.check_neighbours(make, True), "padded"),
+]
+
+
+@pytest.mark.parametrize(
+    ("toy", "check", "message"), BROKEN, ids=[f"{b[0].__name__}-{n}" for n, b in enumerate(BROKEN)]
+)
+def test_a_broken_mixer_fails(toy, check, message) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check(toy)
+
+
+def test_the_cost_of_softmax_is_seen_to_be_quadratic() -> None:
+    operations, _ = properties.exponents(next(iter(MIXERS["softmax"].examples().values())))
+    assert operations > 1.5
+
+
+def test_a_name_is_registered_once(monkeypatch) -> None:
+    monkeypatch.setattr("longrec.mixers.base.MIXERS", {})
+    register_mixer("toy")(Sums)
+    with pytest.raises(ValueError, match="'toy' is registered already"):
+        register_mixer("toy")(Sums)
+
+
+def test_float32_states_stay_near_float64_over_20_000_events() -> None:
+    for name in ("dispatcher", "hydra"):
+        for make in MIXERS[name].examples().values():
+            x, times = properties.events(20_000)
+            exact, single = (properties.build(make, kind=k) for k in (torch.float64, torch.float32))
+            outputs = []
+            with torch.no_grad():
+                for mixer in (exact, single):
+                    mixer.load_state_dict(single.state_dict())
+                    state = mixer.initial_state(1)
+                    kind = next(mixer.parameters()).dtype
+                    for x_part, t_part in zip(x.split(1024), times.split(1024), strict=True):
+                        ctx = Context(times=t_part[None])
+                        y, state = mixer.prefill(x_part[None].to(kind), state, ctx)
+                    outputs.append(y)
+            properties.same(f"{name} after 20,000 events", outputs[1], outputs[0], 1e-4)
