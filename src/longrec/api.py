@@ -1,9 +1,10 @@
-"""Train and evaluate: what `longrec.train` and `longrec.evaluate` do, for Python and command line."""
+"""Train and evaluate: what `longrec.train` and `longrec.evaluate` do, for every caller."""
 
 from __future__ import annotations
 
 import fcntl
 import json
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,9 +23,9 @@ from longrec.evaluation.ranking import rank_targets
 from longrec.evaluation.summary import Metrics, summarise_ranks
 from longrec.models import build_model
 from longrec.provenance import provenance
-from longrec.recommender import Recommender
+from longrec.recommender import Recommender, check_times
 from longrec.settings import check_model, parse_settings, settings_of
-from longrec.training.checkpoint import drop_checkpoints, write_text
+from longrec.training.checkpoint import PREFIX, drop_checkpoints, write_text
 from longrec.training.fit import FitResult, Progress, fit
 
 Part = Literal["test", "validation"]
@@ -98,6 +99,7 @@ def _train(
 ) -> Recommender:
     plan = _plan(data, name, run, resume, settings)
     model_config, config = parse_settings(name, plan["settings"])
+    check_times(model_config, data.times)
     split = make_split(config.split, data)
     torch.manual_seed(config.seed)
     model = build_model(name, model_config, data.n_items).to(_device(device))
@@ -122,21 +124,17 @@ def _plan(
     data: Histories, name: str, run: Path, resume: bool, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What this run trains and from what, written before the first step; read when resuming."""
-    path = run / "training.json"
-    if resume and path.is_file():
-        try:
-            plan: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            kept = plan["settings"]
-        except (ValueError, KeyError) as error:
-            raise DataError(f"{path} is damaged ({error}): train again in a new folder.") from error
-        if plan["model"] != name:
-            raise UsageError(f"{run} trains {plan['model']!r}, not {name!r}; resume with its model")
+    plan = begun_plan(run) if resume else None
+    if plan is not None:
+        begun, kept = plan["model"], plan["settings"]
+        if begun != name:
+            raise UsageError(f"{run} trains {begun!r}, not {name!r}; resume with its model")
         given = _all_settings(name, settings)
         for key in settings:
-            if given[key] != kept[key]:
+            if given[key] != kept.get(key):
                 raise UsageError(
-                    f"{run} was started with {key}={kept[key]!r}, not {given[key]!r}: a resumed "
-                    "run keeps its settings; leave the key out, or train in a new folder"
+                    f"{run} was started with {key}={kept.get(key)!r}, not {given[key]!r}: a "
+                    "resumed run keeps its settings; leave the key out, or train in a new folder"
                 )
         if plan["provenance"]["data"]["fingerprint"] != data.fingerprint:
             raise DataError(
@@ -151,8 +149,22 @@ def _plan(
         "settings": everything,
         "provenance": provenance(data, everything["seed"]),
     }
-    write_text(path, json.dumps(plan, indent=1))
+    write_text(run / "training.json", json.dumps(plan, indent=1))
     return plan
+
+
+def begun_plan(run: Path) -> dict[str, Any] | None:
+    """Model, settings and provenance of a run that was begun and has not ended; None without."""
+    path = run / "training.json"
+    if not path.is_file():
+        return None
+    try:
+        plan = json.loads(path.read_text(encoding="utf-8"))
+        str(plan["provenance"]["data"]["fingerprint"])
+        whole = {"model": plan["model"], "settings": dict(plan["settings"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({error}): train again in a new folder.") from error
+    return whole | {"provenance": plan["provenance"]}
 
 
 def _all_settings(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,19 +192,13 @@ def _device(name: str) -> torch.device:
 
 @contextmanager
 def _claimed(folder: Path, resume: bool) -> Iterator[None]:
-    """Hold a run's folder: no other training may write to it meanwhile."""
-    if (folder / "config.json").is_file():
-        raise UsageError(
-            f"{folder} holds a trained recommender"
-            + ("; it has ended and needs no --resume" if resume else "; choose another folder")
-        )
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file; --out takes a folder")
-    begun = (folder / "training.json").is_file()
-    if begun and not resume:
-        raise UsageError(f"{folder} holds a run that has not ended: pass --resume to go on with it")
-    if not begun and folder.is_dir() and any(p.name != ".lock" for p in folder.iterdir()):
-        raise UsageError(f"{folder} holds other files and no run: choose an empty or new folder")
+    """Hold a run's folder: no other training may write to it meanwhile.
+
+    A training that fails before its first checkpoint leaves the folder as it was, so that the call
+    can be mended and given again; one that is killed or interrupted leaves what --resume needs.
+    """
+    new = not folder.exists()
+    begun = _check_free(folder, resume)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("w")
@@ -203,8 +209,37 @@ def _claimed(folder: Path, resume: bool) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise LongrecError(f"{folder}: another training is writing to it") from None
-        yield
-    (folder / ".lock").unlink(missing_ok=True)
+        _check_free(folder, resume)  # the training that held it may have ended just now
+        try:
+            yield
+        except Exception:
+            if not begun and not any(folder.glob(f"{PREFIX}*")):
+                (folder / "training.json").unlink(missing_ok=True)
+                if new:
+                    shutil.rmtree(folder, ignore_errors=True)
+            raise
+        finally:
+            (folder / ".lock").unlink(missing_ok=True)
+
+
+def _check_free(folder: Path, resume: bool) -> bool:
+    """Raise unless a training may use the folder; tell whether a run was begun in it."""
+    if (folder / "config.json").is_file():
+        raise UsageError(
+            f"{folder} holds a trained recommender"
+            + ("; it has ended and needs no --resume" if resume else "; choose another folder")
+        )
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file; --out takes a folder")
+    begun = (folder / "training.json").is_file()
+    if begun and not resume:
+        raise UsageError(
+            f"{folder} holds a run that has not ended: pass --resume (resume=True) to go on with "
+            "it, or choose another folder"
+        )
+    if not begun and folder.is_dir() and any(p.name != ".lock" for p in folder.iterdir()):
+        raise UsageError(f"{folder} holds other files and no run: choose an empty or new folder")
+    return begun
 
 
 def evaluate(
@@ -248,6 +283,12 @@ def evaluate(
     targets = getattr(aligned.split, split)
     if not len(targets):
         raise LongrecError(f"{data.path}: the split {made.name!r} has no {split} targets")
+    if not len(aligned.histories.items):
+        raise DataError(
+            f"{data.path}: the recommender knows none of its items; evaluate it on histories with "
+            "item ids of the kind that it was trained on"
+        )
+    check_times(recommender.model_config, data.times)
     ranks = rank_targets(
         recommender.model, aligned.histories, targets, recommender.train_config.context, progress
     )
@@ -276,5 +317,5 @@ def _keep(recommender: Recommender, metrics: Metrics, ranks: pl.DataFrame, data:
         ranks.write_parquet(temporary)
         temporary.replace(folder / "ranks.parquet")
         write_text(folder / "metrics.json", json.dumps(document, indent=1))
-    except OSError as error:
+    except (OSError, pl.exceptions.PolarsError) as error:
         raise LongrecError(f"{folder}: the evaluation was not kept: {error}") from error

@@ -1,4 +1,4 @@
-"""What models there are and what can be set: the registry as plain values, for people and programs."""
+"""What models there are and what can be set: the registry as plain values."""
 
 from __future__ import annotations
 

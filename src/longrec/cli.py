@@ -53,6 +53,7 @@ class Format(StrEnum):
 
 @app.callback(invoke_without_command=True)
 def top(
+    ctx: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; all cores by default.")
@@ -60,14 +61,21 @@ def top(
 ) -> None:
     """Next-item recommendation from very long user histories: from logs to recommendations."""
     if version:
+        from importlib.metadata import PackageNotFoundError
         from importlib.metadata import version as version_of
 
-        typer.echo(f"longrec {version_of('longrec')}")
+        try:
+            typer.echo(f"longrec {version_of('longrec')}")
+        except PackageNotFoundError:
+            typer.echo("longrec (from its source, not installed)")
         raise typer.Exit
     if threads is not None:
         import torch
 
         torch.set_num_threads(threads)
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
+        raise typer.Exit(2)
 
 
 @app.command()
@@ -172,16 +180,24 @@ def train(
 
     Example: [bold]longrec train histories --model elastic --out run --set dim=64[/bold]
     """
+    import shlex
+
     from longrec import console
+    from longrec.api import begun_plan
     from longrec.api import train as run
     from longrec.data.histories import open_histories
-    from longrec.errors import LongrecError
+    from longrec.errors import LongrecError, UsageError
     from longrec.settings import parse_assignments, parse_settings
 
     values: dict[str, Any] = dict(parse_assignments(settings or []))
     if context is not None:
+        if "context" in values:
+            raise UsageError("the context is given twice: by --context and by --set")
         values["context"] = context
     config = parse_settings(model, values)[1]
+    plan = begun_plan(out) if resume else None
+    if plan is not None and plan["model"] == model:
+        config = parse_settings(model, plan["settings"])[1]
     opened = open_histories(histories)
     console.say(
         f"{model} on {histories}: {opened.n_users:,} users, {opened.n_items:,} items, "
@@ -193,10 +209,8 @@ def train(
                 opened, model, out, resume=resume, device=device, progress=progress, **values
             )
     except KeyboardInterrupt:
-        raise LongrecError(
-            f"interrupted; go on with: longrec train {histories} --model {model} --out {out} "
-            "--resume"
-        ) from None
+        again = ["longrec", "train", str(histories), "--model", model, "--out", str(out)]
+        raise LongrecError(f"interrupted; go on with: {shlex.join(again)} --resume") from None
     ending = recommender.provenance["training"]
     if json:
         console.print_json({"run": str(out), "model": model} | ending)
@@ -243,6 +257,8 @@ def evaluate(
         console.print_json(dict(metrics) | {"detail": metrics.to_dict(), "run": str(run)})
     else:
         console.metrics_table(f"{recommender.name} ({run})", metrics)
+    if "warning" in metrics.notes:
+        console.say(f"warning: {metrics.notes['warning']}")
 
 
 @app.command()
@@ -263,9 +279,13 @@ def recommend(
     seen: Annotated[
         bool, typer.Option("--seen", help="Recommend items of the history, too.")
     ] = False,
-    form: Annotated[Format, typer.Option("--format", help="How to write them.")] = Format.table,
+    form: Annotated[
+        Format | None,
+        typer.Option("--format", help="How to write them: by --out's ending, else as a table."),
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Write to a file instead of standard output.")
+        Path | None,
+        typer.Option(help="A .csv, .parquet or .json file instead of standard output."),
     ] = None,
 ) -> None:
     """Recommend items to users, or for a history that you give.
@@ -281,6 +301,9 @@ def recommend(
         raise UsageError("give one of --user ID..., --history ITEM... and --all")
     if more and everybody:
         raise UsageError(f"--all takes no ids, but {more[0]!r} was given")
+    if history and data is not None:
+        raise UsageError("--history brings its own events: leave --data out")
+    form = _format(form, out)
     recommender = load(run)
     opened = None if data is None else open_histories(data)
     with console.counting("recommending") as progress:
@@ -296,28 +319,53 @@ def recommend(
     _write(found, form, out)
 
 
+def _format(form: Format | None, out: Path | None) -> Format:
+    """What to write, known before any work is done."""
+    from longrec.errors import UsageError
+
+    if out is None:
+        if form is Format.parquet and sys.stdout.isatty():
+            raise UsageError("Parquet is not for a terminal: pass --out FILE")
+        return form or Format.table
+    if form is None:
+        ending = out.suffix.removeprefix(".").lower()
+        form = Format(ending) if ending in {f.value for f in Format} else Format.table
+    if form is Format.table:
+        raise UsageError(
+            f"{out}: a table is for the screen; pass --format csv, parquet or json, or name the "
+            "file so"
+        )
+    if not out.parent.is_dir():
+        raise UsageError(f"{out}: there is no folder {out.parent}")
+    return form
+
+
 def _write(found: pl.DataFrame, form: Format, out: Path | None) -> None:
     """Write recommendations, to a file whole or not at all."""
     import io
     import os
 
+    from polars.exceptions import PolarsError
+
     from longrec import console
     from longrec.errors import UsageError
 
-    if form is Format.table and out is None:
+    if form is Format.table:
         console.table("recommendations", found.columns, found.rows())
         return
     text = io.BytesIO()
-    if form is Format.parquet:
-        if out is None and sys.stdout.isatty():
-            raise UsageError("Parquet is not for a terminal: pass --out FILE")
-        found.write_parquet(text)
-    elif form is Format.json:
-        text.write(found.write_json().encode() + b"\n")
-    else:
-        found.write_csv(text)
+    try:
+        if form is Format.parquet:
+            found.write_parquet(text)
+        elif form is Format.json:
+            text.write(found.write_json().encode() + b"\n")
+        else:
+            found.write_csv(text)
+    except PolarsError as error:  # ids of bytes, for one
+        raise UsageError(f"--format {form}: {str(error).splitlines()[0]}; try parquet") from error
     if out is None:
         sys.stdout.buffer.write(text.getvalue())
+        sys.stdout.flush()  # here, where a reader that has stopped is no traceback
         return
     temporary = out.with_name(f".{out.name}.tmp")
     temporary.write_bytes(text.getvalue())
@@ -449,14 +497,16 @@ def main() -> None:
         sys.exit(1)
     except (OSError, MemoryError) as error:
         _fail(str(error) or type(error).__name__, 1)
+    except RuntimeError as error:
+        if "memory" not in str(error):  # torch's own errors for want of it are of this class
+            raise
+        _fail(f"not enough memory: {str(error).splitlines()[0]}", 1)
 
 
 def _fail(message: str, status: int) -> None:
-    from rich.markup import escape
+    from longrec.console import fail
 
-    from longrec.console import err
-
-    err.print(f"[red]error:[/red] {escape(message)}")
+    fail(message)
     sys.exit(status)
 
 

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -21,52 +20,72 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from longrec.evaluation.summary import Metrics
     from longrec.training.fit import Report
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+# Ids, paths and messages are shown as they are: no markup, emoji codes or control characters.
+out = Console(highlight=False, soft_wrap=True, emoji=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def say(text: str) -> None:
     """A line for people, on standard error; ids in it are shown as they are."""
-    err.print(escape(text))
+    err.print(plain(text), markup=False)
+
+
+def fail(message: str) -> None:
+    """One message on standard error, for people."""
+    err.print(Text.assemble(("error:", "red"), " ", plain(message)))
+
+
+def plain(text: str) -> str:
+    """Text that cannot steer a terminal: control characters become \\x1b and the like."""
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def print_json(value: Any) -> None:
     """One JSON document on standard output, for programs."""
     sys.stdout.write(json.dumps(value, indent=2, default=str, allow_nan=False) + "\n")
+    sys.stdout.flush()
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table on standard output; numbers stand to the right."""
-    shown = Table(title=escape(title), title_justify="left", title_style="bold")
+    shown = Table(title=Text(plain(title)), title_justify="left", title_style="bold")
+    shown.show_header = any(columns)
     for number, name in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[number], int | float) for row in rows)
-        shown.add_column(escape(name), justify="right" if numeric else "left", overflow="fold")
+        shown.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        shown.add_row(*(escape(_cell(value)) for value in row))
+        shown.add_row(*(Text(_cell(value)) for value in row))
     out.print(shown)
 
 
 def _cell(value: object) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    text = f"{value:.4f}" if isinstance(value, float) else str(value)
+    return plain(text).replace("\n", "\\n")
 
 
 @contextmanager
 def counting(what: str) -> Iterator[Any]:
     """A progress bar for work told as (done, of all)."""
     with Progress(
-        TextColumn(escape(what)),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         TimeRemainingColumn(),
         console=err,
         transient=True,
+        disable=not err.is_terminal,
     ) as bar:
-        task = bar.add_task(what, total=None)
+        task = bar.add_task(plain(what), total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
@@ -78,17 +97,18 @@ class TrainingProgress:
         self.shown, self.drawn = 0, 0.0
         self.bar = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TextColumn("{task.fields[state]}"),
             console=err,
             transient=True,
+            disable=not err.is_terminal,
         )
 
     def __enter__(self) -> TrainingProgress:
         self.bar.start()
-        self.task = self.bar.add_task(escape(self.name), total=None, state="")
+        self.task = self.bar.add_task(self.name, total=None, state="")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -102,8 +122,9 @@ class TrainingProgress:
             row = place.rows[-1]
             best = " best" if row["ndcg10"] == place.best else ""
             self.bar.console.print(
-                f"{escape(self.name)}  epoch {row['epoch']:>3}  loss {row['loss']:.4f}  "
-                f"validation NDCG@10 {row['ndcg10']:.4f}{best}  {row['seconds']:.0f} s"
+                f"{self.name}  epoch {row['epoch']:>3}  loss {row['loss']:.4f}  "
+                f"validation NDCG@10 {row['ndcg10']:.4f}{best}  {row['seconds']:.0f} s",
+                markup=False,
             )
         now = time.monotonic()
         if now - self.drawn < 0.2:
@@ -118,7 +139,7 @@ class TrainingProgress:
             state, step = f"validating {report.validating:.0%}  {state}", report.steps
         self.bar.update(
             self.task,
-            description=f"{escape(self.name)} epoch {place.epoch + 1}/{self.max_epochs}",
+            description=f"{self.name} epoch {place.epoch + 1}/{self.max_epochs}",
             completed=step,
             total=report.steps,
             state=state,
@@ -158,7 +179,7 @@ def metrics_table(name: str, metrics: Metrics) -> None:
                 for b in metrics.buckets
             ],
         )
-    out.print(escape(metrics.protocol()))
+    out.print(plain(metrics.protocol()), markup=False)
 
 
 def facts_table(title: str, facts: Mapping[str, object]) -> None:

@@ -1,20 +1,7 @@
-"""The trained thing: a model with its catalog, saved, loaded and asked for recommendations.
-
-RUN/
-  config.json          format, model, settings, digests of the other files
-  model.safetensors    weights
-  catalog.parquet      item ids and counts
-  provenance.json      data, command, seed, commit, machine, how training ended
-  log.csv              one row per validation
-  metrics.json, ranks.parquet   of the last evaluation
-"""
+"""The trained thing: a model with its catalog, saved, loaded and asked for recommendations."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,25 +10,21 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import polars as pl
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from longrec.data.aligned import align_items
-from longrec.data.catalog import Catalog
+from longrec.data.catalog import Catalog, as_ids
 from longrec.data.histories import Histories, open_histories
-from longrec.errors import DataError, LongrecError, UsageError
+from longrec.errors import DataError, UsageError
 from longrec.evaluation.ranking import Requests, encode_targets
 from longrec.models import Model, build_model
 from longrec.retrieval.exact import top_k
+from longrec.saving import read_folder, write_folder
 from longrec.settings import parse_settings, settings_of
-from longrec.training.checkpoint import sync, write_text
 from longrec.training.config import TrainConfig
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = 1
-FILES = ("model.safetensors", "catalog.parquet", "provenance.json")
 PERSONAL, COLD = "personal", "cold"
 
 
@@ -84,7 +67,13 @@ class Recommender:
         source = self.provenance.get("data", {})
         if "path" not in source:
             raise UsageError("this recommender does not know its histories: pass data=")
-        histories = open_histories(source["path"])
+        try:
+            histories = open_histories(source["path"])
+        except DataError as error:
+            raise DataError(
+                f"{error} (The recommender was trained on it; other histories are passed as data= "
+                "or --data.)"
+            ) from error
         if histories.fingerprint != source["fingerprint"]:
             raise DataError(
                 f"{histories.path} has changed since {self.folder or 'the recommender'} was "
@@ -96,7 +85,7 @@ class Recommender:
     def recommend(
         self,
         users: Sequence[Any] | pl.Series | None = None,
-        data: Histories | None = None,
+        data: Histories | str | Path | None = None,
         histories: Sequence[Sequence[Any]] | None = None,
         k: int = 10,
         exclude_seen: bool = True,
@@ -108,8 +97,8 @@ class Recommender:
         Parameters
         ----------
         users : sequence of ids, or None
-            None with `data`: all of its users.
-        data : Histories or None
+            None: all users of the data.
+        data : Histories, path or None
             Where the users' events are; the recommender's own training data by default.
         histories : sequence of sequences of item ids, or None
             Instead of users; oldest event first. Users are then numbered from 0.
@@ -126,10 +115,20 @@ class Recommender:
         -------
         frame
             Columns user, rank (from 1), item, score, policy. An unknown user or a history without
-            known items gets popular items, and `policy` says "cold" instead of "personal".
+            known items gets popular items, scored by their events, and `policy` says "cold"
+            instead of "personal". There are fewer than k rows where the items run out.
+
+        Raises
+        ------
+        UsageError
+            When the call is wrong, or the model reads times and there are none.
+        DataError
+            When the training data is wanted and is gone or has changed.
         """
         if k < 1:
             raise UsageError(f"k is {k}; it must be at least 1")
+        if frame not in ("polars", "pandas"):
+            raise UsageError(f"frame is {frame!r}; choose 'polars' or 'pandas'")
         if histories is not None:
             if users is not None or data is not None:
                 raise UsageError("give either users (with data) or histories, not both")
@@ -138,22 +137,27 @@ class Recommender:
             times = None
         else:
             data = self.data() if data is None else data
+            data = data if isinstance(data, Histories) else open_histories(data)
             if users is None:
                 rows, ids = np.arange(data.n_users), data.user_ids
             else:
                 rows = data.find_users(users)
-                ids = users if isinstance(users, pl.Series) else pl.Series("user", list(users))
-                ids = _as_own_ids(ids, data.user_ids, rows)
+                ids = _own_ids(users, data.user_ids.dtype)
             items, times, offsets = _gather(data, rows)
             items = align_items(data.catalog, self.catalog)[items]
         found = self._top(items, times, offsets, k, exclude_seen, progress)
         result = found.with_columns(user=ids.gather(found["row"].to_numpy())).select(
             "user", "rank", "item", "score", "policy"
         )
-        return result.to_pandas() if frame == "pandas" else result
+        return _to_pandas(result) if frame == "pandas" else result
 
     def _given(self, histories: Sequence[Sequence[Any]]) -> tuple[np.ndarray, np.ndarray]:
         """Item indices of given histories, one after the other, and their bounds."""
+        for history in histories:
+            if isinstance(history, str | bytes) or not hasattr(history, "__len__"):
+                raise UsageError(
+                    f"histories is a list of histories, each a list of item ids, not {history!r}"
+                )
         lengths = [len(history) for history in histories]
         flat = [item for history in histories for item in history]
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
@@ -169,6 +173,7 @@ class Recommender:
         progress: Callable[[int, int], None] | None,
     ) -> pl.DataFrame:
         """Top k per history as a frame: row, rank, item, score, policy."""
+        check_times(self.model_config, times)
         users = len(offsets) - 1
         known = items > 0
         owner = np.repeat(np.arange(users), np.diff(offsets))[known]
@@ -178,8 +183,6 @@ class Recommender:
         warm = np.flatnonzero(lengths)
         read = lengths[warm] if self.limit is None else np.minimum(lengths[warm], self.limit)
         requests = Requests(ends[warm] - read, read, np.arange(len(warm) + 1), read - 1)
-        seen_rows = torch.from_numpy(owner if exclude_seen else owner[:0])
-        seen_items = torch.from_numpy((items if exclude_seen else items[:0]).astype(np.int64))
         width = min(k, self.catalog.n_items)
         scores = torch.full((users, width), -torch.inf)
         best = torch.zeros((users, width), dtype=torch.int64)
@@ -187,11 +190,12 @@ class Recommender:
         def use(numbers: np.ndarray, h: torch.Tensor) -> None:
             order = np.argsort(numbers)
             chosen = warm[numbers[order]]
-            mine = torch.isin(seen_rows, torch.from_numpy(chosen))
-            local = torch.searchsorted(torch.from_numpy(chosen), seen_rows[mine])
+            seen = lengths[chosen] if exclude_seen else np.zeros(len(chosen), np.int64)
+            local = torch.from_numpy(np.repeat(np.arange(len(chosen)), seen))
+            excluded = torch.from_numpy(items[_places(ends[chosen] - seen, seen)].astype(np.int64))
             at = torch.from_numpy(order).to(h.device)
-            found = top_k(self.model, h[at], k, local, seen_items[mine])
-            scores[chosen], best[chosen] = found.scores, found.items
+            found = top_k(self.model, h[at], k, local, excluded)
+            scores[chosen], best[chosen] = found.scores.float(), found.items
 
         if len(warm):
             events = _Events(items.astype(np.int32), times)
@@ -216,35 +220,18 @@ class Recommender:
     def save(self, folder: str | Path) -> Path:
         """Write the recommender to a folder; each file appears whole or not at all.
 
-        config.json, which holds the digests of the others, comes last: without it the folder is
-        not a recommender.
+        Raises
+        ------
+        LongrecError
+            When it cannot be written.
         """
         folder = Path(folder)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "config.json").unlink(missing_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as temporary:
-                work = Path(temporary)
-                weights = {k: v.contiguous().cpu() for k, v in self.model.state_dict().items()}
-                save_file(weights, work / "model.safetensors")
-                self.catalog.save(work / "catalog.parquet")
-                (work / "provenance.json").write_text(json.dumps(self.provenance, indent=1))
-                digests = {name: _digest(work / name) for name in FILES}
-                for name in FILES:
-                    sync(work / name)
-                    os.replace(work / name, folder / name)
-            config = {
-                "format": FORMAT,
-                "model": self.name,
-                "model_config": settings_of(self.model_config),
-                "train_config": settings_of(self.train_config),
-                "items": self.catalog.n_items,
-                "digests": digests,
-            }
-            config["digest"] = _digest_of(config)
-            write_text(folder / "config.json", json.dumps(config, indent=1))
-        except OSError as error:
-            raise LongrecError(f"{folder}: the recommender was not saved: {error}") from error
+        config = {
+            "model": self.name,
+            "model_config": settings_of(self.model_config),
+            "train_config": settings_of(self.train_config),
+        }
+        write_folder(folder, config, self.model.state_dict(), self.catalog, self.provenance)
         self.folder = folder
         return folder
 
@@ -259,72 +246,32 @@ def load(folder: str | Path) -> Recommender:
         edited, or of a newer version. The message says which file and what to do.
     """
     folder = Path(folder)
-    config = _read_config(folder)
-    for name, digest in config["digests"].items():
-        if not (folder / name).is_file():
-            raise DataError(f"{folder / name} is missing: copy the whole folder again, or retrain.")
-        if _digest(folder / name) != digest:
-            raise DataError(
-                f"{folder / name} is not what was saved (its digest differs): it was truncated or "
-                "edited. Copy the folder again, or retrain."
-            )
-    settings = config["model_config"] | config["train_config"]
+    config, weights, catalog, provenance = read_folder(folder)
+    name = config["model"]
     try:
-        model_config, train_config = parse_settings(config["model"], settings)
+        model_config, train_config = parse_settings(
+            name, config["model_config"] | config["train_config"]
+        )
     except UsageError as error:
         raise DataError(f"{folder / 'config.json'}: {error}") from error
-    catalog = Catalog.load(folder / "catalog.parquet")
-    model = build_model(config["model"], model_config, catalog.n_items)
+    model = build_model(name, model_config, catalog.n_items)
     try:
-        model.load_state_dict(load_file(folder / "model.safetensors"))
-    except (SafetensorError, RuntimeError, KeyError) as error:
+        model.load_state_dict(weights)
+    except (RuntimeError, KeyError) as error:
         raise DataError(
             f"{folder / 'model.safetensors'} does not hold the weights that config.json "
-            f"describes: {str(error).splitlines()[0]}"
+            f"describes: {' '.join(str(error).split())[:300]}"
         ) from error
-    return Recommender(
-        config["model"],
-        model.eval(),
-        model_config,
-        train_config,
-        catalog,
-        json.loads((folder / "provenance.json").read_text()),
-        folder,
-    )
+    return Recommender(name, model.eval(), model_config, train_config, catalog, provenance, folder)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; train a recommender with `longrec train`.")
-    if not path.is_file():
-        unfinished = (folder / "training.json").is_file()
-        raise DataError(
-            f"{folder} holds a training run that has not ended: go on with `longrec train "
-            f"--resume --out {folder}`."
-            if unfinished
-            else f"{folder} is not a recommender: it has no config.json."
+def check_times(model_config: Any, times: object) -> None:
+    """Raise UsageError where a model that forgets by time would read events without times."""
+    if times is None and getattr(model_config, "forgetting", None) == "time":
+        raise UsageError(
+            "this model forgets by time, and these histories have no times: use histories with "
+            "times, or train with forgetting=events"
         )
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        digest = config.pop("digest")
-        version = config["format"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{path} is damaged ({error}): copy the folder again, or retrain."
-        ) from error
-    if version != FORMAT:
-        newer = isinstance(version, int) and version > FORMAT
-        raise DataError(
-            f"{path} has format {version}, this longrec reads {FORMAT}: "
-            + ("upgrade longrec." if newer else "retrain.")
-        )
-    if digest != _digest_of(config):
-        raise DataError(
-            f"{path} was edited by hand (its digest differs): restore it, or train with the "
-            "settings that you want."
-        )
-    return dict(config)
 
 
 @dataclass(frozen=True, eq=False)
@@ -340,22 +287,28 @@ def _gather(data: Histories, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray |
     begin = np.where(rows >= 0, data.offsets[:-1][rows], 0)
     lengths = np.where(rows >= 0, data.lengths[rows], 0)
     offsets = np.concatenate([[0], lengths.cumsum()])
-    place = np.arange(offsets[-1]) + np.repeat(begin - offsets[:-1], lengths)
+    place = _places(begin, lengths)
     times = None if data.times is None else data.times[place]
     return data.items[place], times, offsets
 
 
-def _as_own_ids(given: pl.Series, own: pl.Series, rows: np.ndarray) -> pl.Series:
-    """The ids asked for in the data's own type where all are known, else as they were given."""
-    if len(rows) and (rows >= 0).all():
-        return own.gather(rows)
-    return given
+def _places(begin: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """begin[0], begin[0] + 1, … (lengths[0] of them), then the same of the next stretch, …"""
+    before = lengths.cumsum() - lengths
+    places: np.ndarray = np.arange(lengths.sum()) + np.repeat(begin - before, lengths)
+    return places
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _own_ids(given: Sequence[Any] | pl.Series, dtype: pl.DataType) -> pl.Series:
+    """The ids asked for in the data's own type; as text if some could not be ids of that type."""
+    own = as_ids(given, dtype, "user")
+    if own.null_count():
+        own = pl.Series([None if value is None else str(value) for value in given], dtype=pl.String)
+    return own
 
 
-def _digest_of(config: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+def _to_pandas(frame: pl.DataFrame) -> pd.DataFrame:
+    try:
+        return frame.to_pandas()
+    except ModuleNotFoundError as error:
+        raise UsageError("frame='pandas' needs pandas: pip install pandas") from error

@@ -7,6 +7,7 @@ be text, as on a command line. Unknown keys are errors that name the nearest kno
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any, get_type_hints
@@ -62,6 +63,8 @@ def _make(cls: type[Any], values: Mapping[str, Any]) -> Any:
         except ValidationError as error:
             message = error.errors()[0]["msg"]
             raise UsageError(f"{key} is {value!r}: {message[0].lower()}{message[1:]}") from None
+        if isinstance(checked[key], float) and math.isnan(checked[key]):
+            raise UsageError(f"{key} is nan; it must be a number")  # compares false to any bound
     try:
         return cls(**checked)
     except ValueError as error:

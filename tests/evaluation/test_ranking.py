@@ -53,9 +53,7 @@ class Fixed(Model):
 def by_hand(model: Model, histories, targets: Targets, limit: int | None = None) -> pl.DataFrame:
     """One target at a time, one item at a time."""
     rows = []
-    for user, position, known in zip(
-        targets.users, targets.positions, targets.known, strict=True
-    ):
+    for user, position, known in zip(targets.users, targets.positions, targets.known, strict=True):
         start = int(histories.offsets[user])
         history = histories.items[start:position].tolist()
         read = history if limit is None else history[-limit:]

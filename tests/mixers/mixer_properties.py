@@ -190,6 +190,20 @@ def check_splits(
         same_state(map_state(lambda part, b=b: part[b : b + 1], state), final, tolerance)
 
 
+def check_empty_rows(make: Make) -> None:
+    """3: rows without events leave every gradient finite, also through the state."""
+    mixer = build(make)
+    assert isinstance(mixer, StreamingMixer)
+    x, times = torch.randn(2, 5, DIM, dtype=torch.float64), torch.arange(5).expand(2, 5) * 100
+    x.requires_grad_()
+    first, state = mixer.prefill(x, mixer.initial_state(2), Context(torch.tensor([0, 3]), times))
+    later, _ = mixer.prefill(x, state, Context(torch.tensor([2, 0]), times + 1000))
+    (first[1, :3].sum() + later[0, :2].sum()).backward()
+    for key, part in {"input": x, **dict(mixer.named_parameters())}.items():
+        if part.grad is not None:
+            assert torch.isfinite(part.grad).all(), f"gradient of {key} is not finite"
+
+
 def check_neighbours(make: Make, train: bool) -> None:
     """4: a history alone, padded, packed, and among any neighbours gives the same outputs."""
     mixer = build(make).train(train)

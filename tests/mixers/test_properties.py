@@ -59,6 +59,11 @@ def test_any_split_gives_what_forward_gives(make, pieces, steps):
     properties.check_splits(make, pieces, steps)
 
 
+@pytest.mark.parametrize("make", STREAMING)
+def test_rows_without_events_spoil_no_gradient(make):
+    properties.check_empty_rows(make)
+
+
 @EVERY
 @pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
 def test_neighbours_and_padding_change_nothing(make, train):

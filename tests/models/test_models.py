@@ -114,9 +114,7 @@ def test_streaming_gives_what_encode_gives(name):
     h = model.encode(items, Context(times=times))
     state = model.initial_state(3)
     got, first = [], torch.tensor([9, 0, 4])
-    part, state = model.prefill(
-        items[:, :10], state, Context(lengths=first, times=times[:, :10])
-    )
+    part, state = model.prefill(items[:, :10], state, Context(lengths=first, times=times[:, :10]))
     assert state.count.tolist() == first.tolist()
     assert torch.equal(state.output[1], torch.zeros_like(state.output[1]))
     for row, length in enumerate(first.tolist()):
@@ -131,7 +129,9 @@ def test_streaming_gives_what_encode_gives(name):
         got.append(y)
     assert state.count.tolist() == [29, 20, 24]
     # The state after prefill is the one after steps, and of a size that does not grow.
-    whole, final = model.prefill(items[:1, :29], model.initial_state(1), Context(times=times[:1, :29]))
+    whole, final = model.prefill(
+        items[:1, :29], model.initial_state(1), Context(times=times[:1, :29])
+    )
     near(whole, h[:1, :29])
     sizes = []
     map_state(lambda part: sizes.append(part[:1].shape) or part, final)
@@ -241,7 +241,9 @@ def test_weights_and_counts_survive_saving(name, tmp_path):
     other = build_model(name, model.config, model.n_items).eval()
     other.load_state_dict(load_file(tmp_path / "model.safetensors"))
     items = sequences()[0] % 5 + 1
-    assert torch.equal(other.score(other.encode(items)[:, -1]), model.score(model.encode(items)[:, -1]))
+    assert torch.equal(
+        other.score(other.encode(items)[:, -1]), model.score(model.encode(items)[:, -1])
+    )
 
 
 BAD = [
@@ -336,3 +338,10 @@ def test_a_model_without_a_config_is_refused():
 
     with pytest.raises(TypeError, match="must be a frozen dataclass"):
         register_model("nameless")(Nameless)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_weights_are_contiguous(name):
+    """A fused optimiser whose state was saved and loaded would pair strided weights wrongly."""
+    for key, tensor in make(name).state_dict().items():
+        assert tensor.is_contiguous(), key

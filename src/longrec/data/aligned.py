@@ -1,4 +1,4 @@
-"""Histories in another catalog's item indices: how a model reads data that it was not trained on."""
+"""Histories in another catalog's item indices: how a model reads data of others."""
 
 from __future__ import annotations
 

@@ -77,12 +77,13 @@ def encode_targets(
     """Encode stretches in batches of similar length and hand on h (n, D) of their targets.
 
     Histories longer than 4,096 events are read in windows with the state carried on where the
-    model has one. `use` gets the targets' numbers and their h, in any order, each target once.
+    model has one. `use` gets the targets' numbers and their h, in any order, each target once;
+    targets of empty stretches are left out.
     """
     carries = isinstance(model, SequenceModel) and model.streaming == "exact"
     longest, device = int(requests.lengths.max(initial=1)), model.device
     window = WINDOW if carries else longest
-    order = np.arange(len(requests.lengths))
+    order = np.flatnonzero(requests.lengths)  # what is empty is not read and must join no group
     groups = group(requests.lengths, order, batch_tokens, window)
     done = 0
     for number, (low, high) in enumerate(zip(groups.starts[:-1], groups.starts[1:], strict=True)):

@@ -104,7 +104,8 @@ class DispatcherMixer(StreamingMixer):
         self.output = nn.Linear(dim, dim, bias=False)
         self.experts = nn.Parameter(torch.randn(heads, experts, dim // heads))
         # Temperatures spread over 2..8 in an order that has nothing to do with the half-lives.
-        place = torch.arange(heads * experts, dtype=torch.float64).view(experts, heads).t()
+        place = torch.arange(heads * experts, dtype=torch.float64).view(experts, heads)
+        place = place.t().contiguous()  # fused optimisers mix up strided weights on resuming
         tau = 2 + 6 * (place * (math.sqrt(5) - 1) / 2 % 1)
         self.temperature = nn.Parameter(torch.logit(tau / MAX_TEMPERATURE).float())
         if forgetting != "none":
@@ -145,7 +146,10 @@ class DispatcherMixer(StreamingMixer):
             self.chunk,
         )
         mean = sums / weight.clamp_min(TINY)[..., None]
-        new = DispatcherState(mean, weight.log(), kept, time)
+        # Rows without events stay at log 0, and must not send its gradient back.
+        log_weight = weight.masked_fill(weight == 0, 1.0).log()
+        log_weight = log_weight.masked_fill(weight == 0, -math.inf)
+        new = DispatcherState(mean, log_weight, kept, time)
         return self.output(join_heads(y).to(x.dtype)), new
 
     def step(self, x: Tensor, state: State, ctx: Context = EMPTY) -> tuple[Tensor, State]:

@@ -39,11 +39,10 @@ class ElasticConfig:
                 f"half_life_min is {self.half_life_min} and half_life_max {self.half_life_max}; "
                 "they must be positive and in this order"
             )
-        if self.time_scale <= 0 or self.convolution < 0:
-            raise ValueError(
-                f"time_scale is {self.time_scale} and convolution {self.convolution}; the former "
-                "must be above 0 and the latter at least 0"
-            )
+        if self.time_scale <= 0:
+            raise ValueError(f"time_scale is {self.time_scale}; it must be above 0")
+        if self.convolution < 0:
+            raise ValueError(f"convolution is {self.convolution}; it must be at least 0")
 
 
 @register_model("elastic")

@@ -37,13 +37,13 @@ def top_k(model: Model, h: Tensor, k: int, rows: Tensor, excluded: Tensor) -> To
     Returns
     -------
     TopK
-        On the CPU. Ties are broken by item index, so that the same call gives the same items.
+        On the CPU. Of equal scores the smaller item index comes first, at the k-th place, too.
     """
     block = max(1, SCORES_AT_ONCE // (model.n_items + 1))
     wide = min(k, model.n_items)
     found = []
     for start in range(0, len(h), block):
-        scores = model.score(h[start : start + block]).float()
+        scores = model.score(h[start : start + block])
         low, high = torch.searchsorted(rows, torch.tensor([start, start + block])).tolist()
         mask = (rows[low:high] - start).to(scores.device), excluded[low:high].to(scores.device)
         scores[mask] = -torch.inf
@@ -58,7 +58,21 @@ def top_k(model: Model, h: Tensor, k: int, rows: Tensor, excluded: Tensor) -> To
 def _best(scores: Tensor, k: int) -> TopK:
     """Top k of (n, N + 1), equal scores in item order (topk alone promises no order of ties)."""
     best, items = scores.topk(k, dim=1)
+    last = best[:, -1:]
+    unsure = (scores == last).sum(1) > (best == last).sum(1)
+    unsure &= last[:, 0] > -torch.inf
+    if unsure.any():
+        items[unsure] = _first_of_ties(scores[unsure], last[unsure], k)
+        best = scores.gather(1, items)
     by_item = items.argsort(dim=1)
     best, items = best.gather(1, by_item), items.gather(1, by_item)
     order = best.argsort(dim=1, descending=True, stable=True)
     return TopK(best.gather(1, order), items.gather(1, order))
+
+
+def _first_of_ties(scores: Tensor, last: Tensor, k: int) -> Tensor:
+    """Items (n, k) of the top k where more items than fit have the score of the k-th, `last`."""
+    above, level = ~(scores <= last), scores == last
+    room = k - above.sum(1, keepdim=True)
+    chosen = above | (level & (level.cumsum(1, dtype=torch.int32) <= room))
+    return chosen.nonzero()[:, 1].view(-1, k)

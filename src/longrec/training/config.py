@@ -42,7 +42,7 @@ class TrainConfig:
     split: str = "leave-one-out"
     context: int | None = None
     window: int = 4096
-    batch_tokens: int = 6000
+    batch_tokens: int = 2000
     learning_rate: float = 1e-3
     beta1: float = 0.9
     beta2: float = 0.98

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -32,6 +32,7 @@ from longrec.metrics import MISS, summarise
 from longrec.mixers import Context
 from longrec.mixers.base import map_state
 from longrec.models import CountingModel, Model, SequenceModel, UserState
+from longrec.models.base import Block
 from longrec.training.checkpoint import load_checkpoint, save_checkpoint, write_text
 from longrec.training.config import TrainConfig
 from longrec.training.objective import make_objective
@@ -140,6 +141,11 @@ def fit(
     if isinstance(model, CountingModel):
         return _count(model, histories, split, config)
     assert isinstance(model, SequenceModel)
+    if not model.causal or not all(cast(Block, block).mixer.causal for block in model.blocks):
+        raise LongrecError(
+            f"{type(model).__name__} sees later events, so that predicting each next item would "
+            "train it to copy: only causal models can be trained with this loss"
+        )
     window = config.window if model.streaming == "exact" else context or int(np.iinfo("i4").max)
     data = TrainingData(
         histories, split.train_end, context, window, config.batch_tokens, config.seed

@@ -1,0 +1,282 @@
+"""Fitting: what is read, how it stops, and that it learns."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from longrec.data.batches import TrainingData
+from longrec.data.splits import leave_one_out, make_split
+from longrec.errors import LongrecError
+from longrec.evaluation.ranking import rank_targets
+from longrec.losses import full_cross_entropy
+from longrec.models import MODELS, build_model
+from longrec.training import fit as fitting
+from longrec.training.config import TrainConfig
+from longrec.training.fit import draw, fit
+
+QUICK = {"max_epochs": 2, "batch_tokens": 400, "warmup_steps": 5, "learning_rate": 1e-2}
+SMALL = {"dim": 16, "layers": 1, "ffn_dim": 16, "dropout": 0.0}
+
+
+def model_of(name: str, n_items: int, **settings):
+    torch.manual_seed(0)
+    chosen = settings or (SMALL if name not in ("popularity", "last-item") else {})
+    return build_model(name, MODELS[name].config_class(**chosen), n_items)
+
+
+@pytest.fixture
+def histories(make_histories, ring):
+    rows = ring(60, 30, 3, 60)
+    times = [[n * 50 + user for n in range(len(row))] for user, row in enumerate(rows)]
+    return make_histories(rows, times, n_items=30)
+
+
+def run_of(model, histories, folder, split="leave-one-out", progress=None, **settings):
+    folder.mkdir(exist_ok=True)
+    config = TrainConfig(**(QUICK | settings))
+    return fit(model, histories, make_split(split, histories), config, folder, progress=progress)
+
+
+@pytest.mark.parametrize("name", ["elastic", "hydrarec", "sasrec-rotary"])
+@pytest.mark.parametrize("window", [1, 7, 16])
+def test_windows_with_carried_state_give_the_loss_of_whole_histories(
+    tmp_path, histories, name, window
+):
+    model = model_of(name, 30)
+    split = leave_one_out(histories)
+
+    def reading(window: int) -> tuple[float, int]:
+        config = TrainConfig(**QUICK, window=window)
+        data = TrainingData(histories, split.train_end, None, window, 400, 0)
+        fitted = fitting._Fit(model, data, split, config, tmp_path, None)
+        total, events = 0.0, 0
+        for batch in data.epoch(0).batches():
+            real = batch.targets > 0
+            with torch.no_grad():
+                h = fitted.encode(batch)[real]
+            loss = full_cross_entropy(h, model.item_vectors(), batch.targets[real])
+            total, events = total + loss.item() * int(real.sum()), events + int(real.sum())
+        return total / events, events
+
+    (whole, events), (windowed, as_many) = reading(4096), reading(window)
+    assert events == as_many == int((split.train_end - histories.offsets[:-1] - 1).sum())
+    assert windowed == pytest.approx(whole, abs=1e-5)
+
+
+def test_the_state_between_windows_is_detached(tmp_path, histories):
+    model, split = model_of("elastic", 30), leave_one_out(histories)
+    data = TrainingData(histories, split.train_end, None, 8, 400, 0)
+    fitted = fitting._Fit(model, data, split, TrainConfig(**QUICK), tmp_path, None)
+    carried = 0
+    for batch in data.epoch(0).batches():
+        fitted.encode(batch).sum().backward()
+        assert (fitted.state is not None) == batch.carries
+        if fitted.state is not None:
+            carried += 1
+            assert not fitted.state.output.requires_grad
+            assert not fitted.state.layers[0].mean.requires_grad
+    assert carried > 3
+
+
+@pytest.mark.parametrize("name", ["elastic", "hydrarec", "sasrec", "sasrec-rotary"])
+def test_training_learns(tmp_path, histories, name):
+    counted = run_of(model_of("popularity", 30), histories, tmp_path)
+    told = []
+    result = run_of(model_of(name, 30), histories, tmp_path, max_epochs=12, progress=told.append)
+    assert result.stop == "max_epochs"
+    assert not result.converged
+    assert result.epochs == 12
+    assert [row.epoch for row in result.rows] == list(range(1, 13))
+    assert result.rows[-1].loss < 0.8 * result.rows[0].loss
+    assert result.validation["ndcg@10"] == max(row.ndcg10 for row in result.rows)
+    assert result.validation["ndcg@10"] > counted.validation["ndcg@10"] + 0.1
+    assert result.events == 12 * int(
+        (leave_one_out(histories).train_end - histories.offsets[:-1] - 1).sum()
+    )
+    assert told[-1].place.epoch == 12
+    assert any(report.validating is not None for report in told)
+
+
+@pytest.mark.parametrize("average", [0.0, 0.95])
+def test_the_model_is_left_with_its_best_weights(tmp_path, histories, average):
+    model = model_of("hydrarec", 30)
+    result = run_of(model, histories, tmp_path, max_epochs=6, learning_rate=0.2, average=average)
+    assert not model.training
+    ranks = rank_targets(model, histories, leave_one_out(histories).validation)
+    metrics = fitting._metrics(ranks)
+    assert {k: metrics[k] for k in ("ndcg@10", "hr@10")} == result.validation
+
+
+@pytest.mark.parametrize(
+    "settings", [{"loss": "sampled", "negatives": 20}, {"precision": "bfloat16"}]
+)
+@pytest.mark.parametrize("name", ["elastic", "hydrarec", "sasrec", "sasrec-rotary"])
+def test_other_losses_and_precisions_learn(tmp_path, histories, name, settings):
+    result = run_of(model_of(name, 30), histories, tmp_path, max_epochs=8, window=16, **settings)
+    assert result.rows[-1].loss < 0.9 * result.rows[0].loss
+    assert result.validation["ndcg@10"] > 0.35
+
+
+def test_the_number_of_workers_changes_nothing(tmp_path, histories):
+    weights = []
+    for workers in (0, 2):
+        model = model_of("elastic", 30)
+        result = run_of(model, histories, tmp_path, workers=workers, window=16)
+        weights.append((model.state_dict(), [row.loss for row in result.rows]))
+    assert weights[0][1] == weights[1][1]
+    for name, tensor in weights[0][0].items():
+        assert torch.equal(tensor, weights[1][0][name]), name
+
+
+def test_the_seed_changes_the_numbers(tmp_path, histories):
+    losses = [
+        run_of(model_of("hydrarec", 30), histories, tmp_path, seed=seed).rows[0].loss
+        for seed in (0, 0, 1)
+    ]
+    assert losses[0] == losses[1] != losses[2]
+
+
+@pytest.mark.parametrize("name", ["elastic", "sasrec"])
+def test_context_cuts_what_is_read(tmp_path, histories, name, monkeypatch):
+    widest = []
+    cls = MODELS[name]
+    original = cls.encode
+
+    def spying(self, items, *rest):
+        widest.append(items.shape[1])
+        return original(self, items, *rest)
+
+    monkeypatch.setattr(cls, "encode", spying)
+    settings = SMALL | ({"max_length": 9} if name == "sasrec" else {})
+    context = None if name == "sasrec" else 9
+    result = run_of(model_of(name, 30, **settings), histories, tmp_path, context=context)
+    assert max(widest) == 9  # in training and in validation
+    trained = leave_one_out(histories).train_end - histories.offsets[:-1]
+    assert result.dropped == int(np.maximum(trained - 10, 0).sum()) > 0
+    assert result.events == 2 * int(np.minimum(trained - 1, 9).sum())
+    assert run_of(model_of("elastic", 30), histories, tmp_path).dropped == 0
+
+
+def test_no_improvement_is_convergence(tmp_path, histories):
+    model = model_of("hydrarec", 30)
+    result = run_of(
+        model, histories, tmp_path, max_epochs=50, patience=2, learning_rate=1e-30, weight_decay=0
+    )
+    assert result.stop == "converged"
+    assert result.converged
+    assert result.epochs == 3  # the first is the best, then two without a better one
+    assert len(result.rows) == 3
+
+
+def test_out_of_time_is_not_convergence(tmp_path, histories):
+    model = model_of("hydrarec", 30)
+    result = run_of(model, histories, tmp_path, max_minutes=1e-9)
+    assert result.stop == "max_minutes"
+    assert not result.converged
+    assert len(result.rows) == 1
+    assert result.rows[0].step == 1
+    # With more time the same run goes on.
+    config = TrainConfig(**QUICK)
+    again = fit(model, histories, leave_one_out(histories), config, tmp_path, resume=True)
+    assert again.stop == "max_epochs"
+    assert again.epochs == 2
+
+
+def test_a_loss_that_is_not_finite_is_explained(tmp_path, histories):
+    model = model_of("hydrarec", 30)
+    with torch.no_grad():
+        model.items[3] = torch.nan
+    with pytest.raises(LongrecError, match=r"the loss is nan at epoch 0, step 0.*learning_rate"):
+        run_of(model, histories, tmp_path)
+
+
+def test_a_model_that_sees_later_events_is_refused(tmp_path, histories, monkeypatch):
+    model = model_of("sasrec", 30)
+    monkeypatch.setattr(type(model.blocks[0].mixer), "causal", False)
+    with pytest.raises(LongrecError, match="SASRec sees later events"):
+        run_of(model, histories, tmp_path)
+
+
+def test_nothing_to_train_on_is_explained(tmp_path, make_histories):
+    h = make_histories([[1], [2]], n_items=3)
+    with pytest.raises(LongrecError, match="nothing to train on"):
+        run_of(model_of("hydrarec", 3), h, tmp_path)
+
+
+def test_without_validation_targets_the_latest_weights_are_kept(tmp_path, make_histories):
+    h = make_histories([[n % 5 + 1, (n + 1) % 5 + 1] for n in range(20)], n_items=5)
+    model = model_of("hydrarec", 5)
+    before = model.items.detach().clone()
+    result = run_of(model, h, tmp_path, max_epochs=15, patience=2, average=0.0)
+    assert result.validation == {}
+    assert result.stop == "max_epochs"
+    assert not torch.allclose(model.items, before)
+    scores = model.score(model.encode(torch.tensor([[1]]))[:, -1])
+    assert int(scores.argmax()) == 2
+    assert run_of(model_of("popularity", 5), h, tmp_path).validation == {}
+
+
+def test_counting_models_count_training_events_only(tmp_path, make_histories):
+    h = make_histories([[1, 2, 2, 3, 4], [4, 4], [5]], n_items=5)
+    model = model_of("popularity", 5)
+    result = run_of(model, h, tmp_path)
+    assert model.counts.tolist() == [0, 1, 2, 0, 2, 1]
+    assert result.stop == "counted"
+    assert result.converged
+    assert result.events == 6
+    follow = model_of("last-item", 5)
+    run_of(follow, h, tmp_path)
+    scores = follow.score(torch.tensor([[1], [2], [4], [5]]))
+    assert (scores[:, 1:] >= 1).int().tolist() == [
+        [0, 1, 0, 0, 0],
+        [0, 1, 0, 0, 0],
+        [0, 0, 0, 1, 0],
+        [0, 0, 0, 0, 0],
+    ]
+
+
+def test_validation_draws_users_once_by_the_seed(histories):
+    targets = leave_one_out(histories).validation
+    some = draw(targets, 10, 0)
+    assert len(some) == 10
+    assert (np.diff(some.users) > 0).all()
+    assert np.array_equal(some.positions, draw(targets, 10, 0).positions)
+    assert not np.array_equal(some.positions, draw(targets, 10, 1).positions)
+    assert draw(targets, 1000, 0) is targets
+
+
+def test_unseen_items_miss_in_validation(tmp_path, histories, monkeypatch):
+    split = leave_one_out(histories)
+    unknown = np.zeros(len(split.validation), dtype=np.bool_)
+    split = replace(split, validation=replace(split.validation, known=unknown))
+    result = fit(model_of("popularity", 30), histories, split, TrainConfig(), tmp_path)
+    assert result.validation == {"ndcg@10": 0.0, "hr@10": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("patience", 0),
+        ("max_epochs", -1),
+        ("max_minutes", 0.0),
+        ("context", 0),
+        ("window", 0),
+        ("batch_tokens", 0),
+        ("learning_rate", 0.0),
+        ("learning_rate", float("nan")),
+        ("clip", -1.0),
+        ("beta2", 1.0),
+        ("average", 1.0),
+        ("negatives", 0),
+        ("workers", -1),
+        ("weight_decay", -0.1),
+        ("checkpoint_minutes", 0.0),
+    ],
+)
+def test_a_bad_setting_is_named_with_its_value(field, value):
+    with pytest.raises(ValueError, match=f"{field} is {value}"):
+        TrainConfig(**{field: value})

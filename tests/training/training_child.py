@@ -1,0 +1,43 @@
+"""A training run as a process that can be killed: HISTORIES RUN SETTINGS-AS-JSON.
+
+Prints a line per step; ends by writing final.safetensors and final.json into RUN.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from longrec.data.histories import open_histories
+from longrec.data.splits import make_split
+from longrec.models import MODELS, build_model
+from longrec.training.config import TrainConfig
+from longrec.training.fit import fit
+
+
+def train(histories: Path, run: Path, settings: dict[str, Any], tell: Any = None) -> None:
+    """Train, going on from a checkpoint if there is one."""
+    h = open_histories(histories)
+    name, model_settings = settings["model"], settings.get("model_settings", {})
+    torch.manual_seed(settings["training"].get("seed", 0))
+    model = build_model(name, MODELS[name].config_class(**model_settings), h.n_items)
+    config = TrainConfig(**settings["training"])
+    result = fit(model, h, make_split(config.split, h), config, run, resume=True, progress=tell)
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, run / "final.safetensors")
+    (run / "final.json").write_text(json.dumps(asdict(result)))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    train(
+        Path(sys.argv[1]),
+        Path(sys.argv[2]),
+        json.loads(sys.argv[3]),
+        lambda report: print(report.place.total_steps, flush=True),
+    )
