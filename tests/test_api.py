@@ -183,6 +183,16 @@ def test_folders_that_may_not_be_written(data, trained, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+def test_what_was_trained_outlives_an_error_behind_it(data, tmp_path, monkeypatch):
+    def broken(_):
+        raise OSError("stale file handle")
+
+    monkeypatch.setattr("longrec.api.drop_checkpoints", broken)
+    with pytest.raises(OSError, match="stale"):
+        longrec.train(data, "popularity", tmp_path / "run")
+    assert longrec.load(tmp_path / "run").name == "popularity"
+
+
 # ---- resume
 
 

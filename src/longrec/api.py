@@ -213,7 +213,8 @@ def _claimed(folder: Path, resume: bool) -> Iterator[None]:
         try:
             yield
         except Exception:
-            if not begun and not any(folder.glob(f"{PREFIX}*")):
+            trained = (folder / "config.json").is_file() or any(folder.glob(f"{PREFIX}*"))
+            if not begun and not trained:
                 (folder / "training.json").unlink(missing_ok=True)
                 if new:
                     shutil.rmtree(folder, ignore_errors=True)
