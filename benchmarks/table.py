@@ -30,7 +30,9 @@ def row(run: Path) -> str:
     bare = [metrics[f"unfiltered/{key}"] for key in ("ndcg@10", "hr@10")]
     cells.append(" / ".join(f"{value:.4f}" for value in bare))
     cells.append(f"{training['epochs']}, {training['seconds'] / 60:.0f} min")
-    cells.append(training["stop"] if training["converged"] else f"{training['stop']}, not converged")
+    cells.append(
+        training["stop"] if training["converged"] else f"{training['stop']}, not converged"
+    )
     return "| " + " | ".join(cells) + " |"
 
 

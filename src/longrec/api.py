@@ -15,6 +15,7 @@ from typing import Any, Literal
 import polars as pl
 import torch
 
+from longrec import console
 from longrec.data.aligned import align
 from longrec.data.histories import Histories, open_histories
 from longrec.data.splits import make_split
@@ -26,6 +27,7 @@ from longrec.provenance import provenance
 from longrec.recommender import Recommender, check_times
 from longrec.settings import check_model, parse_settings, settings_of
 from longrec.training.checkpoint import PREFIX, drop_checkpoints, write_text
+from longrec.training.config import TrainConfig
 from longrec.training.fit import FitResult, Progress, fit
 
 Part = Literal["test", "validation"]
@@ -39,7 +41,7 @@ def train(
     *,
     resume: bool = False,
     device: str = "auto",
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **settings: Any,
 ) -> Recommender:
     """Train a model on histories.
@@ -58,8 +60,8 @@ def train(
         are given must be the run's own.
     device : str
         "auto" (a GPU if torch sees one), "cpu", "cuda", "cuda:1", …
-    progress : callable or None
-        Told after every step.
+    progress : callable, bool or None
+        Told after every step; True shows a bar, None shows it in a terminal or a notebook.
     **settings
         Keys of the model's config and of `longrec.training.config.TrainConfig`.
 
@@ -93,7 +95,7 @@ def _train(
     run: Path,
     resume: bool,
     device: str,
-    progress: Progress | None,
+    progress: Progress | bool | None,
     settings: Mapping[str, Any],
     save_to: Path | None,
 ) -> Recommender:
@@ -103,7 +105,8 @@ def _train(
     split = make_split(config.split, data)
     torch.manual_seed(config.seed)
     model = build_model(name, model_config, data.n_items).to(_device(device))
-    result = fit(model, data, split, config, run, resume, progress)
+    with _display(progress, name, config) as told:
+        result = fit(model, data, split, config, run, resume, told)
     data.check()
     recommender = Recommender(
         name,
@@ -120,11 +123,25 @@ def _train(
     return recommender
 
 
+@contextmanager
+def _display(
+    progress: Progress | bool | None, name: str, config: TrainConfig
+) -> Iterator[Progress | None]:
+    """What is told of a training's progress: the caller's own, a bar, or nothing."""
+    if progress is None:
+        progress = console.watched()
+    if progress is True:
+        with console.TrainingProgress(name, config.max_epochs, config.max_minutes) as bar:
+            yield bar
+    else:
+        yield progress or None
+
+
 def _plan(
     data: Histories, name: str, run: Path, resume: bool, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What this run trains and from what, written before the first step; read when resuming."""
-    plan = begun_plan(run) if resume else None
+    plan = _begun_plan(run) if resume else None
     if plan is not None:
         begun, kept = plan["model"], plan["settings"]
         if begun != name:
@@ -153,7 +170,7 @@ def _plan(
     return plan
 
 
-def begun_plan(run: Path) -> dict[str, Any] | None:
+def _begun_plan(run: Path) -> dict[str, Any] | None:
     """Model, settings and provenance of a run that was begun and has not ended; None without."""
     path = run / "training.json"
     if not path.is_file():

@@ -183,31 +183,23 @@ def train(
     import shlex
 
     from longrec import console
-    from longrec.api import begun_plan
     from longrec.api import train as run
     from longrec.data.histories import open_histories
     from longrec.errors import LongrecError, UsageError
-    from longrec.settings import parse_assignments, parse_settings
+    from longrec.settings import parse_assignments
 
     values: dict[str, Any] = dict(parse_assignments(settings or []))
     if context is not None:
         if "context" in values:
             raise UsageError("the context is given twice: by --context and by --set")
         values["context"] = context
-    config = parse_settings(model, values)[1]
-    plan = begun_plan(out) if resume else None
-    if plan is not None and plan["model"] == model:
-        config = parse_settings(model, plan["settings"])[1]
     opened = open_histories(histories)
     console.say(
         f"{model} on {histories}: {opened.n_users:,} users, {opened.n_items:,} items, "
         f"{opened.n_events:,} events"
     )
     try:
-        with console.TrainingProgress(model, config.max_epochs, config.max_minutes) as progress:
-            recommender = run(
-                opened, model, out, resume=resume, device=device, progress=progress, **values
-            )
+        recommender = run(opened, model, out, resume=resume, device=device, progress=True, **values)
     except KeyboardInterrupt:
         again = ["longrec", "train", str(histories), "--model", model, "--out", str(out)]
         raise LongrecError(f"interrupted; go on with: {shlex.join(again)} --resume") from None

@@ -31,6 +31,11 @@ out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
+def watched() -> bool:
+    """Whether a person sees standard error: a terminal or a notebook."""
+    return err.is_terminal or err.is_jupyter
+
+
 def say(text: str) -> None:
     """A line for people, on standard error; ids in it are shown as they are."""
     err.print(plain(text), markup=False)
@@ -83,7 +88,7 @@ def counting(what: str) -> Iterator[Any]:
         TimeRemainingColumn(),
         console=err,
         transient=True,
-        disable=not err.is_terminal,
+        disable=not watched(),
     ) as bar:
         task = bar.add_task(plain(what), total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
@@ -103,7 +108,7 @@ class TrainingProgress:
             TextColumn("{task.fields[state]}"),
             console=err,
             transient=True,
-            disable=not err.is_terminal,
+            disable=not watched(),
         )
 
     def __enter__(self) -> TrainingProgress:

@@ -106,12 +106,7 @@ def _train(
 ) -> tuple[Recommender, ReportRow]:
     """Train one model, evaluate it on the test targets, and make its row of the report."""
     run = out / name
-    with console.TrainingProgress(
-        name, TRAINING["max_epochs"], TRAINING["max_minutes"]
-    ) as progress:
-        recommender = train(
-            histories, name, run, seed=seed, progress=progress, **settings, **TRAINING
-        )
+    recommender = train(histories, name, run, seed=seed, progress=True, **settings, **TRAINING)
     with console.counting(f"{name}: ranking") as ranked:
         metrics = evaluate(recommender, histories, progress=ranked)
     counted = isinstance(recommender.model, CountingModel)
@@ -198,7 +193,11 @@ def _show(
         f"test targets, {'seen items filtered' if lead.lead == 'filtered' else 'all items'}",
         ["system", *keys, "trained in"],
         [
-            [r.name, *(r.metrics[key] for key in keys), "" if r.train_seconds is None else console.clock(r.train_seconds)]
+            [
+                r.name,
+                *(r.metrics[key] for key in keys),
+                "" if r.train_seconds is None else console.clock(r.train_seconds),
+            ]
             for r in rows
         ],
     )
