@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    import polars as pl
+    pass
 
 app = typer.Typer(
     name="longrec",
@@ -287,6 +287,7 @@ def recommend(
     from longrec import console
     from longrec.data.histories import open_histories
     from longrec.errors import UsageError
+    from longrec.output import replace_file, serialise
     from longrec.recommender import load
 
     if sum((bool(user), bool(history), everybody)) != 1:
@@ -308,7 +309,16 @@ def recommend(
             found = recommender.recommend(
                 users, opened, k=k, exclude_seen=not seen, progress=progress
             )
-    _write(found, form, out)
+    if form is Format.table:
+        console.table("recommendations", found.columns, found.rows())
+        return
+    written = serialise(found, form.value)
+    if out is None:
+        sys.stdout.buffer.write(written)
+        sys.stdout.flush()  # here, where a reader that has stopped is no traceback
+    else:
+        replace_file(out, written)
+        console.say(f"{len(found):,} rows in {out}")
 
 
 def _format(form: Format | None, out: Path | None) -> Format:
@@ -330,39 +340,6 @@ def _format(form: Format | None, out: Path | None) -> Format:
     if not out.parent.is_dir():
         raise UsageError(f"{out}: there is no folder {out.parent}")
     return form
-
-
-def _write(found: pl.DataFrame, form: Format, out: Path | None) -> None:
-    """Write recommendations, to a file whole or not at all."""
-    import io
-    import os
-
-    from polars.exceptions import PolarsError
-
-    from longrec import console
-    from longrec.errors import UsageError
-
-    if form is Format.table:
-        console.table("recommendations", found.columns, found.rows())
-        return
-    text = io.BytesIO()
-    try:
-        if form is Format.parquet:
-            found.write_parquet(text)
-        elif form is Format.json:
-            text.write(found.write_json().encode() + b"\n")
-        else:
-            found.write_csv(text)
-    except PolarsError as error:  # ids of bytes, for one
-        raise UsageError(f"--format {form}: {str(error).splitlines()[0]}; try parquet") from error
-    if out is None:
-        sys.stdout.buffer.write(text.getvalue())
-        sys.stdout.flush()  # here, where a reader that has stopped is no traceback
-        return
-    temporary = out.with_name(f".{out.name}.tmp")
-    temporary.write_bytes(text.getvalue())
-    os.replace(temporary, out)
-    console.say(f"{len(found):,} rows in {out}")
 
 
 @app.command()

@@ -19,7 +19,8 @@ from longrec.data.oracle import ceiling
 from longrec.data.simulator import Simulation, SimulationConfig, simulate
 from longrec.data.splits import Split, make_split
 from longrec.errors import UsageError
-from longrec.evaluation.report import Report, ReportRow, UserRecommendations, write_report
+from longrec.evaluation.contents import Report, ReportRow, UserRecommendations
+from longrec.evaluation.report import write_report
 from longrec.evaluation.summary import Metrics, summarise_ranks
 from longrec.models import CountingModel
 from longrec.provenance import provenance

@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -19,10 +19,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from longrec.evaluation.contents import ReportRow
 from longrec.evaluation.summary import UNFILTERED, Metrics
-
-if TYPE_CHECKING:
-    from longrec.evaluation.report import ReportRow
 
 COLOURS = (
     "#2f7fc1", "#dd7a35", "#38a169", "#c8507f", "#8a6fc4", "#b3891c", "#2fa3b3", "#a06a4c",
