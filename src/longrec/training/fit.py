@@ -296,6 +296,7 @@ class _Fit:
     def validate(self, began: float) -> None:
         """Rank the validation targets with the averaged weights; keep them if they are best."""
         place = self.place
+        self.data.histories.check()  # files that change under a run would give other events
 
         def tell(done: int, of: int) -> None:
             self.tell(1, place.loss_sum / max(place.loss_events, 1), done / of)
