@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from longrec.data.batches import TrainingData
 from longrec.data.splits import leave_one_out, make_split
-from longrec.errors import LongrecError
+from longrec.errors import DataError, LongrecError
 from longrec.evaluation.ranking import rank_targets
 from longrec.losses import full_cross_entropy
 from longrec.models import MODELS, build_model
@@ -199,6 +200,14 @@ def test_a_model_that_sees_later_events_is_refused(tmp_path, histories, monkeypa
     monkeypatch.setattr(type(model.blocks[0].mixer), "causal", False)
     with pytest.raises(LongrecError, match="SASRec sees later events"):
         run_of(model, histories, tmp_path)
+
+
+def test_histories_that_change_under_a_run_stop_it(tmp_path, histories):
+    def touch(report):
+        os.utime(histories.path / "events.arrow", (1, 1))
+
+    with pytest.raises(DataError, match=r"events\.arrow was changed"):
+        run_of(model_of("elastic", 30), histories, tmp_path / "run", progress=touch)
 
 
 def test_nothing_to_train_on_is_explained(tmp_path, make_histories):
