@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import polars as pl
@@ -81,6 +81,31 @@ class Recommender:
                 "--data."
             )
         return histories
+
+    @overload
+    def recommend(
+        self,
+        users: Sequence[Any] | pl.Series | None = ...,
+        data: Histories | str | Path | None = ...,
+        histories: Sequence[Sequence[Any]] | None = ...,
+        k: int = ...,
+        exclude_seen: bool = ...,
+        frame: Literal["polars"] = ...,
+        progress: Callable[[int, int], None] | None = ...,
+    ) -> pl.DataFrame: ...
+
+    @overload
+    def recommend(
+        self,
+        users: Sequence[Any] | pl.Series | None = ...,
+        data: Histories | str | Path | None = ...,
+        histories: Sequence[Sequence[Any]] | None = ...,
+        k: int = ...,
+        exclude_seen: bool = ...,
+        *,
+        frame: Literal["pandas"],
+        progress: Callable[[int, int], None] | None = ...,
+    ) -> pd.DataFrame: ...
 
     def recommend(
         self,
