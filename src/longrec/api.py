@@ -22,11 +22,13 @@ from longrec.data.splits import make_split
 from longrec.errors import DataError, LongrecError, UsageError
 from longrec.evaluation.ranking import rank_targets
 from longrec.evaluation.summary import Metrics, summarise_ranks
+from longrec.files import write_file
 from longrec.models import build_model
+from longrec.output import serialise
 from longrec.provenance import provenance
 from longrec.recommender import Recommender, check_times
 from longrec.settings import check_model, parse_settings, settings_of
-from longrec.training.checkpoint import PREFIX, drop_checkpoints, write_text
+from longrec.training.checkpoint import PREFIX, drop_checkpoints
 from longrec.training.config import TrainConfig
 from longrec.training.fit import FitResult, Progress, fit
 
@@ -101,10 +103,10 @@ def _train(
 ) -> Recommender:
     plan = _plan(data, name, run, resume, settings)
     model_config, config = parse_settings(name, plan["settings"])
-    check_times(model_config, data.times)
     split = make_split(config.split, data)
     torch.manual_seed(config.seed)
     model = build_model(name, model_config, data.n_items).to(_device(device))
+    check_times(model, data.times)
     with _display(progress, name, config) as told:
         result = fit(model, data, split, config, run, resume, told)
     data.check()
@@ -166,7 +168,7 @@ def _plan(
         "settings": everything,
         "provenance": provenance(data, everything["seed"]),
     }
-    write_text(run / "training.json", json.dumps(plan, indent=1))
+    write_file(run / "training.json", json.dumps(plan, indent=1))
     return plan
 
 
@@ -306,7 +308,7 @@ def evaluate(
             f"{data.path}: the recommender knows none of its items; evaluate it on histories with "
             "item ids of the kind that it was trained on"
         )
-    check_times(recommender.model_config, data.times)
+    check_times(recommender.model, data.times)
     ranks = rank_targets(
         recommender.model, aligned.histories, targets, recommender.train_config.context, progress
     )
@@ -331,9 +333,7 @@ def _keep(recommender: Recommender, metrics: Metrics, ranks: pl.DataFrame, data:
         "model": recommender.name,
     }
     try:
-        temporary = folder / ".ranks.parquet.tmp"
-        ranks.write_parquet(temporary)
-        temporary.replace(folder / "ranks.parquet")
-        write_text(folder / "metrics.json", json.dumps(document, indent=1))
-    except (OSError, pl.exceptions.PolarsError) as error:
+        write_file(folder / "ranks.parquet", serialise(ranks, "parquet"))
+        write_file(folder / "metrics.json", json.dumps(document, indent=1))
+    except OSError as error:
         raise LongrecError(f"{folder}: the evaluation was not kept: {error}") from error

@@ -9,12 +9,9 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer(
     name="longrec",
@@ -287,7 +284,8 @@ def recommend(
     from longrec import console
     from longrec.data.histories import open_histories
     from longrec.errors import UsageError
-    from longrec.output import replace_file, serialise
+    from longrec.files import write_file
+    from longrec.output import serialise
     from longrec.recommender import load
 
     if sum((bool(user), bool(history), everybody)) != 1:
@@ -317,7 +315,7 @@ def recommend(
         sys.stdout.buffer.write(written)
         sys.stdout.flush()  # here, where a reader that has stopped is no traceback
     else:
-        replace_file(out, written)
+        write_file(out, written)
         console.say(f"{len(found):,} rows in {out}")
 
 

@@ -12,6 +12,7 @@ import polars as pl
 import torch
 
 from longrec.data.aligned import align_items
+from longrec.data.batches import places
 from longrec.data.catalog import Catalog, as_ids
 from longrec.data.histories import Histories, open_histories
 from longrec.errors import DataError, UsageError
@@ -198,7 +199,7 @@ class Recommender:
         progress: Callable[[int, int], None] | None,
     ) -> pl.DataFrame:
         """Top k per history as a frame: row, rank, item, score, policy."""
-        check_times(self.model_config, times)
+        check_times(self.model, times)
         users = len(offsets) - 1
         known = items > 0
         owner = np.repeat(np.arange(users), np.diff(offsets))[known]
@@ -217,7 +218,7 @@ class Recommender:
             chosen = warm[numbers[order]]
             seen = lengths[chosen] if exclude_seen else np.zeros(len(chosen), np.int64)
             local = torch.from_numpy(np.repeat(np.arange(len(chosen)), seen))
-            excluded = torch.from_numpy(items[_places(ends[chosen] - seen, seen)].astype(np.int64))
+            excluded = torch.from_numpy(items[places(ends[chosen] - seen, seen)].astype(np.int64))
             at = torch.from_numpy(order).to(h.device)
             found = top_k(self.model, h[at], k, local, excluded)
             scores[chosen], best[chosen] = found.scores.float(), found.items
@@ -290,9 +291,9 @@ def load(folder: str | Path) -> Recommender:
     return Recommender(name, model.eval(), model_config, train_config, catalog, provenance, folder)
 
 
-def check_times(model_config: Any, times: object) -> None:
-    """Raise UsageError where a model that forgets by time would read events without times."""
-    if times is None and getattr(model_config, "forgetting", None) == "time":
+def check_times(model: Model, times: object) -> None:
+    """Raise UsageError where a model that reads times would get events without them."""
+    if times is None and model.reads_times:
         raise UsageError(
             "this model forgets by time, and these histories have no times: use histories with "
             "times, or train with forgetting=events"
@@ -312,16 +313,9 @@ def _gather(data: Histories, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray |
     begin = np.where(rows >= 0, data.offsets[:-1][rows], 0)
     lengths = np.where(rows >= 0, data.lengths[rows], 0)
     offsets = np.concatenate([[0], lengths.cumsum()])
-    place = _places(begin, lengths)
-    times = None if data.times is None else data.times[place]
-    return data.items[place], times, offsets
-
-
-def _places(begin: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """begin[0], begin[0] + 1, … (lengths[0] of them), then the same of the next stretch, …"""
-    before = lengths.cumsum() - lengths
-    places: np.ndarray = np.arange(lengths.sum()) + np.repeat(begin - before, lengths)
-    return places
+    where = places(begin, lengths)
+    times = None if data.times is None else data.times[where]
+    return data.items[where], times, offsets
 
 
 def _own_ids(given: Sequence[Any] | pl.Series, dtype: pl.DataType) -> pl.Series:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from longrec.data.catalog import Catalog
 from longrec.errors import DataError, LongrecError
-from longrec.training.checkpoint import sync, write_text
+from longrec.files import sync, write_file
 
 FORMAT = 1
 FILES = ("model.safetensors", "catalog.parquet", "provenance.json")
@@ -74,7 +74,7 @@ def write_folder(
                 os.replace(work / name, folder / name)
         whole = {"format": FORMAT, **config, "items": catalog.n_items, "digests": digests}
         whole["digest"] = digest_of_config(whole)
-        write_text(folder / "config.json", json.dumps(whole, indent=1))
+        write_file(folder / "config.json", json.dumps(whole, indent=1))
     except (OSError, SafetensorError) as error:
         raise LongrecError(f"{folder}: the recommender was not saved: {error}") from error
 

@@ -234,6 +234,12 @@ class EventArrays(Protocol):
     def times(self) -> NDArray[Any] | None: ...
 
 
+def places(begin: Ints, lengths: Ints) -> Ints:
+    """begin[0], begin[0] + 1, … (lengths[0] of them), then the same of the next stretch, …"""
+    before = lengths.cumsum() - lengths
+    return np.arange(lengths.sum()) + np.repeat(begin - before, lengths)
+
+
 def read(histories: EventArrays, begin: Ints, lengths: Ints) -> Padded:
     """Read stretches of `lengths` events from absolute places `begin`."""
     widest = int(lengths.max(initial=1))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from longrec.data.catalog import first_line
 from longrec.errors import DataError, UsageError
+from longrec.files import sync
 
 
 @contextmanager
@@ -25,8 +26,8 @@ def writing_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         temporary.chmod(0o777 & ~_umask())
         yield temporary
         for file in temporary.iterdir():
-            _fsync(file)
-        _fsync(temporary)
+            sync(file)
+        sync(temporary)
         refuse_existing(path, overwrite=overwrite)  # somebody may have made it meanwhile
         if path.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
@@ -40,7 +41,7 @@ def writing_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
                 shutil.rmtree(old, ignore_errors=True)
         else:
             os.replace(temporary, path)
-        _fsync(path.parent)
+        sync(path.parent)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             reason = (
@@ -68,14 +69,6 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
             f"{path} exists. Name another folder, or allow it to be replaced with overwrite=True "
             "(--overwrite)."
         )
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _umask() -> int:

@@ -277,13 +277,17 @@ def _split(
     return Split(name, train_end.astype(np.int64), made["validation"], made["test"], counts | notes)
 
 
+def training_events(offsets: Ints, train_end: Ints) -> Bools:
+    """Mark the events that train, (n_events,) bool: in each history those before its train_end."""
+    pattern = np.tile(np.array([True, False]), len(train_end))
+    stretches = np.stack([train_end - offsets[:-1], offsets[1:] - train_end], axis=1)
+    return np.repeat(pattern, stretches.ravel())
+
+
 def _items_in_training(histories: Histories, train_end: Ints) -> Bools:
     """Mark the items that some training event has, (n_items + 1,) bool."""
     seen = np.zeros(histories.n_items + 1, dtype=np.bool_)
-    trained = train_end - histories.offsets[:-1]
-    rest = histories.offsets[1:] - train_end
-    pattern = np.tile(np.array([True, False]), len(train_end))
-    mask = np.repeat(pattern, np.stack([trained, rest], axis=1).ravel())
+    mask = training_events(histories.offsets, train_end)
     for begin in range(0, len(mask), _BLOCK_EVENTS):
         block = slice(begin, begin + _BLOCK_EVENTS)
         seen[histories.items[block][mask[block]]] = True

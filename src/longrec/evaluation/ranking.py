@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from longrec.data.batches import EventArrays, group, read
+from longrec.data.batches import EventArrays, group, places, read
 from longrec.data.histories import Histories
 from longrec.data.splits import Targets, repeats
 from longrec.mixers import Context
@@ -194,8 +194,8 @@ def _seen(histories: Histories, begin: Ints, end: Ints) -> tuple[Tensor, Tensor]
     """(row, item) pairs of everything that stands in events begin[i] .. end[i] - 1."""
     lengths = end - begin
     rows = np.repeat(np.arange(len(begin)), lengths)
-    place = np.arange(len(rows)) - np.repeat(lengths.cumsum() - lengths, lengths) + begin[rows]
-    return torch.from_numpy(rows), torch.from_numpy(histories.items[place].astype(np.int64))
+    items = histories.items[places(begin, lengths)].astype(np.int64)
+    return torch.from_numpy(rows), torch.from_numpy(items)
 
 
 def _blocks(costs: Ints) -> list[slice]:

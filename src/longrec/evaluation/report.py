@@ -7,7 +7,6 @@ the text; ``write_report`` puts it on disk whole or not at all.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -17,6 +16,7 @@ from longrec.evaluation import plots
 from longrec.evaluation.contents import Report, ReportRow, UserRecommendations
 from longrec.evaluation.style import CSS
 from longrec.evaluation.summary import UNFILTERED, Metrics
+from longrec.files import write_file
 from longrec.metrics import names
 
 
@@ -30,16 +30,10 @@ def write_report(path: str | Path, report: Report) -> Path:
     """
     path = Path(path)
     text = render(report)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_file(path, text)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise DataError(f"{path}: cannot write the report: {error.strerror or error}") from error
     return path
 

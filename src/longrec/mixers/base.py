@@ -60,6 +60,8 @@ class Mixer(nn.Module, ABC):
     causal: ClassVar[bool]
     linear: ClassVar[bool]
     """Whether cost grows linearly with T."""
+    reads_times: bool = False
+    """Whether `Context.times` must be given."""
 
     def forward(self, x: Tensor, ctx: Context = EMPTY) -> Tensor:
         """Mix x (B, T, D) -> (B, T, D); packed batches are padded, mixed and packed again."""

@@ -98,7 +98,7 @@ class DispatcherMixer(StreamingMixer):
         if not 1 <= chunk <= MAX_CHUNK:
             raise ValueError(f"chunk is {chunk}; it must lie in 1..{MAX_CHUNK}")
         self.heads, self.chunk, self.forgetting = heads, chunk, forgetting
-        self.time_scale = time_scale
+        self.time_scale, self.reads_times = time_scale, forgetting == "time"
         self.convolution = ShortConvolution(dim, convolution)
         self.inputs = nn.Linear(dim, 4 * dim, bias=False)  # q, k, k', v
         self.output = nn.Linear(dim, dim, bias=False)

@@ -42,6 +42,7 @@ class Model(nn.Module):
     streaming : "exact" when a state of fixed size gives what the whole history gives, "windowed"
         when only the last `max_length` events are seen, "none" otherwise.
     max_length : most events that the model can read, or None for no limit.
+    reads_times : whether the events' times must be given.
     """
 
     causal: ClassVar[bool] = True
@@ -49,6 +50,7 @@ class Model(nn.Module):
     config_class: ClassVar[type[Any]]
     max_length: int | None = None
     n_items: int
+    reads_times: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -88,6 +90,7 @@ class SequenceModel(Model):
         with torch.no_grad():
             self.items[0] = 0
         self.scale = dim**0.5
+        self.reads_times = any(mixer.reads_times for mixer in mixers)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(mixer, dim, ffn_dim, dropout) for mixer in mixers)
         self.norm = nn.LayerNorm(dim)

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from longrec.errors import DataError
+from longrec.files import sync
 
 FORMAT = 1
 PREFIX = "checkpoint-"
@@ -68,23 +69,6 @@ def load_checkpoint(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | Non
 def drop_checkpoints(run: Path) -> None:
     """Remove the checkpoints of a run that has ended."""
     _remove(_checkpoints(run))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a whole file or nothing: beside its place, synced, renamed."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    sync(temporary)
-    os.replace(temporary, path)
-
-
-def sync(path: Path) -> None:
-    """Bring a file's content, or a folder's entries, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _checkpoints(run: Path) -> list[Path]:

@@ -24,16 +24,17 @@ from torch import Tensor
 
 from longrec.data.batches import Batch, TrainingData
 from longrec.data.histories import Histories
-from longrec.data.splits import Split, Targets
+from longrec.data.splits import Split, Targets, training_events
 from longrec.errors import DataError, LongrecError
 from longrec.evaluation.ranking import rank_targets
 from longrec.evaluation.summary import REPEATS_LEAD
+from longrec.files import write_file
 from longrec.metrics import MISS, summarise
 from longrec.mixers import Context
 from longrec.mixers.base import map_state
 from longrec.models import CountingModel, Model, SequenceModel, UserState
 from longrec.models.base import Block
-from longrec.training.checkpoint import load_checkpoint, save_checkpoint, write_text
+from longrec.training.checkpoint import load_checkpoint, save_checkpoint
 from longrec.training.config import TrainConfig
 from longrec.training.objective import make_objective
 
@@ -387,7 +388,7 @@ def _count(
     items, first = histories.items.astype(np.int64), histories.offsets[:-1]
     before = np.concatenate([[0], items[:-1]])
     before[first[first < len(items)]] = 0
-    trains = np.arange(len(items)) < np.repeat(split.train_end, histories.lengths)
+    trains = training_events(histories.offsets, split.train_end)
     model.count(torch.from_numpy(before[trains]), torch.from_numpy(items[trains]))
     model.eval()
     targets = draw(split.validation, config.validation_users, config.seed)
@@ -427,7 +428,7 @@ def write_log(path: Path, rows: list[dict[str, Any]]) -> None:
     writer = csv.DictWriter(text, list(Row.__dataclass_fields__), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(path, text.getvalue())
+    write_file(path, text.getvalue())
 
 
 def _seed(*parts: int) -> int:

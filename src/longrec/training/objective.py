@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from longrec.data.batches import TrainingData
+from longrec.data.splits import training_events
 from longrec.losses import full_cross_entropy, sampled_softmax
 from longrec.models import SequenceModel
 from longrec.training.config import TrainConfig
@@ -22,7 +22,9 @@ def make_objective(config: TrainConfig, data: TrainingData, device: torch.device
     if config.loss == "full":
         return lambda model, h, targets: full_cross_entropy(h, model.item_vectors(), targets)
     # Negatives follow the items' training counts, so that popular items are told apart too.
-    counts = np.bincount(_training_items(data), minlength=data.histories.n_items + 1) + 1.0
+    histories = data.histories
+    items = histories.items[training_events(histories.offsets, data.train_end)]
+    counts = np.bincount(items, minlength=histories.n_items + 1) + 1.0
     counts[0] = 0
     chance = torch.from_numpy(counts / counts.sum())
     cumulative = chance.cumsum(0).to(device)
@@ -34,14 +36,3 @@ def make_objective(config: TrainConfig, data: TrainingData, device: torch.device
         return sampled_softmax(h, model.item_vectors(), targets, drawn, log_expected)
 
     return sampled
-
-
-def _training_items(data: TrainingData) -> NDArray[np.int32]:
-    """Items of all training events."""
-    offsets, ends = data.histories.offsets, data.train_end
-    inside = np.repeat(
-        np.tile([True, False], len(ends)),
-        np.stack([ends - offsets[:-1], offsets[1:] - ends], axis=1).ravel(),
-    )
-    items: NDArray[np.int32] = data.histories.items[inside]
-    return items
