@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from longrec import losses
-from longrec.losses import full_cross_entropy, sampled_softmax
+from longrec.losses import (
+    bayesian_personalised_ranking,
+    binary_cross_entropy,
+    full_cross_entropy,
+    generalised_binary_cross_entropy,
+    sampled_softmax,
+)
 
 SIZES = [(1, 2, 1), (17, 5, 3), (33, 101, 8), (64, 64, 16), (129, 50, 7)]
 
@@ -138,3 +147,101 @@ def test_a_negative_that_is_the_target_is_left_out_of_its_row():
     torch.testing.assert_close(got, torch.stack(rows).mean())
     only = sampled_softmax(h[:1], items, targets[:1], torch.tensor([2, 2]), zero)
     assert only.item() == 0.0
+
+
+def log_sigma(x: Tensor) -> Tensor:
+    return (1 / (1 + (-x).exp())).log()
+
+
+def bce_of_a_row(hit: Tensor, others: Tensor, m: int, n_items: int) -> Tensor:
+    return -log_sigma(hit) - sum(log_sigma(-s) for s in others) / len(others)
+
+
+def gbce_of_a_row(hit: Tensor, others: Tensor, m: int, n_items: int, t: float) -> Tensor:
+    """As arXiv 2308.07192 writes it, with sigma^beta as a power."""
+    alpha = m / (n_items - 1)
+    beta = alpha * (t * (1 - 1 / alpha) + 1 / alpha)
+    positive = (1 / (1 + (-hit).exp())) ** beta
+    return -(positive.log() + sum(log_sigma(-s) for s in others)) / (m + 1)
+
+
+def bpr_of_a_row(hit: Tensor, others: Tensor, m: int, n_items: int) -> Tensor:
+    return -sum(log_sigma(hit - s) for s in others) / len(others)
+
+
+Loss = Callable[..., Tensor]
+PAIRWISE = {
+    "bce": (binary_cross_entropy, bce_of_a_row),
+    "bpr": (bayesian_personalised_ranking, bpr_of_a_row),
+    "gbce t=0": (partial(generalised_binary_cross_entropy, t=0.0), partial(gbce_of_a_row, t=0.0)),
+    "gbce": (partial(generalised_binary_cross_entropy, t=0.75), partial(gbce_of_a_row, t=0.75)),
+    "gbce t=1": (partial(generalised_binary_cross_entropy, t=1.0), partial(gbce_of_a_row, t=1.0)),
+}
+
+
+@pytest.mark.parametrize("name", PAIRWISE)
+@pytest.mark.parametrize(
+    ("n", "catalog", "width", "m"), [(1, 3, 1, 1), (17, 40, 3, 7), (30, 99, 8, 40)]
+)
+def test_pairwise_losses_are_their_papers(name, n, catalog, width, m):
+    loss, of_a_row = PAIRWISE[name]
+    h, items, targets = problem(n, catalog, width)
+    negatives = torch.randint(1, catalog, (m,), generator=torch.Generator().manual_seed(3))
+    if m == 1:
+        negatives = 3 - targets  # of two items, the other one
+    rows = []
+    for row, target in enumerate(targets.tolist()):
+        scores = items @ h[row]
+        others = [scores[j] for j in negatives.tolist() if j != target]
+        rows.append(of_a_row(scores[target], others, m, catalog - 1))
+    wanted = torch.stack(rows).mean()
+    got = loss(h, items, targets, negatives)
+    torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
+    grads = zip(
+        ("h", "items"),
+        torch.autograd.grad(got, (h, items)),
+        torch.autograd.grad(wanted, (h, items)),
+        strict=True,
+    )
+    for part, grad, other in grads:
+        torch.testing.assert_close(
+            grad, other, rtol=1e-10, atol=1e-13, msg=lambda m, part=part: f"{part}: {m}"
+        )
+
+
+@pytest.mark.parametrize("name", PAIRWISE)
+def test_pairwise_losses_stay_finite(name):
+    loss, _ = PAIRWISE[name]
+    h, items, targets = problem(20, 30, 4, torch.float32)
+    got = loss(h * 1e4, items * 1e4, targets, torch.arange(1, 30))
+    got.backward()
+    assert torch.isfinite(got)
+    assert torch.isfinite(h.grad).all()
+    assert torch.isfinite(items.grad).all()
+
+
+@pytest.mark.parametrize("name", PAIRWISE)
+def test_a_row_whose_negatives_are_its_target_learns_from_the_target_alone(name):
+    loss, _ = PAIRWISE[name]
+    h, items, _ = problem(1, 6, 3)
+    got = loss(h, items, torch.tensor([2]), torch.tensor([2, 2]))
+    (grad,) = torch.autograd.grad(got, items)
+    assert torch.isfinite(grad).all()
+    assert not grad[[0, 1, 3, 4, 5]].any()
+
+
+def test_gbce_ends_at_bce_and_at_the_full_catalog():
+    """t = 0 is BCE over all m negatives; with every item drawn, t changes nothing."""
+    h, items, targets = problem(25, 12, 4)
+    some, every = torch.tensor([3, 5, 5, 8]), torch.arange(1, 12).repeat(2)
+    scores, hit = h @ items[some].t(), (h * items[targets]).sum(1)
+    other = some != targets[:, None]
+    plain = -(log_sigma(hit) + (log_sigma(-scores) * other).sum(1)).mean() / 5
+    got = generalised_binary_cross_entropy(h, items, targets, some, 0.0)
+    torch.testing.assert_close(got, plain)
+    calibrated = generalised_binary_cross_entropy(h, items, targets, some, 1.0)
+    assert calibrated < got
+    torch.testing.assert_close(
+        generalised_binary_cross_entropy(h, items, targets, every, 1.0),
+        generalised_binary_cross_entropy(h, items, targets, every, 0.0),
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import MISSING, fields
 from typing import Any, get_args, get_origin, get_type_hints
 
-from longrec.models import MODELS
+from longrec.models import MODELS, build_model
 from longrec.settings import check_model
 from longrec.training.config import TrainConfig
 
@@ -16,7 +16,7 @@ def describe_models() -> list[dict[str, Any]]:
         {
             "model": name,
             "streaming": model.streaming,
-            "causal": model.causal,
+            "causal": build_model(name, model.config_class(), 1).causal,
             "summary": (model.__doc__ or "").strip().splitlines()[0],
         }
         for name, model in sorted(MODELS.items())

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 LOGITS_AT_ONCE = 1 << 19
 """Logits held at a time: 2 MiB of float32, which stays in a core's cache."""
@@ -95,8 +96,87 @@ def sampled_softmax(
     Tensor
         Scalar.
     """
-    hit = (h * items[targets]).sum(1, keepdim=True)
-    logits = h @ items[negatives].t() - log_expected[negatives]
-    logits = logits.masked_fill(negatives == targets[:, None], -torch.inf)
+    hit, scores, other = _scores(h, items, targets, negatives)
+    logits = (scores - log_expected[negatives]).masked_fill(~other, -torch.inf)
     # The target is in its row's sample by right, once: it needs no correction.
-    return (torch.cat([hit, logits], dim=1).logsumexp(1) - hit[:, 0]).mean()
+    return (torch.cat([hit[:, None], logits], dim=1).logsumexp(1) - hit).mean()
+
+
+def binary_cross_entropy(h: Tensor, items: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
+    """Mean of -log sigma(s_target) - mean_j log(1 - sigma(s_j)), over negatives j.
+
+    SASRec (arXiv 1808.09781) draws one negative per target; the mean over shared ones
+    has the same expectation and less noise. A negative that is the row's own target is left out of
+    that row.
+
+    Parameters
+    ----------
+    h : Tensor
+        (n, D) user vectors.
+    items : Tensor
+        (N, D) item vectors.
+    targets : Tensor
+        (n,) int64 in 1..N-1.
+    negatives : Tensor
+        (m,) int64, shared by all rows.
+
+    Returns
+    -------
+    Tensor
+        Scalar.
+    """
+    hit, scores, other = _scores(h, items, targets, negatives)
+    return (softplus(-hit) + (softplus(scores) * other).sum(1) / _count(other)).mean()
+
+
+def generalised_binary_cross_entropy(
+    h: Tensor, items: Tensor, targets: Tensor, negatives: Tensor, t: float
+) -> Tensor:
+    """gBCE of gSASRec (arXiv 2308.07192): BCE whose overconfidence from sampling is undone.
+
+    Mean of -(beta log sigma(s_target) + sum_j log(1 - sigma(s_j))) / (m + 1), with
+    alpha = m / (items - 1), the share of negatives that is drawn, and
+    beta = alpha (t (1 - 1 / alpha) + 1 / alpha): from 1 at t = 0 (plain BCE over m negatives) to
+    alpha at t = 1 (calibrated as if all negatives were summed).
+
+    Parameters
+    ----------
+    h, items, targets, negatives : Tensor
+        As in `binary_cross_entropy`; N counts the padding row, which is no item.
+    t : float
+        Calibration, in [0, 1].
+
+    Returns
+    -------
+    Tensor
+        Scalar.
+    """
+    hit, scores, other = _scores(h, items, targets, negatives)
+    # Drawn with replacement, m may be more than there are.
+    alpha = min(len(negatives) / max(len(items) - 2, 1), 1.0)
+    beta = alpha * (t * (1 - 1 / alpha) + 1 / alpha)
+    total = beta * softplus(-hit) + (softplus(scores) * other).sum(1)
+    return total.mean() / (len(negatives) + 1)
+
+
+def bayesian_personalised_ranking(
+    h: Tensor, items: Tensor, targets: Tensor, negatives: Tensor
+) -> Tensor:
+    """BPR (arXiv 1205.2618): mean of -mean_j log sigma(s_target - s_j), over negatives j.
+
+    Parameters and result are those of `binary_cross_entropy`.
+    """
+    hit, scores, other = _scores(h, items, targets, negatives)
+    return ((softplus(scores - hit[:, None]) * other).sum(1) / _count(other)).mean()
+
+
+def _scores(
+    h: Tensor, items: Tensor, targets: Tensor, negatives: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores of the targets (n,) and negatives (n, m), and where a negative is another item."""
+    hit = (h * items[targets]).sum(1)
+    return hit, h @ items[negatives].t(), negatives != targets[:, None]
+
+
+def _count(other: Tensor) -> Tensor:
+    return other.sum(1).clamp_min(1)  # a row without negatives adds 0

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longrec.data.batches import Batch, TrainingData, group, length_buckets, read
+from longrec.data.sampling import Masking, Prefixes
 
 
 @dataclass
@@ -109,23 +110,120 @@ def test_every_event_but_the_first_is_a_target_once(drawn):
         found.extend((batch.targets[real] - 1).tolist())
     assert not carried
     assert sorted(found) == wanted
-    assert data.targets == len(wanted)
+    assert data.targets_per_epoch == len(wanted)
     assert data.dropped == int((data.begin - h.offsets[:-1]).sum())
 
 
-def test_a_plan_depends_on_seed_and_epoch_alone():
+def rows_of(batch: Batch) -> list[tuple[list[int], list[int], list[int] | None]]:
+    """Items, targets and times of each row, without padding, which must be zero at the end."""
+    real = torch.arange(batch.items.shape[1]) < batch.lengths[:, None]
+    assert torch.equal(batch.items > 0, real)
+    assert not (batch.targets > 0)[~real].any()
+    assert batch.lengths.max() == batch.items.shape[1]
+    rows = []
+    for row, length in enumerate(batch.lengths.tolist()):
+        times = None if batch.times is None else batch.times[row, :length].tolist()
+        rows.append(
+            (batch.items[row, :length].tolist(), batch.targets[row, :length].tolist(), times)
+        )
+    return rows
+
+
+@settings(max_examples=100)
+@given(any_data, st.floats(0.01, 0.99), st.sampled_from([0.0, 0.3, 1.0]))
+def test_masked_rows_hold_their_targets(drawn, share, last):
+    lengths, context = drawn["lengths"], drawn["context"]
+    h = logs(lengths, drawn["timed"])
+    options = {k: drawn[k] for k in ("context", "window", "batch_tokens", "seed")}
+    ends = np.maximum(h.offsets[1:] - drawn["cut"], h.offsets[:-1])
+    data = data_of(h, train_end=ends, sampling=Masking(share, last), **options)
+    wanted = {}
+    for begin, end in zip(h.offsets[:-1].tolist(), ends.tolist(), strict=True):
+        first = begin if context is None else max(begin, end - context - 1)
+        if end - first >= 2:  # one event alone would be predicted from nothing
+            wanted[first + 1] = list(range(first + 1, end + 1))
+    found = {}
+    for batch in data.epoch(2).batches():
+        rows, width = batch.items.shape
+        assert rows == 1 or rows * width <= drawn["batch_tokens"]
+        assert batch.keep is None
+        assert not batch.carries
+        for items, targets, times in rows_of(batch):
+            found[items[0]] = items
+            hidden = [n for n, target in enumerate(targets) if target]
+            assert hidden
+            assert last < 1 or hidden == [len(items) - 1]
+            assert all(targets[n] == items[n] for n in hidden)
+            if times is not None:  # the item at place p has the time 10 p - 50
+                before = [
+                    max([m for m in range(n + 1) if not targets[m]] or [0])
+                    for n in range(len(items))
+                ]
+                assert times == [10 * (items[n] - 1) - 50 for n in before]
+    assert found == wanted
+    assert data.dropped == int((data.begin - h.offsets[:-1]).sum())
+    if last == 1.0:
+        assert data.targets_per_epoch == len(wanted)
+
+
+@settings(max_examples=100)
+@given(any_data, st.integers(1, 6))
+def test_prefixes_predict_the_event_after_them(drawn, number):
+    lengths, context = drawn["lengths"], drawn["context"]
+    h = logs(lengths, drawn["timed"])
+    options = {k: drawn[k] for k in ("context", "window", "batch_tokens", "seed")}
+    ends = np.maximum(h.offsets[1:] - drawn["cut"], h.offsets[:-1])
+    data = data_of(h, train_end=ends, sampling=Prefixes(number), **options)
+    predicted = []
+    for batch in data.epoch(0).batches():
+        assert batch.keep is None
+        assert not batch.carries
+        assert len(batch.items) == 1 or batch.items.numel() <= drawn["batch_tokens"]
+        for items, targets, times in rows_of(batch):
+            assert targets[:-1] == [0] * (len(items) - 1)
+            assert targets[-1] == items[-1] + 1
+            assert items == list(range(items[0], items[-1] + 1))
+            user = np.searchsorted(h.offsets, items[0] - 1, side="right") - 1
+            assert targets[-1] <= ends[user]
+            events = items[-1] - h.offsets[user]
+            assert len(items) == (events if context is None else min(events, context))
+            assert times is None or times == [10 * (item - 1) - 50 for item in items]
+            predicted.append(targets[-1])
+    assert len(set(predicted)) == len(predicted) == data.targets_per_epoch
+    wanted = np.minimum(np.maximum(ends - h.offsets[:-1] - 1, 0), number)
+    users = np.searchsorted(h.offsets, np.array(predicted) - 1, side="right") - 1
+    assert np.bincount(users.astype(int), minlength=len(wanted)).tolist() == wanted.tolist()
+    assert data.dropped == 0
+
+
+def test_masks_differ_from_step_to_step_and_from_epoch_to_epoch():
+    """Rows all alike in shape: only the numbers drawn can tell their masks apart."""
+    data = data_of(logs([30] * 12), batch_tokens=60, sampling=Masking(0.3, 0.0))
+    masks = [
+        tuple((batch.targets > 0).flatten().tolist())
+        for epoch in range(3)
+        for batch in data.epoch(epoch).batches()
+    ]
+    assert len(set(masks)) == len(masks) == 36
+
+
+SAMPLINGS = [None, Masking(0.2, 0.1), Prefixes(3)]
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_a_plan_depends_on_seed_and_epoch_alone(sampling):
     h = logs([40, 3, 90, 17, 66, 2, 5, 30] * 5)
     plans = {
-        (seed, epoch): [b.items for b in data_of(h, seed=seed).epoch(epoch).batches()]
+        (seed, epoch): list(data_of(h, seed=seed, sampling=sampling).epoch(epoch).batches())
         for seed in (0, 1)
         for epoch in (0, 1)
     }
 
     def equal(a, b):
-        return len(a) == len(b) and all(map(torch.equal, a, b))
+        return len(a) == len(b) and all(map(same, a, b))
 
-    again = [b.items for b in data_of(h, seed=1).epoch(1).batches()]
-    assert equal(again, plans[1, 1])
+    again = data_of(h, seed=1, sampling=sampling).epoch(1)
+    assert equal([again.batch(step) for step in reversed(range(len(again)))][::-1], plans[1, 1])
     for key, plan in plans.items():
         for other, batches in plans.items():
             assert equal(plan, batches) == (key == other)
@@ -133,8 +231,9 @@ def test_a_plan_depends_on_seed_and_epoch_alone():
 
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("first", [0, 7])
-def test_workers_change_nothing(workers, first):
-    plan = data_of(logs([40, 3, 90, 17, 66, 2, 5, 30] * 5)).epoch(2)
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_workers_change_nothing(workers, first, sampling):
+    plan = data_of(logs([40, 3, 90, 17, 66, 2, 5, 30] * 5), sampling=sampling).epoch(2)
     alone = list(plan.batches(first))
     assert len(alone) == len(plan) - first
     threaded = list(plan.batches(first, workers))
@@ -172,16 +271,18 @@ def test_reading_stretches():
     assert got.times[:2].tolist() == [[-40, -30, -30], [-10, 0, 10]]
 
 
-def test_work_in_python_grows_with_batches_not_with_events():
-    """Lines run by the interpreter in batches.py: as many for 50 times the events per batch."""
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_work_in_python_grows_with_batches_not_with_events(sampling):
+    """Lines run by the interpreter for batches: as many for 50 times the events per batch."""
 
     def lines(length: int) -> tuple[int, int]:
-        plan = data_of(logs([length] * 64), window=length, batch_tokens=16 * length).epoch(0)
+        options = {"window": length, "batch_tokens": 16 * length, "sampling": sampling}
+        plan = data_of(logs([length] * 64), **options).epoch(0)
         count = 0
 
         def trace(frame, event, arg):
             nonlocal count
-            if not frame.f_code.co_filename.endswith("batches.py"):
+            if not frame.f_code.co_filename.endswith(("batches.py", "sampling.py")):
                 return None
             count += 1
             return trace

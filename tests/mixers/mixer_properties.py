@@ -148,6 +148,18 @@ def check_causal(make: Make, length: int = 97) -> None:
         assert not torch.allclose(z[t], y[t]), f"event {t} does not change its own output"
 
 
+def check_sees_all(make: Make, length: int = 33) -> None:
+    """2, for bidirectional ones: every event changes the output at every other."""
+    mixer = build(make)
+    x, times = events(length)
+    y = mixer(x[None], Context(times=times[None]))[0]
+    for t in (0, length // 2, length - 1):
+        other = x.clone()
+        other[t] += 3
+        change = (mixer(other[None], Context(times=times[None]))[0] - y).abs().amax(1)
+        assert (change > 1e-9).all(), f"event {t} does not change every output"
+
+
 def check_splits(
     make: Make, pieces: list[list[int]], steps: int, seed: int = 0, tolerance: float = 1e-10
 ) -> None:
@@ -191,13 +203,17 @@ def check_splits(
 
 
 def check_empty_rows(make: Make) -> None:
-    """3: rows without events leave every gradient finite, also through the state."""
+    """3: rows without events leave every output and gradient finite, also through the state."""
     mixer = build(make)
-    assert isinstance(mixer, StreamingMixer)
     x, times = torch.randn(2, 5, DIM, dtype=torch.float64), torch.arange(5).expand(2, 5) * 100
     x.requires_grad_()
-    first, state = mixer.prefill(x, mixer.initial_state(2), Context(torch.tensor([0, 3]), times))
-    later, _ = mixer.prefill(x, state, Context(torch.tensor([2, 0]), times + 1000))
+    ctx, after = Context(torch.tensor([0, 3]), times), Context(torch.tensor([2, 0]), times + 1000)
+    if isinstance(mixer, StreamingMixer):
+        first, state = mixer.prefill(x, mixer.initial_state(2), ctx)
+        later, _ = mixer.prefill(x, state, after)
+    else:
+        first, later = mixer(x, ctx), mixer(x, after)
+    assert torch.isfinite(first).all(), "outputs of a row without events are not finite"
     (first[1, :3].sum() + later[0, :2].sum()).backward()
     for key, part in {"input": x, **dict(mixer.named_parameters())}.items():
         if part.grad is not None:
@@ -287,7 +303,7 @@ class Counter(TorchDispatchMode):
         if func.is_view or name in ("detach", "_unsafe_view"):
             return result
         made = result if isinstance(result, (tuple, list)) else [result]
-        sizes = [t.numel() for t in made if isinstance(t, Tensor)]
+        sizes = [(t._values() if t.is_sparse else t).numel() for t in made if isinstance(t, Tensor)]
         operations = float(sum(sizes))
         if name in ("mm", "bmm", "addmm", "baddbmm"):
             left = args[1 if name in ("addmm", "baddbmm") else 0]

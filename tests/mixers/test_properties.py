@@ -18,6 +18,7 @@ of = lambda wanted: [  # noqa: E731
 ]
 EVERY = pytest.mark.parametrize("make", of(lambda cls: True))
 CAUSAL = pytest.mark.parametrize("make", of(lambda cls: cls.causal))
+BIDIRECTIONAL = pytest.mark.parametrize("make", of(lambda cls: not cls.causal))
 LINEAR = pytest.mark.parametrize("make", of(lambda cls: cls.linear))
 STREAMING = of(lambda cls: issubclass(cls, StreamingMixer))
 
@@ -45,6 +46,11 @@ def test_no_output_depends_on_later_events(make):
     properties.check_causal(make)
 
 
+@BIDIRECTIONAL
+def test_every_output_depends_on_every_event(make):
+    properties.check_sees_all(make)
+
+
 @pytest.mark.parametrize("make", STREAMING)
 @settings(max_examples=20)
 @given(
@@ -59,7 +65,7 @@ def test_any_split_gives_what_forward_gives(make, pieces, steps):
     properties.check_splits(make, pieces, steps)
 
 
-@pytest.mark.parametrize("make", STREAMING)
+@EVERY
 def test_rows_without_events_spoil_no_gradient(make):
     properties.check_empty_rows(make)
 
@@ -93,6 +99,7 @@ def test_long_histories_take_memory_in_proportion(make, length):
 
 def test_every_file_of_the_package_registers_a_mixer_with_examples():
     assert {"softmax", "banded", "dispatcher", "hydra"} <= set(MIXERS)
+    assert {"softmax-bidirectional", "hydra-bidirectional"} <= set(MIXERS)
     for name, cls in MIXERS.items():
         assert cls.examples(), f"{name} has no examples to test"
         if issubclass(cls, StreamingMixer):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from longrec.mixers import MIXERS, Context, StreamingMixer, register_mixer
+from longrec.mixers import MIXERS, Context, Mixer, StreamingMixer, register_mixer
 from longrec.mixers.base import EMPTY
 
 
@@ -100,11 +100,53 @@ class DependsOnMode(Sums):
         return super().sums(x) + (x.shape[0] - 1) * 1e-6
 
 
+class Mean(Mixer):
+    """y_t = W (x_t + mean of x over the history): a right bidirectional mixer."""
+
+    causal, linear = False, True
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.output = nn.Linear(dim, dim, bias=False)
+
+    def mix(self, x: Tensor, ctx: Context) -> Tensor:
+        count, mask = torch.tensor([[x.shape[1]]]), ctx.mask(x)
+        if mask is not None:
+            x, count = x * mask[..., None], mask.sum(1, keepdim=True)
+        return self.output(x + self.mean(x, count))
+
+    def mean(self, x: Tensor, count: Tensor) -> Tensor:
+        return (x.sum(1) / count.clamp_min(1))[:, None]
+
+    def define(self, x: Tensor, times: Tensor | None = None):
+        return torch.stack(
+            [(event + sum(x) / len(x)) @ self.output.weight.t() for event in x]
+        ), None
+
+    @classmethod
+    def examples(cls):
+        return {"toy": cls}
+
+
+class MeanOfPadding(Mean):
+    def mix(self, x: Tensor, ctx: Context) -> Tensor:
+        return super().mix(x, EMPTY)
+
+
+class MeanOfNothing(Mean):
+    def mean(self, x: Tensor, count: Tensor) -> Tensor:
+        return (x.sum(1) / count)[:, None]
+
+
 def every_property(make) -> None:
     properties.check_definition(make, 33, torch.float64)
-    properties.check_definition(make, 33, torch.float64, split=True)
-    properties.check_causal(make)
-    properties.check_splits(make, [[3, 0, 9], [0, 5, 1]], steps=2)
+    if issubclass(make, StreamingMixer):
+        properties.check_definition(make, 33, torch.float64, split=True)
+        properties.check_causal(make)
+        properties.check_splits(make, [[3, 0, 9], [0, 5, 1]], steps=2)
+    else:
+        properties.check_sees_all(make)
+    properties.check_empty_rows(make)
     for train in (True, False):
         properties.check_neighbours(make, train)
     for name in properties.EXTREMES:
@@ -112,8 +154,9 @@ def every_property(make) -> None:
     properties.check_linear(make)
 
 
-def test_a_right_mixer_passes() -> None:
-    every_property(Sums)
+@pytest.mark.parametrize("toy", [Sums, Mean])
+def test_a_right_mixer_passes(toy) -> None:
+    every_property(toy)
 
 
 BROKEN = [
@@ -141,6 +184,9 @@ BROKEN = [
     (Overflows, lambda make: properties.check_extremes(make, "huge"), "huge: outputs"),
     (Overflows, lambda make: properties.check_extremes(make, "zeros"), "zeros: outputs"),
     (DependsOnMode, lambda make: properties.check_neighbours(make, True), "padded"),
+    (Sums, properties.check_sees_all, "event 16 does not change every output"),
+    (MeanOfPadding, lambda make: properties.check_neighbours(make, False), "row 0 padded"),
+    (MeanOfNothing, properties.check_empty_rows, "without events are not finite"),
 ]
 
 

@@ -6,48 +6,28 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 
 import pytest
 import torch
+from small_models import SEQUENCE, N, make, near, sequences
 from torch import Tensor, nn
 
 from longrec.mixers import MIXERS, Context, Mixer, StreamingMixer
 from longrec.mixers.base import map_state
-from longrec.models import MODELS, CountingModel, SequenceModel, build_model, register_model
+from longrec.models import MODELS, SequenceModel, build_model, register_model
 from longrec.models.base import Model, config_keys
 from longrec.models.elastic import ElasticConfig
 from longrec.models.sasrec import SASRecConfig, SASRecRotaryConfig
 
-N = 40
-SMALL = {"dim": 12, "ffn_dim": 16, "max_length": 30, "experts": 3, "band": 6, "heads": 2}
-SEQUENCE = [name for name, cls in MODELS.items() if issubclass(cls, SequenceModel)]
 EXACT = [name for name in SEQUENCE if MODELS[name].streaming == "exact"]
 WINDOWED = [name for name in SEQUENCE if MODELS[name].streaming == "windowed"]
 
 
-def make(name: str, kind: torch.dtype = torch.float64, **settings) -> Model:
-    keys = {field.name for field in fields(MODELS[name].config_class)}
-    chosen = {k: v for k, v in SMALL.items() if k in keys} | settings
-    torch.manual_seed(0)
-    model = build_model(name, MODELS[name].config_class(**chosen), N)
-    if isinstance(model, CountingModel):
-        items = torch.randint(1, N + 1, (500,))
-        model.count(torch.cat([torch.zeros(1, dtype=torch.int64), items[:-1]]), items)
-    return model.to(kind).eval()
-
-
-def sequences(batch: int = 3, events: int = 30) -> tuple[Tensor, Tensor]:
-    random = torch.Generator().manual_seed(1)
-    items = torch.randint(1, N + 1, (batch, events), generator=random)
-    return items, torch.randint(0, 9999, (batch, events), generator=random).cumsum(1) - 7000
-
-
-def near(got: Tensor, wanted: Tensor, name: str = "") -> None:
-    torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-9, msg=lambda m: f"{name}: {m}")
-
-
 def test_what_this_package_promises_is_registered():
     promised = {"elastic", "hydrarec", "sasrec", "sasrec-rotary", "popularity", "last-item"}
-    assert promised <= set(MODELS)
+    assert promised | {"bert4rec", "hydrarec-bidirectional"} <= set(MODELS)
     assert {"elastic", "hydrarec", "sasrec-rotary"} <= set(EXACT)
-    assert "sasrec" in WINDOWED
+    assert {"sasrec", "bert4rec"} <= set(WINDOWED)
+    assert MODELS["hydrarec-bidirectional"].streaming == "none"
+    assert {name for name in MODELS if make(name).causal} >= {"elastic", "sasrec", "popularity"}
+    assert all(cls.name == name for name, cls in MODELS.items())
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -65,13 +45,27 @@ def test_h_after_an_event_does_not_see_later_ones(name):
     items, times = sequences()
     h = model.encode(items, Context(times=times))
     assert h.shape[:2] == items.shape
-    if not model.causal:
-        return
     for t in (1, 17, 29):
         other, later = items.clone(), times.clone()
         other[:, t:] = other[:, t:] % N + 1
         later[:, t:] += 86_400
-        near(model.encode(other, Context(times=later))[:, :t], h[:, :t], f"event {t}")
+        before = model.encode(other, Context(times=later))[:, :t]
+        if model.causal:
+            near(before, h[:, :t], f"event {t}")
+        else:
+            assert not torch.allclose(before, h[:, :t]), f"event {t} changes nothing before it"
+
+
+@pytest.mark.parametrize("name", SEQUENCE)
+def test_h_after_the_last_event_sees_earlier_ones(name):
+    model = make(name, layers=1, **({"band": 30} if name == "sasrec-rotary" else {}))
+    items, times = sequences()
+    h = model.encode(items, Context(times=times))
+    for t in (0, 12, 28):
+        other = items.clone()
+        other[:, t] = other[:, t] % N + 1
+        change = model.encode(other, Context(times=times))[:, -1] - h[:, -1]
+        assert (change.abs().amax(1) > 1e-7).all(), f"event {t} changes nothing"
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -171,9 +165,13 @@ def test_all_forms_run_in_every_float_type(name, kind):
     assert (y - h[:, 20]).abs().max() < limit
 
 
-@pytest.mark.parametrize("name", WINDOWED)
-def test_windowed_models_refuse_a_state(name):
+@pytest.mark.parametrize("name", sorted({*SEQUENCE} - {*EXACT}))
+def test_models_without_a_state_say_how_they_are_served_and_what_streams(name):
     model = make(name)
+    assert model.streams_as in EXACT
+    limit = model.max_length
+    how = "the whole history" if limit is None else f"the last {limit} events"
+    mend = f"^{name} .*: it is served by reading {how} again. For a stream, train "
     items, _ = sequences()
     state = make("hydrarec").initial_state(3)
     for call in (
@@ -181,8 +179,9 @@ def test_windowed_models_refuse_a_state(name):
         lambda: model.prefill(items, state),
         lambda: model.step(items[:, 0], state),
     ):
-        with pytest.raises(ValueError, match="served by reading the last 30 events again"):
+        with pytest.raises(ValueError, match=f"{mend}{model.streams_as}$") as refusal:
             call()
+        assert ("sees later events" in str(refusal.value)) == (not model.causal)
 
 
 def test_sasrec_positions_count_from_the_last_event():
@@ -261,6 +260,9 @@ BAD = [
     (SASRecConfig, "max_length", 0),
     (SASRecRotaryConfig, "band", 0),
     (MODELS["hydrarec"].config_class, "convolution", -1),
+    (MODELS["bert4rec"].config_class, "max_length", 0),
+    (MODELS["bert4rec"].config_class, "heads", 5),
+    (MODELS["hydrarec-bidirectional"].config_class, "layers", 0),
 ]
 
 

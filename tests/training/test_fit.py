@@ -8,25 +8,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from small_runs import QUICK, SMALL, model_of, run_of
 
 from longrec.data.batches import TrainingData
-from longrec.data.splits import leave_one_out, make_split
+from longrec.data.splits import leave_one_out
 from longrec.errors import DataError, LongrecError
 from longrec.evaluation.ranking import rank_targets
 from longrec.losses import full_cross_entropy
-from longrec.models import MODELS, build_model
+from longrec.models import MODELS
 from longrec.training import fit as fitting
 from longrec.training.config import TrainConfig
 from longrec.training.fit import draw, fit
-
-QUICK = {"max_epochs": 2, "batch_tokens": 400, "warmup_steps": 5, "learning_rate": 1e-2}
-SMALL = {"dim": 16, "layers": 1, "ffn_dim": 16, "dropout": 0.0}
-
-
-def model_of(name: str, n_items: int, **settings):
-    torch.manual_seed(0)
-    chosen = settings or (SMALL if name not in ("popularity", "last-item") else {})
-    return build_model(name, MODELS[name].config_class(**chosen), n_items)
 
 
 @pytest.fixture
@@ -34,12 +26,6 @@ def histories(make_histories, ring):
     rows = ring(60, 30, 3, 60)
     times = [[n * 50 + user for n in range(len(row))] for user, row in enumerate(rows)]
     return make_histories(rows, times, n_items=30)
-
-
-def run_of(model, histories, folder, split="leave-one-out", progress=None, **settings):
-    folder.mkdir(exist_ok=True)
-    config = TrainConfig(**(QUICK | settings))
-    return fit(model, histories, make_split(split, histories), config, folder, progress=progress)
 
 
 @pytest.mark.parametrize("name", ["elastic", "hydrarec", "sasrec-rotary"])
@@ -195,11 +181,60 @@ def test_a_loss_that_is_not_finite_is_explained(tmp_path, histories):
         run_of(model, histories, tmp_path)
 
 
-def test_a_model_that_sees_later_events_is_refused(tmp_path, histories, monkeypatch):
-    model = model_of("sasrec", 30)
-    monkeypatch.setattr(type(model.blocks[0].mixer), "causal", False)
-    with pytest.raises(LongrecError, match="SASRec sees later events"):
-        run_of(model, histories, tmp_path)
+def test_weights_to_start_from_are_validated_and_kept_if_nothing_is_better(tmp_path, histories):
+    model = model_of("hydrarec", 30)
+    run_of(model, histories, tmp_path, max_epochs=12)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    split = leave_one_out(histories)
+    metrics = fitting._metrics(rank_targets(model, histories, split.validation))
+    told = []
+    config = TrainConfig(**QUICK | {"learning_rate": 0.5, "average": 0.0})
+    result = fit(
+        model, histories, split, config, tmp_path, progress=told.append, validate_first=True
+    )
+    first = result.rows[0]
+    assert (first.epoch, first.step, first.events, first.loss) == (0, 0, 0, None)
+    assert first.ndcg10 == metrics["ndcg@10"] > max(row.ndcg10 for row in result.rows[1:])
+    assert result.validation == {k: metrics[k] for k in ("ndcg@10", "hr@10")}
+    assert [row.epoch for row in result.rows] == [0, 1, 2]
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert told[0].loss is None
+    lines = (tmp_path / "log.csv").read_text().splitlines()
+    assert lines[1].split(",")[4] == ""
+
+
+def test_patience_counts_from_the_weights_to_start_from(tmp_path, histories):
+    model, split = model_of("hydrarec", 30), leave_one_out(histories)
+    config = TrainConfig(learning_rate=1e-30, weight_decay=0, patience=2)
+    result = fit(model, histories, split, config, tmp_path, validate_first=True)
+    assert result.stop == "converged"
+    assert [row.epoch for row in result.rows] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "slots"), [("elastic-paper", 64), ("elastic-paper", 0), ("sasrec", 0)]
+)
+def test_the_log_tells_how_the_memory_bank_is_used(tmp_path, histories, name, slots):
+    settings = SMALL | ({"memory_slots": slots, "memory_topk": 4} if slots else {})
+    if name == "elastic-paper" and not slots:
+        settings |= {"memory_slots": 0}
+    result = run_of(model_of(name, 30, **settings), histories, tmp_path)
+    head, *lines = (line.split(",") for line in (tmp_path / "log.csv").read_text().splitlines())
+    assert head[-3:] == ["memory_share", "memory_entropy", "memory_kl"]
+    for row, line in zip(result.rows, lines, strict=True):
+        if not slots:
+            assert line[-3:] == ["", "", ""]
+            assert row.memory_share is row.memory_entropy is row.memory_kl is None
+            continue
+        assert [float(cell) for cell in line[-3:]] == [
+            row.memory_share,
+            row.memory_entropy,
+            row.memory_kl,
+        ]
+        assert 4 / 64 <= row.memory_share <= 1
+        assert 0 < row.memory_entropy <= 1
+        assert row.memory_kl == pytest.approx((1 - row.memory_entropy) * np.log(64), abs=1e-9)
 
 
 def test_histories_that_change_under_a_run_stop_it(tmp_path, histories):
@@ -284,8 +319,19 @@ def test_unseen_items_miss_in_validation(tmp_path, histories, monkeypatch):
         ("workers", -1),
         ("weight_decay", -0.1),
         ("checkpoint_minutes", 0.0),
+        ("prefixes", 0),
+        ("mask_share", 0.0),
+        ("mask_share", 1.0),
+        ("mask_last", 1.5),
+        ("gbce_t", -0.5),
     ],
 )
 def test_a_bad_setting_is_named_with_its_value(field, value):
     with pytest.raises(ValueError, match=f"{field} is {value}"):
         TrainConfig(**{field: value})
+
+
+def test_a_calibration_that_no_loss_reads_is_refused():
+    with pytest.raises(ValueError, match=r"gbce_t is 0\.5, but loss is 'bce', .*set loss=gbce"):
+        TrainConfig(loss="bce", gbce_t=0.5)
+    assert TrainConfig(loss="gbce", gbce_t=0.5).gbce_t == 0.5

@@ -16,14 +16,15 @@ import training_child
 from safetensors.torch import load_file
 
 from longrec.errors import DataError
+from longrec.memory import SPARSE_ROWS
 from longrec.training import checkpoint
 from longrec.training.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
 
 EVERY_STEP = 1e-9  # minutes
 
 
-def settings_of(name: str, **training) -> dict:
-    model = {"dim": 8, "layers": 2, "ffn_dim": 16}
+def settings_of(name: str, model: dict | None = None, **training) -> dict:
+    model = {"dim": 8, "layers": 2, "ffn_dim": 16} | (model or {})
     defaults = {
         "max_epochs": 4,
         "batch_tokens": 200,
@@ -73,17 +74,22 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize(
-    ("name", "training"),
+    ("name", "model", "training"),
     [
-        ("elastic", {}),
-        ("elastic", {"workers": 2, "loss": "sampled", "negatives": 20}),
-        ("hydrarec", {"precision": "bfloat16", "average": 0.0}),
-        ("sasrec", {"validate_every": 2, "patience": 1}),
-        ("sasrec-rotary", {"context": 30}),
+        ("elastic", {}, {}),
+        ("elastic", {}, {"workers": 2, "loss": "sampled", "negatives": 20}),
+        ("hydrarec", {}, {"precision": "bfloat16", "average": 0.0}),
+        ("sasrec", {}, {"validate_every": 2, "patience": 1}),
+        ("sasrec-rotary", {}, {"context": 30}),
+        ("elastic", {"targets": "last"}, {"loss": "gbce", "negatives": 10}),
+        ("bert4rec", {}, {"workers": 2, "context": 30}),
+        ("hydrarec-bidirectional", {"targets": "last"}, {"loss": "bpr", "prefixes": 2}),
+        ("elastic-paper", {"memory_slots": SPARSE_ROWS}, {"mask_share": 0.3, "max_epochs": 3}),
+        ("elastic", {"memory_slots": 64, "memory_topk": 4}, {"loss": "bce", "negatives": 5}),
     ],
 )
-def test_stopping_at_any_step_changes_nothing(tmp_path, histories, name, training):
-    settings = settings_of(name, **training)
+def test_stopping_at_any_step_changes_nothing(tmp_path, histories, name, model, training):
+    settings = settings_of(name, model, **training)
     for folder in ("whole", "parts"):
         (tmp_path / folder).mkdir()
     steps = []
@@ -105,6 +111,24 @@ def test_stopping_at_any_step_changes_nothing(tmp_path, histories, name, trainin
             training_child.train(histories.path, tmp_path / "parts", settings, tell)
     training_child.train(histories.path, tmp_path / "parts", seldom(settings))
     same_outcome(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_a_first_validation_is_done_once(tmp_path, histories):
+    settings = settings_of("hydrarec", max_epochs=1) | {"validate_first": True}
+    for folder in ("whole", "parts"):
+        (tmp_path / folder).mkdir()
+    training_child.train(histories.path, tmp_path / "whole", seldom(settings))
+
+    def tell(report):
+        if report.place.rows and report.place.total_steps:
+            raise Killed
+
+    with pytest.raises(Killed):
+        training_child.train(histories.path, tmp_path / "parts", seldom(settings), tell)
+    training_child.train(histories.path, tmp_path / "parts", seldom(settings))
+    same_outcome(tmp_path / "parts", tmp_path / "whole")
+    lines = (tmp_path / "parts" / "log.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["epoch", "0", "1"]
 
 
 def start(histories, run: Path, settings: dict) -> subprocess.Popen:

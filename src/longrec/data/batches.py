@@ -4,8 +4,9 @@ An epoch is a plan: which users share a batch (a group), in which order the grou
 windows in which a long history is read. It is a function of (seed, epoch) alone, and a batch is a
 function of the plan and its place in it, so neither workers nor restarts change anything.
 
-Histories longer than `window` events come as windows in order: window k + 1 of a group follows
-window k, and `Batch.keep` tells which rows' states are carried on.
+Every event but a history's first is a target, unless `sampling` says which are. Histories longer
+than `window` events then come as windows in order: window k + 1 of a group follows window k, and
+`Batch.keep` tells which rows' states are carried on. Rows with sampled targets are read whole.
 """
 
 from __future__ import annotations
@@ -22,22 +23,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from longrec.data.histories import Histories
+from longrec.data.sampling import Masking, Prefixes
 
 Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B windows of histories, padded at the end.
+    """B windows of histories (or whole rows), padded at the end.
 
     Attributes
     ----------
     items : Tensor
-        (B, T) int64, inputs; 0 is padding.
+        (B, T) int64, inputs; 0 is padding. Events to hide stand here too: the model hides them.
     targets : Tensor
-        (B, T) int64, the event after each input; 0 where there is none.
+        (B, T) int64, what is predicted at each place: the event after it, or with masking the
+        hidden event itself; 0 where there is nothing to predict.
     times : Tensor or None
-        (B, T) int64 seconds.
+        (B, T) int64 seconds; a hidden event has the time of the one before it.
     lengths : Tensor
         (B,) int64, real inputs per row.
     keep : Tensor or None
@@ -109,7 +112,7 @@ def group(lengths: Ints, order: Ints, batch_tokens: int, window: int) -> Groups:
 
 @dataclass(frozen=True, eq=False)
 class TrainingData:
-    """What trains: for each user a stretch of events, every one but the first a target.
+    """What trains: for each user a stretch of events, and which of them are targets.
 
     Parameters
     ----------
@@ -117,12 +120,15 @@ class TrainingData:
     train_end : (n_users,) int64
         Where each user's training events end.
     context : int or None
-        Most inputs per user; earlier events are left out. None: whole histories.
+        Most events that a prediction reads; earlier ones are left out. None: whole histories.
     window : int
-        Most inputs read at once; longer stretches carry their state on.
+        Most inputs read at once; longer stretches carry their state on. Of no effect with sampling,
+        whose rows are read whole.
     batch_tokens : int
         Padded inputs per batch, at most (one row may exceed it alone).
     seed : int
+    sampling : Masking, Prefixes or None
+        How targets are drawn anew for each epoch; None: every event but the first is one.
     """
 
     histories: Histories
@@ -131,10 +137,11 @@ class TrainingData:
     window: int
     batch_tokens: int
     seed: int
+    sampling: Masking | Prefixes | None = None
 
     @cached_property
     def begin(self) -> Ints:
-        """(n_users,) first event used of each user."""
+        """(n_users,) first event used of each user: `context` to read and one to predict."""
         offsets = self.histories.offsets[:-1]
         if self.context is None:
             return offsets
@@ -142,29 +149,57 @@ class TrainingData:
 
     @cached_property
     def lengths(self) -> Ints:
-        """(n_users,) inputs of each user: one less than events used."""
+        """(n_users,) events that can be predicted: of those used, all but the first."""
         return cast(Ints, np.maximum(self.train_end - self.begin - 1, 0))
 
     @property
     def dropped(self) -> int:
-        """Training events that the context leaves out."""
+        """Training events that the context leaves out of every epoch."""
+        if isinstance(self.sampling, Prefixes):
+            return 0  # a prefix may end anywhere, so that each event is in reach of some
         return int((self.begin - self.histories.offsets[:-1]).sum())
 
     @property
-    def targets(self) -> int:
-        """Targets per epoch."""
+    def targets_per_epoch(self) -> int:
+        """Targets of an epoch; with masking, as many as are expected."""
+        match self.sampling:
+            case Masking() as masking:
+                return round(masking.expected(self._whole))
+            case Prefixes() as prefixes:
+                return int(prefixes.counts(self._prefixes).sum())
         return int(self.lengths.sum())
+
+    def rows(self, random: np.random.Generator) -> tuple[Ints, Ints]:
+        """First event and inputs of an epoch's rows; those without inputs are not read."""
+        match self.sampling:
+            case Masking():
+                return self.begin, self._whole
+            case Prefixes() as prefixes:
+                users, lengths = prefixes.draw(random, self._prefixes)
+                inputs = lengths if self.context is None else np.minimum(lengths, self.context)
+                return self.histories.offsets[users] + lengths - inputs, inputs
+        return self.begin, self.lengths
+
+    @property
+    def _whole(self) -> Ints:  # all events used; one alone would be predicted from nothing
+        return np.where(self.lengths > 0, self.lengths + 1, 0)
+
+    @property
+    def _prefixes(self) -> Ints:
+        return cast(Ints, np.maximum(self.train_end - self.histories.offsets[:-1] - 1, 0))
 
     def epoch(self, epoch: int) -> Epoch:
         """The plan of one epoch."""
         random = np.random.default_rng([self.seed, epoch])
-        users = random.permutation(np.flatnonzero(self.lengths > 0))
-        groups = group(self.lengths, users, self.batch_tokens, self.window)
+        begin, lengths = self.rows(random)
+        rows = random.permutation(np.flatnonzero(lengths > 0))
+        window = self.window if self.sampling is None else int(lengths.max(initial=1))
+        groups = group(lengths, rows, self.batch_tokens, window)
         order = random.permutation(len(groups.windows))
         windows = groups.windows[order]
         step_group = np.repeat(order, windows)
         step_window = np.arange(len(step_group)) - np.repeat(windows.cumsum() - windows, windows)
-        return Epoch(self, groups, step_group, step_window)
+        return Epoch(self, epoch, begin, lengths, window, groups, step_group, step_window)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,6 +207,10 @@ class Epoch:
     """The batches of one epoch in their order."""
 
     data: TrainingData
+    number: int
+    begin: Ints  # of each row
+    lengths: Ints  # of each row
+    window: int
     groups: Groups
     step_group: Ints
     step_window: Ints
@@ -181,26 +220,52 @@ class Epoch:
 
     def batch(self, step: int) -> Batch:
         """The batch at a place of the plan."""
-        data, groups = self.data, self.groups
+        groups = self.groups
         which, window = self.step_group[step], int(self.step_window[step])
-        users = groups.order[groups.starts[which] : groups.starts[which + 1]]
-        left = data.lengths[users] - window * data.window
+        rows = groups.order[groups.starts[which] : groups.starts[which + 1]]
+        left = self.lengths[rows] - window * self.window
         keep = None
         if window:
-            before = left + data.window > 0
+            before = left + self.window > 0
             keep = torch.from_numpy((before.cumsum() - 1)[left > 0])
-        users, left = users[left > 0], left[left > 0]
-        lengths = np.minimum(left, data.window)
-        inputs = read(data.histories, data.begin[users] + window * data.window, lengths + 1)
-        items = inputs.items[:, :-1] * (np.arange(inputs.items.shape[1] - 1) < lengths[:, None])
+        rows, left = rows[left > 0], left[left > 0]
+        lengths = np.minimum(left, self.window)
+        begin = self.begin[rows] + window * self.window
+        if isinstance(self.data.sampling, Masking):
+            inputs, targets = self._masked(step, begin, lengths)
+        else:
+            inputs, targets = self._following(begin, lengths)
         return Batch(
-            torch.from_numpy(items),
-            torch.from_numpy(np.ascontiguousarray(inputs.items[:, 1:])),
-            None if inputs.times is None else torch.from_numpy(inputs.times[:, :-1].copy()),
+            torch.from_numpy(inputs.items),
+            torch.from_numpy(targets),
+            None if inputs.times is None else torch.from_numpy(inputs.times),
             torch.from_numpy(lengths),
             keep,
             carries=window + 1 < int(groups.windows[which]),
         )
+
+    def _following(self, begin: Ints, lengths: Ints) -> tuple[Padded, Ints]:
+        """Rows to read, and the event after each of their places (Prefixes: after the last)."""
+        events = read(self.data.histories, begin, lengths + 1)
+        place = np.arange(events.items.shape[1] - 1)
+        items = events.items[:, :-1] * (place < lengths[:, None])
+        targets = np.ascontiguousarray(events.items[:, 1:])
+        if self.data.sampling is not None:
+            targets *= place == lengths[:, None] - 1
+        return Padded(items, None if events.times is None else events.times[:, :-1].copy()), targets
+
+    def _masked(self, step: int, begin: Ints, lengths: Ints) -> tuple[Padded, Ints]:
+        """Rows to read with their hidden events, and the hidden events."""
+        assert isinstance(self.data.sampling, Masking)
+        # Steps count from 1: (seed, epoch, 0) would give the numbers of the plan's (seed, epoch).
+        random = np.random.default_rng([self.data.seed, self.number, step + 1])
+        hidden = self.data.sampling.places(random, lengths)
+        events = read(self.data.histories, begin, lengths)
+        times = events.times
+        if times is not None:
+            # The target's own time must not be known, and when serving it is not.
+            times = np.maximum.accumulate(np.where(hidden, times[:, :1], times), axis=1)
+        return Padded(events.items, times), events.items * hidden
 
     def batches(self, first: int = 0, workers: int = 0) -> Iterator[Batch]:
         """Batches from place `first` on; `workers` threads prepare them ahead, in order."""

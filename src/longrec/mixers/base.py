@@ -14,8 +14,9 @@ from typing import Any, ClassVar, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-State = tuple[Tensor, ...]
-"""What a streaming mixer keeps of B histories: a named tuple of tensors, batch first."""
+State = tuple[Any, ...]
+"""What a streaming mixer keeps of B histories: a named tuple of tensors, batch first, or of such
+tuples."""
 
 
 @dataclass(frozen=True)
@@ -67,18 +68,7 @@ class Mixer(nn.Module, ABC):
         """Mix x (B, T, D) -> (B, T, D); packed batches are padded, mixed and packed again."""
         if ctx.cu_seqlens is None:
             return self.mix(x, ctx)
-        where, padded = _padding_of(ctx.cu_seqlens)
-        y = self.mix(
-            _pad(x, where, padded),
-            replace(
-                ctx,
-                cu_seqlens=None,
-                lengths=ctx.cu_seqlens.diff(),
-                times=None if ctx.times is None else _pad(ctx.times, where, padded),
-                types=None if ctx.types is None else _pad(ctx.types, where, padded),
-            ),
-        )
-        return y.flatten(0, 1)[where][None]
+        return through_padding(self.mix, x, ctx)
 
     @abstractmethod
     def mix(self, x: Tensor, ctx: Context) -> Tensor:
@@ -116,6 +106,25 @@ class StreamingMixer(Mixer):
 
     def mix(self, x: Tensor, ctx: Context) -> Tensor:
         return self.prefill(x, self.initial_state(x.shape[0]), ctx)[0]
+
+
+def through_padding(
+    function: Callable[[Tensor, Context], Tensor], packed: Tensor, ctx: Context
+) -> Tensor:
+    """Call `function` on a padded batch of packed histories (1, N, ...) and pack what it gives."""
+    assert ctx.cu_seqlens is not None
+    where, padded = _padding_of(ctx.cu_seqlens)
+    y = function(
+        _pad(packed, where, padded),
+        replace(
+            ctx,
+            cu_seqlens=None,
+            lengths=ctx.cu_seqlens.diff(),
+            times=None if ctx.times is None else _pad(ctx.times, where, padded),
+            types=None if ctx.types is None else _pad(ctx.types, where, padded),
+        ),
+    )
+    return y.flatten(0, 1)[where][None]
 
 
 def _padding_of(cu_seqlens: Tensor) -> tuple[Tensor, tuple[int, int]]:

@@ -61,6 +61,19 @@ class DispatcherState(NamedTuple):
     time: Tensor
 
 
+class ExpertRead(NamedTuple):
+    """What T events read from the experts.
+
+    q, y : (B, H, T, d), their queries and what they read; logits : (B, H, T, R), what the softmax
+    over experts was taken of; state : after the last event.
+    """
+
+    q: Tensor
+    y: Tensor
+    logits: Tensor
+    state: DispatcherState
+
+
 @register_mixer("dispatcher")
 class DispatcherMixer(StreamingMixer):
     """Causal dispatcher attention, O(T R D).
@@ -113,7 +126,7 @@ class DispatcherMixer(StreamingMixer):
             life = short * (long / short) ** (place / max(heads * experts - 1, 1))
             self.log_rate = nn.Parameter((math.log(2) / life).log().float())
 
-    def initial_state(self, batch: int) -> DispatcherState:
+    def initial_state(self, batch: int) -> State:
         heads, experts, width = self.experts.shape
         kind = torch.promote_types(self.experts.dtype, torch.float32)
         new = partial(self.experts.new_full, dtype=kind)
@@ -125,7 +138,16 @@ class DispatcherMixer(StreamingMixer):
         )
 
     def prefill(self, x: Tensor, state: State, ctx: Context = EMPTY) -> tuple[Tensor, State]:
-        past, mask = cast(DispatcherState, state), ctx.mask(x)
+        read = self.read_experts(x, cast(DispatcherState, state), ctx)
+        return self.output(join_heads(read.y).to(x.dtype)), read.state
+
+    def step(self, x: Tensor, state: State, ctx: Context = EMPTY) -> tuple[Tensor, State]:
+        read = self.read_experts_once(x, cast(DispatcherState, state), ctx)
+        return self.output(read.y.flatten(1).to(x.dtype)), read.state
+
+    def read_experts(self, x: Tensor, past: DispatcherState, ctx: Context) -> ExpertRead:
+        """What the events of x (B, T, D) read from the experts, before the output projection."""
+        mask = ctx.mask(x)
         h, kept = self.convolution.prefill(x, past.convolution, ctx.lengths)
         q, k, k2, v = (split_heads(part, self.heads) for part in self.inputs(h).chunk(4, dim=-1))
         kind = past.mean.dtype
@@ -135,9 +157,9 @@ class DispatcherMixer(StreamingMixer):
         if mask is not None:
             scores = scores.masked_fill(~mask[:, None, :, None], -math.inf)
             forget = forget * mask[:, None, :, None]
-        weight = past.log_weight.exp()
-        y, sums, weight = mix_chunks(
-            q.to(kind),
+        q, weight = q.to(kind), past.log_weight.exp()
+        y, logits, sums, weight = mix_chunks(
+            q,
             torch.cat([k2, v], dim=-1).to(kind),
             scores,
             forget,
@@ -149,11 +171,10 @@ class DispatcherMixer(StreamingMixer):
         # Rows without events stay at log 0, and must not send its gradient back.
         log_weight = weight.masked_fill(weight == 0, 1.0).log()
         log_weight = log_weight.masked_fill(weight == 0, -math.inf)
-        new = DispatcherState(mean, log_weight, kept, time)
-        return self.output(join_heads(y).to(x.dtype)), new
+        return ExpertRead(q, y, logits, DispatcherState(mean, log_weight, kept, time))
 
-    def step(self, x: Tensor, state: State, ctx: Context = EMPTY) -> tuple[Tensor, State]:
-        past = cast(DispatcherState, state)
+    def read_experts_once(self, x: Tensor, past: DispatcherState, ctx: Context) -> ExpertRead:
+        """The same for one event x (B, D): q and y (B, H, d), logits (B, H, R)."""
         h, kept = self.convolution.step(x, past.convolution)
         q, k, k2, v = (part.unflatten(-1, (self.heads, -1)) for part in self.inputs(h).chunk(4, -1))
         q = q.to(past.mean.dtype)
@@ -166,10 +187,9 @@ class DispatcherMixer(StreamingMixer):
         mean = past.mean * (left - log_weight).exp()[..., None]
         mean = mean + pair * (score - log_weight).exp()[..., None]
         key, value = mean.chunk(2, dim=-1)
-        width = q.shape[-1]
-        share = (torch.einsum("bhd,bhrd->bhr", q, key) / width**0.5).softmax(-1)
-        y = torch.einsum("bhr,bhrd->bhd", share, value).flatten(1).to(x.dtype)
-        return self.output(y), DispatcherState(mean, log_weight, kept, time)
+        logits = torch.einsum("bhd,bhrd->bhr", q, key) / q.shape[-1] ** 0.5
+        y = torch.einsum("bhr,bhrd->bhd", logits.softmax(-1), value)
+        return ExpertRead(q, y, logits, DispatcherState(mean, log_weight, kept, time))
 
     def _scores(self, k: Tensor) -> Tensor:
         """s: (B, H, T, d) -> (B, H, T, R), bounded by the temperatures."""
@@ -197,6 +217,17 @@ class DispatcherMixer(StreamingMixer):
         return (rate * scaled).clamp_max(1), end[:, 0]
 
     def define(self, x: Tensor, times: Tensor | None = None) -> tuple[Tensor, State | None]:
+        reads, state = self.define_reads(x, times)
+        rows = []
+        for q, key, value in reads:
+            share = (torch.einsum("hd,hrd->hr", q, key) / q.shape[-1] ** 0.5).softmax(-1)
+            rows.append(torch.einsum("hr,hrd->hd", share, value).flatten())
+        return torch.stack(rows) @ self.output.weight.t(), state
+
+    def define_reads(
+        self, x: Tensor, times: Tensor | None
+    ) -> tuple[list[tuple[Tensor, Tensor, Tensor]], DispatcherState]:
+        """Per event of x (T, D): q (H, d) and the experts' P.k', P.v (H, R, d); the final state."""
         h = self.convolution.define(x)
         parts = ((h @ w.t()).unflatten(-1, (self.heads, -1)) for w in self.inputs.weight.chunk(4))
         q, k, k2, v = parts
@@ -205,7 +236,7 @@ class DispatcherMixer(StreamingMixer):
         k = k / k.norm(dim=-1, keepdim=True).clamp_min(1e-12)
         score = tau * torch.einsum("hrd,thd->thr", e, k)
         log_kept = torch.zeros_like(score[:0])  # of every earlier event, one row each
-        rows = []
+        reads = []
         for t in range(len(x)):
             if self.forgetting != "none":
                 f = 1.0
@@ -219,14 +250,12 @@ class DispatcherMixer(StreamingMixer):
             z = w.sum(0)
             key = torch.einsum("uhr,uhd->hrd", w, k2[: t + 1]) / z[..., None]
             value = torch.einsum("uhr,uhd->hrd", w, v[: t + 1]) / z[..., None]
-            share = (torch.einsum("hd,hrd->hr", q[t], key) / q.shape[-1] ** 0.5).softmax(-1)
-            rows.append(torch.einsum("hr,hrd->hd", share, value).flatten())
+            reads.append((q[t], key, value))
         read = self.forgetting == "time" and times is not None
         last = times.max()[None] if read and times is not None else torch.tensor([NEVER])
-        state = DispatcherState(
+        return reads, DispatcherState(
             torch.cat([key, value], -1)[None], z.log()[None], self.convolution.define_state(x), last
         )
-        return torch.stack(rows) @ self.output.weight.t(), state
 
     @classmethod
     def examples(cls) -> dict[str, Callable[[int], DispatcherMixer]]:
@@ -249,7 +278,7 @@ def mix_chunks(
     sums: Tensor,
     weight: Tensor,
     chunk: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The dispatcher over T events in chunks, continuing from `sums` and `weight`.
 
     Parameters
@@ -269,8 +298,8 @@ def mix_chunks(
 
     Returns
     -------
-    (Tensor, Tensor, Tensor)
-        y (B, H, T, d), and S and z after the last event.
+    (Tensor, Tensor, Tensor, Tensor)
+        y (B, H, T, d), its logits over experts (B, H, T, R), and S and z after the last event.
     """
     batch, heads, events, width = q.shape
     count = -(-events // chunk)
@@ -299,9 +328,12 @@ def mix_chunks(
     logits = (near @ w + q @ past_key.transpose(2, 3)) / z * (width**-0.5 / SMALL)
     a = logits.softmax(-1) / z
     y = a @ past_value + (a @ w.transpose(2, 3)).tril() @ value
-    y = y.reshape(batch, heads, count * size, width)[:, :, :events]
     after = after.unflatten(0, (batch, heads))
-    return y, after[..., :-1], after[..., -1]
+
+    def join(x: Tensor) -> Tensor:
+        return x.reshape(batch, heads, count * size, x.shape[-1])[:, :, :events]
+
+    return join(y), join(logits), after[..., :-1], after[..., -1]
 
 
 class _ChunkScan(torch.autograd.Function):

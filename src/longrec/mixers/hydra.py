@@ -6,7 +6,8 @@ phi(x) = x / ||x||_2 over features (elementwise products):
     causal   y_t = phi(q_t) * sum_{u<=t} phi(k_u) * v_u
 
 |y| grows with t, so `normalise` may divide by the number of events ("count") or by the output's
-root mean square ("rms") before the residual; "none" is the paper.
+root mean square ("rms") before the residual; "none" is the paper. The form that sees the whole
+history is in hydra_bidirectional.py.
 """
 
 from __future__ import annotations
@@ -63,8 +64,8 @@ class HydraMixer(StreamingMixer):
     def initial_state(self, batch: int) -> HydraState:
         weight = self.output.weight
         return HydraState(
-            torch.zeros(batch, weight.shape[0], dtype=_sum_type(weight), device=weight.device),
-            torch.zeros(batch, dtype=_sum_type(weight), device=weight.device),
+            torch.zeros(batch, weight.shape[0], dtype=sum_type(weight), device=weight.device),
+            torch.zeros(batch, dtype=sum_type(weight), device=weight.device),
             self.convolution.initial_state(batch),
         )
 
@@ -73,12 +74,12 @@ class HydraMixer(StreamingMixer):
         mask = ctx.mask(x)
         h, kept = self.convolution.prefill(x, past.convolution, ctx.lengths)
         q, k, v = self.inputs(h).chunk(3, dim=-1)
-        pairs = (_phi(k) * v).to(past.sum.dtype)
+        pairs = (phi(k) * v).to(past.sum.dtype)
         if mask is not None:
             pairs = pairs * mask[:, :, None]
         sums = past.sum[:, None] + pairs.cumsum(1)
         steps = torch.arange(1, x.shape[1] + 1, device=x.device, dtype=sums.dtype)
-        y = self._read(q, sums, past.count[:, None] + steps)
+        y = self.output(read_sums(q, sums, past.count[:, None] + steps, self.normalise))
         new = steps[-1].expand(len(x)) if ctx.lengths is None else ctx.lengths
         return y, HydraState(sums[:, -1], past.count + new, kept)
 
@@ -86,17 +87,8 @@ class HydraMixer(StreamingMixer):
         past = cast(HydraState, state)
         h, kept = self.convolution.step(x, past.convolution)
         q, k, v = self.inputs(h).chunk(3, dim=-1)
-        new = HydraState(past.sum + _phi(k) * v, past.count + 1, kept)
-        return self._read(q, new.sum, new.count), new
-
-    def _read(self, q: Tensor, sums: Tensor, count: Tensor) -> Tensor:
-        """phi(q) * sums, normalised: q and sums (..., D), count (...)."""
-        y = _phi(q) * sums
-        if self.normalise == "count":
-            y = y / count[..., None]
-        elif self.normalise == "rms":
-            y = y * (y.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
-        return cast(Tensor, self.output(y.to(q.dtype)))
+        new = HydraState(past.sum + phi(k) * v, past.count + 1, kept)
+        return self.output(read_sums(q, new.sum, new.count, self.normalise)), new
 
     def define(self, x: Tensor, times: Tensor | None = None) -> tuple[Tensor, State | None]:
         h = self.convolution.define(x)
@@ -122,10 +114,21 @@ class HydraMixer(StreamingMixer):
         }
 
 
-def _phi(x: Tensor) -> Tensor:
+def phi(x: Tensor) -> Tensor:
+    """x / ||x||_2 over features."""
     return normalize(x, dim=-1)
 
 
-def _sum_type(weight: Tensor) -> torch.dtype:
+def read_sums(q: Tensor, sums: Tensor, count: Tensor, normalise: Normalise) -> Tensor:
+    """phi(q) * sums, normalised, in q's type: q and sums (..., D), count (...) events summed."""
+    y = phi(q) * sums
+    if normalise == "count":
+        y = y / count[..., None]
+    elif normalise == "rms":
+        y = y * (y.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
+    return y.to(q.dtype)
+
+
+def sum_type(x: Tensor) -> torch.dtype:
     """Sums over a history are never kept in half precision."""
-    return torch.promote_types(weight.dtype, torch.float32)
+    return torch.promote_types(x.dtype, torch.float32)

@@ -8,14 +8,16 @@ Item index 0 is padding and never scored.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from longrec.memory import InterestMemory
 from longrec.mixers import Context, Mixer, State, StreamingMixer
-from longrec.mixers.base import EMPTY
+from longrec.mixers.base import EMPTY, through_padding
+from longrec.models.checks import Targets
 
 Streaming = Literal["exact", "windowed", "none"]
 
@@ -39,18 +41,26 @@ class Model(nn.Module):
 
     Attributes
     ----------
+    name : what it is registered as.
     streaming : "exact" when a state of fixed size gives what the whole history gives, "windowed"
         when only the last `max_length` events are seen, "none" otherwise.
+    streams_as : the model to train instead where a stream is wanted, if this one has no state.
     max_length : most events that the model can read, or None for no limit.
     reads_times : whether the events' times must be given.
     """
 
-    causal: ClassVar[bool] = True
+    name: ClassVar[str]
     streaming: ClassVar[Streaming]
+    streams_as: ClassVar[str | None] = None
     config_class: ClassVar[type[Any]]
     max_length: int | None = None
     n_items: int
     reads_times: bool = False
+
+    @property
+    def causal(self) -> bool:
+        """Whether h after an event depends on no later event."""
+        raise NotImplementedError
 
     @property
     def device(self) -> torch.device:
@@ -79,32 +89,106 @@ class SequenceModel(Model):
         Width of the model and of the hidden layer of its feed-forward networks.
     dropout : float
         On the embedding and on the output of every mixer and feed-forward network.
+    targets : {"next", "masked", "last"}
+        Which events it is trained to predict; with "masked" there is a mask vector to learn.
     """
 
     def __init__(
-        self, n_items: int, mixers: list[Mixer], dim: int, ffn_dim: int, dropout: float
+        self,
+        n_items: int,
+        mixers: list[Mixer],
+        dim: int,
+        ffn_dim: int,
+        dropout: float,
+        targets: Targets = "next",
     ) -> None:
         super().__init__()
-        self.n_items = n_items
+        self.n_items, self.targets = n_items, targets
         self.items = nn.Parameter(torch.randn(n_items + 1, dim) * 0.02)
         with torch.no_grad():
             self.items[0] = 0
+        if targets == "masked":
+            self.mask = nn.Parameter(torch.randn(dim) * 0.02)
         self.scale = dim**0.5
         self.reads_times = any(mixer.reads_times for mixer in mixers)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(mixer, dim, ffn_dim, dropout) for mixer in mixers)
         self.norm = nn.LayerNorm(dim)
 
-    def embed(self, items: Tensor, ctx: Context) -> Tensor:
-        """items (B, T) -> what the first block reads, (B, T, D)."""
+    @property
+    def causal(self) -> bool:
+        return all(cast(Block, block).mixer.causal for block in self.blocks)
+
+    def embed(self, items: Tensor, ctx: Context, masked: Tensor | None = None) -> Tensor:
+        """items (B, T) -> what the first block reads, (B, T, D).
+
+        Where masked (B, T) is True the mask vector stands instead of the item's.
+        """
         vectors: Tensor = nn.functional.embedding(items, self.items, padding_idx=0)
+        if masked is not None:
+            vectors = torch.where(masked[..., None], self.mask, vectors)
         return vectors.mul(self.scale)
 
-    def encode(self, items: Tensor, ctx: Context = EMPTY) -> Tensor:
-        x = self.dropout(self.embed(items, ctx))
+    def through_blocks(self, x: Tensor, ctx: Context, masked: Tensor | None = None) -> Tensor:
+        """x (B, T, D) -> (B, T, D); bidirectional models get padded batches, never packed ones."""
         for block in self.blocks:
             x = block(x, ctx)
-        return cast(Tensor, self.norm(x))
+        return x
+
+    def hidden(self, items: Tensor, ctx: Context = EMPTY, masked: Tensor | None = None) -> Tensor:
+        """items (B, T) -> (B, T, D), one vector per event or mask: what training reads."""
+        if ctx.cu_seqlens is not None and not self.causal:
+            raise ValueError(f"{self.name} sees whole histories: give it a padded batch to train")
+        x = self.dropout(self.embed(items, ctx, masked))
+        return cast(Tensor, self.norm(self.through_blocks(x, ctx, masked)))
+
+    def encode(self, items: Tensor, ctx: Context = EMPTY) -> Tensor:
+        """items (B, T) -> h (B, T, D), from which the next item is predicted.
+
+        A model of masked events gets a mask after each row's last event, and what it makes of that
+        mask is the row's last h; its other h are those of the events themselves.
+        """
+        if ctx.cu_seqlens is not None and not self.causal:
+            return through_padding(self.encode, items, ctx)
+        if self.targets != "masked":
+            return self.hidden(items, ctx)
+        events, rows = items.shape[1], torch.arange(len(items), device=items.device)
+        lengths = ctx.lengths
+        ends = torch.full_like(rows, events) if lengths is None else lengths
+        last = (ends - 1).clamp_min(0)
+        place = torch.arange(events + 1, device=items.device)
+        masked = place == ends[:, None]
+
+        def longer(x: Tensor | None) -> Tensor | None:
+            """(B, T) -> (B, T + 1): the mask has the time and the type of the event before it."""
+            if x is None:
+                return None
+            return torch.where(masked, x[rows, last][:, None], nn.functional.pad(x, (0, 1)))
+
+        h = self.hidden(
+            nn.functional.pad(items, (0, 1)),
+            replace(
+                ctx,
+                lengths=None if lengths is None else lengths + 1,
+                times=longer(ctx.times),
+                types=longer(ctx.types),
+            ),
+            masked,
+        )
+        here = place[:events] == last[:, None]
+        return torch.where(here[..., None], h[rows, ends][:, None], h[:, :events])
+
+    def sparse_tables(self) -> list[str]:
+        """Names of the parameters whose gradients are sparse, as in `named_parameters`."""
+        return [
+            f"{name}.slots"
+            for name, module in self.named_modules()
+            if isinstance(module, InterestMemory) and module.sparse
+        ]
+
+    def item_tables(self) -> list[str]:
+        """Names in `state_dict` of the tables with a row per item index, padding included."""
+        return ["items"]
 
     def initial_state(self, batch: int) -> UserState:
         """State of `batch` users without events."""
@@ -168,10 +252,14 @@ class SequenceModel(Model):
 
     def _streaming_blocks(self) -> list[tuple[Block, StreamingMixer]]:
         if self.streaming != "exact":
-            raise ValueError(
-                f"{type(self).__name__} keeps no state of fixed size: it is served by reading the "
-                f"last {self.max_length} events again"
-            )
+            why = "sees later events and keeps no state of fixed size"
+            if self.causal:
+                why = "keeps no state of fixed size"
+            how = "the whole history"
+            if self.max_length is not None:
+                how = f"the last {self.max_length} events"
+            mend = "" if self.streams_as is None else f". For a stream, train {self.streams_as}"
+            raise ValueError(f"{self.name} {why}: it is served by reading {how} again{mend}")
         blocks = [cast(Block, block) for block in self.blocks]
         return [(block, cast(StreamingMixer, block.mixer)) for block in blocks]
 
@@ -201,6 +289,10 @@ class Block(nn.Module):
 class CountingModel(Model):
     """A model fitted in one pass of counting, without gradients."""
 
+    @property
+    def causal(self) -> bool:
+        return True
+
     def count(self, items: Tensor, following: Tensor) -> None:
         """Fit to pairs (items[i], following[i]) of neighbouring events; 0 marks a first event."""
         raise NotImplementedError
@@ -218,6 +310,7 @@ def register_model(name: str) -> Callable[[M], M]:
             raise ValueError(f"a model named {name!r} is registered already")
         if not is_dataclass(cls.config_class):
             raise TypeError(f"{cls.__name__}.config_class must be a frozen dataclass")
+        cls.name = name
         MODELS[name] = cls
         return cls
 

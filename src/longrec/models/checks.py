@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
+
+Targets = Literal["next", "masked", "last"]
+"""Which events a model is trained to predict.
+
+"next": every event but the first, from what is known after the one before (causal models).
+"masked": a share of the events, each replaced by a mask vector (bidirectional models).
+"last": the event after each of a few sampled prefixes, from the prefix's last event (any model).
+"""
 
 
 class HasShape(Protocol):
@@ -31,3 +39,17 @@ def check_heads(dim: int, heads: int) -> None:
     """Heads divide the width."""
     if heads < 1 or dim % heads:
         raise ValueError(f"heads is {heads}; it must be a divisor of dim, which is {dim}")
+
+
+def check_targets(model_name: str, targets: Targets, causal: bool) -> None:
+    """Targets that the model cannot copy and that its mixers can learn from."""
+    if targets == "next" and not causal:
+        raise ValueError(
+            f"targets is 'next', but {model_name} sees later events, so that predicting each next "
+            "item would train it to copy: use targets=masked or targets=last"
+        )
+    if targets == "masked" and causal:
+        raise ValueError(
+            f"targets is 'masked', but {model_name} sees no later events: use targets=next or "
+            "targets=last"
+        )

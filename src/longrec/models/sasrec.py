@@ -15,7 +15,8 @@ from longrec.mixers.banded import BandedMixer
 from longrec.mixers.base import Context, Mixer
 from longrec.mixers.softmax import SoftmaxMixer
 from longrec.models.base import SequenceModel, register_model
-from longrec.models.checks import check_heads, check_shape
+from longrec.models.checks import Targets, check_heads, check_shape, check_targets
+from longrec.models.positions import places_from_end
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,11 @@ class SASRecConfig:
     ffn_dim: int = 256
     dropout: float = 0.2
     max_length: int = 200
+    targets: Targets = "next"
 
     def __post_init__(self) -> None:
         check_shape(self)
+        check_targets("sasrec", self.targets, causal=True)
         check_heads(self.dim, self.heads)
         if self.max_length < 1:
             raise ValueError(f"max_length is {self.max_length}; it must be at least 1")
@@ -41,28 +44,21 @@ class SASRec(SequenceModel):
     """Blocks of causal softmax attention with absolute positions counted from the last event."""
 
     streaming = "windowed"
+    streams_as = "sasrec-rotary"
     config_class = SASRecConfig
 
     def __init__(self, config: SASRecConfig, n_items: int) -> None:
         mixers: list[Mixer] = [SoftmaxMixer(config.dim, config.heads) for _ in range(config.layers)]
-        super().__init__(n_items, mixers, config.dim, config.ffn_dim, config.dropout)
+        super().__init__(
+            n_items, mixers, config.dim, config.ffn_dim, config.dropout, config.targets
+        )
         self.config = config
         self.max_length = config.max_length
         self.positions = nn.Parameter(torch.randn(config.max_length, config.dim) * 0.02)
 
-    def embed(self, items: Tensor, ctx: Context) -> Tensor:
-        # The paper pads in front, so the last event always has the last position.
-        limit, events = self.config.max_length, items.shape[1]
-        if ctx.cu_seqlens is not None:
-            lengths = ctx.cu_seqlens.diff()
-            ends = torch.repeat_interleave(ctx.cu_seqlens[1:], lengths)[None]
-        else:
-            lengths = torch.tensor([events]) if ctx.lengths is None else ctx.lengths
-            ends = lengths.to(items.device)[:, None]
-        if int(lengths.max()) > limit:
-            raise ValueError(f"a row has {int(lengths.max())} events; max_length is {limit}")
-        place = torch.arange(events, device=items.device) + limit - ends
-        return super().embed(items, ctx) + self.positions[place.clamp_max(limit - 1)]
+    def embed(self, items: Tensor, ctx: Context, masked: Tensor | None = None) -> Tensor:
+        place = places_from_end(items, ctx, len(self.positions), self.config.max_length)
+        return super().embed(items, ctx, masked) + self.positions[place]
 
 
 @dataclass(frozen=True)
@@ -75,9 +71,11 @@ class SASRecRotaryConfig:
     ffn_dim: int = 256
     dropout: float = 0.2
     band: int = 200
+    targets: Targets = "next"
 
     def __post_init__(self) -> None:
         check_shape(self)
+        check_targets("sasrec-rotary", self.targets, causal=True)
         check_heads(self.dim, self.heads)
         if self.dim // self.heads % 2:
             raise ValueError(f"dim / heads is {self.dim // self.heads}; rotary needs it even")
@@ -96,5 +94,7 @@ class SASRecRotary(SequenceModel):
         mixers: list[Mixer] = [
             BandedMixer(config.dim, config.heads, config.band) for _ in range(config.layers)
         ]
-        super().__init__(n_items, mixers, config.dim, config.ffn_dim, config.dropout)
+        super().__init__(
+            n_items, mixers, config.dim, config.ffn_dim, config.dropout, config.targets
+        )
         self.config = config

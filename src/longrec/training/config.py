@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from typing import Literal
 
-LossName = Literal["full", "sampled"]
+LossName = Literal["full", "sampled", "gbce", "bce", "bpr"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
@@ -26,8 +27,13 @@ class TrainConfig:
     learning_rate, beta1, beta2, weight_decay, warmup_steps : AdamW and its linear warmup.
     clip : largest norm of the gradient.
     average : decay per step of the moving average of weights that is validated and kept; 0: none.
-    loss : "full" cross-entropy over the catalog, or "sampled" softmax with logQ correction.
-    negatives : shared negatives per batch of the sampled loss.
+    loss : "full" cross-entropy over the catalog, or one against sampled negatives: "sampled"
+        softmax with logQ correction, "gbce", "bce" or "bpr".
+    negatives : negatives per batch, shared by its targets; every loss but "full" draws them.
+    gbce_t : calibration of the loss "gbce", 0 (plain BCE) to 1.
+    mask_share, mask_last : chance of an event to be hidden, and of a row to have its last event
+        alone hidden, when a model's `targets` is "masked".
+    prefixes : prefixes drawn per history and epoch when a model's `targets` is "last".
     precision : "auto" takes bfloat16 on a GPU that has it and float32 on a CPU.
     workers : threads that prepare batches; any number gives the same numbers.
     checkpoint_minutes : time from one checkpoint to the next.
@@ -52,13 +58,20 @@ class TrainConfig:
     average: float = 0.999
     loss: LossName = "full"
     negatives: int = 512
+    gbce_t: float = 0.75
+    mask_share: float = 0.2
+    mask_last: float = 0.1
+    prefixes: int = 4
     precision: Precision = "auto"
     workers: int = 0
     checkpoint_minutes: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("patience", "validate_every", "validation_users", "window", "batch_tokens"):
+        for name in (
+            *("patience", "validate_every", "validation_users"),
+            *("window", "batch_tokens", "prefixes"),
+        ):
             _at_least(self, name, 1)
         for name in ("max_epochs", "warmup_steps", "workers", "seed", "weight_decay"):
             _at_least(self, name, 0)
@@ -73,6 +86,33 @@ class TrainConfig:
         for name in ("beta1", "beta2", "average"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie in [0, 1)")
+        for name in ("gbce_t", "mask_last"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must lie in [0, 1]")
+        if not 0 < self.mask_share < 1:
+            raise ValueError(f"mask_share is {self.mask_share}; it must lie above 0 and below 1")
+        if self.loss != "gbce":
+            refuse_unread(self, ("gbce_t",), f"loss is {self.loss!r}", "loss=gbce")
+
+
+def refuse_unread(config: TrainConfig, names: Iterable[str], fact: str, reader: str) -> None:
+    """Raise ValueError for a setting that was changed although nothing reads it.
+
+    Parameters
+    ----------
+    config : TrainConfig
+    names : iterable of str
+        Settings without a reader.
+    fact, reader : str
+        Why nothing reads them, and what would.
+    """
+    defaults = {f.name: f.default for f in fields(config)}
+    for name in names:
+        if getattr(config, name) != defaults[name]:
+            raise ValueError(
+                f"{name} is {getattr(config, name)}, but {fact}, and only {reader} reads it: "
+                f"leave {name} out or set {reader}"
+            )
 
 
 def _at_least(config: TrainConfig, name: str, least: int) -> None:

@@ -7,15 +7,12 @@ run that was killed anywhere and resumed from its last checkpoint ends with the 
 from __future__ import annotations
 
 import copy
-import csv
 import hashlib
-import io
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -24,88 +21,22 @@ from torch import Tensor
 
 from longrec.data.batches import Batch, TrainingData
 from longrec.data.histories import Histories
+from longrec.data.sampling import Masking, Prefixes
 from longrec.data.splits import Split, Targets, training_events
 from longrec.errors import DataError, LongrecError
 from longrec.evaluation.ranking import rank_targets
 from longrec.evaluation.summary import REPEATS_LEAD
-from longrec.files import write_file
+from longrec.memory import watch_usage
 from longrec.metrics import MISS, summarise
 from longrec.mixers import Context
 from longrec.mixers.base import map_state
 from longrec.models import CountingModel, Model, SequenceModel, UserState
-from longrec.models.base import Block
+from longrec.models.checks import check_targets
 from longrec.training.checkpoint import load_checkpoint, save_checkpoint
-from longrec.training.config import TrainConfig
+from longrec.training.config import TrainConfig, refuse_unread
+from longrec.training.log import FitResult, Place, Progress, Report, Row, write_log
 from longrec.training.objective import make_objective
-
-
-@dataclass
-class Row:
-    """One validation: a row of log.csv."""
-
-    epoch: int
-    step: int
-    seconds: float
-    events: int
-    loss: float
-    ndcg10: float
-    hr10: float
-
-
-@dataclass
-class Place:
-    """Where a fit stands; everything besides tensors that a checkpoint holds."""
-
-    epoch: int = 0
-    step: int = 0  # of the epoch, the next to do
-    total_steps: int = 0
-    events: int = 0
-    seconds: float = 0.0
-    loss_sum: float = 0.0
-    loss_events: int = 0
-    best: float = -1.0
-    best_epoch: int = 0
-    worse: int = 0
-    stop: str = ""
-    rows: list[dict[str, Any]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a progress display is told after a step or a validation."""
-
-    place: Place
-    steps: int
-    loss: float
-    events_per_second: float
-    validating: float | None = None
-
-
-Progress = Callable[[Report], None]
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """How a fit ended.
-
-    Attributes
-    ----------
-    stop : "converged", "max_epochs", "max_minutes" or "counted".
-    converged : whether the validation metric had stopped improving (counting always has).
-    epochs, seconds, events : work done.
-    rows : the log.
-    validation : metrics of the weights that were kept.
-    dropped : training events that the context left out.
-    """
-
-    stop: str
-    converged: bool
-    epochs: int
-    seconds: float
-    events: int
-    rows: list[Row]
-    validation: dict[str, float]
-    dropped: int
+from longrec.training.optimiser import Optimiser
 
 
 def fit(
@@ -116,6 +47,7 @@ def fit(
     run: Path,
     resume: bool = False,
     progress: Progress | None = None,
+    validate_first: bool = False,
 ) -> FitResult:
     """Train `model` in place and leave it with its best validated weights, in eval mode.
 
@@ -131,32 +63,60 @@ def fit(
     resume : bool
         Go on from the run's last checkpoint, if it has one.
     progress : callable or None
+    validate_first : bool
+        Whether the weights that `model` comes with are validated before the first step, and kept
+        where nothing better follows.
+
+    Returns
+    -------
+    FitResult
 
     Raises
     ------
     LongrecError
-        When there is nothing to train on, or the loss is not finite.
+        When there is nothing to train on, the model would learn to copy its targets, a setting
+        has no effect on such a model, or the loss is not finite.
     """
     limits = [n for n in (config.context, model.max_length) if n is not None]
     context = min(limits, default=None)
     if isinstance(model, CountingModel):
         return _count(model, histories, split, config)
     assert isinstance(model, SequenceModel)
-    if not model.causal or not all(cast(Block, block).mixer.causal for block in model.blocks):
-        raise LongrecError(
-            f"{type(model).__name__} sees later events, so that predicting each next item would "
-            "train it to copy: only causal models can be trained with this loss"
-        )
-    window = config.window if model.streaming == "exact" else context or int(np.iinfo("i4").max)
-    data = TrainingData(
-        histories, split.train_end, context, window, config.batch_tokens, config.seed
-    )
-    if not data.targets:
+    data = training_data(model, histories, split, config, context)
+    if not data.targets_per_epoch:
         raise LongrecError(
             f"{histories.path}: no user has two training events under the split {split.name!r}, "
             "so there is nothing to train on"
         )
-    return _Fit(model, data, split, config, run, progress).run(resume)
+    return _Fit(model, data, split, config, run, progress).run(resume, validate_first)
+
+
+def training_data(
+    model: SequenceModel,
+    histories: Histories,
+    split: Split,
+    config: TrainConfig,
+    context: int | None,
+) -> TrainingData:
+    """What a model trains on, by the targets it is made for."""
+    try:
+        check_targets(model.name, model.targets, model.causal)
+        readers = {"masked": ("mask_share", "mask_last"), "last": ("prefixes",)}
+        for targets, names in readers.items():
+            if targets != model.targets:
+                fact = f"{model.name} has targets {model.targets!r}"
+                refuse_unread(config, names, fact, f"targets={targets}")
+    except ValueError as error:
+        raise LongrecError(str(error)) from None
+    window = config.window if model.streaming == "exact" else int(np.iinfo("i4").max)
+    sampling: Masking | Prefixes | None = None
+    if model.targets == "masked":
+        sampling = Masking(config.mask_share, config.mask_last)
+    elif model.targets == "last":
+        sampling = Prefixes(config.prefixes)
+    return TrainingData(
+        histories, split.train_end, context, window, config.batch_tokens, config.seed, sampling
+    )
 
 
 class _Fit:
@@ -175,24 +135,21 @@ class _Fit:
         self.progress, self.device, self.place = progress, model.device, Place()
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
         self.best: dict[str, Tensor] = _copy(model)
-        self.optimizer = torch.optim.AdamW(
-            model.parameters(),
-            lr=config.learning_rate,
-            betas=(config.beta1, config.beta2),
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        self.optimiser = Optimiser(model, self.average, config, model.sparse_tables())
         self.objective = make_objective(config, data, self.device)
         self.validation = draw(split.validation, config.validation_users, config.seed)
         self.state: UserState | None = None
         self.saved = 0.0
 
-    def run(self, resume: bool) -> FitResult:
+    def run(self, resume: bool, validate_first: bool) -> FitResult:
         if resume:
             self.load()
         place, config = self.place, self.config
         began = time.perf_counter() - place.seconds
         self.saved = place.seconds
+        if validate_first and not place.total_steps and not place.rows:
+            self.validate(began)
+            self.save()
         # An interrupt may fall between an update and its count: only whole steps are saved.
         while not place.stop and place.epoch < config.max_epochs:
             if not self.run_epoch(began):
@@ -227,10 +184,11 @@ class _Fit:
         epoch = self.data.epoch(place.epoch)
         self.model.train()
         for batch in epoch.batches(place.step, config.workers):
-            loss, events = self.step(batch.to(self.device))
+            loss, targets = self.step(batch.to(self.device))
             place.step, place.total_steps = place.step + 1, place.total_steps + 1
-            place.events, place.loss_events = place.events + events, place.loss_events + events
-            place.loss_sum += loss * events
+            place.events += int(batch.lengths.sum())
+            place.loss_events += targets
+            place.loss_sum += loss * targets
             place.seconds = time.perf_counter() - began
             self.tell(len(epoch), loss)
             if config.max_minutes is not None and place.seconds > 60 * config.max_minutes:
@@ -244,9 +202,6 @@ class _Fit:
         """One update; the loss and the number of targets."""
         place, config = self.place, self.config
         torch.manual_seed(_seed(config.seed, place.epoch, place.step))
-        for group in self.optimizer.param_groups:
-            warm = min(1.0, (place.total_steps + 1) / max(config.warmup_steps, 1))
-            group["lr"] = config.learning_rate * warm
         real = batch.targets > 0
         with self.precision():
             h = self.encode(batch)[real].float()
@@ -257,24 +212,17 @@ class _Fit:
                 f"the loss is {value} at epoch {place.epoch}, step {place.step}; try a lower "
                 f"learning_rate (now {config.learning_rate}) or clip (now {config.clip})"
             )
-        self.optimizer.zero_grad()
+        self.optimiser.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
-        self.optimizer.step()
-        # Early on, an average over few steps follows the weights more closely.
-        decay = min(config.average, (1 + place.total_steps) / (10 + place.total_steps))
-        torch._foreach_lerp_(
-            list(self.average.parameters()),
-            [p.detach() for p in self.model.parameters()],
-            1 - decay,
-        )
+        self.optimiser.step(place.total_steps)
         return value, int(real.sum())
 
     def encode(self, batch: Batch) -> Tensor:
         """h (B, T, D), from the state of the window before where there is one."""
         ctx = Context(lengths=batch.lengths, times=batch.times)
         if batch.keep is None and not batch.carries:
-            return self.model.encode(batch.items, ctx)
+            masked = batch.targets > 0 if self.model.targets == "masked" else None
+            return self.model.hidden(batch.items, ctx, masked)
         keep = batch.keep
         if keep is None:
             state = self.model.initial_state(len(batch.items))
@@ -298,13 +246,15 @@ class _Fit:
         """Rank the validation targets with the averaged weights; keep them if they are best."""
         place = self.place
         self.data.histories.check()  # files that change under a run would give other events
+        self.optimiser.settle()
 
         def tell(done: int, of: int) -> None:
-            self.tell(1, place.loss_sum / max(place.loss_events, 1), done / of)
+            self.tell(1, place.loss, done / of)
 
-        ranks = rank_targets(
-            self.average, self.data.histories, self.validation, self.data.context, tell
-        )
+        with watch_usage(self.average) as usage:
+            ranks = rank_targets(
+                self.average, self.data.histories, self.validation, self.data.context, tell
+            )
         metrics = _metrics(ranks)
         place.seconds = time.perf_counter() - began
         row = Row(
@@ -312,9 +262,10 @@ class _Fit:
             place.total_steps,
             round(place.seconds, 2),
             place.events,
-            place.loss_sum / max(place.loss_events, 1),
+            place.loss,
             metrics["ndcg@10"],
             metrics["hr@10"],
+            **usage.statistics(),
         )
         place.rows.append(asdict(row))
         place.loss_sum, place.loss_events = 0.0, 0
@@ -330,7 +281,7 @@ class _Fit:
         write_log(self.folder / "log.csv", place.rows)
         self.tell(1, row.loss)
 
-    def tell(self, steps: int, loss: float, validating: float | None = None) -> None:
+    def tell(self, steps: int, loss: float | None, validating: float | None = None) -> None:
         if self.progress is not None:
             rate = self.place.events / max(self.place.seconds, 1e-9)
             self.progress(Report(self.place, steps, loss, rate, validating))
@@ -340,8 +291,7 @@ class _Fit:
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         tensors |= {f"best.{k}": v for k, v in self.best.items()}
-        for number, slots in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{number}.{k}": v for k, v in slots.items()}
+        tensors |= {f"optimizer.{k}": v for k, v in self.optimiser.tensors().items()}
         if self.state is not None:
             tensors |= {f"carried.{n}": part for n, part in enumerate(_leaves(self.state))}
         save_checkpoint(self.folder, tensors, asdict(self.place))
@@ -362,10 +312,7 @@ class _Fit:
             self.model.load_state_dict(part("model."))
             self.average.load_state_dict(part("average."))
             self.best = part("best.")
-            whole = self.optimizer.state_dict()
-            numbers = sorted({int(k.split(".")[0]) for k in part("optimizer.")})
-            whole["state"] = {n: part(f"optimizer.{n}.") for n in numbers}
-            self.optimizer.load_state_dict(whole)
+            self.optimiser.load(part("optimizer."))
         except (RuntimeError, TypeError, ValueError) as error:
             raise DataError(
                 f"{self.folder}: the checkpoint belongs to another model or longrec ({error}). "
@@ -420,15 +367,6 @@ def draw(targets: Targets, most: int, seed: int) -> Targets:
         positions=targets.positions[chosen],
         known=targets.known[chosen],
     )
-
-
-def write_log(path: Path, rows: list[dict[str, Any]]) -> None:
-    """The log as CSV: one row per validation."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(Row.__dataclass_fields__), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_file(path, text.getvalue())
 
 
 def _seed(*parts: int) -> int:

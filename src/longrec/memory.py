@@ -1,0 +1,205 @@
+"""ELASTIC's memory bank: a large table of interests, read sparsely through product keys.
+
+ELASTIC (arXiv 2408.09380) retrieves a user's interests from M slots; product keys (arXiv
+1907.05242) make that cost O(sqrt(M) + k^2). With u the vector that asks,
+
+    [q1; q2] = LayerNorm(MLP(u) - c)
+    s_ij = <q1, key1_i> + <q2, key2_j>        slot number i sqrt(M) + j
+    I = the k slots of largest s_ij + 10 (b1_i + b2_j)
+    w = k softmax(s_I),   the answer is w_m LayerNorm(slot_m) for m in I
+
+The largest k sums are found exactly: each of their halves is among the k largest of its table.
+Weights carry the gradient to the keys and to the query net, so nothing is normalised after them;
+they sum to k. LayerNorm before the weighting lets a slot that is seldom read learn at all.
+
+Collapse (few slots used) is guarded twice, by parameters whose gradients are not the loss's. The
+centre c follows the mean of MLP(u), so that what users have in common does not decide what all of
+them find. The biases b choose and do not weigh; each gets its sub-key's use above the mean
+(balancing without a loss, arXiv 2408.15664), so that the optimiser lowers what is read too often.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding
+
+SPARSE_ROWS = 1 << 14
+"""Tables of at least so many rows have sparse gradients and are updated row by row."""
+GUARD_REACH = 10.0
+"""What a bias counts for: scores are a few units wide, and Adam moves a bias by 1e-3 per step."""
+GUARD_SCALE = 1e-4
+"""Of the guard's gradients: Adam forgets it, and the clipping of the others must not feel it."""
+
+
+class MemoryRead(NamedTuple):
+    """Which slots n questions found, (n, k) int64, and their weights, (n, k), which sum to k."""
+
+    indices: Tensor
+    weights: Tensor
+
+
+class InterestMemory(nn.Module):
+    """A bank of M interests, read through product keys.
+
+    Parameters
+    ----------
+    dim : int
+        Width D of questions and slots, even.
+    slots : int
+        M, a square number.
+    topk : int
+        k, slots read per question, at most M.
+    guard : bool
+        Whether use is balanced while training.
+    """
+
+    def __init__(self, dim: int, slots: int, topk: int, guard: bool = True) -> None:
+        super().__init__()
+        side = math.isqrt(slots)
+        if side * side != slots or not 1 <= topk <= slots or dim % 2:
+            raise ValueError(f"no memory of {slots} slots of width {dim}, {topk} read at a time")
+        self.side, self.topk, self.guard = side, topk, guard
+        self.sparse = slots >= SPARSE_ROWS
+        self.query = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+        self.centre = nn.Parameter(torch.zeros(dim))
+        self.query_norm = nn.LayerNorm(dim)
+        self.keys = nn.Parameter(torch.randn(2, side, dim // 2) * (dim // 2) ** -0.5)
+        self.bias = nn.Parameter(torch.zeros(2, side))
+        self.slots = nn.Parameter(torch.randn(slots, dim) * 0.02)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, u: Tensor) -> MemoryRead:
+        """Find the slots for questions u (n, D)."""
+        halves = self._questions(u).unflatten(-1, (2, -1)).transpose(0, 1)  # (2, n, D / 2)
+        scores = halves @ self.keys.transpose(1, 2)  # (2, n, S)
+        with torch.no_grad():
+            chosen = scores + GUARD_REACH * self.bias[:, None]
+            best = chosen.topk(min(self.topk, self.side), dim=-1)
+            sums = best.values[0, :, :, None] + best.values[1, :, None]
+            top = sums.flatten(1).topk(self.topk).indices
+            width = best.indices.shape[-1]
+            pair = torch.stack(
+                [best.indices[0].gather(1, top // width), best.indices[1].gather(1, top % width)]
+            )  # (2, n, k)
+        weights = self.topk * scores.gather(2, pair).sum(0).softmax(-1)
+        return MemoryRead(pair[0] * self.side + pair[1], self._balanced(weights, pair))
+
+    def vectors(self, read: MemoryRead) -> Tensor:
+        """What was read, weighted: (n, k, D)."""
+        found = self.norm(embedding(read.indices, self.slots, sparse=self.sparse))
+        return cast(Tensor, found * read.weights[..., None])
+
+    def define(self, u: Tensor) -> MemoryRead:
+        """The same as forward, by scoring every slot."""
+        q1, q2 = self._questions(u).chunk(2, dim=-1)
+        s1, s2 = q1 @ self.keys[0].t(), q2 @ self.keys[1].t()
+        scores = (s1[:, :, None] + s2[:, None]).flatten(1)
+        biased = GUARD_REACH * (self.bias[0][:, None] + self.bias[1]).flatten()
+        indices = (scores + biased).topk(self.topk).indices
+        weights = self.topk * scores.gather(1, indices).softmax(-1)
+        pair = torch.stack([indices // self.side, indices % self.side])
+        return MemoryRead(indices, self._balanced(weights, pair))
+
+    def _questions(self, u: Tensor) -> Tensor:
+        """[q1; q2] of u (n, D); the centre is told where the mean lies."""
+        q = self.query(u)
+        if self.guard and self.training:
+            with torch.no_grad():
+                off = len(q) * self.centre - q.sum(0)
+            q = _tell(q, self.centre, off)
+        return cast(Tensor, self.query_norm(q - self.centre.detach()))
+
+    def _balanced(self, weights: Tensor, pair: Tensor) -> Tensor:
+        """The weights as they are; each bias is told its sub-key's use, pair (2, n, k)."""
+        if not (self.guard and self.training):
+            return weights
+        _, questions, topk = pair.shape
+        use = torch.zeros_like(self.bias, requires_grad=False)
+        use.scatter_add_(1, pair.flatten(1), torch.ones_like(pair.flatten(1), dtype=use.dtype))
+        return _tell(weights, self.bias, use / topk - questions / self.side)
+
+
+def check_memory(slots: int, topk: int, dim: int) -> None:
+    """Raise ValueError for a config whose memory bank cannot be built; 0 slots are none."""
+    side = math.isqrt(max(slots, 0))
+    if side * side != slots:
+        near = f"{side * side} or {(side + 1) ** 2}" if side else "0 (none) or 256"
+        raise ValueError(
+            f"memory_slots is {slots}; product keys need a square number, such as {near}"
+        )
+    if slots and not 1 <= topk <= slots:
+        raise ValueError(f"memory_topk is {topk}; it must lie in 1..memory_slots, {slots}")
+    if slots and dim % 2:
+        raise ValueError(f"dim is {dim}; a memory bank needs it even")
+
+
+def _tell(x: Tensor, parameter: Tensor, gradient: Tensor) -> Tensor:
+    told: Tensor = _Tell.apply(x, parameter, gradient)  # type: ignore[no-untyped-call]
+    return told
+
+
+class _Tell(torch.autograd.Function):
+    """x as it is; in backward the parameter gets a gradient that was known beforehand."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, parameter: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return grads[0], gradient * GUARD_SCALE, None
+
+
+class Usage:
+    """How often each slot was read, and what that says of the bank."""
+
+    def __init__(self, slots: int) -> None:
+        self.counts = torch.zeros(slots, dtype=torch.int64)
+
+    def add(self, indices: Tensor) -> None:
+        """Count the slots read."""
+        self.counts += torch.bincount(indices.flatten().cpu(), minlength=len(self.counts))
+
+    def statistics(self) -> dict[str, float]:
+        """Share of slots used, entropy of their use over log M, KL to uniform use in nats.
+
+        Empty where there is no memory bank or nothing was read. With n slots read in all, the
+        share cannot exceed n / M, nor the entropy log n / log M.
+        """
+        total = int(self.counts.sum())
+        if not total:
+            return {}
+        used = self.counts[self.counts > 0].double() / total
+        entropy, most = float(-(used * used.log()).sum()), math.log(len(self.counts))
+        return {
+            "memory_share": len(used) / len(self.counts),
+            "memory_entropy": entropy / most if most else 1.0,
+            "memory_kl": most - entropy,
+        }
+
+
+@contextmanager
+def watch_usage(model: nn.Module) -> Iterator[Usage]:
+    """Count what the memory banks of a model read while the context lasts."""
+    banks = [module for module in model.modules() if isinstance(module, InterestMemory)]
+    usage, hooks, before = Usage(sum(len(bank.slots) for bank in banks)), [], 0
+    for bank in banks:
+
+        def count(_: nn.Module, __: Any, read: MemoryRead, first: int = before) -> None:
+            usage.add(first + read.indices)
+
+        hooks.append(bank.register_forward_hook(count))
+        before += len(bank.slots)
+    try:
+        yield usage
+    finally:
+        for hook in hooks:
+            hook.remove()

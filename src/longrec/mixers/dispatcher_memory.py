@@ -1,0 +1,203 @@
+"""The causal dispatcher with a memory bank: retrieved interests join the experts.
+
+At every `every`-th event of a history (absolute counts, so that no way of cutting it changes
+anything) what that event reads from the experts asks the memory bank (longrec.memory) for k slots.
+They join the R experts in the second softmax from that event until the next retrieval:
+
+    y_t = softmax([<q_t, P_t.k'>, <q_t, M_t.k'>] / sqrt d) [P_t.v, M_t.v]
+    M_t = W_m (what the bank returned for y'_c),   c = every * floor(t / every)
+
+with y'_c the read from the experts alone, so that all retrievals of a history are independent of
+each other and done at once. The bank is ELASTIC's (arXiv 2408.09380); its place here, and that it
+serves a state, are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from longrec.memory import InterestMemory, MemoryRead
+from longrec.mixers.base import EMPTY, Context, State, join_heads, register_mixer
+from longrec.mixers.dispatcher import DispatcherMixer, DispatcherState, Forgetting
+
+
+class MemoryState(NamedTuple):
+    """What is kept of B histories.
+
+    experts : the dispatcher's own state; slots : (B, k) int64 and weights : (B, k), the last
+    retrieval, zeros before the first; count : (B,) int64 events so far.
+    """
+
+    experts: DispatcherState
+    slots: Tensor
+    weights: Tensor
+    count: Tensor  # type: ignore[assignment]  # over tuple.count
+
+
+@register_mixer("dispatcher-memory")
+class MemoryDispatcherMixer(DispatcherMixer):
+    """Causal dispatcher attention with a memory bank, O(T (R + k) D + T / every sqrt(M) D).
+
+    Parameters
+    ----------
+    dim, heads, experts, forgetting, half_lives, time_scale, convolution, chunk
+        As in DispatcherMixer.
+    slots, topk : int
+        Slots M of the bank (a square number), and k read at a time.
+    guard : bool
+        Whether the use of slots is balanced while training.
+    every : int
+        Events from one retrieval to the next.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int = 2,
+        experts: int = 16,
+        forgetting: Forgetting = "events",
+        half_lives: tuple[float, float] = (3.0, 3000.0),
+        time_scale: float = 3600.0,
+        convolution: int = 4,
+        chunk: int = 32,
+        slots: int = 4096,
+        topk: int = 8,
+        guard: bool = True,
+        every: int = 64,
+    ) -> None:
+        super().__init__(
+            dim, heads, experts, forgetting, half_lives, time_scale, convolution, chunk
+        )
+        self.every = every
+        self.memory = InterestMemory(dim, slots, topk, guard)
+        self.recall = nn.Linear(dim, 2 * dim, bias=False)
+        with torch.no_grad():
+            self.recall.weight[dim:] = 0  # what is remembered at random says nothing yet
+
+    def initial_state(self, batch: int) -> State:
+        experts = cast(DispatcherState, super().initial_state(batch))
+        found = experts.mean.new_zeros(batch, self.memory.topk)
+        count = torch.zeros(batch, dtype=torch.int64, device=found.device)
+        return MemoryState(experts, torch.zeros_like(found, dtype=torch.int64), found, count)
+
+    def prefill(self, x: Tensor, state: State, ctx: Context = EMPTY) -> tuple[Tensor, State]:
+        past, every = cast(MemoryState, state), self.every
+        read = self.read_experts(x, past.experts, ctx)
+        events = x.shape[1]
+        lengths = torch.full_like(past.count, events) if ctx.lengths is None else ctx.lengths
+        # Block j of a row holds its events from the j-th retrieval on; block 0 carries on.
+        place = torch.arange(events, device=x.device)
+        after = (past.count % every)[:, None] + 1 + place  # (B, T), place within the blocks
+        blocks = -(-events // every) + 1
+        slots = past.slots[:, None].expand(-1, blocks, -1)
+        weights = past.weights[:, None].expand(-1, blocks, -1)
+        row, at = ((after % every == 0) & (place < lengths[:, None])).nonzero(as_tuple=True)
+        found = self.memory(self._question(read.y[row, :, at].flatten(1), x.dtype))
+        where = row, after[row, at] // every
+        slots = slots.index_put(where, found.indices)
+        weights = weights.index_put(where, found.weights.to(weights.dtype))
+
+        last = ((past.count % every) + lengths) // every
+        number = torch.arange(blocks, device=x.device)
+        known = (past.count // every)[:, None] + number > 0
+        used = (known & (number <= last[:, None])).nonzero(as_tuple=True)
+        pairs = self._pairs(MemoryRead(slots[used], weights[used]), x.dtype)
+        shape = (len(x), blocks, self.heads, *pairs.shape[-2:])
+        pairs = pairs.new_zeros(shape).index_put(used, pairs).transpose(1, 2)
+
+        # Queries in blocks, each beside its block's slots, and back.
+        source = torch.arange(blocks * every, device=x.device) - after[:, :1]
+        q = _pick(read.q, source.clamp(0, events - 1)).unflatten(2, (blocks, every))
+        key, value = pairs.to(q.dtype).chunk(2, dim=-1)
+        logits = q @ key.transpose(-1, -2) / q.shape[-1] ** 0.5
+        mass = _pick(logits.logsumexp(-1).flatten(2)[..., None], after)[..., 0]
+        recalled = _pick((logits.softmax(-1) @ value).flatten(2, 3), after)
+        known = known.gather(1, after // every)[:, None]
+        y = _join(read.y, read.logits, recalled, mass, known)
+        row = torch.arange(len(x), device=x.device)
+        new = MemoryState(read.state, slots[row, last], weights[row, last], past.count + lengths)
+        return self.output(join_heads(y).to(x.dtype)), new
+
+    def step(self, x: Tensor, state: State, ctx: Context = EMPTY) -> tuple[Tensor, State]:
+        past = cast(MemoryState, state)
+        read = self.read_experts_once(x, past.experts, ctx)
+        count, slots, weights = past.count + 1, past.slots, past.weights
+        row = (count % self.every == 0).nonzero(as_tuple=True)
+        if len(row[0]):
+            found = self.memory(self._question(read.y[row].flatten(1), x.dtype))
+            slots = slots.index_put(row, found.indices)
+            weights = weights.index_put(row, found.weights.to(weights.dtype))
+        pairs = self._pairs(MemoryRead(slots, weights), x.dtype).to(read.q.dtype)
+        key, value = pairs.chunk(2, dim=-1)
+        logits = torch.einsum("bhd,bhkd->bhk", read.q, key) / read.q.shape[-1] ** 0.5
+        recalled = torch.einsum("bhk,bhkd->bhd", logits.softmax(-1), value)
+        known = (count >= self.every)[:, None]
+        y = _join(read.y, read.logits, recalled, logits.logsumexp(-1), known)
+        new = MemoryState(read.state, slots, weights, count)
+        return self.output(y.flatten(1).to(x.dtype)), new
+
+    def _question(self, y: Tensor, kind: torch.dtype) -> Tensor:
+        """What the bank is asked, of what was read from the experts (n, D): its direction."""
+        direction: Tensor = normalize(y, dim=-1)
+        return direction.mul(y.shape[-1] ** 0.5).to(kind)
+
+    def _pairs(self, read: MemoryRead, kind: torch.dtype) -> Tensor:
+        """[k', v] of slots and weights (n, k): (n, H, k, 2 d)."""
+        found = self.memory.vectors(MemoryRead(read.indices, read.weights.to(kind)))
+        key, value = (
+            part.unflatten(-1, (self.heads, -1)) for part in self.recall(found).chunk(2, -1)
+        )
+        return torch.cat([key, value], dim=-1).transpose(1, 2)
+
+    def define(self, x: Tensor, times: Tensor | None = None) -> tuple[Tensor, State | None]:
+        reads, experts = self.define_reads(x, times)
+        rows, empty = [], cast(MemoryState, self.initial_state(1))
+        slots, weights = empty.slots, empty.weights
+        for t, (q, key, value) in enumerate(reads):
+            logits = torch.einsum("hd,hrd->hr", q, key) / q.shape[-1] ** 0.5
+            alone = torch.einsum("hr,hrd->hd", logits.softmax(-1), value).flatten()
+            if (t + 1) % self.every == 0:
+                size = alone.norm().clamp_min(1e-12)
+                slots, weights = self.memory.define((alone / size * len(alone) ** 0.5)[None])
+            if t + 1 >= self.every:
+                kept = self.memory.norm(self.memory.slots[slots[0]]) * weights[0][:, None]
+                more = (kept @ w.t() for w in self.recall.weight.chunk(2))
+                k_m, v_m = (part.unflatten(-1, (self.heads, -1)).transpose(0, 1) for part in more)
+                key, value = torch.cat([key, k_m], 1), torch.cat([value, v_m], 1)
+                logits = torch.einsum("hd,hrd->hr", q, key) / q.shape[-1] ** 0.5
+                alone = torch.einsum("hr,hrd->hd", logits.softmax(-1), value).flatten()
+            rows.append(alone)
+        count = torch.tensor([len(x)])
+        return torch.stack(rows) @ self.output.weight.t(), MemoryState(
+            experts, slots, weights, count
+        )
+
+    @classmethod
+    def examples(cls) -> dict[str, Callable[[int], DispatcherMixer]]:
+        small = partial(cls, experts=3, slots=64, topk=4)
+        return {
+            "every 8": partial(small, every=8),
+            "every 64, by time": partial(small, forgetting="time", chunk=7, guard=False),
+        }
+
+
+def _pick(x: Tensor, place: Tensor) -> Tensor:
+    """x (B, H, T, n) at places (B, S) of its events: (B, H, S, n)."""
+    index = place[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3])
+    return x.gather(2, index)
+
+
+def _join(y: Tensor, logits: Tensor, recalled: Tensor, mass: Tensor, known: Tensor) -> Tensor:
+    """One softmax over experts and slots, from the two that were taken apart.
+
+    y and recalled (..., d); logits over experts (..., R); mass (...), the logsumexp over slots;
+    known, False where nothing was retrieved yet.
+    """
+    share = torch.where(known, (logits.logsumexp(-1) - mass).sigmoid(), 1.0)[..., None]
+    return share * y + (1 - share) * recalled

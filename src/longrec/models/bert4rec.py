@@ -1,0 +1,59 @@
+"""BERT4Rec (arXiv 1904.06690): bidirectional self-attention trained to fill in masked events."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from longrec.mixers.base import Context, Mixer
+from longrec.mixers.softmax_bidirectional import BidirectionalSoftmaxMixer
+from longrec.models.base import SequenceModel, register_model
+from longrec.models.checks import Targets, check_heads, check_shape, check_targets
+from longrec.models.positions import places_from_end
+
+
+@dataclass(frozen=True)
+class BERT4RecConfig:
+    """Settings of BERT4Rec; `max_length` is the most events it reads, a mask after them apart."""
+
+    dim: int = 64
+    layers: int = 2
+    heads: int = 2
+    ffn_dim: int = 256
+    dropout: float = 0.2
+    max_length: int = 200
+    targets: Targets = "masked"
+
+    def __post_init__(self) -> None:
+        check_shape(self)
+        check_heads(self.dim, self.heads)
+        check_targets("bert4rec", self.targets, causal=False)
+        if self.max_length < 1:
+            raise ValueError(f"max_length is {self.max_length}; it must be at least 1")
+
+
+@register_model("bert4rec")
+class BERT4Rec(SequenceModel):
+    """Blocks of bidirectional softmax attention with absolute positions, masked events."""
+
+    streaming = "windowed"
+    streams_as = "sasrec-rotary"
+    config_class = BERT4RecConfig
+
+    def __init__(self, config: BERT4RecConfig, n_items: int) -> None:
+        mixers: list[Mixer] = [
+            BidirectionalSoftmaxMixer(config.dim, config.heads) for _ in range(config.layers)
+        ]
+        super().__init__(
+            n_items, mixers, config.dim, config.ffn_dim, config.dropout, config.targets
+        )
+        self.config = config
+        self.max_length = config.max_length
+        table = config.max_length + (config.targets == "masked")
+        self.positions = nn.Parameter(torch.randn(table, config.dim) * 0.02)
+
+    def embed(self, items: Tensor, ctx: Context, masked: Tensor | None = None) -> Tensor:
+        place = places_from_end(items, ctx, len(self.positions), self.config.max_length)
+        return super().embed(items, ctx, masked) + self.positions[place]

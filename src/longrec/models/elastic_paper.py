@@ -1,0 +1,106 @@
+"""ELASTIC as published (arXiv 2408.09380): bidirectional, experts from the memory bank.
+
+    P^0 = memory bank(masked mean of the embedded history)     k slots are the first experts
+    Y, P^{l+1} = dispatcher(X^l, P^l)                           in each of the blocks
+
+The experts' gatherings P are the next layer's experts. X goes on with residuals and feed-forward
+networks. Trained on masked items, or on sampled prefixes (targets=last).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from longrec.memory import InterestMemory, check_memory
+from longrec.mixers.base import Context, Mixer
+from longrec.mixers.dispatcher_bidirectional import BidirectionalDispatcherMixer
+from longrec.models.base import Block, SequenceModel, register_model
+from longrec.models.checks import Targets, check_heads, check_shape, check_targets
+from longrec.models.positions import Recency
+
+
+@dataclass(frozen=True)
+class ElasticPaperConfig:
+    """Settings of ELASTIC as published.
+
+    With a memory bank (memory_slots, a square number) the experts are the memory_topk slots that a
+    history asks for; with memory_slots=0 they are `experts` learnt vectors, the same for all.
+    memory_guard balances the use of slots; expert_residual adds P to what replaces it.
+    """
+
+    dim: int = 64
+    layers: int = 2
+    heads: int = 2
+    experts: int = 16
+    ffn_dim: int = 256
+    dropout: float = 0.2
+    memory_slots: int = 4096
+    memory_topk: int = 16
+    memory_guard: bool = True
+    expert_residual: bool = False
+    targets: Targets = "masked"
+
+    def __post_init__(self) -> None:
+        check_shape(self)
+        check_heads(self.dim, self.heads)
+        check_targets("elastic-paper", self.targets, causal=False)
+        check_memory(self.memory_slots, self.memory_topk, self.dim)
+        if self.experts < 1:
+            raise ValueError(f"experts is {self.experts}; it must be at least 1")
+
+
+@register_model("elastic-paper")
+class ElasticPaper(SequenceModel):
+    """Blocks of bidirectional dispatcher attention, whose first experts come from a memory bank."""
+
+    streaming = "none"
+    streams_as = "elastic"
+    config_class = ElasticPaperConfig
+
+    def __init__(self, config: ElasticPaperConfig, n_items: int) -> None:
+        mixers: list[Mixer] = [
+            BidirectionalDispatcherMixer(config.dim, config.heads, experts=0)
+            for _ in range(config.layers)
+        ]
+        super().__init__(
+            n_items, mixers, config.dim, config.ffn_dim, config.dropout, config.targets
+        )
+        self.config = config
+        self.positions = Recency(config.dim)
+        self.memory: InterestMemory | None = None
+        if config.memory_slots:
+            self.memory = InterestMemory(
+                config.dim, config.memory_slots, config.memory_topk, config.memory_guard
+            )
+        else:
+            self.experts = nn.Parameter(torch.randn(config.experts, config.dim))
+
+    def embed(self, items: Tensor, ctx: Context, masked: Tensor | None = None) -> Tensor:
+        x = super().embed(items, ctx, masked)
+        positions: Tensor = self.positions(items.shape[1], ctx.lengths, items.device)
+        return x + positions
+
+    def through_blocks(self, x: Tensor, ctx: Context, masked: Tensor | None = None) -> Tensor:
+        mask = ctx.mask(x)
+        experts = self._first_experts(x, mask, masked)
+        for block in cast(list[Block], self.blocks):
+            mixer = cast(BidirectionalDispatcherMixer, block.mixer)
+            mixed, gathered = mixer.dispatch(block.before(x), experts, mask)
+            x = block.after(x, mixed)
+            experts = experts + gathered if self.config.expert_residual else gathered
+        return x
+
+    def _first_experts(self, x: Tensor, mask: Tensor | None, masked: Tensor | None) -> Tensor:
+        """P^0 (B, R, D), of the events of x (B, T, D) that are real and not masked."""
+        if self.memory is None:
+            return self.experts.expand(len(x), -1, -1)
+        seen = torch.ones_like(x[..., 0], dtype=torch.bool) if mask is None else mask
+        if masked is not None:
+            seen = seen & ~masked
+        total = (x * seen[..., None]).sum(1)
+        mean = total / seen.sum(1, keepdim=True).clamp_min(1)
+        return self.memory.vectors(self.memory(mean))

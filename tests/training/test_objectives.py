@@ -1,0 +1,122 @@
+"""Masked items and sampled prefixes: they are learnt, and nothing of a target is read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from small_runs import QUICK, SMALL, model_of, run_of
+
+from longrec.data.splits import leave_one_out
+from longrec.errors import LongrecError
+from longrec.training import fit as fitting
+from longrec.training.config import TrainConfig
+
+
+@pytest.fixture
+def histories(make_histories, ring):
+    return make_histories(ring(60, 30, 3, 60), n_items=30)
+
+
+BIDIRECTIONAL = ["bert4rec", "hydrarec-bidirectional", "elastic-paper"]
+
+
+@pytest.fixture
+def tastes(make_histories):
+    """Each user keeps to 6 of the 30 items, in any order: any event tells of any other."""
+    random = np.random.default_rng(0)
+    lengths = random.integers(3, 40, 80)
+    return make_histories(
+        [(random.integers(5) * 6 + random.integers(1, 7, n)).tolist() for n in lengths], n_items=30
+    )
+
+
+@pytest.mark.parametrize("name", BIDIRECTIONAL)
+def test_masked_items_are_learnt(tmp_path, tastes, name):
+    counted = run_of(model_of("popularity", 30), tastes, tmp_path)
+    result = run_of(model_of(name, 30), tastes, tmp_path, max_epochs=25)
+    assert result.rows[-1].loss < 0.8 * result.rows[0].loss
+    assert result.validation["ndcg@10"] > counted.validation["ndcg@10"] + 0.2
+    trained = leave_one_out(tastes).train_end - tastes.offsets[:-1]
+    assert result.events == result.epochs * int(trained[trained > 1].sum())  # hidden or not
+
+
+@pytest.mark.parametrize("name", ["bert4rec", "elastic-paper", "elastic", "sasrec"])
+def test_prefixes_are_learnt(tmp_path, histories, name):
+    counted = run_of(model_of("popularity", 30), histories, tmp_path)
+    model = model_of(name, 30, **SMALL, targets="last")
+    result = run_of(model, histories, tmp_path, max_epochs=20, prefixes=6, window=8)
+    assert result.rows[-1].loss < 0.8 * result.rows[0].loss
+    assert result.validation["ndcg@10"] > counted.validation["ndcg@10"] + 0.1
+
+
+def test_what_training_reads_of_a_masked_batch_is_hidden(tmp_path, histories, monkeypatch):
+    """h does not depend on the targets themselves, which stand among the batch's items."""
+    model, split = model_of("bert4rec", 30), leave_one_out(histories)
+    config = TrainConfig(**QUICK)
+    data = fitting.training_data(model, histories, split, config, model.max_length)
+    fitted = fitting._Fit(model, data, split, config, tmp_path, None)
+    batch = data.epoch(0).batch(0)
+    hidden = batch.targets > 0
+    other = replace(batch, items=torch.where(hidden, batch.items % 30 + 1, batch.items))
+    with torch.no_grad():
+        assert torch.equal(fitted.encode(batch), fitted.encode(other))
+        seen = torch.where(hidden | (batch.items == 0), batch.items, batch.items % 30 + 1)
+        changed = fitted.encode(replace(batch, items=seen))
+    assert not torch.allclose(fitted.encode(batch)[hidden], changed[hidden])
+
+
+@pytest.mark.parametrize("name", ["bert4rec", "hydrarec-bidirectional", "sasrec"])
+def test_validation_of_sampled_targets_reads_what_serving_reads(tmp_path, histories, name):
+    """Every user alone, by encode: the ranks are those of the validation."""
+    model = model_of(name, 30, **SMALL, **({"targets": "last"} if name == "sasrec" else {}))
+    result = run_of(model, histories, tmp_path, max_epochs=3)
+    targets = leave_one_out(histories).validation
+    gains = []
+    for user, position in zip(targets.users, targets.positions, strict=True):
+        seen = torch.from_numpy(histories.items[histories.offsets[user] : position].astype(int))
+        with torch.no_grad():
+            scores = model.score(model.encode(seen[None])[:, -1])[0]
+        item = int(histories.items[position])
+        rivals = torch.ones(31, dtype=torch.bool)
+        rivals[[0, item]] = False
+        rank = 1 + int((scores[rivals] >= scores[item]).sum())
+        gains.append(1 / np.log2(rank + 1) if rank <= 10 else 0.0)
+    # Repeats are common here, so that seen items are not filtered.
+    assert np.mean(gains) == pytest.approx(result.validation["ndcg@10"], abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "loss", "epochs"),
+    [("hydrarec", "gbce", 40), ("hydrarec", "bpr", 6), ("bert4rec", "bce", 10)],
+)
+def test_pairwise_losses_learn(tmp_path, tastes, name, loss, epochs):
+    """gBCE first lowers all scores to the base rate, and only then tells items apart."""
+    counted = run_of(model_of("popularity", 30), tastes, tmp_path)
+    settings = {"max_epochs": epochs, "patience": epochs, "loss": loss, "negatives": 15}
+    result = run_of(model_of(name, 30), tastes, tmp_path, **settings)
+    assert result.rows[-1].loss < 0.8 * result.rows[0].loss
+    assert result.validation["ndcg@10"] > counted.validation["ndcg@10"] + 0.2
+
+
+def test_a_model_that_sees_later_events_is_refused(tmp_path, histories, monkeypatch):
+    """Also one whose config did not check."""
+    model = model_of("sasrec", 30)
+    monkeypatch.setattr(type(model.blocks[0].mixer), "causal", False)
+    with pytest.raises(LongrecError, match=r"'next', but sasrec sees later .*use targets=masked"):
+        run_of(model, histories, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "match"),
+    [
+        ("elastic", {"mask_share": 0.3}, "mask_share is 0.3, but elastic has targets 'next'"),
+        ("elastic", {"prefixes": 2}, "only targets=last reads it: leave prefixes out"),
+        ("bert4rec", {"prefixes": 2}, "prefixes is 2, but bert4rec has targets 'masked'"),
+    ],
+)
+def test_a_setting_that_nothing_reads_is_refused(tmp_path, histories, name, setting, match):
+    with pytest.raises(LongrecError, match=match):
+        run_of(model_of(name, 30), histories, tmp_path, **setting)

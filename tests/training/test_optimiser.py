@@ -1,0 +1,199 @@
+"""The update: torch's own numbers for what is dense, rows for what is sparse."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from safetensors.torch import load, save
+from torch import nn
+from torch.nn.functional import embedding
+
+from longrec.training.config import TrainConfig
+from longrec.training.optimiser import Optimiser
+
+CONFIG = TrainConfig(
+    learning_rate=0.05, warmup_steps=4, clip=0.5, average=0.9, weight_decay=0.1, beta2=0.95
+)
+
+
+class Toy(nn.Module):
+    """A table beside two dense layers, read with a sparse gradient or a dense one."""
+
+    def __init__(self, sparse: bool, rows: int = 30) -> None:
+        super().__init__()
+        self.sparse = sparse
+        self.scale = nn.Parameter(torch.randn(6))
+        self.bank = nn.Module()
+        self.bank.slots = nn.Parameter(torch.randn(rows, 6))
+        self.layer = nn.Linear(6, 6)
+        self.unused = nn.Parameter(torch.randn(3))
+
+    def forward(self, read):
+        found = embedding(read, self.bank.slots, sparse=self.sparse)
+        return self.layer(found * self.scale).square().sum()
+
+
+def make(sparse: bool, kind=torch.float64, config: TrainConfig = CONFIG):
+    torch.manual_seed(0)
+    model = Toy(sparse).to(kind)
+    average = copy.deepcopy(model).requires_grad_(False)
+    return model, average, Optimiser(model, average, config, ["bank.slots"] if sparse else [])
+
+
+def update(model, optimiser, number, read):
+    optimiser.zero_grad()
+    model(read).backward()
+    optimiser.step(number)
+
+
+def reads(steps: int, rows: int = 30):
+    """Rows read per step, some of them twice."""
+    torch.manual_seed(1)
+    return [torch.randint(rows, (8,)) for _ in range(steps)]
+
+
+def equal(model: nn.Module, other: nn.Module) -> None:
+    for (name, tensor), wanted in zip(
+        model.state_dict().items(), other.state_dict().values(), strict=True
+    ):
+        assert torch.equal(tensor, wanted), name
+
+
+def test_dense_numbers_are_torchs():
+    model, average, optimiser = make(False, torch.float32)
+    wanted, wanted_average = copy.deepcopy(model), copy.deepcopy(average)
+    adam = torch.optim.AdamW(
+        wanted.parameters(), lr=0.05, betas=(0.9, 0.95), weight_decay=0.1, fused=True
+    )
+    for number, read in enumerate(reads(20)):
+        update(model, optimiser, number, read)
+        adam.param_groups[0]["lr"] = 0.05 * min(1.0, (number + 1) / 4)
+        adam.zero_grad()
+        wanted(read).backward()
+        nn.utils.clip_grad_norm_(wanted.parameters(), 0.5)
+        adam.step()
+        decay = min(0.9, (1 + number) / (10 + number))
+        for mean, parameter in zip(wanted_average.parameters(), wanted.parameters(), strict=True):
+            mean.lerp_(parameter.detach(), 1 - decay)
+    equal(model, wanted)
+    equal(average, wanted_average)
+
+
+@pytest.mark.parametrize("clip", [0.5, 1e9])
+def test_reading_every_row_gives_the_dense_numbers(clip):
+    """Clipping included: rows read twice count with the sum of their gradients."""
+    config = TrainConfig(learning_rate=0.05, warmup_steps=4, clip=clip, weight_decay=0.1)
+    models = []
+    for sparse in (True, False):
+        model, average, optimiser = make(sparse, config=config)
+        for number in range(25):
+            torch.manual_seed(number)
+            read = torch.cat([torch.randperm(30), torch.randint(30, (10,))])
+            update(model, optimiser, number, read)
+        optimiser.settle()
+        models.append((model, average))
+    for lazy, dense in zip(*models, strict=True):
+        for name, tensor in lazy.state_dict().items():
+            torch.testing.assert_close(tensor, dense.state_dict()[name], rtol=1e-10, atol=1e-12)
+
+
+def test_the_norm_counts_touched_rows(monkeypatch):
+    seen = []
+    real = nn.utils.get_total_norm
+    monkeypatch.setattr(nn.utils, "get_total_norm", lambda g: seen.append(real(g)) or seen[-1])
+    for sparse in (True, False):
+        model, _, optimiser = make(sparse)
+        update(model, optimiser, 0, torch.tensor([3, 3, 7, 3, 29]))
+    torch.testing.assert_close(seen[0], seen[1], rtol=1e-12, atol=0)
+
+
+def test_rows_are_up_to_date_once_settled():
+    model, average, optimiser = make(True)
+    before = model.bank.slots.detach().clone()
+    plan = [torch.tensor([1, 2]), torch.tensor([2, 3]), torch.tensor([2])]
+    share, decays = 1.0, []
+    for number, read in enumerate(plan):
+        update(model, optimiser, number, read)
+        share *= 1 - 0.1 * 0.05 * (number + 1) / 4
+        decays.append((share, min(0.9, (1 + number) / (10 + number))))
+    assert torch.equal(model.bank.slots[9], before[9])
+    optimiser.settle()
+    torch.testing.assert_close(model.bank.slots[9], before[9] * share)
+    mean = before[9].clone()
+    for share, decay in decays:
+        mean = decay * mean + (1 - decay) * share * before[9]
+    torch.testing.assert_close(average.bank.slots[9], mean)
+    assert not torch.allclose(model.bank.slots[3], before[3] * share)
+
+
+def test_a_step_that_reads_no_row_still_counts():
+    model, _, optimiser = make(True)
+    update(model, optimiser, 0, torch.tensor([4]))
+    optimiser.zero_grad()
+    model.layer.weight.square().sum().backward()
+    before = model.bank.slots.detach().clone()
+    optimiser.step(1)
+    optimiser.settle()
+    lr = (0.05 / 4, 0.05 / 2)
+    torch.testing.assert_close(model.bank.slots[4], before[4] * (1 - 0.1 * lr[1]))
+    torch.testing.assert_close(
+        model.bank.slots[5], before[5] * (1 - 0.1 * lr[0]) * (1 - 0.1 * lr[1])
+    )
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+@pytest.mark.parametrize("at", [0, 9])
+def test_a_loaded_optimiser_goes_on_bit_for_bit(sparse, at):
+    model, average, optimiser = make(sparse, torch.float32)
+    plan = reads(20)
+    for number, read in enumerate(plan[:at]):
+        update(model, optimiser, number, read)
+        if number == 5:
+            optimiser.settle()
+    saved = load(save({k: v.contiguous() for k, v in optimiser.tensors().items()}))
+    again, again_average, resumed = make(sparse, torch.float32)
+    again.load_state_dict(model.state_dict())
+    again_average.load_state_dict(average.state_dict())
+    resumed.load(saved)
+    for number, read in enumerate(plan[at:], at):
+        update(model, optimiser, number, read)
+        update(again, resumed, number, read)
+    optimiser.settle()
+    resumed.settle()
+    equal(model, again)
+    equal(average, again_average)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("0.exp_avg"), r"parameter 0 is \['exp_avg_sq', 'step'\]"),
+        (lambda t: t.update({"0.exp_avg": torch.zeros(2)}), r"parameter 0 .*\(2,\)"),
+        (lambda t: t.update({"9.step": torch.zeros(())}), "has 9.step"),
+        (lambda t: t.update({"rows.other.marks": torch.zeros(3)}), "has rows.other.marks"),
+        (lambda t: t.pop("rows.bank.slots.marks"), "rows of bank.slots: the state has"),
+        (lambda t: t.update({"rows.bank.slots.first": torch.zeros(4, 6)}), r"bank.slots: first is"),
+    ],
+)
+def test_tensors_of_another_model_are_refused(change, message):
+    model, _, optimiser = make(True)
+    update(model, optimiser, 0, torch.tensor([4]))
+    tensors = optimiser.tensors()
+    change(tensors)
+    with pytest.raises(ValueError, match=message):
+        make(True)[2].load(tensors)
+
+
+def test_a_dense_gradient_of_a_sparse_table_is_refused():
+    model, _, optimiser = make(True)
+    model.sparse = False
+    with pytest.raises(ValueError, match=r"bank.slots .* gradient is dense"):
+        update(model, optimiser, 0, torch.tensor([4]))
+
+
+def test_an_unknown_sparse_table_is_refused():
+    model, average, _ = make(True)
+    with pytest.raises(ValueError, match=r"\['slots'\]"):
+        Optimiser(model, average, CONFIG, ["slots"])
