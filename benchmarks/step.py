@@ -2,23 +2,27 @@
 
     python benchmarks/step.py HISTORIES [model] [key=value ...]
 
-Takes the first 60 batches of an epoch, 10 more before them to warm up.
+Takes 60 batches of an epoch, after 10 more to warm up, and says the peak of resident memory.
 """
 
 from __future__ import annotations
 
+import copy
+import resource
 import sys
 import time
+from itertools import islice
 
 import torch
 
-from longrec.data.batches import TrainingData
 from longrec.data.histories import open_histories
 from longrec.data.splits import make_split
 from longrec.losses import full_cross_entropy
 from longrec.mixers import Context
 from longrec.models import SequenceModel, build_model
 from longrec.settings import parse_assignments, parse_settings
+from longrec.training.fit import training_data
+from longrec.training.optimiser import Optimiser
 
 WARM, TIMED = 10, 60
 
@@ -32,28 +36,27 @@ def main(path: str, name: str = "elastic", *settings: str) -> None:
     model = build_model(name, model_config, histories.n_items).train()
     assert isinstance(model, SequenceModel)
     split = make_split(config.split, histories)
-    longest = int(histories.lengths.max())
-    data = TrainingData(
-        histories, split.train_end, model.max_length, longest, config.batch_tokens, config.seed
-    )
-    epoch = data.epoch(0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    longest = model.max_length or int(histories.lengths.max())  # windows are not carried on here
+    data = training_data(model, histories, split, config, min(longest, config.window))
+    average = copy.deepcopy(model).requires_grad_(False)
+    optimiser = Optimiser(model, average, config, model.sparse_tables())
     spent = dict.fromkeys(("batch", "encode", "loss", "backward", "optimiser"), 0.0)
     targets = 0
-    for number in range(min(WARM + TIMED, len(epoch))):
+    batches = islice(data.epoch(0).batches(), WARM + TIMED)
+    for number in range(WARM + TIMED):
         clock = [time.perf_counter()]
-        batch = epoch.batch(number)
-        clock.append(time.perf_counter())
-        h = model.encode(batch.items, Context(lengths=batch.lengths, times=batch.times))
+        batch = next(batches)
         clock.append(time.perf_counter())
         real = batch.targets > 0
-        loss = full_cross_entropy(h[real], model.item_vectors(), batch.targets[real])
+        ctx = Context(lengths=batch.lengths, times=batch.times)
+        h = model.hidden(batch.items, ctx, real if model.targets == "masked" else None)[real]
         clock.append(time.perf_counter())
-        optimizer.zero_grad()
+        loss = full_cross_entropy(h, model.item_vectors(), batch.targets[real])
+        clock.append(time.perf_counter())
+        optimiser.zero_grad()
         loss.backward()
         clock.append(time.perf_counter())
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        optimiser.step(number)
         clock.append(time.perf_counter())
         if number >= WARM:
             targets += int(real.sum())
@@ -62,6 +65,7 @@ def main(path: str, name: str = "elastic", *settings: str) -> None:
     for part, seconds in spent.items():
         print(f"{part:10} {1e6 * seconds / targets:8.2f}")
     print(f"{'sum':10} {1e6 * sum(spent.values()) / targets:8.2f}")
+    print(f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MiB")
 
 
 if __name__ == "__main__":

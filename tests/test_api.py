@@ -187,7 +187,7 @@ def test_what_was_trained_outlives_an_error_behind_it(data, tmp_path, monkeypatc
     def broken(_):
         raise OSError("stale file handle")
 
-    monkeypatch.setattr("longrec.api.drop_checkpoints", broken)
+    monkeypatch.setattr("longrec.api.end_run", broken)
     with pytest.raises(OSError, match="stale"):
         longrec.train(data, "popularity", tmp_path / "run")
     assert longrec.load(tmp_path / "run").name == "popularity"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import io
 import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -186,6 +188,38 @@ def test_train_and_evaluate_json(capsys, histories, tmp_path):
     assert validation["detail"]["part"] == "validation"
 
 
+def test_new_items_and_todays_data_as_the_page_has_it(capsys, log, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[1] / "docs" / "recommender.md").read_text()
+    section = re.search(r"^## New items.*?^## ", page, re.M | re.S)
+    assert section is not None
+    commands, code = re.search(r"```bash\n(.*?)```\n```python\n(.*?)```", section[0], re.S).groups()
+    events = pl.read_csv(log)
+    monkeypatch.chdir(tmp_path)
+    events[:400].filter(pl.col("item_id") < "i20").write_parquet("log.parquet")
+    events[380:].write_parquet("today.parquet")  # exports overlap
+    for line in commands.splitlines():
+        argv = line.split()[1:]
+        if argv[0] == "train":
+            argv += [] if "--warm-start" in argv else TINY
+            argv += ["--set", "max_epochs=1", "--json"]
+        capsys.readouterr()
+        assert longrec(*argv) == 0, line
+    told = capsys.readouterr()
+    warm = json.loads(told.out)["warm_start"]
+    assert (warm["known_items"], warm["new_items"]) == (20, 5)
+    assert warm["gain"]["targets"] > 10
+    assert 0 < warm["gain"]["unknown_to_old"] < 1
+    assert set(warm["gain"]["ndcg@10"]) >= {"old", "new", "difference", "interval"}
+    assert "20 items known, 5 new" in " ".join(told.err.split())
+    shutil.rmtree("run2")
+    found = {"longrec": importlib.import_module("longrec")}
+    exec(code.replace('warm_start="run/"', 'warm_start="run/", max_epochs=1'), found)
+    assert found["rec"].provenance["warm_start"]["gain"] == warm["gain"]
+    shutil.rmtree("run2")
+    assert longrec("train", "histories2", "--warm-start", "run", "--out", "run2") == 0
+    assert "gain over" in capsys.readouterr().out
+
+
 def test_models_and_data_json(capsys):
     names = [row["model"] for row in json_of(capsys, "models", "--json")]
     assert {"elastic", "hydrarec", "sasrec", "popularity", "last-item"} <= set(names)
@@ -327,6 +361,24 @@ def mistakes():
         "a log, not histories": ("train {log} --out {tmp}/r", 1, "not a histories folder"),
         "run exists": ("train {h} --out {run}", 2, "holds a trained recommender"),
         "resume of the ended": ("train {h} --out {run} --resume", 2, "needs no --resume"),
+        "warm from none": ("train {h} --out {tmp}/r --warm-start {tmp}/none", 1, "no such folder"),
+        "warm in place": ("train {h} --out {run} --warm-start {run}", 2, "another folder"),
+        "warm, other model": (
+            "train {h} --out {tmp}/r --warm-start {run} --model sasrec",
+            2,
+            "goes on with the same model",
+        ),
+        "warm, other size": (
+            "train {h} --out {tmp}/r --warm-start {run} --set dim=16",
+            2,
+            "was built with dim=8, not 16",
+        ),
+        "extend none": ("prepare {log} --out {tmp}/h --extend {tmp}/none", 1, "no such folder"),
+        "extend and filter": (
+            "prepare {log} --out {tmp}/h --extend {h} --dedup",
+            2,
+            "do not combine with extend",
+        ),
         "no log": ("prepare {tmp}/none.csv --out {tmp}/h", 1, "none.csv"),
         "no column": ("prepare {log} --out {tmp}/h --user uid", 2, "uid"),
         "histories exist": ("prepare {log} --out {h}", 2, "--overwrite"),
@@ -429,7 +481,7 @@ def test_an_interrupted_training_says_how_to_go_on_and_does(histories, tmp_path)
     assert "Traceback" not in told
     last = told.strip().splitlines()[-1]
     assert last.startswith("error: interrupted; go on with: longrec train ")
-    assert last.endswith(f"--model elastic --out '{out}' --resume")
+    assert last.endswith(f"--out '{out}' --resume")
     assert list(out.glob("checkpoint-*"))
 
     # The run wants 100,000 epochs; its plan is shortened so that the rest of it is seconds.
@@ -437,7 +489,8 @@ def test_an_interrupted_training_says_how_to_go_on_and_does(histories, tmp_path)
     plan["settings"]["max_epochs"] = 1
     (out / "training.json").write_text(json.dumps(plan))
     assert longrec("train", histories, "--out", out) == 2
-    assert longrec("train", histories, "--model", "elastic", "--out", out, "--resume") == 0
+    assert longrec("train", histories, "--out", out, "--model", "sasrec", "--resume") == 2
+    assert longrec("train", histories, "--out", out, "--resume") == 0
     assert longrec("evaluate", out) == 0
     assert not list(out.glob("checkpoint-*"))
 

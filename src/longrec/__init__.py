@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from longrec.api import evaluate, train
+    from longrec.comparison.compare import compare
     from longrec.data.histories import Histories, open_histories
     from longrec.data.prepare import prepare
     from longrec.data.read import read_events
@@ -29,6 +30,7 @@ _HOME = {
     "Histories": "longrec.data.histories",
     "train": "longrec.api",
     "evaluate": "longrec.api",
+    "compare": "longrec.comparison.compare",
     "load": "longrec.recommender",
     "Recommender": "longrec.recommender",
     "LongrecError": "longrec.errors",
@@ -42,6 +44,7 @@ __all__ = [
     "LongrecError",
     "Recommender",
     "UsageError",
+    "compare",
     "evaluate",
     "load",
     "open_histories",

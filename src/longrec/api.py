@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -26,11 +24,13 @@ from longrec.files import write_file
 from longrec.models import build_model
 from longrec.output import serialise
 from longrec.provenance import provenance
-from longrec.recommender import Recommender, check_times
-from longrec.settings import check_model, parse_settings, settings_of
-from longrec.training.checkpoint import PREFIX, drop_checkpoints
+from longrec.recommender import Recommender, check_times, load
+from longrec.runs import Plan, check_resumable, claimed, end_run, make_plan, read_plan
+from longrec.settings import check_model, parse_settings
 from longrec.training.config import TrainConfig
-from longrec.training.fit import FitResult, Progress, fit
+from longrec.training.fit import fit
+from longrec.training.log import FitResult, Progress
+from longrec.warm import Before, describe_start, inherit, measure_gain, reopen, tell_start
 
 Part = Literal["test", "validation"]
 PARTS: tuple[Part, ...] = ("test", "validation")
@@ -38,9 +38,10 @@ PARTS: tuple[Part, ...] = ("test", "validation")
 
 def train(
     histories: Histories | str | Path,
-    model: str = "elastic",
+    model: str | None = None,
     out: str | Path | None = None,
     *,
+    warm_start: Recommender | str | Path | None = None,
     resume: bool = False,
     device: str = "auto",
     progress: Progress | bool | None = None,
@@ -52,14 +53,20 @@ def train(
     ----------
     histories : Histories or path
         What `longrec.prepare` gave.
-    model : str
-        A name of the registry (`longrec models` lists them).
+    model : str or None
+        A name of the registry (`longrec models` lists them); "elastic" if left out.
     out : path or None
         The run's folder: checkpoints and log while training, the recommender afterwards. None
         keeps the recommender in memory only.
+    warm_start : Recommender, path or None
+        A trained recommender whose weights to start from. The model and its settings are its own,
+        and so are the settings of training that are not given. Items are known again by their ids
+        and new ones added; the provenance tells, under "warm_start", what was known and new, and
+        under its "gain" what the old and the new model score on the test targets that are newer
+        than the old model's data.
     resume : bool
-        Go on with the run in `out` that was interrupted. Settings may be left out then; those that
-        are given must be the run's own.
+        Go on with the run in `out` that was interrupted. Model, warm start and settings may be
+        left out then; those that are given must be the run's own.
     device : str
         "auto" (a GPU if torch sees one), "cpu", "cuda", "cuda:1", …
     progress : callable, bool or None
@@ -76,119 +83,84 @@ def train(
     ------
     UsageError
         For an unknown model, key or value, or an `out` that may not be written to.
+    DataError
+        When histories or the recommender of a warm start are damaged, changed or do not fit.
     LongrecError
-        When training cannot go on: nothing to train on, a loss that is not finite, changed data.
+        When training cannot go on: nothing to train on, a loss that is not finite.
     """
     data = histories if isinstance(histories, Histories) else open_histories(histories)
-    check_model(model)
+    if model is not None:
+        check_model(model)
+    old = load(warm_start) if isinstance(warm_start, str | Path) else warm_start
     if out is None:
         if resume:
             raise UsageError("resume needs the run's folder: pass out=")
         with tempfile.TemporaryDirectory(prefix="longrec-") as temporary:
-            return _train(data, model, Path(temporary), False, device, progress, settings, None)
+            run = Path(temporary)
+            plan = make_plan(data, run, model, settings, old)
+            return _train(data, plan, old, run, False, device, progress)
     folder = Path(out)
-    with _claimed(folder, resume):
-        return _train(data, model, folder, resume, device, progress, settings, folder)
+    with claimed(folder, resume):
+        begun = read_plan(folder) if resume else None
+        if begun is None:
+            plan = make_plan(data, folder, model, settings, old)
+        else:
+            plan = begun
+            check_resumable(plan, data, folder, model, settings, old)
+            if old is None and "warm_start" in plan.provenance:
+                old = reopen(plan.provenance["warm_start"])
+        recommender = _train(data, plan, old, folder, resume, device, progress)
+        recommender.save(folder)
+        end_run(folder)
+    return recommender
 
 
 def _train(
     data: Histories,
-    name: str,
+    plan: Plan,
+    old: Recommender | None,
     run: Path,
     resume: bool,
     device: str,
     progress: Progress | bool | None,
-    settings: Mapping[str, Any],
-    save_to: Path | None,
 ) -> Recommender:
-    plan = _plan(data, name, run, resume, settings)
-    model_config, config = parse_settings(name, plan["settings"])
+    """Train what the plan says, in the run's folder."""
+    model_config, config = parse_settings(plan.model, plan.settings)
     split = make_split(config.split, data)
     torch.manual_seed(config.seed)
-    model = build_model(name, model_config, data.n_items).to(_device(device))
+    model = build_model(plan.model, model_config, data.n_items).to(_device(device))
     check_times(model, data.times)
-    with _display(progress, name, config) as told:
-        result = fit(model, data, split, config, run, resume, told)
+    about, before = dict(plan.provenance), None
+    told = console.watched() if progress is None else progress
+    if old is not None:
+        before = Before.of(old, data)
+        about["warm_start"] = about["warm_start"] | describe_start(old, data, split, before)
+        inherit(model, data.catalog, old)
+        for line in tell_start(about["warm_start"], old, data) if told is True else ():
+            console.say(line)
+    with _display(told, plan.model, config) as shown:
+        result = fit(model, data, split, config, run, resume, shown, old is not None)
     data.check()
-    recommender = Recommender(
-        name,
-        model,
-        model_config,
-        config,
-        data.catalog,
-        plan["provenance"] | {"training": _ending(result), "split": dict(split.notes)},
-    )
-    if save_to is not None:
-        recommender.save(save_to)
-        (save_to / "training.json").unlink(missing_ok=True)
-        drop_checkpoints(save_to)
+    about |= {"training": _ending(result), "split": dict(split.notes)}
+    recommender = Recommender(plan.model, model, model_config, config, data.catalog, about)
+    if old is not None:
+        display = console.counting("the new period") if told is True else nullcontext()
+        with display as ranked:
+            gain = measure_gain(old, recommender, data, split, before, ranked)
+        about["warm_start"]["gain"] = gain
     return recommender
 
 
 @contextmanager
 def _display(
-    progress: Progress | bool | None, name: str, config: TrainConfig
+    progress: Progress | bool, name: str, config: TrainConfig
 ) -> Iterator[Progress | None]:
     """What is told of a training's progress: the caller's own, a bar, or nothing."""
-    if progress is None:
-        progress = console.watched()
     if progress is True:
         with console.TrainingProgress(name, config.max_epochs, config.max_minutes) as bar:
             yield bar
     else:
         yield progress or None
-
-
-def _plan(
-    data: Histories, name: str, run: Path, resume: bool, settings: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What this run trains and from what, written before the first step; read when resuming."""
-    plan = _begun_plan(run) if resume else None
-    if plan is not None:
-        begun, kept = plan["model"], plan["settings"]
-        if begun != name:
-            raise UsageError(f"{run} trains {begun!r}, not {name!r}; resume with its model")
-        given = _all_settings(name, settings)
-        for key in settings:
-            if given[key] != kept.get(key):
-                raise UsageError(
-                    f"{run} was started with {key}={kept.get(key)!r}, not {given[key]!r}: a "
-                    "resumed run keeps its settings; leave the key out, or train in a new folder"
-                )
-        if plan["provenance"]["data"]["fingerprint"] != data.fingerprint:
-            raise DataError(
-                f"{data.path} is not what {run} was started on: its fingerprint differs. Resume "
-                "with the same histories, or train in a new folder."
-            )
-        data.verify()
-        return plan
-    everything = _all_settings(name, settings)
-    plan = {
-        "model": name,
-        "settings": everything,
-        "provenance": provenance(data, everything["seed"]),
-    }
-    write_file(run / "training.json", json.dumps(plan, indent=1))
-    return plan
-
-
-def _begun_plan(run: Path) -> dict[str, Any] | None:
-    """Model, settings and provenance of a run that was begun and has not ended; None without."""
-    path = run / "training.json"
-    if not path.is_file():
-        return None
-    try:
-        plan = json.loads(path.read_text(encoding="utf-8"))
-        str(plan["provenance"]["data"]["fingerprint"])
-        whole = {"model": plan["model"], "settings": dict(plan["settings"])}
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({error}): train again in a new folder.") from error
-    return whole | {"provenance": plan["provenance"]}
-
-
-def _all_settings(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    model_config, config = parse_settings(name, settings)
-    return settings_of(model_config) | settings_of(config)
 
 
 def _ending(result: FitResult) -> dict[str, Any]:
@@ -207,59 +179,6 @@ def _device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
     return device
-
-
-@contextmanager
-def _claimed(folder: Path, resume: bool) -> Iterator[None]:
-    """Hold a run's folder: no other training may write to it meanwhile.
-
-    A training that fails before its first checkpoint leaves the folder as it was, so that the call
-    can be mended and given again; one that is killed or interrupted leaves what --resume needs.
-    """
-    new = not folder.exists()
-    begun = _check_free(folder, resume)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise LongrecError(f"{folder} cannot be written to: {error}") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise LongrecError(f"{folder}: another training is writing to it") from None
-        _check_free(folder, resume)  # the training that held it may have ended just now
-        try:
-            yield
-        except Exception:
-            trained = (folder / "config.json").is_file() or any(folder.glob(f"{PREFIX}*"))
-            if not begun and not trained:
-                (folder / "training.json").unlink(missing_ok=True)
-                if new:
-                    shutil.rmtree(folder, ignore_errors=True)
-            raise
-        finally:
-            (folder / ".lock").unlink(missing_ok=True)
-
-
-def _check_free(folder: Path, resume: bool) -> bool:
-    """Raise unless a training may use the folder; tell whether a run was begun in it."""
-    if (folder / "config.json").is_file():
-        raise UsageError(
-            f"{folder} holds a trained recommender"
-            + ("; it has ended and needs no --resume" if resume else "; choose another folder")
-        )
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file; --out takes a folder")
-    begun = (folder / "training.json").is_file()
-    if begun and not resume:
-        raise UsageError(
-            f"{folder} holds a run that has not ended: pass --resume (resume=True) to go on with "
-            "it, or choose another folder"
-        )
-    if not begun and folder.is_dir() and any(p.name != ".lock" for p in folder.iterdir()):
-        raise UsageError(f"{folder} holds other files and no run: choose an empty or new folder")
-    return begun
 
 
 def evaluate(
@@ -318,6 +237,10 @@ def evaluate(
         notes["warning"] = (
             f"trained under {trained_under}, so that some of these targets were training events"
         )
+    warm = recommender.provenance.get("warm_start", {})
+    before = (warm.get("targets_trained_before") or {}).get(split)
+    if own and before:
+        notes["warning"] = f"the warm start's old run was trained on {before:,} of these targets"
     metrics = summarise_ranks(ranks, made.name, notes, part=split)
     if recommender.folder is not None:
         _keep(recommender, metrics, ranks, data)

@@ -106,6 +106,10 @@ def prepare(
         bool, typer.Option("--dedup", help="Keep only the first event of a user with an item.")
     ] = False,
     min_length: Annotated[int, typer.Option(min=1, help="Drop shorter histories.")] = 1,
+    extend: Annotated[
+        Path | None,
+        typer.Option(metavar="HISTORIES", help="Histories that the log continues: write both."),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a histories folder that exists.")
     ] = False,
@@ -125,6 +129,7 @@ def prepare(
             k_core=k_core,
             dedup=dedup,
             min_length=min_length,
+            extend=extend,
             overwrite=overwrite,
             report=console.say,
             user=user,
@@ -159,13 +164,19 @@ def train(
         Path, typer.Argument(metavar="HISTORIES", help="A histories folder.", show_default=False)
     ],
     out: Annotated[Path, typer.Option(help="The run's folder.", show_default=False)],
-    model: Annotated[str, typer.Option(help="See `longrec models`.")] = "elastic",
+    model: Annotated[
+        str | None, typer.Option(help="See `longrec models`; elastic if left out.")
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting; see `longrec models NAME`."),
     ] = None,
     context: Annotated[
         int | None, typer.Option(min=1, help="Read only the last so many events of a history.")
+    ] = None,
+    warm_start: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Start from the weights of a run, on newer histories."),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted run.")
@@ -192,23 +203,33 @@ def train(
         values["context"] = context
     opened = open_histories(histories)
     console.say(
-        f"{model} on {histories}: {opened.n_users:,} users, {opened.n_items:,} items, "
+        f"{histories}: {opened.n_users:,} users, {opened.n_items:,} items, "
         f"{opened.n_events:,} events"
     )
     try:
-        recommender = run(opened, model, out, resume=resume, device=device, progress=True, **values)
+        recommender = run(
+            opened,
+            model,
+            out,
+            warm_start=warm_start,
+            resume=resume,
+            device=device,
+            progress=True,
+            **values,
+        )
     except KeyboardInterrupt:
-        again = ["longrec", "train", str(histories), "--model", model, "--out", str(out)]
+        again = ["longrec", "train", str(histories), "--out", str(out)]
         raise LongrecError(f"interrupted; go on with: {shlex.join(again)} --resume") from None
     ending = recommender.provenance["training"]
     if json:
-        console.print_json({"run": str(out), "model": model} | ending)
+        warm = {k: v for k, v in recommender.provenance.items() if k == "warm_start"}
+        console.print_json({"run": str(out), "model": recommender.name} | ending | warm)
         return
     validation = ", ".join(f"{key} {value:.4f}" for key, value in ending["validation"].items())
     console.facts_table(
         str(out),
         {
-            "model": model,
+            "model": recommender.name,
             "ended": ending["stop"]
             + ("" if ending["converged"] else " (not converged: it was still improving)"),
             "epochs": ending["epochs"],
@@ -217,6 +238,8 @@ def train(
             "left out by the context": f"{ending['dropped']:,} events",
         },
     )
+    if "warm_start" in recommender.provenance:
+        console.gain_table(recommender.provenance["warm_start"])
     console.say(f"next: longrec evaluate {out}")
 
 
@@ -430,6 +453,72 @@ def data_get(
         console.print_json({"name": name, "path": str(path)})
     else:
         console.say(f"next: longrec prepare {path} --out histories/{name}")
+
+
+@app.command()
+def compare(
+    histories: Annotated[
+        Path, typer.Argument(metavar="HISTORIES", help="A histories folder.", show_default=False)
+    ],
+    models: Annotated[
+        str,
+        typer.Option(
+            metavar="A,B,...",
+            help="Models, or variants NAME:KEY=VALUE:KEY=VALUE, with commas between.",
+            show_default=False,
+        ),
+    ],
+    budget: Annotated[
+        float,
+        typer.Option(metavar="MINUTES", help="Of training, for each run.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option(help="The comparison's folder.", show_default=False)],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting common to all models."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each model.")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
+    json: Json = False,
+) -> None:
+    """Train models under equal budgets, each in its own process, and report what they reach.
+
+    The same command goes on with what was interrupted or failed, and may name more models.
+
+    Example: [bold]longrec compare histories --models elastic,sasrec --budget 20 --out out[/bold]
+    """
+    import shlex
+
+    from longrec import console
+    from longrec.comparison.compare import compare as run
+    from longrec.comparison.shown import summary_table
+    from longrec.errors import LongrecError
+    from longrec.settings import parse_assignments
+
+    common = parse_assignments(settings or [])
+    try:
+        found = run(
+            *(histories, models, budget, out),
+            settings=common,
+            seeds=seeds,
+            device=device,
+            progress=True,
+        )
+    except KeyboardInterrupt:
+        again = shlex.join(["longrec", *sys.argv[1:]])
+        raise LongrecError(f"interrupted; go on with the same command: {again}") from None
+    if json:
+        console.print_json(found.to_dict() | {"report": str(found.report)})
+    else:
+        console.table(str(out), *summary_table(found))
+        console.out.print(console.plain(found.protocol), markup=False)
+        console.say(f"report: {found.report}")
+    if found.failures:
+        raise LongrecError(
+            f"{len(found.failures)} of the runs failed: "
+            + "; ".join(f"{f.name} in {f.stage} ({f.error}; see {f.log})" for f in found.failures)
+            + ". The same command tries them again."
+        )
 
 
 @app.command()

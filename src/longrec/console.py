@@ -24,8 +24,9 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from longrec.evaluation.summary import Metrics
-    from longrec.training.fit import Report
+    from longrec.training.log import Report
 
+FILE_WIDTH = 160  # letters of a table that goes to a file or a pipe, where nothing folds lines
 # Ids, paths and messages are shown as they are: no markup, emoji codes or control characters.
 out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
@@ -70,7 +71,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
         shown.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         shown.add_row(*(Text(_cell(value)) for value in row))
-    out.print(shown)
+    out.print(shown, width=None if out.is_terminal else max(out.width, FILE_WIDTH))
 
 
 def _cell(value: object) -> str:
@@ -80,7 +81,7 @@ def _cell(value: object) -> str:
 
 @contextmanager
 def counting(what: str) -> Iterator[Any]:
-    """A progress bar for work told as (done, of all)."""
+    """A progress bar for work told as (done, of all), and in new words if given (third)."""
     with Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -91,7 +92,11 @@ def counting(what: str) -> Iterator[Any]:
         disable=not watched(),
     ) as bar:
         task = bar.add_task(plain(what), total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+        def tell(done: float, total: float, words: str = what) -> None:
+            bar.update(task, completed=done, total=total, description=plain(words))
+
+        yield tell
 
 
 class TrainingProgress:
@@ -127,7 +132,7 @@ class TrainingProgress:
             row = place.rows[-1]
             best = " best" if row["ndcg10"] == place.best else ""
             self.bar.console.print(
-                f"{self.name}  epoch {row['epoch']:>3}  loss {row['loss']:.4f}  "
+                f"{self.name}  epoch {row['epoch']:>3}  {_loss(row['loss'], 4)}"
                 f"validation NDCG@10 {row['ndcg10']:.4f}{best}  {row['seconds']:.0f} s",
                 markup=False,
             )
@@ -135,10 +140,10 @@ class TrainingProgress:
         if now - self.drawn < 0.2:
             return
         self.drawn = now
-        state = (
-            f"loss {report.loss:.3f}  best NDCG@10 {max(place.best, 0):.4f}  "
-            f"{report.events_per_second:,.0f} events/s  at most {self._left(report)} left"
-        )
+        state = f"{_loss(report.loss, 3)}best NDCG@10 {max(place.best, 0):.4f}"
+        if place.total_steps:
+            rate, left = report.events_per_second, self._left(report)
+            state += f"  {rate:,.0f} events/s  at most {left} left"
         step = place.step
         if report.validating is not None:
             state, step = f"validating {report.validating:.0%}  {state}", report.steps
@@ -157,6 +162,11 @@ class TrainingProgress:
         if self.max_minutes is not None:
             left = min(left, 60 * self.max_minutes - place.seconds)
         return clock(max(left, 0))
+
+
+def _loss(loss: float | None, digits: int) -> str:
+    """Nothing before the first step, when weights to start from are validated."""
+    return "" if loss is None else f"loss {loss:.{digits}f}  "
 
 
 def clock(seconds: float) -> str:
@@ -185,6 +195,34 @@ def metrics_table(name: str, metrics: Metrics) -> None:
             ],
         )
     out.print(plain(metrics.protocol()), markup=False)
+
+
+def gain_table(warm: Mapping[str, Any]) -> None:
+    """What a warm start gained over the run that it started from, on the new period."""
+    gain = warm["gain"]
+    if not gain["targets"]:
+        out.print(plain(f"gain: not measured, since {gain['note']}"), markup=False)
+        return
+    rows: list[list[object]] = []
+    parts = [("all", gain), ("items that the old model knows", gain.get("of_known_items"))]
+    for name, part in parts:
+        for key in () if part is None else ("ndcg@10", "hr@10"):
+            found = part[key]
+            low, high = found["interval"]
+            change = f"{found['difference']:+.4f} ({low:+.4f} to {high:+.4f})"
+            rows.append([name, part["targets"], key, found["old"], found["new"], change])
+    table(
+        f"gain over {warm['run'] or 'the old model'} on the new period",
+        ["targets", "number", "metric", "old", "new", "difference (95% interval)"],
+        rows,
+    )
+    seen = "filtered" if gain["lead"] == "filtered" else "not filtered, since repeats are common"
+    out.print(
+        f"Test targets ({gain['split']}) newer than the old model's data, full ranking, seen items "
+        f"{seen}. The old model does not know the item of {gain['unknown_to_old']:.1%} of them, "
+        "which counts as a miss.",
+        markup=False,
+    )
 
 
 def facts_table(title: str, facts: Mapping[str, object]) -> None:

@@ -14,6 +14,7 @@ import polars as pl
 
 from longrec import console
 from longrec.api import evaluate, train
+from longrec.comparison.rows import report_row
 from longrec.data.histories import Histories
 from longrec.data.oracle import ceiling
 from longrec.data.simulator import Simulation, SimulationConfig, simulate
@@ -22,7 +23,6 @@ from longrec.errors import UsageError
 from longrec.evaluation.contents import Report, ReportRow, UserRecommendations
 from longrec.evaluation.report import write_report
 from longrec.evaluation.summary import Metrics, summarise_ranks
-from longrec.models import CountingModel
 from longrec.provenance import provenance
 from longrec.recommender import Recommender
 
@@ -108,25 +108,8 @@ def _train(
     run = out / name
     recommender = train(histories, name, run, seed=seed, progress=True, **settings, **TRAINING)
     with console.counting(f"{name}: ranking") as ranked:
-        metrics = evaluate(recommender, histories, progress=ranked)
-    counted = isinstance(recommender.model, CountingModel)
-    training = recommender.provenance["training"]
-    row = ReportRow(
-        name,
-        "baseline" if counted else "model",
-        metrics,
-        train_seconds=training["seconds"],
-        parameters=None if counted else sum(p.numel() for p in recommender.model.parameters()),
-        converged=training["converged"],
-        log=None if counted else read_log(run),
-    )
-    return recommender, row
-
-
-def read_log(run: Path) -> pl.DataFrame:
-    """A run's log with the columns that the report plots: step, seconds, loss, validation."""
-    log = pl.read_csv(run / "log.csv")
-    return log.select("step", "seconds", "loss", validation="ndcg10")
+        evaluate(recommender, histories, progress=ranked)
+    return recommender, report_row([run], name)
 
 
 def _oracle(
@@ -181,7 +164,7 @@ def _show(
             {
                 "report": str(report),
                 "rows": [
-                    {"name": r.name, "kind": r.kind, "train_seconds": r.train_seconds}
+                    {"name": r.name, "kind": r.kind, "train_seconds": r.cost.seconds}
                     | dict(r.metrics)
                     for r in rows
                 ],
@@ -195,7 +178,7 @@ def _show(
             [
                 r.name,
                 *(r.metrics[key] for key in keys),
-                "" if r.train_seconds is None else console.clock(r.train_seconds),
+                "" if r.cost.seconds is None else console.clock(r.cost.seconds),
             ]
             for r in rows
         ],

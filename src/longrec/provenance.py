@@ -26,6 +26,7 @@ def provenance(histories: Histories, seed: int) -> dict[str, Any]:
             "users": histories.n_users,
             "items": histories.n_items,
             "events": histories.n_events,
+            "last_time": histories.meta.last_time,
         },
         "command": command(),
         "seed": seed,

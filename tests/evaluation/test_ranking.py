@@ -32,6 +32,7 @@ def model_of(name: str, n_items: int, **settings) -> Model:
 class Fixed(Model):
     """The same scores for everybody."""
 
+    causal = True
     streaming = "windowed"
     max_length = 3
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from small_runs import QUICK, SMALL, model_of, run_of
 
+from longrec import memory
 from longrec.data.batches import TrainingData
 from longrec.data.splits import leave_one_out
 from longrec.errors import DataError, LongrecError
@@ -235,6 +236,23 @@ def test_the_log_tells_how_the_memory_bank_is_used(tmp_path, histories, name, sl
         assert 4 / 64 <= row.memory_share <= 1
         assert 0 < row.memory_entropy <= 1
         assert row.memory_kl == pytest.approx((1 - row.memory_entropy) * np.log(64), abs=1e-9)
+
+
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_rows_that_were_never_read_have_decayed_with_the_others(
+    tmp_path, histories, monkeypatch, average
+):
+    """What is validated and kept is up to date, though unread rows wait while training."""
+    monkeypatch.setattr(memory, "SPARSE_ROWS", 64)
+    model = model_of("elastic-paper", 30, **SMALL, memory_slots=256, memory_topk=1)
+    assert model.sparse_tables() == ["memory.slots"]
+    before = model.memory.slots.detach().clone()
+    run_of(model, histories, tmp_path, weight_decay=0.5, average=average, max_epochs=1)
+    ratio = model.memory.slots.detach() / before
+    unread = (ratio - ratio[:, :1]).abs().amax(1) < 1e-4  # shrunk as a whole, not moved
+    assert 100 < unread.sum() < 256
+    assert ratio[unread].max() < 1 - 1e-4
+    assert ratio[unread].std() < 1e-5
 
 
 def test_histories_that_change_under_a_run_stop_it(tmp_path, histories):

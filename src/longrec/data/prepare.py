@@ -6,7 +6,7 @@ int32 for the user, one for the item and the time of each event; never the ids o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,12 @@ import numpy as np
 import polars as pl
 
 from longrec.data.catalog import Catalog
+from longrec.data.extend import Columns, fit_events, known_first, merge
 from longrec.data.folders import refuse_existing
-from longrec.data.histories import Histories, write_histories
+from longrec.data.histories import Histories, open_histories, write_histories
 from longrec.data.read import Events, read_events
 from longrec.data.times import to_seconds
 from longrec.errors import DataError, UsageError
-
-Columns = dict[str, np.ndarray]  # event columns by name, all of one length
 
 
 def prepare(
@@ -30,6 +29,7 @@ def prepare(
     k_core: int = 0,
     dedup: bool = False,
     min_length: int = 1,
+    extend: Histories | Path | str | None = None,
     overwrite: bool = False,
     report: Callable[[str], None] | None = None,
     **read_options: Any,
@@ -49,6 +49,10 @@ def prepare(
         keeps all. Events are counted, so repeats count.
     min_length
         drop histories with fewer events, after the others.
+    extend
+        histories (or their folder) that the log continues: the result holds both. Old users and
+        items keep their index; events that the histories hold already are skipped and counted.
+        The filters do not combine with it.
     report
         is called with each line that tells what was read and what was dropped.
 
@@ -62,48 +66,76 @@ def prepare(
             raise UsageError(f"{name} is a whole number from 0, not {value!r}.")
     out = Path(out)
     refuse_existing(out, overwrite=overwrite)
+    old = None if extend is None else _opened(extend)
+    if old is not None and (k_core > 1 or dedup or min_length > 1):
+        raise UsageError(
+            "k_core, dedup and min_length do not combine with extend, since an old user or item "
+            "could lose its index: leave them out, or prepare both logs together."
+        )
     events = read_events(source, **read_options)
     say = report or (lambda line: None)
     say(events.describe())
-    user_ids, item_ids = _distinct(events, "user"), _distinct(events, "item")
-    columns, labels = _collect(events, user_ids, item_ids)
-    _order(events, columns)
     dropped: dict[str, int] = {}
-    if dedup:
-        _keep(columns, _first_of_pairs(columns, len(item_ids)), dropped, "repeated")
-    if k_core > 1:
-        _keep(columns, _core(columns, len(user_ids), len(item_ids), k_core), dropped, "k_core")
-    if min_length > 1:
-        lengths = np.bincount(columns["user"], minlength=len(user_ids))
-        _keep(columns, lengths[columns["user"]] >= min_length, dropped, "short")
-    if not len(columns["user"]):
-        raise DataError(
-            f"{events.source}: the filters leave no event (dropped: {_counts(dropped)}). Lower "
-            "k_core or min_length."
+    if old is None:
+        user_ids, item_ids = _distinct(events, "user"), _distinct(events, "item")
+        columns, labels = _collect(events, user_ids, item_ids, {})
+        _order(events, columns)
+        if dedup:
+            _keep(columns, _first_of_pairs(columns, len(item_ids)), dropped, "repeated")
+        if k_core > 1:
+            _keep(columns, _core(columns, len(user_ids), len(item_ids), k_core), dropped, "k_core")
+        if min_length > 1:
+            lengths = np.bincount(columns["user"], minlength=len(user_ids))
+            _keep(columns, lengths[columns["user"]] >= min_length, dropped, "short")
+        if not len(columns["user"]):
+            raise DataError(
+                f"{events.source}: the filters leave no event (dropped: {_counts(dropped)}). Lower "
+                "k_core or min_length."
+            )
+        for name, line in dropped.items():
+            say(f"  dropped {line:,} {name.replace('_', ' ')}")
+        user_ids = _reindex(columns, "user", user_ids)
+        item_ids = _reindex(columns, "item", item_ids)
+    else:
+        events = fit_events(events, old)
+        user_ids = known_first(old.user_ids, _distinct(events, "user"))
+        item_ids = known_first(old.catalog.ids, _distinct(events, "item"))
+        columns, labels = _collect(events, user_ids, item_ids, old.meta.labels)
+        _order(events, columns)
+        columns, duplicates = merge(old, columns, labels, say)
+        dropped = old.meta.dropped | {
+            "duplicate_events": old.meta.dropped.get("duplicate_events", 0) + duplicates
+        }
+        say(
+            f"  beside {old.path}: {len(user_ids) - old.n_users:,} new users, "
+            f"{len(item_ids) - old.n_items:,} new items, "
+            f"{len(columns['user']) - old.n_events:,} new events"
         )
-    for name, line in dropped.items():
-        say(f"  dropped {line:,} {name.replace('_', ' ')}")
-    lengths, user_ids = _reindex(columns, "user", user_ids)
-    counts, item_ids = _reindex(columns, "item", item_ids)
-    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    del columns["user"]
+    lengths = np.bincount(columns.pop("user"), minlength=len(user_ids))
+    counts = np.bincount(columns["item"], minlength=len(item_ids))
     items = columns.pop("item")
     items += 1  # 0 is padding
     return write_histories(
         out,
         user_ids=user_ids,
-        offsets=offsets,
+        offsets=np.concatenate([[0], lengths.cumsum()]),
         items=items,
         times=columns.pop("time", None),
         catalog=Catalog(item_ids, counts),
         extra=columns,
         labels=labels,
-        source=events.source,
+        source=events.source if old is None else f"{old.meta.source} + {events.source}",
         time_unit=events.time_unit,
         dropped=dropped,
         overwrite=overwrite,
     )
+
+
+def _opened(extend: Histories | Path | str) -> Histories:
+    """The histories to extend, read whole: a damaged byte would get a fresh fingerprint."""
+    old = extend if isinstance(extend, Histories) else open_histories(extend)
+    old.verify()
+    return old
 
 
 def _distinct(events: Events, role: str) -> pl.Series:
@@ -112,9 +144,12 @@ def _distinct(events: Events, role: str) -> pl.Series:
 
 
 def _collect(
-    events: Events, user_ids: pl.Series, item_ids: pl.Series
+    events: Events, user_ids: pl.Series, item_ids: pl.Series, known: Mapping[str, list[str]]
 ) -> tuple[Columns, dict[str, list[str]]]:
-    """Indices and keys of all events in the log's order, and the vocabulary of text columns."""
+    """Indices and keys of all events in the log's order, and the vocabulary of text columns.
+
+    Words that are `known` of a column keep their codes; new ones follow.
+    """
     labels: dict[str, list[str]] = {}
     lazy = events.frame
     for role, ids in (("user", user_ids), ("item", item_ids)):
@@ -125,6 +160,7 @@ def _collect(
         if dtype == pl.String or isinstance(dtype, pl.Categorical | pl.Enum):
             lazy = lazy.with_columns(pl.col(name).cast(pl.String))
             words = events.collect(lazy.select(pl.col(name).drop_nulls().unique()))[name].sort()
+            words = known_first(pl.Series(name, known.get(name, []), dtype=pl.String), words)
             lazy = _encode(lazy, name, words).with_columns(pl.col(name).fill_null(-1))
             labels[name] = words.to_list()
         elif dtype == pl.Boolean:
@@ -212,15 +248,14 @@ def _present(indices: np.ndarray) -> int:
     return int(np.count_nonzero(np.bincount(indices)))
 
 
-def _reindex(columns: Columns, role: str, ids: pl.Series) -> tuple[np.ndarray, pl.Series]:
-    """Close the gaps that filters left: events per index (n,) int64, and the ids that remain."""
-    counts = np.bincount(columns[role], minlength=len(ids))
-    present = counts > 0
+def _reindex(columns: Columns, role: str, ids: pl.Series) -> pl.Series:
+    """Close the gaps that filters left, and give the ids that remain."""
+    present = np.bincount(columns[role], minlength=len(ids)) > 0
     if not present.all():
         place = np.cumsum(present, dtype=np.int32) - np.int32(1)
         columns[role] = place[columns[role]]
         ids = ids.filter(pl.Series(present))
-    return counts[present].astype(np.int64), ids
+    return ids
 
 
 def _counts(dropped: dict[str, int]) -> str:

@@ -1,4 +1,4 @@
-"""What a report shows: rows of the table, recommendations of some users, and how it was made."""
+"""What a report shows: rows of the table, comparisons of pairs, costs, and how it was made."""
 
 from __future__ import annotations
 
@@ -7,6 +7,39 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import polars as pl
+
+from longrec.evaluation.intervals import Difference
+from longrec.evaluation.summary import Interval, Metrics
+
+MEMORY = ("memory_share", "memory_entropy", "memory_kl")
+"""Columns of a log that tell how evenly memory banks were used."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a row cost; None where it is not known or means nothing.
+
+    Attributes
+    ----------
+    seconds, epochs
+        Wall time of training, validation included, and passes over the training events.
+    events_per_second
+        Events that training read, over its wall time.
+    peak_bytes
+        Most memory that the training process held at once, Python and torch included.
+    parameters
+        Trained numbers.
+    state_bytes, keeps
+        What serving keeps of one user, and that in words; None bytes where it has no limit.
+    """
+
+    seconds: float | None = None
+    epochs: float | None = None
+    events_per_second: float | None = None
+    peak_bytes: int | None = None
+    parameters: int | None = None
+    state_bytes: int | None = None
+    keeps: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,21 +52,54 @@ class ReportRow:
         What it is called; "model", "baseline", "ceiling" (attainable) or "bound" (windowed).
     metrics
         ``Metrics``, or a plain mapping from their keys where there are no intervals.
-    train_seconds, parameters
-        Wall time of training, and trained numbers; None where they mean nothing.
+    cost
+        Of its training and serving.
     converged
         False for a model still improving when its budget ended: it is shown and ranks nothing.
+    ended
+        Why its training stopped.
     log
-        Frame with columns step, seconds, loss, validation (nulls where not measured).
+        Frame with columns epoch, step, seconds, loss, validation and those of ``MEMORY`` (nulls
+        where not measured).
+    seeds, spread
+        Trainings that the metrics are the mean of, and each metric's standard deviation over them.
     """
 
     name: str
     kind: Literal["model", "baseline", "ceiling", "bound"]
     metrics: Mapping[str, float]
-    train_seconds: float | None = None
-    parameters: int | None = None
+    cost: Cost = Cost()
     converged: bool | None = None
+    ended: str = ""
     log: pl.DataFrame | None = None
+    seeds: int = 1
+    spread: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def contends(self) -> bool:
+        """Whether it is a system, and not a bound."""
+        return self.kind in ("model", "baseline")
+
+    @property
+    def ranks(self) -> bool:
+        """Whether it takes a place: what was still improving takes none."""
+        return self.contends and self.converged is not False
+
+    def interval(self, key: str) -> Interval | None:
+        """The 95% interval of a metric, where there is one."""
+        return self.metrics.intervals.get(key) if isinstance(self.metrics, Metrics) else None
+
+
+class Pair(NamedTuple):
+    """Two rows compared target by target: a minus b in the leading metric.
+
+    ``p_value`` is corrected for the number of pairs; None where one of the two ranks nothing.
+    """
+
+    a: str
+    b: str
+    difference: Difference
+    p_value: float | None
 
 
 class UserRecommendations(NamedTuple):
@@ -46,10 +112,16 @@ class UserRecommendations(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """All that a report shows; ``facts`` are the machine, versions, seeds and commands."""
+    """All that a report shows.
+
+    ``facts`` are the machine, versions, seeds and commands; ``failures`` say what went wrong with
+    models that have no row.
+    """
 
     title: str
     rows: Sequence[ReportRow]
     recommendations: Sequence[UserRecommendations] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     protocol: str = ""
+    pairs: Sequence[Pair] = ()
+    failures: Mapping[str, str] = field(default_factory=dict)

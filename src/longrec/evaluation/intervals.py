@@ -46,6 +46,10 @@ class Difference:
         """Whether the interval excludes zero."""
         return self.low > 0 or self.high < 0
 
+    def reversed(self) -> Difference:
+        """The other model minus the one."""
+        return Difference(-self.mean, -self.high, -self.low, self.p_value)
+
 
 def bootstrap_interval(
     values: ArrayLike,
@@ -107,6 +111,20 @@ def paired_bootstrap(
     beyond = min(int((means <= 0).sum()), int((means >= 0).sum()))
     p_value = min(1.0, 2 * (beyond + 1) / (draws + 1))
     return Difference(float(gains.mean()), float(low), float(high), p_value)
+
+
+def holm(p_values: ArrayLike) -> Floats:
+    """Correct p-values (n,) for n comparisons at once by Holm's method.
+
+    The smallest is multiplied by n, the next by n - 1, …; none falls below one before it. Found
+    clear at 5% after this, all of them are right together 95 times in 100.
+    """
+    values = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(values, kind="stable")
+    scaled = values[order] * np.arange(len(values), 0, -1)
+    corrected = np.empty_like(values)
+    corrected[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
+    return corrected
 
 
 def _resampled_means(

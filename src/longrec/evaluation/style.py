@@ -43,6 +43,9 @@ thead .number { white-space: normal; overflow-wrap: normal; }
   gap: 1.5rem 2rem; }
 .figures h2 { grid-column: 1 / -1; margin: 0; }
 figure { margin: 0; }
+.wide { grid-column: 1 / -1; }
+details { margin: .6rem 0 0; }
+summary { cursor: pointer; color: var(--soft); font-size: .85rem; }
 figure svg { width: 100%; height: auto; display: block; }
 figcaption { color: var(--soft); font-size: .85rem; margin-top: .35rem; }
 .user + .user { border-top: 1px solid var(--line); margin-top: 1.4rem; padding-top: .3rem; }

@@ -8,7 +8,7 @@ own input).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,8 @@ from longrec.metrics import METRICS, MISS, names, per_target
 
 Interval = tuple[float, float]
 Notes = dict[str, int | float | str]
+Ranks = pl.DataFrame | Sequence[pl.DataFrame]
+"""Of one training, or of several seeds over the same targets, averaged target by target."""
 
 UNFILTERED = "unfiltered/"
 BUCKET_STARTS = (1, 20, 50, 100, 200, 500, 1000)
@@ -152,7 +154,7 @@ class Metrics(Mapping[str, float]):
 
 
 def summarise_ranks(
-    ranks: pl.DataFrame,
+    ranks: Ranks,
     split: str,
     notes: Notes | None = None,
     *,
@@ -160,12 +162,13 @@ def summarise_ranks(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Metrics:
-    """Average a frame of ranks into ``Metrics``.
+    """Average ranks into ``Metrics``.
 
     Parameters
     ----------
     ranks
-        One row per target, with the columns named at the top of this module.
+        One row per target, with the columns named at the top of this module; or one such frame per
+        seed, so that intervals are those of the mean over the seeds.
     split, notes
         Name and notes of the split that chose the targets.
     part
@@ -177,22 +180,25 @@ def summarise_ranks(
     ------
     DataError
         When a column is missing, or there is nothing to average.
+    UsageError
+        When the frames of several seeds do not rank the same targets.
     """
-    _check(ranks)
-    user, length = ranks["user"].to_numpy(), ranks["length"].to_numpy()
-    values = np.concatenate([_values(ranks, unfiltered=False), _values(ranks, unfiltered=True)], 1)
-    repeats = int(ranks["repeat"].sum())
+    frames = _frames(ranks)
+    first = frames[0]
+    user, length = first["user"].to_numpy(), first["length"].to_numpy()
+    values = np.concatenate([_values(frames, unfiltered=flag) for flag in (False, True)], 1)
+    repeats = int(first["repeat"].sum())
     estimates, intervals = _estimate(values, user, draws, seed)
     return Metrics(
         estimates=estimates,
         intervals=intervals,
         buckets=tuple(_buckets(values, user, length, draws, seed)),
         split=split,
-        lead="unfiltered" if repeats > REPEATS_LEAD * len(ranks) else "filtered",
+        lead="unfiltered" if repeats > REPEATS_LEAD * len(first) else "filtered",
         counts={
-            "users": ranks["user"].n_unique(),
-            "targets": len(ranks),
-            "unseen_misses": len(ranks) - int(ranks["known"].sum()),
+            "users": first["user"].n_unique(),
+            "targets": len(first),
+            "unseen_misses": len(first) - int(first["known"].sum()),
             "repeats": repeats,
         },
         notes=dict(notes or {}),
@@ -201,8 +207,8 @@ def summarise_ranks(
 
 
 def compare_ranks(
-    a: pl.DataFrame,
-    b: pl.DataFrame,
+    a: Ranks,
+    b: Ranks,
     metric: str = "ndcg@10",
     *,
     draws: int = DRAWS,
@@ -215,18 +221,10 @@ def compare_ranks(
     UsageError
         When the two frames do not rank the same targets, or the metric is unknown.
     """
-    _check(a)
-    _check(b)
-    a, b = a.sort("position"), b.sort("position")
-    if not a["position"].equals(b["position"]) or not a["user"].equals(b["user"]):
-        raise UsageError(
-            "the two models were not ranked on the same targets, so their metrics cannot be "
-            "compared: evaluate both on the same histories and split"
-        )
-    column = _column(metric)
-    unfiltered = metric.startswith(UNFILTERED)
-    pair = [_values(frame, unfiltered=unfiltered)[:, column] for frame in (a, b)]
-    user = a["user"].to_numpy()
+    column, unfiltered = _column(metric), metric.startswith(UNFILTERED)
+    both = [_frames(ranks) for ranks in (a, b)]
+    user = _frames([both[0][0], both[1][0]])[0]["user"].to_numpy()
+    pair = [_values(frames, unfiltered=unfiltered)[:, column] for frames in both]
     return paired_bootstrap(pair[0], pair[1], _clusters(user), draws=draws, seed=seed)
 
 
@@ -273,10 +271,33 @@ def protocol_text(split: str, part: str, lead: str, counts: Mapping[str, int], n
     return " ".join(sentences)
 
 
-def _values(ranks: pl.DataFrame, *, unfiltered: bool) -> NDArray[np.float64]:
-    """Give (n, metrics) of one of the two ranks, with targets unseen in training as misses."""
-    rank = ranks["rank_unfiltered" if unfiltered else "rank"].to_numpy()
-    return per_target(np.where(ranks["known"].to_numpy(), rank, MISS))
+def _frames(ranks: Ranks) -> list[pl.DataFrame]:
+    """Checked frames over the same targets, in the order of positions."""
+    frames = [ranks] if isinstance(ranks, pl.DataFrame) else list(ranks)
+    for frame in frames:
+        _check(frame)
+    frames = [frame.sort("position") for frame in frames]
+    first = frames[0]
+    for other in frames[1:]:
+        if not all(first[key].equals(other[key]) for key in ("position", "user")):
+            raise UsageError(
+                "the models were not ranked on the same targets, so their metrics cannot be "
+                "compared: evaluate all on the same histories and split"
+            )
+    return frames
+
+
+def _values(frames: Sequence[pl.DataFrame], *, unfiltered: bool) -> NDArray[np.float64]:
+    """Give (n, metrics) by one of the two ranks, the mean over the frames per target.
+
+    Targets unseen in training are misses.
+    """
+    name = "rank_unfiltered" if unfiltered else "rank"
+    total = sum(
+        per_target(np.where(frame["known"].to_numpy(), frame[name].to_numpy(), MISS))
+        for frame in frames
+    )
+    return np.asarray(total / len(frames))
 
 
 def _estimate(

@@ -1,0 +1,71 @@
+"""Compare models on simulated histories whose evidence is near or far, beside what is attainable.
+
+    python benchmarks/near_far.py OUT [--budget MINUTES] [--models a,b,c] [--only near]
+
+Each setting gets a folder of `longrec compare`, which goes on where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from longrec.comparison.compare import compare
+from longrec.data.histories import open_histories
+from longrec.data.oracle import ceiling
+from longrec.data.simulator import SimulationConfig, simulate
+from longrec.data.splits import leave_one_out
+from longrec.evaluation.contents import ReportRow
+from longrec.evaluation.summary import summarise_ranks
+
+WINDOW = 200  # what the windowed models of the comparison read
+SETTINGS: dict[str, dict[str, Any]] = {
+    "near": {"evidence_distance": 0},
+    "far": {"evidence_distance": 200, "mean_length": 400, "users": 700},
+}
+MODELS = (
+    "elastic,elastic:memory_slots=256,elastic:memory_slots=4096,elastic:memory_slots=65536,"
+    "elastic-paper,elastic-paper:memory_slots=0,hydrarec,hydrarec-bidirectional,bert4rec,sasrec"
+)
+# A minute has few steps: a higher rate and a quicker average make the most of them.
+TRAINING: dict[str, Any] = {"learning_rate": 2e-3, "average": 0.99}
+
+
+def main() -> None:
+    """Simulate, compare, and leave a report per setting."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--budget", type=float, default=1.5)
+    parser.add_argument("--models", default=MODELS)
+    parser.add_argument("--only", choices=list(SETTINGS))
+    given = parser.parse_args()
+    for name, settings in SETTINGS.items():
+        if given.only in (None, name):
+            one(name, settings, given.out, given.models, given.budget)
+
+
+def one(name: str, settings: dict[str, Any], out: Path, models: str, budget: float) -> None:
+    """Compare on one setting."""
+    simulation = simulate(SimulationConfig(**settings))
+    folder = out / f"{name}-histories"
+    histories = open_histories(folder) if folder.exists() else simulation.to_histories(folder)
+    split = leave_one_out(histories)
+    bounds = [
+        ReportRow(
+            label,
+            "ceiling" if window is None else "bound",
+            summarise_ranks(
+                ceiling(simulation, histories, split.test, window=window), split.name, split.notes
+            ),
+        )
+        for label, window in (
+            (f"best with the last {WINDOW} events", WINDOW),
+            ("best with the whole history", None),
+        )
+    ]
+    compare(histories, models, budget, out / name, bounds=bounds, progress=True, settings=TRAINING)
+
+
+if __name__ == "__main__":
+    main()
