@@ -1,104 +1,116 @@
 """Print a Markdown table of evaluated runs, and write a report: every number from their own files.
 
     python benchmarks/table.py [--report report.html] RUN [RUN ...]
+    python benchmarks/table.py COMPARISON
 
 Each RUN is a folder that `longrec train` and `longrec evaluate` wrote; the first is compared with
-each other one by a paired bootstrap over users.
+each other one by a paired bootstrap over users. COMPARISON is a folder of `longrec compare`, which
+has its own report; the best of its rows is compared with each other one.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import polars as pl
-
-from longrec.demo import read_log
+from longrec.comparison.plan import PLAN
+from longrec.comparison.results import collect, memory_of
+from longrec.comparison.rows import origin, read_ranks, report_row
+from longrec.comparison.shown import how_ended
 from longrec.evaluation.contents import Report, ReportRow
-from longrec.evaluation.report import write_report
-from longrec.evaluation.summary import Metrics, compare_ranks
+from longrec.evaluation.drawing import label
+from longrec.evaluation.pairs import compare_pairs
+from longrec.evaluation.report import headline, write_report
+from longrec.evaluation.summary import Metrics
+from longrec.evaluation.tables import size
 
-HEAD = (
-    "| run | NDCG@10 | HR@10 | MRR@10 | unfiltered NDCG@10 / HR@10 | epochs, minutes | ended |",
-    "|---|---|---|---|---|---|---|",
+METRICS = ("ndcg@10", "hr@10", "mrr@10")
+COLUMNS = (
+    *("run", "NDCG@10", "HR@10", "MRR@10", "unfiltered NDCG@10 / HR@10", "epochs, minutes"),
+    *("peak memory", "kept of a user", "ended"),
 )
-COUNTED = "counted"
+USAGE = ("run", "slots used", "entropy / log M", "KL to uniform", "epochs measured")
 
 
-def read(run: Path, name: str) -> dict[str, Any]:
-    """One of a run's JSON files."""
-    document: dict[str, Any] = json.loads((run / name).read_text(encoding="utf-8"))
-    return document
-
-
-def table_row(run: Path) -> str:
-    """One line of the Markdown table."""
-    metrics, training = read(run, "metrics.json"), read(run, "provenance.json")["training"]
-    cells = [run.name]
-    for key in ("ndcg@10", "hr@10", "mrr@10"):
-        low, high = metrics["intervals"][key]
-        cells.append(f"{metrics[key]:.4f} ({low:.4f} to {high:.4f})")
-    cells.append(f"{metrics['unfiltered/ndcg@10']:.4f} / {metrics['unfiltered/hr@10']:.4f}")
-    cells.append(f"{training['epochs']}, {training['seconds'] / 60:.0f}")
-    cells.append(training["stop"] + ("" if training["converged"] else ", not converged"))
-    return f"| {' | '.join(cells)} |"
-
-
-def origin(run: Path) -> str:
-    """What a number must be quoted with."""
-    made = read(run, "provenance.json")
-    machine = made["machine"]
-    return (
-        f"- {run.name}: `{made['command']}`; seed {made['seed']}, commit {made['commit']}, torch "
-        f"{made['versions']['torch']}, {machine['processor']}, {machine['threads']} thread(s), "
-        f"started {made['started']}"
+def markdown(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table; nothing where it would have no line."""
+    if not lines:
+        return ""
+    return "\n".join(
+        f"| {' | '.join(cells)} |" for cells in (columns, ["---"] * len(columns), *lines)
     )
 
 
-def difference(first: Path, other: Path) -> str:
-    """First minus other, in NDCG@10 over the same users."""
-    a, b = (pl.read_parquet(run / "ranks.parquet") for run in (first, other))
-    found = compare_ranks(a, b, "ndcg@10")
-    return (
-        f"- {first.name} minus {other.name}: {found.mean:+.4f} "
-        f"({found.low:+.4f} to {found.high:+.4f})"
-    )
+def metric_cell(row: ReportRow, key: str) -> str:
+    """A metric with its interval, and the spread over seeds."""
+    ends = row.interval(key)
+    text = f"{row.metrics[key]:.4f}"
+    text += "" if ends is None else f" ({ends[0]:.4f} to {ends[1]:.4f})"
+    return text + (f" ± {row.spread[key]:.4f}" if key in row.spread else "")
 
 
-def report_row(run: Path) -> ReportRow:
-    """One row of the HTML report."""
-    made = read(run, "provenance.json")
-    training = made["training"]
-    counted = training["stop"] == COUNTED
-    return ReportRow(
-        run.name,
-        "baseline" if counted else "model",
-        Metrics.from_dict(read(run, "metrics.json")),
-        train_seconds=training["seconds"],
-        converged=training["converged"],
-        log=None if counted else read_log(run),
-    )
+def table_line(row: ReportRow) -> list[str]:
+    """One line of the main table."""
+    cost = row.cost
+    kept = cost.keeps if cost.state_bytes is None else size(cost.state_bytes)
+    time = "" if cost.seconds is None else f"{cost.epochs:g}, {cost.seconds / 60:.0f}"
+    return [
+        row.name,
+        *(metric_cell(row, key) for key in METRICS),
+        f"{row.metrics['unfiltered/ndcg@10']:.4f} / {row.metrics['unfiltered/hr@10']:.4f}",
+        time,
+        "" if cost.peak_bytes is None else size(cost.peak_bytes),
+        kept,
+        how_ended(row) if row.contends else row.kind,
+    ]
+
+
+def usage_line(row: ReportRow) -> list[str]:
+    """One line of the table of memory banks."""
+    use = memory_of(row)
+    assert row.log is not None
+    numbers = [f"{use['memory_share']:.1%}", f"{use['memory_entropy']:.3f}"]
+    return [row.name, *numbers, f"{use['memory_kl']:.3f}", f"{row.log['memory_share'].count()}"]
 
 
 def main() -> None:
     """Print the table, the differences and the origins; write the report if it is asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     parser.add_argument("--report", type=Path)
     parser.add_argument("--title", default="Evaluated runs")
     given = parser.parse_args()
-    runs: list[Path] = given.runs
-    print("\n".join([*HEAD, *map(table_row, runs)]), end="\n\n")
-    print("\n".join(difference(runs[0], other) for other in runs[1:]), end="\n\n")
-    print("\n".join(map(origin, runs)))
+    if len(given.runs) == 1 and (given.runs[0] / PLAN).is_file():
+        found = collect(given.runs[0])
+        rows, pairs, folders, metric = found.rows, found.pairs, found.runs, found.metric
+    else:
+        folders = {run.name: [run] for run in given.runs}
+        rows = [report_row(runs, name) for name, runs in folders.items()]
+        ranks = {name: [read_ranks(run) for run in runs] for name, runs in folders.items()}
+        metric = headline(rows)
+        pairs = compare_pairs(ranks, metric, {row.name for row in rows if row.ranks})
+    lines = [
+        f"- {pair.a} minus {pair.b}: {pair.difference.mean:+.4f} "
+        f"({pair.difference.low:+.4f} to {pair.difference.high:+.4f})"
+        + ("" if pair.p_value is None else f", p {pair.p_value:.3f}")
+        for pair in pairs
+        if pair.a == pairs[0].a
+    ]
+    facts = {run.name: origin(run) for runs in folders.values() for run in runs}
+    print(markdown(COLUMNS, [table_line(row) for row in rows]), end="\n\n")
+    usage = markdown(USAGE, [usage_line(row) for row in rows if memory_of(row)])
+    if usage:
+        print(usage, end="\n\n")
+    print(
+        f"Differences in {label(metric)} over the same targets:\n\n" + "\n".join(lines), end="\n\n"
+    )
+    print("\n".join(f"- {name}: {text}" for name, text in facts.items()))
     if given.report is not None:
-        rows = [report_row(run) for run in runs]
         metrics = rows[0].metrics
         assert isinstance(metrics, Metrics)
-        facts = {run.name: origin(run).removeprefix("- ") for run in runs}
-        write_report(given.report, Report(given.title, rows, (), facts, metrics.protocol()))
+        report = Report(given.title, rows, (), facts, metrics.protocol(), pairs)
+        write_report(given.report, report)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     log[:300].write_parquet(tmp_path / "clicks" / "a.parquet")
     log[300:].write_parquet(tmp_path / "clicks" / "b.parquet")
     log.write_parquet(tmp_path / "log.parquet")
+    today = log.with_columns(pl.col("timestamp") + 86_400, pl.col("item_id") + "-new")
+    pl.concat([log[-50:], today[:50]]).write_parquet(tmp_path / "today.parquet")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -40,10 +42,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_commands_of_the_readme_run(here: Path) -> None:
     block = next(b for b in re.findall(r"```\n(.*?)```", README, re.S) if "longrec prepare" in b)
     lines = [line for line in block.splitlines() if line.startswith("longrec ")]
-    assert len(lines) >= 5
+    assert len(lines) >= 8
     for line in lines:
         arguments = shlex.split(line)[1:]
-        if arguments[0] == "train":
+        if arguments[0] in ("train", "compare"):
             arguments += ["--set", "max_epochs=1", "--set", "dim=8", "--set", "ffn_dim=8"]
         result = RUNNER.invoke(app, arguments)
         assert result.exit_code == 0, f"{line}\n{result.output}\n{result.exception}"

@@ -510,7 +510,8 @@ def compare(
     if json:
         console.print_json(found.to_dict() | {"report": str(found.report)})
     else:
-        console.table(str(out), *summary_table(found))
+        lead = "unfiltered" if found.metric.startswith("unfiltered") else "seen items filtered"
+        console.table(f"{out}: {lead}", *summary_table(found))
         console.out.print(console.plain(found.protocol), markup=False)
         console.say(f"report: {found.report}")
     if found.failures:

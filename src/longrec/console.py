@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,9 +27,10 @@ if TYPE_CHECKING:
     from longrec.evaluation.summary import Metrics
     from longrec.training.log import Report
 
-FILE_WIDTH = 160  # letters of a table that goes to a file or a pipe, where nothing folds lines
 # Ids, paths and messages are shown as they are: no markup, emoji codes or control characters.
 out = Console(highlight=False, soft_wrap=True, emoji=False)
+if not out.is_terminal and "COLUMNS" not in os.environ:
+    out.width = 160  # a file or a pipe: tables need not fold
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
@@ -71,7 +73,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
         shown.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         shown.add_row(*(Text(_cell(value)) for value in row))
-    out.print(shown, width=None if out.is_terminal else max(out.width, FILE_WIDTH))
+    out.print(shown)
 
 
 def _cell(value: object) -> str:

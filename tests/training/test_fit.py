@@ -349,7 +349,9 @@ def test_a_bad_setting_is_named_with_its_value(field, value):
         TrainConfig(**{field: value})
 
 
-def test_a_calibration_that_no_loss_reads_is_refused():
+def test_settings_that_no_loss_reads_are_refused():
+    with pytest.raises(ValueError, match=r"negatives is 20, but loss is 'full', .*loss=sampled"):
+        TrainConfig(negatives=20)
     with pytest.raises(ValueError, match=r"gbce_t is 0\.5, but loss is 'bce', .*set loss=gbce"):
         TrainConfig(loss="bce", gbce_t=0.5)
     assert TrainConfig(loss="gbce", gbce_t=0.5).gbce_t == 0.5

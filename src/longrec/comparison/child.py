@@ -1,10 +1,9 @@
 """A run's process: the command line, watched over and measured.
 
-    python -m longrec.comparison.child MEASURED.json train HISTORIES ...
-
-It leaves its memory use in MEASURED.json. Its standard input is a pipe that the parent never writes
-to: when it closes, the parent has died, and this process ends too, so that no run is left behind
-that still writes. Ctrl-C in a terminal is for the parent alone, which stops this one by SIGTERM.
+Its first argument is a file, where it leaves its memory use; the others are those of `longrec`. Its
+standard input is a pipe that the parent never writes to: when it closes, the parent has died, and
+this process ends too, so that no run is left behind that still writes. Ctrl-C in a terminal is for
+the parent alone, which stops this one by SIGTERM.
 """
 
 from __future__ import annotations
@@ -81,7 +80,3 @@ def _keep(path: Path, imported: dict[str, int]) -> None:
         before = json.loads(path.read_text(encoding="utf-8"))
         found = {k: max(v, before.get(k, 0)) for k, v in found.items()}
     write_file(path, json.dumps(found))
-
-
-if __name__ == "__main__":
-    main()

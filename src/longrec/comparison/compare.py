@@ -21,7 +21,7 @@ import torch
 from longrec import console
 from longrec.comparison.plan import Job, Plan, models_of, read_plan, settings_text
 from longrec.comparison.process import run_process
-from longrec.comparison.results import Comparison, Failure, Stage, collect, evaluated
+from longrec.comparison.results import Comparison, Failure, Stage, collect, evaluated, trained
 from longrec.comparison.shown import write_results
 from longrec.data.histories import Histories, open_histories
 from longrec.errors import LongrecError, UsageError
@@ -125,7 +125,7 @@ def _run(job: Job, plan: Plan, place: str, tell: bool) -> Failure | None:
     """Train and evaluate, unless that is done; what went wrong, or None."""
     label = job.entry.name + (f", seed {job.seed}" if plan.seeds > 1 else "")
     for stage in STAGES:
-        if stage == "training" and (job.run / "config.json").is_file():
+        if stage == "training" and trained(job):
             continue
         verb = "train" if stage == "training" else "evaluate"
         log = job.logs / f"{verb}.txt"
@@ -133,6 +133,9 @@ def _run(job: Job, plan: Plan, place: str, tell: bool) -> Failure | None:
         call += _training(job, plan) if stage == "training" else _evaluation(job, plan)
         with _watching(f"{place}: {label}, {stage}", job, plan, stage, tell) as tick:
             error = run_process(call, log, job.logs / f"{verb}.json", tick)
+        done = trained(job) if stage == "training" else evaluated(job, plan)
+        if error is None and not done:
+            error = "it ended well and left no result"
         if error is not None:
             if tell:
                 console.say(f"{label} failed in {stage}: {error}")
@@ -172,7 +175,9 @@ def _watching(
         def tick() -> None:
             lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
             last = (
-                dict(zip(lines[0].split(","), lines[-1].split(","), strict=False)) if lines else {}
+                dict(zip(lines[0].split(","), lines[-1].split(","), strict=False))
+                if lines[1:]
+                else {}
             )
             known = f"  epoch {last['epoch']}, NDCG@10 {float(last['ndcg10']):.4f}" if last else ""
             spent = min(time.monotonic() - began, 60 * plan.budget)

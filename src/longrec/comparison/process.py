@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+# With this process's own path, so that it imports what this one would, wherever both stand.
+_START = "import sys; sys.path[:] = {}; from longrec.comparison.child import main; main()"
 PATIENCE = 30.0  # seconds that a process has to end when it is asked to
 
 
@@ -37,7 +39,7 @@ def run_process(
     with output.open("ab") as file:
         begin = file.seek(0, 2)
         process = subprocess.Popen(
-            [sys.executable, "-m", "longrec.comparison.child", str(measured), *arguments],
+            [sys.executable, "-c", _START.format(sys.path), str(measured), *arguments],
             stdin=subprocess.PIPE,
             stdout=file,
             stderr=subprocess.STDOUT,

@@ -100,9 +100,14 @@ class Comparison:
         }
 
 
+def trained(job: Job) -> bool:
+    """Whether a run's training has ended."""
+    return (job.run / "config.json").is_file()
+
+
 def evaluated(job: Job, plan: Plan) -> bool:
     """Whether a run has ended and its test targets were ranked on the plan's data."""
-    if not (job.run / "config.json").is_file() or not (job.run / "ranks.parquet").is_file():
+    if not trained(job) or not (job.run / "ranks.parquet").is_file():
         return False
     try:
         metrics = read_json(job.run / "metrics.json")

@@ -13,7 +13,6 @@ from typing import Any
 from longrec.comparison.results import Comparison, memory_of
 from longrec.comparison.rows import origin
 from longrec.evaluation.contents import Report, ReportRow
-from longrec.evaluation.drawing import label
 from longrec.evaluation.report import write_report
 from longrec.evaluation.summary import UNFILTERED
 from longrec.evaluation.tables import size
@@ -101,7 +100,7 @@ def summary_table(found: Comparison) -> tuple[list[str], list[list[str]]]:
                 str(place) if row.ranks else "",
                 row.name,
                 f"{row.metrics[ndcg]:.4f}" if ndcg in row.metrics else "",
-                "" if ends is None else f"{ends[0]:.4f} to {ends[1]:.4f}",
+                "" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}",
                 f"{row.metrics[hr]:.4f}" if hr in row.metrics else "",
                 "" if cost.seconds is None else f"{cost.seconds / 60:.1f}",
                 "" if cost.peak_bytes is None else f"{cost.peak_bytes / 2**20:,.0f}",
@@ -109,13 +108,13 @@ def summary_table(found: Comparison) -> tuple[list[str], list[list[str]]]:
                 how_ended(row) if row.contends else row.kind,
             ]
         )
-    names = ["#", "model", label(ndcg), "95% interval", label(hr), "minutes", "peak MiB"]
-    return [*names, "kept of a user", "ended"], lines
+    metrics = [QUOTED[0].upper(), "95%", QUOTED[1].upper()]
+    return ["#", "model", *metrics, "minutes", "peak MiB", "state", "ended"], lines
 
 
 def how_ended(row: ReportRow) -> str:
-    """How a row's training ended, and whether that was too early."""
-    return row.ended + (", not converged" if row.converged is False else "")
+    """How a row's training ended; "not converged" is what matters where it was too early."""
+    return "not converged" if row.converged is False else row.ended
 
 
 def _prefix(found: Comparison) -> str:

@@ -274,7 +274,8 @@ def _number(text: str | None) -> str:
 
 def _ends(low: float, high: float, sign: str = "") -> str:
     """An interval, small."""
-    return f'<span class="interval">{low:{sign}.4f} to {high:{sign}.4f}</span>'
+    dash = " to " if sign else "&ndash;"
+    return f'<span class="interval">{low:{sign}.4f}{dash}{high:{sign}.4f}</span>'
 
 
 def duration(seconds: float) -> str:

@@ -91,6 +91,9 @@ class TrainConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie in [0, 1]")
         if not 0 < self.mask_share < 1:
             raise ValueError(f"mask_share is {self.mask_share}; it must lie above 0 and below 1")
+        if self.loss == "full":
+            fact = "loss is 'full', which draws none"
+            refuse_unread(self, ("negatives",), fact, "loss=sampled")
         if self.loss != "gbce":
             refuse_unread(self, ("gbce_t",), f"loss is {self.loss!r}", "loss=gbce")
 
