@@ -24,7 +24,17 @@ from longrec import cli
 from longrec.data.catalog import Catalog
 from longrec.data.histories import write_histories
 
-VERBS = ["prepare", "train", "evaluate", "recommend", "models", "compare", "demo", "data list", "data get"]
+VERBS = [
+    "prepare",
+    "train",
+    "evaluate",
+    "recommend",
+    "models",
+    "compare",
+    "demo",
+    "data list",
+    "data get",
+]
 TINY = [f"--set={s}" for s in ("dim=8", "layers=1", "heads=1", "experts=3", "ffn_dim=8")]
 NASTY = ["[red]x[/red]", 'say "hi", you', "=1+1", ":smile:", "two\nlines", "\x1b[31mred", "é"]
 
