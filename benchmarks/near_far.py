@@ -26,7 +26,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 MODELS = (
     "elastic,elastic:memory_slots=256,elastic:memory_slots=4096,elastic:memory_slots=65536,"
-    "elastic-paper,elastic-paper:memory_slots=0,hydrarec,hydrarec-bidirectional,bert4rec,sasrec"
+    "elastic-paper,elastic-paper:memory_guard=false,elastic-paper:memory_slots=0,"
+    "hydrarec,hydrarec-bidirectional,bert4rec,sasrec"
 )
 # A minute has few steps: a higher rate and a quicker average make the most of them.
 TRAINING: dict[str, Any] = {"learning_rate": 2e-3, "average": 0.99}
@@ -36,7 +37,7 @@ def main() -> None:
     """Simulate, compare, and leave a report per setting."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--budget", type=float, default=1.5)
+    parser.add_argument("--budget", type=float, default=1.0)
     parser.add_argument("--models", default=MODELS)
     parser.add_argument("--only", choices=list(SETTINGS))
     given = parser.parse_args()
