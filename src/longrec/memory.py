@@ -3,7 +3,7 @@
 ELASTIC (arXiv 2408.09380) retrieves a user's interests from M slots; product keys (arXiv
 1907.05242) make that cost O(sqrt(M) + k^2). With u the vector that asks,
 
-    [q1; q2] = LayerNorm(MLP(u) - c)
+    [q1; q2] = LayerNorm(LayerNorm(MLP(u)) - 10 c)          c = 0: LayerNorm(MLP(u))
     s_ij = <q1, key1_i> + <q2, key2_j>        slot number i sqrt(M) + j
     I = the k slots of largest s_ij + 10 (b1_i + b2_j)
     w = k softmax(s_I),   the answer is w_m LayerNorm(slot_m) for m in I
@@ -13,7 +13,7 @@ Weights carry the gradient to the keys and to the query net, so nothing is norma
 they sum to k. LayerNorm before the weighting lets a slot that is seldom read learn at all.
 
 Collapse (few slots used) is guarded twice, by parameters whose gradients are not the loss's. The
-centre c follows the mean of MLP(u), so that what users have in common does not decide what all of
+centre c follows the mean question, so that what users have in common does not decide what all of
 them find. The biases b choose and do not weigh; each gets its sub-key's use above the mean
 (balancing without a loss, arXiv 2408.15664), so that the optimiser lowers what is read too often.
 """
@@ -27,12 +27,12 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding
+from torch.nn.functional import embedding, layer_norm
 
 SPARSE_ROWS = 1 << 14
 """Tables of at least so many rows have sparse gradients and are updated row by row."""
 GUARD_REACH = 10.0
-"""What a bias counts for: scores are a few units wide, and Adam moves a bias by 1e-3 per step."""
+"""What b and c count for: scores are a few units wide, and Adam moves these by 1e-3 per step."""
 GUARD_SCALE = 1e-4
 """Of the guard's gradients: Adam forgets it, and the clipping of the others must not feel it."""
 
@@ -108,12 +108,11 @@ class InterestMemory(nn.Module):
 
     def _questions(self, u: Tensor) -> Tensor:
         """[q1; q2] of u (n, D); the centre is told where the mean lies."""
-        q = self.query(u)
+        q = layer_norm(self.query(u), self.centre.shape)
+        centre = GUARD_REACH * self.centre.detach()
         if self.guard and self.training:
-            with torch.no_grad():
-                off = len(q) * self.centre - q.sum(0)
-            q = _tell(q, self.centre, off)
-        return cast(Tensor, self.query_norm(q - self.centre.detach()))
+            q = _tell(q, self.centre, (centre - q.detach()).sum(0))
+        return cast(Tensor, self.query_norm(q - centre))
 
     def _balanced(self, weights: Tensor, pair: Tensor) -> Tensor:
         """The weights as they are; each bias is told its sub-key's use, pair (2, n, k)."""
