@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
+from mixers.mixer_properties import cost_of
 from torch import Tensor
 
 from longrec.memory import watch_usage
 from longrec.mixers import Context
 from longrec.mixers.base import map_state
+from longrec.mixers.dispatcher_memory import MemoryDispatcherMixer
 from longrec.models import build_model
 from longrec.models.elastic import Elastic, ElasticConfig
 from longrec.models.elastic_paper import ElasticPaper, ElasticPaperConfig
@@ -158,3 +162,10 @@ def test_settings_are_checked_by_name():
         ElasticPaperConfig(targets="next")
     with pytest.raises(ValueError, match=r"elastic-paper.*train elastic"):
         paper().initial_state(1)
+
+
+def test_rare_retrievals_take_no_more_memory_than_the_events():
+    torch.manual_seed(0)
+    make = partial(MemoryDispatcherMixer, slots=64, topk=4)
+    often, rare = (cost_of(partial(make, every=n), 512, backward=False) for n in (64, 10**9))
+    assert rare.written < 2 * often.written

@@ -91,19 +91,22 @@ class MemoryDispatcherMixer(DispatcherMixer):
         read = self.read_experts(x, past.experts, ctx)
         events = x.shape[1]
         lengths = torch.full_like(past.count, events) if ctx.lengths is None else ctx.lengths
-        # Block j of a row holds its events from the j-th retrieval on; block 0 carries on.
+        # Block j of a row holds its events from its j-th retrieval here on; block 0 carries on. All
+        # are of one size: a row begins in block 0 where its first retrieval will open block 1.
+        size, blocks = min(every, events), -(-events // min(every, events)) + 1
+        first = every - 1 - past.count % every  # the event at which it retrieves first
         place = torch.arange(events, device=x.device)
-        after = (past.count % every)[:, None] + 1 + place  # (B, T), place within the blocks
-        blocks = -(-events // every) + 1
+        after = (size - first).clamp_min(0)[:, None] + place  # (B, T), place within the blocks
         slots = past.slots[:, None].expand(-1, blocks, -1)
         weights = past.weights[:, None].expand(-1, blocks, -1)
-        row, at = ((after % every == 0) & (place < lengths[:, None])).nonzero(as_tuple=True)
+        falls = ((past.count[:, None] + place + 1) % every == 0) & (place < lengths[:, None])
+        row, at = falls.nonzero(as_tuple=True)
         found = self.memory(self._question(read.y[row, :, at].flatten(1), x.dtype))
-        where = row, after[row, at] // every
+        where = row, after[row, at] // size
         slots = slots.index_put(where, found.indices)
         weights = weights.index_put(where, found.weights.to(weights.dtype))
 
-        last = ((past.count % every) + lengths) // every
+        last = (after[:, 0] + lengths - 1).clamp_min(0) // size
         number = torch.arange(blocks, device=x.device)
         known = (past.count // every)[:, None] + number > 0
         used = (known & (number <= last[:, None])).nonzero(as_tuple=True)
@@ -112,13 +115,13 @@ class MemoryDispatcherMixer(DispatcherMixer):
         pairs = pairs.new_zeros(shape).index_put(used, pairs).transpose(1, 2)
 
         # Queries in blocks, each beside its block's slots, and back.
-        source = torch.arange(blocks * every, device=x.device) - after[:, :1]
-        q = _pick(read.q, source.clamp(0, events - 1)).unflatten(2, (blocks, every))
+        source = torch.arange(blocks * size, device=x.device) - after[:, :1]
+        q = _pick(read.q, source.clamp(0, events - 1)).unflatten(2, (blocks, size))
         key, value = pairs.to(q.dtype).chunk(2, dim=-1)
         logits = q @ key.transpose(-1, -2) / q.shape[-1] ** 0.5
         mass = _pick(logits.logsumexp(-1).flatten(2)[..., None], after)[..., 0]
         recalled = _pick((logits.softmax(-1) @ value).flatten(2, 3), after)
-        known = known.gather(1, after // every)[:, None]
+        known = known.gather(1, after // size)[:, None]
         y = _join(read.y, read.logits, recalled, mass, known)
         row = torch.arange(len(x), device=x.device)
         new = MemoryState(read.state, slots[row, last], weights[row, last], past.count + lengths)
