@@ -93,7 +93,7 @@ class TrainConfig:
             raise ValueError(f"mask_share is {self.mask_share}; it must lie above 0 and below 1")
         if self.loss == "full":
             fact = "loss is 'full', which draws none"
-            refuse_unread(self, ("negatives",), fact, "loss=sampled")
+            refuse_unread(self, ("negatives",), fact, "loss=sampled (or gbce, bce, bpr)")
         if self.loss != "gbce":
             refuse_unread(self, ("gbce_t",), f"loss is {self.loss!r}", "loss=gbce")
 
