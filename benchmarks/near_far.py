@@ -13,11 +13,9 @@ from typing import Any
 
 from longrec.comparison.compare import compare
 from longrec.data.histories import open_histories
-from longrec.data.oracle import ceiling
 from longrec.data.simulator import SimulationConfig, simulate
 from longrec.data.splits import leave_one_out
-from longrec.evaluation.contents import ReportRow
-from longrec.evaluation.summary import summarise_ranks
+from longrec.demo import attainable
 
 WINDOW = 200  # what the windowed models of the comparison read
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -51,20 +49,7 @@ def one(name: str, settings: dict[str, Any], out: Path, models: str, budget: flo
     simulation = simulate(SimulationConfig(**settings))
     folder = out / f"{name}-histories"
     histories = open_histories(folder) if folder.exists() else simulation.to_histories(folder)
-    split = leave_one_out(histories)
-    bounds = [
-        ReportRow(
-            label,
-            "ceiling" if window is None else "bound",
-            summarise_ranks(
-                ceiling(simulation, histories, split.test, window=window), split.name, split.notes
-            ),
-        )
-        for label, window in (
-            (f"best with the last {WINDOW} events", WINDOW),
-            ("best with the whole history", None),
-        )
-    ]
+    bounds = attainable(simulation, histories, leave_one_out(histories), WINDOW)
     compare(histories, models, budget, out / name, bounds=bounds, progress=True, settings=TRAINING)
 
 

@@ -64,18 +64,7 @@ def run_demo(out: Path, users: int, seed: int, as_json: bool) -> None:
         trained[name], row = _train(name, histories, out, seed, settings)
         rows.append(row)
     with console.err.status("computing what is attainable, by exact filtering"):
-        rows += [
-            ReportRow(
-                f"best with the last {WINDOW} events",
-                "bound",
-                _oracle(simulation, histories, split, WINDOW),
-            ),
-            ReportRow(
-                "best with the whole history",
-                "ceiling",
-                _oracle(simulation, histories, split, None),
-            ),
-        ]
+        rows += attainable(simulation, histories, split, WINDOW)
     chosen = histories.user_ids.gather([0, histories.n_users // 2, histories.n_users - 1])
     examples = _examples(histories, chosen, {k: trained[k] for k in ("elastic", "sasrec")})
     report = write_report(
@@ -112,11 +101,19 @@ def _train(
     return recommender, report_row([run], name)
 
 
-def _oracle(
-    simulation: Simulation, histories: Histories, split: Split, window: int | None
-) -> Metrics:
-    ranks = ceiling(simulation, histories, split.test, window=window)
-    return summarise_ranks(ranks, split.name, split.notes)
+def attainable(
+    simulation: Simulation, histories: Histories, split: Split, window: int
+) -> list[ReportRow]:
+    """What the best model can reach with the last `window` events, and with all of them."""
+
+    def best(within: int | None) -> Metrics:
+        ranks = ceiling(simulation, histories, split.test, window=within)
+        return summarise_ranks(ranks, split.name, split.notes)
+
+    return [
+        ReportRow(f"best with the last {window} events", "bound", best(window)),
+        ReportRow("best with the whole history", "ceiling", best(None)),
+    ]
 
 
 def _examples(

@@ -54,8 +54,7 @@ class Recommender:
     @property
     def limit(self) -> int | None:
         """Most events that this recommender reads of a history; None for all."""
-        limits = [n for n in (self.train_config.context, self.model.max_length) if n is not None]
-        return min(limits, default=None)
+        return self.model.reads(self.train_config.context)
 
     def data(self) -> Histories:
         """The histories that this was trained on.

@@ -6,7 +6,6 @@ step, so that --resume needs nothing but the folder and the histories, and remov
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -16,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from longrec.data.histories import Histories
-from longrec.errors import DataError, LongrecError, UsageError
+from longrec.errors import DataError, UsageError
 from longrec.files import write_file
+from longrec.lock import LOCK, held
 from longrec.provenance import provenance
 from longrec.recommender import Recommender
 from longrec.settings import parse_settings, settings_of
@@ -146,16 +146,7 @@ def claimed(folder: Path, resume: bool) -> Iterator[None]:
     """
     new = not folder.exists()
     begun = _check_free(folder, resume)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise LongrecError(f"{folder} cannot be written to: {error}") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise LongrecError(f"{folder}: another training is writing to it") from None
+    with held(folder, "training"):
         _check_free(folder, resume)  # the training that held it may have ended just now
         try:
             yield
@@ -166,8 +157,6 @@ def claimed(folder: Path, resume: bool) -> Iterator[None]:
                 if new:
                     shutil.rmtree(folder, ignore_errors=True)
             raise
-        finally:
-            (folder / ".lock").unlink(missing_ok=True)
 
 
 def _check_free(folder: Path, resume: bool) -> bool:
@@ -185,6 +174,6 @@ def _check_free(folder: Path, resume: bool) -> bool:
             f"{folder} holds a run that has not ended: pass --resume (resume=True) to go on with "
             "it, or choose another folder"
         )
-    if not begun and folder.is_dir() and any(p.name != ".lock" for p in folder.iterdir()):
+    if not begun and folder.is_dir() and any(p.name != LOCK for p in folder.iterdir()):
         raise UsageError(f"{folder} holds other files and no run: choose an empty or new folder")
     return begun

@@ -9,7 +9,6 @@ FOLDER/
 
 from __future__ import annotations
 
-import fcntl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,8 +23,9 @@ from longrec.comparison.process import run_process
 from longrec.comparison.results import Comparison, Failure, Stage, collect, evaluated, trained
 from longrec.comparison.shown import write_results
 from longrec.data.histories import Histories, open_histories
-from longrec.errors import LongrecError, UsageError
+from longrec.errors import UsageError
 from longrec.evaluation.contents import ReportRow
+from longrec.lock import held
 from longrec.provenance import provenance
 
 STAGES: tuple[Stage, ...] = ("training", "evaluation")
@@ -95,7 +95,8 @@ def compare(
         if row.contends:
             raise UsageError(f"bounds are of the kind ceiling or bound; {row.name!r} is a model")
     jobs = plan.jobs(folder)
-    with _claimed(folder):
+    read_plan(folder)  # refuses a folder with other things before anything is written to it
+    with held(folder, "comparison"):
         begun = read_plan(folder)
         if begun is not None:
             plan.check_continues(begun, folder)
@@ -199,23 +200,3 @@ def _made(data: Histories) -> dict[str, str]:
         "commit": str(about["commit"] or "installed package"),
         "time": about["started"],
     }
-
-
-@contextmanager
-def _claimed(folder: Path) -> Iterator[None]:
-    """Hold a comparison's folder: no other comparison may write to it meanwhile."""
-    read_plan(folder)  # refuses a folder with other things before anything is written to it
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise LongrecError(f"{folder} cannot be written to: {error}") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise LongrecError(f"{folder}: another comparison is writing to it") from None
-        try:
-            yield
-        finally:
-            (folder / ".lock").unlink(missing_ok=True)

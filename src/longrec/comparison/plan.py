@@ -16,6 +16,7 @@ from typing import Any
 
 from longrec.errors import DataError, UsageError
 from longrec.files import write_file
+from longrec.lock import LOCK
 from longrec.models import MODELS, CountingModel
 from longrec.models.base import config_keys
 from longrec.settings import check_model, parse_settings
@@ -184,7 +185,7 @@ def read_plan(folder: Path) -> Plan | None:
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; a comparison needs a folder")
     if not path.is_file():
-        if folder.is_dir() and any(p.name != ".lock" for p in folder.iterdir()):
+        if folder.is_dir() and any(p.name != LOCK for p in folder.iterdir()):
             raise UsageError(
                 f"{folder} holds other files and no comparison: choose an empty or new folder"
             )

@@ -86,8 +86,7 @@ def sizes_of(config: Mapping[str, Any]) -> dict[str, Any]:
             assert isinstance(model, SequenceModel)
             map_state(lambda part: state.append(part.nbytes) or part, model.initial_state(1))  # type: ignore[func-returns-value]
     parameters = sum(p.numel() for p in model.parameters())
-    limits = [n for n in (training.context, model.max_length) if n is not None]
-    last = min(limits, default=None)
+    last = model.reads(training.context)
     if model.streaming == "exact":
         kept: tuple[int | None, str] = sum(state), "its state"
     elif last is not None:

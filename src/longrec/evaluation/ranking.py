@@ -142,8 +142,7 @@ def rank_targets(
     polars.DataFrame
         user, position, length, rank, rank_unfiltered, known, repeat; one row per target.
     """
-    limits = [n for n in (context, model.max_length) if n is not None]
-    requests = requests_of(histories, targets, min(limits, default=None), model.causal)
+    requests = requests_of(histories, targets, model.reads(context), model.causal)
     # What is never ranked (nothing known before it) stands after everything.
     filtered = np.full(len(targets), model.n_items + 1)
     unfiltered = filtered.copy()

@@ -47,6 +47,14 @@ class Context:
             return None
         return torch.arange(x.shape[1], device=x.device) < self.lengths[:, None]
 
+    def key_mask(self, x: Tensor) -> Tensor | None:
+        """The mask as attention over all events takes it, (B, 1, 1, T): it broadcasts.
+
+        A row without events reads its padding rather than nothing, which would be NaN.
+        """
+        mask = self.mask(x)
+        return None if mask is None else (mask | ~mask.any(1, keepdim=True))[:, None, None]
+
 
 EMPTY = Context()
 

@@ -47,15 +47,12 @@ class BidirectionalDispatcherMixer(Mixer):
     def mix(self, x: Tensor, ctx: Context) -> Tensor:
         if self.experts is None:
             raise ValueError("this layer has no experts of its own: call dispatch with them")
-        return self.dispatch(x, self.experts.expand(len(x), -1, -1), ctx.mask(x))[0]
+        return self.dispatch(x, self.experts.expand(len(x), -1, -1), ctx.key_mask(x))[0]
 
     def dispatch(self, x: Tensor, experts: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """x (B, T, D), P (B, R, D), mask (B, T) of real events -> Y (B, T, D), P' (B, R, D)."""
+        """x (B, T, D), P (B, R, D), key mask (B, 1, 1, T) -> Y (B, T, D), P' (B, R, D)."""
         k, v, q = (split_heads(part, self.heads) for part in self.inputs(x).chunk(3, dim=-1))
         aim = split_heads(self.aim(experts), self.heads)
-        if mask is not None:
-            # A row without events reads its padding rather than nothing, which would be NaN.
-            mask = (mask | ~mask.any(1, keepdim=True))[:, None, None]
         new = join_heads(scaled_dot_product_attention(aim, k, v, mask))
         key, value = (split_heads(part, self.heads) for part in self.gathered(new).chunk(2, dim=-1))
         return join_heads(scaled_dot_product_attention(q, key, value)), new

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from torch.nn.functional import normalize
 
 from longrec.memory import InterestMemory, MemoryRead
 from longrec.mixers.base import EMPTY, Context, State, join_heads, register_mixer
-from longrec.mixers.dispatcher import DispatcherMixer, DispatcherState, Forgetting
+from longrec.mixers.dispatcher import DispatcherMixer, DispatcherState
 
 
 class MemoryState(NamedTuple):
@@ -46,34 +46,29 @@ class MemoryDispatcherMixer(DispatcherMixer):
 
     Parameters
     ----------
-    dim, heads, experts, forgetting, half_lives, time_scale, convolution, chunk
-        As in DispatcherMixer.
+    dim : int
+        Width D.
     slots, topk : int
         Slots M of the bank (a square number), and k read at a time.
     guard : bool
         Whether the use of slots is balanced while training.
     every : int
         Events from one retrieval to the next.
+    **dispatcher
+        As in DispatcherMixer.
     """
 
     def __init__(
         self,
         dim: int,
-        heads: int = 2,
-        experts: int = 16,
-        forgetting: Forgetting = "events",
-        half_lives: tuple[float, float] = (3.0, 3000.0),
-        time_scale: float = 3600.0,
-        convolution: int = 4,
-        chunk: int = 32,
+        *,
         slots: int = 4096,
         topk: int = 8,
         guard: bool = True,
         every: int = 64,
+        **dispatcher: Any,
     ) -> None:
-        super().__init__(
-            dim, heads, experts, forgetting, half_lives, time_scale, convolution, chunk
-        )
+        super().__init__(dim, **dispatcher)
         self.every = every
         self.memory = InterestMemory(dim, slots, topk, guard)
         self.recall = nn.Linear(dim, 2 * dim, bias=False)

@@ -40,17 +40,20 @@ class SoftmaxMixer(Mixer):
         self.output = nn.Linear(dim, dim, bias=False)
 
     def mix(self, x: Tensor, ctx: Context) -> Tensor:
-        # Padding stands at the end: no real event ever looks at it.
         q, k, v = (split_heads(part, self.heads) for part in self.inputs(x).chunk(3, dim=-1))
-        y: Tensor = self.output(join_heads(scaled_dot_product_attention(q, k, v, is_causal=True)))
+        # Padding stands at the end: when causal, no real event ever looks at it.
+        mask = None if self.causal else ctx.key_mask(x)
+        mixed = scaled_dot_product_attention(q, k, v, mask, is_causal=self.causal)
+        y: Tensor = self.output(join_heads(mixed))
         return y
 
     def define(self, x: Tensor, times: Tensor | None = None) -> tuple[Tensor, State | None]:
         q, k, v = ((x @ w.t()).unflatten(-1, (self.heads, -1)) for w in self.inputs.weight.chunk(3))
         rows = []
         for t in range(len(x)):
-            scores = torch.einsum("hd,uhd->uh", q[t], k[: t + 1]) / q.shape[-1] ** 0.5
-            rows.append(torch.einsum("uh,uhd->hd", scores.softmax(0), v[: t + 1]).flatten())
+            seen = t + 1 if self.causal else len(x)
+            scores = torch.einsum("hd,uhd->uh", q[t], k[:seen]) / q.shape[-1] ** 0.5
+            rows.append(torch.einsum("uh,uhd->hd", scores.softmax(0), v[:seen]).flatten())
         return torch.stack(rows) @ self.output.weight.t(), None
 
     @classmethod

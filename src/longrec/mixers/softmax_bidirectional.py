@@ -8,54 +8,18 @@ in the causal form.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-
-import torch
-from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
-
-from longrec.mixers.base import Context, Mixer, State, join_heads, register_mixer, split_heads
+from longrec.mixers.base import register_mixer
+from longrec.mixers.softmax import SoftmaxMixer
 
 
 @register_mixer("softmax-bidirectional")
-class BidirectionalSoftmaxMixer(Mixer):
+class BidirectionalSoftmaxMixer(SoftmaxMixer):
     """Bidirectional softmax attention, O(T^2 D) operations and O(T D) memory.
 
     Parameters
     ----------
-    dim : int
-        Width D.
-    heads : int
-        Heads H, a divisor of D.
+    dim, heads : int
+        As in SoftmaxMixer.
     """
 
     causal = False
-    linear = False
-
-    def __init__(self, dim: int, heads: int = 2) -> None:
-        super().__init__()
-        self.heads = heads
-        self.inputs = nn.Linear(dim, 3 * dim, bias=False)
-        self.output = nn.Linear(dim, dim, bias=False)
-
-    def mix(self, x: Tensor, ctx: Context) -> Tensor:
-        q, k, v = (split_heads(part, self.heads) for part in self.inputs(x).chunk(3, dim=-1))
-        mask = ctx.mask(x)
-        if mask is not None:
-            # A row without events reads its padding rather than nothing, which would be NaN.
-            mask = (mask | ~mask.any(1, keepdim=True))[:, None, None]
-        y: Tensor = self.output(join_heads(scaled_dot_product_attention(q, k, v, mask)))
-        return y
-
-    def define(self, x: Tensor, times: Tensor | None = None) -> tuple[Tensor, State | None]:
-        q, k, v = ((x @ w.t()).unflatten(-1, (self.heads, -1)) for w in self.inputs.weight.chunk(3))
-        rows = []
-        for t in range(len(x)):
-            scores = torch.einsum("hd,uhd->uh", q[t], k) / q.shape[-1] ** 0.5
-            rows.append(torch.einsum("uh,uhd->hd", scores.softmax(0), v).flatten())
-        return torch.stack(rows) @ self.output.weight.t(), None
-
-    @classmethod
-    def examples(cls) -> dict[str, Callable[[int], BidirectionalSoftmaxMixer]]:
-        return {"one head": partial(cls, heads=1), "two heads": partial(cls, heads=2)}

@@ -67,6 +67,11 @@ class Model(nn.Module):
         """Where the weights (or counts) are."""
         return cast(torch.device, next(iter(self.state_dict().values())).device)
 
+    def reads(self, context: int | None) -> int | None:
+        """Most events read of a history where `context` limits it too; None for all."""
+        limits = [n for n in (context, self.max_length) if n is not None]
+        return min(limits, default=None)
+
     def encode(self, items: Tensor, ctx: Context = EMPTY) -> Tensor:
         """items (B, T) -> h (B, T, D): what is known after each event."""
         raise NotImplementedError

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
-
-from longrec.mixers.base import Context, Mixer
+from longrec.mixers.base import Mixer
 from longrec.mixers.softmax_bidirectional import BidirectionalSoftmaxMixer
-from longrec.models.base import SequenceModel, register_model
+from longrec.models.base import register_model
 from longrec.models.checks import Targets, check_heads, check_shape, check_targets
-from longrec.models.positions import places_from_end
+from longrec.models.windowed import WindowedModel
 
 
 @dataclass(frozen=True)
@@ -35,10 +32,9 @@ class BERT4RecConfig:
 
 
 @register_model("bert4rec")
-class BERT4Rec(SequenceModel):
+class BERT4Rec(WindowedModel):
     """Blocks of bidirectional softmax attention with absolute positions, masked events."""
 
-    streaming = "windowed"
     streams_as = "sasrec-rotary"
     config_class = BERT4RecConfig
 
@@ -46,14 +42,4 @@ class BERT4Rec(SequenceModel):
         mixers: list[Mixer] = [
             BidirectionalSoftmaxMixer(config.dim, config.heads) for _ in range(config.layers)
         ]
-        super().__init__(
-            n_items, mixers, config.dim, config.ffn_dim, config.dropout, config.targets
-        )
-        self.config = config
-        self.max_length = config.max_length
-        table = config.max_length + (config.targets == "masked")
-        self.positions = nn.Parameter(torch.randn(table, config.dim) * 0.02)
-
-    def embed(self, items: Tensor, ctx: Context, masked: Tensor | None = None) -> Tensor:
-        place = places_from_end(items, ctx, len(self.positions), self.config.max_length)
-        return super().embed(items, ctx, masked) + self.positions[place]
+        super().__init__(config, n_items, mixers)

@@ -85,8 +85,7 @@ class ElasticPaper(SequenceModel):
         return x + positions
 
     def through_blocks(self, x: Tensor, ctx: Context, masked: Tensor | None = None) -> Tensor:
-        mask = ctx.mask(x)
-        experts = self._first_experts(x, mask, masked)
+        experts, mask = self._first_experts(x, ctx.mask(x), masked), ctx.key_mask(x)
         for block in cast(list[Block], self.blocks):
             mixer = cast(BidirectionalDispatcherMixer, block.mixer)
             mixed, gathered = mixer.dispatch(block.before(x), experts, mask)

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
-
 from longrec.mixers.banded import BandedMixer
-from longrec.mixers.base import Context, Mixer
+from longrec.mixers.base import Mixer
 from longrec.mixers.softmax import SoftmaxMixer
 from longrec.models.base import SequenceModel, register_model
 from longrec.models.checks import Targets, check_heads, check_shape, check_targets
-from longrec.models.positions import places_from_end
+from longrec.models.windowed import WindowedModel
 
 
 @dataclass(frozen=True)
@@ -40,25 +37,15 @@ class SASRecConfig:
 
 
 @register_model("sasrec")
-class SASRec(SequenceModel):
+class SASRec(WindowedModel):
     """Blocks of causal softmax attention with absolute positions counted from the last event."""
 
-    streaming = "windowed"
     streams_as = "sasrec-rotary"
     config_class = SASRecConfig
 
     def __init__(self, config: SASRecConfig, n_items: int) -> None:
         mixers: list[Mixer] = [SoftmaxMixer(config.dim, config.heads) for _ in range(config.layers)]
-        super().__init__(
-            n_items, mixers, config.dim, config.ffn_dim, config.dropout, config.targets
-        )
-        self.config = config
-        self.max_length = config.max_length
-        self.positions = nn.Parameter(torch.randn(config.max_length, config.dim) * 0.02)
-
-    def embed(self, items: Tensor, ctx: Context, masked: Tensor | None = None) -> Tensor:
-        place = places_from_end(items, ctx, len(self.positions), self.config.max_length)
-        return super().embed(items, ctx, masked) + self.positions[place]
+        super().__init__(config, n_items, mixers)
 
 
 @dataclass(frozen=True)

@@ -77,12 +77,10 @@ def fit(
         When there is nothing to train on, the model would learn to copy its targets, a setting
         has no effect on such a model, or the loss is not finite.
     """
-    limits = [n for n in (config.context, model.max_length) if n is not None]
-    context = min(limits, default=None)
     if isinstance(model, CountingModel):
         return _count(model, histories, split, config)
     assert isinstance(model, SequenceModel)
-    data = training_data(model, histories, split, config, context)
+    data = training_data(model, histories, split, config, model.reads(config.context))
     if not data.targets_per_epoch:
         raise LongrecError(
             f"{histories.path}: no user has two training events under the split {split.name!r}, "
