@@ -453,6 +453,57 @@ def test_training_data_that_is_gone_or_changed(data, tmp_path):
         rec.recommend([100])
 
 
+def test_what_shapes_states_has_a_digest(data, rec, tmp_path):
+    rec.save(tmp_path / "run")
+    assert load(tmp_path / "run").state_digest == rec.state_digest
+    others = [
+        make(data),
+        make(data, experts=4),
+        make(data, "hydrarec"),
+        make(data, "popularity"),
+        make(data, "last-item"),
+    ]
+    with torch.no_grad():
+        others[0].model.items[3] += 1e-6
+    digests = [rec.state_digest, *(other.state_digest for other in others)]
+    assert len(set(digests)) == len(digests)
+    assert {other.catalog_version for other in others} == {rec.catalog_version}
+
+
+@pytest.mark.parametrize("name", ["elastic", "hydrarec", "sasrec", "bert4rec"])
+def test_new_items_change_no_states(data, tmp_path, name):
+    rec = make(data, name)
+    more = rec.with_items(["new 1", "new 2"], vectors=torch.eye(2, 8) * 50)
+    assert more.state_digest == rec.state_digest
+    assert more.catalog_version != rec.catalog_version
+    assert more.catalog.ids.to_list() == [*rec.catalog.ids, "new 1", "new 2"]
+    history = [rec.catalog.ids[3], rec.catalog.ids[5]]
+    was = rec.recommend(histories=[history], k=ITEMS)
+    now = more.recommend(histories=[history], k=ITEMS + 2)
+    known = now.filter(~pl.col("item").str.starts_with("new"))
+    assert_frame_equal(known.drop("rank"), was.drop("rank"))
+    assert len(now) == len(was) + 2
+    assert (more.recommend(histories=[["new 1"]])["policy"] == "personal").all()
+    # Saved, loaded and grown again it is still of the same states.
+    more.save(tmp_path / "run")
+    back = load(tmp_path / "run").with_items(["new 3"])
+    assert back.state_digest == rec.state_digest
+    assert torch.equal(back.model.items[-1], more.model.items[1:].mean(0))
+
+
+def test_new_items_must_be_new_and_whole(data, rec):
+    for ids, vectors, words in [
+        ([rec.catalog.ids[0]], None, "does not have"),
+        (["a", "a"], None, "given once"),
+        (["a", None], None, "type String"),
+        (["a"], torch.zeros(2, 8), r"vectors has shape \(2, 8\); it must be \(1, 8\)"),
+    ]:
+        with pytest.raises(UsageError, match=words):
+            rec.with_items(ids, vectors)
+    with pytest.raises(UsageError, match="counts items"):
+        make(data, "popularity").with_items(["a"])
+
+
 def test_public_names():
     assert longrec.load is load
     assert longrec.Recommender is Recommender

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from longrec.errors import LongrecError
 
@@ -22,17 +24,36 @@ def held(folder: Path, what: str) -> Iterator[None]:
     LongrecError
         When it cannot be written to, or another `what` ("training", …) holds it.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK).open("w")
-    except OSError as error:
-        raise LongrecError(f"{folder} cannot be written to: {error}") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise LongrecError(f"{folder}: another {what} is writing to it") from None
+    with take(folder, f"{folder}: another {what} is writing to it"):
         try:
             yield
         finally:
             (folder / LOCK).unlink(missing_ok=True)
+
+
+def take(folder: Path, taken: str) -> TextIO:
+    """Make a folder and hold it until the file that is returned is closed, or the process dies.
+
+    Raises
+    ------
+    LongrecError
+        When it cannot be written to; with the words `taken` when another process holds it.
+    """
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = (folder / LOCK).open("w")
+        except OSError as error:
+            raise LongrecError(f"{folder} cannot be written to: {error}") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            raise LongrecError(taken) from None
+        # Who held it before may have deleted the file since we opened it: then we hold nothing.
+        try:
+            if os.path.samestat(os.fstat(lock.fileno()), os.stat(folder / LOCK)):
+                return lock
+        except FileNotFoundError:
+            pass
+        lock.close()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -17,14 +18,17 @@ from longrec.data.catalog import Catalog, as_ids
 from longrec.data.histories import Histories, open_histories
 from longrec.errors import DataError, UsageError
 from longrec.evaluation.ranking import Requests, encode_targets
-from longrec.models import Model, build_model
+from longrec.models import Model, SequenceModel, build_model
 from longrec.retrieval.exact import top_k
-from longrec.saving import read_folder, write_folder
+from longrec.saving import digest_of_weights, read_folder, write_folder
 from longrec.settings import parse_settings, settings_of
 from longrec.training.config import TrainConfig
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from longrec.serving.stores.interface import Durability
+    from longrec.serving.stream import Stream
 
 PERSONAL, COLD = "personal", "cold"
 
@@ -41,6 +45,7 @@ class Recommender:
     catalog : item ids; the model's item index i is row i - 1.
     provenance : data, command, seed, commit, machine, how training ended.
     folder : where it is saved, or None.
+    base_items : items that it was trained with; None if none were added since.
     """
 
     name: str
@@ -50,6 +55,105 @@ class Recommender:
     catalog: Catalog
     provenance: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
+    base_items: int | None = None
+
+    @cached_property
+    def state_digest(self) -> str:
+        """Hex digest of what shapes users' states: the model's settings and weights.
+
+        Items added after training do not enter: states from before they came stay good.
+        """
+        weights = dict(self.model.state_dict())
+        if isinstance(self.model, SequenceModel):
+            end = (self.base_items or self.catalog.n_items) + 1
+            weights |= {name: weights[name][:end] for name in self.model.item_tables()}
+        return digest_of_weights(weights, model=self.name, config=settings_of(self.model_config))
+
+    @cached_property
+    def catalog_version(self) -> str:
+        """Hex digest of the items' ids, in their order."""
+        return self.catalog.digest()
+
+    @torch.no_grad()
+    def with_items(self, ids: Sequence[Any], vectors: torch.Tensor | None = None) -> Recommender:
+        """The same recommender with further items, known from now on as events and to recommend.
+
+        States of users stay good, since `state_digest` stays the same; to be trained on the new
+        items' events it takes a warm start.
+
+        Parameters
+        ----------
+        ids : sequence of ids
+            New ones, of the catalog's type.
+        vectors : Tensor or None
+            (len(ids), D), their embeddings; the mean of all items' if left out.
+
+        Raises
+        ------
+        UsageError
+            When an id is known already, is given twice, is of another type, or `vectors` has
+            another shape; or when the model has no embeddings.
+        """
+        if not isinstance(self.model, SequenceModel):
+            raise UsageError(f"{self.name} counts items and cannot be given new ones: train it")
+        more = as_ids(ids, self.catalog.ids.dtype, "item")
+        if more.null_count() or more.n_unique() < len(more) or (self.catalog.find(more) > 0).any():
+            raise UsageError(
+                f"{len(more)} new items: each must be an id of type {self.catalog.ids.dtype} that "
+                "the catalog does not have, and given once"
+            )
+        weights = self.model.state_dict()
+        for name in self.model.item_tables():
+            table = weights[name]
+            new = table[1:].mean(0).expand(len(more), -1) if vectors is None else vectors.to(table)
+            if new.shape != (len(more), table.shape[1]):
+                raise UsageError(
+                    f"vectors has shape {tuple(new.shape)}; it must be ({len(more)}, "
+                    f"{table.shape[1]})"
+                )
+            weights[name] = torch.cat([table, new])
+        none = np.zeros(len(more), np.int64)
+        catalog = Catalog(
+            pl.concat([self.catalog.ids, more.rename(self.catalog.ids.name)]),
+            np.concatenate([self.catalog.counts, none]),
+        )
+        model = build_model(self.name, self.model_config, catalog.n_items).to(self.model.device)
+        model.load_state_dict(weights)
+        return replace(
+            self,
+            model=model.eval(),
+            catalog=catalog,
+            folder=None,
+            base_items=self.base_items or self.catalog.n_items,
+        )
+
+    def open_stream(
+        self, url: str, durability: Durability = "power", beside: bool = False
+    ) -> Stream:
+        """Open a store of users, to observe events and recommend at once.
+
+        Parameters
+        ----------
+        url : str
+            `lmdb:///folder` (or a path) of a store embedded here, `redis://host/0` of one shared.
+        durability : {"power", "process"}
+            What acknowledged events survive.
+        beside : bool
+            Whether to open a store that serves another model, to build this one's records beside.
+
+        Raises
+        ------
+        UsageError
+            When the model cannot stream (the message says which to train instead), or the call is
+            wrong.
+        DataError
+            When the store serves another model, or cannot be read.
+        LongrecError
+            When another process writes to it, or it cannot be reached.
+        """
+        from longrec.serving.stream import Stream
+
+        return Stream.open(self, url, durability, beside)
 
     @property
     def limit(self) -> int | None:
@@ -227,9 +331,9 @@ class Recommender:
             encode_targets(self.model, events, requests, use, progress)
         cold = np.flatnonzero(lengths == 0)
         if len(cold):
-            popular = np.argsort(-self.catalog.counts, kind="stable")[:width]
-            best[cold] = torch.from_numpy(popular + 1)
-            scores[cold] = torch.from_numpy(self.catalog.counts[popular]).float()
+            popular = self.catalog.popular[:width]
+            best[cold] = torch.from_numpy(popular)
+            scores[cold] = torch.from_numpy(self.catalog.counts[popular - 1]).float()
         policy = np.where(lengths > 0, PERSONAL, COLD)
         rows = pl.DataFrame(
             {
@@ -255,6 +359,7 @@ class Recommender:
             "model": self.name,
             "model_config": settings_of(self.model_config),
             "train_config": settings_of(self.train_config),
+            "base_items": self.base_items,
         }
         write_folder(folder, config, self.model.state_dict(), self.catalog, self.provenance)
         self.folder = folder
@@ -287,7 +392,10 @@ def load(folder: str | Path) -> Recommender:
             f"{folder / 'model.safetensors'} does not hold the weights that config.json "
             f"describes: {' '.join(str(error).split())[:300]}"
         ) from error
-    return Recommender(name, model.eval(), model_config, train_config, catalog, provenance, folder)
+    return Recommender(
+        *(name, model.eval(), model_config, train_config, catalog, provenance, folder),
+        base_items=config.get("base_items"),
+    )
 
 
 def check_times(model: Model, times: object) -> None:

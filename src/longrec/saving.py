@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -156,6 +157,15 @@ def digest_of_file(path: Path) -> str:
     """SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of_weights(weights: Mapping[str, Tensor], **also: Any) -> str:
+    """SHA-256 of weights, their names, types and shapes, and of further plain values, in hex."""
+    hasher = hashlib.sha256(json.dumps(also, sort_keys=True).encode())
+    for name, tensor in sorted(weights.items()):
+        hasher.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
+        hasher.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return hasher.hexdigest()
 
 
 def digest_of_config(config: Mapping[str, Any]) -> str:

@@ -7,7 +7,6 @@ no weights: a user is a history, so that the new histories must hold the old eve
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,19 +26,16 @@ from longrec.evaluation.ranking import rank_targets
 from longrec.evaluation.summary import UNFILTERED, compare_ranks, summarise_ranks
 from longrec.models import Model, SequenceModel
 from longrec.recommender import Recommender, load
+from longrec.saving import digest_of_weights
 
 METRICS = ("ndcg@10", "hr@10")
 
 
 def origin(old: Recommender) -> dict[str, Any]:
     """What identifies the recommender of a warm start, as plain values for the provenance."""
-    hasher = hashlib.sha256(old.catalog.digest().encode())
-    for name, tensor in sorted(old.model.state_dict().items()):
-        hasher.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
-        hasher.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return {
         "run": None if old.folder is None else str(old.folder.resolve()),
-        "digest": hasher.hexdigest(),
+        "digest": digest_of_weights(old.model.state_dict(), catalog=old.catalog.digest()),
         "fingerprint": old.provenance.get("data", {}).get("fingerprint"),
     }
 

@@ -53,6 +53,11 @@ class Catalog:
     def _sorted(self) -> SortedIds:
         return SortedIds.of(self.ids, "item")
 
+    @cached_property
+    def popular(self) -> np.ndarray:
+        """Item indices (n_items,) by how often they occur, most often first; ties in order."""
+        return np.argsort(-self.counts, kind="stable") + 1
+
     def find(self, ids: Sequence[Any] | pl.Series) -> np.ndarray:
         """Item indices (n,) int64 of these ids; 0 where an id is unknown.
 

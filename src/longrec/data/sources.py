@@ -58,6 +58,8 @@ class Part:
 def open_source(source: Any) -> list[Part]:
     """Parts of a path, list of paths, glob, folder, frame or Arrow stream, in a fixed order.
 
+    A part is taken as it is.
+
     Raises
     ------
     DataError
@@ -65,6 +67,8 @@ def open_source(source: Any) -> list[Part]:
     UsageError
         when this is no kind of source that can be read.
     """
+    if isinstance(source, Part):
+        return [source]
     if isinstance(source, pl.LazyFrame | pl.DataFrame):
         frame = source.lazy()
         return [Part("the polars frame", frame, dict(frame.collect_schema()))]

@@ -181,14 +181,13 @@ class DispatcherMixer(StreamingMixer):
         once = Context(times=None if ctx.times is None else ctx.times[:, None])
         forget, time = self._forget(x[:, None], past.time, once)
         score = self._scores(k[:, :, None])[:, :, 0].to(past.mean.dtype)
-        left = past.log_weight - forget[:, :, 0]
-        log_weight = torch.logaddexp(left, score)
-        pair = torch.cat([k2, v], dim=-1)[:, :, None]
-        mean = past.mean * (left - log_weight).exp()[..., None]
-        mean = mean + pair * (score - log_weight).exp()[..., None]
+        log_weight = torch.logaddexp(past.log_weight - forget[:, :, 0], score)
+        # The new event's share of all weight; what was kept has the rest.
+        share = (score - log_weight).exp()[..., None]
+        mean = past.mean.lerp(torch.cat([k2, v], dim=-1)[:, :, None].to(past.mean.dtype), share)
         key, value = mean.chunk(2, dim=-1)
-        logits = torch.einsum("bhd,bhrd->bhr", q, key) / q.shape[-1] ** 0.5
-        y = torch.einsum("bhr,bhrd->bhd", logits.softmax(-1), value)
+        logits = (q[:, :, None] @ key.transpose(-1, -2))[:, :, 0] / q.shape[-1] ** 0.5
+        y = (logits.softmax(-1)[:, :, None] @ value)[:, :, 0]
         return ExpertRead(q, y, logits, DispatcherState(mean, log_weight, kept, time))
 
     def _scores(self, k: Tensor) -> Tensor:

@@ -126,15 +126,16 @@ class MemoryDispatcherMixer(DispatcherMixer):
         past = cast(MemoryState, state)
         read = self.read_experts_once(x, past.experts, ctx)
         count, slots, weights = past.count + 1, past.slots, past.weights
-        row = (count % self.every == 0).nonzero(as_tuple=True)
-        if len(row[0]):
-            found = self.memory(self._question(read.y[row].flatten(1), x.dtype))
-            slots = slots.index_put(row, found.indices)
-            weights = weights.index_put(row, found.weights.to(weights.dtype))
+        # Asked at every event though used at every 64th: no branch on data, so that a step can be
+        # recorded (and costs the same each time).
+        found = self.memory(self._question(read.y.flatten(1), x.dtype))
+        due = (count % self.every == 0)[:, None]
+        slots = torch.where(due, found.indices, slots)
+        weights = torch.where(due, found.weights.to(weights.dtype), weights)
         pairs = self._pairs(MemoryRead(slots, weights), x.dtype).to(read.q.dtype)
         key, value = pairs.chunk(2, dim=-1)
-        logits = torch.einsum("bhd,bhkd->bhk", read.q, key) / read.q.shape[-1] ** 0.5
-        recalled = torch.einsum("bhk,bhkd->bhd", logits.softmax(-1), value)
+        logits = (read.q[:, :, None] @ key.transpose(-1, -2))[:, :, 0] / read.q.shape[-1] ** 0.5
+        recalled = (logits.softmax(-1)[:, :, None] @ value)[:, :, 0]
         known = (count >= self.every)[:, None]
         y = _join(read.y, read.logits, recalled, logits.logsumexp(-1), known)
         new = MemoryState(read.state, slots, weights, count)

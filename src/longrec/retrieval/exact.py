@@ -44,26 +44,33 @@ def top_k(model: Model, h: Tensor, k: int, rows: Tensor, excluded: Tensor) -> To
     found = []
     for start in range(0, len(h), block):
         scores = model.score(h[start : start + block])
-        low, high = torch.searchsorted(rows, torch.tensor([start, start + block])).tolist()
+        low, high = 0, len(rows)
+        if len(h) > block:
+            low, high = torch.searchsorted(rows, torch.tensor([start, start + block])).tolist()
         mask = (rows[low:high] - start).to(scores.device), excluded[low:high].to(scores.device)
         scores[mask] = -torch.inf
         found.append(_best(scores, wide))
     if not found:
         return TopK(torch.zeros(0, wide), torch.zeros(0, wide, dtype=torch.int64))
-    best = torch.cat([f.scores for f in found]).cpu()
-    items = torch.cat([f.items for f in found]).cpu()
-    return TopK(best, items.masked_fill(best == -torch.inf, 0))
+    best, items = found[0]
+    if len(found) > 1:
+        best, items = (torch.cat(parts) for parts in zip(*found, strict=True))
+    best = best.cpu()
+    return TopK(best, items.cpu().masked_fill(best == -torch.inf, 0))
 
 
 def _best(scores: Tensor, k: int) -> TopK:
     """Top k of (n, N + 1), equal scores in item order (topk alone promises no order of ties)."""
-    best, items = scores.topk(k, dim=1)
-    last = best[:, -1:]
-    unsure = (scores == last).sum(1) > (best == last).sum(1)
+    # One more than wanted tells whether the k-th has an equal: column 0 makes room for it.
+    best, items = scores.topk(k + 1, dim=1)
+    last, unsure = best[:, k - 1 : k], best[:, k - 1] == best[:, k]
+    best, items = best[:, :k], items[:, :k]
     unsure &= last[:, 0] > -torch.inf
     if unsure.any():
         items[unsure] = _first_of_ties(scores[unsure], last[unsure], k)
         best = scores.gather(1, items)
+    if (best[:, 1:] < best[:, :-1]).all():
+        return TopK(best, items)
     by_item = items.argsort(dim=1)
     best, items = best.gather(1, by_item), items.gather(1, by_item)
     order = best.argsort(dim=1, descending=True, stable=True)

@@ -1,0 +1,245 @@
+"""The store of one process: an LMDB file, where one transaction holds the events and the records.
+
+LMDB never overwrites what the last transaction left, so a process that dies at any moment leaves a
+whole store, with all that was acknowledged.
+
+power : a commit waits for the disk twice, for the data and for the page that makes them valid.
+    All appends of one call are one commit, which is what makes groups cheap.
+process : commits wait for nothing; at one of them, about every second, all is brought to the disk.
+    A power cut may then lose more than that second: the disk may have got the later page without
+    the data before it, and such a store is damaged. Restore it from a backup.
+
+One process writes; others may open it readonly beside it. Threads may share a store, or open it
+each on their own. A process that was forked opens its own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import Any, TypeVar
+
+import lmdb
+
+from longrec.errors import UsageError
+from longrec.serving.stores.interface import (
+    Append,
+    Appended,
+    Durability,
+    Event,
+    Kept,
+    Put,
+    Rewrite,
+    Totals,
+)
+from longrec.serving.stores.lmdb_folder import LmdbFolder, share
+from longrec.serving.stores.lmdb_layout import (
+    BORN,
+    LOGGED,
+    PAGED,
+    Tables,
+    event_of,
+    load_meta,
+    save_meta,
+    split,
+    version_of,
+)
+from longrec.serving.stores.lmdb_rows import (
+    be_born,
+    bitmap_of,
+    born_of,
+    delete,
+    delete_log,
+    last_of,
+    log_append,
+    log_events,
+)
+
+T = TypeVar("T")
+
+
+class LmdbStore:
+    """A `Store` in a folder."""
+
+    def __init__(self, folder: LmdbFolder, durability: Durability, readonly: bool) -> None:
+        self._folder, self._durability, self._readonly = folder, durability, readonly
+        self._closed = False
+
+    @classmethod
+    def open(cls, path: str, durability: Durability = "power", readonly: bool = False) -> LmdbStore:
+        """Open the store in a folder, made if need be; its errors are those of `open_store`."""
+        return cls(share(path, durability, readonly), durability, readonly)
+
+    @property
+    def url(self) -> str:
+        return self._folder.url
+
+    @property
+    def durability(self) -> Durability:
+        return self._durability
+
+    def read(
+        self, digest: str, asked: Sequence[tuple[bytes, Sequence[bytes]]], seen: bool = False
+    ) -> list[Kept]:
+        model = bytes.fromhex(digest)
+
+        def work(transaction: lmdb.Transaction[bytes], tables: Tables) -> list[Kept]:
+            get, log = transaction.get, transaction.cursor(tables.log)
+            kept = []
+            for user, names in asked:
+                prefix = get(user, db=tables.users)
+                if prefix is None:
+                    kept.append(Kept(0, 0, None, b"", (False,) * len(names)))
+                    continue
+                born, key = BORN.unpack(prefix)[0], model + prefix
+                record = get(key, db=tables.records)
+                bitmap = bitmap_of(transaction.cursor(tables.seen), key) if seen else b""
+                known = tuple([get(prefix + name, db=tables.ids) is not None for name in names])
+                kept.append(Kept(born, last_of(log, born), record, bitmap, known))
+            return kept
+
+        return self._read(work)
+
+    def events(self, user: bytes, born: int, after: int, limit: int) -> list[Event]:
+        def work(transaction: lmdb.Transaction[bytes], tables: Tables) -> list[Event]:
+            if not born or born_of(transaction, tables, user) != born:
+                return []
+            cursor = transaction.cursor(tables.log)
+            many = min(limit, last_of(cursor, born) - after)
+            if many <= 0:
+                return []
+            cursor.set_range(LOGGED.pack(born, after + 1))
+            pairs = list(islice(cursor.iternext(), many))
+            if pairs[-1][0] != LOGGED.pack(born, after + many):  # damaged: only up to the hole
+                keys = [LOGGED.pack(born, after + n + 1) for n in range(many)]
+                pairs = [pair for pair, key in zip(pairs, keys, strict=False) if pair[0] == key]
+            return [event_of(value) for _, value in pairs]
+
+        return self._read(work)
+
+    def append(self, digest: str, appends: Sequence[Append]) -> list[Appended]:
+        model = bytes.fromhex(digest)
+        return self._write(
+            lambda transaction, tables: [
+                log_append(transaction, tables, model, append) for append in appends
+            ]
+        )
+
+    def put(self, digest: str, puts: Sequence[Put]) -> int:
+        model = bytes.fromhex(digest)
+
+        def work(transaction: lmdb.Transaction[memoryview], tables: Tables) -> int:
+            written = 0
+            for put in puts:
+                key = model + BORN.pack(put.born)
+                version = version_of(transaction.get(key, db=tables.records))
+                born = born_of(transaction, tables, put.user)
+                if born and (born, version) == (put.born, put.version):
+                    written += 1
+                    transaction.put(key, put.record, db=tables.records)
+                    delete(transaction, tables.seen, key)
+                    for page, bits in split(put.seen):
+                        transaction.put(model + PAGED.pack(put.born, page), bits, db=tables.seen)
+            return written
+
+        return self._write(work)
+
+    def rewrite(self, rewrites: Sequence[Rewrite]) -> list[bool]:
+        def work(transaction: lmdb.Transaction[memoryview], tables: Tables) -> list[bool]:
+            done = []
+            for rewrite in rewrites:
+                born = born_of(transaction, tables, rewrite.user)
+                last = last_of(transaction.cursor(tables.log), born) if born else 0
+                done.append((born, last) == (rewrite.born, rewrite.last))
+                if done[-1]:
+                    if born:
+                        delete_log(transaction, tables, born)
+                    born = be_born(transaction, tables, rewrite.user)
+                    log_events(transaction, tables, born, 0, rewrite.events)
+            return done
+
+        return self._write(work)
+
+    def forget(self, user: bytes) -> bool:
+        def work(transaction: lmdb.Transaction[memoryview], tables: Tables) -> bool:
+            born = born_of(transaction, tables, user)
+            if born:
+                transaction.delete(user, db=tables.users)
+                delete_log(transaction, tables, born)
+            return born > 0
+
+        return self._write(work)
+
+    def users(self, after: bytes, limit: int) -> list[bytes]:
+        def work(transaction: lmdb.Transaction[bytes], tables: Tables) -> list[bytes]:
+            cursor = transaction.cursor(tables.users)
+            if not (cursor.set_range(after) if after else cursor.first()):
+                return []
+            if cursor.key() == after and not cursor.next():
+                return []
+            return list(islice(cursor.iternext(values=False), limit))
+
+        return self._read(work)
+
+    def meta(self) -> dict[str, Any]:
+        return self._read(lambda transaction, tables: load_meta(transaction, tables.meta))
+
+    def change_meta(self, change: Callable[[dict[str, Any]], T]) -> T:
+        def work(transaction: lmdb.Transaction[memoryview], tables: Tables) -> T:
+            meta = load_meta(transaction, tables.meta)
+            done = change(meta)
+            save_meta(transaction, tables.meta, meta)
+            return done
+
+        return self._write(work)
+
+    def drop(self, digest: str) -> int:
+        model = bytes.fromhex(digest)
+
+        def work(transaction: lmdb.Transaction[memoryview], tables: Tables) -> int:
+            delete(transaction, tables.seen, model)
+            return delete(transaction, tables.records, model)
+
+        return self._write(work)
+
+    def totals(self) -> Totals:
+        def work(transaction: lmdb.Transaction[bytes], tables: Tables) -> Totals:
+            users, events = (
+                transaction.stat(table)["entries"] for table in (tables.users, tables.log)
+            )
+            keys = transaction.cursor(tables.records).iternext(values=False)
+            records = Counter(key[: -BORN.size] for key in keys)
+            return Totals(users, events, {key.hex(): many for key, many in records.items()}, 0)
+
+        return self._read(work)._replace(bytes=self._folder.size())
+
+    def compact(self) -> tuple[int, int]:
+        """Copy the store to a new file and take that; writers wait meanwhile, readers do not.
+
+        It needs room for both. Afterwards nothing is left in the file of what was deleted.
+        """
+        self._may_write()
+        return self._folder.compact()
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._folder.leave()
+
+    def _read(self, work: Callable[[lmdb.Transaction[bytes], Tables], T]) -> T:
+        if self._closed:
+            raise UsageError(f"{self.url} was closed")
+        return self._folder.read(work)
+
+    def _write(self, work: Callable[[lmdb.Transaction[memoryview], Tables], T]) -> T:
+        self._may_write()
+        return self._folder.write(work)
+
+    def _may_write(self) -> None:
+        if self._closed or self._readonly:
+            raise UsageError(
+                f"{self.url} was closed"
+                if self._closed
+                else f"{self.url} was opened readonly: open it with readonly=False to write to it"
+            )
