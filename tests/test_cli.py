@@ -32,6 +32,12 @@ VERBS = [
     "models",
     "compare",
     "demo",
+    "store info",
+    "store backup",
+    "store restore",
+    "store verify",
+    "store compact",
+    "bench stream",
     "data list",
     "data get",
 ]

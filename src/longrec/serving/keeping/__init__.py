@@ -1,0 +1,1 @@
+"""Looking after a store: backups, checks, and what is not needed any more."""

@@ -1,0 +1,222 @@
+"""What children do to whole streams before they are killed (see preloaded.py).
+
+Several workers, a thread each, take turns on a few users. What a worker does at a turn is decided
+by seed, worker and number of the turn alone: who knows which turns are done knows all that a store
+must hold, and a killed worker goes on at the turn that it was in, which is a retry.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import random
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import cache
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+from serving import preloaded
+from serving.small_streams import FIRST, UNKNOWN, frame_of, recommender
+
+from longrec.recommender import Recommender
+from longrec.serving import rebuild
+from longrec.serving.registry import register
+from longrec.serving.state.engine import Engine
+from longrec.serving.stores.interface import Durability, StoreUnavailable, open_store
+from longrec.serving.stream import Stream
+
+CASES = ("hydrarec", "elastic")
+SHARED = ("anna", "boris", "42")
+ITEMS = range(FIRST, FIRST + 25)
+"""Those that are observed: there are always ten others left to recommend."""
+BEGIN = 1_600_000_000
+PAGE = 4
+"""Users per page of a rebuild, so that one of few users has many pages."""
+
+
+@cache
+def made(case: str) -> tuple[Recommender, Engine]:
+    """A small recommender, and its engine, which takes longer to make than most streams live."""
+    rec = recommender(case)
+    return rec, Engine(rec)
+
+
+if "pytest" not in sys.modules:  # in a preloaded process: once, before any child is forked
+    # Nothing here may start polars' threads, for which those forked later would wait for ever.
+    for name in CASES:
+        made(name)
+    for name in (
+        "longrec.serving.stores.lmdb_store",
+        "longrec.serving.stores.redis_store",
+        "pandas",
+    ):
+        with suppress(ImportError):
+            importlib.import_module(name)
+
+
+def opened(case: str, url: str, durability: Durability) -> Stream:
+    """`open_stream` with what is made already."""
+    rec, engine = made(case)
+    store = open_store(url, durability)
+    register(store, rec, False)
+    return Stream(rec, engine, store)
+
+
+class Turn(NamedTuple):
+    """What a worker does at one turn.
+
+    what : "observe", "many", "recommend" or "forget"; user : of these two;
+    events : (user, item, time, event id).
+    """
+
+    what: str
+    user: str
+    events: tuple[tuple[str, int, int, str], ...]
+
+
+def own(worker: int) -> str:
+    """The user whom this worker alone observes, and now and then forgets."""
+    return f"own{worker}"
+
+
+def common(event_id: str) -> bool:
+    """Whether every worker sends this event, and one of them is the first."""
+    return event_id.startswith("all")
+
+
+def turn_of(seed: int, worker: int, number: int) -> Turn:
+    """What a worker does at a turn."""
+    if number % 9 == 4:
+        dice = random.Random(f"{seed} {number}")
+        return Turn("observe", "", (_event(dice, SHARED, number, f"all-{number}"),))
+    dice = random.Random(f"{seed} {worker} {number}")
+    users, kind = (*SHARED, own(worker)), dice.random()
+    if kind < 0.02:
+        return Turn("forget", own(worker), ())
+    if kind < 0.17:
+        return Turn("recommend", dice.choice(users), ())
+    many = 1 if kind < 0.85 else dice.randint(2, 7)
+    return Turn(
+        "observe" if many == 1 else "many",
+        "",
+        tuple(_event(dice, users, number, f"{worker}-{number}-{n}") for n in range(many)),
+    )
+
+
+def _event(
+    dice: random.Random, users: Sequence[str], number: int, event_id: str
+) -> tuple[str, int, int, str]:
+    item = UNKNOWN if dice.random() < 0.1 else dice.choice(ITEMS)
+    # Some are late, some simultaneous.
+    return dice.choice(users), item, BEGIN + 60 * number + 30 * dice.randint(-4, 4), event_id
+
+
+def serve(say: Callable[[str], None], there: str, back: str) -> None:
+    """Leave behind a process that is as preloaded as this one, told its jobs through pipes."""
+    if not os.fork():
+        try:
+            sys.stdin = open(there)  # noqa: SIM115
+            os.dup2(os.open(back, os.O_WRONLY), 1)
+            preloaded.main("stream_jobs")
+        finally:
+            os._exit(0)
+
+
+def go_on(
+    say: Callable[[str], None],
+    url: str,
+    durability: Durability,
+    case: str,
+    seed: int,
+    starts: dict[str, int],
+    ends: dict[str, int] | None = None,
+    histories: str | None = None,
+) -> None:
+    """Let workers go on at their turns, until `ends` or for ever; say what is acknowledged.
+
+    say : "WORKER TURN ACCEPTED TRIES" after each turn; with histories, which a thread besides
+        rebuilds with over and over, "progress DONE IN_ALL" and "rebuilt IMPORTED LEFT_OUT".
+    """
+    with opened(case, url, durability) as stream, patch.object(rebuild, "USERS", PAGE):
+        works: list[tuple[Any, ...]] = [
+            (_take_turns, stream, seed, int(worker), start, (ends or {}).get(worker))
+            for worker, start in starts.items()
+        ]
+        if histories is not None:
+            works.append((_rebuild, stream, histories, ends is None))
+        threads = [threading.Thread(target=_told, args=(say, *work)) for work in works]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+
+def _told(say: Callable[[str], None], work: Callable[..., None], *arguments: Any) -> None:
+    try:
+        work(say, *arguments)
+    except BaseException as error:
+        say(f"failed {type(error).__name__}: {error}")
+        raise
+
+
+def _take_turns(
+    say: Callable[[str], None], stream: Stream, seed: int, worker: int, start: int, end: int | None
+) -> None:
+    seen: dict[str, set[int]] = {user: set() for user in (*SHARED, own(worker))}
+    for number in range(start):
+        _follow(seen, turn_of(seed, worker, number))
+    number = start
+    while number != end:
+        turn, tries = turn_of(seed, worker, number), 1
+        while True:
+            try:
+                accepted = _take(stream, turn, seen)
+                break
+            except StoreUnavailable:
+                tries += 1
+        _follow(seen, turn)
+        say(f"{worker} {number} {accepted:d} {tries}")
+        number += 1
+
+
+def _take(stream: Stream, turn: Turn, seen: dict[str, set[int]]) -> int:
+    if turn.what == "observe":
+        [(user, item, time, event_id)] = turn.events
+        found = stream.observe(user, item, time, event_id)
+        assert found.known == (item != UNKNOWN)
+        return found.new
+    if turn.what == "many":
+        counts = stream.observe_many(frame_of(turn.events, "event_id"))
+        assert counts.accepted + counts.duplicates == len(turn.events)
+        return counts.accepted
+    if turn.what == "forget":
+        return stream.forget(turn.user)
+    best = stream.recommend(turn.user)
+    if turn.user not in SHARED or seen[turn.user]:
+        assert set(best["policy"]) == {"personal" if seen[turn.user] else "cold"}
+        again = seen[turn.user].intersection(best["item"])
+        assert not again, f"recommended what was observed before: {again}"
+    assert len(best) == 10
+    return 0
+
+
+def _follow(seen: dict[str, set[int]], turn: Turn) -> None:
+    """What a worker knows that its users have seen."""
+    if turn.what == "forget":
+        seen[turn.user] = set()
+    for user, item, _, _ in turn.events:
+        seen[user] |= {item} - {UNKNOWN}
+
+
+def _rebuild(say: Callable[[str], None], stream: Stream, histories: str, again: bool) -> None:
+    while True:
+        try:
+            done = stream.rebuild(histories, progress=lambda n, of: say(f"progress {n} {of}"))
+        except StoreUnavailable:  # the same call goes on
+            continue
+        say(f"rebuilt {done.imported} {done.left_out}")
+        if not again:
+            return

@@ -1,0 +1,253 @@
+"""Whole streams in processes that are killed at random instants, under load.
+
+No acknowledged event is lost, none is logged twice, workers' events stand in their order, and every
+record is what the log gives. The load is decided by a seed, the instants are not; a failure tells
+the seed and the number of the kill.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import polars as pl
+import pytest
+from serving.preloaded import Preloaded
+from serving.redis_server import RedisServer
+from serving.small_streams import FIRST
+from serving.stores.cutting_proxy import CuttingProxy
+from serving.stream_jobs import BEGIN, CASES, ITEMS, SHARED, made, opened
+from serving.told import Told, finish, log_of, look
+
+from longrec.data.histories import write_histories
+from longrec.serving.ids import item_key
+from longrec.serving.stores.interface import Durability, Event, open_store
+
+instants = random.SystemRandom()
+VISITORS = 30
+"""Users of the histories whom nobody observes; the last of all in the store's order."""
+
+
+class Forked(Preloaded):
+    """A second preloaded process, forked from a first one: nothing is loaded again."""
+
+    def __init__(self, first: Preloaded, folder: Path) -> None:
+        ends = there, back = str(folder / "there"), str(folder / "back")
+        for end in ends:
+            os.mkfifo(end)
+        first.start("serve", *ends)
+        first.rest()
+        pipes = {"stdin": open(there, "wb"), "stdout": open(back, "rb")}  # noqa: SIM115
+        self.process = SimpleNamespace(**pipes, wait=lambda: None)  # it ends with its pipe
+        self.job, self._rest, self._ended = None, b"", True
+
+
+@pytest.fixture(scope="module")
+def preloaded(tmp_path_factory):
+    """Two, so that there can be replicas."""
+    with Preloaded("stream_jobs") as first:
+        with Forked(first, tmp_path_factory.mktemp("pipes")) as second:
+            yield first, second
+        first.kill()
+        first.process.kill()  # an orderly end takes PyTorch seconds
+
+
+@pytest.fixture
+def children(preloaded):
+    yield preloaded
+    for child in preloaded:
+        child.kill()
+
+
+@contextmanager
+def at(seed: int, kill: int) -> Iterator[None]:
+    """Tell in failures which load it was, and which kill."""
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(f"seed {seed}, kill {kill}")
+        raise
+
+
+# ---- LMDB
+
+
+def kill_embedded(
+    child: Preloaded, path: str, durability: Durability, case: str, seed: int, kills: int
+) -> None:
+    told = Told(seed, 3)
+    for kill in range(kills):
+        with at(seed, kill):
+            child.start("go_on", path, durability, case, seed, told.starts)
+            told.hear(wait(child, kill % 4 and instants.randint(1, 60)))
+            told.hear(child.kill())
+            told.killed(told.next)
+            look(told, path, durability, case)
+    with at(seed, kills):
+        finish(told, path, durability, case)
+
+
+def wait(child: Preloaded, many: int, word: str = "") -> list[str]:
+    """What it says until it has said so many lines that begin with a word, and a moment more."""
+    lines: list[str] = []
+    while many:
+        lines.append(child.line() or "failed: it says nothing")
+        many -= lines[-1].startswith((word, "failed"))
+    time.sleep(instants.random() * (0.003 if lines else 0.02))
+    return lines
+
+
+@pytest.mark.parametrize("durability", ["power", "process"])
+@pytest.mark.parametrize("case", CASES)
+def test_killed_beside_its_users(children, tmp_path, case, durability) -> None:
+    kill_embedded(children[0], str(tmp_path), durability, case, len(case), 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("durability", ["power", "process"])
+@pytest.mark.parametrize("case", CASES)
+def test_killed_often_beside_its_users(children, tmp_path, case, durability) -> None:
+    kill_embedded(children[0], str(tmp_path), durability, case, len(case), 25)
+
+
+def older_events(folder: Path) -> tuple[str, dict[str, list[Event]]]:
+    """Histories of the shared users and many others, in a folder; and per user what they hold."""
+    dice = random.Random(0)
+    users = [*SHARED, *(f"visitor{n:02}" for n in range(VISITORS))]
+    sizes = [dice.randint(1, 12) for _ in users]
+    items = [dice.choice(ITEMS) for _ in range(sum(sizes))]
+    times = [BEGIN - 10**6 + n for n in range(len(items))]
+    write_histories(
+        folder,
+        user_ids=pl.Series(users),
+        offsets=np.cumsum([0, *sizes]),
+        items=np.array(items) - FIRST + 1,
+        times=np.array(times),
+        catalog=made(CASES[0])[0].catalog,
+        source="test",
+        time_unit="s",
+    )
+    events = iter(Event(t, item_key(i), None) for i, t in zip(items, times, strict=True))
+    return str(folder), {
+        u: [next(events) for _ in range(n)] for u, n in zip(users, sizes, strict=True)
+    }
+
+
+def kill_rebuilding(
+    child: Preloaded, folder: Path, durability: Durability, case: str, seed: int, kills: int
+) -> None:
+    histories, older = older_events(folder / "histories")
+    told, path = Told(seed, 3, older), str(folder / "store")
+    for kill in range(kills):
+        with at(seed, kill):
+            child.start("go_on", path, durability, case, seed, told.starts, None, histories)
+            told.hear(wait(child, instants.randint(1, 8), "progress"))
+            told.hear(child.kill())
+            told.killed(told.next)
+            look(told, path, durability, case)
+    with at(seed, kills):
+        finish(told, path, durability, case, histories)
+        assert told.resumed
+
+
+@pytest.mark.parametrize("durability", ["power", "process"])
+def test_killed_while_it_rebuilds_beside(children, tmp_path, durability) -> None:
+    kill_rebuilding(children[0], tmp_path, durability, "elastic", 5, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("durability", ["power", "process"])
+@pytest.mark.parametrize("case", CASES)
+def test_killed_often_while_it_rebuilds_beside(children, tmp_path, case, durability) -> None:
+    kill_rebuilding(children[0], tmp_path, durability, case, len(case), 25)
+
+
+# ---- Redis: the server, the replicas and the connections between
+
+
+def kill_shared(
+    replicas: tuple[Preloaded, Preloaded], folder: Path, case: str, seed: int, kills: int
+) -> None:
+    """Kill by turns; the first replica rebuilds besides."""
+    histories, older = older_events(folder / "histories")
+    told, workers = Told(seed, 4, older), [(0, 1), (2, 3)]
+
+    def start(one: int) -> None:
+        mine = {str(worker): told.next[worker] for worker in workers[one]}
+        rebuilt = None if one else histories
+        replicas[one].start("go_on", server.url, "power", case, seed, mine, None, rebuilt)
+
+    with RedisServer(folder / "redis") as server:
+        store = open_store(server.url, "power")
+        for one in range(2):
+            start(one)
+        for kill in range(kills):
+            with at(seed, kill):
+                for replica in replicas:
+                    told.hear(wait(replica, instants.randint(1, 20)))
+                if kill % 5 in (0, 3):
+                    server.kill()
+                    time.sleep(instants.random() * 0.02)
+                    server.start()
+                elif kill % 5 in (1, 4):
+                    with server.client() as client:
+                        client.execute_command("CLIENT", "KILL", "TYPE", "normal")
+                else:
+                    one = kill // 5 % 2
+                    told.hear(replicas[one].kill())
+                    told.killed(workers[one])
+                    start(one)
+                told.hear(line for replica in replicas for line in said(replica))
+                told.hold(store, running=True)
+        with at(seed, kills):
+            for replica in replicas:
+                told.hear(replica.kill())
+            told.killed(told.next)
+            told.hold(store)
+            store.close()
+            finish(told, server.url, "power", case, histories)
+
+
+def said(child: Preloaded) -> Iterator[str]:
+    """What it has said so far."""
+    while (line := child.line(0)) is not None:
+        yield line
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_replicas_and_their_server_killed(children, tmp_path, case) -> None:
+    kill_shared(children, tmp_path, case, len(case), 10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_replicas_and_their_server_killed_often(children, tmp_path, case) -> None:
+    for seed in range(2):
+        kill_shared(children, tmp_path / str(seed), case, seed, 50)
+
+
+def test_an_answer_is_lost_and_the_log_replaced_before_the_call_is_sent_again(tmp_path) -> None:
+    histories, older = older_events(tmp_path / "histories")
+    with RedisServer(tmp_path / "redis") as server, CuttingProxy(server.port) as proxy:
+        stream, other = (opened("elastic", url, "power") for url in (proxy.url, server.url))
+        with stream, other:
+            assert stream.observe("anna", FIRST, BEGIN).new
+            answers = iter(["of what is read", "of what is logged"])
+
+            def lose() -> bool:
+                if next(answers, None) != "of what is logged":
+                    return False
+                other.rebuild(histories)
+                return True
+
+            proxy.lose = lose
+            assert stream.observe("anna", FIRST + 1, BEGIN + 1).new  # without an event id
+            assert proxy.cuts == 1
+            logged = [Event(BEGIN + n, item_key(FIRST + n), None) for n in range(2)]
+            assert log_of(other._store, b"anna")[1] == older["anna"] + logged

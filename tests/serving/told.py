@@ -1,0 +1,215 @@
+"""What killed children told of their streams, and the store that it is held against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from serving import stream_jobs
+from serving.small_streams import FIRST, UNKNOWN, N, check
+from serving.stream_jobs import SHARED, common, made, own, turn_of
+
+from longrec.serving.catchup import bits
+from longrec.serving.ids import event_key, item_key, user_key
+from longrec.serving.keeping.verify import verify
+from longrec.serving.stores.interface import Durability, Event, Kept, Store, open_store, read_header
+
+NO_MODEL = "00" * 32
+NEAR = 1e-4
+"""Of the standard deviation of scores."""
+
+
+class Told:
+    """The turns that were acknowledged, and so what must stand in the store.
+
+    Parameters
+    ----------
+    seed, workers : of the load.
+    histories : per user the events that a rebuild puts in front.
+
+    Attributes
+    ----------
+    next : per worker the number of its next turn; where it was killed it may be done.
+    resumed : how often a rebuild went on where it was killed.
+    """
+
+    def __init__(
+        self, seed: int, workers: int, histories: dict[str, list[Event]] | None = None
+    ) -> None:
+        self.seed, self.histories = seed, histories or {}
+        self.next = dict.fromkeys(range(workers), 0)
+        self.resumed = 0
+        self._logged: dict[tuple[int, str], list[bytes]] = {}  # of worker and user, in order
+        self._sent: dict[bytes, tuple[str, Event]] = {}
+        self._firsts: dict[bytes, int] = {}  # accepted of the events that all send
+        self._retried: set[int] = set()
+        self._progress, self._rebuilt, self._anew, self._ending = 0, 0, False, False
+
+    @property
+    def starts(self) -> dict[str, int]:
+        """`next` as a job takes it."""
+        return {str(worker): number for worker, number in self.next.items()}
+
+    def killed(self, workers: Iterable[int]) -> None:
+        """These go on in another process."""
+        self._retried.update(workers)
+        self._anew = True
+
+    def hear(self, lines: Iterable[str]) -> None:
+        """Take in what a child said, and whether it can be so."""
+        for line in lines:
+            word, *rest = line.split(" ")
+            assert word != "failed", line
+            if word == "progress":
+                self._hear_progress(*map(int, rest))
+            elif word == "rebuilt":
+                self._hear_rebuilt(*map(int, rest))
+            else:
+                self._hear_turn(int(word), *map(int, rest))
+
+    def _hear_turn(self, worker: int, number: int, accepted: int, tries: int) -> None:
+        assert number == self.next[worker]
+        turn, retry = turn_of(self.seed, worker, number), worker in self._retried or tries > 1
+        self.next[worker] += 1
+        self._retried.discard(worker)
+        wanted = len(turn.events)
+        if turn.what == "forget":
+            wanted = bool(self._logged.pop((worker, turn.user), []))
+        for user, item, time, event_id in turn.events:
+            event = Event(time, item_key(item), event_key(event_id))
+            self._sent[event.event_id] = user, event
+            if common(event_id):
+                before = self._firsts.get(event.event_id, 0)
+                assert before + accepted <= 1, f"{event_id} was accepted twice"
+                self._firsts[event.event_id], wanted = before + accepted, accepted
+            else:
+                self._logged.setdefault((worker, user), []).append(event.event_id)
+        assert retry or accepted == wanted, f"{turn}: {accepted} accepted"
+
+    def _hear_progress(self, done: int, in_all: int) -> None:
+        if self._anew and self._ending and done < self._progress:
+            self._progress = 0  # it was killed when it was done and had not told
+        assert done > self._progress, f"a rebuild was at {self._progress}, goes on at {done}"
+        self.resumed += self._anew and self._progress > 0
+        self._anew, self._progress = False, done
+        self._ending = done >= in_all - len(self.next)  # they may be forgotten meanwhile
+
+    def _hear_rebuilt(self, imported: int, left_out: int) -> None:
+        assert imported + left_out == sum(map(len, self.histories.values()))
+        assert not (imported and self._rebuilt), "histories were imported twice"
+        self._progress, self._rebuilt = 0, self._rebuilt + 1
+
+    def hold(self, store: Store, running: bool = False, done: bool = False) -> None:
+        """Hold a store against it.
+
+        running : workers go on: what was acknowledged must be there, more may be.
+        done : they have ended: nothing else may be there.
+        """
+        turns = {worker: turn_of(self.seed, worker, n) for worker, n in self.next.items()}
+        begun = {event_key(event[3]) for turn in turns.values() for event in turn.events}
+        for user in dict.fromkeys([*SHARED, *map(own, self.next), *self.histories]):
+            if running and user not in SHARED:  # it may be forgotten just now
+                continue
+            _, events = log_of(store, user_key(user))
+            older = self.histories.get(user, [])
+            if self._rebuilt or (events and events[0].event_id is None):
+                assert events[: len(older)] == older
+                events = events[len(older) :]
+            names = [event.event_id for event in events]
+            assert None not in names, "older events stand there twice, or of another user"
+            assert len(set(names)) == len(names), "an event was logged twice"
+            for worker, turn in turns.items():
+                found = [name for name in names if name.startswith(b"%d-" % worker)]
+                wanted = self._logged.get((worker, user), [])
+                its = [e for e in turn.events if e[0] == user and not common(e[3])]
+                more = [event_key(event[3]) for event in its]
+                if running:
+                    assert found[: len(wanted)] == wanted
+                elif (turn.what, turn.user) == ("forget", user) and not done:
+                    assert found in ([], wanted)
+                else:
+                    assert found == wanted or (found == wanted + more and not done)
+            if user in SHARED:
+                lost = {name for name, (of, _) in self._sent.items() if of == user} - {*names}
+                assert not lost, f"acknowledged events were lost: {lost}"
+            for event in events:
+                known = self._sent.get(event.event_id)
+                assert known == (user, event) or (known is None and not done)
+                assert known or running or event.event_id in begun, f"nobody sent {event}"
+
+
+def log_of(store: Store, user: bytes) -> tuple[Kept, list[Event]]:
+    """A user's whole log, which others may be replacing."""
+    while True:
+        [kept] = store.read(NO_MODEL, [(user, ())])
+        events = store.events(user, kept.born, 0, kept.last)
+        if len(events) == kept.last:
+            return kept, events
+        assert store.read(NO_MODEL, [(user, ())])[0].born != kept.born, "a log lacks events"
+
+
+def look(told: Told, url: str, durability: Durability, case: str) -> None:
+    """Hold what a kill has left against what was told, and records against the log."""
+    store = open_store(url, durability)
+    told.hold(store)
+    assert not verify(store).problems
+    hold_records(store, case)
+    store.close()
+
+
+def hold_records(store: Store, case: str) -> int:
+    """Hold every record against what the log gives, up to where it is; -> how many there are."""
+    rec, engine = made(case)
+    users = store.users(b"", 10_000)
+    kept = store.read(engine.digest, [(user, ()) for user in users], seen=True)
+    pairs = [(u, one) for u, one in zip(users, kept, strict=True) if one.record is not None]
+    stored, fresh = engine.load([one.record for _, one in pairs]), engine.load([None] * len(pairs))
+    moves = []
+    for (user, one), end in zip(pairs, stored["sequence"].tolist(), strict=True):
+        assert end <= one.last
+        events = store.events(user, one.born, 0, end)
+        moves.append([(index_of(event), event.time) for event in events])
+    engine.advance(fresh, moves)
+    for row, ((_, one), move) in enumerate(zip(pairs, moves, strict=True)):
+        hold_counts(one, move)
+        if any(item for item, _ in move):
+            h = (engine.read(records[row : row + 1]) for records in (stored, fresh))
+            theirs, ours = (rec.model.score(one)[0, 1:].double() for one in h)
+            assert (theirs - ours).abs().max() <= NEAR * ours.std()
+    return len(pairs)
+
+
+def hold_counts(kept: Kept, move: Sequence[tuple[int, int]]) -> None:
+    """Hold what a record counts, and its bitmap, against its events (item index, time)."""
+    known = [(item, time) for item, time in move if item]
+    times = [time for _, time in known]
+    header = read_header(kept.record or b"")
+    assert (header.sequence, header.skipped) == (len(move), len(move) - len(known))
+    assert header.late == np.sum(times < np.maximum.accumulate(np.array(times, np.int64)))
+    seen = np.flatnonzero(bits(kept.seen, N + 1))
+    assert set(seen.tolist()) == {item for item, _ in known}
+
+
+def index_of(event: Event) -> int:
+    item = int(event.item)
+    return 0 if item == UNKNOWN else item - FIRST + 1
+
+
+def finish(
+    told: Told, url: str, durability: Durability, case: str, histories: str | None = None
+) -> None:
+    """Let all end what they were at, then hold all that is kept against the log."""
+    told.killed(told.next)
+    ends = {str(worker): number + 20 for worker, number in told.next.items()}
+    lines: list[str] = []
+    stream_jobs.go_on(lines.append, url, durability, case, told.seed, told.starts, ends, histories)
+    told.hear(lines)
+    with stream_jobs.opened(case, url, durability) as stream:
+        store = stream._store
+        told.hold(store, done=True)
+        assert not verify(store).problems
+        assert hold_records(store, case) > len(SHARED)
+        for user in SHARED:
+            history = [(int(e.item), e.time) for e in log_of(store, user_key(user))[1]]
+            check(case, stream.recommend(user, exclude_seen=False), history, seen=False)
+            check(case, stream.recommend(user), history)
