@@ -1,0 +1,1 @@
+"""Costs measured on the machine at hand, with the parts that serve."""

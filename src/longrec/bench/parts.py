@@ -1,0 +1,100 @@
+"""Where the time of a pair goes: its parts timed one by one, on the same store."""
+
+from __future__ import annotations
+
+import random
+from array import array
+from collections.abc import Callable
+from itertools import cycle, islice
+from time import perf_counter
+from typing import Any, TypeVar
+
+from longrec.bench.cells import median_ms
+from longrec.bench.systems import Alone, K, best
+from longrec.bench.users import Users
+from longrec.data.catalog import Catalog
+from longrec.serving.catchup import bits
+from longrec.serving.ids import ItemIndex, item_key, user_key
+from longrec.serving.state.engine import Engine
+from longrec.serving.stores.interface import Append, Event, Store
+from longrec.serving.stream import Stream
+
+T = TypeVar("T")
+OBSERVING = ("read", "record", "step", "commit")
+RANKING = ("read, seen items", "top-k")
+
+
+class Parts:
+    """The parts of a pair of one client, through the parts that the stream is made of.
+
+    Parameters
+    ----------
+    stream, store, engine : of one store and model, which streams exactly.
+    """
+
+    def __init__(
+        self, stream: Stream, store: Store, engine: Engine, users: Users, pairs: int
+    ) -> None:
+        self.stream, self.store, self.engine = stream, store, engine
+        self.users, self.pairs = users, pairs
+        catalog: Catalog = stream.recommender.catalog
+        self._index, self._size = ItemIndex(catalog), catalog.n_items + 1
+        self._rng, self._turn = random.Random(4), cycle(range(len(users)))
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget what was noted so far."""
+        names = ("ids", *OBSERVING, *RANKING, "rank")
+        self.seconds = {name: array("d") for name in names}
+
+    def burst(self) -> None:
+        """Time the parts of some pairs."""
+        for number in islice(self._turn, self.pairs):
+            self._pair(*self.users.event(number, self._rng))
+
+    def medians(self, whole: Alone) -> dict[str, float]:
+        """Median of each part in milliseconds, beside those of the pairs that a client saw.
+
+        "rest" is what the medians of observing and ranking leave over.
+        """
+        found = {name: median_ms(taken) for name, taken in self.seconds.items()}
+        observe, recommend = median_ms(whole.observing), median_ms(whole.recommending)
+        rank = found.pop("rank")
+        told = sum(found.values())
+        return {
+            **found,
+            "frame": recommend - rank,
+            "rest": observe + rank - told,
+            "observe": observe,
+            "recommend": recommend,
+        }
+
+    def _pair(self, user: str, item: Any, time: int) -> None:
+        store, engine = self.store, self.engine
+        key, name = self._timed("ids", lambda: (user_key(user), item_key(item)))
+        index = self._index.one(name)
+        kept = self._timed("read", lambda: store.read(engine.digest, [(key, ())]))[0]
+        records = self._timed("record", lambda: engine.load([kept.record]))
+        version = int(records["version"][0])
+        self._timed("step", lambda: engine.advance(records, [[(index, time)]]))
+        records["version"] += 1
+        append = Append(
+            *(key, kept.born, kept.last, version, [Event(time, name, None)]),
+            record=engine.dump(records, 0),
+            seen=[index],
+        )
+        [done] = self._timed("commit", lambda: store.append(engine.digest, [append]))
+        assert done.current, "nobody else writes to these users meanwhile"
+        seen = self._timed(
+            "read, seen items", lambda: store.read(engine.digest, [(key, ())], seen=True)
+        )[0].seen
+        h = engine.read(records)
+        model = self.stream.recommender.model
+        self._timed("top-k", lambda: best(model, h, bits(seen, self._size)))
+        self._timed("rank", lambda: self.stream.rank([user], K))
+
+    def _timed(self, part: str, work: Callable[[], T]) -> T:
+        began = perf_counter()
+        done = work()
+        self.seconds[part].append(perf_counter() - began)
+        return done
