@@ -16,10 +16,10 @@ import longrec
 from longrec.data.catalog import Catalog
 from longrec.data.histories import open_histories, write_histories
 from longrec.errors import DataError, LongrecError, UsageError
+from longrec.files import digest_of_config, digest_of_file
 from longrec.mixers import Context
 from longrec.models import MODELS, build_model
 from longrec.recommender import Recommender, load
-from longrec.saving import digest_of_config, digest_of_file
 from longrec.settings import parse_settings
 
 ITEMS = 30

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from longrec.data.catalog import Catalog
 from longrec.errors import DataError, LongrecError
-from longrec.files import sync, write_file
+from longrec.files import digest_of_config, digest_of_file, sync, write_file
 
 FORMAT = 1
 FILES = ("model.safetensors", "catalog.parquet", "provenance.json")
@@ -153,12 +153,6 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return dict(config)
 
 
-def digest_of_file(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def digest_of_weights(weights: Mapping[str, Tensor], **also: Any) -> str:
     """SHA-256 of weights, their names, types and shapes, and of further plain values, in hex."""
     hasher = hashlib.sha256(json.dumps(also, sort_keys=True).encode())
@@ -166,8 +160,3 @@ def digest_of_weights(weights: Mapping[str, Tensor], **also: Any) -> str:
         hasher.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
         hasher.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return hasher.hexdigest()
-
-
-def digest_of_config(config: Mapping[str, Any]) -> str:
-    """SHA-256 of a config without its own digest, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()

@@ -10,7 +10,7 @@ from longrec.data.batches import Ints
 from longrec.errors import DataError
 from longrec.serving.ids import ItemIndex
 from longrec.serving.state.engine import Engine
-from longrec.serving.stores.interface import Kept, Store, read_header
+from longrec.serving.stores.interface import Kept, Store
 
 CHUNK = 4096
 """Events of one user read at once."""
@@ -34,14 +34,6 @@ def records_of(engine: Engine, kept: Sequence[Kept]) -> np.ndarray:
                 f"{one.last}: rebuild the records of this model (stream.rebuild())"
             )
     return records
-
-
-def version_of(record: bytes | None) -> int:
-    """What a writer must have read to replace a record; 0 where there is none, or none to read."""
-    try:
-        return 0 if record is None else read_header(record).version
-    except DataError:
-        return 0
 
 
 def catch_up(

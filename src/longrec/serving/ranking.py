@@ -12,12 +12,12 @@ import torch
 from longrec.data.batches import Ints
 from longrec.errors import UsageError
 from longrec.retrieval.exact import top_k
-from longrec.serving.catchup import bitmap, bits, catch_up, records_of, version_of
+from longrec.serving.catchup import bitmap, bits, catch_up, records_of
 from longrec.serving.ids import ItemIndex, item_key
 from longrec.serving.keeping.walk import LogChanged
 from longrec.serving.logs import restless
 from longrec.serving.state.engine import Engine
-from longrec.serving.stores.interface import Kept, Put, Store
+from longrec.serving.stores.interface import Kept, Put, Store, version_of
 
 if TYPE_CHECKING:
     from longrec.recommender import Recommender

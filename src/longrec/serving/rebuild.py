@@ -17,11 +17,11 @@ import numpy as np
 from longrec.data.batches import Ints
 from longrec.data.histories import Histories
 from longrec.errors import UsageError
-from longrec.serving.catchup import bitmap, catch_up, version_of
+from longrec.serving.catchup import bitmap, catch_up
 from longrec.serving.ids import ItemIndex, keys_of
 from longrec.serving.logs import TRIES, put_in_front, restless, sort_by_time
 from longrec.serving.state.engine import Engine
-from longrec.serving.stores.interface import Event, Kept, Put, Store
+from longrec.serving.stores.interface import Event, Kept, Put, Store, version_of
 
 Order = Literal["commit", "time"]
 USERS = 256

@@ -22,6 +22,7 @@ from serving.redis_server import RedisServer
 
 import longrec.serving.keeping.restore as restoring
 from longrec.errors import DataError, UsageError
+from longrec.files import digest_of_config
 from longrec.serving.keeping import backup as module
 from longrec.serving.keeping import walk
 from longrec.serving.keeping.backup import Copied, backup, read_backup
@@ -314,7 +315,7 @@ def test_an_interrupted_restore_is_told_and_goes_on(store, empty, tmp_path, monk
     edited = json.loads((tmp_path / "other" / "meta.json").read_text())
     del edited["digest"]
     edited["written"] = "another time"
-    edited["digest"] = module._digest_of(edited)
+    edited["digest"] = digest_of_config(edited)
     (tmp_path / "other" / "meta.json").write_text(json.dumps(edited))
 
     left, stops = [0], 0

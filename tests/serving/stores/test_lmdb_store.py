@@ -16,6 +16,7 @@ import pytest
 from serving.preloaded import Preloaded
 from serving.stores.lmdb_jobs import DIGEST, send, user_of
 from serving.stores.store_properties import StoreContract, event, events_of, kept, log, together
+from serving.strace import need_strace
 
 from longrec.errors import DataError, LongrecError, UsageError
 from longrec.serving.stores import lmdb_file
@@ -482,8 +483,7 @@ def test_two_hundred_kills(child, path):
 def test_syncs_before_each_acknowledgement(path, tmp_path, durability):
     trace, groups = tmp_path / "trace", 12
     calls = "trace=fdatasync,fsync,openat,write,pwrite64,pwritev,close"
-    if shutil.which("strace") is None or subprocess.run(["strace", "true"]).returncode:
-        pytest.skip("strace is not installed or may not trace")
+    need_strace()
     job = Path(__file__).with_name("lmdb_jobs.py")
     command = [sys.executable, job, path, durability, str(groups)]
     subprocess.run(

@@ -1,11 +1,8 @@
 from __future__ import annotations
 
 import itertools
-import os
 import random
 import re
-import shutil
-import subprocess
 import threading
 import time
 
@@ -14,6 +11,7 @@ from serving.preloaded import Preloaded
 from serving.redis_server import RedisServer, need_redis
 from serving.stores.redis_jobs import USERS, chained, make, send
 from serving.stores.store_properties import bits, events_of, kept, together
+from serving.strace import need_strace
 
 from longrec.serving.stores.interface import open_store, read_header
 
@@ -169,10 +167,7 @@ def test_two_processes_that_log_events_of_the_same_users_end_in_one_order(child,
 
 @pytest.mark.parametrize("durability", ["power", "process"])
 def test_syncs_before_each_acknowledgement(tmp_path, durability):
-    if shutil.which("strace") is None or subprocess.run(["strace", "true"]).returncode:
-        if os.environ.get("LONGREC_REQUIRE_STRACE"):
-            pytest.fail("strace is missing or may not trace, and LONGREC_REQUIRE_STRACE is set")
-        pytest.skip("strace is not installed or may not trace")
+    need_strace()
     trace, many = tmp_path / "trace", 12
     wrapped = ["strace", "-f", "-y", "-e", "trace=fdatasync,fsync,write,sendto", "-o", str(trace)]
     sync = {"power": "always", "process": "everysec"}[durability]

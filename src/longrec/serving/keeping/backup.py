@@ -11,7 +11,6 @@ the backup are in it or not. Memory needed is that of the longest log.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -24,6 +23,7 @@ import pyarrow.parquet as pq
 
 from longrec.data.folders import writing_folder
 from longrec.errors import DataError, UsageError
+from longrec.files import digest_of_config, digest_of_file
 from longrec.serving.keeping.walk import NO_MODEL, LogChanged, log, pages
 from longrec.serving.stores.interface import (
     Kept,
@@ -117,9 +117,9 @@ def backup(store: Store, folder: str | Path, progress: Progress | None = None) -
             "events": events,
             "records": records,
             "store": _kept_of(meta),
-            "digests": {name: _digest(work / name) for name in (LOG, RECORDS)},
+            "digests": {name: digest_of_file(work / name) for name in (LOG, RECORDS)},
         }
-        told["digest"] = _digest_of(told)
+        told["digest"] = digest_of_config(told)
         (work / "meta.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
     return Copied(users, events, records, left_out)
 
@@ -138,7 +138,7 @@ def read_backup(folder: Path) -> dict[str, Any]:
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
         digest, version = told.pop("digest"), told["format"]
-        if version == FORMAT and digest == _digest_of(told):
+        if version == FORMAT and digest == digest_of_config(told):
             damaged = [name for name in (LOG, RECORDS) if not _same(folder, name, told)]
         else:
             damaged = ["meta.json"]
@@ -237,13 +237,4 @@ def _kept_of(meta: dict[str, Any]) -> dict[str, Any]:
 
 
 def _same(folder: Path, name: str, told: dict[str, Any]) -> bool:
-    return (folder / name).is_file() and _digest(folder / name) == told["digests"][name]
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _digest_of(told: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    return (folder / name).is_file() and digest_of_file(folder / name) == told["digests"][name]

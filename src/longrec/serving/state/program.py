@@ -1,7 +1,7 @@
 """A model's step for a fixed number of users, recorded once, replayed without PyTorch's overhead.
 
-One event costs some 0.2 million operations, 20 microseconds of arithmetic; called in PyTorch, its
-150 small operations take ten times that. So `model.step` is traced once into a list of ATen
+One event costs some 0.2 million operations of arithmetic; called in PyTorch, what takes the time is
+calling its 150 small operations. So `model.step` is traced once into a list of ATen
 operations, and that list is replayed on buffers that are allocated once:
 
 - what depends on weights alone (norms of experts, rates, transposed weights) is computed once;
@@ -58,7 +58,7 @@ class StepProgram:
         # Here, since it takes a second that only those shall wait who stream.
         from torch.fx.experimental.proxy_tensor import make_fx
 
-        self.batch, self._layout = batch, layout
+        self._layout = layout
         self._items, self._times = np.ones(batch, np.int64), np.zeros(batch, np.int64)
         # One record's tensors are whole in memory as they stand in it; those of several are not.
         self._record = layout.load([None] * batch)

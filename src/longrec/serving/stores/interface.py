@@ -228,6 +228,14 @@ def read_header(record: bytes) -> Header:
     return Header(*HEADER.unpack_from(record)[3:])
 
 
+def version_of(record: bytes | memoryview | None) -> int:
+    """What a writer must have read to replace a record; 0 where there is none, or none to read."""
+    try:
+        return 0 if record is None else read_header(bytes(record[: HEADER.size])).version
+    except DataError:
+        return 0
+
+
 def open_store(url: str, durability: Durability = "power", readonly: bool = False) -> Store:
     """Open a store by its URL: `lmdb:///folder` (or a path), `redis://host:6379/0`, `rediss://…`.
 

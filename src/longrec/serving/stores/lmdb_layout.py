@@ -22,8 +22,7 @@ import struct
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from longrec.errors import DataError
-from longrec.serving.stores.interface import HEADER, Event, read_header
+from longrec.serving.stores.interface import Event
 
 BORN = struct.Struct(">Q")
 LOGGED = struct.Struct(">QQ")
@@ -62,16 +61,6 @@ def event_of(value: bytes) -> Event:
         return Event(time, value[_VALUE.size :], None)
     split = _VALUE.size + length
     return Event(time, value[split:], value[_VALUE.size : split])
-
-
-def version_of(record: memoryview | None) -> int:
-    """The version in a stored record; 0 if there is none, or if it is none: it may be replaced."""
-    if record is None:
-        return 0
-    try:
-        return read_header(bytes(record[: HEADER.size])).version
-    except DataError:
-        return 0
 
 
 def pages_of(indices: Iterable[int]) -> dict[int, list[int]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import lmdb
 
-from longrec.serving.stores.interface import Append, Appended, Event
+from longrec.serving.stores.interface import Append, Appended, Event, version_of
 from longrec.serving.stores.lmdb_layout import (
     BORN,
     LAST,
@@ -17,7 +17,6 @@ from longrec.serving.stores.lmdb_layout import (
     join,
     pages_of,
     value_of,
-    version_of,
     with_bits,
 )
 

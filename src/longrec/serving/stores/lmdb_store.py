@@ -32,6 +32,7 @@ from longrec.serving.stores.interface import (
     Put,
     Rewrite,
     Totals,
+    version_of,
 )
 from longrec.serving.stores.lmdb_folder import LmdbFolder, share
 from longrec.serving.stores.lmdb_layout import (
@@ -43,7 +44,6 @@ from longrec.serving.stores.lmdb_layout import (
     load_meta,
     save_meta,
     split,
-    version_of,
 )
 from longrec.serving.stores.lmdb_rows import (
     be_born,
