@@ -30,14 +30,20 @@ VERBS = [
     "evaluate",
     "recommend",
     "models",
+    "explain",
+    "index",
+    "export",
+    "serve",
     "compare",
     "demo",
     "store info",
     "store backup",
     "store restore",
+    "store rebuild",
     "store verify",
     "store compact",
     "bench stream",
+    "bench serve",
     "data list",
     "data get",
 ]
@@ -524,7 +530,9 @@ def test_the_page_names_every_option_and_nothing_else():
     for verb, text in sections.items():
         own = group.commands[verb]
         commands = getattr(own, "commands", {verb: own}).values()
-        options = {o for c in commands for p in c.params for o in p.opts if o.startswith("-")}
+        params = [p for c in commands for p in c.params]
+        names = {o for p in params for o in [*p.opts, *p.secondary_opts]}
+        options = {o for o in names if o.startswith("-")}
         written = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", text))
         assert written <= options | {"--json"}, verb
         assert options - {"--help", "-h"} <= written, verb

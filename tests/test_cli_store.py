@@ -60,10 +60,10 @@ def json_of(call) -> Callable[..., dict]:
     return made
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
+@pytest.fixture(params=["lmdb", "sqlite"])
+def store(request, tmp_path: Path) -> Iterator[Store]:
     """Three users' store, open in this process as that of a stream is."""
-    opened = open_store(str(tmp_path / "store"))
+    opened = open_store(f"{request.param}://{tmp_path}/store")
     serve(opened, OTHER, "hydrarec")
     serve(opened)
     fill(opened, USERS)
@@ -84,7 +84,7 @@ def run(tmp_path_factory) -> Recommender:
 
 
 def test_a_store_is_looked_at(call, json_of, store, tmp_path) -> None:
-    found = json_of("info", tmp_path / "store")
+    found = json_of("info", store.url)
     models = found.pop("models")
     assert found == {
         **{"url": store.url, "whole": True, "schema": 1, "created": found["created"]},
@@ -115,7 +115,8 @@ def test_there_and_back(call, json_of, store, tmp_path) -> None:
     again = open_store(str(other), readonly=True)
     assert held(again) == held(store)
     again.close()
-    for argv in (["backup", store.url, tmp_path / "b2"], ["restore", tmp_path / "b2", other / "2"]):
+    third = f"sqlite://{tmp_path}/third.db"
+    for argv in (["backup", store.url, tmp_path / "b2"], ["restore", tmp_path / "b2", third]):
         status, out, _ = call(*argv)
         assert status == 0
         assert "29" in out
@@ -204,6 +205,7 @@ def test_a_stream_s_store(json_of, call, run, tmp_path) -> None:
 # ---- mistakes
 
 
+@pytest.mark.parametrize("store", ["lmdb"], indirect=True)
 def test_a_mistake_is_told_in_a_line(call, store, run, tmp_path) -> None:
     call("backup", store.url, tmp_path / "backup")
     for argv, status, words in [
@@ -216,6 +218,8 @@ def test_a_mistake_is_told_in_a_line(call, store, run, tmp_path) -> None:
         (["verify", store.url, "--run", run.folder], 2, "no records of this elastic"),
         (["verify", store.url, "--run", tmp_path / "none"], 1, "no such folder"),
         (["compact", tmp_path / "none"], 1, "no store of users"),
+        (["compact", f"sqlite://{tmp_path}/none"], 1, "no store of users"),
+        (["restore", tmp_path / "backup", f"sqlite://{tmp_path}/none/new"], 2, "no such folder"),
     ]:
         found, out, err = call(*argv)
         assert found == status, argv
@@ -253,6 +257,7 @@ def test_every_verb_is_in_the_page() -> None:
 # ---- killed
 
 
+@pytest.mark.parametrize("store", ["lmdb"], indirect=True)
 def test_killed_restores_go_on(call, json_of, store, tmp_path) -> None:
     """Killed again and again, each time a little later, until one comes through."""
     logs = {

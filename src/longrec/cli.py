@@ -11,7 +11,17 @@ from typing import Annotated
 
 import typer
 
-from longrec.commands import bench, data, store, training, using
+from longrec.commands import (
+    bench,
+    data,
+    explaining,
+    exporting,
+    index,
+    serving,
+    store,
+    training,
+    using,
+)
 
 app = typer.Typer(
     name="longrec",
@@ -55,6 +65,10 @@ for command in (
     training.train,
     using.evaluate,
     using.recommend,
+    explaining.explain,
+    index.index,
+    exporting.export,
+    serving.serve,
     using.models,
     training.compare,
     training.demo,

@@ -32,19 +32,27 @@ def held(folder: Path, what: str) -> Iterator[None]:
 
 
 def take(folder: Path, taken: str) -> TextIO:
-    """Make a folder and hold it until the file that is returned is closed, or the process dies.
+    """Make a folder and hold it, as `take_file` holds the file `LOCK` in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LongrecError(f"{folder} cannot be written to: {error}") from error
+    return take_file(folder / LOCK, taken)
+
+
+def take_file(path: Path, taken: str) -> TextIO:
+    """Make a file and hold it until what is returned is closed, or the process dies.
 
     Raises
     ------
     LongrecError
-        When it cannot be written to; with the words `taken` when another process holds it.
+        When it cannot be written; with the words `taken` when another process holds it.
     """
     while True:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = (folder / LOCK).open("w")
+            lock = path.open("w")
         except OSError as error:
-            raise LongrecError(f"{folder} cannot be written to: {error}") from error
+            raise LongrecError(f"{path.parent} cannot be written to: {error}") from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -52,7 +60,7 @@ def take(folder: Path, taken: str) -> TextIO:
             raise LongrecError(taken) from None
         # Who held it before may have deleted the file since we opened it: then we hold nothing.
         try:
-            if os.path.samestat(os.fstat(lock.fileno()), os.stat(folder / LOCK)):
+            if os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
                 return lock
         except FileNotFoundError:
             pass

@@ -18,8 +18,11 @@ from longrec.data.catalog import Catalog, as_ids
 from longrec.data.histories import Histories, open_histories
 from longrec.errors import DataError, UsageError
 from longrec.evaluation.ranking import Requests, encode_targets
+from longrec.explain import Explanation, check_explains, explain_history
 from longrec.models import Model, SequenceModel, build_model
-from longrec.retrieval.exact import top_k
+from longrec.retrieval.barred import as_bits, row_bytes
+from longrec.retrieval.exact import ExactIndex
+from longrec.retrieval.similar import similar
 from longrec.saving import digest_of_weights, read_folder, write_folder
 from longrec.settings import parse_settings, settings_of
 from longrec.training.config import TrainConfig
@@ -27,10 +30,13 @@ from longrec.training.config import TrainConfig
 if TYPE_CHECKING:
     import pandas as pd
 
+    from longrec.retrieval.index import Index
     from longrec.serving.stores.interface import Durability
     from longrec.serving.stream import Stream
 
 PERSONAL, COLD = "personal", "cold"
+BARRED_BYTES = 1 << 25
+"""Bytes of the bits of seen items that are held at once."""
 
 
 @dataclass(eq=False)
@@ -68,6 +74,11 @@ class Recommender:
             end = (self.base_items or self.catalog.n_items) + 1
             weights |= {name: weights[name][:end] for name in self.model.item_tables()}
         return digest_of_weights(weights, model=self.name, config=settings_of(self.model_config))
+
+    @cached_property
+    def index(self) -> ExactIndex:
+        """Exact search over the catalog, for the weights as they are now."""
+        return ExactIndex(self.model)
 
     @cached_property
     def catalog_version(self) -> str:
@@ -128,18 +139,25 @@ class Recommender:
         )
 
     def open_stream(
-        self, url: str, durability: Durability = "power", beside: bool = False
+        self,
+        url: str,
+        durability: Durability = "power",
+        beside: bool = False,
+        index: Index | None = None,
     ) -> Stream:
         """Open a store of users, to observe events and recommend at once.
 
         Parameters
         ----------
         url : str
-            `lmdb:///folder` (or a path) of a store embedded here, `redis://host/0` of one shared.
+            `lmdb:///folder` (or a path) or `sqlite:///file` of a store embedded here,
+            `redis://host/0` of one shared.
         durability : {"power", "process"}
             What acknowledged events survive.
         beside : bool
             Whether to open a store that serves another model, to build this one's records beside.
+        index : Index or None
+            How items are found, `longrec.retrieval.open_index(recommender)`; None: exactly.
 
         Raises
         ------
@@ -153,7 +171,50 @@ class Recommender:
         """
         from longrec.serving.stream import Stream
 
-        return Stream.open(self, url, durability, beside)
+        return Stream.open(self, url, durability, beside, index)
+
+    def similar(self, item: Any, k: int = 10) -> pl.DataFrame:
+        """The k items whose vectors point most nearly an item's way, by cosine.
+
+        Parameters
+        ----------
+        item : id
+        k : int
+            Items wanted.
+
+        Returns
+        -------
+        polars.DataFrame
+            Columns rank (from 1), item, score.
+
+        Raises
+        ------
+        UsageError
+            When the item is unknown, or the model has no item vectors.
+        """
+        [index] = self.catalog.find([item])
+        if not index:
+            raise UsageError(f"item is {item!r}, which the catalog does not have")
+        items, scores = similar(self.item_vectors(), int(index), k)
+        return pl.DataFrame(
+            {
+                "rank": np.arange(1, len(items) + 1),
+                "item": self.catalog.take(items.numpy()),
+                "score": scores.numpy(),
+            }
+        )
+
+    def item_vectors(self) -> torch.Tensor:
+        """(n_items + 1, D), row 0 is padding.
+
+        Raises
+        ------
+        UsageError
+            When the model has none.
+        """
+        if not isinstance(self.model, SequenceModel):
+            raise UsageError(f"{self.name} counts items and has no vectors of them")
+        return self.model.item_vectors().detach()
 
     @property
     def limit(self) -> int | None:
@@ -265,8 +326,7 @@ class Recommender:
             items, offsets = self._given(histories)
             times = None
         else:
-            data = self.data() if data is None else data
-            data = data if isinstance(data, Histories) else open_histories(data)
+            data = self._histories(data)
             if users is None:
                 rows, ids = np.arange(data.n_users), data.user_ids
             else:
@@ -279,6 +339,72 @@ class Recommender:
             "user", "rank", "item", "score", "policy"
         )
         return _to_pandas(result) if frame == "pandas" else result
+
+    def explain(
+        self,
+        item: Any,
+        user: Any = None,
+        data: Histories | str | Path | None = None,
+        history: Sequence[Any] | None = None,
+        times: Sequence[int] | np.ndarray | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Explanation:
+        """What the model read of a history for an item: attention by past event, not cause.
+
+        It reads the whole history, twice: O(T).
+
+        Parameters
+        ----------
+        item : id
+            Recommended or not.
+        user : id
+            A user of the data.
+        data : Histories, path or None
+            Where the user's events are; the recommender's own training data by default.
+        history : sequence of item ids, or None
+            Instead of a user; oldest event first.
+        times : sequence of ints, or None
+            Of the history's events, seconds since 1970; needed where the model forgets by time.
+        progress : callable or None
+            Called with (events read, events to read).
+
+        Raises
+        ------
+        UsageError
+            When the model's attention is not known (only elastic's is), the call is wrong, the item
+            or the user is unknown, or no event is of a known item.
+        DataError
+            When the training data is wanted and is gone or has changed.
+        """
+        check_explains(self.model)
+        index = int(self.catalog.find([item])[0])
+        if not index:
+            raise UsageError(f"item {item!r} is not in the catalog: give one that the model knows")
+        if (user is None) == (history is None):
+            raise UsageError("give either user (with data) or history (with times)")
+        if history is not None:
+            if data is not None:
+                raise UsageError("a history brings its own events: leave data out")
+            items, _ = self._given([history])
+            moments = None if times is None else _seconds(times, len(items))
+        else:
+            if times is not None:
+                raise UsageError("times go with a history: a user's events have their own")
+            data = self._histories(data)
+            rows = data.find_users([user])
+            if rows[0] < 0:
+                raise UsageError(f"user {user!r} is not in {data.path}: give one that is")
+            items, moments, _ = _gather(data, rows)
+            items = align_items(data.catalog, self.catalog)[items]
+        check_times(self.model, moments)
+        return explain_history(
+            self.model, self.catalog, index, items, moments, self.limit, progress
+        )
+
+    def _histories(self, data: Histories | str | Path | None) -> Histories:
+        """The histories asked for; None: those that this was trained on."""
+        data = self.data() if data is None else data
+        return data if isinstance(data, Histories) else open_histories(data)
 
     def _given(self, histories: Sequence[Sequence[Any]]) -> tuple[np.ndarray, np.ndarray]:
         """Item indices of given histories, one after the other, and their bounds."""
@@ -317,14 +443,17 @@ class Recommender:
         best = torch.zeros((users, width), dtype=torch.int64)
 
         def use(numbers: np.ndarray, h: torch.Tensor) -> None:
-            order = np.argsort(numbers)
-            chosen = warm[numbers[order]]
-            seen = lengths[chosen] if exclude_seen else np.zeros(len(chosen), np.int64)
-            local = torch.from_numpy(np.repeat(np.arange(len(chosen)), seen))
-            excluded = torch.from_numpy(items[places(ends[chosen] - seen, seen)].astype(np.int64))
-            at = torch.from_numpy(order).to(h.device)
-            found = top_k(self.model, h[at], k, local, excluded)
-            scores[chosen], best[chosen] = found.scores.float(), found.items
+            h = h[torch.from_numpy(np.argsort(numbers)).to(h.device)]
+            chosen = warm[np.sort(numbers)]
+            at_once = max(1, BARRED_BYTES // row_bytes(self.catalog.n_items))
+            for start in range(0, len(chosen), at_once):
+                part = chosen[start : start + at_once]
+                barred = None
+                if exclude_seen:
+                    spans = [items[ends[user] - lengths[user] : ends[user]] for user in part]
+                    barred = np.stack([as_bits(span, self.catalog.n_items) for span in spans])
+                found = self.index.search(h[start : start + at_once], k, barred)
+                scores[part], best[part] = found.scores.float(), found.items
 
         if len(warm):
             events = _Events(items.astype(np.int32), times)
@@ -423,6 +552,17 @@ def _gather(data: Histories, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray |
     where = places(begin, lengths)
     times = None if data.times is None else data.times[where]
     return data.items[where], times, offsets
+
+
+def _seconds(times: Sequence[int] | np.ndarray, events: int) -> np.ndarray:
+    """Given times as (events,) int64."""
+    given = np.asarray(times)
+    if given.shape != (events,) or (events and given.dtype.kind not in "iu"):
+        raise UsageError(
+            f"times is {given.dtype} of shape {given.shape}; give a whole number of seconds since "
+            f"1970 for each of the {events:,} events"
+        )
+    return given.astype(np.int64)
 
 
 def _own_ids(given: Sequence[Any] | pl.Series, dtype: pl.DataType) -> pl.Series:

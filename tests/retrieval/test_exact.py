@@ -1,107 +1,167 @@
-"""Exact top-k against sorting everything."""
+"""Exact search against sorting everything: plain, by a scan in 8 bits, and by a model's score."""
 
 from __future__ import annotations
+
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from models.small_models import SEQUENCE, N, make, sequences
+from retrieval.problems import (
+    Given,
+    Problem,
+    Several,
+    answered_alike_in_threads,
+    answers,
+    by_sorting,
+    problems,
+)
 
-from longrec.models import Model
-from longrec.retrieval import exact
-from longrec.retrieval.exact import top_k
-
-
-class Given(Model):
-    """A model whose h are the scores of items 1..n themselves."""
-
-    def __init__(self, n_items: int) -> None:
-        super().__init__()
-        self.n_items = n_items
-
-    def score(self, h: Tensor) -> Tensor:
-        return torch.cat([torch.full((len(h), 1), -torch.inf, dtype=h.dtype), h], dim=1)
+from longrec.retrieval import exact, few, scan
+from longrec.retrieval.exact import ExactIndex
+from longrec.retrieval.scan import Scan
 
 
-def pairs(excluded: list[list[int]]) -> tuple[Tensor, Tensor]:
-    rows = [row for row, items in enumerate(excluded) for _ in items]
-    items = [item for items in excluded for item in items]
-    return torch.tensor(rows, dtype=torch.int64), torch.tensor(items, dtype=torch.int64)
+@pytest.fixture
+def scanning(monkeypatch) -> None:
+    """Every catalog is scanned in 8 bits, whatever is faster."""
+    monkeypatch.setattr(exact, "LARGE", 0)
+    monkeypatch.setattr(exact, "_scan_if_faster", Scan)
 
 
-def by_sorting(scores: np.ndarray, excluded: list[list[int]], k: int) -> list[list[int]]:
-    """The same by Python's stable sort, row by row."""
-    best = []
-    for row, seen in zip(scores, excluded, strict=True):
-        allowed = [item for item in range(1, len(row) + 1) if item not in seen]
-        best.append(sorted(allowed, key=lambda item: -row[item - 1])[:k])
-    return best
-
-
-@st.composite
-def problems(draw: st.DrawFn) -> tuple[np.ndarray, list[list[int]], int]:
-    users, items = draw(st.integers(0, 5)), draw(st.integers(1, 12))
-    # Few distinct scores, so that most problems have ties, at the k-th place, too.
-    scores = draw(
-        st.lists(
-            st.lists(st.integers(-2, 2), min_size=items, max_size=items),
-            min_size=users,
-            max_size=users,
-        )
-    )
-    seen = [draw(st.lists(st.integers(1, items), max_size=2 * items)) for _ in range(users)]
-    return np.array(scores, dtype=np.float32).reshape(users, items), seen, draw(st.integers(1, 15))
-
-
-@given(problems(), st.sampled_from([1, 7, 1 << 22]))
-def test_equals_sorting_with_ties_in_item_order(problem, at_once):
-    scores, excluded, k = problem
+@given(problems(), st.sampled_from([1, 70, 1 << 22]))
+def test_equals_sorting(problem, at_once):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exact, "SCORES_AT_ONCE", at_once)
-        found = top_k(Given(scores.shape[1]), torch.from_numpy(scores), k, *pairs(excluded))
-    assert found.items.shape == found.scores.shape == (len(scores), min(k, scores.shape[1]))
-    for row, wanted in enumerate(by_sorting(scores, excluded, k)):
-        real = found.items[row] > 0
-        assert found.items[row][real].tolist() == wanted
-        assert found.scores[row][real].tolist() == [scores[row, i - 1] for i in wanted]
-        assert (found.scores[row][~real] == -torch.inf).all()
-        assert not (real[1:] & ~real[:-1]).any(), "what ran out stands last"
+        patch.setattr(exact, "AT_ONCE", at_once)
+        assert answers(ExactIndex(problem.model), problem) == by_sorting(problem)
 
 
-def test_many_ties_give_the_same_items_for_every_k_and_block(monkeypatch):
-    scores = torch.randint(0, 3, (40, 500), generator=torch.Generator().manual_seed(0)).float()
-    none = pairs([[]] * 40)
-    whole = top_k(Given(500), scores, 500, *none).items
-    assert torch.equal(top_k(Given(500), scores, 10, *none).items, whole[:, :10])
-    monkeypatch.setattr(exact, "SCORES_AT_ONCE", 1)
-    assert torch.equal(top_k(Given(500), scores, 33, *none).items, whole[:, :33])
+@given(problems(), st.sampled_from([1, 3, 8]), st.sampled_from([2, 16]))
+def test_a_scan_in_8_bits_equals_sorting(problem, at_once, share):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(few, "FEW", share)
+        patch.setattr(exact, "LARGE", 0)
+        patch.setattr(exact, "_scan_if_faster", Scan)
+        patch.setattr(scan, "AT_ONCE", at_once)
+        index = ExactIndex(problem.model)
+        assert index._scan is not None
+        assert answers(index, problem) == by_sorting(problem)
 
 
-def test_all_but_one_item_excluded():
-    found = top_k(Given(4), torch.tensor([[9.0, 8, 7, 6]]), 3, *pairs([[1, 2, 4, 1]]))
-    assert found.items.tolist() == [[3, 0, 0]]
-    assert found.scores[0, 0] == 7
+@given(st.integers(1, 30), st.integers(1, 4), st.integers(0, 99), st.booleans())
+def test_a_model_without_vectors_is_asked_for_its_scores(n_items, users, seed, rows):
+    random = np.random.default_rng(seed)
+    h = torch.from_numpy(random.integers(-2, 3, (users, n_items)).astype(np.float32))
+    out = [set(random.integers(0, n_items + 1, 9).tolist()) for _ in range(users if rows else 1)]
+    before = h.clone()
+    problem = Problem(Given(n_items), h, 7, out)
+    assert answers(ExactIndex(problem.model), problem) == by_sorting(problem)
+    assert torch.equal(h, before)
 
 
-def test_everything_excluded_gives_nothing():
-    found = top_k(Given(2), torch.tensor([[1.0, 2], [1, 2]]), 2, *pairs([[1, 2], []]))
-    assert found.items.tolist() == [[0, 0], [2, 1]]
+@pytest.mark.parametrize("scan", [False, True])
+def test_no_users_get_nothing(scan, request):
+    if scan:
+        request.getfixturevalue("scanning")
+    index = ExactIndex(make("elastic", torch.float32))
+    assert (index._scan is not None) == scan
+    found = index.search(torch.zeros(0, 12), 5, np.zeros((0, 6), np.uint8))
+    assert found.items.shape == found.scores.shape == (0, 5)
 
 
 def test_scores_that_only_float64_tells_apart_keep_their_order():
-    scores = torch.tensor([[1.0, 1.0 + 1e-12, 1.0]], dtype=torch.float64)
-    assert top_k(Given(3), scores, 2, *pairs([[]])).items.tolist() == [[2, 1]]
+    h = torch.tensor([[1.0, 1.0 + 1e-12, 1.0]], dtype=torch.float64)
+    found = ExactIndex(Given(3)).search(h, 2)
+    assert found.items.tolist() == [[2, 1]]
+    assert found.scores[0, 0] > found.scores[0, 1]
 
 
-def test_does_not_change_what_it_was_given():
-    scores = torch.rand(3, 5)
-    before = scores.clone()
-    top_k(Given(5), scores, 2, *pairs([[1], [2], []]))
-    assert torch.equal(scores, before)
-
-
-def test_a_score_that_is_no_number_does_not_break_the_rest():
+def test_a_user_whose_scores_are_no_numbers_does_not_disturb_the_others():
     scores = torch.tensor([[torch.nan, 1, 1, 1], [3, 2, 2, 2]])
-    assert top_k(Given(4), scores, 2, *pairs([[], []])).items[1].tolist() == [1, 2]
+    assert ExactIndex(Given(4)).search(scores, 2).items[1].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
+@pytest.mark.parametrize("dim", [3, 64, 256])
+def test_a_scan_loses_nothing_whatever_the_vectors(scale, dim, scanning):
+    # Norms over three magnitudes: the 8 bits of the small ones are nearly all lost.
+    random = np.random.default_rng(dim)
+    sizes = 10.0 ** random.uniform(-3, 0, (3000, 1)) * scale
+    vectors = (random.standard_normal((3000, dim)) * sizes).astype(np.float32)
+    h = torch.from_numpy(random.standard_normal((20, dim)).astype(np.float32))
+    h[0] = 0
+    scores = np.where(np.arange(3000) > 0, h.numpy().astype(np.float64) @ vectors.T, -np.inf)
+    out = [set(np.flatnonzero(random.random(3000) < share).tolist()) for share in (0.0, 0.6, 0.99)]
+    for barred in (None, *out):
+        problem = Problem(Several(vectors).eval(), h, 10, None if barred is None else [barred])
+        index = ExactIndex(problem.model)
+        wanted = scores.copy()
+        wanted[:, sorted(barred or ())] = -np.inf
+        kth = np.sort(wanted, axis=1)[:, -10]
+        for row, found in enumerate(answers(index, problem)):
+            assert len(found) == 10
+            assert not {item for item, _ in found} & (barred or set())
+            # To the rounding of float32: of items that it cannot tell apart either may stand there.
+            slack = 1e-5 * np.linalg.norm(h[row]) * np.linalg.norm(vectors, axis=1).max()
+            assert all(wanted[row, item] >= kth[row] - slack for item, _ in found)
+            np.testing.assert_allclose(
+                [score for _, score in found], wanted[row, [item for item, _ in found]], atol=slack
+            )
+
+
+@pytest.mark.parametrize("name", SEQUENCE)
+def test_gives_the_scores_of_every_model(name):
+    model = make(name, torch.float32)
+    items, _ = sequences(4, 20)
+    with torch.no_grad():
+        h = model.encode(items)[:, -1]
+        scores = model.score(h)
+    found = ExactIndex(model).search(h, N)
+    torch.testing.assert_close(found.scores, scores.gather(1, found.items))
+    assert (found.scores[:, 1:] <= found.scores[:, :-1]).all()
+    assert [sorted(row) for row in found.items.tolist()] == [list(range(1, N + 1))] * 4
+
+
+def test_many_threads(scanning):
+    random = np.random.default_rng(0)
+    model = Several(random.integers(-9, 10, (500, 8))).eval()
+    h = torch.from_numpy(random.integers(-9, 10, (8, 8)).astype(np.float32))
+    assert answered_alike_in_threads(ExactIndex(model), h, None)
+
+
+def test_a_scan_scores_few_items_in_full(monkeypatch):
+    random = np.random.default_rng(3)
+    vectors = random.standard_normal((200_000, 64)).astype(np.float32)
+    scored: list[int] = []
+
+    def counted(vectors, items, user, k):
+        scored.append(len(items))
+        return few.best_among(vectors, items, user, k)
+
+    monkeypatch.setattr(scan, "best_among", counted)
+    Scan(vectors).search(random.standard_normal((20, 1, 64)).astype(np.float32), 10, None)
+    assert np.median(scored) < 3_000
+    assert max(scored) < 20_000
+
+
+def test_no_scan_where_products_of_8_bits_are_cut_off():
+    # oneDNN does what it does on older processors where it is told to be content with their
+    # instructions. Where that changes nothing, the product must be right.
+    code = (
+        "import numpy as np, torch\n"
+        "from longrec.retrieval.scan import multiplies_exactly\n"
+        "ones = torch.full((1, 64), 127, dtype=torch.int8)\n"
+        "right = int(torch._int_mm(ones, ones.t())) == 64 * 127**2\n"
+        "assert right or not multiplies_exactly(64)\n"
+        "assert not multiplies_exactly(1)\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"},
+        check=True,
+    )

@@ -61,7 +61,7 @@ def quick_engine(rec: Recommender) -> Engine:
     return _engines[key]
 
 
-def opened(case: str, path: Path, durability: Durability = "process") -> Stream:
+def opened(case: str, path: Path | str, durability: Durability = "process") -> Stream:
     """`open_stream` with an engine that is made once."""
     rec = recommender(case)
     store = open_store(str(path), durability)

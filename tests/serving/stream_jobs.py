@@ -50,6 +50,7 @@ if "pytest" not in sys.modules:  # in a preloaded process: once, before any chil
         made(name)
     for name in (
         "longrec.serving.stores.lmdb_store",
+        "longrec.serving.stores.sqlite_store",
         "longrec.serving.stores.redis_store",
         "pandas",
     ):

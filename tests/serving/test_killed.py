@@ -75,22 +75,22 @@ def at(seed: int, kill: int) -> Iterator[None]:
         raise
 
 
-# ---- LMDB
+# ---- stores in files
 
 
 def kill_embedded(
-    child: Preloaded, path: str, durability: Durability, case: str, seed: int, kills: int
+    child: Preloaded, url: str, durability: Durability, case: str, seed: int, kills: int
 ) -> None:
     told = Told(seed, 3)
     for kill in range(kills):
         with at(seed, kill):
-            child.start("go_on", path, durability, case, seed, told.starts)
+            child.start("go_on", url, durability, case, seed, told.starts)
             told.hear(wait(child, kill % 4 and instants.randint(1, 60)))
             told.hear(child.kill())
             told.killed(told.next)
-            look(told, path, durability, case)
+            look(told, url, durability, case)
     with at(seed, kills):
-        finish(told, path, durability, case)
+        finish(told, url, durability, case)
 
 
 def wait(child: Preloaded, many: int, word: str = "") -> list[str]:
@@ -103,17 +103,21 @@ def wait(child: Preloaded, many: int, word: str = "") -> list[str]:
     return lines
 
 
+@pytest.mark.parametrize("scheme", ["lmdb", "sqlite"])
 @pytest.mark.parametrize("durability", ["power", "process"])
 @pytest.mark.parametrize("case", CASES)
-def test_killed_beside_its_users(children, tmp_path, case, durability) -> None:
-    kill_embedded(children[0], str(tmp_path), durability, case, len(case), 3)
+def test_killed_beside_its_users(children, tmp_path, scheme, case, durability) -> None:
+    url = f"{scheme}://{tmp_path}/store"
+    kill_embedded(children[0], url, durability, case, len(case), 3)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["lmdb", "sqlite"])
 @pytest.mark.parametrize("durability", ["power", "process"])
 @pytest.mark.parametrize("case", CASES)
-def test_killed_often_beside_its_users(children, tmp_path, case, durability) -> None:
-    kill_embedded(children[0], str(tmp_path), durability, case, len(case), 25)
+def test_killed_often_beside_its_users(children, tmp_path, scheme, case, durability) -> None:
+    url = f"{scheme}://{tmp_path}/store"
+    kill_embedded(children[0], url, durability, case, len(case), 25)
 
 
 def older_events(folder: Path) -> tuple[str, dict[str, list[Event]]]:
@@ -140,32 +144,42 @@ def older_events(folder: Path) -> tuple[str, dict[str, list[Event]]]:
 
 
 def kill_rebuilding(
-    child: Preloaded, folder: Path, durability: Durability, case: str, seed: int, kills: int
+    child: Preloaded,
+    folder: Path,
+    scheme: str,
+    durability: Durability,
+    case: str,
+    seed: int,
+    kills: int,
 ) -> None:
     histories, older = older_events(folder / "histories")
-    told, path = Told(seed, 3, older), str(folder / "store")
+    told, url = Told(seed, 3, older), f"{scheme}://{folder}/store"
     for kill in range(kills):
         with at(seed, kill):
-            child.start("go_on", path, durability, case, seed, told.starts, None, histories)
+            child.start("go_on", url, durability, case, seed, told.starts, None, histories)
             told.hear(wait(child, instants.randint(1, 8), "progress"))
             told.hear(child.kill())
             told.killed(told.next)
-            look(told, path, durability, case)
+            look(told, url, durability, case)
     with at(seed, kills):
-        finish(told, path, durability, case, histories)
+        finish(told, url, durability, case, histories)
         assert told.resumed
 
 
+@pytest.mark.parametrize("scheme", ["lmdb", "sqlite"])
 @pytest.mark.parametrize("durability", ["power", "process"])
-def test_killed_while_it_rebuilds_beside(children, tmp_path, durability) -> None:
-    kill_rebuilding(children[0], tmp_path, durability, "elastic", 5, 4)
+def test_killed_while_it_rebuilds_beside(children, tmp_path, scheme, durability) -> None:
+    kill_rebuilding(children[0], tmp_path, scheme, durability, "elastic", 5, 4)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["lmdb", "sqlite"])
 @pytest.mark.parametrize("durability", ["power", "process"])
 @pytest.mark.parametrize("case", CASES)
-def test_killed_often_while_it_rebuilds_beside(children, tmp_path, case, durability) -> None:
-    kill_rebuilding(children[0], tmp_path, durability, case, len(case), 25)
+def test_killed_often_while_it_rebuilds_beside(
+    children, tmp_path, scheme, case, durability
+) -> None:
+    kill_rebuilding(children[0], tmp_path, scheme, durability, case, len(case), 25)
 
 
 # ---- Redis: the server, the replicas and the connections between
@@ -250,4 +264,4 @@ def test_an_answer_is_lost_and_the_log_replaced_before_the_call_is_sent_again(tm
             assert stream.observe("anna", FIRST + 1, BEGIN + 1).new  # without an event id
             assert proxy.cuts == 1
             logged = [Event(BEGIN + n, item_key(FIRST + n), None) for n in range(2)]
-            assert log_of(other._store, b"anna")[1] == older["anna"] + logged
+            assert log_of(other.store, b"anna")[1] == older["anna"] + logged

@@ -46,9 +46,9 @@ def small_pages(monkeypatch):
     monkeypatch.setattr(module, "USERS", 2)
 
 
-@pytest.fixture
-def stream(tmp_path):
-    with opened("elastic", tmp_path / "store") as one:
+@pytest.fixture(params=["lmdb", "sqlite"])
+def stream(request, tmp_path):
+    with opened("elastic", f"{request.param}://{tmp_path}/store") as one:
         yield one
 
 
@@ -69,15 +69,15 @@ def histories_of(path: Path, rows: list[list[tuple[int, int]]], timed: bool = Tr
 
 
 def log_of(stream: Stream, user: str) -> list[tuple[int, int]]:
-    [kept] = stream._store.read(stream._engine.digest, [(user.encode(), ())])
-    events = stream._store.events(user.encode(), kept.born, 0, 10**6) if kept.born else []
+    [kept] = stream.store.read(stream.engine.digest, [(user.encode(), ())])
+    events = stream.store.events(user.encode(), kept.born, 0, 10**6) if kept.born else []
     return [(int(event.item), event.time) for event in events]
 
 
 def check_records(stream: Stream, case: str, users) -> None:
     """Every user's record is at the end of its log, and gives what the log gives."""
     for user in users:
-        [kept] = stream._store.read(stream._engine.digest, [(user.encode(), ())], seen=True)
+        [kept] = stream.store.read(stream.engine.digest, [(user.encode(), ())], seen=True)
         history = log_of(stream, user)
         if history:
             assert read_header(kept.record).sequence == kept.last == len(history)
@@ -150,15 +150,15 @@ def test_sorting_by_time_makes_late_events_early(stream) -> None:
     assert stream.observe_many(frame_of(rows)).late == 3
     stream.rebuild()
     assert log_of(stream, "u") == [row[1:] for row in rows]
-    born = stream._store.read(stream._engine.digest, [(b"u", ())])[0].born
+    born = stream.store.read(stream.engine.digest, [(b"u", ())])[0].born
     stream.rebuild(order="time")
     assert log_of(stream, "u") == sorted((row[1:] for row in rows), key=lambda event: event[1])
     check_records(stream, "elastic", ["u"])
-    [kept] = stream._store.read(stream._engine.digest, [(b"u", ())])
+    [kept] = stream.store.read(stream.engine.digest, [(b"u", ())])
     assert read_header(kept.record).late == 0
     assert kept.born > born
     stream.rebuild(order="time")
-    assert stream._store.read(stream._engine.digest, [(b"u", ())])[0].born == kept.born
+    assert stream.store.read(stream.engine.digest, [(b"u", ())])[0].born == kept.born
 
 
 @pytest.mark.parametrize("case", ["elastic", "sasrec"])
@@ -235,7 +235,7 @@ def test_killed_and_called_again(stop: int, order: str, tmp_path) -> None:
         if stop < 7:
             with pytest.raises(Killed):
                 stream.rebuild(histories, order, progress)
-            assert stream._store.meta()["rebuild"][stream._engine.digest]["job"]
+            assert stream.store.meta()["rebuild"][stream.engine.digest]["job"]
         else:
             stream.rebuild(histories, order, progress)
     with opened("elastic", tmp_path / "s") as stream:
@@ -246,7 +246,7 @@ def test_killed_and_called_again(stop: int, order: str, tmp_path) -> None:
         assert told[-1] == (11, 11)
         assert (done.users, done.events) == (7, 7 * 3 + 4)
         assert (done.imported, done.left_out) == ((4, 4) if stop < 7 else (0, 8))
-        assert stream._store.meta()["rebuild"] == {}
+        assert stream.store.meta()["rebuild"] == {}
         check_records(stream, "elastic", [f"user{n:05d}" for n in range(7)])
 
 
@@ -274,7 +274,7 @@ def test_another_rebuild_begins_at_the_beginning(stream) -> None:
 def test_a_model_takes_over_only_when_its_records_are_there(stream, tmp_path) -> None:
     users = [f"u{n}" for n in range(6)]
     stream.observe_many(frame_of((u, FIRST + n, n) for n, u in enumerate(users)))
-    with recommender("hydrarec").open_stream(str(tmp_path / "store"), "process", True) as beside:
+    with recommender("hydrarec").open_stream(stream.store.url, "process", True) as beside:
 
         def come(done: int, _: int) -> None:
             """Users come and go; the first would be met no more."""
@@ -297,7 +297,7 @@ def test_a_model_takes_over_only_when_its_records_are_there(stream, tmp_path) ->
 def test_a_user_who_is_replaced_or_goes_on_while_its_record_is_made(stream, monkeypatch) -> None:
     """Between the replay and the writing: observed, forgotten, forgotten and observed again."""
     users = ["goes on", "goes", "comes again"]
-    put = stream._store.put
+    put = stream.store.put
     for user in users:
         stream.observe_many(frame_of((user, FIRST + n, n) for n in range(20)))
 
@@ -310,7 +310,7 @@ def test_a_user_who_is_replaced_or_goes_on_while_its_record_is_made(stream, monk
         return put(*given)
 
     monkeypatch.setattr(module, "USERS", 9)
-    monkeypatch.setattr(stream._store, "put", meanwhile)
+    monkeypatch.setattr(stream.store, "put", meanwhile)
     stream.rebuild()
     assert len(log_of(stream, "goes on")) == 21
     assert log_of(stream, "goes") == []
@@ -322,7 +322,7 @@ def test_a_user_who_goes_on_while_events_are_put_in_front(stream, tmp_path, monk
     """Observed between the reading and the rewriting of the log: imported once, counted once."""
     histories = histories_of(tmp_path / "h", [[(FIRST, 1), (FIRST + 1, 2)], [(FIRST, 1)]])
     stream.observe(USERS[0], FIRST + 2, 2)
-    rewrite = stream._store.rewrite
+    rewrite = stream.store.rewrite
 
     def meanwhile(*given):
         monkeypatch.undo()
@@ -330,7 +330,7 @@ def test_a_user_who_goes_on_while_events_are_put_in_front(stream, tmp_path, monk
         stream.observe(USERS[1], FIRST + 3, 1)
         return rewrite(*given)
 
-    monkeypatch.setattr(stream._store, "rewrite", meanwhile)
+    monkeypatch.setattr(stream.store, "rewrite", meanwhile)
     assert stream.rebuild(histories)[:4] == (2, 4, 1, 2)
     assert log_of(stream, USERS[0]) == [(FIRST, 1), (FIRST + 2, 2), (FIRST + 3, 3)]
     assert log_of(stream, USERS[1]) == [(FIRST + 3, 1)]
@@ -339,7 +339,7 @@ def test_a_user_who_goes_on_while_events_are_put_in_front(stream, tmp_path, monk
 
 def test_a_log_with_a_hole_is_told(stream, monkeypatch) -> None:
     stream.observe("u", FIRST, 1)
-    monkeypatch.setattr(stream._store, "events", lambda *_: [])
+    monkeypatch.setattr(stream.store, "events", lambda *_: [])
     with pytest.raises(DataError, match="verify"):
         stream.rebuild()
     with pytest.raises(DataError, match="verify"):

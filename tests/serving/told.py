@@ -205,7 +205,7 @@ def finish(
     stream_jobs.go_on(lines.append, url, durability, case, told.seed, told.starts, ends, histories)
     told.hear(lines)
     with stream_jobs.opened(case, url, durability) as stream:
-        store = stream._store
+        store = stream.store
         told.hold(store, done=True)
         assert not verify(store).problems
         assert hold_records(store, case) > len(SHARED)

@@ -5,40 +5,26 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
+Cell = dict[str, Any]
+"""What was measured under which condition ("system", "history", …), then its figures.
 
-@dataclass(frozen=True)
-class Cell:
-    """Figures of one thing under one condition.
-
-    Attributes
-    ----------
-    system : what was measured.
-    history : events of each user when the measurement began.
-    durability : "power", "process", or "none" where nothing is stored.
-    clients : threads that ask at once, each for one pair after the other.
-    batch : users per call; 1 but for the step alone.
-    p50_ms, p95_ms, p99_ms : percentiles of a pair as its client sees it; of a step, per event.
-    pairs_per_second : pairs of all clients; of a step, events.
-    """
-
-    system: str
-    history: int
-    durability: str
-    clients: int
-    batch: int
-    p50_ms: float
-    p95_ms: float
-    p99_ms: float
-    pairs_per_second: float
+Figures are p50_ms, p95_ms, p99_ms, percentiles of a pair as its client sees it, and
+pairs_per_second, pairs of all clients; of a model's step both are of an event.
+"""
 
 
 class Measured:
     """Something that is measured in bursts, so that bursts of several things can alternate.
+
+    Parameters
+    ----------
+    of : the first keys of its cell: what it is, and under which condition.
+    batch : pairs or events per call.
 
     Attributes
     ----------
@@ -46,11 +32,8 @@ class Measured:
     wall : seconds that all calls took together; where several threads call, less than the sum.
     """
 
-    def __init__(
-        self, system: str, history: int, durability: str = "none", clients: int = 1, batch: int = 1
-    ) -> None:
-        self.system, self.history, self.durability = system, history, durability
-        self.clients, self.batch = clients, batch
+    def __init__(self, of: Cell, batch: int = 1) -> None:
+        self.of, self.batch = of, batch
         self.seconds, self.wall = array("d"), 0.0
 
     def burst(self) -> None:
@@ -73,11 +56,12 @@ class Measured:
     def cell(self) -> Cell:
         """The figures of all calls so far, at least one."""
         p50, p95, p99 = 1e3 * np.percentile(self.seconds, (50, 95, 99)) / self.batch
-        return Cell(
-            *(self.system, self.history, self.durability, self.clients, self.batch),
-            *(float(p50), float(p95), float(p99)),
-            len(self.seconds) * self.batch / self.wall,
-        )
+        return self.of | {
+            "p50_ms": float(p50),
+            "p95_ms": float(p95),
+            "p99_ms": float(p99),
+            "pairs_per_second": len(self.seconds) * self.batch / self.wall,
+        }
 
 
 def median_ms(seconds: array[float]) -> float:

@@ -22,6 +22,11 @@ BLOCK = 32 * 1024
 """Bytes written before each sync that is timed: about a record and an event."""
 
 
+def usable_cores() -> set[int]:
+    """The cores that this thread may use; empty where the system does not tell."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+
+
 @contextmanager
 def one_core() -> Iterator[int | None]:
     """Keep all threads of this process on one core, and torch on one thread, for as long as it is.
@@ -31,10 +36,10 @@ def one_core() -> Iterator[int | None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        if not hasattr(os, "sched_setaffinity"):
+        allowed = usable_cores()
+        if not allowed:
             yield None
             return
-        allowed = os.sched_getaffinity(0)
         core = max(allowed)
         _keep_on({core})
         try:

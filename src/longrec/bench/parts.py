@@ -9,13 +9,13 @@ from itertools import cycle, islice
 from time import perf_counter
 from typing import Any, TypeVar
 
+import numpy as np
+
 from longrec.bench.cells import median_ms
-from longrec.bench.systems import Alone, K, best
-from longrec.bench.users import Users
-from longrec.data.catalog import Catalog
-from longrec.serving.catchup import bits
-from longrec.serving.ids import ItemIndex, item_key, user_key
-from longrec.serving.state.engine import Engine
+from longrec.bench.clients import K
+from longrec.bench.systems import Alone
+from longrec.retrieval.barred import row_bytes
+from longrec.serving.ids import item_key, user_key
 from longrec.serving.stores.interface import Append, Event, Store
 from longrec.serving.stream import Stream
 
@@ -29,17 +29,16 @@ class Parts:
 
     Parameters
     ----------
-    stream, store, engine : of one store and model, which streams exactly.
+    stream : whose model streams exactly.
+    store : the same, opened once more.
+    whole : pairs of one client on it.
     """
 
-    def __init__(
-        self, stream: Stream, store: Store, engine: Engine, users: Users, pairs: int
-    ) -> None:
-        self.stream, self.store, self.engine = stream, store, engine
-        self.users, self.pairs = users, pairs
-        catalog: Catalog = stream.recommender.catalog
-        self._index, self._size = ItemIndex(catalog), catalog.n_items + 1
-        self._rng, self._turn = random.Random(4), cycle(range(len(users)))
+    def __init__(self, stream: Stream, store: Store, whole: Alone) -> None:
+        self.stream, self.store, self.whole = stream, store, whole
+        self.users, self.pairs = whole.users, whole.pairs
+        self._bytes = row_bytes(stream.index.n_items)
+        self._rng, self._turn = random.Random(4), cycle(range(len(self.users)))
         self.clear()
 
     def clear(self) -> None:
@@ -52,13 +51,19 @@ class Parts:
         for number in islice(self._turn, self.pairs):
             self._pair(*self.users.event(number, self._rng))
 
-    def medians(self, whole: Alone) -> dict[str, float]:
+    def told(self) -> dict[str, Any]:
+        """The medians with the condition that they are of."""
+        return {**self.whole.of, "of": "medians", "ms": self.medians()}
+
+    def medians(self) -> dict[str, float]:
         """Median of each part in milliseconds, beside those of the pairs that a client saw.
 
         "rest" is what the medians of observing and ranking leave over.
         """
         found = {name: median_ms(taken) for name, taken in self.seconds.items()}
-        observe, recommend = median_ms(whole.observing), median_ms(whole.recommending)
+        observe, recommend = (
+            median_ms(taken) for taken in (self.whole.observing, self.whole.recommending)
+        )
         rank = found.pop("rank")
         told = sum(found.values())
         return {
@@ -70,9 +75,9 @@ class Parts:
         }
 
     def _pair(self, user: str, item: Any, time: int) -> None:
-        store, engine = self.store, self.engine
+        store, engine = self.store, self.stream.engine
         key, name = self._timed("ids", lambda: (user_key(user), item_key(item)))
-        index = self._index.one(name)
+        index = self.stream.items.one(name)
         kept = self._timed("read", lambda: store.read(engine.digest, [(key, ())]))[0]
         records = self._timed("record", lambda: engine.load([kept.record]))
         version = int(records["version"][0])
@@ -88,9 +93,9 @@ class Parts:
         seen = self._timed(
             "read, seen items", lambda: store.read(engine.digest, [(key, ())], seen=True)
         )[0].seen
+        barred = np.frombuffer(seen.ljust(self._bytes, b"\0"), np.uint8, self._bytes)[None]
         h = engine.read(records)
-        model = self.stream.recommender.model
-        self._timed("top-k", lambda: best(model, h, bits(seen, self._size)))
+        self._timed("top-k", lambda: self.stream.index.search(h, K, barred))
         self._timed("rank", lambda: self.stream.rank([user], K))
 
     def _timed(self, part: str, work: Callable[[], T]) -> T:

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from longrec.bench.machine import IN_MEMORY, file_system
 from longrec.errors import LongrecError, UsageError
-from longrec.serving.stores.interface import Durability, open_store
+from longrec.serving.stores.interface import Durability
 
 AT_ONCE = 1000
 """Keys deleted at once."""
@@ -48,7 +48,10 @@ class Place:
             return
         if self.on_disk:
             if "://" in store and not store.startswith("lmdb:"):
-                open_store(store)  # which says that it is none
+                raise UsageError(
+                    f"a store at {store.partition('://')[0]}:// is not measured here: name "
+                    "redis://host:6379/0, or a new folder for LMDB"
+                )
             self._store = Path(store.removeprefix("lmdb:").removeprefix("//"))
             self._beside = self._store
         else:

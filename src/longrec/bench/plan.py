@@ -11,16 +11,23 @@ import torch
 
 from longrec.data.catalog import Catalog
 from longrec.errors import UsageError
-from longrec.models import MODELS, build_model
+from longrec.models import MODELS, SequenceModel, build_model
 from longrec.recommender import Recommender
 from longrec.serving.stores.interface import Durability
 from longrec.settings import check_model
 from longrec.training.config import TrainConfig
 
+PAIRS, FEW = 10, 2
+"""Pairs per burst; of what reads a window again, which takes long."""
+SPANS = 5
+"""Parts into which the seconds of clients at once are divided."""
+
 SHAPE = {"dim": 64, "layers": 2, "experts": 16}
 """Of models with random weights: what a step costs does not depend on training."""
 FEWEST = 20
 """Items of a catalog of which a half is enough for ten."""
+CLUSTER = 100
+"""Items of random vectors that lie around one centre, on average."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,8 @@ class Plan:
 def random_recommender(name: str, items: int, seed: int = 0) -> Recommender:
     """A model of width 64 and 2 layers with random weights, over a catalog of so many items.
 
+    Item vectors lie in clusters, as trained ones do: an index finds little order in a round cloud.
+
     Raises
     ------
     UsageError
@@ -78,5 +87,15 @@ def random_recommender(name: str, items: int, seed: int = 0) -> Recommender:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build_model(name, config, items).eval()
+        if isinstance(model, SequenceModel):
+            _cluster(model.items)
     catalog = Catalog(pl.Series("item", np.arange(1, items + 1)), np.ones(items, np.int64))
     return Recommender(name, model, config, TrainConfig(), catalog)
+
+
+@torch.no_grad()
+def _cluster(vectors: torch.Tensor) -> None:
+    """Move random vectors (n + 1, D), of which row 0 is padding, each to one of some centres."""
+    n = len(vectors) - 1
+    centres = vectors[1 : 2 + n // CLUSTER].clone()
+    vectors[1:].mul_(0.5).add_(centres[torch.randint(len(centres), (n,))])

@@ -1,46 +1,34 @@
-"""What streaming costs on this machine: pairs of an event and a recommendation, on real stores.
-
-All cells are measured in turns, in an order drawn anew for each round, so that what else the
-machine does meanwhile hits all of them alike.
-"""
+"""What streaming costs on this machine: pairs of an event and a recommendation, on real stores."""
 
 from __future__ import annotations
 
-import random
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from longrec.bench.cells import Measured, median_ms
+from longrec.bench.cells import Cell, Measured, median_ms
+from longrec.bench.clients import InProcess
+from longrec.bench.filling import fill
 from longrec.bench.machine import Disk, describe, one_core
 from longrec.bench.parts import Parts
 from longrec.bench.place import Place
-from longrec.bench.plan import Plan
-from longrec.bench.ratios import ratios
-from longrec.bench.systems import Alone, Reencoding, Step, Together
+from longrec.bench.plan import FEW, PAIRS, Plan
+from longrec.bench.ratios import AGAIN, ratios
+from longrec.bench.reencoding import WINDOWS, Reencoding, window_models
+from longrec.bench.systems import Alone, Step, pairs
+from longrec.bench.turns import Progress, take_turns
 from longrec.bench.users import Users, write
-from longrec.data.histories import Histories
 from longrec.errors import UsageError
-from longrec.models import MODELS, SequenceModel, build_model
 from longrec.provenance import command, commit
 from longrec.recommender import Recommender
+from longrec.retrieval.exact import ExactIndex
 from longrec.serving.state.engine import Engine
-from longrec.serving.stores.interface import Durability, open_store
-from longrec.serving.stream import Stream
+from longrec.serving.stores.interface import open_store
 
-WINDOWS = (200, 2048)
-"""Last events that the models read again which streaming is held against."""
 BATCHES = (1, 256)
-PAIRS, FEW = 10, 2
-"""Pairs per burst; of what reads a window again, which takes long."""
-SPANS = 5
-"""Parts into which the seconds of clients at once are divided."""
-
-Progress = Callable[[float, float, str], None]
 
 
 def bench_stream(
@@ -63,8 +51,9 @@ def bench_stream(
     Returns
     -------
     dict
-        Plain values: "cells" (see `Cell`), "ratios", "breakdown", "machine", "method", "command",
-        "commit", "started".
+        Plain values: "cells" (see `Cell`; their first keys are system, history, durability, which
+        is "none" where nothing is stored, clients, threads that ask at once, and batch), "ratios",
+        "breakdown", "machine", "method", "command", "commit", "started".
 
     Raises
     ------
@@ -86,44 +75,41 @@ def bench_stream(
         catalog = recommenders[0].catalog
         users = [Users(length, catalog, plan.seed) for length in sorted(plan.histories)]
         histories = write(users, catalog, place.folder / "histories")
-        measured: list[Measured] = _windows(recommenders[0], users)
-        parts: dict[tuple[str, str], tuple[Parts, Alone]] = {}
-        for recommender, engine in zip(recommenders, engines, strict=True):
-            streams = stack.enter_context(_streams(recommender, plan, place, histories, tell))
-            for number, (durability, (url, stream)) in enumerate(streams.items()):
-                alone = [Alone(stream, some, durability, PAIRS) for some in users]
-                measured += alone if 1 in plan.clients else []
-                measured += [
-                    Together(stream, some, durability, clients, plan.seconds / SPANS)
-                    for some in users
-                    for clients in plan.clients
-                    if clients > 1
-                ]
-                if engine.window is None:
-                    opened = open_store(url, durability)
-                    stack.callback(opened.close)
-                    if number == 0:
-                        measured += [
-                            Step(recommender.name, engine, opened, users[0], batch, PAIRS)
-                            for batch in BATCHES
-                        ]
-                    if 1 in plan.clients:
-                        middle = len(users) // 2
-                        part = Parts(stream, opened, engine, users[middle], PAIRS)
-                        parts[recommender.name, durability] = part, alone[middle]
+        again, steps = _again(recommenders[0], users), list[Measured]()
+        alone, together, parts = list[Measured](), list[Measured](), list[Parts]()
+        for recommender in recommenders:
+            name = recommender.name
+            urls = {place.url(name, durability): durability for durability in plan.durabilities}
+            fill(recommender, urls, histories, place.on_disk, tell)
+            for number, (url, durability) in enumerate(urls.items()):
+                stream = stack.enter_context(recommender.open_stream(url, durability))
+                ones, several = pairs(
+                    partial(InProcess, stream),
+                    users,
+                    plan,
+                    partial(_of, name, durability),
+                    Alone,
+                )
+                alone += ones
+                together += several
+                if stream.engine.window is not None:
+                    continue
+                opened = open_store(url, durability)
+                stack.callback(opened.close)
+                if number == 0:
+                    steps += [
+                        Step(
+                            *(stream.engine, opened, users[0]),
+                            *(_of(f"{name} step", "none", users[0], batch=batch), batch, PAIRS),
+                        )
+                        for batch in BATCHES
+                    ]
+                if ones:
+                    parts.append(Parts(stream, opened, ones[len(users) // 2]))
+        measured = [*alone, *together, *steps, *again]
         disk = stack.enter_context(Disk(place.folder)) if place.on_disk else None
-        others = [part for part, _ in parts.values()] + ([disk] if disk else [])
-        _take_turns(measured, others, plan, tell)
-        cells = [asdict(one.cell()) for one in sorted(measured, key=_place_in_table)]
-        breakdown = [
-            {
-                "system": name,
-                "history": alone.history,
-                "durability": durability,
-                "median_ms": part.medians(alone),
-            }
-            for (name, durability), (part, alone) in parts.items()
-        ]
+        take_turns(measured, [*parts, *([disk] if disk else [])], plan, tell)
+        cells = [one.cell() for one in measured]
         machine |= place.describe() | {"sync_ms": median_ms(disk.seconds) if disk else None}
     return {
         "command": command(),
@@ -131,93 +117,31 @@ def bench_stream(
         "started": started,
         "cells": cells,
         "ratios": ratios(cells),
-        "breakdown": breakdown,
+        "breakdown": [part.told() for part in parts],
         "machine": machine,
         "method": _method(recommenders, engines, plan, users, place.on_disk),
     }
 
 
-@contextmanager
-def _streams(
-    recommender: Recommender, plan: Plan, place: Place, histories: Histories, tell: Progress
-) -> Iterator[dict[Durability, tuple[str, Stream]]]:
-    """Streams with the histories in their stores, by durability, each with its URL.
-
-    They are filled as the product does it, by `rebuild`; of stores that are files one is, and the
-    others are copies.
-    """
-    name = recommender.name
-
-    def fill(url: str, durability: Durability) -> None:
-        with recommender.open_stream(url, durability) as stream:
-            stream.rebuild(
-                histories, progress=lambda done, total: tell(done, total, f"{name}: filling")
-            )
-
-    urls = {durability: place.url(name, durability) for durability in plan.durabilities}
-    if place.on_disk:
-        first, *others = urls.values()
-        fill(first, "process")
-        for url in others:
-            shutil.copytree(first, url, ignore=shutil.ignore_patterns("*-lock", ".lock"))
-    else:
-        for durability, url in urls.items():
-            fill(url, durability)
-    with ExitStack() as stack:
-        yield {
-            durability: (url, stack.enter_context(recommender.open_stream(url, durability)))
-            for durability, url in urls.items()
-        }
-
-
-def _place_in_table(one: Measured) -> tuple[Any, ...]:
-    """Streams first, then steps, then what reads again; alone before together."""
-    kind = 1 if isinstance(one, Step) else 2 if isinstance(one, Reencoding) else 0
-    return kind, one.system, one.clients, one.durability, one.history, one.batch
-
-
-def _windows(recommender: Recommender, users: Sequence[Users]) -> list[Measured]:
-    """SASRec of the same shape, reading its last events again; users come with short ones first."""
-    config_class = MODELS["sasrec"].config_class
-    given = recommender.model_config
-    shape = {
-        key: getattr(given, key)
-        for key in ("dim", "layers", "heads", "ffn_dim")
-        if hasattr(given, key)
+def _of(system: str, durability: str, users: Users, clients: int = 1, batch: int = 1) -> Cell:
+    """The first keys of a cell."""
+    return {
+        "system": system,
+        "history": users.length,
+        "durability": durability,
+        "clients": clients,
+        "batch": batch,
     }
-    if shape.get("dim", 0) % shape.get("heads", 2):
-        shape["heads"] = 1
+
+
+def _again(recommender: Recommender, users: Sequence[Users]) -> list[Measured]:
+    """Reading windows again, each of users who have as many events; those of short ones first."""
     found: list[Measured] = []
-    for window in WINDOWS:
-        long = [some for some in users if some.length >= window] or users[-1:]
-        config = config_class(**shape, max_length=window)
-        model = build_model("sasrec", config, recommender.catalog.n_items).eval()
-        assert isinstance(model, SequenceModel)
-        found.append(Reencoding(model, long[0], FEW))
+    for model, window in zip(window_models(recommender), WINDOWS, strict=True):
+        some = next((some for some in users if some.length >= window), users[-1])
+        of = _of(f"{AGAIN} {window}", "none", some)
+        found.append(Reencoding(model, ExactIndex(model), some, of, FEW))
     return found
-
-
-def _take_turns(
-    measured: Sequence[Measured], others: Sequence[Parts | Disk], plan: Plan, tell: Progress
-) -> None:
-    """Let everything have its bursts, in another order each round, after some that do not count."""
-    often = [*(one for one in measured if not isinstance(one, Together)), *others]
-    rarely = [one for one in measured if isinstance(one, Together)]
-    rng = random.Random(plan.seed)
-    turns: list[list[Any]] = [[*often, *rarely]]
-    for number in range(plan.rounds):
-        turn = list(often)
-        if number * SPANS // plan.rounds != (number - 1) * SPANS // plan.rounds:
-            turn += rarely
-        rng.shuffle(turn)
-        turns.append(turn)
-    for number, turn in enumerate(turns):
-        for one in turn:
-            one.burst()
-        if number == 0:
-            for one in turn:
-                one.clear()
-        tell(number, plan.rounds, "measuring")
 
 
 def _method(

@@ -1,26 +1,24 @@
-"""What is measured: a stream's users, its model's step, and a model that reads everything again."""
+"""What is measured: pairs of one client and of several, and a model's step alone."""
 
 from __future__ import annotations
 
 import random
 import threading
 from array import array
+from collections.abc import Callable, Sequence
 from itertools import count, cycle, islice
 from time import perf_counter
+from typing import TypeVar
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from longrec.bench.cells import Measured
+from longrec.bench.cells import Cell, Measured
+from longrec.bench.clients import Client
+from longrec.bench.plan import PAIRS, SPANS, Plan
 from longrec.bench.users import END, Users
-from longrec.models import Model, SequenceModel
-from longrec.retrieval.exact import top_k
 from longrec.serving.state.engine import Engine
 from longrec.serving.stores.interface import Store
-from longrec.serving.stream import Stream
 
-K = 10
+A = TypeVar("A", bound="Alone")
+C = TypeVar("C", bound=Client)
 
 
 class Alone(Measured):
@@ -31,20 +29,25 @@ class Alone(Measured):
     observing, recommending : seconds of the two parts of each pair.
     """
 
-    def __init__(self, stream: Stream, users: Users, durability: str, pairs: int) -> None:
-        super().__init__(stream.recommender.name, users.length, durability)
-        self.stream, self.users, self.pairs = stream, users, pairs
+    def __init__(self, client: Client, users: Users, of: Cell, pairs: int) -> None:
+        super().__init__(of)
+        self.client, self.users, self.pairs = client, users, pairs
         self.observing, self.recommending = array("d"), array("d")
         self._rng, self._turn = random.Random(1), cycle(range(len(users)))
 
     def burst(self) -> None:
+        self.client.ready()
+        self.ask()
+
+    def ask(self) -> None:
+        """Some pairs, of a client that is ready."""
         for number in islice(self._turn, self.pairs):
             event = self.users.event(number, self._rng)
             with self.timed():
                 began = perf_counter()
-                self.stream.observe(*event)
+                self.client.observe(*event)
                 observed = perf_counter()
-                self.stream.recommend(event[0], k=K)
+                self.client.recommend(event[0])
                 ended = perf_counter()
             self.observing.append(observed - began)
             self.recommending.append(ended - observed)
@@ -57,32 +60,32 @@ class Alone(Measured):
 class Together(Measured):
     """Pairs of several clients at once, each a thread with users of its own if there are enough."""
 
-    def __init__(
-        self, stream: Stream, users: Users, durability: str, clients: int, span: float
-    ) -> None:
-        super().__init__(stream.recommender.name, users.length, durability, clients)
-        self.stream, self.users, self.span = stream, users, span
-        many = len(users)
-        self._of = [
-            list(range(client, many, clients)) or [client % many] for client in range(clients)
-        ]
-        self._rngs = [random.Random(2 + client) for client in range(clients)]
+    def __init__(self, clients: Sequence[Client], users: Users, of: Cell, span: float) -> None:
+        super().__init__(of)
+        self.clients, self.users, self.span = clients, users, span
+        n, many = len(clients), len(users)
+        self._of = [list(range(own, many, n)) or [own % many] for own in range(n)]
+        self._rngs = [random.Random(2 + own) for own in range(n)]
 
     def burst(self) -> None:
+        for client in self.clients:
+            client.ready()
+        n = len(self.clients)
         began = array("d")
         stop = threading.Event()
-        start = threading.Barrier(self.clients + 1, lambda: began.append(perf_counter()))
-        taken = [array("d") for _ in range(self.clients)]
+        start = threading.Barrier(n + 1, lambda: began.append(perf_counter()))
+        taken = [array("d") for _ in range(n)]
         errors: list[BaseException] = []
 
-        def client(own: int) -> None:
+        def ask(own: int) -> None:
+            client = self.clients[own]
             try:
                 start.wait()
                 for number in cycle(self._of[own]):
                     event = self.users.event(number, self._rngs[own])
                     asked = perf_counter()
-                    self.stream.observe(*event)
-                    self.stream.recommend(event[0], k=K)
+                    client.observe(*event)
+                    client.recommend(event[0])
                     taken[own].append(perf_counter() - asked)
                     if stop.is_set():
                         return
@@ -92,7 +95,7 @@ class Together(Measured):
                 errors.append(error)
                 stop.set()
 
-        threads = [threading.Thread(target=client, args=(own,)) for own in range(self.clients)]
+        threads = [threading.Thread(target=ask, args=(own,)) for own in range(n)]
         try:
             for thread in threads:
                 thread.start()
@@ -112,41 +115,37 @@ class Together(Measured):
             self.seconds.extend(own)
 
 
-class Reencoding(Measured):
-    """Pairs without a stream: the last events are kept in memory, and all read for each of them.
+def pairs(
+    connect: Callable[[], C],
+    users: Sequence[Users],
+    plan: Plan,
+    of: Callable[[Users, int], Cell],
+    kind: Callable[[C, Users, Cell, int], A],
+) -> tuple[list[A], list[Together]]:
+    """Cells of a plan's numbers of clients for each length of history: one client, and several.
 
-    Nothing is stored, no id is looked up and no frame is made, which is all in its favour.
+    Parameters
+    ----------
+    connect : makes a client.
+    of : the first keys of a cell, from its users and how many clients there are.
+    kind : makes cells of one client, `Alone` or a kind of it.
     """
-
-    def __init__(self, model: SequenceModel, users: Users, pairs: int) -> None:
-        window = model.max_length
-        assert window is not None
-        super().__init__(f"re-encode {window}", users.length)
-        self.model, self.users, self.window, self.pairs = model, users, window, pairs
-        self._tails = [torch.from_numpy(row[-window:].astype(np.int64)) for row in users.items]
-        self._seen = np.zeros((len(users), model.n_items + 1), bool)
-        for seen, items in zip(self._seen, users.items, strict=True):
-            seen[items] = True
-        self._rng, self._turn = random.Random(0), cycle(range(len(users)))
-
-    @torch.inference_mode()
-    def burst(self) -> None:
-        for number in islice(self._turn, self.pairs):
-            item = self.users.index(number, self._rng)
-            with self.timed():
-                tail = torch.cat([self._tails[number], torch.tensor([item])])[-self.window :]
-                self._tails[number] = tail
-                self._seen[number, item] = True
-                best(self.model, self.model.encode(tail[None])[:, -1], self._seen[number])
+    alone = [kind(connect(), some, of(some, 1), PAIRS) for some in users if 1 in plan.clients]
+    return alone, [
+        Together([connect() for _ in range(n)], some, of(some, n), plan.seconds / SPANS)
+        for n in plan.clients
+        for some in users
+        if n > 1
+    ]
 
 
 class Step(Measured):
     """A model's step alone, for a number of users at once."""
 
     def __init__(
-        self, name: str, engine: Engine, store: Store, users: Users, batch: int, calls: int
+        self, engine: Engine, store: Store, users: Users, of: Cell, batch: int, calls: int
     ) -> None:
-        super().__init__(f"{name} step", users.length, batch=batch)
+        super().__init__(of, batch)
         self.engine, self.users, self.calls = engine, users, calls
         kept = store.read(engine.digest, [(user.encode(), ()) for user in users.ids[:batch]])
         self._records = engine.load(list(islice(cycle([one.record for one in kept]), batch)))
@@ -161,9 +160,3 @@ class Step(Measured):
             ]
             with self.timed():
                 self.engine.advance(self._records, events)
-
-
-def best(model: Model, h: Tensor, seen: np.ndarray) -> None:
-    """The exact best items for one user, those seen left out."""
-    out = torch.from_numpy(np.flatnonzero(seen))
-    top_k(model, h, K, torch.zeros(len(out), dtype=torch.int64), out)

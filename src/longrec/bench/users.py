@@ -35,7 +35,6 @@ class Users:
     ----------
     length : events of each when the measurement begins.
     ids : of the users.
-    halves : (n, half) item indices.
     items : (n, length) item indices of their histories.
     """
 
@@ -43,12 +42,12 @@ class Users:
         rng = np.random.default_rng([seed, length])
         n, self.length = how_many(length), length
         self.ids = [f"{length}-{number:04}" for number in range(n)]
-        half = (catalog.n_items + 1) // 2
-        self.halves = np.array(
-            [rng.permutation(catalog.n_items)[:half] + 1 for _ in range(n)], np.int32
-        )
-        drawn = rng.integers(half, size=(n, length))
-        self.items = np.take_along_axis(self.halves, drawn, axis=1)
+        # One order of all items; each user's half begins somewhere in it.
+        self._order = (rng.permutation(catalog.n_items) + 1).astype(np.int32)
+        self._half = (catalog.n_items + 1) // 2
+        self._starts = rng.integers(catalog.n_items, size=n)
+        drawn = rng.integers(self._half, size=(n, length))
+        self.items = self._order[(self._starts[:, None] + drawn) % catalog.n_items]
         self._names: list[Any] = catalog.ids.to_list()
         self._clock = count(END + 1)
 
@@ -61,8 +60,14 @@ class Users:
 
     def index(self, number: int, rng: random.Random) -> int:
         """The item index of a user's next event."""
-        half = self.halves[number]
-        return int(half[rng.randrange(len(half))])
+        place = int(self._starts[number]) + rng.randrange(self._half)
+        return int(self._order[place % len(self._order)])
+
+    def half(self, number: int) -> np.ndarray:
+        """The item indices (half,) of a user's events, those to come included."""
+        places = (self._starts[number] + np.arange(self._half)) % len(self._order)
+        found: np.ndarray = self._order[places]
+        return found
 
 
 def write(groups: Sequence[Users], catalog: Catalog, path: Path) -> Histories:

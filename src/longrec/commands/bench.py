@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,9 +12,31 @@ import typer
 from longrec.commands.options import Json
 
 if TYPE_CHECKING:
+    from longrec.bench.plan import Plan
+    from longrec.bench.turns import Progress
     from longrec.recommender import Recommender
 
 app = typer.Typer(help="Costs measured on the machine at hand.")
+
+CATALOGS = "3400,100000,1000000"
+
+Models = Annotated[
+    str | None,
+    typer.Option(metavar="A,B,...", help="Models of random weights; elastic,hydrarec if unset."),
+]
+Lengths = Annotated[str, typer.Option(metavar="N,M,...", help="Events of users at the beginning.")]
+Durabilities = Annotated[
+    str, typer.Option(metavar="A,B", help="power: synced before it is acknowledged; process.")
+]
+Folder = Annotated[
+    Path, typer.Option(help="Where temporary stores are made: on the disk to be measured.")
+]
+Clients = Annotated[str, typer.Option(metavar="N,M,...", help="Clients at once.")]
+Rounds = Annotated[int, typer.Option(min=1, help="Turns of each cell, of 10 pairs.")]
+Seconds = Annotated[float, typer.Option(help="For each cell of several clients.")]
+Out = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="A .json file for all that was found.")
+]
 
 
 @app.callback()
@@ -28,21 +52,12 @@ def stream(
             metavar="RUN", help="A run's folder instead of random weights.", show_default=False
         ),
     ] = None,
-    models: Annotated[
-        str | None,
-        typer.Option(
-            metavar="A,B,...", help="Models of random weights; elastic,hydrarec if unset."
-        ),
-    ] = None,
+    models: Models = None,
     items: Annotated[
         int | None, typer.Option(help="Items of their catalog; 3400 if unset.")
     ] = None,
-    histories: Annotated[
-        str, typer.Option(metavar="N,M,...", help="Events of users at the beginning.")
-    ] = "100,10000,1000000",
-    durability: Annotated[
-        str, typer.Option(metavar="A,B", help="power: synced before it is acknowledged; process.")
-    ] = "power,process",
+    histories: Lengths = "100,10000,1000000",
+    durability: Durabilities = "power,process",
     store: Annotated[
         str | None,
         typer.Option(
@@ -50,15 +65,11 @@ def stream(
             help="redis://host:6379/0 (under keys of its own), or a new folder for LMDB.",
         ),
     ] = None,
-    folder: Annotated[
-        Path, typer.Option(help="Where temporary stores are made: on the disk to be measured.")
-    ] = Path("."),
-    clients: Annotated[str, typer.Option(metavar="N,M,...", help="Clients at once.")] = "1,32",
-    rounds: Annotated[int, typer.Option(min=1, help="Turns of each cell, of 10 pairs.")] = 100,
-    seconds: Annotated[float, typer.Option(help="For each cell of several clients.")] = 5.0,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A .json file for all that was found.")
-    ] = None,
+    folder: Folder = Path("."),
+    clients: Clients = "1,32",
+    rounds: Rounds = 100,
+    seconds: Seconds = 5.0,
+    out: Out = None,
     json: Json = False,
 ) -> None:
     """Time events and recommendations on real stores here, beside reading histories again.
@@ -67,30 +78,83 @@ def stream(
 
     Example: [bold]longrec bench stream --models elastic --histories 100,10000[/bold]
     """
+    from longrec.bench.stream import bench_stream
+
+    _check_out(out)
+    plan = _plan(histories, durability, clients, rounds, seconds)
+    sizes = None if items is None else [items]
+    chosen = _chosen([] if run is None else [run], models, sizes, [3400], "--items")
+    with _measuring() as progress:
+        found = bench_stream(chosen, plan, folder, store, progress)
+    _tell(found, out, json)
+
+
+@app.command()
+def serve(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="RUN",
+            help="Folders of runs instead of random weights, each with its own catalog.",
+            show_default=False,
+        ),
+    ] = None,
+    models: Models = None,
+    catalogs: Annotated[
+        str | None,
+        typer.Option(metavar="N,M,...", help=f"Items of their catalogs; {CATALOGS} if unset."),
+    ] = None,
+    histories: Lengths = "100,10000,1000000",
+    transports: Annotated[
+        str, typer.Option(metavar="A,B", help="python: in this process; http: longrec serve.")
+    ] = "python,http",
+    durability: Durabilities = "power,process",
+    folder: Folder = Path("."),
+    clients: Clients = "1,8",
+    rounds: Rounds = 80,
+    seconds: Seconds = 2.0,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """Time events and recommendations as they are served, by catalog, and hold them against goals.
+
+    Clients and servers share this machine. It takes a quarter of an hour, and some gigabytes of
+    memory and of disk, and leaves nothing behind.
+
+    Example: [bold]longrec bench serve run --transports http --histories 100,10000[/bold]
+    """
+    from longrec.bench.serve import bench_serve
+
+    _check_out(out)
+    plan = _plan(histories, durability, clients, rounds, seconds)
+    sizes = None if catalogs is None else _numbers("catalogs", catalogs)
+    chosen = _chosen(runs or [], models, sizes, _numbers("catalogs", CATALOGS), "--catalogs")
+    with _measuring() as progress:
+        found = bench_serve(chosen, plan, transports.split(","), folder, progress)  # type: ignore[arg-type]
+    _tell(found, out, json)
+
+
+@contextmanager
+def _measuring() -> Iterator[Progress]:
+    """Show progress; interrupted, say that nothing is left."""
+    from longrec import console
+    from longrec.errors import LongrecError
+
+    try:
+        with console.counting("measuring") as progress:
+            yield progress
+    except KeyboardInterrupt:
+        raise LongrecError("interrupted; nothing is left of the stores") from None
+
+
+def _tell(found: dict[str, Any], out: Path | None, json: bool) -> None:
+    """Write and print what was found."""
     from json import dumps
 
     from longrec import console
-    from longrec.bench.plan import Plan
     from longrec.bench.shown import show
-    from longrec.bench.stream import bench_stream
-    from longrec.errors import LongrecError, UsageError
     from longrec.files import write_file
 
-    if out is not None and (out.suffix != ".json" or not out.parent.is_dir()):
-        raise UsageError(f"{out}: name a .json file in a folder that there is")
-    plan = Plan(
-        histories=_numbers("histories", histories),
-        durabilities=tuple(durability.split(",")),  # type: ignore[arg-type]
-        clients=_numbers("clients", clients),
-        rounds=rounds,
-        seconds=seconds,
-    )
-    chosen = _chosen(run, models, items)
-    try:
-        with console.counting("measuring") as progress:
-            found = bench_stream(chosen, plan, folder, store, progress)
-    except KeyboardInterrupt:
-        raise LongrecError("interrupted; nothing is left of the stores") from None
     if out is not None:
         write_file(out, dumps(found, indent=2, allow_nan=False) + "\n")
     if json:
@@ -104,18 +168,44 @@ def stream(
         )
 
 
-def _chosen(run: Path | None, models: str | None, items: int | None) -> list[Recommender]:
+def _check_out(out: Path | None) -> None:
+    from longrec.errors import UsageError
+
+    if out is not None and (out.suffix != ".json" or not out.parent.is_dir()):
+        raise UsageError(f"{out}: name a .json file in a folder that there is")
+
+
+def _plan(histories: str, durability: str, clients: str, rounds: int, seconds: float) -> Plan:
+    from longrec.bench.plan import Plan
+
+    return Plan(
+        histories=_numbers("histories", histories),
+        durabilities=tuple(durability.split(",")),  # type: ignore[arg-type]
+        clients=_numbers("clients", clients),
+        rounds=rounds,
+        seconds=seconds,
+    )
+
+
+def _chosen(
+    runs: Sequence[Path],
+    models: str | None,
+    sizes: Sequence[int] | None,
+    usual: Sequence[int],
+    option: str,
+) -> list[Recommender]:
+    """The runs, or models of random weights over catalogs of so many items, an option's value."""
     from longrec.bench.plan import random_recommender
     from longrec.errors import UsageError
 
-    if run is not None:
-        if models is not None or items is not None:
-            raise UsageError("RUN brings its own model and items: leave --models and --items out")
+    if runs:
+        if models is not None or sizes is not None:
+            raise UsageError(f"RUN brings its own model and items: leave --models and {option} out")
         from longrec.recommender import load
 
-        return [load(run)]
+        return [load(run) for run in runs]
     names = (models or "elastic,hydrarec").split(",")
-    return [random_recommender(name, 3400 if items is None else items) for name in names]
+    return [random_recommender(name, size) for size in sizes or usual for name in names]
 
 
 def _numbers(name: str, text: str) -> Any:

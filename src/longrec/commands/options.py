@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -13,3 +14,10 @@ Data = Annotated[
     typer.Option("--data", help="A histories folder; the run's own training data by default."),
 ]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.", show_default=False)]
+
+
+class Durable(StrEnum):
+    """What acknowledged events survive."""
+
+    power = "power"
+    process = "process"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from longrec.commands.options import Json
+from longrec.commands.options import Durable, Json, Run
 
 if TYPE_CHECKING:
     from longrec.serving.stores.interface import Store
@@ -20,7 +20,7 @@ Url = Annotated[
     str,
     typer.Argument(
         metavar="URL",
-        help="lmdb:///folder (or a path), redis://host:6379/0, rediss://…",
+        help="lmdb:///folder (or a path), sqlite:///file, redis://host/0, rediss://…",
         show_default=False,
     ),
 ]
@@ -106,6 +106,49 @@ def restore(folder: Backup, url: Url, json: Json = False) -> None:
         console.print_json({"url": shown, "path": str(folder)} | counts)
         return
     console.facts_table(shown, {"from": str(folder)} | _thousands(counts))
+
+
+@app.command()
+def rebuild(
+    url: Url,
+    run: Run,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="HISTORIES", help="Bring these histories in first, in front of the logs."
+        ),
+    ] = None,
+    by_time: Annotated[
+        bool, typer.Option("--by-time", help="Sort logs with late events by time, for good.")
+    ] = False,
+    durability: Annotated[
+        Durable, typer.Option(help="That of whoever serves the store: power, or process.")
+    ] = Durable.power,
+    json: Json = False,
+) -> None:
+    """Make all users' records anew with RUN's model, which the store serves from then on.
+
+    If it is interrupted, the same command goes on. A server that runs does the same on HUP.
+
+    Example: [bold]longrec store rebuild lmdb:///var/lib/shop run --data histories[/bold]
+    """
+    from longrec import console
+    from longrec.errors import LongrecError
+    from longrec.recommender import load
+
+    with load(run).open_stream(url, durability.value, beside=True) as stream:
+        with console.counting("rebuilding") as progress:
+            try:
+                found = stream.rebuild(data, "time" if by_time else "commit", progress)
+            except KeyboardInterrupt:
+                raise LongrecError("interrupted; the same command goes on") from None
+        shown = stream.store.url
+    told = found._asdict()
+    seconds = told.pop("seconds")
+    if json:
+        console.print_json({"url": shown} | told | {"seconds": seconds})
+        return
+    console.facts_table(shown, _thousands(told) | {"seconds": f"{seconds:.1f}"})
 
 
 @app.command()

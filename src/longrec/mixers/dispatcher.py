@@ -14,7 +14,7 @@ f = 1 ("events") or log1p of the time gap ("time"): experts start at half-lives 
 events, so that one layer holds short-, mid- and lifelong interests. It belongs to the gated slot
 attention family (arXiv 2409.07146).
 
-`mix_chunks` is the parallel form: chunks of C events, matrix products only.
+`dispatcher_chunks` has the parallel form: chunks of C events, matrix products only.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize, pad
+from torch.nn.functional import normalize
 
 from longrec.mixers.base import (
     EMPTY,
@@ -38,6 +38,7 @@ from longrec.mixers.base import (
     split_heads,
 )
 from longrec.mixers.convolution import ShortConvolution
+from longrec.mixers.dispatcher_chunks import TINY, mix_chunks
 
 Forgetting = Literal["events", "time", "none"]
 MAX_TEMPERATURE = 12.0
@@ -72,6 +73,47 @@ class ExpertRead(NamedTuple):
     y: Tensor
     logits: Tensor
     state: DispatcherState
+
+
+class Brought(NamedTuple):
+    """What T events bring to the experts.
+
+    q : (B, H, T, d) queries; pairs : (B, H, T, 2 d), [k', v]; scores, forget : (B, H, T, R), s and
+    what is forgotten at each; convolution, time : as in the state after them.
+    """
+
+    q: Tensor
+    pairs: Tensor
+    scores: Tensor
+    forget: Tensor
+    convolution: Tensor
+    time: Tensor
+
+
+class Reader(NamedTuple):
+    """How one event of B histories reads the past, for `attention`.
+
+    log_share : (B, H, R), log of its attention to each expert over z, the weight of all events in
+        that expert;
+    memory : (B, H), its attention to a memory bank, 0 without one;
+    recalled : (B, H, d), what the bank adds to y.
+    """
+
+    log_share: Tensor
+    memory: Tensor
+    recalled: Tensor
+
+
+class Attention(NamedTuple):
+    """What T events are to a later one, or to the last of them.
+
+    mass : (B, H, T), A with y = sum_u A_u v_u (+ `Reader.recalled`); value : (B, H, T, d), v;
+    forgotten : (B, H, R), of what came before them, until the event that reads.
+    """
+
+    mass: Tensor
+    value: Tensor
+    forgotten: Tensor
 
 
 @register_mixer("dispatcher")
@@ -148,19 +190,14 @@ class DispatcherMixer(StreamingMixer):
     def read_experts(self, x: Tensor, past: DispatcherState, ctx: Context) -> ExpertRead:
         """What the events of x (B, T, D) read from the experts, before the output projection."""
         mask = ctx.mask(x)
-        h, kept = self.convolution.prefill(x, past.convolution, ctx.lengths)
-        q, k, k2, v = (split_heads(part, self.heads) for part in self.inputs(h).chunk(4, dim=-1))
-        kind = past.mean.dtype
-        scores = self._scores(k).to(kind)
-        forget, time = self._forget(x, past.time, ctx)
-        forget = forget.to(kind)
+        q, pairs, scores, forget, kept, time = self._bring(x, past, ctx)
         if mask is not None:
             scores = scores.masked_fill(~mask[:, None, :, None], -math.inf)
             forget = forget * mask[:, None, :, None]
-        q, weight = q.to(kind), past.log_weight.exp()
+        weight = past.log_weight.exp()
         y, logits, sums, weight = mix_chunks(
             q,
-            torch.cat([k2, v], dim=-1).to(kind),
+            pairs,
             scores,
             forget,
             past.mean * weight[..., None],
@@ -189,6 +226,46 @@ class DispatcherMixer(StreamingMixer):
         logits = (q[:, :, None] @ key.transpose(-1, -2))[:, :, 0] / q.shape[-1] ** 0.5
         y = (logits.softmax(-1)[:, :, None] @ value)[:, :, 0]
         return ExpertRead(q, y, logits, DispatcherState(mean, log_weight, kept, time))
+
+    def reader(self, x: Tensor, state: State, ctx: Context = EMPTY) -> Reader:
+        """How the event x (B, D) that follows `state` reads; `ctx.times` is (B,)."""
+        read = self.read_experts_once(x, cast(DispatcherState, state), ctx)
+        log_share = read.logits.log_softmax(-1) - read.state.log_weight
+        return Reader(log_share, torch.zeros_like(read.y[..., 0]), torch.zeros_like(read.y))
+
+    def attention(
+        self, x: Tensor, state: State, reader: Reader, forgotten: Tensor, ctx: Context = EMPTY
+    ) -> Attention:
+        """What the events x (B, T, D) that follow `state`, without padding, are to a reader.
+
+        y is linear in the values: A_u = sum_j softmax_j(...) w_uj / z_j, in log space here, since w
+        and z alone may leave float32. Over a whole history A sums to the attention to experts.
+
+        Parameters
+        ----------
+        forgotten : Tensor
+            (B, H, R), what each expert forgot after the last of them until the event that reads, 0
+            if that is the last of them: to go through a history in windows, begin at its end.
+        """
+        brought = self._bring(x, cast(DispatcherState, state), ctx)
+        # Event u is discounted by what the events after it forget, summed from the end: there the
+        # sums are small where weights are not.
+        after = torch.cat([brought.forget[:, :, 1:], forgotten[:, :, None]], dim=2)
+        after = after.flip(2).cumsum(2).flip(2)
+        mass = (reader.log_share[:, :, None] + brought.scores - after).exp().sum(-1)
+        value = brought.pairs.chunk(2, dim=-1)[1]
+        return Attention(mass, value, after[:, :, 0] + brought.forget[:, :, 0])
+
+    def _bring(self, x: Tensor, past: DispatcherState, ctx: Context) -> Brought:
+        """What the events x (B, T, D) bring to the experts, padding included."""
+        h, kept = self.convolution.prefill(x, past.convolution, ctx.lengths)
+        q, k, k2, v = (split_heads(part, self.heads) for part in self.inputs(h).chunk(4, dim=-1))
+        kind = past.mean.dtype
+        forget, time = self._forget(x, past.time, ctx)
+        pairs = torch.cat([k2, v], dim=-1)
+        return Brought(
+            q.to(kind), pairs.to(kind), self._scores(k).to(kind), forget.to(kind), kept, time
+        )
 
     def _scores(self, k: Tensor) -> Tensor:
         """s: (B, H, T, d) -> (B, H, T, R), bounded by the temperatures."""
@@ -263,105 +340,3 @@ class DispatcherMixer(StreamingMixer):
             "plain": partial(cls, experts=4, forgetting="none", convolution=0),
             "by time": partial(cls, heads=1, experts=3, forgetting="time", chunk=7),
         }
-
-
-TINY = 1e-30
-SMALL = 2.0**-64
-
-
-def mix_chunks(
-    q: Tensor,
-    pairs: Tensor,
-    scores: Tensor,
-    forget: Tensor,
-    sums: Tensor,
-    weight: Tensor,
-    chunk: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The dispatcher over T events in chunks, continuing from `sums` and `weight`.
-
-    Parameters
-    ----------
-    q : Tensor
-        (B, H, T, d) queries.
-    pairs : Tensor
-        (B, H, T, 2 d), [k', v].
-    scores : Tensor
-        (B, H, T, R), s; -inf at padding.
-    forget : Tensor
-        (B, H, T, R), in [0, 1]; 0 at padding.
-    sums, weight : Tensor
-        (B, H, R, 2 d) and (B, H, R): S = P z and z before the first event.
-    chunk : int
-        Most events per chunk.
-
-    Returns
-    -------
-    (Tensor, Tensor, Tensor, Tensor)
-        y (B, H, T, d), its logits over experts (B, H, T, R), and S and z after the last event.
-    """
-    batch, heads, events, width = q.shape
-    count = -(-events // chunk)
-    size = -(-events // count)  # chunks of equal size waste least
-    short = count * size - events
-
-    def cut(x: Tensor, value: float = 0.0) -> Tensor:
-        """(B, H, T, n) -> (B H, chunks, C, n)."""
-        x = pad(x, (0, 0, 0, short), value=value) if short else x
-        return x.reshape(batch * heads, count, size, x.shape[-1])
-
-    q, pairs = cut(q), cut(pairs)
-    forgotten = cut(forget).cumsum(2)
-    w = (cut(scores, -math.inf) + forgotten).exp()
-    key, value = pairs.chunk(2, dim=-1)
-    gathered = torch.cat([w.transpose(2, 3) @ pairs, w.sum(2)[..., None]], dim=-1)
-    start = torch.cat([sums, weight[..., None]], dim=-1).flatten(0, 1)
-    keep = (-forgotten[:, :, -1]).exp()
-    before, after = _ChunkScan.apply(gathered, keep, start)  # type: ignore[no-untyped-call]
-    past_key, past_value, past_weight = before.split([width, width, 1], dim=-1)
-
-    z = (past_weight.transpose(2, 3) + w.cumsum(2)).clamp_min(TINY)
-    # Products of q, k' and w could overflow before z divides them; a power of 2 changes no digit.
-    q = q * SMALL
-    near = (q @ key.transpose(2, 3)).tril()
-    logits = (near @ w + q @ past_key.transpose(2, 3)) / z * (width**-0.5 / SMALL)
-    a = logits.softmax(-1) / z
-    y = a @ past_value + (a @ w.transpose(2, 3)).tril() @ value
-    after = after.unflatten(0, (batch, heads))
-
-    def join(x: Tensor) -> Tensor:
-        return x.reshape(batch, heads, count * size, x.shape[-1])[:, :, :events]
-
-    return join(y), join(logits), after[..., :-1], after[..., -1]
-
-
-class _ChunkScan(torch.autograd.Function):
-    """S_{c+1} = keep_c (S_c + G_c) over chunks c, in place forward and backward.
-
-    Autograd over the same loop would keep a graph node per chunk.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, gathered: Tensor, keep: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-        """gathered (N, K, R, F), keep (N, K, R), start (N, R, F) -> before (N, K, R, F), after."""
-        count = gathered.shape[1]
-        states = gathered.new_empty(count + 1, *start.shape)
-        states[0] = start
-        for c in range(count):
-            torch.add(states[c], gathered[:, c], out=states[c + 1])
-            states[c + 1].mul_(keep[:, c, :, None])
-        ctx.save_for_backward(keep, states)
-        return states[:-1].transpose(0, 1).contiguous(), states[-1].clone()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        from_before, running = grads[0], grads[1].clone()
-        keep, states = ctx.saved_tensors
-        to_gathered, to_keep = torch.empty_like(from_before), torch.empty_like(keep)
-        for c in range(keep.shape[1] - 1, -1, -1):
-            # d S_{c+1} / d keep_c = S_{c+1} / keep_c, and keep_c >= exp(-48) is never 0.
-            to_keep[:, c] = (running * states[c + 1]).sum(-1) / keep[:, c]
-            running.mul_(keep[:, c, :, None])
-            to_gathered[:, c] = running
-            running.add_(from_before[:, c])
-        return to_gathered, to_keep, running

@@ -24,7 +24,13 @@ from torch.nn.functional import normalize
 
 from longrec.memory import InterestMemory, MemoryRead
 from longrec.mixers.base import EMPTY, Context, State, join_heads, register_mixer
-from longrec.mixers.dispatcher import DispatcherMixer, DispatcherState
+from longrec.mixers.dispatcher import (
+    Attention,
+    DispatcherMixer,
+    DispatcherState,
+    ExpertRead,
+    Reader,
+)
 
 
 class MemoryState(NamedTuple):
@@ -117,13 +123,21 @@ class MemoryDispatcherMixer(DispatcherMixer):
         mass = _pick(logits.logsumexp(-1).flatten(2)[..., None], after)[..., 0]
         recalled = _pick((logits.softmax(-1) @ value).flatten(2, 3), after)
         known = known.gather(1, after // size)[:, None]
-        y = _join(read.y, read.logits, recalled, mass, known)
+        y = _join(read.y, recalled, _share(read.logits, mass, known))
         row = torch.arange(len(x), device=x.device)
         new = MemoryState(read.state, slots[row, last], weights[row, last], past.count + lengths)
         return self.output(join_heads(y).to(x.dtype)), new
 
     def step(self, x: Tensor, state: State, ctx: Context = EMPTY) -> tuple[Tensor, State]:
-        past = cast(MemoryState, state)
+        read, recalled, share, new = self._read_once(x, cast(MemoryState, state), ctx)
+        y = _join(read.y, recalled, share)
+        return self.output(y.flatten(1).to(x.dtype)), new
+
+    def _read_once(
+        self, x: Tensor, past: MemoryState, ctx: Context
+    ) -> tuple[ExpertRead, Tensor, Tensor, MemoryState]:
+        """What one event x (B, D) reads from the experts, and from the slots (B, H, d); the share
+        of the former (B, H); the state after it."""
         read = self.read_experts_once(x, past.experts, ctx)
         count, slots, weights = past.count + 1, past.slots, past.weights
         # Asked at every event though used at every 64th: no branch on data, so that a step can be
@@ -136,10 +150,22 @@ class MemoryDispatcherMixer(DispatcherMixer):
         key, value = pairs.chunk(2, dim=-1)
         logits = (read.q[:, :, None] @ key.transpose(-1, -2))[:, :, 0] / read.q.shape[-1] ** 0.5
         recalled = (logits.softmax(-1)[:, :, None] @ value)[:, :, 0]
-        known = (count >= self.every)[:, None]
-        y = _join(read.y, read.logits, recalled, logits.logsumexp(-1), known)
-        new = MemoryState(read.state, slots, weights, count)
-        return self.output(y.flatten(1).to(x.dtype)), new
+        share = _share(read.logits, logits.logsumexp(-1), (count >= self.every)[:, None])
+        return read, recalled, share, MemoryState(read.state, slots, weights, count)
+
+    def reader(self, x: Tensor, state: State, ctx: Context = EMPTY) -> Reader:
+        past = cast(MemoryState, state)
+        _, recalled, share, _ = self._read_once(x, past, ctx)
+        alone = super().reader(x, past.experts, ctx)
+        memory = 1 - share
+        return Reader(
+            alone.log_share + share.log()[..., None], memory, memory[..., None] * recalled
+        )
+
+    def attention(
+        self, x: Tensor, state: State, reader: Reader, forgotten: Tensor, ctx: Context = EMPTY
+    ) -> Attention:
+        return super().attention(x, cast(MemoryState, state).experts, reader, forgotten, ctx)
 
     def _question(self, y: Tensor, kind: torch.dtype) -> Tensor:
         """What the bank is asked, of what was read from the experts (n, D): its direction."""
@@ -192,11 +218,16 @@ def _pick(x: Tensor, place: Tensor) -> Tensor:
     return x.gather(2, index)
 
 
-def _join(y: Tensor, logits: Tensor, recalled: Tensor, mass: Tensor, known: Tensor) -> Tensor:
-    """One softmax over experts and slots, from the two that were taken apart.
+def _share(logits: Tensor, mass: Tensor, known: Tensor) -> Tensor:
+    """The experts' share (...) of one softmax over experts and slots.
 
-    y and recalled (..., d); logits over experts (..., R); mass (...), the logsumexp over slots;
-    known, False where nothing was retrieved yet.
+    logits over experts (..., R); mass (...), the logsumexp over slots; known, False where nothing
+    was retrieved yet.
     """
-    share = torch.where(known, (logits.logsumexp(-1) - mass).sigmoid(), 1.0)[..., None]
+    return torch.where(known, (logits.logsumexp(-1) - mass).sigmoid(), 1.0)
+
+
+def _join(y: Tensor, recalled: Tensor, share: Tensor) -> Tensor:
+    """What was read from the experts and from the slots (..., d), by the former's share (...)."""
+    share = share[..., None]
     return share * y + (1 - share) * recalled

@@ -1,85 +1,97 @@
-"""Exact top-k: every item is scored, in blocks of users, and what is excluded is never returned."""
+"""Exact top-k: every item is scored, and what is barred is never returned."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from time import perf_counter
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from longrec.models import Model
+from longrec.models import Model, SequenceModel
+from longrec.retrieval.barred import as_booleans
+from longrec.retrieval.best import Best, best_of, best_vector
+from longrec.retrieval.few import search_beside_few
+from longrec.retrieval.index import TopK, as_top_k
+from longrec.retrieval.scan import Scan, multiplies_exactly
 
-SCORES_AT_ONCE = 1 << 22
+AT_ONCE = 1 << 22
+"""Scores held at once."""
+LARGE = 20_000
+"""Items from which a scan in 8 bits may be ahead of one in full; they are timed then."""
+TRIALS = 5
 
 
-class TopK(NamedTuple):
-    """Best items per user: scores and items, both (n, k); -inf and 0 where items ran out."""
+class ExactIndex:
+    """Exact search over a model's catalog; see `Index`.
 
-    scores: Tensor
-    items: Tensor
-
-
-@torch.inference_mode()
-def top_k(model: Model, h: Tensor, k: int, rows: Tensor, excluded: Tensor) -> TopK:
-    """The k best items of each user.
+    Scores are the model's own. Large catalogs are scanned in 8 bits first
+    (`longrec.retrieval.scan`: the result is the same), where that is faster on this machine.
 
     Parameters
     ----------
     model : Model
-        In eval mode.
-    h : Tensor
-        (n, D), what the model knows of each user.
-    k : int
-        Items per user.
-    rows, excluded : Tensor
-        (m,) int64 pairs: item excluded[i] is not recommended to user rows[i]; rows ascend.
-
-    Returns
-    -------
-    TopK
-        On the CPU. Of equal scores the smaller item index comes first, at the k-th place, too.
+        In eval mode, on any device.
     """
-    block = max(1, SCORES_AT_ONCE // (model.n_items + 1))
-    wide = min(k, model.n_items)
-    found = []
-    for start in range(0, len(h), block):
-        scores = model.score(h[start : start + block])
-        low, high = 0, len(rows)
-        if len(h) > block:
-            low, high = torch.searchsorted(rows, torch.tensor([start, start + block])).tolist()
-        mask = (rows[low:high] - start).to(scores.device), excluded[low:high].to(scores.device)
-        scores[mask] = -torch.inf
-        found.append(_best(scores, wide))
-    if not found:
-        return TopK(torch.zeros(0, wide), torch.zeros(0, wide, dtype=torch.int64))
-    best, items = found[0]
-    if len(found) > 1:
-        best, items = (torch.cat(parts) for parts in zip(*found, strict=True))
-    best = best.cpu()
-    return TopK(best, items.cpu().masked_fill(best == -torch.inf, 0))
+
+    name, recall = "exact", 1.0
+
+    def __init__(self, model: Model) -> None:
+        self._model, self._device, self.n_items = model, model.device, model.n_items
+        self._vectors: np.ndarray | None = None
+        self._scan: Scan | None = None
+        if isinstance(model, SequenceModel) and self._device.type == "cpu":
+            self._vectors = model.item_vectors().detach().numpy()
+            if self.n_items >= LARGE and self._vectors.dtype == np.float32:
+                self._scan = _scan_if_faster(self._vectors)
+
+    @torch.inference_mode()
+    def search(self, h: Tensor, k: int, barred: np.ndarray | None = None) -> TopK:
+        """The k best items of each user."""
+        wide = min(k, self.n_items)
+        found: list[Best] = []
+        if self._scan is not None:
+            search, vectors = self._scan.search, self._scan.vectors
+            found = search_beside_few(search, vectors, self._users(h), wide, barred)
+            return as_top_k(found, wide)
+        block = max(1, AT_ONCE // (self.n_items + 1))
+        for start in range(0, len(h), block):
+            scores = self._scores(h[start : start + block])
+            scores[:, 0] = -np.inf
+            if barred is not None:
+                rows = barred if len(barred) == 1 else barred[start : start + block]
+                np.copyto(scores, -np.inf, where=as_booleans(rows, self.n_items))
+            found += [best_of(row, wide) for row in scores]
+        return as_top_k(found, wide)
+
+    def _scores(self, h: Tensor) -> np.ndarray:
+        """(n, n_items + 1), new memory."""
+        if self._vectors is None:
+            return self._model.score(h.to(self._device)).cpu().numpy()
+        users = self._users(h)
+        return best_vector(users.reshape(-1, users.shape[-1]) @ self._vectors.T, len(users))
+
+    def _users(self, h: Tensor) -> np.ndarray:
+        """User vectors (n, R, D)."""
+        assert isinstance(self._model, SequenceModel)
+        return self._model.user_vectors(h).numpy()
 
 
-def _best(scores: Tensor, k: int) -> TopK:
-    """Top k of (n, N + 1), equal scores in item order (topk alone promises no order of ties)."""
-    # One more than wanted tells whether the k-th has an equal: column 0 makes room for it.
-    best, items = scores.topk(k + 1, dim=1)
-    last, unsure = best[:, k - 1 : k], best[:, k - 1] == best[:, k]
-    best, items = best[:, :k], items[:, :k]
-    unsure &= last[:, 0] > -torch.inf
-    if unsure.any():
-        items[unsure] = _first_of_ties(scores[unsure], last[unsure], k)
-        best = scores.gather(1, items)
-    if (best[:, 1:] < best[:, :-1]).all():
-        return TopK(best, items)
-    by_item = items.argsort(dim=1)
-    best, items = best.gather(1, by_item), items.gather(1, by_item)
-    order = best.argsort(dim=1, descending=True, stable=True)
-    return TopK(best.gather(1, order), items.gather(1, order))
+def _scan_if_faster(vectors: np.ndarray) -> Scan | None:
+    """A scan in 8 bits, unless this machine multiplies floats faster, or 8 bits wrongly."""
+    if not multiplies_exactly(vectors.shape[1]):
+        return None
+    scan, user = Scan(vectors), vectors[-1:]
+    rounded = _seconds(lambda: scan.search(user[None], 10, None))
+    return scan if rounded < _seconds(lambda: vectors @ user[0]) else None
 
 
-def _first_of_ties(scores: Tensor, last: Tensor, k: int) -> Tensor:
-    """Items (n, k) of the top k where more items than fit have the score of the k-th, `last`."""
-    above, level = ~(scores <= last), scores == last
-    room = k - above.sum(1, keepdim=True)
-    chosen = above | (level & (level.cumsum(1, dtype=torch.int32) <= room))
-    return chosen.nonzero()[:, 1].view(-1, k)
+def _seconds(work: Callable[[], object]) -> float:
+    """The shortest of some trials."""
+    taken = []
+    for _ in range(TRIALS):
+        began = perf_counter()
+        work()
+        taken.append(perf_counter() - began)
+    return min(taken)

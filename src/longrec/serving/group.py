@@ -76,7 +76,7 @@ class Group(Generic[W, R]):
                     job.result = result
         except BaseException as error:
             for job in jobs:
-                job.error = error if job is jobs[0] else _own(error)
+                job.error = error if job is jobs[0] else own(error)
             if not jobs:
                 raise
         finally:
@@ -114,7 +114,7 @@ class _Job(Generic[W, R]):
         self.woken.acquire()
 
 
-def _own(error: BaseException) -> BaseException:
+def own(error: BaseException) -> BaseException:
     """An exception of another thread's own: raising one in two threads mixes their tracebacks."""
     if not isinstance(error, Exception):
         own: BaseException = LongrecError(

@@ -1,4 +1,4 @@
-"""The best items of users, from their records as they stand."""
+"""The best items of users, from their records as they stand, or from histories that are given."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 
 from longrec.data.batches import Ints
-from longrec.errors import UsageError
-from longrec.retrieval.exact import top_k
+from longrec.errors import DataError, UsageError
+from longrec.retrieval.index import Index
 from longrec.serving.catchup import bitmap, bits, catch_up, records_of
-from longrec.serving.ids import ItemIndex, item_key
+from longrec.serving.ids import ItemIndex, item_key, seconds, user_key
 from longrec.serving.keeping.walk import LogChanged
 from longrec.serving.logs import restless
 from longrec.serving.state.engine import Engine
@@ -27,9 +26,28 @@ LONG = 32
 TRIES = 20
 """How often a user is read again whose log was replaced while it was read."""
 
+Pairs = list[tuple[int, int]]
+"""Events (item index, time in seconds); index 0: an item that the model does not know."""
+
+
+class Query(NamedTuple):
+    """What is wanted: the k best items, but for the barred ones.
+
+    user : key of a user of the store, or None with a `history`.
+    history : events, oldest first.
+    barred : None, or (n_items // 8 + 1,) uint8, bit i (the lowest first) for item index i.
+    exclude_seen : whether the items of the user's events are barred, too.
+    """
+
+    user: bytes | None
+    history: Pairs
+    k: int
+    barred: np.ndarray | None
+    exclude_seen: bool
+
 
 class Ranked(NamedTuple):
-    """The best items of n users.
+    """The best items for n queries.
 
     items : (n, k) int64 item indices, best first; 0 where they ran out.
     scores : (n, k) float32, -inf there.
@@ -39,6 +57,17 @@ class Ranked(NamedTuple):
     items: Ints
     scores: np.ndarray
     personal: np.ndarray
+
+
+class Answer(NamedTuple):
+    """The best items for one query: item indices (m,), best first, scores (m,), m at most its k.
+
+    personal : False: no known events, so popular items.
+    """
+
+    items: Ints
+    scores: np.ndarray
+    personal: bool
 
 
 class Standing(NamedTuple):
@@ -53,98 +82,137 @@ class Ranker:
     """Ranks items for users of a store; for any number of threads."""
 
     def __init__(
-        self, recommender: Recommender, store: Store, engine: Engine, items: ItemIndex
+        self, recommender: Recommender, store: Store, engine: Engine, items: ItemIndex, index: Index
     ) -> None:
-        self.model, self.catalog = recommender.model, recommender.catalog
-        self.store, self.engine, self.items = store, engine, items
+        self.catalog, self.store, self.engine = recommender.catalog, store, engine
+        self.items, self.index = items, index
         self.replayed, self._counting = 0, threading.Lock()
-        self._device = self.model.device  # asking for it takes longer than ranking
+        self._bytes = self.catalog.n_items // 8 + 1
+        self._full = np.full(self._bytes, 255, np.uint8)
 
-    def rank(
+    def query(
+        self, user: Any, k: int, barred: np.ndarray | None = None, exclude_seen: bool = True
+    ) -> Query:
+        """What is wanted for a user of the store, checked."""
+        return Query(user_key(user), [], _checked(k), barred, exclude_seen)
+
+    def query_history(
         self,
-        users: Sequence[bytes],
+        history: Sequence[tuple[Any, Any]],
         k: int,
-        exclude: Iterable[Any],
-        among: Iterable[Any] | None,
-        exclude_seen: bool,
-    ) -> Ranked:
-        """The k best items of each user; see `Stream.recommend`."""
-        barred = self._barred(exclude, among)
+        barred: np.ndarray | None = None,
+        exclude_seen: bool = True,
+    ) -> Query:
+        """The same for a history, (item, time) with the oldest event first, instead of a user."""
+        items = self.items.find([item_key(item) for item, _ in history])
+        times = [seconds(time) for _, time in history]
+        return Query(None, list(zip(items, times, strict=True)), _checked(k), barred, exclude_seen)
+
+    def barred(self, exclude: Iterable[Any], among: Iterable[Any] | None) -> np.ndarray | None:
+        """The items that `Stream.recommend` is told not to give, as `Query.barred`."""
+        out = self._indices(exclude, "exclude")
+        if among is None and not out:
+            return None
+        if among is None:
+            return self._packed(out)
+        found = ~self._packed(self._indices(among, "among"))
+        return found | self._packed(out) if out else found
+
+    def answer(self, queries: Sequence[Query]) -> list[Answer | BaseException]:
+        """The best items for each query; where a user's record is damaged, that one fails alone."""
+        try:
+            items, scores, personal = self.rank(queries)
+        except DataError as error:
+            if len(queries) == 1:
+                return [error]
+            return [found for query in queries for found in self.answer([query])]
+        many = np.count_nonzero(items, axis=1).tolist()
+        cuts = [min(n, query.k) for n, query in zip(many, queries, strict=True)]
+        return [
+            Answer(items[row, :cut], scores[row, :cut], bool(personal[row]))
+            for row, cut in enumerate(cuts)
+        ]
+
+    def rank(self, queries: Sequence[Query]) -> Ranked:
+        """The best items for each query, as many as the one that wants most of them."""
+        stored = [row for row, query in enumerate(queries) if query.user is not None]
+        users = [user for query in queries if (user := query.user) is not None]
+        seen = any(queries[row].exclude_seen for row in stored)
         for _ in range(TRIES):
             try:
-                return self._rank(users, k, barred, exclude_seen)
+                standing = self._standing(users, seen)
+                tails = self._tails(users, standing.kept)
+                break
             except LogChanged:
                 continue
-        raise restless(self.store)
+        else:
+            raise restless(self.store)
+        if len(stored) == len(queries):
+            return self._rank(queries, standing, tails)
+        return self._rank(queries, *self._with_histories(queries, stored, standing, tails))
 
-    def _rank(
-        self, users: Sequence[bytes], k: int, barred: np.ndarray | None, exclude_seen: bool
-    ) -> Ranked:
-        kept, records, met = self._standing(users, exclude_seen)
+    def _rank(self, queries: Sequence[Query], standing: Standing, tails: list[Pairs]) -> Ranked:
+        records, n = standing.records, len(queries)
+        width = min(max((query.k for query in queries), default=0), self.catalog.n_items)
         personal = records["sequence"] > records["skipped"]
-        tails = None
         if self.engine.window is not None:
-            tails = [self._tail(user, one) for user, one in zip(users, kept, strict=True)]
             personal = np.array([len(tail) > 0 for tail in tails], bool)
-            tails = [tail for tail in tails if tail]
-        width = min(k, self.catalog.n_items)
-        if len(users) and personal.all():
-            return Ranked(*self._best(kept, records, tails, met, barred, k, exclude_seen), personal)
-        items = np.zeros((len(users), width), np.int64)
-        scores = np.full((len(users), width), -np.inf, np.float32)
-        warm = np.flatnonzero(personal)
-        if len(warm):
-            chosen = [kept[row] for row in warm]
-            on_way = {new: met[row] for new, row in enumerate(warm.tolist()) if row in met}
-            items[warm], scores[warm] = self._best(
-                chosen, records[warm], tails, on_way, barred, k, exclude_seen
-            )
-        popular = self.catalog.popular
-        if barred is not None:
-            popular = popular[~barred[popular]]
-        popular = popular[:width]
-        items[~personal, : len(popular)] = popular
-        scores[~personal, : len(popular)] = self.catalog.counts[popular - 1]
+        if n and personal.all():
+            return Ranked(*self._best(queries, range(n), standing, tails, width), personal)
+        items = np.zeros((n, width), np.int64)
+        scores = np.full((n, width), -np.inf, np.float32)
+        warm = np.flatnonzero(personal).tolist()
+        if warm:
+            items[warm], scores[warm] = self._best(queries, warm, standing, tails, width)
+        for row in np.flatnonzero(~personal).tolist():
+            popular, barred = self.catalog.popular, queries[row].barred
+            if barred is not None:
+                out = np.unpackbits(barred, bitorder="little").astype(bool)
+                popular = popular[~out[popular]]
+            popular = popular[:width]
+            items[row, : len(popular)] = popular
+            scores[row, : len(popular)] = self.catalog.counts[popular - 1]
         return Ranked(items, scores, personal)
 
     def _best(
         self,
-        kept: Sequence[Kept],
-        records: np.ndarray,
-        tails: list[list[tuple[int, int]]] | None,
-        met: dict[int, Ints],
-        barred: np.ndarray | None,
-        k: int,
-        exclude_seen: bool,
+        queries: Sequence[Query],
+        rows: Sequence[int],
+        standing: Standing,
+        tails: list[Pairs],
+        width: int,
     ) -> tuple[Ints, np.ndarray]:
-        """The k best items of users with known events."""
-        h = self.engine.read(records, tails).to(self._device)
-        size, parts = self.catalog.n_items + 1, []
-        for row, one in enumerate(kept):
-            out = barred
-            if exclude_seen:
-                out = bits(one.seen, size)
-                if row in met:
-                    out[met[row]] = True
-                if barred is not None:
-                    out |= barred
-            parts.append(np.zeros(0, np.int64) if out is None else np.flatnonzero(out))
-        numbers = [len(part) for part in parts]
-        rows = torch.from_numpy(np.repeat(np.arange(len(parts)), numbers))
-        excluded = torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts))
-        found = top_k(self.model, h, k, rows, excluded)
+        """The best items for those queries whose users have known events."""
+        records = standing.records
+        if len(rows) < len(queries):
+            records = records[list(rows)]
+        h = self.engine.read(records, [tails[row] for row in rows] if tails else None)
+        barred = None
+        if any(queries[row].exclude_seen or queries[row].barred is not None for row in rows):
+            barred = np.zeros((len(rows), self._bytes), np.uint8)
+            for place, row in enumerate(rows):
+                self._bar(barred[place], queries[row], standing.kept[row], standing.met.get(row))
+        found = self.index.search(h, width, barred)
         return found.items.numpy(), found.scores.float().numpy()
 
-    def _barred(self, exclude: Iterable[Any], among: Iterable[Any] | None) -> np.ndarray | None:
-        """Item indices not to be recommended to anyone, as booleans (n_items + 1,)."""
-        out = self._indices(exclude, "exclude")
-        if among is None and not out:
-            return None
-        barred = np.full(self.catalog.n_items + 1, among is not None)
-        if among is not None:
-            barred[self._indices(among, "among")] = False
-        barred[out] = True
-        return barred
+    def _bar(self, out: np.ndarray, query: Query, kept: Kept, met: Ints | None) -> None:
+        """Set the bits of what a query's user is not to get."""
+        if query.exclude_seen:
+            seen = np.frombuffer(kept.seen, np.uint8)[: self._bytes]  # more: of a newer catalog
+            out[: len(seen)] = seen
+            if met is not None:
+                out |= self._packed(met)
+        if query.barred is not None:
+            out |= query.barred
+
+    def _packed(self, indices: Ints | list[int]) -> np.ndarray:
+        """Item indices as bits."""
+        found = np.frombuffer(bitmap(np.asarray(indices, np.int64)), np.uint8)
+        if len(found) == self._bytes:
+            return found
+        whole = np.zeros(self._bytes, np.uint8)
+        whole[: len(found)] = found
+        return whole
 
     def _indices(self, items: Iterable[Any], name: str) -> list[int]:
         if isinstance(items, str | bytes):
@@ -158,6 +226,38 @@ class Ranker:
                 f"{name} is of type {type(items).__name__}; give a list of item ids"
             ) from None
         return self.items.find(keys) if keys else []
+
+    def _with_histories(
+        self,
+        queries: Sequence[Query],
+        stored: Sequence[int],
+        standing: Standing,
+        tails: list[Pairs],
+    ) -> tuple[Standing, list[Pairs]]:
+        """The same by query, those with a history of their own as if it were a user's log."""
+        histories: list[Pairs] = [query.history for query in queries]
+        records = self.engine.load([None] * len(queries))
+        self.engine.advance(records, histories)
+        kept = [Kept(0, len(some), None, b"", ()) for some in histories]
+        met = {
+            row: np.unique([item for item, _ in some if item])
+            for row, some in enumerate(histories)
+            if some
+        }
+        for place, row in enumerate(stored):
+            records[row], kept[row] = standing.records[place], standing.kept[place]
+            if place in standing.met:
+                met[row] = standing.met[place]
+        read: list[Pairs] = []
+        if self.engine.window is not None:
+            of_users = iter(tails)
+            read = [
+                [event for event in query.history if event[0]][-self.engine.window :]
+                if query.user is None
+                else next(of_users)
+                for query in queries
+            ]
+        return Standing(kept, records, met), read
 
     def _standing(self, users: Sequence[bytes], seen: bool) -> Standing:
         """Where users stand, those who are behind caught up."""
@@ -196,10 +296,17 @@ class Ranker:
         if puts:
             self.store.put(self.engine.digest, puts)
 
-    def _tail(self, user: bytes, kept: Kept) -> list[tuple[int, int]]:
+    def _tails(self, users: Sequence[bytes], kept: Sequence[Kept]) -> list[Pairs]:
+        """What a model with a window reads of users; of the others' logs nothing."""
+        if self.engine.window is None:
+            return []
+        return [
+            self._tail(user, one, self.engine.window) for user, one in zip(users, kept, strict=True)
+        ]
+
+    def _tail(self, user: bytes, kept: Kept, window: int) -> Pairs:
         """The last known events of a user, as many as the model reads, oldest first."""
-        window = self.engine.window or 0
-        tail: list[tuple[int, int]] = []
+        tail: Pairs = []
         end, many = kept.last, window
         while end > 0 and len(tail) < window:
             start = max(0, end - many)
@@ -211,3 +318,9 @@ class Ranker:
             tail = [(index, event.time) for index, event in pairs if index] + tail
             end, many = start, 2 * many
         return tail[-window:]
+
+
+def _checked(k: int) -> int:
+    if k < 1:
+        raise UsageError(f"k is {k}; it must be at least 1")
+    return k

@@ -16,20 +16,22 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import polars as pl
 
 from longrec.data.histories import Histories, open_histories
 from longrec.errors import LongrecError, UsageError
+from longrec.explain import Explanation
 from longrec.recommender import COLD, PERSONAL
+from longrec.retrieval.index import Index
+from longrec.serving.explaining import explain_user
 from longrec.serving.frames import EventFrame
 from longrec.serving.group import Group
-from longrec.serving.ids import ItemIndex, event_key, item_key, seconds, user_key
-from longrec.serving.ranking import Ranked, Ranker
+from longrec.serving.ids import ItemIndex, user_key
+from longrec.serving.ranking import Answer, Query, Ranked, Ranker
 from longrec.serving.rebuild import Order, Rebuild, Rebuilt
 from longrec.serving.registry import register, take_over
 from longrec.serving.state.engine import Engine
-from longrec.serving.stores.interface import Durability, Event, Store, open_store
+from longrec.serving.stores.interface import Durability, Store, open_store
 from longrec.serving.writer import Entry, Observed, Tally, Writer
 
 if TYPE_CHECKING:
@@ -60,17 +62,28 @@ class Stream:
     """A recommender with an open store of users; make it with `Recommender.open_stream`.
 
     All methods may be called from any thread. It is a context manager, which closes the store.
+
+    Attributes
+    ----------
+    recommender : whose model it is.
+    index : how items are found.
+    ids : (n_items,) item ids, that of item index i at i - 1.
+    store, engine, items, writer, ranker : its parts, for a server that gathers requests itself.
     """
 
-    def __init__(self, recommender: Recommender, engine: Engine, store: Store) -> None:
-        self.recommender, self._engine, self._store = recommender, engine, store
-        self._items = ItemIndex(recommender.catalog)
-        self._ranker = Ranker(recommender, store, engine, self._items)
-        self._writer = Writer(store, engine, self._items)
-        self._group: Group[Sequence[Entry], list[Observed]] = Group(self._writer.write)
+    def __init__(
+        self, recommender: Recommender, engine: Engine, store: Store, index: Index | None = None
+    ) -> None:
+        self.recommender, self.engine, self.store = recommender, engine, store
+        self.index: Index = index or recommender.index
+        self.items = ItemIndex(recommender.catalog)
+        self.ranker = Ranker(recommender, store, engine, self.items, self.index)
+        self.writer = Writer(store, engine, self.items)
+        self._group: Group[Sequence[Entry], list[Observed]] = Group(self.writer.write)
+        self._queries: Group[Query, Answer] = Group(self.ranker.answer)
         ids = recommender.catalog.ids
         numbers = ids.dtype.is_integer() and not ids.null_count()
-        self._ids = ids.to_numpy() if numbers else ids  # which takes longer to index
+        self.ids = ids.to_numpy() if numbers else ids  # which takes longer to index
         self._rebuilding = threading.Lock()
         context = recommender.train_config.context if engine.window is None else None
         self._warn_at = None if context is None else BEYOND * context
@@ -84,13 +97,14 @@ class Stream:
         url: str,
         durability: Durability = "power",
         beside: bool = False,
+        index: Index | None = None,
     ) -> Stream:
         """See `Recommender.open_stream`."""
         engine = Engine(recommender)
         store = open_store(url, durability)
         try:
             register(store, recommender, beside)
-            return cls(recommender, engine, store)
+            return cls(recommender, engine, store, index)
         except BaseException:
             store.close()
             raise
@@ -104,7 +118,7 @@ class Stream:
     def close(self) -> None:
         """Close the store; closing twice is nothing."""
         self._closed = True
-        self._store.close()
+        self.store.close()
 
     def observe(self, user: Any, item: Any, time: Any, event_id: Any = None) -> Observed:
         """Log an event and let the user's record take it in.
@@ -129,10 +143,7 @@ class Stream:
             event id it may be observed again.
         """
         self._check_open()
-        name = None if event_id is None else event_key(event_id)
-        key = item_key(item)
-        entry = Entry(user_key(user), Event(seconds(time), key, name), self._items.one(key))
-        [observed] = self._submit([entry])
+        [observed] = self._submit([self.writer.entry(user, item, time, event_id)])
         return observed
 
     def observe_many(
@@ -169,7 +180,7 @@ class Stream:
         rows = EventFrame(frame, user, item, time, event_id, time_unit)
         tally = Tally()
         for start in range(0, len(rows), ROWS):
-            part = rows.rows(self._items, start, ROWS)
+            part = rows.rows(self.items, start, ROWS)
             try:
                 tally.add(self._submit(part))
             except LongrecError as error:
@@ -218,15 +229,17 @@ class Stream:
         StoreUnavailable
             When the store cannot be reached.
         """
-        found = self.rank([user], k, exclude, among, exclude_seen)
-        many = int(np.count_nonzero(found.items[0]))
-        rank, policy = self._constant(many, PERSONAL if found.personal[0] else COLD)
+        self._check_open()
+        barred = self.ranker.barred(exclude, among)
+        found = self._queries.submit(self.ranker.query(user, k, barred, exclude_seen))
+        many = len(found.items)
+        rank, policy = self._constant(many, PERSONAL if found.personal else COLD)
         return pl.DataFrame(
             [
                 pl.Series("user", [user]).new_from_index(0, many),
                 rank,
-                pl.Series("item", self._ids[found.items[0, :many] - 1]),
-                pl.Series("score", found.scores[0, :many]),
+                pl.Series("item", self.ids[found.items - 1]),
+                pl.Series("score", found.scores),
                 policy,
             ]
         )
@@ -241,14 +254,31 @@ class Stream:
     ) -> Ranked:
         """The k best items of many users at once, as arrays; parameters as of `recommend`."""
         self._check_open()
-        if k < 1:
-            raise UsageError(f"k is {k}; it must be at least 1")
-        return self._ranker.rank([user_key(u) for u in users], k, exclude, among, exclude_seen)
+        barred = self.ranker.barred(exclude, among)
+        return self.ranker.rank([self.ranker.query(u, k, barred, exclude_seen) for u in users])
+
+    def explain(
+        self, user: Any, item: Any, progress: Callable[[int, int], None] | None = None
+    ) -> Explanation:
+        """What the model reads of a user's log for an item: O(T); see `Recommender.explain`.
+
+        Raises
+        ------
+        UsageError
+            When the model's attention is not known, or the user or the item is unknown.
+        DataError
+            When the log is damaged.
+        StoreUnavailable
+            When the store cannot be reached.
+        """
+        self._check_open()
+        key = user_key(user)
+        return explain_user(self.recommender, self.store, self.items, key, item, progress)
 
     def forget(self, user: Any) -> bool:
         """Erase all that is kept of a user, event ids included; -> whether there was something."""
         self._check_open()
-        return self._store.forget(user_key(user))
+        return self.store.forget(user_key(user))
 
     def rebuild(
         self,
@@ -287,9 +317,9 @@ class Stream:
         if not self._rebuilding.acquire(blocking=False):
             raise UsageError("this stream is rebuilding already: wait until that is done")
         try:
-            rebuild = Rebuild(self._store, self._engine, self._items, histories, order, progress)
+            rebuild = Rebuild(self.store, self.engine, self.items, histories, order, progress)
             rebuilt = rebuild.run(self.recommender.catalog_version)
-            take_over(self._store, self._engine.digest)
+            take_over(self.store, self.engine.digest)
         finally:
             self._rebuilding.release()
         self._warn_of(rebuild.longest)
@@ -298,7 +328,7 @@ class Stream:
     def stats(self) -> dict[str, Any]:
         """Figures of the store, and of this stream since it was opened; ready for JSON."""
         self._check_open()
-        engine, store, tally = self._engine, self._store, self._writer.tally
+        engine, store, tally = self.engine, self.store, self.writer.tally
         totals, digest = store.totals(), engine.digest
         return {
             "model": self.recommender.name,
@@ -318,12 +348,12 @@ class Stream:
             "unknown": tally.unknown,
             "late": tally.late,
             "groups": tally.groups,
-            "replayed": tally.replayed + self._ranker.replayed,
+            "replayed": tally.replayed + self.ranker.replayed,
         }
 
     def _submit(self, rows: Sequence[Entry]) -> list[Observed]:
         observed = self._group.submit(rows)
-        self._warn_of(self._writer.tally.longest)
+        self._warn_of(self.writer.tally.longest)
         return observed
 
     def _warn_of(self, events: int) -> None:
@@ -351,4 +381,4 @@ class Stream:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise UsageError(f"this stream of {self._store.url} was closed: open it again")
+            raise UsageError(f"this stream of {self.store.url} was closed: open it again")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import compress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from longrec.data.batches import Ints
 from longrec.errors import DataError
 from longrec.serving.catchup import catch_up, records_of
-from longrec.serving.ids import ItemIndex
+from longrec.serving.ids import ItemIndex, event_key, item_key, seconds, user_key
 from longrec.serving.state.engine import Engine
 from longrec.serving.state.record import TIME
 from longrec.serving.stores.interface import Append, Event, Kept, Store
@@ -65,6 +65,12 @@ class Writer:
     def __init__(self, store: Store, engine: Engine, items: ItemIndex) -> None:
         self.store, self.engine, self.items = store, engine, items
         self.tally = Tally()
+
+    def entry(self, user: Any, item: Any, time: Any, event_id: Any = None) -> Entry:
+        """An event to be logged, of a caller's values; errors as of `Stream.observe`."""
+        name = None if event_id is None else event_key(event_id)
+        key = item_key(item)
+        return Entry(user_key(user), Event(seconds(time), key, name), self.items.one(key))
 
     def write(self, works: Sequence[Sequence[Entry]]) -> list[list[Observed] | BaseException]:
         """Log works of some events each, all in one go; -> per work what became of its events.

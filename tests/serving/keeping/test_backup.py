@@ -164,7 +164,7 @@ def test_an_empty_store_has_a_backup(empty, tmp_path) -> None:
     other.close()
 
 
-# ---- from one kind of store to the other
+# ---- from one kind of store to another
 
 
 @pytest.fixture(scope="module")
@@ -175,11 +175,13 @@ def server(tmp_path_factory) -> Iterator[RedisServer]:
 
 @settings(max_examples=10)
 @given(logs=logs, behind=st.sets(st.integers(0, 5)))
-def test_there_and_back_by_redis(server, logs, behind) -> None:
+@pytest.mark.parametrize("kind", ["redis", "sqlite"])
+def test_there_and_back_by_another_kind(server, kind, logs, behind) -> None:
     with server.client() as client, tempfile.TemporaryDirectory() as folder:
         client.flushall()
         first, last = (open_store(f"{folder}/{name}") for name in ("first", "last"))
-        between = open_store(server.url, "process")
+        url = server.url if kind == "redis" else f"sqlite://{folder}/between"
+        between = open_store(url, "process")
         serve(first)
         fill(first, logs)
         for number, user in enumerate(logs):
@@ -217,12 +219,17 @@ for n in range(10**9):
 """
 
 
-def test_a_backup_beside_a_writing_process(store, empty, tmp_path) -> None:
+@pytest.mark.parametrize("scheme", ["lmdb", "sqlite"])
+def test_a_backup_beside_a_writing_process(empty, tmp_path, scheme) -> None:
+    url = f"{scheme}://{tmp_path}/written"
+    store = open_store(url)
+    serve(store)
+    fill(store, {b"a": EVENTS})
     store.close()
-    writer = child(WRITER, tmp_path / "store")
+    writer = child(WRITER, url)
     try:
         assert writer.stdout.readline() == "going\n"
-        beside = open_store(str(tmp_path / "store"), readonly=True)
+        beside = open_store(url, readonly=True)
         for number in range(4):
             before = held(beside)[b"a"][1]
             written = backup(beside, tmp_path / f"backup{number}")

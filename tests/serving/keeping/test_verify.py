@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 
@@ -126,6 +128,9 @@ def double_id(transaction: lmdb.Transaction, tables: Tables) -> None:
     assert transaction.put(LOGGED.pack(born, 20), twice, db=tables.log)
 
 
+OF_B = "born = (select born from users where user = x'62')"
+
+
 def foreign_events(transaction: lmdb.Transaction, tables: Tables) -> None:
     transaction.put(LOGGED.pack(10**6, 1), value_of(EVENTS[0]), db=tables.log)
 
@@ -155,6 +160,31 @@ def test_a_tampered_log_is_found(store, tmp_path, monkeypatch, change, wanted) -
     found = verify(again)
     assert kinds(found) == {kind: what for kind, what in wanted.items() if what[0]}
     assert all(problem.mend and problem.words for problem in found.problems)
+    again.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        (f"delete from log where number = 2 and {OF_B}", {"lacking": (1, (b"b",))}),
+        (f"delete from log where number = 1 and {OF_B}", {"lacking": (1, (b"b",))}),
+        ("insert into log values (1000000, 1, 0, x'00', null)", {"events": (1, ())}),
+        (
+            "insert into records select 1000000, model, record from records limit 1",
+            {"records": (1, ())},
+        ),
+    ],
+)
+def test_a_tampered_log_of_sqlite_is_found(tmp_path, change, wanted) -> None:
+    url = f"sqlite://{tmp_path}/store"
+    store = open_store(url)
+    serve(store)
+    fill(store, {b"a": EVENTS, b"b": EVENTS[:3]})
+    store.close()
+    with closing(sqlite3.connect(tmp_path / "store", isolation_level=None)) as connection:
+        assert connection.execute(change).rowcount == 1
+    again = open_store(url, readonly=True)
+    assert kinds(verify(again)) == wanted
     again.close()
 
 

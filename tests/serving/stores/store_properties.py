@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,6 +72,11 @@ def log(store: Store, user: bytes, *events: Event, seen: Sequence[int] = ()) -> 
 def events_of(store: Store, user: bytes, digest: str = DIGEST) -> list[Event]:
     found = kept(store, user, digest)
     return store.events(user, found.born, 0, found.last + 10) if found.born else []
+
+
+def all_events(store: Store) -> list[bytes | None]:
+    """The ids of all events of a small store."""
+    return [one.event_id for user in store.users(b"", 100) for one in events_of(store, user)]
 
 
 def bits(seen: bytes) -> set[int]:
@@ -415,11 +421,10 @@ class StoreContract:
     )
     @given(data=st.data())
     def test_it_does_what_plain_dictionaries_do(self, make, data):
-        played = Played(make, f"played{next(_names)}")
-        for _ in range(data.draw(st.integers(1, 25), "steps")):
-            played.play(data.draw(_ACTIONS, "action"))
-            played.check()
-        played.close()
+        with closing(Played(make, f"played{next(_names)}")) as played:
+            for _ in range(data.draw(st.integers(1, 25), "steps")):
+                played.play(data.draw(_ACTIONS, "action"))
+                played.check()
 
 
 _names = itertools.count()

@@ -127,7 +127,7 @@ def client_kills(child: Preloaded, folder, kills: int) -> None:
             assert logged == [make(1, n).time for n in range(len(logged))], "events are missing"
             assert len(logged) >= acknowledged, "an acknowledged event was lost"
             store.close()
-    assert total > kills
+    assert total > kills / 2
 
 
 def test_twenty_kills_of_clients(child, tmp_path):

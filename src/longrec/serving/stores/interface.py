@@ -237,16 +237,17 @@ def version_of(record: bytes | memoryview | None) -> int:
 
 
 def open_store(url: str, durability: Durability = "power", readonly: bool = False) -> Store:
-    """Open a store by its URL: `lmdb:///folder` (or a path), `redis://host:6379/0`, `rediss://…`.
+    """Open a store: `lmdb:///folder` (or a path), `sqlite:///file`, `redis://host/0`, `rediss://…`.
 
     Parameters
     ----------
     url : str
-        A folder of LMDB's is made if need be.
+        A folder of LMDB's, or a file of SQLite's, is made if need be. Three slashes begin a path
+        from the root, as in `sqlite:///var/lib/shop/users.db`, two a relative one.
     durability : {"power", "process"}
         What acknowledged events survive.
     readonly : bool
-        Open a store that must exist; LMDB's beside the process that writes to it.
+        Open a store that must exist, beside the process that writes to it.
 
     Raises
     ------
@@ -270,6 +271,12 @@ def open_store(url: str, durability: Durability = "power", readonly: bool = Fals
             if not rest:
                 raise UsageError(f"{url!r} names no folder: lmdb:///folder/of/the/store")
             return LmdbStore.open(rest, durability, readonly)
+        if scheme == "sqlite":
+            from longrec.serving.stores.sqlite_store import SqliteStore
+
+            if not rest.strip("/"):
+                raise UsageError(f"{url!r} names no file: sqlite:///folder/of/the/store.db")
+            return SqliteStore.open(rest, durability, readonly)
         if scheme in ("redis", "rediss"):
             from longrec.serving.stores.redis_store import RedisStore
 
@@ -278,7 +285,9 @@ def open_store(url: str, durability: Durability = "power", readonly: bool = Fals
         raise UsageError(
             f"a store at {scheme}:// needs the package {error.name}: pip install 'longrec[serve]'"
         ) from error
-    raise UsageError(f"{scheme}:// is no store; use lmdb:///folder, redis://host/0 or rediss://…")
+    raise UsageError(
+        f"{scheme}:// is no store; use lmdb:///folder, sqlite:///file, redis://host/0 or rediss://…"
+    )
 
 
 def check_schema(meta: dict[str, Any], url: str) -> None:

@@ -9,81 +9,44 @@
 Files are numbered since LMDB keeps its place in the lock file too: another file put under the same
 name beside a living reader would be taken up at a wrong place, and be lost.
 
-LMDB allows a process to open a file once, so all stores of a folder share one `LmdbFolder`.
+LMDB allows a process to open a file once, and in a process that was forked it is not to be used.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import TypeVar
 
 import lmdb
 
-from longrec.errors import DataError, UsageError
+from longrec.errors import DataError
 from longrec.files import sync
 from longrec.lock import take
-from longrec.serving.stores.gate import Gate
 from longrec.serving.stores.interface import SCHEMA, Durability, StoreUnavailable, check_schema
 from longrec.serving.stores.lmdb_file import REOPEN, check_file, copy_tables, explain, open_file
 from longrec.serving.stores.lmdb_layout import Tables, load_meta, save_meta
+from longrec.serving.stores.opened import Opened
 
 T = TypeVar("T")
 FILE = re.compile(r"store-(\d+)\.(mdb|mdb-lock|tmp)")
 PAUSE = 1.0
 """Seconds between syncs where commits do not wait for the disk."""
 
-_opening = threading.Lock()
-_opened: dict[str, LmdbFolder] = {}
 
+class LmdbFolder(Opened):
+    """An open folder."""
 
-class LmdbFolder:
-    """An open folder: get it with `share`, give it back with `leave`."""
+    scheme, engine = "lmdb", "LMDB"
 
     def __init__(self, path: Path, durability: Durability, readonly: bool) -> None:
-        self.path, self.durability, self.readonly = path, durability, readonly
-        self.url, self.stores = f"lmdb://{path}", 0
-        self._pid = os.getpid()
-        self._gate, self._writing = Gate(), threading.Lock()
         self._env: lmdb.Environment | None = None
-        self._lock: TextIO | None = None
         self._file, self._synced = path, 0.0
-        self._start()
-
-    def join(self, durability: Durability, readonly: bool) -> None:
-        """Let another store of this process use it."""
-        self._check()
-        if not readonly and self.readonly:
-            with self._gate.shut():
-                self._stop()
-                before, self.readonly, self.durability = self.durability, False, durability
-                try:
-                    self._start()
-                except BaseException:
-                    self.readonly, self.durability = True, before
-                    self._start()
-                    raise
-        elif not readonly and durability != self.durability:
-            raise UsageError(
-                f"{self.url} is open in this process with durability {self.durability!r}: close it "
-                f"before opening it with {durability!r}"
-            )
-
-    def leave(self) -> None:
-        """One store less; the last one closes it."""
-        with _opening:
-            self.stores -= 1
-            if not self.stores and self._pid == os.getpid():
-                del _opened[str(self.path)]
-                with self._writing, self._gate.shut():
-                    self._stop()
-                    self._pid = 0
+        super().__init__(path, durability, readonly)
 
     def read(self, work: Callable[[lmdb.Transaction[bytes], Tables], T]) -> T:
         """Do something within one snapshot."""
@@ -167,15 +130,6 @@ class LmdbFolder:
             again = True
             self._reopen(env)
 
-    def _check(self) -> None:
-        if not self._pid:
-            raise UsageError(f"{self.url} was closed")
-        if self._pid != os.getpid():
-            raise UsageError(
-                f"{self.url} was opened before this process was forked, which LMDB forbids: open "
-                "stores after the fork, or start processes with 'spawn'"
-            )
-
     def _start(self) -> None:
         """Take the lock, unless it is only read, and open the newest file, or a new one."""
         if self.path.exists() and not self.path.is_dir():
@@ -253,14 +207,6 @@ class LmdbFolder:
         self._close()
         self.let_go()
 
-    def let_go(self, forked: bool = False) -> None:
-        """Release the lock, or in a child only the child's hold on it."""
-        if self._lock is not None:
-            if not forked:  # also for children that were forked just now and hold it still
-                fcntl.flock(self._lock, fcntl.LOCK_UN)
-            self._lock.close()
-            self._lock = None
-
     def _newest(self) -> int:
         names = os.listdir(self.path) if self.path.is_dir() else []
         found = (FILE.fullmatch(name) for name in names)
@@ -283,30 +229,6 @@ class LmdbFolder:
         return path
 
 
-def share(path: str, durability: Durability, readonly: bool) -> LmdbFolder:
-    """The folder at a path, opened if this process has not."""
-    real = os.path.realpath(path)
-    with _opening:
-        folder = _opened.get(real)
-        if folder is None:
-            folder = _opened[real] = LmdbFolder(Path(real), durability, readonly)
-        else:
-            folder.join(durability, readonly)
-        folder.stores += 1
-        return folder
-
-
 def _begin(new: lmdb.Environment, tables: Tables) -> None:
     with new.begin(write=True) as transaction:
         save_meta(transaction, tables.meta, {"schema": SCHEMA})
-
-
-def _after_fork() -> None:
-    """Let go of the locks, which would otherwise outlive the parent in its children."""
-    global _opening
-    _opening = threading.Lock()
-    for folder in _opened.values():
-        folder.let_go(forked=True)
-
-
-os.register_at_fork(after_in_child=_after_fork)

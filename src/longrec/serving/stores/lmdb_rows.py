@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import lmdb
 
+from longrec.serving.stores.bitmap import join, pages_of, with_bits
 from longrec.serving.stores.interface import Append, Appended, Event, version_of
 from longrec.serving.stores.lmdb_layout import (
     BORN,
@@ -14,10 +16,7 @@ from longrec.serving.stores.lmdb_layout import (
     LOGGED,
     PAGED,
     Tables,
-    join,
-    pages_of,
     value_of,
-    with_bits,
 )
 
 
@@ -116,11 +115,13 @@ def delete_log(transaction: lmdb.Transaction[memoryview], tables: Tables, born: 
         more = records.set_range(model + b"\xff" * (BORN.size + 1))
 
 
-def delete(transaction: lmdb.Transaction[memoryview], table: Any, prefix: bytes) -> int:
-    """Delete all keys that begin so; -> how many."""
+def delete(
+    transaction: lmdb.Transaction[memoryview], table: Any, prefix: bytes, most: int = sys.maxsize
+) -> int:
+    """Delete the first keys, at most so many, that begin so; -> how many."""
     cursor, deleted = transaction.cursor(table), 0
     more = cursor.set_range(prefix)
-    while more and cursor.key()[: len(prefix)] == prefix:
+    while more and deleted < most and cursor.key()[: len(prefix)] == prefix:
         cursor.delete()
         deleted += 1
         more = bool(cursor.key())

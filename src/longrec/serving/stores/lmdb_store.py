@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import lmdb
 
-from longrec.errors import UsageError
+from longrec.serving.stores.bitmap import split
 from longrec.serving.stores.interface import (
     Append,
     Appended,
@@ -34,7 +34,7 @@ from longrec.serving.stores.interface import (
     Totals,
     version_of,
 )
-from longrec.serving.stores.lmdb_folder import LmdbFolder, share
+from longrec.serving.stores.lmdb_folder import LmdbFolder
 from longrec.serving.stores.lmdb_layout import (
     BORN,
     LOGGED,
@@ -43,7 +43,6 @@ from longrec.serving.stores.lmdb_layout import (
     event_of,
     load_meta,
     save_meta,
-    split,
 )
 from longrec.serving.stores.lmdb_rows import (
     be_born,
@@ -55,29 +54,20 @@ from longrec.serving.stores.lmdb_rows import (
     log_append,
     log_events,
 )
+from longrec.serving.stores.opened import OpenedStore, share
 
 T = TypeVar("T")
+DROPPED = 512
+"""Keys deleted in one transaction when all records of a model go."""
 
 
-class LmdbStore:
+class LmdbStore(OpenedStore[LmdbFolder]):
     """A `Store` in a folder."""
-
-    def __init__(self, folder: LmdbFolder, durability: Durability, readonly: bool) -> None:
-        self._folder, self._durability, self._readonly = folder, durability, readonly
-        self._closed = False
 
     @classmethod
     def open(cls, path: str, durability: Durability = "power", readonly: bool = False) -> LmdbStore:
         """Open the store in a folder, made if need be; its errors are those of `open_store`."""
-        return cls(share(path, durability, readonly), durability, readonly)
-
-    @property
-    def url(self) -> str:
-        return self._folder.url
-
-    @property
-    def durability(self) -> Durability:
-        return self._durability
+        return cls(share(LmdbFolder, path, durability, readonly), durability, readonly)
 
     def read(
         self, digest: str, asked: Sequence[tuple[bytes, Sequence[bytes]]], seen: bool = False
@@ -195,13 +185,15 @@ class LmdbStore:
         return self._write(work)
 
     def drop(self, digest: str) -> int:
-        model = bytes.fromhex(digest)
+        model, dropped = bytes.fromhex(digest), 0
 
-        def work(transaction: lmdb.Transaction[memoryview], tables: Tables) -> int:
-            delete(transaction, tables.seen, model)
-            return delete(transaction, tables.records, model)
+        def work(transaction: lmdb.Transaction[memoryview], tables: Tables) -> tuple[int, int]:
+            records = delete(transaction, tables.records, model, DROPPED)
+            return records, delete(transaction, tables.seen, model, DROPPED)
 
-        return self._write(work)
+        while any(done := self._write(work)):  # some at a time: others write meanwhile
+            dropped += done[0]
+        return dropped
 
     def totals(self) -> Totals:
         def work(transaction: lmdb.Transaction[bytes], tables: Tables) -> Totals:
@@ -212,34 +204,12 @@ class LmdbStore:
             records = Counter(key[: -BORN.size] for key in keys)
             return Totals(users, events, {key.hex(): many for key, many in records.items()}, 0)
 
-        return self._read(work)._replace(bytes=self._folder.size())
-
-    def compact(self) -> tuple[int, int]:
-        """Copy the store to a new file and take that; writers wait meanwhile, readers do not.
-
-        It needs room for both. Afterwards nothing is left in the file of what was deleted.
-        """
-        self._may_write()
-        return self._folder.compact()
-
-    def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self._folder.leave()
+        return self._read(work)._replace(bytes=self._opened.size())
 
     def _read(self, work: Callable[[lmdb.Transaction[bytes], Tables], T]) -> T:
-        if self._closed:
-            raise UsageError(f"{self.url} was closed")
-        return self._folder.read(work)
+        self._may_read()
+        return self._opened.read(work)
 
     def _write(self, work: Callable[[lmdb.Transaction[memoryview], Tables], T]) -> T:
         self._may_write()
-        return self._folder.write(work)
-
-    def _may_write(self) -> None:
-        if self._closed or self._readonly:
-            raise UsageError(
-                f"{self.url} was closed"
-                if self._closed
-                else f"{self.url} was opened readonly: open it with readonly=False to write to it"
-            )
+        return self._opened.write(work)

@@ -1,6 +1,6 @@
-"""What children do to an LMDB store before they are killed (see preloaded.py).
+"""What children do to a store in files before they are killed (see preloaded.py).
 
-python lmdb_jobs.py PATH DURABILITY GROUPS    `groups`, to be watched from outside
+python embedded_jobs.py URL DURABILITY GROUPS    `groups`, to be watched from outside
 """
 
 from __future__ import annotations
@@ -11,9 +11,15 @@ import resource
 import sys
 import time
 
-from longrec.serving.stores import lmdb_folder
-from longrec.serving.stores.interface import HEADER, Append, Event, StoreFull, read_header
-from longrec.serving.stores.lmdb_store import LmdbStore
+from longrec.serving.stores import lmdb_folder, lmdb_store, sqlite_store  # noqa: F401
+from longrec.serving.stores.interface import (
+    HEADER,
+    Append,
+    Event,
+    StoreFull,
+    open_store,
+    read_header,
+)
 
 DIGEST = "ab" * 32
 USERS = [b"u%d" % number for number in range(7)]
@@ -45,9 +51,27 @@ def send(store, numbers, size=0):
     return [result.new for result in store.append(DIGEST, appends)]
 
 
-def go_on(say, path, durability, number, seed, compact):
+def filled(url, users=300):
+    """Make a store of users with twenty events each."""
+    store = open_store(url, "process")
+    events = [Event(1000 - n, b"item%d" % n, b"event%d" % n) for n in range(20)]
+    store.append(DIGEST, [Append(b"u%d" % n, 0, 0, 0, events, None, [n]) for n in range(users)])
+    store.close()
+
+
+def until_full(store, size):
+    """Log events one by one until the store is full; -> how many it took."""
+    for number in range(10_000):
+        try:
+            send(store, [number], size)
+        except StoreFull:
+            return number
+    raise AssertionError("it was never full")
+
+
+def go_on(say, url, durability, number, seed, compact):
     """Log events from a number on, in groups, for ever; say which were acknowledged."""
-    store, dice, began = LmdbStore.open(path, durability), random.Random(seed), number
+    store, dice, began = open_store(url, durability), random.Random(seed), number
     while True:
         # What may be in the log already is sent one by one: no record is left behind by a retry.
         group = range(number, number + (1 if number < began + 12 else dice.randint(1, 12)))
@@ -56,12 +80,14 @@ def go_on(say, path, durability, number, seed, compact):
         say(str(number))
         if compact and dice.random() < 0.2:
             store.compact()
+            say("compacted")
 
 
-def groups(say, path, durability, many):
+def groups(say, url, durability, many):
     """Some groups, and nothing of the sync of every second."""
     lmdb_folder.PAUSE = float("inf")
-    store = LmdbStore.open(path, durability)
+    store = open_store(url, durability)
+    send(store, [10**6])  # the first of all syncs the head of a new log
     say("begin")
     for number in range(many):
         send(store, range(number * 5, number * 5 + 5))
@@ -69,17 +95,17 @@ def groups(say, path, durability, many):
     say("end")
 
 
-def hold(say, path):
+def hold(say, url):
     """Hold the store until killed."""
-    store = LmdbStore.open(path, "process")
+    store = open_store(url, "process")
     send(store, [1])
     say("open")
     time.sleep(600)
 
 
-def fill(say, path, room):
+def fill(say, url, folder, room):
     """Log until the file may not grow; then, with more room, again."""
-    store, number = LmdbStore.open(path, "power"), 0
+    store, number = open_store(url, "power"), 0
     send(store, range(20))
     resource.setrlimit(resource.RLIMIT_FSIZE, (store.totals().bytes + room, -1))
     for _ in range(3):
@@ -94,7 +120,7 @@ def fill(say, path, room):
         store.compact()
     except StoreFull as error:
         say(f"full compact {error}")
-    say(f"left {' '.join(sorted(os.listdir(path)))}")
+    say(f"left {' '.join(sorted(os.listdir(folder)))}")
     resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
     send(store, range(number + 40, number + 60), 3000)
 

@@ -1,0 +1,273 @@
+"""An export's folder: written whole or not at all, and checked by the digests in its manifest.
+
+FOLDER/
+  manifest.json             the tensors, how to score, digests of all files, parity, provenance
+  items.parquet             index (from 1), id, count
+  item_vectors.npy          (n_items + 1, D) float32, row 0 is padding; the graphs read it, too
+  step.onnx, prefill.onnx   of a model with a state; or encode.onnx, of one with a window
+  index.faiss               where the run has one
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from longrec.data.catalog import Catalog
+from longrec.data.folders import writing_folder
+from longrec.errors import DataError, UsageError
+from longrec.export.graphs import (
+    TABLE,
+    WINDOW,
+    check_exports,
+    graphs_of,
+    layout_of,
+    write_graph,
+)
+from longrec.export.parity import TOLERANCE, check_parity
+from longrec.files import digest_of_config, digest_of_file
+from longrec.models import SequenceModel
+from longrec.provenance import command, commit, versions
+from longrec.recommender import Recommender
+from longrec.retrieval.approximate import NEAR, CellIndex, faiss_package
+from longrec.retrieval.stored import FILE as INDEX
+from longrec.retrieval.stored import open_index
+from longrec.serving.state.record import flat
+from longrec.settings import settings_of
+
+FORMAT = 1
+MANIFEST, ITEMS = "manifest.json", "items.parquet"
+NEEDED = ("onnx", "onnxscript", "onnxruntime")
+
+Manifest = dict[str, Any]
+Progress = Callable[[float, float, str], None]
+
+
+def export(
+    recommender: Recommender, folder: str | Path, progress: Progress | None = None
+) -> Manifest:
+    """Write what it takes to serve a recommender without PyTorch, held against the model.
+
+    Parameters
+    ----------
+    recommender : Recommender
+        With a model that streams exactly, or reads a window of last events; on the CPU.
+    folder : str or Path
+        New, empty, or an earlier export, which is replaced once the new one is whole.
+    progress : callable or None
+        Called with (parts done, of all, what is being done).
+
+    Returns
+    -------
+    dict
+        The manifest.
+
+    Raises
+    ------
+    UsageError
+        When the model cannot be exported, a package is missing, or the folder holds anything else.
+    LongrecError
+        When ONNX Runtime does not give the model's scores; nothing is left behind.
+    DataError
+        When the folder cannot be written.
+    """
+    model = check_exports(recommender.model)
+    if model.device.type != "cpu" or model.items.dtype != torch.float32:
+        raise UsageError(
+            f"the model is in {model.items.dtype} on {model.device}; an export is of float32 on "
+            "the CPU: load the run again"
+        )
+    _check_packages()
+    with _writing(Path(folder)) as work:
+        return _fill(work, recommender, model, progress or (lambda done, total, words: None))
+
+
+def read_manifest(folder: str | Path) -> Manifest:
+    """What an export's manifest says, all files held against their digests.
+
+    Raises
+    ------
+    DataError
+        When a file is missing, truncated or edited, or the export is of another format.
+    """
+    folder = Path(folder)
+    manifest = _manifest_of(folder)
+    if manifest is None:
+        raise DataError(f"{folder} is no export: it has no whole {MANIFEST}")
+    if manifest["format"] != FORMAT:
+        raise DataError(
+            f"{folder / MANIFEST} has format {manifest['format']!r}, this longrec reads {FORMAT}: "
+            "export the run again"
+        )
+    told = {key: value for key, value in manifest.items() if key != "digest"}
+    if digest_of_config(told) != manifest["digest"]:
+        raise DataError(f"{folder / MANIFEST} was edited: export the run again")
+    for name, digest in manifest["digests"].items():
+        path = folder / name
+        if not path.is_file() or digest_of_file(path) != digest:
+            raise DataError(
+                f"{path} is not what was exported (it is missing, or its digest differs): copy the "
+                "folder again, or export the run again"
+            )
+    return manifest
+
+
+def _fill(
+    work: Path, recommender: Recommender, model: SequenceModel, progress: Progress
+) -> Manifest:
+    """Write all files of an export into a folder."""
+    window = recommender.limit if model.streaming == "windowed" else None
+    graphs = graphs_of(model, window)
+    parts = len(graphs) + 2
+    progress(0, parts, "item vectors")
+    _save_items(recommender.catalog, work / ITEMS)
+    np.save(work / TABLE, recommender.item_vectors().contiguous().numpy(), allow_pickle=False)
+    written = {}
+    for number, graph in enumerate(graphs, 1):
+        progress(number, parts, f"{graph.name} to ONNX")
+        written[graph.name] = write_graph(graph, work, window)
+    index = _copy_index(recommender, work)
+    progress(parts - 1, parts, "ONNX Runtime against PyTorch")
+    parity = check_parity(model, work, window)
+    manifest: Manifest = {
+        "format": FORMAT,
+        "longrec": versions()["longrec"],
+        "model": recommender.name,
+        "settings": settings_of(recommender.model_config),
+        "state_digest": recommender.state_digest,
+        "catalog_version": recommender.catalog_version,
+        "items": recommender.catalog.n_items,
+        "dim": model.items.shape[1],
+        "reads_times": model.reads_times,
+        "events_per_prefill": WINDOW if window is None else None,
+        "events_per_encode": window,
+        "state": [] if window is not None else _empty_state(model),
+        "graphs": written,
+        "scoring": {
+            "score": "inner product",
+            "user": "output" if window is None else "h",
+            "items": f"{TABLE}, row i is the item of index i",
+            "padding": 0,
+        },
+        "index": index,
+        "parity": {
+            **parity._asdict(),
+            "allowed_of_spread": TOLERANCE,
+            "onnxruntime": import_module("onnxruntime").__version__,
+        },
+        "provenance": {
+            "command": command(),
+            "commit": commit(),
+            "versions": versions(),
+            "exported": datetime.now(UTC).isoformat(timespec="seconds"),
+            "run": recommender.provenance,
+        },
+        "digests": {file.name: digest_of_file(file) for file in sorted(work.iterdir())},
+    }
+    manifest["digest"] = digest_of_config(manifest)
+    text = json.dumps(manifest, indent=1, allow_nan=False)
+    (work / MANIFEST).write_text(text, encoding="utf-8")
+    progress(parts, parts, "written")
+    return manifest
+
+
+def _save_items(catalog: Catalog, path: Path) -> None:
+    """Ids by index, and how often each occurred: what users without events are recommended by."""
+    index = np.arange(1, catalog.n_items + 1, dtype=np.int32)
+    table = pa.table({"index": index, "id": catalog.ids.to_arrow(), "count": catalog.counts})
+    pq.write_table(table, str(path), compression="zstd")
+
+
+def _copy_index(recommender: Recommender, work: Path) -> dict[str, Any] | None:
+    """Write the approximate index that the run keeps, and say how it is searched; None: has none.
+
+    One that was kept of other vectors is built anew.
+    """
+    if recommender.folder is None or not (recommender.folder / INDEX).is_file():
+        return None
+    index = open_index(recommender, "approximate")
+    assert isinstance(index, CellIndex)
+    faiss_package().write_index(index.cells, str(work / INDEX))
+    return {
+        "file": INDEX,
+        "name": index.name,
+        "nprobe": index.looked_into,
+        "rescored_per_item": NEAR,
+        "recall@10": index.recall,
+    }
+
+
+def _empty_state(model: SequenceModel) -> list[dict[str, Any]]:
+    """The state's tensors, and the number that each is filled with before the first event.
+
+    Numbers are text, since JSON has no -inf and many of its readers no 64-bit integers.
+    """
+    told = []
+    for name, tensor in zip(layout_of(model).fields, flat(model.initial_state(1)), strict=True):
+        values = np.unique(tensor.numpy())
+        assert len(values) <= 1, f"{name} does not begin as one number"
+        told.append(
+            {
+                "name": name,
+                "dtype": tensor.numpy().dtype.name,
+                "shape": ["B", *tensor.shape[1:]],
+                "fill": str(values[0]) if len(values) else "0",
+            }
+        )
+    return told
+
+
+def _check_packages() -> None:
+    for name in NEEDED:
+        try:
+            import_module(name)
+        except ModuleNotFoundError as error:
+            raise UsageError(
+                f"exporting needs the package {error.name}: pip install 'longrec[export]'"
+            ) from error
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[Path]:
+    """A temporary folder that takes `folder`'s place, also where an earlier export stands there."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        with writing_folder(folder) as work:
+            yield work
+        return
+    if _manifest_of(folder) is None:
+        raise UsageError(
+            f"{folder} exists and is not an earlier export: it is left alone. Name another folder"
+        )
+    with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as name:
+        new, old = Path(name) / "new", Path(name) / "old"
+        with writing_folder(new) as work:
+            yield work
+        folder.rename(old)
+        try:
+            new.rename(folder)
+        except OSError:
+            old.rename(folder)
+            raise
+
+
+def _manifest_of(folder: Path) -> Manifest | None:
+    """An export's manifest as it stands there, or None where there is none."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    known = isinstance(manifest, dict) and {"format", "graphs", "digests", "digest"} <= set(
+        manifest
+    )
+    return manifest if known else None

@@ -1,0 +1,268 @@
+"""A model as ONNX graphs with the state in and out.
+
+    step.onnx      items (B,), times (B,), the state       -> the new state
+    prefill.onnx   items (B, 64), lengths (B,), times (B, 64), the state -> the new state
+    encode.onnx    items (B, T), lengths (B,)               -> h (B, D), of a model with a window
+
+A state is a list of tensors, named as in a user's record (layers.0.mean, ..., output, time, count);
+as outputs they are new.layers.0.mean and so on. `output` is h after the last event.
+
+Prefill reads 64 places at a time and is called again for what follows. The dispatcher's parallel
+form is a loop over chunks, which no exporter gets through for any T; within a fixed T it is
+unrolled. A wider graph would cost more where a history is short.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from longrec.errors import UsageError
+from longrec.mixers import Context
+from longrec.models import Model, SequenceModel
+from longrec.serving.state.record import RecordLayout, flat
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+WINDOW = 64
+"""Places that one call of prefill reads."""
+NEW = "new."
+"""What the names of a state's tensors begin with when they come out."""
+TABLE = "item_vectors.npy"
+"""The file in which the graphs, too, find the item vectors: they stand on the disk once."""
+
+
+class Step(nn.Module):
+    """The model's step on the flat list of a state's tensors."""
+
+    def __init__(self, model: SequenceModel, layout: RecordLayout) -> None:
+        super().__init__()
+        self.model, self.layout = model, layout
+
+    def forward(self, items: Tensor, times: Tensor, state: Sequence[Tensor]) -> list[Tensor]:
+        """items, times (B,) -> the new state."""
+        return flat(self.model.step(items, self.layout.state_of(state), times)[1])
+
+
+class Prefill(nn.Module):
+    """The model's prefill on the flat list of a state's tensors."""
+
+    def __init__(self, model: SequenceModel, layout: RecordLayout) -> None:
+        super().__init__()
+        self.model, self.layout = model, layout
+
+    def forward(
+        self, items: Tensor, lengths: Tensor, times: Tensor, state: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """items, times (B, W), of which lengths (B,) are real -> the new state."""
+        ctx = Context(lengths=lengths, times=times)
+        return flat(self.model.prefill(items, self.layout.state_of(state), ctx)[1])
+
+
+class Encode(nn.Module):
+    """What a model with a window knows after each row's last event."""
+
+    def __init__(self, model: SequenceModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """items (B, T), of which lengths (B,) >= 1 are real -> h (B, D)."""
+        h = self.model.encode(items, Context(lengths=lengths))
+        last = (lengths - 1)[:, None, None].expand(-1, 1, h.shape[2])
+        return h.gather(1, last)[:, 0]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One ONNX graph that is to be written: its file's stem, what it computes, and on what.
+
+    `dynamic` has, per tensor given, the names of the axes that may have any size.
+    """
+
+    name: str
+    module: nn.Module
+    given: tuple[Any, ...]
+    dynamic: tuple[Any, ...]
+    inputs: list[str]
+    outputs: list[str]
+
+
+def check_exports(model: Model) -> SequenceModel:
+    """The model itself if it can be exported.
+
+    Raises
+    ------
+    UsageError
+        When it counts items, or sees the whole history in both directions.
+    """
+    if not isinstance(model, SequenceModel):
+        raise UsageError(
+            f"{model.name} counts items: it has neither item vectors nor a graph to export; export "
+            "a trained sequence model, such as elastic"
+        )
+    if model.streaming == "none":
+        raise UsageError(
+            f"{model.name} keeps no state and has no window: each recommendation would read the "
+            f"whole history again, at a cost that an export cannot bound. Train {model.streams_as} "
+            "to export a model"
+        )
+    return model
+
+
+def layout_of(model: SequenceModel) -> RecordLayout:
+    """Names and order of the tensors of a model's state."""
+    return RecordLayout(model.initial_state(1), "00" * 32)  # the digest, of records, is not read
+
+
+def graphs_of(model: SequenceModel, window: int | None) -> list[Graph]:
+    """The graphs of a model; `window` is what a model with a window reads, None of the others."""
+    users = {0: "B"}
+    if window is not None:
+        wide = min(2, window)
+        events = users | {1: "T"} if window > 1 else users
+        given = _ones(2, wide), _ones(2)
+        inputs = ["items", "lengths"]
+        return [Graph("encode", Encode(model), given, (events, users), inputs, ["h"])]
+    layout = layout_of(model)
+    state = [part.clone() for part in flat(model.initial_state(2))]  # see _ones
+    of_state = [users] * len(state)
+    step = Graph(
+        "step",
+        Step(model, layout),
+        (_ones(2), _ones(2), state),
+        (users, users, of_state),
+        ["items", "times", *layout.fields],
+        [NEW + name for name in layout.fields],
+    )
+    prefill = Graph(
+        "prefill",
+        Prefill(model, layout),
+        (_ones(2, WINDOW), _ones(2), _ones(2, WINDOW), state),
+        (users, users, users, of_state),
+        ["items", "lengths", "times", *layout.fields],
+        step.outputs,
+    )
+    return [step, prefill]
+
+
+def _ones(*shape: int) -> Tensor:
+    """An example of an input: each a tensor of its own, since the exporter makes one input of one.
+
+    Its axes of any size have size 2, since 0 and 1 would be taken for fixed.
+    """
+    return torch.ones(shape, dtype=torch.int64)
+
+
+def write_graph(graph: Graph, folder: Path, window: int | None) -> dict[str, Any]:
+    """Write FOLDER/<name>.onnx, beside the item vectors, which must be there.
+
+    Parameters
+    ----------
+    graph : Graph
+    folder : Path
+    window : int or None
+        Largest size of the axis "T".
+
+    Returns
+    -------
+    dict
+        `opset`, `inputs` and `outputs`; of each of these name, dtype and shape, whose entries are
+        sizes or the names of axes of any size.
+    """
+    import onnx_ir as ir
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+    from longrec.export.translations import cummax, norm, transpose
+
+    sizes = {"B": torch.export.Dim("B")}
+    if window is not None and window > 1:
+        sizes["T"] = torch.export.Dim("T", min=1, max=window)
+
+    def named(axes: Any) -> Any:
+        if isinstance(axes, dict):
+            return {axis: sizes[name] for axis, name in axes.items()}
+        return type(axes)(named(part) for part in axes)
+
+    with _quiet(), torch.no_grad():
+        # strict: so that len(x) of the models and mixers is not taken for a fixed size.
+        shapes = named(graph.dynamic)
+        traced = torch.export.export(graph.module, graph.given, dynamic_shapes=shapes, strict=True)
+        program = torch.onnx.export(
+            traced,
+            dynamic_shapes=shapes,
+            dynamo=True,
+            verbose=False,
+            custom_translation_table={
+                torch.ops.aten.cummax.default: cummax,
+                torch.ops.aten.linalg_vector_norm.default: norm,
+                torch.ops.aten.transpose.int: transpose,
+            },
+        )
+    assert program is not None
+    model = program.model
+    ClearMetadataAndDocStringPass()(model)  # it names the exporting machine's source files
+    for names, values in (
+        (graph.inputs, model.graph.inputs),
+        (graph.outputs, model.graph.outputs),
+    ):
+        for name, value in zip(names, values, strict=True):
+            value.name = name
+    _share_table(model, folder / TABLE)
+    ir.save(model, folder / f"{graph.name}.onnx")
+    return {
+        "opset": model.opset_imports[""],
+        "inputs": [_describe(value) for value in model.graph.inputs],
+        "outputs": [_describe(value) for value in model.graph.outputs],
+    }
+
+
+def _describe(value: onnx_ir.Value) -> dict[str, Any]:
+    assert value.shape is not None
+    assert value.dtype is not None
+    shape = [size if isinstance(size, int) else str(size.value) for size in value.shape]
+    return {"name": value.name, "dtype": value.dtype.numpy().name, "shape": shape}
+
+
+def _share_table(model: onnx_ir.Model, path: Path) -> None:
+    """Let the graph read the item vectors, its largest weight by far, from the .npy file."""
+    import numpy as np
+    import onnx_ir as ir
+
+    table = model.graph.initializers["model.items"]
+    with path.open("rb") as file:
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        offset = file.tell()
+    table.const_value = ir.ExternalTensor(
+        path.name,
+        offset,
+        int(np.prod(shape)) * dtype.itemsize,
+        ir.DataType.FLOAT,
+        shape=ir.Shape(shape),
+        name="model.items",
+        base_dir=path.parent,
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter warns of packages that it lacks and of its own deprecated calls."""
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)

@@ -1,0 +1,178 @@
+"""Whether an export gives what the model gives: ONNX Runtime against PyTorch.
+
+Random histories of many lengths, in one batch and alone. PyTorch's parallel form reads each whole;
+the export reads it as a service would: prefilled, stepped event by event and prefilled again, with
+the state carried on. What is compared are the scores of all items, in units of their own spread
+over the items, whatever the scale of the vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from longrec.data.batches import Ints
+from longrec.errors import LongrecError
+from longrec.export.graphs import NEW, WINDOW, layout_of
+from longrec.mixers import Context
+from longrec.models import SequenceModel
+from longrec.serving.state.record import flat
+
+TOLERANCE = 1e-4
+"""Largest difference allowed, in standard deviations of a user's scores over the items."""
+STEPS = 3
+FIRST = (0, 1, 2, WINDOW - 1, WINDOW, WINDOW + 1, 300, 5)
+THEN = (300, 0, WINDOW - STEPS, WINDOW, 1, 2, 150, WINDOW)
+PLAN = np.array([FIRST, THEN]).T
+"""Per history the events that are prefilled first, and after STEPS steps."""
+LONGEST_GAP = 1e6
+"""Seconds between events: log-uniform up to this, so that every expert forgets by some."""
+
+Arrays = dict[str, np.ndarray]
+Reading = tuple[Ints, np.ndarray]
+"""Events that each history has had (B,), and what the export then says, h (B, D)."""
+
+
+class Parity(NamedTuple):
+    """How far the export is from the model.
+
+    difference : largest difference of a score; of_spread : the same in standard deviations of that
+    user's scores; histories, events : how many were read; compared : vectors of scores compared.
+    """
+
+    difference: float
+    of_spread: float
+    histories: int
+    events: int
+    compared: int
+
+
+class Runtime:
+    """An export at work in ONNX Runtime, states being arrays by name.
+
+    Parameters
+    ----------
+    folder : Path
+        With the graphs and the item vectors.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._sessions: dict[str, Any] = {}
+
+    def run(self, graph: str, feed: Mapping[str, np.ndarray]) -> Arrays:
+        """What a graph gives, by the outputs' names without "new."."""
+        import onnxruntime
+
+        if graph not in self._sessions:
+            path = self._folder / f"{graph}.onnx"
+            self._sessions[graph] = onnxruntime.InferenceSession(path)
+        session = self._sessions[graph]
+        names = [output.name.removeprefix(NEW) for output in session.get_outputs()]
+        return dict(zip(names, session.run(None, feed), strict=True))
+
+    def prefill(self, items: Ints, lengths: Ints, times: Ints, state: Arrays) -> Arrays:
+        """Continue states by items, times (B, T) of which lengths (B,) are real."""
+        short = -items.shape[1] % WINDOW
+        items = np.pad(items, ((0, 0), (0, short)))
+        times = np.pad(times, ((0, 0), (0, short)))
+        for start in range(0, items.shape[1], WINDOW):
+            here = slice(start, start + WINDOW)
+            feed = {
+                "items": items[:, here],
+                "lengths": (lengths - start).clip(0, WINDOW),
+                "times": times[:, here],
+            }
+            state = self.run("prefill", feed | state)
+        return state
+
+
+def check_parity(model: SequenceModel, folder: Path, window: int | None) -> Parity:
+    """Hold an export against the model.
+
+    Parameters
+    ----------
+    model : SequenceModel
+        In eval mode, on the CPU, in float32.
+    folder : Path
+        With the graphs and the item vectors.
+    window : int or None
+        Last events that a model with a window reads, None for those with a state.
+
+    Raises
+    ------
+    LongrecError
+        When a score differs by more than TOLERANCE standard deviations.
+    """
+    lengths = PLAN.sum(1) + STEPS
+    if window is not None:
+        lengths = np.unique(np.clip([1, 2, window // 2, window - 1, window], 1, window))
+    items, times = _histories(model.n_items, len(lengths), int(lengths.max()))
+    runtime, away = Runtime(folder), []
+    for rows in (slice(None), slice(-1, None)):  # in one batch, and alone
+        given = items[rows], times[rows]
+        with torch.inference_mode():
+            ctx = Context(torch.from_numpy(lengths[rows]), torch.from_numpy(given[1]))
+            h = model.encode(torch.from_numpy(given[0]), ctx)
+        if window is None:
+            readings = _stream(model, runtime, *given, PLAN[rows])
+        else:
+            feed = {"items": given[0], "lengths": lengths[rows]}
+            readings = iter([(lengths[rows], runtime.run("encode", feed)["h"])])
+        for ends, output in readings:
+            some = torch.from_numpy(np.flatnonzero(ends))
+            with torch.inference_mode():
+                wanted = model.score(h[some, torch.from_numpy(ends)[some] - 1])[:, 1:]
+                found = model.score(torch.from_numpy(output)[some])[:, 1:]
+            difference = (found - wanted).abs().amax(1)
+            spread = wanted.std(1, correction=0).clamp_min(torch.finfo(wanted.dtype).tiny)
+            away.append(torch.stack([difference, difference / spread], dim=1))
+    every = torch.cat(away)
+    # amax hands a NaN on, and a comparison with it is false.
+    difference, of_spread = every.amax(0).tolist()
+    if not of_spread <= TOLERANCE:
+        raise LongrecError(
+            f"the exported {model.name} does not give what the model gives: scores differ by up to "
+            f"{of_spread:.2g} of their standard deviation, {TOLERANCE:.2g} is allowed. Nothing was "
+            "exported. Try another version of onnxruntime or torch, and report it if that is no "
+            "help"
+        )
+    return Parity(difference, of_spread, len(lengths), int(lengths.sum()), len(every))
+
+
+def _histories(n_items: int, users: int, events: int) -> tuple[Ints, Ints]:
+    """Random items and times, both (users, events)."""
+    random = np.random.default_rng(0)
+    items = random.integers(1, n_items + 1, (users, events))
+    gaps = np.exp(random.uniform(0, np.log(LONGEST_GAP), items.shape)).astype(np.int64) - 1
+    return items, 1_700_000_000 + gaps.cumsum(1)
+
+
+def _stream(
+    model: SequenceModel, runtime: Runtime, items: Ints, times: Ints, plan: Ints
+) -> Iterator[Reading]:
+    """Read histories from their begin in the three parts of a plan (B, 2)."""
+    names, empty = layout_of(model).fields, flat(model.initial_state(len(items)))
+    state = {name: part.numpy() for name, part in zip(names, empty, strict=True)}
+    first, then = plan.T
+    rows = np.arange(len(items))
+
+    def ahead(x: Ints, start: Ints, many: int) -> Ints:
+        """(B, many) of what stands in x from `start` (B,) on; its last where that ends."""
+        place = (start[:, None] + np.arange(many)).clip(max=x.shape[1] - 1)
+        return np.take_along_axis(x, place, 1)
+
+    state = runtime.prefill(items[:, : first.max()], first, times[:, : first.max()], state)
+    yield first, state["output"]
+    for number in range(STEPS):
+        at = rows, first + number
+        state = runtime.run("step", {"items": items[at], "times": times[at]} | state)
+    yield first + STEPS, state["output"]
+    if then.any():
+        after, many = first + STEPS, int(then.max())
+        rest = ahead(items, after, many), then, ahead(times, after, many)
+        yield after + then, runtime.prefill(*rest, state)["output"]

@@ -1,0 +1,52 @@
+"""Operations of PyTorch in ONNX, where the exporter has no translation or one that fails.
+
+Each takes what the operation of PyTorch takes, tensors being values of the graph, and writes nodes
+into the graph that is being made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from onnxscript import opset20 as op
+
+
+def cummax(x: Any, dim: int) -> tuple[Any, Any]:
+    """Running maximum along an axis of fixed size, by doubling; ONNX has none.
+
+    The places of the maxima, which no mixer reads, are not told: the second result is a stand-in.
+    """
+    length, best, reach = cast(int, x.shape[dim]), x, 1
+    while reach < length:
+        # Where nothing stands so far before, the first place does: it counts anyway.
+        before: Any = op.Constant(value_ints=[max(0, place - reach) for place in range(length)])
+        best, reach = op.Max(best, op.Gather(best, before, axis=dim)), 2 * reach
+    return best, best
+
+
+def norm(x: Any, order: float, dim: Sequence[int], keepdim: bool = False) -> Any:
+    """Euclidean norm over the last axis, kept; ONNX's own gives another shape for no rows."""
+    if order != 2 or list(dim) not in ([-1], [len(x.shape) - 1]) or not keepdim:
+        raise NotImplementedError(f"norm of order {order} over axes {dim}")
+    one: Any = op.Constant(value_float=1.0)
+    column: Any = op.Constant(value_ints=[x.shape[-1], 1])
+    return op.Sqrt(op.MatMul(op.Mul(x, x), op.Expand(one, column)))
+
+
+def transpose(x: Any, first: int, second: int) -> Any:
+    """A transposition, but for one of the batch axis of a matrix product by a small axis.
+
+    ONNX Runtime (1.31) joins the latter to the product, and what it makes of them divides by zero
+    and ends the process where there are no rows: where no event of a batch asks the memory bank.
+    """
+    axes = list(range(len(x.shape)))
+    axes[first], axes[second] = axes[second], axes[first]
+    if axes != [1, 0, 2] or not isinstance(x.shape[1], int):
+        return op.Transpose(x, perm=axes)
+    parts: list[Any] = []
+    for number in range(x.shape[1]):
+        place: Any = op.Constant(value_int=number)
+        first_axis: Any = op.Constant(value_ints=[0])
+        parts.append(op.Unsqueeze(op.Gather(x, place, axis=1), first_axis))
+    return op.Concat(*parts, axis=0)

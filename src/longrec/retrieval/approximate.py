@@ -1,0 +1,159 @@
+"""Approximate top-k: items in cells by direction (an inverted file), a few of them looked into.
+
+The cells hold vectors in 8 bits, so that a million of width 64 take 69 MiB; the best that are found
+with these are scored in full.
+
+The index decides which items are looked at. Everything else is exact: scores are the model's own, a
+barred item is never returned, and where fewer items are allowed or found than wanted, exact search
+answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from longrec.errors import UsageError
+from longrec.models import Model, SequenceModel
+from longrec.retrieval.barred import as_booleans, many_allowed
+from longrec.retrieval.best import Best, best_of, best_vector
+from longrec.retrieval.few import best_among, search_beside_few
+from longrec.retrieval.index import TopK, as_top_k
+
+PER_CELL, ROUNDS, SAMPLED = 250, 8, 64
+"""Items of a cell on average; rounds of k-means that make cells, and items per cell they read."""
+NEAR = 4
+"""Items found in 8 bits, for each one wanted, that are scored in full."""
+ADDED = 100_000
+"""Items put into cells at once."""
+
+
+class CellIndex:
+    """Inverted-file search over the item vectors of a model on the CPU; see `Index`.
+
+    Parameters
+    ----------
+    model : Model
+        A SequenceModel, in eval mode.
+    cells : faiss.IndexIVFScalarQuantizer
+        Made by `build_cells` from this model's vectors, or read from a file.
+    looked_into : int
+        Cells looked into per user vector.
+    recall : float
+        Measured with that.
+    """
+
+    name = "faiss-ivf"
+
+    def __init__(self, model: Model, cells: Any, looked_into: int, recall: float = 0.0) -> None:
+        self._model, self.cells = item_model(model), cells
+        self.n_items, self.looked_into, self.recall = model.n_items, looked_into, recall
+        self._vectors = self._model.item_vectors().detach().numpy()
+
+    @torch.inference_mode()
+    def search(self, h: Tensor, k: int, barred: np.ndarray | None = None) -> TopK:
+        """The best items of each user among those in the cells that are looked into."""
+        wide = min(k, self.n_items)
+        users = self._model.user_vectors(h).numpy()
+        return as_top_k(search_beside_few(self._look, self._vectors, users, wide, barred), wide)
+
+    def _look(self, users: np.ndarray, k: int, barred: np.ndarray | None) -> list[Best]:
+        """The best items of users (n, R, D), for each or for all of whom items are barred."""
+        if barred is None or len(barred) == 1:
+            return self._look_alike(users, k, None if barred is None else barred[0])
+        rows = zip(users, barred, strict=True)
+        return [self._look_alike(user[None], k, row)[0] for user, row in rows]
+
+    def _look_alike(self, users: np.ndarray, k: int, barred: np.ndarray | None) -> list[Best]:
+        """The same of users for whom the same items are barred."""
+        faiss, selector, looked_into = faiss_package(), None, self.looked_into
+        if barred is not None:
+            bits = faiss.IDSelectorBitmap(np.ascontiguousarray(barred))
+            selector = faiss.IDSelectorNot(bits)
+            # As many items as if nothing were barred: of few that are allowed, the best lie apart.
+            left = many_allowed(barred, self.n_items)
+            looked_into = min(self.cells.nlist, looked_into * self.n_items // left)
+        options = faiss.SearchParametersIVF(sel=selector, nprobe=looked_into)
+        flat = np.ascontiguousarray(users.reshape(-1, users.shape[2]))
+        _, items = self.cells.search(flat, NEAR * k, params=options)
+        found = []
+        for user, some in zip(users, items.reshape(len(users), -1), strict=True):
+            near = np.unique(some[some > 0])  # -1 stands for none
+            if len(near) >= k:
+                found.append(best_among(self._vectors, near, user, k))
+            else:
+                found.append(self._all(user, k, barred))
+        return found
+
+    def _all(self, user: np.ndarray, k: int, barred: np.ndarray | None) -> Best:
+        """The exact answer, where the cells that were looked into hold too few items."""
+        scores = best_vector(user @ self._vectors.T, 1)[0]
+        scores[0] = -np.inf
+        if barred is not None:
+            scores[as_booleans(barred, self.n_items)] = -np.inf
+        return best_of(scores, k)
+
+
+def item_model(model: Model) -> SequenceModel:
+    """The model itself if its items can be put into cells.
+
+    Raises
+    ------
+    UsageError
+        When it has no item vectors, or is on another device.
+    """
+    if not isinstance(model, SequenceModel) or model.device.type != "cpu":
+        raise UsageError(
+            f"{model.name} on {model.device} has no approximate index, which is for vectors of "
+            "items on the CPU: use the exact one"
+        )
+    return model
+
+
+def build_cells(
+    vectors: np.ndarray, progress: Callable[[float, float, str], None] | None = None
+) -> Any:
+    """Put item vectors (n_items + 1, D), row 0 being padding, into cells, under their indices."""
+    faiss = faiss_package()
+    n_items, width = len(vectors) - 1, vectors.shape[1]
+    many = 1 << max(0, round(np.log2(max(1, n_items / PER_CELL))))
+    tell = progress or (lambda done, total, words: None)
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    try:
+        tell(0, n_items, "making cells")
+        quantizer = faiss.IndexFlatIP(width)
+        kind, metric = faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
+        cells = faiss.IndexIVFScalarQuantizer(quantizer, width, many, kind, metric)
+        cells.cp.niter, cells.cp.max_points_per_centroid = ROUNDS, SAMPLED
+        cells.cp.min_points_per_centroid = 1
+        cells.train(vectors[1:])
+        for start in range(1, n_items + 1, ADDED):
+            part = vectors[start : start + ADDED]
+            cells.add_with_ids(part, np.arange(start, start + len(part)))
+            tell(start + len(part) - 1, n_items, "filling cells")
+    finally:
+        faiss.omp_set_num_threads(threads)
+    return cells
+
+
+def faiss_package() -> Any:
+    """faiss, whose Python methods its own type stubs do not know.
+
+    Raises
+    ------
+    UsageError
+        When it is not installed.
+    """
+    try:
+        import faiss
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            "an approximate index needs the package faiss: pip install 'longrec[serve]', or choose "
+            "the exact one"
+        ) from error
+    return faiss

@@ -1,0 +1,1 @@
+"""The service: events in and recommendations out over HTTP (`longrec serve`)."""

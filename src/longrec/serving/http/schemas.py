@@ -1,0 +1,249 @@
+"""What comes in and goes out as JSON, checked at the border: unknown fields are errors."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, model_validator
+
+EVENTS = 1000
+"""Events of one request."""
+IDS = 10_000
+"""Ids of one list, and events of a history."""
+BEST = 1000
+"""Items recommended at once."""
+LOG = 1000
+"""Events of a user's log shown at once."""
+
+Id = Annotated[StrictStr, Field(min_length=1, max_length=400)] | StrictInt
+EventId = Annotated[StrictStr, Field(min_length=1, max_length=200)] | StrictInt
+Time = (
+    Annotated[float, Field(strict=True, gt=-1e11, lt=1e11)]
+    | Annotated[StrictInt, Field(gt=-(10**11), lt=10**11)]
+)
+K = Annotated[int, Field(strict=True, ge=1, le=BEST, description="Items wanted.")]
+Ids = Annotated[list[Id], Field(max_length=IDS)]
+
+
+class Given(BaseModel):
+    """Of a request: what is not known is an error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class EventIn(Given):
+    """One event of a user with an item."""
+
+    user: Id
+    item: Id
+    time: Time = Field(description="Seconds since 1970 (UTC).")
+    event_id: EventId | None = Field(
+        None, description="The caller's own, unique per user: sending it again changes nothing."
+    )
+
+
+class EventsIn(Given):
+    """Events, in their order."""
+
+    events: list[EventIn] = Field(min_length=1, max_length=EVENTS)
+
+
+class EventsOut(BaseModel):
+    """What became of them: logged, or known by their event ids already."""
+
+    accepted: int
+    duplicates: int
+
+
+class HistoryEvent(Given):
+    """An event of a history that is sent along."""
+
+    item: Id
+    time: Time
+
+
+class Wanted(Given):
+    """Whose history counts: that of a user of the store, or one that is sent along."""
+
+    user: Id | None = None
+    history: Annotated[list[Id | HistoryEvent], Field(max_length=IDS)] | None = Field(
+        None, description="Items, or items with times, oldest event first; in place of a user."
+    )
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Wanted:
+        if (self.user is None) == (self.history is None):
+            raise ValueError("give either user or history")
+        return self
+
+
+class RecommendationsIn(Wanted):
+    """What is wanted, and what of it is not."""
+
+    k: K = 10
+    exclude: Ids = Field([], description="Items not to be recommended.")
+    among: Ids | None = Field(None, description="Recommend these only.")
+    exclude_seen: bool = Field(True, description="Leave out items of the history.")
+
+
+class Recommended(BaseModel):
+    """An item; rank 1 is the best."""
+
+    item: str | int
+    score: float
+    rank: int
+
+
+class RecommendationsOut(BaseModel):
+    """The best items now."""
+
+    items: list[Recommended]
+    model: str = Field(description="State digest of the model.")
+    policy: Literal["personal", "cold"] = Field(
+        description="cold: nothing is known of the user, so these are the popular items."
+    )
+
+
+class ExplanationIn(Wanted):
+    """Which item's score is to be looked into."""
+
+    item: Id
+    top: int = Field(10, strict=True, ge=1, le=LOG, description="Events that are shown.")
+
+
+class ExplainedEvent(BaseModel):
+    """An event of the history; position 1 is the oldest."""
+
+    position: int
+    item: str | int
+    time: int | None
+    attention: float
+    contribution: float
+
+
+class ExplanationOut(BaseModel):
+    """Where the model's attention lies, which is no cause."""
+
+    item: str | int
+    score: float
+    memory: float = Field(description="The memory bank's share of the attention.")
+    memory_contribution: float
+    rest: float = Field(description="What of the score neither events nor the bank add directly.")
+    events_read: int
+    events: list[ExplainedEvent] = Field(description="Those with most attention.")
+    note: str
+    model: str
+
+
+class Logged(BaseModel):
+    """An event as it was logged; ids as text."""
+
+    item: str
+    time: int
+    event_id: str | None
+
+
+class Record(BaseModel):
+    """How far the model's record of a user is."""
+
+    events: int = Field(description="Events of the log that it has taken in.")
+    skipped: int = Field(description="Those of items that the model does not know.")
+    late: int
+
+
+class UserOut(BaseModel):
+    """What is kept of a user."""
+
+    user: str
+    events: int
+    record: Record | None
+    log: list[Logged]
+    next: int | None = Field(description="`after` for the next part of the log, if there is one.")
+
+
+class Forgotten(BaseModel):
+    """Whether there was such a user."""
+
+    forgotten: bool
+
+
+class SimilarOut(BaseModel):
+    """Items by the cosine of their vectors with the item's."""
+
+    item: str | int
+    items: list[Recommended]
+    model: str
+
+
+class IndexOut(BaseModel):
+    """How items are found."""
+
+    name: str
+    recall_at_10: float = Field(description="Against exact search, measured when it was built.")
+
+
+class Swap(BaseModel):
+    """A change of the model: what is done now, or how it failed."""
+
+    state: Literal["loading", "indexing", "rebuilding", "failed"]
+    progress: float
+    error: str | None = None
+
+
+class ModelOut(BaseModel):
+    """The model that is served."""
+
+    name: str
+    digest: str
+    catalog_version: str
+    items: int
+    statement: str
+    index: IndexOut
+    swap: Swap | None
+
+
+class Health(BaseModel):
+    """The server runs."""
+
+    ok: bool
+
+
+class Ready(BaseModel):
+    """It can answer: the store is there."""
+
+    ready: bool
+    model: str
+
+
+class Error(BaseModel):
+    """What is wrong, in one word for programs and in words for people."""
+
+    code: str
+    message: str
+
+
+class Problem(BaseModel):
+    """The body of every answer that is an error."""
+
+    error: Error
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Statuses that a route may answer with besides 200, for the OpenAPI schema."""
+    words = {
+        400: "The body is no JSON, or did not come to its end.",
+        401: "No known API key.",
+        403: "Not for this host.",
+        404: "There is no such thing.",
+        408: "The body came too slowly.",
+        409: "Not available with this model.",
+        413: "The body is too large.",
+        422: "A value cannot be taken; the message names the field.",
+        429: "Too many requests.",
+        503: "Too much is waiting, or the store is away: again after Retry-After seconds.",
+    }
+    always = (400, 401, 403, 408, 413, 429, 503)
+    return {
+        status: {"model": Problem, "description": words[status]}
+        for status in sorted({*always, *statuses})
+    }

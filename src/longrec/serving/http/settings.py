@@ -1,0 +1,62 @@
+"""What a server is told at its start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+
+from longrec.errors import UsageError
+from longrec.retrieval.stored import Kind
+from longrec.serving.stores.interface import Durability
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of `longrec serve`.
+
+    Attributes
+    ----------
+    run : folder of the recommender; read again when the model is swapped.
+    store : URL of the users' store.
+    durability : what acknowledged events survive, "power" or "process".
+    host, port : address to listen on; port 0: any free one.
+    index : how items are found, "auto", "exact" or "approximate".
+    keys : file of API keys, a line each, or None.
+    without_keys : whether to listen beyond this machine without any.
+    max_body : bytes of a request's body.
+    rate : requests per second of one key (without keys: of one address), and twice as many at once.
+    queue : events, and recommendations, that may wait; more are refused with 503.
+    timeout : seconds for a request's head, for its body, and for its answer.
+    log_requests : whether every request is a line of the log.
+    """
+
+    run: Path
+    store: str
+    durability: Durability = "power"
+    host: str = "127.0.0.1"
+    port: int = 8000
+    index: Kind = "auto"
+    keys: Path | None = None
+    without_keys: bool = False
+    max_body: int = 1 << 20
+    rate: float = 2000.0
+    queue: int = 2048
+    timeout: float = 10.0
+    log_requests: bool = True
+
+    def __post_init__(self) -> None:
+        for name, low in (("port", 0), ("max_body", 1024), ("queue", 1)):
+            if getattr(self, name) < low:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least {low}")
+        for name in ("rate", "timeout"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be above 0")
+
+    @property
+    def local(self) -> bool:
+        """Whether only this machine can reach it."""
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"

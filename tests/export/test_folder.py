@@ -1,0 +1,176 @@
+"""An export's folder: whole or not there, and told when damaged."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from export.small_exports import small
+from models.small_models import N
+from serving.small_streams import FIRST
+
+from longrec.commands.exporting import export as command
+from longrec.errors import DataError, LongrecError, UsageError
+from longrec.export import folder as module
+from longrec.export import parity
+from longrec.export.folder import export, read_manifest
+from longrec.export.graphs import Graph
+from longrec.recommender import load
+from longrec.retrieval.approximate import NEAR
+from longrec.retrieval.stored import open_index
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A saved recommender that exports quickly."""
+    return small("sasrec").save(tmp_path_factory.mktemp("run") / "run")
+
+
+@pytest.fixture(scope="module")
+def kept(run, tmp_path_factory) -> Path:
+    """An export of it, which no test changes."""
+    folder = tmp_path_factory.mktemp("export") / "out"
+    export(load(run), folder)
+    return folder
+
+
+@pytest.fixture
+def exported(kept, tmp_path) -> Path:
+    """A copy of that export."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    for file in kept.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+@pytest.fixture
+def quick(kept, monkeypatch) -> None:
+    """Graphs that were written once are copied: what is tested is the folder."""
+    graphs = read_manifest(kept)["graphs"]
+
+    def write(graph: Graph, folder: Path, window: int | None) -> dict[str, Any]:
+        (folder / f"{graph.name}.onnx").write_bytes((kept / f"{graph.name}.onnx").read_bytes())
+        return graphs[graph.name]
+
+    monkeypatch.setattr(module, "write_graph", write)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_items_and_vectors_stand_by_index(kept, run):
+    recommender = load(run)
+    items = pq.read_table(kept / "items.parquet")
+    assert items["index"].to_pylist() == list(range(1, N + 1))
+    assert items["id"].to_pylist() == list(range(FIRST, FIRST + N))
+    assert items["count"].to_pylist() == recommender.catalog.counts.tolist()
+    vectors = np.load(kept / "item_vectors.npy", allow_pickle=False)
+    assert vectors.dtype == np.float32
+    np.testing.assert_array_equal(vectors, recommender.item_vectors().numpy())
+
+
+@pytest.mark.parametrize(
+    "name", ["encode.onnx", "items.parquet", "item_vectors.npy", "manifest.json"]
+)
+def test_damage_is_told(exported, name):
+    read_manifest(exported)
+    whole = (exported / name).read_bytes()
+    (exported / name).write_bytes(whole[:-7])
+    with pytest.raises(DataError, match=r"export the run again|no export"):
+        read_manifest(exported)
+    (exported / name).unlink()
+    with pytest.raises(DataError, match=name):
+        read_manifest(exported)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"dim": 13}, "was edited"), ({"format": 2}, "format 2"), ({"format": None}, "format None")],
+)
+def test_an_edited_manifest_is_told(exported, change, message):
+    manifest = json.loads((exported / "manifest.json").read_text())
+    (exported / "manifest.json").write_text(json.dumps(manifest | change))
+    with pytest.raises(DataError, match=message):
+        read_manifest(exported)
+
+
+def test_an_earlier_export_is_replaced_and_nothing_else(quick, run, exported):
+    (exported / "encode.onnx").write_bytes(b"")
+    (exported / "left.onnx").write_bytes(b"of another model")
+    manifest = export(load(run), exported)
+    assert read_manifest(exported) == json.loads(json.dumps(manifest))
+    assert {"manifest.json", *manifest["digests"]} == {file.name for file in exported.iterdir()}
+    assert [path.name for path in exported.parent.iterdir()] == ["out"]
+
+
+def test_other_folders_and_files_are_left_alone(run, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "manifest.json").write_text('{"name": "a web page"}')
+    (tmp_path / "file").write_text("mine")
+    for name in ("mine", "file"):
+        with pytest.raises(UsageError, match="is not an earlier export: it is left alone"):
+            export(load(run), tmp_path / name)
+    assert contents(tmp_path / "mine") == {"manifest.json": b'{"name": "a web page"}'}
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_without_parity_nothing_is_left(quick, run, exported, monkeypatch):
+    monkeypatch.setattr(parity, "TOLERANCE", -1.0)
+    before = contents(exported)
+    with pytest.raises(LongrecError, match="Nothing was exported"):
+        export(load(run), exported)
+    assert contents(exported) == before
+    with pytest.raises(LongrecError, match="Nothing was exported"):
+        export(load(run), exported.parent / "new")
+    assert [path.name for path in exported.parent.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
+def test_a_missing_package_is_named(run, tmp_path, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UsageError, match=rf"{package}: pip install 'longrec\[export\]'"):
+        export(load(run), tmp_path / "out")
+
+
+def test_the_index_of_the_run_goes_along(quick, tmp_path):
+    import faiss
+
+    small("sasrec").save(tmp_path / "run")
+    recommender = load(tmp_path / "run")
+    index = open_index(recommender, "approximate")
+    manifest = export(recommender, tmp_path / "out")
+    assert manifest["index"] == {
+        "file": "index.faiss",
+        "name": index.name,
+        "nprobe": index.looked_into,
+        "rescored_per_item": NEAR,
+        "recall@10": index.recall,
+    }
+    cells = faiss.read_index(str(tmp_path / "out" / "index.faiss"))
+    vectors = np.load(tmp_path / "out" / "item_vectors.npy")
+    cells.nprobe = cells.nlist
+    _, [found] = cells.search(vectors[5:6], 5 * NEAR)
+    scores = vectors @ vectors[5]
+    assert set(np.argsort(-scores[1:])[:5] + 1) <= set(found.tolist())
+    assert "index.faiss" in read_manifest(tmp_path / "out")["digests"]
+
+
+def test_the_command_for_programs(quick, run, tmp_path, capsys):
+    command(run, tmp_path / "out", json=True)
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == {"path": str(tmp_path / "out")} | read_manifest(tmp_path / "out")
+    assert printed["parity"]["of_spread"] <= parity.TOLERANCE
+
+
+def test_the_command_for_people(quick, run, tmp_path, capsys):
+    command(run, tmp_path / "out")
+    shown = capsys.readouterr().out
+    assert "encode.onnx" in shown
+    assert "of their standard deviation" in shown

@@ -1,0 +1,212 @@
+"""Every model that can be exported gives in ONNX Runtime what it gives in PyTorch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from export.small_exports import away, empty, histories, read_in_parts, small
+from models.small_models import N
+from serving.small_streams import EXACT, FIRST, recommender
+
+from longrec.errors import LongrecError, UsageError
+from longrec.export.folder import export, read_manifest
+from longrec.export.graphs import TABLE, WINDOW, layout_of
+from longrec.export.parity import TOLERANCE, Runtime, check_parity
+from longrec.models import MODELS
+from longrec.serving.state.record import flat
+
+QUICK = ("hydrarec", "elastic by time")
+"""Exporting takes seconds each: the others are for the slow suite."""
+EXPORTED = {*EXACT, "sasrec", "bert4rec"}
+CASES = [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in EXACT]
+
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "serve_from_export.py"
+BARE = """
+import importlib.abc, runpy, sys
+
+class Without(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "longrec"):
+            raise ModuleNotFoundError(f"{name} is not installed here")
+
+sys.meta_path.insert(0, Without())
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""Runs a script where neither torch nor longrec can be imported."""
+
+
+@pytest.fixture(scope="module", params=CASES)
+def exported(request, tmp_path_factory):
+    """(recommender, folder, manifest) of a model that streams exactly."""
+    rec = small(request.param, layers=1 if request.param in QUICK else 2)
+    folder = tmp_path_factory.mktemp("export") / "out"
+    return rec, folder, export(rec, folder)
+
+
+def test_any_cut_gives_what_the_whole_history_gives(exported):
+    rec, folder, manifest = exported
+    items, times = histories(3, 200)
+    random = np.random.default_rng(1)
+    steps = list(range(120, 140))
+    for cuts in ([], [1], [WINDOW], steps, sorted(random.integers(0, 201, 6).tolist())):
+        h = read_in_parts(folder, manifest, items, times, cuts)
+        assert away(rec, items, times, h) < TOLERANCE, cuts
+
+
+def test_rows_of_a_batch_do_not_meet(exported):
+    rec, folder, manifest = exported
+    items, times = histories(4, 100)
+    lengths = np.array([100, 0, 1, 70])
+    state = Runtime(folder).prefill(items, lengths, times, empty(manifest, 4))
+    for row, length in enumerate(lengths):
+        alone = state["output"][row : row + 1]
+        if length:
+            cut = items[row : row + 1, :length], times[row : row + 1, :length]
+            assert away(rec, *cut, alone) < TOLERANCE
+        assert state["count"][row] == length
+        assert state["time"][row] == (times[row, length - 1] if length else np.iinfo("int64").min)
+
+
+def test_the_manifest_describes_state_and_graphs(exported):
+    rec, folder, manifest = exported
+    assert read_manifest(folder) == json.loads(json.dumps(manifest))
+    for name, tensor in zip(
+        layout_of(rec.model).fields, flat(rec.model.initial_state(3)), strict=True
+    ):
+        made = empty(manifest, 3)[name]
+        assert made.dtype == tensor.numpy().dtype, name
+        np.testing.assert_array_equal(made, tensor.numpy())
+    for name, graph in manifest["graphs"].items():
+        model = onnx.load(folder / f"{name}.onnx", load_external_data=False)
+        onnx.checker.check_model(folder / f"{name}.onnx")
+        assert [part.name for part in model.graph.input] == [p["name"] for p in graph["inputs"]]
+        assert [part.name for part in model.graph.output] == [p["name"] for p in graph["outputs"]]
+        assert all(part["shape"][0] == "B" for part in graph["inputs"] + graph["outputs"])
+        ins = {p["name"]: (p["dtype"], p["shape"]) for p in graph["inputs"]}
+        for part in manifest["state"]:
+            assert ins[part["name"]] == (part["dtype"], part["shape"])
+    assert manifest["state_digest"] == rec.state_digest
+    assert manifest["catalog_version"] == rec.catalog_version
+
+
+def test_item_vectors_stand_on_the_disk_once(exported):
+    _, folder, manifest = exported
+    for name in manifest["graphs"]:
+        model = onnx.load(folder / f"{name}.onnx", load_external_data=False)
+        table = next(part for part in model.graph.initializer if part.name == "model.items")
+        assert {part.key: part.value for part in table.external_data}["location"] == TABLE
+    # The graphs read them there: other vectors, other states.
+    items, times = histories(2, 5)
+    before = read_in_parts(folder, manifest, items, times, [])
+    whole = (folder / TABLE).read_bytes()
+    try:
+        np.save(folder / TABLE, 2 * np.load(folder / TABLE))
+        assert np.abs(read_in_parts(folder, manifest, items, times, []) - before).max() > 1e-3
+    finally:
+        (folder / TABLE).write_bytes(whole)
+
+
+def test_nothing_of_the_exporting_machine_is_told(exported):
+    _, folder, manifest = exported
+    for name in manifest["graphs"]:
+        content = (folder / f"{name}.onnx").read_bytes()
+        assert b".py" not in content
+        assert str(Path(__file__).parents[2]).encode() not in content
+
+
+def test_another_model_is_no_parity(exported):
+    rec, folder, _ = exported
+    weight = rec.model.blocks[0].mixer.output.weight
+    with torch.no_grad():
+        weight[0, 0] += 0.01
+        try:
+            with pytest.raises(LongrecError, match="does not give what the model gives"):
+                check_parity(rec.model, folder, None)
+        finally:
+            weight[0, 0] -= 0.01
+
+
+BANK = {"memory_slots": 64, "memory_topk": 4}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        BANK | {"memory_every": 64},  # most calls ask the bank nothing, which ends a process
+        BANK | {"memory_every": 100},
+        {"convolution": 0, "forgetting": "none", "experts": 1},
+    ],
+)
+def test_elastic_in_other_forms(settings, tmp_path):
+    rec = small("elastic", **settings)
+    manifest = export(rec, tmp_path / "out")
+    items, times = histories(2, 230)
+    for cuts in ([], [3, 10, 64, 150], list(range(95, 105))):
+        h = read_in_parts(tmp_path / "out", manifest, items, times, cuts)
+        assert away(rec, items, times, h) < TOLERANCE, cuts
+
+
+def test_the_example_serves_without_torch(exported):
+    rec, folder, _ = exported
+    if rec.model.reads_times:
+        pytest.skip("the example gives the history no times")
+    random = np.random.default_rng(0)
+    history = random.integers(FIRST, FIRST + N - 15, 150).tolist()
+    ran = subprocess.run(
+        [sys.executable, "-c", BARE, EXAMPLE, folder, *map(str, history)],
+        capture_output=True,
+        text=True,
+        env={"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"},
+    )
+    assert ran.returncode == 0, ran.stderr
+    told = [line.split() for line in ran.stdout.splitlines()]
+    wanted = [
+        rec.recommend(histories=[events])["item"].cast(str).to_list()
+        for events in (history, [*history, history[0]])
+    ]
+    assert told == wanted
+
+
+def test_the_example_is_short():
+    lines = [line for line in EXAMPLE.read_text().splitlines() if line.strip()]
+    code = [line for line in lines if not line.startswith(("#", '"""'))]
+    assert len(code) <= 30
+
+
+@pytest.mark.parametrize(
+    ("case", "context"),
+    [
+        ("sasrec", 3),
+        ("bert4rec", None),
+        pytest.param("sasrec", None, marks=pytest.mark.slow),
+        pytest.param("sasrec", 1, marks=pytest.mark.slow),
+    ],
+)
+def test_models_with_a_window(case, context, tmp_path):
+    rec = small(case, context=context)
+    manifest = export(rec, tmp_path / "out")
+    assert manifest["events_per_encode"] == rec.limit
+    assert manifest["state"] == []
+    for length in {1, rec.limit - 1, rec.limit} - {0}:
+        items, times = histories(3, length)
+        feed = {"items": items, "lengths": np.full(3, length)}
+        h = Runtime(tmp_path / "out").run("encode", feed)["h"]
+        assert away(rec, items, times, h) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", [n for n, cls in MODELS.items() if n not in EXPORTED])
+def test_other_models_are_refused_by_name(name, tmp_path):
+    with pytest.raises(UsageError, match=rf"^{name} "):
+        export(recommender(name), tmp_path / "out")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,132 @@
+"""What the tests of indexes share: catalogs, users, barred items, and the plain definition.
+
+Vectors are of whole numbers, so that products are the same to the bit in every order of summing,
+and few of them, so that most problems have ties.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from longrec.models import Model, SequenceModel
+from longrec.retrieval.barred import as_bits
+from longrec.retrieval.index import Index
+
+
+class Several(SequenceModel):
+    """Items of given vectors (n_items + 1, D); h of a user are its R vectors, one after another."""
+
+    name = "several"
+
+    def __init__(self, vectors: np.ndarray) -> None:
+        super().__init__(len(vectors) - 1, [], vectors.shape[1], 1, 0.0)
+        self.items.data = torch.from_numpy(vectors.astype(np.float32))
+
+    def user_vectors(self, h: Tensor) -> Tensor:
+        return h.reshape(len(h), -1, self.items.shape[1])
+
+    def score(self, h: Tensor) -> Tensor:
+        scores = (self.user_vectors(h) @ self.items.t()).max(1).values
+        scores[:, 0] = -torch.inf
+        return scores
+
+
+class Given(Model):
+    """A model without vectors: h are the scores of the items 1..n themselves."""
+
+    name = "given"
+
+    def __init__(self, n_items: int) -> None:
+        super().__init__()
+        self.n_items = n_items
+        self.register_buffer("nothing", torch.zeros(1))
+
+    def score(self, h: Tensor) -> Tensor:
+        return torch.cat([torch.full((len(h), 1), -torch.inf, dtype=h.dtype), h], dim=1)
+
+
+class Problem(NamedTuple):
+    """A model, users h (n, ...), how many items are wanted; those barred, by user or for all."""
+
+    model: Model
+    h: Tensor
+    k: int
+    out: list[set[int]] | None
+
+    @property
+    def barred(self) -> np.ndarray | None:
+        """As an index takes it."""
+        return None if self.out is None else packed(self.out, self.model.n_items)
+
+
+def packed(out: list[set[int]], n_items: int) -> np.ndarray:
+    return np.stack([as_bits(sorted(row), n_items) for row in out])
+
+
+def sets_of_items(n_items: int) -> st.SearchStrategy[set[int]]:
+    """Items, from none to all but one and all; the padding is sometimes among them."""
+    some = st.sets(st.integers(0, n_items))
+    return some | some.map(lambda items: set(range(n_items + 1)) - items) | st.just(set())
+
+
+@st.composite
+def problems(draw: st.DrawFn, most: int = 40) -> Problem:
+    """Models with vectors, one user vector or three."""
+    n_items, users = draw(st.integers(1, most)), draw(st.integers(1, 4))
+    random = np.random.default_rng(draw(st.integers(0, 2**16)))
+    width, each = draw(st.sampled_from([2, 4, 8])), draw(st.sampled_from([1, 3]))
+    vectors = random.integers(-3, 4, (n_items + 1, width))
+    h = random.integers(-3, 4, (users, each * width)).astype(np.float32)
+    rows = draw(st.sampled_from([None, 1, users]))
+    out = None if rows is None else [draw(sets_of_items(n_items)) for _ in range(rows)]
+    return Problem(Several(vectors).eval(), torch.from_numpy(h), draw(st.integers(1, 15)), out)
+
+
+def by_sorting(problem: Problem) -> list[list[tuple[int, float]]]:
+    """(item, score) by user: all allowed items sorted by score, ties by item, the first k."""
+    rows = problem.model.score(problem.h).tolist()
+    out = problem.out or [set()]
+    found = []
+    for number, scores in enumerate(rows):
+        barred = out[0 if len(out) == 1 else number]
+        allowed = [(item, scores[item]) for item in range(1, len(scores)) if item not in barred]
+        found.append(sorted(allowed, key=lambda pair: (-pair[1], pair[0]))[: problem.k])
+    return found
+
+
+def answers(index: Index, problem: Problem) -> list[list[tuple[int, float]]]:
+    """What an index gives, in the same form, its shape looked at."""
+    found = index.search(problem.h, problem.k, problem.barred)
+    width = min(problem.k, problem.model.n_items)
+    assert found.items.shape == found.scores.shape == (len(problem.h), width)
+    assert found.items.dtype == torch.int64
+    rows = []
+    for items, scores in zip(found.items.tolist(), found.scores.tolist(), strict=True):
+        real = [pair for pair in zip(items, scores, strict=True) if pair[0] > 0]
+        ran_out = list(zip(items, scores, strict=True))[len(real) :]
+        assert all(pair == (0, -np.inf) for pair in ran_out), "what ran out stands last"
+        rows.append(real)
+    return rows
+
+
+def answered_alike_in_threads(index: Index, h: Tensor, barred: np.ndarray | None) -> bool:
+    """Whether eight threads at once, each asking for one user over and over, get what one gets."""
+    wanted = [index.search(h[row : row + 1], 10, barred).items for row in range(8)]
+    alike: list[bool] = []
+
+    def ask(row: int) -> None:
+        found = (index.search(h[row : row + 1], 10, barred).items for _ in range(20))
+        alike.append(all(torch.equal(items, wanted[row]) for items in found))
+
+    threads = [threading.Thread(target=ask, args=(row,)) for row in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return alike == [True] * 8

@@ -1,0 +1,107 @@
+"""The approximate index: exact where it looks everywhere and about what is barred; always full."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from retrieval.problems import (
+    Given,
+    Problem,
+    Several,
+    answered_alike_in_threads,
+    answers,
+    by_sorting,
+    packed,
+    problems,
+)
+
+from longrec.errors import UsageError
+from longrec.retrieval import approximate, few
+from longrec.retrieval.approximate import CellIndex, build_cells
+
+pytest.importorskip("faiss")
+
+
+def index_of(model: Several, per_cell: int = 4, looked_into: int | None = None) -> CellIndex:
+    """Cells of so few items that small catalogs have many; all are looked into by default."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(approximate, "PER_CELL", per_cell)
+        cells = build_cells(model.item_vectors().detach().numpy())
+    return CellIndex(model, cells, looked_into or cells.nlist)
+
+
+@given(problems(), st.sampled_from([1, 4, 256]))
+def test_looking_into_all_cells_equals_sorting_but_for_ties(problem, share):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(few, "FEW", share)
+        found = answers(index_of(problem.model), problem)
+    scores = problem.model.score(problem.h)
+    for row, (ours, wanted) in enumerate(zip(found, by_sorting(problem), strict=True)):
+        assert [score for _, score in ours] == [score for _, score in wanted]
+        assert all(scores[row, item] == score for item, score in ours)
+        assert ours == sorted(ours, key=lambda pair: (-pair[1], pair[0])), "ties by item"
+
+
+@given(problems(), st.sampled_from([1, 4, 256]))
+def test_one_cell_gives_as_many_items_as_are_allowed_and_no_other(problem, share):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(few, "FEW", share)
+        found = answers(index_of(problem.model, looked_into=1), problem)
+    scores = problem.model.score(problem.h)
+    out = problem.out or [set()]
+    for row, (ours, wanted) in enumerate(zip(found, by_sorting(problem), strict=True)):
+        items = [item for item, _ in ours]
+        assert len(set(items)) == len(items) == len(wanted)
+        assert not set(items) & out[0 if len(out) == 1 else row]
+        assert all(scores[row, item] == score for item, score in ours)
+
+
+@pytest.fixture(scope="module")
+def large() -> tuple[Several, np.ndarray]:
+    """5,000 items around 50 directions, and users near some of them."""
+    random = np.random.default_rng(0)
+    centres = random.standard_normal((50, 16))
+    vectors = centres[random.integers(50, size=5001)] + 0.3 * random.standard_normal((5001, 16))
+    users = centres[random.integers(50, size=100)] + 0.3 * random.standard_normal((100, 16))
+    return Several(vectors).eval(), users.astype(np.float32)
+
+
+@pytest.mark.parametrize("allowed", [1, 9, 50, 300, 400, 2500, 4999])
+def test_recall_stands_whatever_share_is_barred(large, allowed):
+    model, users = large
+    random = np.random.default_rng(allowed)
+    out = [set(random.permutation(np.arange(1, 5001))[allowed:].tolist()) for _ in users]
+    problem = Problem(model, torch.from_numpy(users), 10, out)
+    index = index_of(model, per_cell=50, looked_into=4)
+    hits = wanted = 0
+    for ours, best in zip(answers(index, problem), by_sorting(problem), strict=True):
+        assert len(ours) == len(best)
+        hits += len({item for item, _ in ours} & {item for item, _ in best})
+        wanted += len(best)
+    assert hits / wanted > 0.95
+
+
+def test_among_few_items_is_exact(large):
+    model, users = large
+    among = set(range(100, 5000, 98))
+    out = [set(range(5001)) - among]
+    problem = Problem(model, torch.from_numpy(users), 10, out)
+    index = index_of(model, per_cell=50, looked_into=1)
+    found = [[item for item, _ in row] for row in answers(index, problem)]
+    assert found == [[item for item, _ in row] for row in by_sorting(problem)]
+
+
+def test_many_threads(large):
+    model, users = large
+    index = index_of(model, per_cell=50, looked_into=4)
+    barred = packed([set(range(0, 5001, 2))], 5000)
+    h = torch.from_numpy(users)
+    assert answered_alike_in_threads(index, h, barred)
+
+
+def test_a_model_without_vectors_is_refused_by_name():
+    with pytest.raises(UsageError, match=r"given on cpu has no approximate index.*exact"):
+        CellIndex(Given(4), None, 1)

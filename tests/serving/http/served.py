@@ -1,0 +1,146 @@
+"""A server in this process, in a thread of its own, with a real socket; and one as a child."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from serving.small_streams import opened
+
+from longrec.serving.http.app import Server
+from longrec.serving.http.keys import Keys
+from longrec.serving.http.protocol import protocol
+from longrec.serving.http.settings import Settings
+
+ROOT = Path(__file__).parents[3]
+
+
+@dataclass
+class Local:
+    """A server at `url`, and its parts."""
+
+    url: str
+    server: Server
+    client: httpx.Client
+    loop: asyncio.AbstractEventLoop
+
+    def post(self, path: str, body: Any, **more: Any) -> httpx.Response:
+        return self.client.post(path, json=body, **more)
+
+
+@contextmanager
+def local(
+    case: str, path: Path, keys: str = "", settings: dict[str, Any] | None = None
+) -> Iterator[Local]:
+    """A server of a small model with random weights, its store in a folder; drained at the end."""
+    stream = opened(case, path / "users")
+    chosen = Settings(run=path / "run", store=str(path / "users"), **(settings or {}))
+    with _environment(keys):
+        known = Keys(chosen.keys)
+    server = Server(chosen, stream, known)
+    sock = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(
+        server.app, http=protocol(chosen.timeout), lifespan="on", log_config=None, access_log=False
+    )
+    running = uvicorn.Server(config)
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def run() -> None:
+        loops.append(asyncio.get_running_loop())
+        await running.serve(sockets=[sock])
+
+    thread = threading.Thread(target=lambda: asyncio.run(run()))
+    thread.start()
+    url = f"http://127.0.0.1:{sock.getsockname()[1]}"
+    try:
+        with httpx.Client(base_url=url, timeout=30) as client:
+            while not running.started:
+                assert thread.is_alive()
+                threading.Event().wait(0.005)
+            yield Local(url, server, client, loops[0])
+    finally:
+        running.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive(), "the server does not end"
+
+
+@contextmanager
+def _environment(keys: str) -> Iterator[None]:
+    before = os.environ.get("LONGREC_API_KEYS")
+    os.environ["LONGREC_API_KEYS"] = keys
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["LONGREC_API_KEYS"]
+        else:
+            os.environ["LONGREC_API_KEYS"] = before
+
+
+class Child:
+    """`longrec serve` as a process; what it writes is kept in `said`."""
+
+    def __init__(self, run: Path, store: str, *options: str, **environment: str) -> None:
+        code = "from longrec.cli import main; main()"
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-c", code, "--threads", "1", "serve", str(run)),
+                *("--store", store, "--port", "0", *options),
+            ],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT / "src"), **environment},
+        )
+        self.said: list[str] = []
+        self._told = threading.Event()
+        self.url = ""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.said.append(line)
+            found = re.match(r"(http://\S+:\d+)  ", line)
+            if found:
+                self.url = found[1]
+            if '"serving"' in line:
+                self._told.set()
+        self._told.set()
+
+    def __enter__(self) -> Child:
+        assert self._told.wait(60), self.said
+        assert self.url, self.said
+        self.client = httpx.Client(base_url=self.url, timeout=30)
+        for _ in range(200):
+            try:
+                self.client.get("/healthz")
+                return self
+            except httpx.ConnectError:
+                threading.Event().wait(0.02)
+        raise AssertionError(self.said)
+
+    def __exit__(self, *raised: object) -> None:
+        self.client.close()
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(30)
+        self._reader.join(10)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Ask it to end; -> its exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(60)

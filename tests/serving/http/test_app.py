@@ -1,0 +1,274 @@
+"""What the service answers, through real sockets; recommendations are held against the model's."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+from models.small_models import N
+from serving.http.served import Local, local
+from serving.small_streams import CASES, EXACT, FIRST, UNKNOWN, recommender, reference
+
+T0 = 1_700_000_000
+
+
+@pytest.fixture
+def server(tmp_path: Path):
+    with local("elastic", tmp_path) as found:
+        yield found
+
+
+def events_of(user: str, items: list[int], start: int = T0) -> dict[str, object]:
+    return {
+        "events": [
+            {"user": user, "item": item, "time": start + 60 * at} for at, item in enumerate(items)
+        ]
+    }
+
+
+def check_answer(case: str, answer: dict, history: list[tuple[int, int]], k: int) -> None:
+    """Hold an answer against the parallel model in float64."""
+    scores = reference(case, history)
+    near = 1e-4 * scores.std()
+    seen = {item for item, _ in history}
+    items = [one["item"] for one in answer["items"]]
+    assert [one["rank"] for one in answer["items"]] == list(range(1, len(items) + 1))
+    assert answer["policy"] == "personal"
+    assert len(set(items)) == len(items) == min(k, N - len(seen & set(range(FIRST, FIRST + N))))
+    assert not set(items) & seen
+    got = np.array([one["score"] for one in answer["items"]])
+    assert np.abs(got - scores[np.array(items) - FIRST]).max() <= near
+    allowed = [s for at, s in enumerate(scores) if at + FIRST not in seen]
+    assert np.abs(got - np.sort(allowed)[::-1][: len(got)]).max() <= 2 * near
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_recommendations_are_those_of_the_model_for_users_and_for_histories(case, tmp_path):
+    items = [FIRST + 3, FIRST + 7, FIRST + 3, FIRST + 1, FIRST + 9]
+    history = [(item, T0 + 60 * at) for at, item in enumerate(items)]
+    with local(case, tmp_path) as server:
+        told = server.post("/v1/events", events_of("ann", items))
+        assert (told.status_code, told.json()) == (200, {"accepted": 5, "duplicates": 0})
+        by_user = server.post("/v1/recommendations", {"user": "ann", "k": 6})
+        sent = [{"item": item, "time": time} for item, time in history]
+        by_history = server.post("/v1/recommendations", {"history": sent, "k": 6})
+        assert by_user.status_code == by_history.status_code == 200
+        assert by_user.json().keys() == {"items", "model", "policy"}
+        assert by_user.json()["model"] == recommender(case).state_digest
+        for answer in (by_user.json(), by_history.json()):
+            if case in EXACT or case == "sasrec":
+                check_answer(case, answer, history, 6)
+        assert [one["item"] for one in by_user.json()["items"]] == [
+            one["item"] for one in by_history.json()["items"]
+        ]
+
+
+def test_an_event_counts_at_once_and_a_retry_changes_nothing(server: Local):
+    event = {"user": "ann", "item": FIRST, "time": T0, "event_id": "order-1"}
+    assert server.post("/v1/events", {"events": [event]}).json()["accepted"] == 1
+    first = server.post("/v1/recommendations", {"user": "ann", "k": 5}).json()
+    again = server.post("/v1/events", {"events": [event, event]}).json()
+    assert again == {"accepted": 0, "duplicates": 2}
+    assert server.post("/v1/recommendations", {"user": "ann", "k": 5}).json() == first
+    best = first["items"][0]["item"]
+    server.post("/v1/events", events_of("ann", [best], T0 + 100))
+    second = server.post("/v1/recommendations", {"user": "ann", "k": 5}).json()
+    assert best not in [one["item"] for one in second["items"]]
+
+
+def test_exclude_among_and_seen_items(server: Local):
+    server.post("/v1/events", events_of("ann", [FIRST, FIRST + 1]))
+
+    def items(**wanted: object) -> list[int]:
+        answer = server.post("/v1/recommendations", {"user": "ann", "k": N, **wanted})
+        return [one["item"] for one in answer.json()["items"]]
+
+    everything = items()
+    assert sorted(everything) == list(range(FIRST + 2, FIRST + N))
+    assert items(exclude=everything[:3]) == everything[3:]
+    assert items(among=everything[5:2:-1]) == everything[3:6]
+    assert items(among=everything[:2], exclude=everything[:1]) == everything[1:2]
+    assert items(among=[FIRST, UNKNOWN]) == []
+    assert sorted(items(exclude_seen=False)) == list(range(FIRST, FIRST + N))
+    assert items(exclude=everything[:-1]) == everything[-1:]
+
+
+def test_nobody_gets_popular_items(server: Local):
+    for wanted in ({"user": "nobody"}, {"history": []}, {"history": [UNKNOWN]}):
+        answer = server.post("/v1/recommendations", wanted | {"k": 3}).json()
+        popular = recommender("elastic").catalog.popular[:3] + FIRST - 1
+        assert answer["policy"] == "cold"
+        assert [one["item"] for one in answer["items"]] == popular.tolist()
+
+
+def test_what_is_kept_of_a_user_is_shown_and_forgotten(server: Local):
+    name = "a/b ü%?\x00"
+    path = "/v1/users/" + quote(name, safe="")
+    assert server.client.get(path).status_code == 404
+    assert server.client.delete(path).json() == {"forgotten": False}
+    items = [FIRST + 2, UNKNOWN, FIRST + 4]
+    server.post("/v1/events", events_of(name, items))
+    server.post("/v1/events", {"events": [{"user": name, "item": FIRST, "time": 5, "event_id": 7}]})
+    shown = server.client.get(path).json()
+    assert shown["user"] == name
+    assert shown["events"] == 4
+    assert shown["record"] == {"events": 4, "skipped": 1, "late": 1}
+    assert [one["item"] for one in shown["log"]] == [str(i) for i in [*items, FIRST]]
+    assert shown["log"][3] == {"item": str(FIRST), "time": 5, "event_id": "7"}
+    part = server.client.get(path, params={"after": 1, "limit": 2}).json()
+    assert part["log"] == shown["log"][1:3]
+    assert part["next"] == 3
+    assert server.client.delete(path).json() == {"forgotten": True}
+    assert server.client.get(path).status_code == 404
+    assert server.post("/v1/recommendations", {"user": name}).json()["policy"] == "cold"
+
+
+def test_similar_items_by_cosine(server: Local):
+    vectors = recommender("elastic").model.item_vectors().detach().numpy()[1:]
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosines = unit @ unit[3]
+    answer = server.client.get(f"/v1/items/{FIRST + 3}/similar", params={"k": 4}).json()
+    order = [at for at in np.argsort(-cosines) if at != 3][:4]
+    assert answer["item"] == FIRST + 3
+    assert [one["item"] - FIRST for one in answer["items"]] == order
+    assert np.allclose([one["score"] for one in answer["items"]], cosines[order], atol=1e-5)
+    frame = recommender("elastic").similar(FIRST + 3, 4)
+    assert frame["item"].to_list() == [one["item"] for one in answer["items"]]
+    assert server.client.get("/v1/items/nothing/similar").status_code == 404
+
+
+def test_models_without_vectors_have_no_similar_items(tmp_path: Path):
+    with local("popularity", tmp_path) as server:
+        answer = server.client.get(f"/v1/items/{FIRST}/similar")
+        assert answer.status_code == 409
+        assert "popularity" in answer.json()["error"]["message"]
+
+
+def test_explanations_sum_to_one_and_say_what_they_are(server: Local):
+    server.post("/v1/events", events_of("ann", [FIRST + 2, FIRST + 5, FIRST + 2]))
+    answer = server.post("/v1/explanations", {"user": "ann", "item": FIRST + 8, "top": 3})
+    found = answer.json()
+    assert answer.status_code == 200, found
+    assert found["item"] == FIRST + 8
+    assert sum(one["attention"] for one in found["events"]) + found["memory"] == pytest.approx(1)
+    assert "not" in found["note"]
+    assert "cause" in found["note"]
+    history = [FIRST + 2, FIRST + 5, FIRST + 2]
+    same = server.post("/v1/explanations", {"history": history, "item": FIRST + 8, "top": 3}).json()
+    assert same["score"] == pytest.approx(found["score"], rel=1e-4)
+    assert server.post("/v1/explanations", {"user": "ann", "item": UNKNOWN}).status_code == 404
+    assert server.post("/v1/explanations", {"user": "nobody", "item": FIRST}).status_code == 404
+
+
+def test_other_models_have_no_explanations(tmp_path: Path):
+    with local("hydrarec", tmp_path) as server:
+        server.post("/v1/events", events_of("ann", [FIRST]))
+        answer = server.post("/v1/explanations", {"user": "ann", "item": FIRST + 1})
+        assert answer.status_code == 409
+        assert "hydrarec" in answer.json()["error"]["message"]
+
+
+def test_a_model_that_forgets_by_time_wants_times(tmp_path: Path):
+    with local("elastic by time", tmp_path) as server:
+        answer = server.post("/v1/recommendations", {"history": [FIRST, FIRST + 1]})
+        assert answer.status_code == 422
+        assert "time" in answer.json()["error"]["message"]
+
+
+def test_examples_of_the_schema_work_as_printed(server: Local):
+    schema = server.client.get("/openapi.json").json()
+    tried = 0
+    for path, operations in schema["paths"].items():
+        post = operations.get("post")
+        if post:
+            examples = post["requestBody"]["content"]["application/json"]["examples"]
+            for example in examples.values():
+                answer = server.post(path, example["value"])
+                assert answer.status_code == 200, (path, example, answer.text)
+                tried += 1
+    assert tried >= 7
+    for path, operations in schema["paths"].items():
+        for method, operation in operations.items():
+            if method == "post":
+                continue
+            parameters = operation.get("parameters", [])
+            at = path
+            for one in parameters:
+                if one["in"] == "path":
+                    at = at.replace("{" + one["name"] + "}", one["example"])
+            assert server.client.request(method.upper(), at).status_code == 200, at
+
+
+def test_metrics_tell_stages_model_and_records(server: Local):
+    server.post("/v1/events", events_of("ann", [FIRST, UNKNOWN]))
+    server.post("/v1/recommendations", {"user": "ann"})
+    server.client.get("/nothing/here")
+    text = server.client.get("/metrics").text
+    digest = recommender("elastic").state_digest
+    for line in (
+        'longrec_events_total{outcome="accepted"} 2.0',
+        'longrec_events_total{outcome="unknown"} 1.0',
+        'longrec_stage_seconds_count{stage="log"} 1.0',
+        'longrec_stage_seconds_count{stage="rank"} 1.0',
+        'longrec_queue_length{queue="events"}',
+        "longrec_index_recall 1.0",
+        f'digest="{digest}"',
+        'longrec_requests_total{method="POST",route="/v1/events",status="200"} 1.0',
+        'longrec_requests_total{method="any",route="other",status="404"} 1.0',
+        "longrec_records_behind",
+        "process_resident_memory_bytes",
+    ):
+        assert line in text, line
+    assert "ann" not in re.findall(r'"([^"]*)"', text)
+
+
+def test_requests_at_once_are_batched_and_each_gets_its_own(server: Local):
+    users = [f"u{n}" for n in range(24)]
+    server.post(
+        "/v1/events",
+        {
+            "events": [
+                {"user": user, "item": FIRST + at % N, "time": T0} for at, user in enumerate(users)
+            ]
+        },
+    )
+    alone = {u: server.post("/v1/recommendations", {"user": u, "k": 5}).json() for u in users}
+    answers: dict[str, object] = {}
+
+    def ask(user: str) -> None:
+        answers[user] = server.post("/v1/recommendations", {"user": user, "k": 5}).json()
+
+    threads = [threading.Thread(target=ask, args=(user,)) for user in users for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for user in users:
+        assert [one["item"] for one in answers[user]["items"]] == [
+            one["item"] for one in alone[user]["items"]
+        ]
+
+
+def test_the_model_is_told(server: Local):
+    told = server.client.get("/v1/model").json()
+    assert told["name"] == "elastic"
+    assert told["items"] == N
+    assert told["index"] == {"name": "exact", "recall_at_10": 1.0}
+    assert told["swap"] is None
+    assert server.client.get("/healthz").json() == {"ok": True}
+    assert server.client.get("/readyz").json() == {"ready": True, "model": told["digest"]}
+
+
+def test_answers_are_not_kept_by_caches_and_carry_an_id(server: Local):
+    answer = server.client.get("/v1/model", headers={"x-request-id": "abc-1"})
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["x-request-id"] == "abc-1"
+    other = server.client.get("/v1/model", headers={"x-request-id": "bad id!"})
+    assert re.fullmatch("[0-9a-f]{16}", other.headers["x-request-id"])
+    json.loads(other.text)

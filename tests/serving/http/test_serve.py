@@ -1,0 +1,294 @@
+"""`longrec serve` as a process: its start, its end, changes of the model under load, replicas."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from serving.http.served import Child
+from serving.http.test_app import T0, check_answer, events_of
+from serving.redis_server import RedisServer
+from serving.small_streams import FIRST, UNKNOWN, recommender
+
+from longrec.cli import main
+from longrec.recommender import Recommender, load
+from longrec.serving.stores.interface import open_store
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    return recommender("elastic").save(tmp_path_factory.mktemp("runs") / "elastic")
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory) -> Path:
+    """Another model of the same catalog: other weights, another name."""
+    return recommender("hydrarec").save(tmp_path_factory.mktemp("runs") / "hydrarec")
+
+
+def ask(child: Child, path: str, body: object) -> dict:
+    answer = child.client.post(path, json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def lines_of(child: Child) -> list[dict]:
+    return [json.loads(line) for line in child.said if line.startswith("{")]
+
+
+def test_it_says_where_it_is_logs_no_ids_and_ends_well(run: Path, tmp_path: Path):
+    store = str(tmp_path / "users")
+    with Child(run, store) as child:
+        ask(child, "/v1/events", events_of("secret-ann", [FIRST, FIRST + 1]))
+        ask(child, "/v1/recommendations", {"user": "secret-ann"})
+        child.client.get("/v1/users/secret-ann")
+        child.client.get("/v1/items/secret-item/similar")
+        assert child.stop() == 0
+    assert any("streams exactly" in line for line in child.said)
+    lines = lines_of(child)
+    assert [line["event"] for line in lines if line["event"] != "request"] == [
+        "serving",
+        "stopping",
+        "stopped",
+    ]
+    requests = [line for line in lines if line["event"] == "request"]
+    assert {"method": "GET", "route": "/v1/users/{user}", "status": 200}.items() <= requests[
+        -2
+    ].items()
+    assert "secret" not in "".join(child.said)
+    open_store(store).close()  # nobody holds it any more
+
+
+def test_options_that_cannot_be_are_refused_by_name(run: Path, tmp_path: Path, monkeypatch, capsys):
+    def refused(*options: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["longrec", "serve", *options])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code in (1, 2)
+        return capsys.readouterr().err
+
+    store = ("--store", str(tmp_path / "users"))
+    assert "--keys FILE" in refused(str(run), *store, "--host", "0.0.0.0")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert "cannot be listened on" in refused(str(run), *store, "--port", port)
+    assert "nothing" in refused(str(tmp_path / "nothing"), *store, "--port", "0")
+    assert "magic://" in refused(str(run), "--store", "magic://x", "--port", "0")
+    assert "at least 1024" in refused(str(run), *store, "--max-body", "5")
+    monkeypatch.setenv("LONGREC_API_KEYS", "short")
+    assert "has 5 characters" in refused(str(run), *store)
+    assert not (tmp_path / "users").exists()
+
+
+class Load:
+    """Clients that send pairs until they are told to stop, and note every answer that is none."""
+
+    def __init__(self, url: str, clients: int = 3) -> None:
+        self.url, self.digests, self.failed = url, [], []
+        self.sent: dict[str, list[tuple[int, int]]] = {f"u{n}": [] for n in range(clients)}
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._go, args=(n,)) for n in range(clients)]
+        for thread in self._threads:
+            thread.start()
+
+    def _go(self, number: int) -> None:
+        user, rng = f"u{number}", np.random.default_rng(number)
+        with httpx.Client(base_url=self.url, timeout=30) as client:
+            while not self._stop.is_set():
+                item, at = FIRST + int(rng.integers(20)), T0 + 60 * len(self.sent[user])
+                try:
+                    told = client.post(
+                        "/v1/events", json={"events": [{"user": user, "item": item, "time": at}]}
+                    )
+                    if told.status_code == 200:
+                        self.sent[user].append((item, at))
+                    found = client.post("/v1/recommendations", json={"user": user, "k": 3})
+                    for answer in (told, found):
+                        if answer.status_code != 200:
+                            self.failed.append(answer.text)
+                    self.digests.append(found.json()["model"])
+                except httpx.HTTPError as error:
+                    if not self._stop.is_set():
+                        self.failed.append(repr(error))
+                    return
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(30)
+
+
+def wait_for(what: Callable[[], object], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "it does not come about"
+        time.sleep(0.02)
+
+
+def put_in_place(run: Path, link: Path) -> None:
+    """Let a link point at a run, at one moment."""
+    new = link.with_suffix(".new")
+    new.symlink_to(run)
+    os.replace(new, link)
+
+
+@contextmanager
+def loaded(child: Child) -> Iterator[Load]:
+    load_ = Load(child.url)
+    try:
+        yield load_
+    finally:
+        load_.stop()
+
+
+def test_the_model_is_changed_under_load_without_a_failed_request(
+    run: Path, other: Path, tmp_path: Path
+):
+    link, store = tmp_path / "current", str(tmp_path / "users")
+    put_in_place(run, link)
+    old, new = load(run).state_digest, load(other).state_digest
+    with Child(link, store, "--durability", "process") as child:
+        for user in range(300):
+            ask(child, "/v1/events", events_of(f"old{user}", [FIRST + user % 20, FIRST + 3]))
+        with loaded(child) as load_:
+            wait_for(lambda: len(load_.digests) > 30)
+            put_in_place(other, link)
+            child.process.send_signal(signal.SIGHUP)
+            wait_for(lambda: new in load_.digests[-3:])
+            many = len(load_.digests)
+            wait_for(lambda: len(load_.digests) > many + 30)
+        assert not load_.failed
+        assert set(load_.digests) == {old, new}
+        assert set(load_.digests[many:]) == {new}
+        for user, history in load_.sent.items():
+            answer = ask(child, "/v1/recommendations", {"user": user, "k": 4})
+            check_answer("hydrarec", answer, history, 4)
+        answer = ask(child, "/v1/recommendations", {"user": "old7", "k": 4})
+        check_answer("hydrarec", answer, [(FIRST + 7, T0), (FIRST + 3, T0 + 60)], 4)
+        told = child.client.get("/v1/model").json()
+        assert (told["name"], told["swap"]) == ("hydrarec", None)
+        assert 'longrec_swaps_total{outcome="done"} 1.0' in child.client.get("/metrics").text
+        child.process.send_signal(signal.SIGHUP)  # the same model again
+        wait_for(lambda: any("nothing to do" in line for line in child.said))
+        assert child.stop() == 0
+    kept = open_store(store, "process", readonly=True)
+    assert set(kept.totals().records) == {new}
+    kept.close()
+
+
+def test_a_run_that_cannot_be_loaded_changes_nothing(run: Path, tmp_path: Path):
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied)
+    with Child(copied, str(tmp_path / "users")) as child:
+        ask(child, "/v1/events", events_of("ann", [FIRST]))
+        (copied / "model.safetensors").write_bytes(b"x")
+        child.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: (child.client.get("/v1/model").json()["swap"] or {}).get("error"))
+        assert child.client.get("/v1/model").json()["swap"]["state"] == "failed"
+        assert "elastic" in child.client.get("/v1/model").json()["name"]
+        check_answer(
+            "elastic", ask(child, "/v1/recommendations", {"user": "ann"}), [(FIRST, T0)], 10
+        )
+        shutil.copy(run / "model.safetensors", copied)
+        child.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: child.client.get("/v1/model").json()["swap"] is None)
+        assert child.stop() == 0
+
+
+def test_new_items_are_taken_up_with_what_was_logged_of_them(run: Path, tmp_path: Path):
+    link, store = tmp_path / "current", str(tmp_path / "users")
+    put_in_place(run, link)
+    before = load(run)
+    grown = before.with_items([UNKNOWN], torch.full((1, before.model_config.dim), 0.1))
+    bigger = grown.save(tmp_path / "bigger")
+    with Child(link, store, "--durability", "process") as child:
+        ask(child, "/v1/events", events_of("ann", [FIRST, UNKNOWN, FIRST + 2]))
+        put_in_place(bigger, link)
+        child.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: child.client.get("/v1/model").json()["items"] == grown.catalog.n_items)
+        answer = ask(child, "/v1/recommendations", {"user": "ann", "k": 5, "exclude_seen": False})
+        assert child.client.get("/v1/users/ann").json()["record"]["skipped"] == 0
+        assert child.stop() == 0
+    want = _recommended(grown, [FIRST, UNKNOWN, FIRST + 2])
+    assert [one["item"] for one in answer["items"]] == want
+
+
+def _recommended(rec: Recommender, history: list[int]) -> list[int]:
+    frame = rec.recommend(histories=[history], k=5, exclude_seen=False)
+    return frame["item"].to_list()
+
+
+def test_what_was_answered_before_the_end_is_in_the_store(run: Path, tmp_path: Path):
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        store = str(tmp_path / f"users{number}")
+        with Child(run, store) as child:
+            with loaded(child) as load_:
+                wait_for(lambda: sum(map(len, load_.sent.values())) > 40)
+                child.process.send_signal(number)
+                status = child.process.wait(60)
+                load_._stop.set()
+            assert status == (0 if number == signal.SIGTERM else -signal.SIGKILL)
+        kept = open_store(store, readonly=True)
+        for user, history in load_.sent.items():
+            [found] = kept.read("0" * 64, [(user.encode(), ())])
+            logged = kept.events(user.encode(), found.born, 0, 10**6)
+            got = [(int(event.item), event.time) for event in logged]
+            assert got[: len(history)] == history
+            assert len(got) <= len(history) + 1
+        kept.close()
+
+
+def test_two_replicas_on_one_redis_give_one_user(run: Path, tmp_path: Path):
+    with RedisServer(tmp_path / "redis") as redis:
+        options = ("--durability", "process", "--no-log-requests")
+        with Child(run, redis.url, *options) as one, Child(run, redis.url, *options) as two:
+            history: list[tuple[int, int]] = []
+            for at, item in enumerate([3, 7, 3, 1, 9, 12, 5, 5, 2]):
+                event = (FIRST + item, T0 + 60 * at)
+                history.append(event)
+                where = (one, two)[at % 2]
+                body = {"user": "ann", "item": event[0], "time": event[1], "event_id": f"e{at}"}
+                assert ask(where, "/v1/events", {"events": [body]})["accepted"] == 1
+                again = (two, one)[at % 2]
+                assert ask(again, "/v1/events", {"events": [body]})["duplicates"] == 1
+                answers = [
+                    ask(child, "/v1/recommendations", {"user": "ann", "k": 6})
+                    for child in (again, where)
+                ]
+                for answer in answers:
+                    check_answer("elastic", answer, history, 6)
+                shown = [child.client.get("/v1/users/ann").json() for child in (one, two)]
+                assert shown[0]["log"] == shown[1]["log"]
+            assert one.client.delete("/v1/users/ann").json() == {"forgotten": True}
+            assert two.client.get("/v1/users/ann").status_code == 404
+            assert one.stop() == two.stop() == 0
+
+
+def test_without_its_store_it_is_not_ready_and_says_when_to_come_again(run: Path, tmp_path: Path):
+    with (
+        RedisServer(tmp_path / "redis") as redis,
+        Child(run, redis.url, "--durability", "process") as child,
+    ):
+        ask(child, "/v1/events", events_of("ann", [FIRST]))
+        redis.kill()
+        ready = child.client.get("/readyz")
+        assert ready.status_code == 503
+        assert ready.json()["error"]["code"] == "store"
+        assert child.client.get("/healthz").status_code == 200
+        redis.start()
+        wait_for(lambda: child.client.get("/readyz").status_code == 200)
+        ask(child, "/v1/events", events_of("ann", [FIRST]))
+        assert child.stop() == 0

@@ -1,0 +1,73 @@
+"""The quick start of docs/serving.md runs as printed: its commands and its curl lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from serving.http.served import Child
+from typer.testing import CliRunner
+
+from longrec.cli import app
+
+DOCS = Path(__file__).parents[1] / "docs"
+BLOCKS = re.findall(r"```\n(.*?)```", (DOCS / "serving.md").read_text(encoding="utf-8"), re.S)
+ADDRESS = "http://127.0.0.1:8000"
+
+
+def need_curl() -> None:
+    if shutil.which("curl") is None:
+        if os.environ.get("LONGREC_REQUIRE_CURL"):
+            pytest.fail("curl is not installed, and LONGREC_REQUIRE_CURL is set")
+        pytest.skip("curl is not installed (Debian: apt-get install curl)")
+
+
+def test_the_quick_start_works_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    need_curl()
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    pl.DataFrame(
+        {
+            "user_id": random.integers(30, 60, 600),
+            "item_id": [f"sku-{n}" for n in random.integers(0, 40, 600)],
+            "timestamp": 1_700_000_000 + np.arange(600),
+        }
+    ).write_parquet("log.parquet")
+    commands, calls = BLOCKS[:2]
+    [serve] = [line for line in commands.splitlines() if line.startswith("longrec serve")]
+    for line in commands.splitlines():
+        arguments = shlex.split(line, comments=True)
+        if arguments[0] != "longrec" or arguments[1] == "serve":
+            continue
+        if arguments[1] == "train":
+            arguments += ["--set", "max_epochs=1", "--set", "dim=8", "--set", "ffn_dim=8"]
+        result = CliRunner().invoke(app, arguments[1:])
+        assert result.exit_code == 0, f"{line}\n{result.output}\n{result.exception}"
+    run, _, store = shlex.split(serve, comments=True)[2:5]
+    lines = calls.strip().splitlines()
+    assert len(lines) >= 9
+    answers = []
+    with Child(Path(run), store) as child:
+        for line in lines:
+            assert ADDRESS in line
+            command = line.replace(ADDRESS, child.url).replace("curl ", "curl --fail-with-body ", 1)
+            done = subprocess.run(
+                ["bash", "-c", command], capture_output=True, text=True, timeout=60
+            )
+            assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+            answers.append(done.stdout)
+        assert child.stop() == 0
+    assert answers[0] == '{"accepted": 1, "duplicates": 0}'
+    assert len(json.loads(answers[1])["items"]) == 3
+    assert "sku-9" not in [one["item"] for one in json.loads(answers[2])["items"]]
+    assert len(json.loads(answers[3])["events"]) == 1
+    assert json.loads(answers[4])["events"] == 1
+    assert json.loads(answers[-1]) == {"forgotten": True}
