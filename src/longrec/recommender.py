@@ -157,7 +157,7 @@ class Recommender:
         beside : bool
             Whether to open a store that serves another model, to build this one's records beside.
         index : Index or None
-            How items are found, `longrec.retrieval.open_index(recommender)`; None: exactly.
+            How items are found, `longrec.retrieval.stored.open_index(self)`; None: exactly.
 
         Raises
         ------

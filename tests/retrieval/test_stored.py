@@ -29,8 +29,13 @@ def saved(path: Path) -> Recommender:
 def test_the_size_of_the_catalog_chooses(tmp_path: Path, monkeypatch):
     rec = saved(tmp_path)
     assert isinstance(open_index(rec), ExactIndex)
-    monkeypatch.setattr(stored, "APPROXIMATE_FROM", rec.catalog.n_items)
+    monkeypatch.setattr(stored, "APPROXIMATE_FROM", 1)
+    assert isinstance(open_index(rec), ExactIndex)  # it has no scan, as on an older processor
+    monkeypatch.setattr(stored, "WITHOUT_SCAN", rec.catalog.n_items)
     assert isinstance(open_index(rec), CellIndex)
+    monkeypatch.setattr(stored, "APPROXIMATE_FROM", 10**6)
+    monkeypatch.setattr(ExactIndex, "in_8_bits", True)
+    assert isinstance(open_index(rec), ExactIndex)
     assert isinstance(open_index(rec, "exact"), ExactIndex)
     assert isinstance(open_index(recommender("popularity")), ExactIndex)
     with pytest.raises(UsageError, match="popularity"):

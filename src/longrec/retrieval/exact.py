@@ -37,6 +37,11 @@ class ExactIndex:
 
     name, recall = "exact", 1.0
 
+    @property
+    def in_8_bits(self) -> bool:
+        """Whether it reads a quarter of the bytes first: the catalog is large, and it is ahead."""
+        return self._scan is not None
+
     def __init__(self, model: Model) -> None:
         self._model, self._device, self.n_items = model, model.device, model.n_items
         self._vectors: np.ndarray | None = None

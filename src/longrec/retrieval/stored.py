@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 Kind = Literal["auto", "exact", "approximate"]
 Progress = Callable[[float, float, str], None]
 
-APPROXIMATE_FROM = 2_000_000
-"""Items from which "auto" takes the approximate index (docs/decisions/0015)."""
+APPROXIMATE_FROM, WITHOUT_SCAN = 2_000_000, 300_000
+"""Items from which "auto" takes the approximate index (docs/decisions/0015), and from which where
+exact search has no scan in 8 bits, on a processor that does not multiply them fast."""
 WANTED = 0.98
 """Recall@10 that an index is set for."""
 FORMAT = 2
@@ -74,8 +75,7 @@ def make_index(
     if kind not in ("auto", "exact", "approximate"):
         raise UsageError(f"index is {kind!r}; choose 'auto', 'exact' or 'approximate'")
     if kind == "auto":
-        large = recommender.catalog.n_items >= APPROXIMATE_FROM and _has_vectors(recommender)
-        kind = "approximate" if large else "exact"
+        kind = "approximate" if _is_large(recommender) else "exact"
     if kind == "exact":
         return Built(recommender.index, None)
     vectors = item_model(recommender.model).item_vectors().detach().numpy()
@@ -83,12 +83,16 @@ def make_index(
     return _read(recommender, digest) or _build(recommender, vectors, digest, progress)
 
 
-def _has_vectors(recommender: Recommender) -> bool:
+def _is_large(recommender: Recommender) -> bool:
+    """Whether exact search would take long, and there is another one."""
     try:
         item_model(recommender.model)
     except UsageError:
         return False
-    return True
+    items = recommender.catalog.n_items
+    if items < min(APPROXIMATE_FROM, WITHOUT_SCAN):
+        return False
+    return items >= (APPROXIMATE_FROM if recommender.index.in_8_bits else WITHOUT_SCAN)
 
 
 def _read(recommender: Recommender, digest: str) -> Built | None:
