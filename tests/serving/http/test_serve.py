@@ -231,24 +231,26 @@ def _recommended(rec: Recommender, history: list[int]) -> list[int]:
     return frame["item"].to_list()
 
 
-def test_what_was_answered_before_the_end_is_in_the_store(run: Path, tmp_path: Path):
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        store = str(tmp_path / f"users{number}")
-        with Child(run, store) as child:
-            with loaded(child) as load_:
-                wait_for(lambda: sum(map(len, load_.sent.values())) > 40)
-                child.process.send_signal(number)
-                status = child.process.wait(60)
-                load_._stop.set()
-            assert status == (0 if number == signal.SIGTERM else -signal.SIGKILL)
-        kept = open_store(store, readonly=True)
-        for user, history in load_.sent.items():
-            [found] = kept.read("0" * 64, [(user.encode(), ())])
-            logged = kept.events(user.encode(), found.born, 0, 10**6)
-            got = [(int(event.item), event.time) for event in logged]
-            assert got[: len(history)] == history
-            assert len(got) <= len(history) + 1
-        kept.close()
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)]
+)
+def test_what_was_answered_before_the_end_is_in_the_store(number, run: Path, tmp_path: Path):
+    store = str(tmp_path / f"users{number}")
+    with Child(run, store) as child:
+        with loaded(child) as load_:
+            wait_for(lambda: sum(map(len, load_.sent.values())) > 40)
+            child.process.send_signal(number)
+            status = child.process.wait(60)
+            load_._stop.set()
+        assert status == (0 if number == signal.SIGTERM else -signal.SIGKILL)
+    kept = open_store(store, readonly=True)
+    for user, history in load_.sent.items():
+        [found] = kept.read("0" * 64, [(user.encode(), ())])
+        logged = kept.events(user.encode(), found.born, 0, 10**6)
+        got = [(int(event.item), event.time) for event in logged]
+        assert got[: len(history)] == history
+        assert len(got) <= len(history) + 1
+    kept.close()
 
 
 def test_two_replicas_on_one_redis_give_one_user(run: Path, tmp_path: Path):
@@ -277,6 +279,7 @@ def test_two_replicas_on_one_redis_give_one_user(run: Path, tmp_path: Path):
             assert one.stop() == two.stop() == 0
 
 
+@pytest.mark.slow
 def test_without_its_store_it_is_not_ready_and_says_when_to_come_again(run: Path, tmp_path: Path):
     with (
         RedisServer(tmp_path / "redis") as redis,

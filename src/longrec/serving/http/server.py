@@ -40,7 +40,7 @@ def serve(
     ----------
     settings : see `Settings`.
     progress : called with (done, of all, what) while an index is built.
-    ready : called with the address and the stream before the first request is taken.
+    ready : called with the address and the stream once requests are taken.
 
     Raises
     ------
@@ -63,26 +63,43 @@ def serve(
             stream.close()
             raise
         host, port = sock.getsockname()[:2]
-        if ready is not None:
-            ready(f"http://{f'[{host}]' if ':' in host else host}:{port}", stream)
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         logs.start()
         before = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH)
         try:
-            asyncio.run(_run(settings, server, sock))
+            asyncio.run(_run(settings, server, sock, lambda: ready and ready(address, stream)))
         finally:
             sys.setswitchinterval(before)
 
 
 class _Quiet(uvicorn.Server):
-    """uvicorn's server, which leaves signals to us: a drained end is no death by a signal."""
+    """uvicorn's server, which leaves signals to us: a drained end is no death by a signal.
+
+    Parameters
+    ----------
+    config : uvicorn's.
+    ready : called once requests are taken.
+    """
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], object]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+            logs.tell("serving")
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
 
-async def _run(settings: Settings, server: Server, sock: socket.socket) -> None:
+async def _run(
+    settings: Settings, server: Server, sock: socket.socket, ready: Callable[[], object]
+) -> None:
     config = uvicorn.Config(
         server.app,
         loop="none",
@@ -97,7 +114,7 @@ async def _run(settings: Settings, server: Server, sock: socket.socket) -> None:
         limit_concurrency=_connections(),
         timeout_graceful_shutdown=DRAIN,
     )
-    quiet, loop = _Quiet(config), asyncio.get_running_loop()
+    quiet, loop = _Quiet(config, ready), asyncio.get_running_loop()
 
     def stop() -> None:
         quiet.force_exit = quiet.should_exit  # asked twice: at once
@@ -107,7 +124,6 @@ async def _run(settings: Settings, server: Server, sock: socket.socket) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     loop.add_signal_handler(signal.SIGHUP, lambda: server.swapper.begin())
-    logs.tell("serving")
     await quiet.serve(sockets=[sock])
     logs.tell("stopped")
 
