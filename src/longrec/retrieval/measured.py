@@ -70,12 +70,10 @@ def _encoded(recommender: Recommender, events: _Events, lengths: Ints) -> Tensor
     """h (n, D) after histories of these lengths that stand one after the other."""
     begin, limit = lengths.cumsum() - lengths, recommender.limit
     read = lengths if limit is None else np.minimum(lengths, limit)
-    numbers = np.arange(len(lengths))
     requests = Requests(begin + lengths - read, read, np.arange(len(lengths) + 1), read - 1)
     found: list[tuple[Ints, Tensor]] = []
     encode_targets(recommender.model, events, requests, lambda at, h: found.append((at, h)))
     order = np.argsort(np.concatenate([at for at, _ in found]))
-    assert len(order) == len(numbers)
     return torch.cat([h for _, h in found])[torch.from_numpy(order)].cpu()
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from longrec.data.batches import Ints
 from longrec.errors import DataError, UsageError
+from longrec.retrieval.barred import allowed, as_bits, row_bytes
 from longrec.retrieval.index import Index
 from longrec.serving.catchup import bitmap, bits, catch_up, records_of
 from longrec.serving.ids import ItemIndex, item_key, seconds, user_key
@@ -87,8 +88,7 @@ class Ranker:
         self.catalog, self.store, self.engine = recommender.catalog, store, engine
         self.items, self.index = items, index
         self.replayed, self._counting = 0, threading.Lock()
-        self._bytes = self.catalog.n_items // 8 + 1
-        self._full = np.full(self._bytes, 255, np.uint8)
+        self._bytes = row_bytes(self.catalog.n_items)
 
     def query(
         self, user: Any, k: int, barred: np.ndarray | None = None, exclude_seen: bool = True
@@ -114,9 +114,9 @@ class Ranker:
         if among is None and not out:
             return None
         if among is None:
-            return self._packed(out)
-        found = ~self._packed(self._indices(among, "among"))
-        return found | self._packed(out) if out else found
+            return as_bits(out, self.catalog.n_items)
+        found = ~as_bits(self._indices(among, "among"), self.catalog.n_items)
+        return found | as_bits(out, self.catalog.n_items) if out else found
 
     def answer(self, queries: Sequence[Query]) -> list[Answer | BaseException]:
         """The best items for each query; where a user's record is damaged, that one fails alone."""
@@ -167,8 +167,7 @@ class Ranker:
         for row in np.flatnonzero(~personal).tolist():
             popular, barred = self.catalog.popular, queries[row].barred
             if barred is not None:
-                out = np.unpackbits(barred, bitorder="little").astype(bool)
-                popular = popular[~out[popular]]
+                popular = allowed(barred, popular)
             popular = popular[:width]
             items[row, : len(popular)] = popular
             scores[row, : len(popular)] = self.catalog.counts[popular - 1]
@@ -201,18 +200,9 @@ class Ranker:
             seen = np.frombuffer(kept.seen, np.uint8)[: self._bytes]  # more: of a newer catalog
             out[: len(seen)] = seen
             if met is not None:
-                out |= self._packed(met)
+                out |= as_bits(met, self.catalog.n_items)
         if query.barred is not None:
             out |= query.barred
-
-    def _packed(self, indices: Ints | list[int]) -> np.ndarray:
-        """Item indices as bits."""
-        found = np.frombuffer(bitmap(np.asarray(indices, np.int64)), np.uint8)
-        if len(found) == self._bytes:
-            return found
-        whole = np.zeros(self._bytes, np.uint8)
-        whole[: len(found)] = found
-        return whole
 
     def _indices(self, items: Iterable[Any], name: str) -> list[int]:
         if isinstance(items, str | bytes):

@@ -325,7 +325,10 @@ def _explain(
     if body.history is not None:
         events = _history(stream, body)
         found = stream.recommender.explain(
-            body.item, history=[item for item, _ in events], times=[int(t) for _, t in events]
+            body.item,
+            history=[item for item, _ in events],
+            times=[int(time) for _, time in events],
+            progress=go_on,
         )
     else:
         if user_log(stream.store, stream.engine.digest, user_key(body.user), 0, 0) is None:

@@ -68,7 +68,8 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008})
             return
         scope[BEGAN] = perf_counter()
-        given = dict(scope["headers"]).get(b"x-request-id", b"")
+        headers = dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"")
         name = given if _ID.fullmatch(given) else secrets.token_hex(8).encode()
         status = 0
 
@@ -84,7 +85,7 @@ class Guard:
             await send(message)
 
         try:
-            await self._answer(scope, receive, tell)
+            await self._answer(scope, headers, receive, tell)
         except Refused as refused:
             if not status:
                 await _refuse(refused, tell)
@@ -94,8 +95,13 @@ class Guard:
         finally:
             self._count(scope, status, name.decode())
 
-    async def _answer(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        headers = dict(scope["headers"])
+    async def _answer(
+        self,
+        scope: MutableMapping[str, Any],
+        headers: dict[bytes, bytes],
+        receive: Receive,
+        send: Send,
+    ) -> None:
         if scope["path"] not in OPEN:
             self._admit(scope, headers)
         body = await self._body(headers, receive)
