@@ -75,7 +75,7 @@ def test_the_score_is_what_events_bank_and_rest_add_to_it(case):
     model, (items, times) = model_of(**CASES[case]), history(23)
     seen = {}
     for number, block in enumerate(model.blocks):
-        for part in ("ffn", "mixer.inputs", "norm"):
+        for part in ("ffn", "before", "norm"):
             layer = block.get_submodule(part) if part != "norm" else model.norm
             layer.register_forward_hook(
                 lambda _, given, out, key=(number, part): seen.update({key: (given[0], out)})
@@ -95,7 +95,8 @@ def test_the_score_is_what_events_bank_and_rest_add_to_it(case):
     aim = (gain - gain.mean()) / (x.var(correction=0) + model.norm.eps).sqrt()
     rest = float(model.norm.bias @ model.items[9] + aim @ model.items[items[-1]] * model.scale)
     for layer, block in enumerate(model.blocks):
-        value = parts[layer, "mixer.inputs"][1][0].chunk(4, dim=-1)[3]
+        read = block.mixer.convolution.define(parts[layer, "before"][1][0])
+        value = read @ block.mixer.inputs.weight.chunk(4)[3].t()
         rest += float(aim @ parts[layer, "ffn"][1][0, -1])
         along = (value * (aim @ block.mixer.output.weight)).unflatten(-1, (block.mixer.heads, -1))
         wanted = found.attention[layer] * along.sum(-1).t().numpy()

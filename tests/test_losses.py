@@ -89,6 +89,7 @@ class Largest(TorchDispatchMode):
 
 def test_logits_are_never_held_at_once(monkeypatch):
     monkeypatch.setattr(losses, "LOGITS_AT_ONCE", 1 << 14)
+    monkeypatch.setattr(losses, "FEWEST_ROWS", 1)
     n, catalog, width = 1000, 700, 8
     h, items, targets = problem(n, catalog, width, torch.float32)
     with Largest() as ours:

@@ -9,13 +9,20 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import embedding, softplus
 
 LOGITS_AT_ONCE = 1 << 19
-"""Logits held at a time: 2 MiB of float32, which stays in a core's cache."""
+"""Logits held at a time: 2 MiB of float32, which stays near a core."""
+LOGITS_ON_GPU = 1 << 26
+FEWEST_ROWS = 32
+"""But of no fewer targets: each chunk reads and writes the gradient of all items."""
+RARE = 1e-30
+"""A chance below this may have lost its digits, and its logarithm is found from the logits."""
 
 
-def full_cross_entropy(h: Tensor, items: Tensor, targets: Tensor) -> Tensor:
+def full_cross_entropy(
+    h: Tensor, items: Tensor, targets: Tensor, products: torch.dtype | None = None
+) -> Tensor:
     """Mean cross-entropy over all items: -log softmax(h E^T)[target].
 
     Rows are taken in chunks, and each chunk's gradient is computed while its logits are at hand,
@@ -29,48 +36,72 @@ def full_cross_entropy(h: Tensor, items: Tensor, targets: Tensor) -> Tensor:
         (N, D) item vectors; row 0 (padding) takes no part.
     targets : Tensor
         (n,) int64 in 1..N-1.
+    products : dtype or None
+        In which logits, their softmax and the products of both gradients are computed; that of h
+        if None. With bfloat16 the loss of a target is known to some .004 nats; gradients are summed
+        over chunks in float32, and the target's own share of them is exact.
 
     Returns
     -------
     Tensor
         Scalar, float32 at least.
     """
-    return cast(Tensor, _FullCrossEntropy.apply(h, items, targets))  # type: ignore[no-untyped-call]
+    found = _FullCrossEntropy.apply(h, items, targets, products or h.dtype)  # type: ignore[no-untyped-call]
+    return cast(Tensor, found)
 
 
 class _FullCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, h: Tensor, items: Tensor, targets: Tensor) -> Tensor:
-        n, catalog = h.shape[0], items.shape[0]
+    def forward(
+        ctx: Any, h: Tensor, items: Tensor, targets: Tensor, products: torch.dtype
+    ) -> Tensor:
         kind = torch.promote_types(h.dtype, torch.float32)
-        to_h, to_items = torch.empty_like(h), torch.zeros_like(items, dtype=kind)
-        rows = max(16, min(LOGITS_AT_ONCE // catalog, n))
+        vectors, table, n = h.to(products), items[1:].to(products), len(h)
+        at_once = LOGITS_ON_GPU if h.is_cuda else LOGITS_AT_ONCE
+        rows = min(max(FEWEST_ROWS, at_once // len(table)), n)
+        logits, chances = (table.new_empty(rows, len(table)) for _ in range(2))
+        to_h, to_items = torch.empty_like(h, dtype=kind), torch.zeros_like(items, dtype=kind)
         total = torch.zeros((), dtype=kind, device=h.device)
         for start in range(0, n, rows):
-            part, wanted = h[start : start + rows], targets[start : start + rows, None]
-            logits = (part @ items.t()).to(kind)
-            logits[:, 0] = -torch.inf
-            hit = logits.gather(1, wanted)
-            top = logits.amax(1, keepdim=True)
-            mass = logits.sub_(top).exp_().sum(1, keepdim=True)
-            total += (top + mass.log() - hit).sum()
-            # d loss / d logits = softmax - one_hot, over n for the mean.
-            slope = logits.div_(mass * n)
-            slope.scatter_add_(1, wanted, torch.full_like(hit, -1 / n))
-            slope = slope.to(h.dtype)
-            to_h[start : start + rows] = slope @ items
-            to_items.addmm_(slope.t().to(kind), part.to(kind))
-        ctx.save_for_backward(to_h, to_items.to(items.dtype))
+            part, wanted = vectors[start : start + rows], targets[start : start + rows, None] - 1
+            chance = chances[: len(part)]
+            torch.mm(part, table.t(), out=logits[: len(part)])
+            torch.softmax(logits[: len(part)], -1, out=chance)
+            total += _surprise(chance.gather(1, wanted)[:, 0].to(kind), part, table, wanted)
+            to_h[start : start + rows] = chance @ table
+            if products == kind:
+                to_items[1:].addmm_(chance.t(), part)
+            else:
+                to_items[1:] += chance.t() @ part
+        # d loss / d logits = softmax - one_hot, over n for the mean: here the one_hot.
+        to_h = to_h.sub_(items[targets]).div_(n)
+        to_items = to_items.index_add_(0, targets, h.to(kind), alpha=-1).div_(n)
+        ctx.save_for_backward(to_h.to(h.dtype), to_items.to(items.dtype))
         return total / n
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         to_h, to_items = ctx.saved_tensors
-        return to_h * grads[0], to_items * grads[0], None
+        return to_h * grads[0], to_items * grads[0], None, None
+
+
+def _surprise(chance: Tensor, vectors: Tensor, table: Tensor, wanted: Tensor) -> Tensor:
+    """Sum of -log softmax(vectors (n, D) table^T)[wanted (n, 1)], whose softmax is chance (n,)."""
+    lost = chance < RARE
+    if not bool(lost.any()):
+        return -chance.log().sum()
+    logits = (vectors[lost] @ table.t()).to(chance.dtype)
+    rare = logits.logsumexp(1) - logits.gather(1, wanted[lost])[:, 0]
+    return rare.sum() - chance[~lost].log().sum()
 
 
 def sampled_softmax(
-    h: Tensor, items: Tensor, targets: Tensor, negatives: Tensor, log_expected: Tensor
+    h: Tensor,
+    items: Tensor,
+    targets: Tensor,
+    negatives: Tensor,
+    log_expected: Tensor,
+    sparse: bool = False,
 ) -> Tensor:
     """Mean cross-entropy over the target and shared sampled negatives, with logQ correction.
 
@@ -90,19 +121,23 @@ def sampled_softmax(
         (m,) int64, drawn with replacement and shared by all rows.
     log_expected : Tensor
         (N,) log of m times the probability of drawing each item.
+    sparse : bool
+        Whether the gradient of `items` is sparse, so that nothing of size N is made.
 
     Returns
     -------
     Tensor
         Scalar.
     """
-    hit, scores, other = _scores(h, items, targets, negatives)
+    hit, scores, other = _scores(h, items, targets, negatives, sparse)
     logits = (scores - log_expected[negatives]).masked_fill(~other, -torch.inf)
     # The target is in its row's sample by right, once: it needs no correction.
     return (torch.cat([hit[:, None], logits], dim=1).logsumexp(1) - hit).mean()
 
 
-def binary_cross_entropy(h: Tensor, items: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
+def binary_cross_entropy(
+    h: Tensor, items: Tensor, targets: Tensor, negatives: Tensor, sparse: bool = False
+) -> Tensor:
     """Mean of -log sigma(s_target) - mean_j log(1 - sigma(s_j)), over negatives j.
 
     SASRec (arXiv 1808.09781) draws one negative per target; the mean over shared ones
@@ -119,18 +154,20 @@ def binary_cross_entropy(h: Tensor, items: Tensor, targets: Tensor, negatives: T
         (n,) int64 in 1..N-1.
     negatives : Tensor
         (m,) int64, shared by all rows.
+    sparse : bool
+        Whether the gradient of `items` is sparse, so that nothing of size N is made.
 
     Returns
     -------
     Tensor
         Scalar.
     """
-    hit, scores, other = _scores(h, items, targets, negatives)
+    hit, scores, other = _scores(h, items, targets, negatives, sparse)
     return (softplus(-hit) + (softplus(scores) * other).sum(1) / _count(other)).mean()
 
 
 def generalised_binary_cross_entropy(
-    h: Tensor, items: Tensor, targets: Tensor, negatives: Tensor, t: float
+    h: Tensor, items: Tensor, targets: Tensor, negatives: Tensor, t: float, sparse: bool = False
 ) -> Tensor:
     """gBCE of gSASRec (arXiv 2308.07192): BCE whose overconfidence from sampling is undone.
 
@@ -145,13 +182,15 @@ def generalised_binary_cross_entropy(
         As in `binary_cross_entropy`; N counts the padding row, which is no item.
     t : float
         Calibration, in [0, 1].
+    sparse : bool
+        As in `binary_cross_entropy`.
 
     Returns
     -------
     Tensor
         Scalar.
     """
-    hit, scores, other = _scores(h, items, targets, negatives)
+    hit, scores, other = _scores(h, items, targets, negatives, sparse)
     # Drawn with replacement, m may be more than there are.
     alpha = min(len(negatives) / max(len(items) - 2, 1), 1.0)
     beta = alpha * (t * (1 - 1 / alpha) + 1 / alpha)
@@ -160,22 +199,23 @@ def generalised_binary_cross_entropy(
 
 
 def bayesian_personalised_ranking(
-    h: Tensor, items: Tensor, targets: Tensor, negatives: Tensor
+    h: Tensor, items: Tensor, targets: Tensor, negatives: Tensor, sparse: bool = False
 ) -> Tensor:
     """BPR (arXiv 1205.2618): mean of -mean_j log sigma(s_target - s_j), over negatives j.
 
     Parameters and result are those of `binary_cross_entropy`.
     """
-    hit, scores, other = _scores(h, items, targets, negatives)
+    hit, scores, other = _scores(h, items, targets, negatives, sparse)
     return ((softplus(scores - hit[:, None]) * other).sum(1) / _count(other)).mean()
 
 
 def _scores(
-    h: Tensor, items: Tensor, targets: Tensor, negatives: Tensor
+    h: Tensor, items: Tensor, targets: Tensor, negatives: Tensor, sparse: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Scores of the targets (n,) and negatives (n, m), and where a negative is another item."""
-    hit = (h * items[targets]).sum(1)
-    return hit, h @ items[negatives].t(), negatives != targets[:, None]
+    hit = (h * embedding(targets, items, sparse=sparse)).sum(1)
+    scores = h @ embedding(negatives, items, sparse=sparse).t()
+    return hit, scores, negatives != targets[:, None]
 
 
 def _count(other: Tensor) -> Tensor:

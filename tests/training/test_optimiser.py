@@ -128,6 +128,39 @@ def test_rows_are_up_to_date_once_settled():
     assert not torch.allclose(model.bank.slots[3], before[3] * share)
 
 
+@pytest.mark.parametrize("refreshed", [True, False])
+def test_rows_that_are_refreshed_are_read_as_if_settled(refreshed):
+    """A loss that feels the size of what it reads gives the numbers of no row ever waiting."""
+    lazy, lazy_average, waiting = make(True)
+    plain, plain_average, prompt = make(True)
+    losses = []
+    for number, read in enumerate(reads(25)):
+        if refreshed:
+            waiting.refresh("bank.slots", read[:3], read[3:].view(1, -1))
+        prompt.settle()
+        losses.append((lazy(read).item(), plain(read).item()))
+        update(lazy, waiting, number, read)
+        update(plain, prompt, number, read)
+    apart = max(abs(mine / wanted - 1) for mine, wanted in losses)
+    assert apart < 1e-10 if refreshed else apart > 1e-4
+    waiting.settle()
+    prompt.settle()
+    for model, wanted in ((lazy, plain), (lazy_average, plain_average)):
+        close = [
+            torch.allclose(a, b, rtol=1e-9, atol=1e-11)
+            for a, b in zip(model.parameters(), wanted.parameters(), strict=True)
+        ]
+        assert all(close) == refreshed
+
+
+def test_a_dense_table_needs_no_refresh():
+    model, _, optimiser = make(False)
+    update(model, optimiser, 0, torch.tensor([4]))
+    before = copy.deepcopy(model)
+    optimiser.refresh("bank.slots", torch.tensor([3, 4]))
+    equal(model, before)
+
+
 def test_a_step_that_reads_no_row_still_counts():
     model, _, optimiser = make(True)
     update(model, optimiser, 0, torch.tensor([4]))

@@ -19,6 +19,8 @@ from longrec.errors import DataError
 from longrec.memory import SPARSE_ROWS
 from longrec.training import checkpoint
 from longrec.training.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
+from longrec.training.config import TrainConfig
+from longrec.training.objective import reads_few_items
 
 EVERY_STEP = 1e-9  # minutes
 
@@ -89,7 +91,29 @@ class Killed(BaseException):
     ],
 )
 def test_stopping_at_any_step_changes_nothing(tmp_path, histories, name, model, training):
-    settings = settings_of(name, model, **training)
+    stop_and_go_on(tmp_path, histories, settings_of(name, model, **training))
+
+
+@pytest.mark.parametrize(
+    ("name", "training"),
+    [
+        ("elastic", {"loss": "sampled"}),
+        ("sasrec", {"loss": "bpr", "context": 30}),
+        ("bert4rec", {"loss": "gbce", "context": 30}),
+    ],
+)
+def test_stopping_changes_nothing_where_items_are_updated_by_rows(
+    tmp_path, make_histories, ring, name, training
+):
+    """What rows are owed, and the weights kept as best, are part of what is written."""
+    settings = settings_of(name, negatives=20, weight_decay=0.1, **training)
+    many = make_histories(ring(30, 25, 2, 70), n_items=3000)
+    assert reads_few_items(TrainConfig(**settings["training"]), many.n_items)
+    stop_and_go_on(tmp_path, many, settings)
+
+
+def stop_and_go_on(tmp_path: Path, histories, settings: dict) -> None:
+    """A run that is stopped at some steps ends as one that is not."""
     for folder in ("whole", "parts"):
         (tmp_path / folder).mkdir()
     steps = []

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain_rows import PlainRows
 from torch import Tensor
 from torch.nn.functional import embedding
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -20,47 +20,22 @@ BETAS = (0.9, 0.98)
 EXACT = {"rtol": 1e-11, "atol": 1e-13}  # in float64
 
 
-@dataclass
-class Dense:
-    """The rule as it is stated: every row in every step, written as a loop."""
-
-    table: Tensor
-    average: Tensor
-    weight_decay: float
-
-    def __post_init__(self) -> None:
-        self.first, self.second = torch.zeros_like(self.table), torch.zeros_like(self.table)
-
-    def step(self, rows: Tensor, gradient: Tensor, number: int, lr: float, decay: float) -> None:
-        (beta1, beta2), t, place = BETAS, number + 1, {int(row): n for n, row in enumerate(rows)}
-        for row in range(len(self.table)):
-            self.table[row] *= 1 - lr * self.weight_decay
-            self.first[row] *= beta1
-            self.second[row] *= beta2
-            if row in place:
-                g = gradient[place[row]]
-                self.first[row] += (1 - beta1) * g
-                self.second[row] += (1 - beta2) * g**2
-                first, second = self.first[row] / (1 - beta1**t), self.second[row] / (1 - beta2**t)
-                self.table[row] -= lr * first / (second.sqrt() + 1e-8)
-        self.average *= decay
-        self.average += (1 - decay) * self.table
-
-
 def schedule(number: int) -> tuple[float, float]:
     """A learning rate that warms up and then waves, and the decay of a moving average."""
     lr = 0.05 * min(1.0, (number + 1) / 6) * (1 + 0.5 * math.sin(number))
     return lr, min(0.97, (1 + number) / (10 + number))
 
 
-def pair(size: int, width: int, weight_decay: float, kind=torch.float64) -> tuple[Dense, RowAdam]:
+def pair(
+    size: int, width: int, weight_decay: float, kind=torch.float64
+) -> tuple[PlainRows, RowAdam]:
     torch.manual_seed(size)
     table = torch.randn(size, width, dtype=kind)
     lazy = RowAdam(table.clone(), table.clone(), *BETAS, weight_decay)
-    return Dense(table.clone(), table.clone(), weight_decay), lazy
+    return PlainRows(table.clone(), table.clone(), *BETAS, weight_decay), lazy
 
 
-def same(lazy: RowAdam, dense: Dense, **tolerance: float) -> None:
+def same(lazy: RowAdam, dense: PlainRows, **tolerance: float) -> None:
     for name in ("table", "average", "first", "second"):
         wanted = getattr(dense, name)
         torch.testing.assert_close(
@@ -129,7 +104,7 @@ def test_random_touches_are_the_stated_rule(weight_decay):
 def test_float32_does_not_drift():
     """Thousands of small decays, one by one or at once, keep their size, and so do averages."""
     dense, lazy = pair(6, 8, 0.01, torch.float32)
-    exact = Dense(dense.table.double(), dense.average.double(), 0.01)
+    exact = PlainRows(dense.table.double(), dense.average.double(), *BETAS, 0.01)
     for number in range(2000):
         rows = torch.tensor([number % 2]) if number < 500 or number % 7 else torch.arange(6)
         gradient = torch.zeros(len(rows), 8)
@@ -160,6 +135,40 @@ def test_any_plan_of_touches_is_the_stated_rule(plan, weight_decay, decay):
         number += 1
     lazy.settle()
     same(lazy, dense, **EXACT)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    plan=st.lists(st.tuples(st.lists(st.integers(0, 5)), st.sets(st.integers(0, 5))), max_size=25),
+    weight_decay=st.sampled_from([0.0, 0.01, 5.0]),
+)
+def test_rows_that_were_refreshed_are_read_up_to_date(plan, weight_decay):
+    """Read rows, some of them twice, are not the rows that are touched then."""
+    dense, lazy = pair(6, 3, weight_decay)
+    for number, (read, touched) in enumerate(plan):
+        lazy.refresh(torch.tensor(read, dtype=torch.int64))
+        for name in ("table", "average", "first", "second"):
+            found, wanted = getattr(lazy, name)[read], getattr(dense, name)[read]
+            torch.testing.assert_close(found, wanted, **EXACT)
+        rows = torch.tensor(sorted(touched), dtype=torch.int64)
+        gradient = torch.randn(len(rows), 3, dtype=torch.float64)
+        for each in (lazy, dense):
+            each.step(rows, gradient, number, *schedule(number))
+    lazy.settle()
+    same(lazy, dense, **EXACT)
+
+
+def test_without_momentum_no_first_moment_is_kept():
+    dense, lazy = pair(9, 3, 0.3)
+    dense.beta1, lazy = 0.0, RowAdam(lazy.table, lazy.average, 0.0, BETAS[1], 0.3)
+    for number in range(40):
+        rows, gradient = touch(9, 3)
+        for each in (lazy, dense):
+            each.step(rows, gradient, number, *schedule(number))
+    lazy.settle()
+    assert lazy.first.numel() == 0
+    for name in ("table", "average", "second"):
+        torch.testing.assert_close(getattr(lazy, name), getattr(dense, name), **EXACT)
 
 
 def test_what_is_kept_is_bounded(monkeypatch):
@@ -253,6 +262,7 @@ def test_a_step_handles_only_what_it_touches():
     read = torch.randint(size, (50,))
     for number in range(2):
         with Sizes() as counted:
+            lazy.refresh(read)
             embedding(read, table, sparse=True).square().sum().backward()
             gradient = table.grad.coalesce()
             lazy.step(gradient.indices()[0], gradient.values(), number, 0.01, 0.9)

@@ -116,12 +116,12 @@ def describe(core: int | None) -> dict[str, Any]:
         "cores_used": 1 if core is not None else found["cores"],
         "pinned": core is not None,
         "torch_threads": found["threads"],
-        "load_before": _load(),
+        "load_before": load(),
         "versions": versions() | {name: _version(name) for name in ("lmdb", "redis", "polars")},
     }
 
 
-def _load() -> float | None:
+def load() -> float | None:
     """Processes that wanted to run in the last minute, on average."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 

@@ -134,9 +134,96 @@ def serve(
     _tell(found, out, json)
 
 
+@app.command()
+def cost(
+    models: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="Whole models, or none.")
+    ] = None,
+    mixers: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="Mixers alone, or none.")
+    ] = None,
+    lengths: Annotated[
+        str | None,
+        typer.Option(metavar="N,M,...", help="Events of a history; 128 to 1048576 if unset."),
+    ] = None,
+    slots: Annotated[
+        str | None, typer.Option(metavar="N,M,...", help="Sizes of memory banks, or none.")
+    ] = None,
+    catalogs: Annotated[
+        str | None, typer.Option(metavar="N,M,...", help="Items that losses are over, or none.")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Histories per pass.")] = 1,
+    threads: Annotated[int, typer.Option(help="Threads that compute, pinned to cores.")] = 1,
+    rounds: Annotated[int, typer.Option(help="Turns of each cell, a process each.")] = 3,
+    cap: Annotated[
+        float, typer.Option(help="Seconds of a pass; what would take longer is skipped.")
+    ] = 20.0,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="A new folder for tables, cells.csv and plots."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Time mixers, whole models, memory banks and losses, and take their peak memory.
+
+    Each cell has a process of its own for each turn. What is named alone is measured; if nothing
+    is, all are, which takes hours.
+
+    Example: [bold]longrec bench cost --models elastic,sasrec,free --lengths 512,4096[/bold]
+    """
+    from longrec import console
+    from longrec.bench.cost.cost import bench_cost
+    from longrec.bench.cost.plan import LENGTHS, CostPlan
+    from longrec.bench.cost.shown import show
+    from longrec.bench.cost.written import write
+    from longrec.data.folders import refuse_existing
+
+    if out is not None:
+        refuse_existing(out, overwrite=False)
+    named = {"models": models, "mixers": mixers, "slots": slots, "catalogs": catalogs}
+    chosen: dict[str, Any] = {
+        name: _some(name, text, name in ("slots", "catalogs"))
+        for name, text in named.items()
+        if text is not None
+    }
+    if chosen:
+        chosen = dict.fromkeys(named, ()) | chosen
+    plan = CostPlan(
+        **chosen,
+        lengths=LENGTHS if lengths is None else _numbers("lengths", lengths),
+        batch=batch,
+        threads=threads,
+        cap=cap,
+        rounds=rounds,
+    )
+    with _measuring("nothing was written") as progress:
+        found = bench_cost(plan, progress)
+    if out is not None:
+        write(out, found)
+    if json:
+        console.print_json(found["cells"])
+    else:
+        show(found)
+    share = found["machine"]["processor_share"]
+    if threads == 1 and share is not None and share < 0.9:
+        console.say(
+            f"warning: in {1 - share:.0%} of their time the passes did not have the core, so that "
+            "something else wanted it: measure again on an idle machine"
+        )
+    if json and found["skipped"]:
+        console.say(f"{len(found['skipped'])} cells were not measured; --out tells why")
+
+
+def _some(name: str, text: str, numbers: bool) -> Any:
+    """Names or numbers with commas between; "none" is none of them."""
+    if text == "none":
+        return ()
+    return _numbers(name, text) if numbers else tuple(text.split(","))
+
+
 @contextmanager
-def _measuring() -> Iterator[Progress]:
-    """Show progress; interrupted, say that nothing is left."""
+def _measuring(left: str = "nothing is left of the stores") -> Iterator[Progress]:
+    """Show progress; interrupted, say what is left."""
     from longrec import console
     from longrec.errors import LongrecError
 
@@ -144,7 +231,7 @@ def _measuring() -> Iterator[Progress]:
         with console.counting("measuring") as progress:
             yield progress
     except KeyboardInterrupt:
-        raise LongrecError("interrupted; nothing is left of the stores") from None
+        raise LongrecError(f"interrupted; {left}") from None
 
 
 def _tell(found: dict[str, Any], out: Path | None, json: bool) -> None:

@@ -126,6 +126,21 @@ def svg(draw: Callable[[Figure], None], height: float, width: float = 6.0) -> st
     return text.replace(INK, "currentColor").strip()
 
 
+def on_white(draw: Callable[[Figure], None], height: float, width: float = 6.0) -> dict[str, bytes]:
+    """Draw on a fresh figure (inches), dark on white, as files for documents: "svg" and "png"."""
+    files = {}
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        draw(figure)
+        for form in ("svg", "png"):
+            buffer = io.BytesIO()
+            dated = {"Date": None} if form == "svg" else None
+            figure.savefig(buffer, format=form, facecolor="white", dpi=150, metadata=dated)
+            files[form] = buffer.getvalue()
+            figure.set_layout_engine("none")  # laid out once is enough
+    return files
+
+
 def with_own_ids(svg: str, prefix: str) -> str:
     """Prefix every id of a figure and its uses, so that several can stand on one page."""
     svg = re.sub(r'(<[^>]*\bid=")', rf"\g<1>{prefix}-", svg)

@@ -26,19 +26,19 @@ from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, pad
 
 from longrec.mixers.base import (
     EMPTY,
     Context,
     State,
     StreamingMixer,
-    join_heads,
     register_mixer,
-    split_heads,
 )
 from longrec.mixers.convolution import ShortConvolution
-from longrec.mixers.dispatcher_chunks import TINY, mix_chunks
+from longrec.mixers.dispatcher_chunks import LOG2_E, TINY, Chunks, mix_chunks
+from longrec.mixers.dispatcher_cuda import begins, kernel_type, mix_segments
+from longrec.mixers.heads import into_heads, out_of_heads
 
 Forgetting = Literal["events", "time", "none"]
 MAX_TEMPERATURE = 12.0
@@ -65,29 +65,15 @@ class DispatcherState(NamedTuple):
 class ExpertRead(NamedTuple):
     """What T events read from the experts.
 
-    q, y : (B, H, T, d), their queries and what they read; logits : (B, H, T, R), what the softmax
-    over experts was taken of; state : after the last event.
+    q, y : (H, B, T', d), their queries and what they read, T' >= T in whole chunks; logits :
+    (H, B, T', R), what the softmax over experts was taken of, where wanted; state : after them, if
+    there was one before.
     """
 
     q: Tensor
     y: Tensor
-    logits: Tensor
-    state: DispatcherState
-
-
-class Brought(NamedTuple):
-    """What T events bring to the experts.
-
-    q : (B, H, T, d) queries; pairs : (B, H, T, 2 d), [k', v]; scores, forget : (B, H, T, R), s and
-    what is forgotten at each; convolution, time : as in the state after them.
-    """
-
-    q: Tensor
-    pairs: Tensor
-    scores: Tensor
-    forget: Tensor
-    convolution: Tensor
-    time: Tensor
+    logits: Tensor | None
+    state: DispatcherState | None
 
 
 class Reader(NamedTuple):
@@ -179,44 +165,111 @@ class DispatcherMixer(StreamingMixer):
             torch.full((batch,), NEVER, device=self.experts.device),
         )
 
+    def forward(self, x: Tensor, ctx: Context = EMPTY) -> Tensor:
+        """Mix x (B, T, D); packed histories go through a CUDA kernel as they are, not padded."""
+        kind = None if ctx.cu_seqlens is None else kernel_type(x)
+        if kind is None or ctx.cu_seqlens is None or self.forgetting == "time":
+            return super().forward(x, ctx)
+        starts = begins(ctx.cu_seqlens, x.shape[1])
+        return self._out(self._read_by_kernel(x, None, EMPTY, kind, starts).y, x)
+
+    def mix(self, x: Tensor, ctx: Context) -> Tensor:
+        return self._out(self.read_experts(x, None, ctx).y, x)
+
     def prefill(self, x: Tensor, state: State, ctx: Context = EMPTY) -> tuple[Tensor, State]:
         read = self.read_experts(x, cast(DispatcherState, state), ctx)
-        return self.output(join_heads(read.y).to(x.dtype)), read.state
+        return self._out(read.y, x), cast(DispatcherState, read.state)
+
+    def _out(self, y: Tensor, x: Tensor) -> Tensor:
+        """The output projection of y (H, B, T', d), as long as x (B, T, D)."""
+        return out_of_heads(y.to(x.dtype), self.output.weight)[:, : x.shape[1]]
 
     def step(self, x: Tensor, state: State, ctx: Context = EMPTY) -> tuple[Tensor, State]:
         read = self.read_experts_once(x, cast(DispatcherState, state), ctx)
-        return self.output(read.y.flatten(1).to(x.dtype)), read.state
+        return self.output(read.y.flatten(1).to(x.dtype)), cast(DispatcherState, read.state)
 
-    def read_experts(self, x: Tensor, past: DispatcherState, ctx: Context) -> ExpertRead:
-        """What the events of x (B, T, D) read from the experts, before the output projection."""
-        mask = ctx.mask(x)
-        q, pairs, scores, forget, kept, time = self._bring(x, past, ctx)
-        if mask is not None:
+    def read_experts(
+        self, x: Tensor, past: DispatcherState | None, ctx: Context, want_logits: bool = False
+    ) -> ExpertRead:
+        """What the events of x (B, T, D) read from the experts, before the output projection.
+
+        Without a past they are a history's first, and no state is made. Then padding need not be
+        told from events: it stands at the end, where real events never see it.
+        """
+        kind = None if want_logits else kernel_type(x)
+        if kind is not None:
+            return self._read_by_kernel(x, past, ctx, kind)
+        events, lengths = x.shape[1], None if past is None else ctx.lengths
+        count = -(-events // self.chunk)
+        size = -(-events // count)  # chunks of equal size waste least
+        short = count * size - events
+        real, sums, weight = None, None, None
+        if past is not None:
+            weight = past.log_weight.exp().transpose(0, 1)
+            sums = past.mean.transpose(0, 1) * weight[..., None]
+            if short or lengths is not None:
+                ends = x.new_full((1,), events) if lengths is None else lengths
+                real = (torch.arange(count * size, device=x.device) < ends[:, None]).to(weight)
+        padded = pad(x, (0, 0, 0, short)) if short else x
+        parts = self._parts(padded, None if past is None else past.convolution)
+        q, k, pairs = (part.to(torch.promote_types(x.dtype, torch.float32)) for part in parts)
+        forget, time = self._forget(x, None if past is None else past.time, lengths, ctx.times)
+        given = Chunks(
+            *(q, k, pairs),
+            self._aim().to(q.dtype) * LOG2_E,
+            self._chunked(forget.to(q.dtype), size, short, real),
+            *(real, sums, weight),
+        )
+        y, logits, sums, weight = mix_chunks(given, size, want_logits)
+        state = None
+        if past is not None:
+            mean = sums / weight.clamp_min(TINY)[..., None]
+            # Rows without events stay at log 0, and must not send its gradient back.
+            log_weight = weight.masked_fill(weight == 0, 1.0).log()
+            log_weight = log_weight.masked_fill(weight == 0, -math.inf)
+            kept = self.convolution.after(x, past.convolution, lengths)
+            state = DispatcherState(mean.transpose(0, 1), log_weight.transpose(0, 1), kept, time)
+        return ExpertRead(q, y, logits, state)
+
+    def _read_by_kernel(
+        self,
+        x: Tensor,
+        past: DispatcherState | None,
+        ctx: Context,
+        kind: torch.dtype,
+        starts: Tensor | None = None,
+    ) -> ExpertRead:
+        """The same through a CUDA kernel; `starts` tells packed histories apart."""
+        lengths = None if past is None else ctx.lengths
+        parts = self._parts(x, None if past is None else past.convolution, starts)
+        q, k, pairs = (part.transpose(0, 1) for part in parts)
+        before = cast(DispatcherState, self.initial_state(len(x))) if past is None else past
+        forget, time = self._forget(x, before.time, lengths, ctx.times)
+        with torch.autocast(x.device.type, enabled=False):
+            # Whole precision: at a score of 12 bfloat16 is off by .03.
+            scores = normalize(k.to(before.mean), dim=-1) @ self._aim().to(before.mean).mT
+        forget = forget.expand_as(scores)
+        if lengths is not None:
+            mask = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
             scores = scores.masked_fill(~mask[:, None, :, None], -math.inf)
             forget = forget * mask[:, None, :, None]
-        weight = past.log_weight.exp()
-        y, logits, sums, weight = mix_chunks(
-            q,
-            pairs,
-            scores,
-            forget,
-            past.mean * weight[..., None],
-            weight,
-            self.chunk,
+        key, value = pairs.chunk(2, dim=-1)
+        y, mean, log_weight = mix_segments(
+            q, key, value, scores, forget, before.mean, before.log_weight, kind, starts
         )
-        mean = sums / weight.clamp_min(TINY)[..., None]
-        # Rows without events stay at log 0, and must not send its gradient back.
-        log_weight = weight.masked_fill(weight == 0, 1.0).log()
-        log_weight = log_weight.masked_fill(weight == 0, -math.inf)
-        return ExpertRead(q, y, logits, DispatcherState(mean, log_weight, kept, time))
+        state = None
+        if past is not None:
+            kept = self.convolution.after(x, past.convolution, lengths)
+            state = DispatcherState(mean, log_weight, kept, time)
+        return ExpertRead(parts[0], y.transpose(0, 1), None, state)
 
     def read_experts_once(self, x: Tensor, past: DispatcherState, ctx: Context) -> ExpertRead:
         """The same for one event x (B, D): q and y (B, H, d), logits (B, H, R)."""
         h, kept = self.convolution.step(x, past.convolution)
         q, k, k2, v = (part.unflatten(-1, (self.heads, -1)) for part in self.inputs(h).chunk(4, -1))
         q = q.to(past.mean.dtype)
-        once = Context(times=None if ctx.times is None else ctx.times[:, None])
-        forget, time = self._forget(x[:, None], past.time, once)
+        times = None if ctx.times is None else ctx.times[:, None]
+        forget, time = self._forget(x, past.time, None, times)
         score = self._scores(k[:, :, None])[:, :, 0].to(past.mean.dtype)
         log_weight = torch.logaddexp(past.log_weight - forget[:, :, 0], score)
         # The new event's share of all weight; what was kept has the rest.
@@ -230,7 +283,8 @@ class DispatcherMixer(StreamingMixer):
     def reader(self, x: Tensor, state: State, ctx: Context = EMPTY) -> Reader:
         """How the event x (B, D) that follows `state` reads; `ctx.times` is (B,)."""
         read = self.read_experts_once(x, cast(DispatcherState, state), ctx)
-        log_share = read.logits.log_softmax(-1) - read.state.log_weight
+        log_weight = cast(DispatcherState, read.state).log_weight
+        log_share = cast(Tensor, read.logits).log_softmax(-1) - log_weight
         return Reader(log_share, torch.zeros_like(read.y[..., 0]), torch.zeros_like(read.y))
 
     def attention(
@@ -247,49 +301,75 @@ class DispatcherMixer(StreamingMixer):
             (B, H, R), what each expert forgot after the last of them until the event that reads, 0
             if that is the last of them: to go through a history in windows, begin at its end.
         """
-        brought = self._bring(x, cast(DispatcherState, state), ctx)
+        past = cast(DispatcherState, state)
+        parts = self._parts(x, past.convolution)
+        _, k, pairs = (part.transpose(0, 1).to(past.mean.dtype) for part in parts)
+        scores, value = self._scores(k), pairs.chunk(2, dim=-1)[1]
+        forget = self._forget(x, past.time, None, ctx.times)[0].expand(-1, -1, x.shape[1], -1)
+        forget = forget.expand_as(scores).to(scores.dtype)
         # Event u is discounted by what the events after it forget, summed from the end: there the
         # sums are small where weights are not.
-        after = torch.cat([brought.forget[:, :, 1:], forgotten[:, :, None]], dim=2)
+        after = torch.cat([forget[:, :, 1:], forgotten[:, :, None]], dim=2)
         after = after.flip(2).cumsum(2).flip(2)
-        mass = (reader.log_share[:, :, None] + brought.scores - after).exp().sum(-1)
-        value = brought.pairs.chunk(2, dim=-1)[1]
-        return Attention(mass, value, after[:, :, 0] + brought.forget[:, :, 0])
+        mass = (reader.log_share[:, :, None] + scores - after).exp().sum(-1)
+        return Attention(mass, value, after[:, :, 0] + forget[:, :, 0])
 
-    def _bring(self, x: Tensor, past: DispatcherState, ctx: Context) -> Brought:
-        """What the events x (B, T, D) bring to the experts, padding included."""
-        h, kept = self.convolution.prefill(x, past.convolution, ctx.lengths)
-        q, k, k2, v = (split_heads(part, self.heads) for part in self.inputs(h).chunk(4, dim=-1))
-        kind = past.mean.dtype
-        forget, time = self._forget(x, past.time, ctx)
-        pairs = torch.cat([k2, v], dim=-1)
-        return Brought(
-            q.to(kind), pairs.to(kind), self._scores(k).to(kind), forget.to(kind), kept, time
-        )
+    def _parts(
+        self, x: Tensor, past: Tensor | None, starts: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """q, k (H, B, T, d) and [k', v] (H, B, T, 2 d) of x (B, T, D), or of a packed row."""
+        width = x.shape[2] // self.heads
+        weight = self.inputs.weight.view(4, self.heads, width, -1).transpose(0, 1).flatten(1, 2)
+        widths = width, width, 2 * width
+        if starts is not None:
+            return into_heads(self.convolution.packed(x, starts), weight, widths)
+        return into_heads(x, weight, widths, self.convolution, past)
+
+    def _aim(self) -> Tensor:
+        """Unit expert queries times their temperatures, (H, R, d)."""
+        tau = MAX_TEMPERATURE * self.temperature.sigmoid()
+        return normalize(self.experts, dim=-1) * tau[..., None]
+
+    def _chunked(self, forget: Tensor, size: int, short: int, real: Tensor | None) -> Tensor | None:
+        """What `_forget` gave as Chunks have it; padding forgets nothing, where that matters."""
+        if self.forgetting == "none":
+            return None
+        forget = forget.transpose(0, 1) * LOG2_E
+        if real is not None:
+            if forget.shape[2] > 1:
+                forget = pad(forget, (0, 0, 0, short))
+            return forget * real[None, ..., None]
+        if forget.shape[2] > 1:
+            return pad(forget, (0, 0, 0, short))
+        return forget.expand(-1, -1, size, -1)
 
     def _scores(self, k: Tensor) -> Tensor:
         """s: (B, H, T, d) -> (B, H, T, R), bounded by the temperatures."""
-        tau = MAX_TEMPERATURE * self.temperature.sigmoid()
-        aim = normalize(self.experts, dim=-1) * tau[..., None]
-        return normalize(k, dim=-1) @ aim.transpose(-1, -2)
+        return normalize(k, dim=-1) @ self._aim().transpose(-1, -2)
 
-    def _forget(self, x: Tensor, last: Tensor, ctx: Context) -> tuple[Tensor, Tensor]:
-        """What each event of x (B, T, D) forgets, (B, H, T, R), and the last time after it."""
-        batch, events = x.shape[:2]
+    def _forget(
+        self, x: Tensor, last: Tensor | None, lengths: Tensor | None, times: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """What each event of x (B, T, D) at times (B, T) forgets, and the last time after it.
+
+        (B, H, T, R) or what broadcasts to it: all events of all histories may forget alike. `last`
+        (B,) is the time of the event before, None for none.
+        """
+        if last is None:
+            last = torch.full((len(x),), NEVER, device=x.device)
         if self.forgetting == "none":
-            nothing = x.new_zeros(1, 1, 1, 1)
-            return nothing.expand(batch, self.heads, events, self.experts.shape[1]), last
+            return x.new_zeros(1, self.heads, 1, self.experts.shape[1]), last
         rate = self.log_rate.exp()[:, None]
         if self.forgetting == "events":
-            return rate.clamp_max(1).expand(batch, -1, events, -1), last
-        if ctx.times is None:
+            return rate.clamp_max(1)[None], last
+        if times is None:
             raise ValueError("forgetting by time needs the events' times; use forgetting='events'")
         # A late event changes nothing of the clock: its gap is 0.
-        clock = torch.cat([last[:, None], ctx.times], dim=1).cummax(1).values
+        clock = torch.cat([last[:, None], times], dim=1).cummax(1).values
         before, now = clock[:, :-1], clock[:, 1:]
         gap = torch.where(before == NEVER, torch.zeros_like(now), now - before)
         scaled = (gap.to(rate.dtype) / self.time_scale).log1p()[:, None, :, None]
-        end = clock[:, -1:] if ctx.lengths is None else clock.gather(1, ctx.lengths[:, None])
+        end = clock[:, -1:] if lengths is None else clock.gather(1, lengths[:, None])
         return (rate * scaled).clamp_max(1), end[:, 0]
 
     def define(self, x: Tensor, times: Tensor | None = None) -> tuple[Tensor, State | None]:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from longrec.memory import InterestMemory, MemoryRead
-from longrec.mixers.base import EMPTY, Context, State, join_heads, register_mixer
+from longrec.mixers.base import EMPTY, Context, State, StreamingMixer, register_mixer
 from longrec.mixers.dispatcher import (
     Attention,
     DispatcherMixer,
@@ -87,11 +87,32 @@ class MemoryDispatcherMixer(DispatcherMixer):
         count = torch.zeros(batch, dtype=torch.int64, device=found.device)
         return MemoryState(experts, torch.zeros_like(found, dtype=torch.int64), found, count)
 
+    def forward(self, x: Tensor, ctx: Context = EMPTY) -> Tensor:
+        # Past the dispatcher's own way with packed histories: it gives no logits over experts.
+        return StreamingMixer.forward(self, x, ctx)
+
+    def mix(self, x: Tensor, ctx: Context) -> Tensor:
+        past = cast(MemoryState, self.initial_state(x.shape[0]))
+        read = self.read_experts(x, None, ctx, want_logits=True)
+        return self._join_slots(x, read, past, ctx.lengths)[0]
+
     def prefill(self, x: Tensor, state: State, ctx: Context = EMPTY) -> tuple[Tensor, State]:
-        past, every = cast(MemoryState, state), self.every
-        read = self.read_experts(x, past.experts, ctx)
+        past = cast(MemoryState, state)
+        read = self.read_experts(x, past.experts, ctx, want_logits=True)
+        y, slots, weights, count = self._join_slots(x, read, past, ctx.lengths)
+        return y, MemoryState(cast(DispatcherState, read.state), slots, weights, count)
+
+    def _join_slots(
+        self, x: Tensor, read: ExpertRead, past: MemoryState, lengths: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Outputs (B, T, D) of what was read from experts and slots; slots, weights and count."""
+        every = self.every
         events = x.shape[1]
-        lengths = torch.full_like(past.count, events) if ctx.lengths is None else ctx.lengths
+        q, alone, scores = (
+            part.transpose(0, 1)[:, :, :events]
+            for part in (read.q, read.y, cast(Tensor, read.logits))
+        )
+        lengths = torch.full_like(past.count, events) if lengths is None else lengths
         # Block j of a row holds its events from its j-th retrieval here on; block 0 carries on. All
         # are of one size: a row begins in block 0 where its first retrieval will open block 1.
         size, blocks = min(every, events), -(-events // min(every, events)) + 1
@@ -102,7 +123,7 @@ class MemoryDispatcherMixer(DispatcherMixer):
         weights = past.weights[:, None].expand(-1, blocks, -1)
         falls = ((past.count[:, None] + place + 1) % every == 0) & (place < lengths[:, None])
         row, at = falls.nonzero(as_tuple=True)
-        found = self.memory(self._question(read.y[row, :, at].flatten(1), x.dtype))
+        found = self.memory(self._question(alone[row, :, at].flatten(1), x.dtype))
         where = row, after[row, at] // size
         slots = slots.index_put(where, found.indices)
         weights = weights.index_put(where, found.weights.to(weights.dtype))
@@ -117,16 +138,16 @@ class MemoryDispatcherMixer(DispatcherMixer):
 
         # Queries in blocks, each beside its block's slots, and back.
         source = torch.arange(blocks * size, device=x.device) - after[:, :1]
-        q = _pick(read.q, source.clamp(0, events - 1)).unflatten(2, (blocks, size))
+        q = _pick(q, source.clamp(0, events - 1)).unflatten(2, (blocks, size))
         key, value = pairs.to(q.dtype).chunk(2, dim=-1)
         logits = q @ key.transpose(-1, -2) / q.shape[-1] ** 0.5
         mass = _pick(logits.logsumexp(-1).flatten(2)[..., None], after)[..., 0]
         recalled = _pick((logits.softmax(-1) @ value).flatten(2, 3), after)
         known = known.gather(1, after // size)[:, None]
-        y = _join(read.y, recalled, _share(read.logits, mass, known))
+        y = _join(alone, recalled, _share(scores, mass, known))
         row = torch.arange(len(x), device=x.device)
-        new = MemoryState(read.state, slots[row, last], weights[row, last], past.count + lengths)
-        return self.output(join_heads(y).to(x.dtype)), new
+        out = self._out(y.transpose(0, 1), x)
+        return out, slots[row, last], weights[row, last], past.count + lengths
 
     def step(self, x: Tensor, state: State, ctx: Context = EMPTY) -> tuple[Tensor, State]:
         read, recalled, share, new = self._read_once(x, cast(MemoryState, state), ctx)
@@ -150,8 +171,11 @@ class MemoryDispatcherMixer(DispatcherMixer):
         key, value = pairs.chunk(2, dim=-1)
         logits = (read.q[:, :, None] @ key.transpose(-1, -2))[:, :, 0] / read.q.shape[-1] ** 0.5
         recalled = (logits.softmax(-1)[:, :, None] @ value)[:, :, 0]
-        share = _share(read.logits, logits.logsumexp(-1), (count >= self.every)[:, None])
-        return read, recalled, share, MemoryState(read.state, slots, weights, count)
+        share = _share(
+            cast(Tensor, read.logits), logits.logsumexp(-1), (count >= self.every)[:, None]
+        )
+        new = MemoryState(cast(DispatcherState, read.state), slots, weights, count)
+        return read, recalled, share, new
 
     def reader(self, x: Tensor, state: State, ctx: Context = EMPTY) -> Reader:
         past = cast(MemoryState, state)

@@ -13,8 +13,9 @@ history is in hydra_bidirectional.py.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
-from typing import Literal, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +23,8 @@ from torch.nn.functional import normalize
 
 from longrec.mixers.base import EMPTY, Context, State, StreamingMixer, register_mixer
 from longrec.mixers.convolution import ShortConvolution
-
-Normalise = Literal["none", "count", "rms"]
+from longrec.mixers.heads import into_heads
+from longrec.mixers.hydra_sums import EPS, Normalise, mix_sums
 
 
 class HydraState(NamedTuple):
@@ -69,19 +70,31 @@ class HydraMixer(StreamingMixer):
             self.convolution.initial_state(batch),
         )
 
+    def mix(self, x: Tensor, ctx: Context) -> Tensor:
+        # Nobody reads the state, and padding stands at the end: real events never see it.
+        return self._mix(x, None, replace(ctx, lengths=None))[0]
+
     def prefill(self, x: Tensor, state: State, ctx: Context = EMPTY) -> tuple[Tensor, State]:
         past = cast(HydraState, state)
-        mask = ctx.mask(x)
-        h, kept = self.convolution.prefill(x, past.convolution, ctx.lengths)
-        q, k, v = self.inputs(h).chunk(3, dim=-1)
-        pairs = (phi(k) * v).to(past.sum.dtype)
+        y, last = self._mix(x, past, ctx)
+        new = torch.full_like(past.count, x.shape[1]) if ctx.lengths is None else ctx.lengths
+        kept = self.convolution.after(x, past.convolution, ctx.lengths)
+        return y, HydraState(last, past.count + new, kept)
+
+    def _mix(self, x: Tensor, past: HydraState | None, ctx: Context) -> tuple[Tensor, Tensor]:
+        """Outputs (B, T, D), and the sum after the last event."""
+        kind, mask = sum_type(x), ctx.mask(x)
+        before = None if past is None else past.convolution
+        weight = self.inputs.weight[None]
+        parts = into_heads(x, weight, (x.shape[2],) * 3, self.convolution, before)
+        q, k, v = (part[0].to(kind) for part in parts)
         if mask is not None:
-            pairs = pairs * mask[:, :, None]
-        sums = past.sum[:, None] + pairs.cumsum(1)
-        steps = torch.arange(1, x.shape[1] + 1, device=x.device, dtype=sums.dtype)
-        y = self.output(read_sums(q, sums, past.count[:, None] + steps, self.normalise))
-        new = steps[-1].expand(len(x)) if ctx.lengths is None else ctx.lengths
-        return y, HydraState(sums[:, -1], past.count + new, kept)
+            v = v * mask[:, :, None]
+        count = torch.arange(1, x.shape[1] + 1, device=x.device, dtype=kind)[None]
+        if past is not None:
+            count = past.count[:, None] + count
+        y, last = mix_sums(q, k, v, None if past is None else past.sum, count, self.normalise)
+        return self.output(y.to(x.dtype)), last
 
     def step(self, x: Tensor, state: State, ctx: Context = EMPTY) -> tuple[Tensor, State]:
         past = cast(HydraState, state)
@@ -125,7 +138,7 @@ def read_sums(q: Tensor, sums: Tensor, count: Tensor, normalise: Normalise) -> T
     if normalise == "count":
         y = y / count[..., None]
     elif normalise == "rms":
-        y = y * (y.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
+        y = y * (y.square().mean(-1, keepdim=True) + EPS).rsqrt()
     return y.to(q.dtype)
 
 

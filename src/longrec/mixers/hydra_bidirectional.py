@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from longrec.mixers.base import Context, Mixer, State, register_mixer
-from longrec.mixers.hydra import Normalise, phi, read_sums, sum_type
+from longrec.mixers.hydra import phi, read_sums, sum_type
+from longrec.mixers.hydra_sums import Normalise
 
 
 @register_mixer("hydra-bidirectional")

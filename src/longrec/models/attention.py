@@ -31,7 +31,8 @@ from longrec.errors import UsageError
 from longrec.mixers import Context, State
 from longrec.mixers.base import map_state
 from longrec.mixers.dispatcher import DispatcherMixer, Reader
-from longrec.models.base import Block, Model, SequenceModel
+from longrec.models.base import Model, SequenceModel
+from longrec.models.blocks import Block
 
 WINDOW = 4096
 """Events read at once; the state carries on."""

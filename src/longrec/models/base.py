@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from longrec.memory import InterestMemory
 from longrec.mixers import Context, Mixer, State, StreamingMixer
 from longrec.mixers.base import EMPTY, through_padding
+from longrec.models.blocks import Block, Dropout
 from longrec.models.checks import Targets
 
 Streaming = Literal["exact", "windowed", "none"]
@@ -96,7 +97,13 @@ class SequenceModel(Model):
         On the embedding and on the output of every mixer and feed-forward network.
     targets : {"next", "masked", "last"}
         Which events it is trained to predict; with "masked" there is a mask vector to learn.
+
+    Attributes
+    ----------
+    sparse_items : whether the item table's gradient is sparse; training decides it.
     """
+
+    sparse_items: bool = False
 
     def __init__(
         self,
@@ -116,7 +123,7 @@ class SequenceModel(Model):
             self.mask = nn.Parameter(torch.randn(dim) * 0.02)
         self.scale = dim**0.5
         self.reads_times = any(mixer.reads_times for mixer in mixers)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(Block(mixer, dim, ffn_dim, dropout) for mixer in mixers)
         self.norm = nn.LayerNorm(dim)
 
@@ -129,7 +136,9 @@ class SequenceModel(Model):
 
         Where masked (B, T) is True the mask vector stands instead of the item's.
         """
-        vectors: Tensor = nn.functional.embedding(items, self.items, padding_idx=0)
+        vectors: Tensor = nn.functional.embedding(
+            items, self.items, padding_idx=0, sparse=self.sparse_items
+        )
         if masked is not None:
             vectors = torch.where(masked[..., None], self.mask, vectors)
         return vectors.mul(self.scale)
@@ -185,11 +194,12 @@ class SequenceModel(Model):
 
     def sparse_tables(self) -> list[str]:
         """Names of the parameters whose gradients are sparse, as in `named_parameters`."""
-        return [
+        banks = [
             f"{name}.slots"
             for name, module in self.named_modules()
             if isinstance(module, InterestMemory) and module.sparse
         ]
+        return ["items", *banks] if self.sparse_items else banks
 
     def item_tables(self) -> list[str]:
         """Names in `state_dict` of the tables with a row per item index, padding included."""
@@ -267,28 +277,6 @@ class SequenceModel(Model):
             raise ValueError(f"{self.name} {why}: it is served by reading {how} again{mend}")
         blocks = [cast(Block, block) for block in self.blocks]
         return [(block, cast(StreamingMixer, block.mixer)) for block in blocks]
-
-
-class Block(nn.Module):
-    """x + mixer(norm(x)), then x + ffn(norm(x)), with dropout on what is added."""
-
-    def __init__(self, mixer: Mixer, dim: int, ffn_dim: int, dropout: float) -> None:
-        super().__init__()
-        self.mixer: Mixer = mixer
-        self.before = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
-        self.ffn = nn.Sequential(
-            nn.LayerNorm(dim), nn.Linear(dim, ffn_dim), nn.GELU(), nn.Linear(ffn_dim, dim)
-        )
-
-    def after(self, x: Tensor, mixed: Tensor) -> Tensor:
-        """Add what the mixer gave, then the feed-forward network's output."""
-        x = x + self.dropout(mixed)
-        return x + cast(Tensor, self.dropout(self.ffn(x)))
-
-    def forward(self, x: Tensor, ctx: Context) -> Tensor:
-        """x (B, T, D) -> (B, T, D)."""
-        return self.after(x, self.mixer(self.before(x), ctx))
 
 
 class CountingModel(Model):

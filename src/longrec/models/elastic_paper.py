@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from longrec.memory import InterestMemory, check_memory
 from longrec.mixers.base import Context, Mixer
 from longrec.mixers.dispatcher_bidirectional import BidirectionalDispatcherMixer
-from longrec.models.base import Block, SequenceModel, register_model
+from longrec.models.base import SequenceModel, register_model
+from longrec.models.blocks import Block
 from longrec.models.checks import Targets, check_heads, check_shape, check_targets
 from longrec.models.positions import Recency
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from longrec.mixers.base import Context, Mixer
-from longrec.mixers.hydra import HydraMixer, Normalise
+from longrec.mixers.hydra import HydraMixer
 from longrec.mixers.hydra_bidirectional import BidirectionalHydraMixer
+from longrec.mixers.hydra_sums import Normalise
 from longrec.models.base import SequenceModel, register_model
 from longrec.models.checks import Targets, check_shape, check_targets
 from longrec.models.positions import Recency

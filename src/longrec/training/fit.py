@@ -35,8 +35,9 @@ from longrec.models.checks import check_targets
 from longrec.training.checkpoint import load_checkpoint, save_checkpoint
 from longrec.training.config import TrainConfig, refuse_unread
 from longrec.training.log import FitResult, Place, Progress, Report, Row, write_log
-from longrec.training.objective import make_objective
-from longrec.training.optimiser import Optimiser
+from longrec.training.machine import choose_precision, keep_freed_memory
+from longrec.training.objective import make_objective, reads_few_items
+from longrec.training.optimiser import ITEMS, Optimiser
 
 
 def fit(
@@ -130,11 +131,13 @@ class _Fit:
         progress: Progress | None,
     ) -> None:
         self.model, self.data, self.config, self.folder = model, data, config, run
-        self.progress, self.device, self.place = progress, model.device, Place()
+        self.progress, self.device = progress, model.device
+        self.place = Place(precision=choose_precision(config.precision, self.device))
+        model.sparse_items = reads_few_items(config, model.n_items)
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
         self.best: dict[str, Tensor] = _copy(model)
         self.optimiser = Optimiser(model, self.average, config, model.sparse_tables())
-        self.objective = make_objective(config, data, self.device)
+        self.objective = make_objective(config, data, self.device, self.products)
         self.validation = draw(split.validation, config.validation_users, config.seed)
         self.state: UserState | None = None
         self.saved = 0.0
@@ -143,6 +146,8 @@ class _Fit:
         if resume:
             self.load()
         place, config = self.place, self.config
+        if self.device.type == "cpu":
+            keep_freed_memory()
         began = time.perf_counter() - place.seconds
         self.saved = place.seconds
         if validate_first and not place.total_steps and not place.rows:
@@ -172,6 +177,7 @@ class _Fit:
             seconds=place.seconds,
             events=place.events,
             rows=rows,
+            precision=place.precision,
             validation={} if kept is None else {"ndcg@10": kept.ndcg10, "hr@10": kept.hr10},
             dropped=self.data.dropped,
         )
@@ -201,9 +207,12 @@ class _Fit:
         place, config = self.place, self.config
         torch.manual_seed(_seed(config.seed, place.epoch, place.step))
         real = batch.targets > 0
+        targets, negatives = batch.targets[real], self.objective.draw()
+        self.optimiser.refresh(ITEMS, batch.items, targets, negatives)
         with self.precision():
-            h = self.encode(batch)[real].float()
-        loss = self.objective(self.model, h, batch.targets[real])
+            h = self.encode(batch)[real]
+        h = h.to(torch.promote_types(h.dtype, torch.float32))
+        loss = self.objective.loss(self.model, h, targets, negatives)
         value = float(loss.detach())
         if not np.isfinite(value):
             raise LongrecError(
@@ -213,7 +222,7 @@ class _Fit:
         self.optimiser.zero_grad()
         loss.backward()
         self.optimiser.step(place.total_steps)
-        return value, int(real.sum())
+        return value, len(targets)
 
     def encode(self, batch: Batch) -> Tensor:
         """h (B, T, D), from the state of the window before where there is one."""
@@ -231,14 +240,15 @@ class _Fit:
         self.state = map_state(Tensor.detach, state) if batch.carries else None
         return h
 
+    @property
+    def products(self) -> torch.dtype:
+        """The type of products; a run goes on in the one that it began in, on any machine."""
+        return torch.bfloat16 if self.place.precision == "bfloat16" else torch.float32
+
     def precision(self) -> AbstractContextManager[Any]:
-        wanted = self.config.precision
-        if wanted == "auto":
-            fast = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
-            wanted = "bfloat16" if fast else "float32"
-        if wanted == "float32":
+        if self.products == torch.float32:
             return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return torch.autocast(self.device.type, dtype=self.products)
 
     def validate(self, began: float) -> None:
         """Rank the validation targets with the averaged weights; keep them if they are best."""
@@ -268,16 +278,21 @@ class _Fit:
         place.rows.append(asdict(row))
         place.loss_sum, place.loss_events = 0.0, 0
         if not len(self.validation):
-            self.best = _copy(self.average)  # nothing to choose by: the latest weights are kept
+            self.keep()  # nothing to choose by: the latest weights are kept
         elif metrics["ndcg@10"] > place.best:
             place.best, place.best_epoch, place.worse = metrics["ndcg@10"], place.epoch, 0
-            self.best = _copy(self.average)
+            self.keep()
         else:
             place.worse += 1
             if place.worse >= self.config.patience:
                 place.stop = "converged"
         write_log(self.folder / "log.csv", place.rows)
         self.tell(1, row.loss)
+
+    def keep(self) -> None:
+        """Keep the averaged weights as the best, where the best before them stand."""
+        for name, tensor in self.average.state_dict().items():
+            self.best[name].copy_(tensor)
 
     def tell(self, steps: int, loss: float | None, validating: float | None = None) -> None:
         if self.progress is not None:
@@ -307,11 +322,13 @@ class _Fit:
 
         try:
             self.place = Place(**state)
+            self.objective = make_objective(self.config, self.data, self.device, self.products)
             self.model.load_state_dict(part("model."))
             self.average.load_state_dict(part("average."))
-            self.best = part("best.")
+            for name, tensor in self.best.items():
+                tensor.copy_(tensors[f"best.{name}"])
             self.optimiser.load(part("optimizer."))
-        except (RuntimeError, TypeError, ValueError) as error:
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise DataError(
                 f"{self.folder}: the checkpoint belongs to another model or longrec ({error}). "
                 "Resume with the settings and data it was written with, or train again without "

@@ -54,6 +54,7 @@ class Place:
     best_epoch: int = 0
     worse: int = 0
     stop: str = ""
+    precision: str = ""  # of products, chosen before the first step
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -88,6 +89,7 @@ class FitResult:
     rows : the log.
     validation : metrics of the weights that were kept.
     dropped : training events that the context left out.
+    precision : type of products, "float32" or "bfloat16"; "" where there were none.
     """
 
     stop: str
@@ -98,6 +100,7 @@ class FitResult:
     rows: list[Row]
     validation: dict[str, float]
     dropped: int
+    precision: str = ""
 
 
 def write_log(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,24 +22,60 @@ from longrec.losses import (
 from longrec.models import SequenceModel
 from longrec.training.config import TrainConfig
 
-Objective = Callable[[SequenceModel, Tensor, Tensor], Tensor]
-Pairwise = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+ROWS_PER_READ = 10
+"""An item table is updated by rows if it has so many times the rows that a step reads."""
+
+Pairwise = Callable[..., Tensor]
 
 
-def make_objective(config: TrainConfig, data: TrainingData, device: torch.device) -> Objective:
-    """A function of (model, h (n, D), targets (n,)) that gives the mean loss."""
+class Objective(NamedTuple):
+    """What is minimised, in two parts, so that a step knows which items it reads.
+
+    draw : () -> negatives (m,) int64 for one step.
+    loss : (model, h (n, D), targets (n,), negatives (m,)) -> their mean loss.
+    """
+
+    draw: Callable[[], Tensor]
+    loss: Callable[[SequenceModel, Tensor, Tensor, Tensor], Tensor]
+
+
+def reads_few_items(config: TrainConfig, n_items: int) -> bool:
+    """Whether a step reads so few of the items that updating their rows alone pays."""
+    read = config.batch_tokens + config.negatives
+    return config.loss != "full" and n_items >= ROWS_PER_READ * read
+
+
+def make_objective(
+    config: TrainConfig, data: TrainingData, device: torch.device, products: torch.dtype
+) -> Objective:
+    """The loss that the config names; over all items it multiplies in the type `products`."""
+    n_items = data.histories.n_items
     match config.loss:
         case "full":
-            return lambda model, h, targets: full_cross_entropy(h, model.item_vectors(), targets)
+            none = torch.zeros(0, dtype=torch.int64, device=device)
+            return Objective(lambda: none, partial(_full, products))
         case "sampled":
             return _sampled(config.negatives, data, device)
         case "gbce":
-            gbce = partial(generalised_binary_cross_entropy, t=config.gbce_t)
-            return _uniform(gbce, config.negatives)
+            loss = _pairwise(partial(generalised_binary_cross_entropy, t=config.gbce_t))
         case "bce":
-            return _uniform(binary_cross_entropy, config.negatives)
+            loss = _pairwise(binary_cross_entropy)
         case "bpr":
-            return _uniform(bayesian_personalised_ranking, config.negatives)
+            loss = _pairwise(bayesian_personalised_ranking)
+
+    def draw() -> Tensor:
+        """Negatives are drawn from all items alike, as these losses' papers do."""
+        return torch.randint(1, n_items + 1, (config.negatives,), device=device)
+
+    return Objective(draw, loss)
+
+
+def _full(
+    products: torch.dtype, model: SequenceModel, h: Tensor, targets: Tensor, _: Tensor
+) -> Tensor:
+    # In float32 h's own type counts: a model may be trained in float64.
+    kind = None if products == torch.float32 else products
+    return full_cross_entropy(h, model.item_vectors(), targets, kind)
 
 
 def _sampled(number: int, data: TrainingData, device: torch.device) -> Objective:
@@ -51,19 +88,22 @@ def _sampled(number: int, data: TrainingData, device: torch.device) -> Objective
     cumulative = chance.cumsum(0).to(device)
     log_expected = (chance * number).log().float().to(device)
 
-    def sampled(model: SequenceModel, h: Tensor, targets: Tensor) -> Tensor:
-        draw = torch.rand(number, dtype=torch.float64, device=device)
-        drawn = torch.searchsorted(cumulative, draw, right=True).clamp_max(len(cumulative) - 1)
-        return sampled_softmax(h, model.item_vectors(), targets, drawn, log_expected)
+    def draw() -> Tensor:
+        at = torch.rand(number, dtype=torch.float64, device=device)
+        drawn = torch.searchsorted(cumulative, at, right=True)
+        return drawn.clamp_max(len(cumulative) - 1)
 
-    return sampled
-
-
-def _uniform(loss: Pairwise, number: int) -> Objective:
-    """Negatives are drawn from all items alike, as these losses' papers do."""
-
-    def pairwise(model: SequenceModel, h: Tensor, targets: Tensor) -> Tensor:
+    def loss(model: SequenceModel, h: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
         items = model.item_vectors()
-        return loss(h, items, targets, torch.randint(1, len(items), (number,), device=h.device))
+        return sampled_softmax(h, items, targets, negatives, log_expected, model.sparse_items)
+
+    return Objective(draw, loss)
+
+
+def _pairwise(
+    loss: Pairwise,
+) -> Callable[[SequenceModel, Tensor, Tensor, Tensor], Tensor]:
+    def pairwise(model: SequenceModel, h: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
+        return loss(h, model.item_vectors(), targets, negatives, sparse=model.sparse_items)
 
     return pairwise

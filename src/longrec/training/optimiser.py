@@ -12,6 +12,8 @@ from longrec.training.rows import RowAdam
 
 SLOTS = {"step", "exp_avg", "exp_avg_sq"}
 """What torch's AdamW keeps of a parameter."""
+ITEMS = "items"
+"""The item table among a model's parameters."""
 ROWS = "rows."
 """Prefix of what is kept of the tables that are updated by rows."""
 
@@ -39,7 +41,13 @@ class Optimiser:
         self.config = config
         self.tables = {name: mine[name] for name in mine if name in sparse}
         self.rows = {
-            name: RowAdam(table, averaged[name], config.beta1, config.beta2, config.weight_decay)
+            name: RowAdam(
+                table,
+                averaged[name],
+                0.0 if name == ITEMS else config.beta1,  # rows.py says why
+                config.beta2,
+                config.weight_decay,
+            )
             for name, table in self.tables.items()
         }
         self.dense = [p for name, p in mine.items() if name not in sparse]
@@ -56,6 +64,19 @@ class Optimiser:
         """Forget the gradients."""
         for parameter in (*self.dense, *self.tables.values()):
             parameter.grad = None
+
+    def refresh(self, name: str, *read: Tensor) -> None:
+        """Bring rows of a table up to date before they are read; a dense table always is.
+
+        Parameters
+        ----------
+        name : str
+            As in named_parameters.
+        *read : Tensor
+            Which rows, int64 of any shapes.
+        """
+        if name in self.rows:
+            self.rows[name].refresh(torch.cat([rows.flatten() for rows in read]))
 
     def step(self, number: int) -> None:
         """Update model and average by the gradients; `number` steps were done before."""

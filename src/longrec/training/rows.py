@@ -17,8 +17,13 @@ take a row from step s to step t, with r = D_t / D_s:
 
 They are kept by step, and each row keeps the step that it is at. A step costs O(touched rows).
 
-A row is read as it stands, at its last touch: its decay since is yet to come. The memory bank reads
-rows through a LayerNorm, to which their scale means nothing.
+A row that is read as it stands is read as of its last touch: its decay since is yet to come. The
+memory bank reads rows through a LayerNorm, to which their scale means nothing. Item vectors are
+read as they are, so that a step refreshes the rows that it is about to read.
+
+Where a row is touched seldom its momentum is gone before the next touch, and it moved by a tenth of
+what the dense AdamW, which spreads a gradient over the steps after it, moves it in all. Item
+vectors, most of which are touched seldom, are therefore updated with beta1 = 0, to the same sum.
 """
 
 from __future__ import annotations
@@ -47,7 +52,7 @@ class RowAdam:
         Weights (M, D) and their moving average, both updated in place.
     beta1, beta2, weight_decay, eps : float
         As in torch.optim.AdamW. The bias correction counts all steps, as there, and not those that
-        touched a row.
+        touched a row. With beta1 = 0 no first moment is kept.
     """
 
     def __init__(
@@ -61,7 +66,8 @@ class RowAdam:
     ) -> None:
         self.table, self.average = table.detach(), average.detach()
         self.beta1, self.beta2, self.weight_decay, self.eps = beta1, beta2, weight_decay, eps
-        self.first, self.second = torch.zeros_like(self.table), torch.zeros_like(self.table)
+        self.second = torch.zeros_like(self.table)
+        self.first = self.second.clone() if beta1 else self.second[:, :0]
         self.marks = torch.zeros(len(table), dtype=torch.int32, device=table.device)
         # C, log D and H after each step since all rows were settled, in float64.
         self.history = torch.empty(STEPS + 1, 3, dtype=torch.float64, device=table.device)
@@ -91,16 +97,13 @@ class RowAdam:
             )
         if self.steps == STEPS or self.now[0] * shrink < LEAST:
             self.settle()
-        tensors = (self.marks, self.table, self.first, self.second, self.average)
-        marks, table, first, second, average = (part.index_select(0, rows) for part in tensors)
-        self._catch_up(marks, table, first, second, average)
-
-        first.lerp_(gradient, 1 - self.beta1)
+        marks, table, first, second, average = found = self._fresh(rows)
+        momentum = first.lerp_(gradient, 1 - self.beta1) if self.beta1 else gradient
         second.mul_(self.beta2).addcmul_(gradient, gradient, value=1 - self.beta2)
         root = (second / (1 - self.beta2 ** (number + 1))).sqrt_().add_(self.eps)
         # Not a product with 1 - lr wd, whose rounding in float32 adds up over thousands of steps.
         table.add_(table, alpha=-lr * self.weight_decay)
-        table.addcdiv_(first, root, value=-lr / (1 - self.beta1 ** (number + 1)))
+        table.addcdiv_(momentum, root, value=-lr / (1 - self.beta1 ** (number + 1)))
         average.lerp_(table, 1 - decay)
 
         c, log_d, h = self.now
@@ -109,18 +112,37 @@ class RowAdam:
         self.steps, self.now = self.steps + 1, (c, log_d, decay * h + (1 - decay) * c)
         self.history[self.steps] = torch.tensor(self.now, dtype=torch.float64)
         marks.fill_(self.steps)
-        for part, new in zip(tensors, (marks, table, first, second, average), strict=True):
-            part.index_copy_(0, rows, new)
+        self._put(rows, found)
+
+    def refresh(self, read: Tensor) -> None:
+        """Bring the rows that are about to be read, (n,) and perhaps repeated, up to date."""
+        behind = read[self.marks.index_select(0, read) < self.steps].unique()
+        if len(behind):
+            self._put(behind, self._fresh(behind))
 
     def settle(self) -> None:
         """Bring every row up to date."""
         if not self.steps:
             return
-        tensors = (self.marks, self.table, self.first, self.second, self.average)
         for begin in range(0, len(self.table), BLOCK):
-            self._catch_up(*(part[begin : begin + BLOCK] for part in tensors))
+            self._catch_up(*(part[begin : begin + BLOCK] for part in self._parts()))
         self.marks.zero_()
         self._start()
+
+    def _parts(self) -> tuple[Tensor, ...]:
+        return self.marks, self.table, self.first, self.second, self.average
+
+    def _fresh(self, rows: Tensor) -> list[Tensor]:
+        """All that is kept of some rows (n,), brought up to date, in tensors of their own."""
+        found = [part.index_select(0, rows) for part in self._parts()]
+        if (found[0] < self.steps).any():
+            self._catch_up(*found)
+            found[0].fill_(self.steps)
+        return found
+
+    def _put(self, rows: Tensor, found: list[Tensor]) -> None:
+        for part, new in zip(self._parts(), found, strict=True):
+            part.index_copy_(0, rows, new)
 
     def _catch_up(
         self, marks: Tensor, table: Tensor, first: Tensor, second: Tensor, average: Tensor
