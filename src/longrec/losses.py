@@ -61,18 +61,23 @@ class _FullCrossEntropy(torch.autograd.Function):
         rows = min(max(FEWEST_ROWS, at_once // len(table)), n)
         logits, chances = (table.new_empty(rows, len(table)) for _ in range(2))
         to_h, to_items = torch.empty_like(h, dtype=kind), torch.zeros_like(items, dtype=kind)
+        left = vectors.new_zeros(rows, h.shape[1])  # for the last, whose shape is that of all then
         total = torch.zeros((), dtype=kind, device=h.device)
         for start in range(0, n, rows):
             part, wanted = vectors[start : start + rows], targets[start : start + rows, None] - 1
-            chance = chances[: len(part)]
-            torch.mm(part, table.t(), out=logits[: len(part)])
-            torch.softmax(logits[: len(part)], -1, out=chance)
-            total += _surprise(chance.gather(1, wanted)[:, 0].to(kind), part, table, wanted)
-            to_h[start : start + rows] = chance @ table
+            few = len(part)
+            if few < rows:
+                left[:few] = part
+                part = left
+            torch.mm(part, table.t(), out=logits)
+            torch.softmax(logits, -1, out=chances)
+            chance = chances[:few].gather(1, wanted)[:, 0].to(kind)
+            total += _surprise(chance, part[:few], table, wanted)
+            to_h[start : start + rows] = (chances @ table)[:few]
             if products == kind:
-                to_items[1:].addmm_(chance.t(), part)
+                to_items[1:].addmm_(chances.t(), part)
             else:
-                to_items[1:] += chance.t() @ part
+                to_items[1:] += chances.t() @ part
         # d loss / d logits = softmax - one_hot, over n for the mean: here the one_hot.
         to_h = to_h.sub_(items[targets]).div_(n)
         to_items = to_items.index_add_(0, targets, h.to(kind), alpha=-1).div_(n)

@@ -182,7 +182,7 @@ class Answers:
 
 
 def taken(answers: Answers, **plan: Any) -> Turns:
-    usual = {"mixers": (FUSED, "hydra"), "models": (), "slots": (), "catalogs": ()}
+    usual = {"batch": 1, "mixers": (FUSED, "hydra"), "models": (), "slots": (), "catalogs": ()}
     measured = Turns(CostPlan(**usual | plan), answers, lambda *_: None)
     measured.take()
     return measured
@@ -359,3 +359,15 @@ def test_goals_are_met_or_not():
 def test_available_memory_is_less_than_all():
     there = available_memory()
     assert there is None or 0 < there < 1 << 50
+
+
+def test_short_histories_are_read_many_at_once_and_told_each():
+    answers = Answers(lambda task: 0.2)
+    cells = taken(answers, batch=None, mixers=("hydra",), lengths=(1000, 10_000)).cells
+    told = {
+        (cell["length"], cell["pass"]): (cell["batch"], cell["seconds_median"]) for cell in cells
+    }
+    assert told[1000, "forward"] == (4, pytest.approx(0.1))
+    assert told[1000, "step"] == told[10_000, "forward"] == (1, pytest.approx(0.4))
+    rates = [cell["events_per_second"] for cell in cells if cell["pass"] == "forward"]
+    assert rates == pytest.approx([4 * 1000 / 0.4, 10_000 / 0.4])

@@ -299,7 +299,7 @@ class Counter(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        name = func.overloadpacket.__name__
+        name = func.overloadpacket.__name__.rstrip("_")  # of a product in place, too
         if func.is_view or name in ("detach", "_unsafe_view"):
             return result
         made = result if isinstance(result, (tuple, list)) else [result]

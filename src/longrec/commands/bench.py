@@ -152,7 +152,9 @@ def cost(
     catalogs: Annotated[
         str | None, typer.Option(metavar="N,M,...", help="Items that losses are over, or none.")
     ] = None,
-    batch: Annotated[int, typer.Option(help="Histories per pass.")] = 1,
+    batch: Annotated[
+        int | None, typer.Option(help="Histories per pass; as many as have 4096 events if unset.")
+    ] = None,
     threads: Annotated[int, typer.Option(help="Threads that compute, pinned to cores.")] = 1,
     rounds: Annotated[int, typer.Option(help="Turns of each cell, a process each.")] = 3,
     cap: Annotated[

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from longrec.mixers.convolution import ShortConvolution, convolve, convolve_back
+from longrec.mixers.convolution import NEAR, ShortConvolution, convolve, convolve_back
 
 
 def into_heads(
@@ -25,8 +25,8 @@ def into_heads(
     """x (B, T, D), convolved first if wanted, times weight (H, W, D).
 
     -> an (H, B, T, w) for each w of widths, which add to W. `past` is what the convolution kept,
-    None for nothing. What was convolved is not stored but made again, which costs less. In autocast
-    the products are in its type, as those of a linear layer are.
+    None for nothing. What was convolved is not stored but made again, unless it is short. In
+    autocast the products are in its type, as those of a linear layer are.
     """
     kind, device = x.dtype, x.device.type
     if torch.is_autocast_enabled(device):
@@ -37,7 +37,7 @@ def into_heads(
     with torch.autocast(device, enabled=False):
         if torch.is_grad_enabled():
             return _IntoHeads.apply(*given)  # type: ignore[no-any-return, no-untyped-call]
-        return _into_heads(*given)
+        return _products(_convolved(*given[:3]), *given[3:])
 
 
 def out_of_heads(y: Tensor, weight: Tensor) -> Tensor:
@@ -49,33 +49,39 @@ def out_of_heads(y: Tensor, weight: Tensor) -> Tensor:
     return found
 
 
-def _into_heads(
-    x: Tensor,
-    past: Tensor | None,
-    kernel: Tensor | None,
-    weight: Tensor,
-    widths: tuple[int, ...],
-) -> tuple[Tensor, ...]:
-    h = x if kernel is None else convolve(x, past, kernel)
-    rows = h.to(weight.dtype).reshape(-1, x.shape[-1]).expand(len(weight), -1, -1)
+def _convolved(x: Tensor, past: Tensor | None, kernel: Tensor | None) -> Tensor:
+    return x if kernel is None else convolve(x, past, kernel)
+
+
+def _products(h: Tensor, weight: Tensor, widths: tuple[int, ...]) -> tuple[Tensor, ...]:
+    rows = h.to(weight.dtype).reshape(-1, h.shape[-1]).expand(len(weight), -1, -1)
     return tuple(
-        torch.bmm(rows, part.transpose(1, 2)).unflatten(1, x.shape[:2])
+        torch.bmm(rows, part.transpose(1, 2)).unflatten(1, h.shape[:2])
         for part in weight.split(widths, dim=1)
     )
 
 
 class _IntoHeads(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *given: Any) -> tuple[Tensor, ...]:
-        *tensors, ctx.widths = given
-        ctx.save_for_backward(*tensors)
-        return _into_heads(*given)
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        past: Tensor | None,
+        kernel: Tensor | None,
+        weight: Tensor,
+        widths: tuple[int, ...],
+    ) -> tuple[Tensor, ...]:
+        h = _convolved(x, past, kernel)
+        ctx.widths = widths
+        # Of short histories it is the number of calls that counts, and not memory.
+        ctx.save_for_backward(x, past, kernel, weight, h if h.numel() <= NEAR else None)
+        return _products(h, weight, widths)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, past, kernel, weight = ctx.saved_tensors
-        h = x if kernel is None else convolve(x, past, kernel)
+        x, past, kernel, weight, h = ctx.saved_tensors
+        h = _convolved(x, past, kernel) if h is None else h
         rows = h.to(weight.dtype).reshape(-1, x.shape[-1])
         to_rows, to_weight = torch.zeros_like(rows), []
         for part, grad in zip(weight.split(ctx.widths, dim=1), grads, strict=True):

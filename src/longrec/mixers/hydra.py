@@ -87,7 +87,7 @@ class HydraMixer(StreamingMixer):
         before = None if past is None else past.convolution
         weight = self.inputs.weight[None]
         parts = into_heads(x, weight, (x.shape[2],) * 3, self.convolution, before)
-        q, k, v = (part[0].to(kind) for part in parts)
+        q, k, v = (part.flatten(0, 1).to(kind) for part in parts)
         if mask is not None:
             v = v * mask[:, :, None]
         count = torch.arange(1, x.shape[1] + 1, device=x.device, dtype=kind)[None]

@@ -42,18 +42,18 @@ class _MixSums(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *given: Any) -> tuple[Tensor, Tensor]:
         q, k, v, past, count, ctx.normalise = given
-        sums, inverse = _sums(k, v, past)
-        u = torch.mul(q, sums).mul_(_inverse_norm(q))
+        (sums, inverse), inverse_q = _sums(k, v, past), _inverse_norm(q)
+        u = torch.mul(q, sums).mul_(inverse_q)
         scale = _scale(u, count, ctx.normalise)
         y = u.mul_(scale)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(q, k, v, sums, inverse, scale, y)
+        ctx.save_for_backward(q, k, v, sums, inverse_q, inverse, scale, y)
         return y, sums[:, -1].clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        q, k, v, sums, inverse, scale, y = ctx.saved_tensors
+        q, k, v, sums, inverse_q, inverse, scale, y = ctx.saved_tensors
         to_y, to_last = grads
         width = q.shape[-1]
         if to_y is None:
@@ -64,7 +64,6 @@ class _MixSums(torch.autograd.Function):
             along = _along(to_y, y).mul_(scale).div_(-width)
             to_u = to_u.addcmul_(y, along)
         # u = phi(q) S
-        inverse_q = _inverse_norm(q)
         to_sums = torch.mul(to_u, q).mul_(inverse_q)
         to_q = to_u.mul_(sums).mul_(inverse_q)
         to_q = _through_norm(to_q, q, inverse_q)

@@ -43,13 +43,7 @@ class SoftmaxMixer(Mixer):
         q, k, v = (split_heads(part, self.heads) for part in self.inputs(x).chunk(3, dim=-1))
         # Padding stands at the end: when causal, no real event ever looks at it.
         mask = None if self.causal else ctx.key_mask(x)
-        if x.device.type == "cpu":
-            q, k, v = (part.to(x.dtype) for part in (q, k, v))
-            # In bfloat16 torch's fused attention takes twice as long backward as in float32.
-            with torch.autocast("cpu", enabled=False):
-                mixed = scaled_dot_product_attention(q, k, v, mask, is_causal=self.causal)
-        else:
-            mixed = scaled_dot_product_attention(q, k, v, mask, is_causal=self.causal)
+        mixed = scaled_dot_product_attention(q, k, v, mask, is_causal=self.causal)
         y: Tensor = self.output(join_heads(mixed))
         return y
 

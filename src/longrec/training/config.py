@@ -34,8 +34,8 @@ class TrainConfig:
     mask_share, mask_last : chance of an event to be hidden, and of a row to have its last event
         alone hidden, when a model's `targets` is "masked".
     prefixes : prefixes drawn per history and epoch when a model's `targets` is "last".
-    precision : of products. "auto" takes bfloat16 on a GPU that has it, and on a CPU where a short
-        measurement finds its products faster than those of float32.
+    precision : of products, on a CPU those of the loss over all items alone. "auto" takes bfloat16
+        on a GPU that has it, and on a CPU where a short measurement finds it faster than float32.
     workers : threads that prepare batches; any number gives the same numbers.
     checkpoint_minutes : time from one checkpoint to the next.
     seed : of everything drawn at random.

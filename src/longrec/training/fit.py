@@ -19,6 +19,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from longrec.allocation import keep_freed_memory
 from longrec.data.batches import Batch, TrainingData
 from longrec.data.histories import Histories
 from longrec.data.sampling import Masking, Prefixes
@@ -35,9 +36,9 @@ from longrec.models.checks import check_targets
 from longrec.training.checkpoint import load_checkpoint, save_checkpoint
 from longrec.training.config import TrainConfig, refuse_unread
 from longrec.training.log import FitResult, Place, Progress, Report, Row, write_log
-from longrec.training.machine import choose_precision, keep_freed_memory
 from longrec.training.objective import make_objective, reads_few_items
 from longrec.training.optimiser import ITEMS, Optimiser
+from longrec.training.precision import choose_precision
 
 
 def fit(
@@ -246,7 +247,9 @@ class _Fit:
         return torch.bfloat16 if self.place.precision == "bfloat16" else torch.float32
 
     def precision(self) -> AbstractContextManager[Any]:
-        if self.products == torch.float32:
+        # On a CPU the loss alone multiplies in bfloat16: its shapes are always the same, while each
+        # shape of a layer's would be a kernel of its own, made and kept.
+        if self.products == torch.float32 or self.device.type == "cpu":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.products)
 

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from longrec.allocation import give_back_freed_memory, keep_freed_memory
 from longrec.bench.cost.counted import operations
 from longrec.bench.cost.rates import measure_rates
 from longrec.bench.cost.subjects import Task
@@ -31,7 +32,7 @@ from longrec.comparison.process import explain
 FIRST_TO_GO = "500"
 """Where memory runs out, the process of a cell ends and nothing else."""
 WORTH_COUNTING = 5.0
-"""Seconds of a pass up to which one more is made to count its operations."""
+"""Seconds of a pass up to which one more is made to warm up, and one to count its operations."""
 LATE = ("torch.fx.experimental.symbolic_shapes", "torch._dynamo")
 """What torch imports when a gradient is first asked for, and when dispatch is first counted."""
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -140,9 +141,14 @@ def measure(task: Task) -> dict[str, Any]:
     gc.collect()
     gc.disable()
     setup = perf_counter() - began
-    before = _reset_peak()
+    give_back_freed_memory()
+    before, began = _reset_peak(), perf_counter()
     work.run()
-    peak = _peak_since(before)
+    first, peak = perf_counter() - began, _peak_since(before)
+    keep_freed_memory()  # as a training does
+    if first < WORTH_COUNTING:
+        work.prepare()
+        work.run()
     seconds, processor = list[float](), 0.0
     while not seconds or (len(seconds) < task["most"] and sum(seconds) < task["share"]):
         work.prepare()

@@ -9,7 +9,7 @@ from typing import Any
 from longrec.bench.cost.analysis import crossovers, exponents, ratios
 from longrec.bench.cost.goals import goals
 from longrec.bench.cost.limits import limits
-from longrec.bench.cost.plan import BATCH, EVENTS, QUESTIONS, TARGETS, CostPlan
+from longrec.bench.cost.plan import AT_ONCE, BATCH, EVENTS, QUESTIONS, TARGETS, CostPlan
 from longrec.bench.cost.processes import Processes
 from longrec.bench.cost.turns import ENOUGH, MOST, MOST_STEPS, SHARE, Turns
 from longrec.bench.cost.work import NEGATIVES, WINDOW
@@ -76,6 +76,7 @@ def _now() -> str:
 
 def _method(plan: CostPlan) -> list[str]:
     """How the figures came about, in plain words."""
+    many = plan.batch or f"as many as have {AT_ONCE:,} events, at least one,"
     return [
         f"Every cell has {plan.rounds} turns, each in a process of its own, forked from one that "
         "has imported all and computed nothing; cells of one length and pass take turns in an "
@@ -84,9 +85,11 @@ def _method(plan: CostPlan) -> list[str]:
         f"memory above what was there before is taken, then up to {MOST} timed passes (steps: "
         f"{MOST_STEPS}) within {SHARE * plan.cap:g} s, at least one. Median, least and most are of "
         "the timed passes of all turns; the peak is the median of turns, and noisy below 1 MiB.",
-        f"{plan.threads} thread(s), pinned to as many cores where the system can; batch "
-        f"{plan.batch}; float32; width 64, 2 heads, 16 experts; models with 2 layers, FFN 256, no "
-        "dropout, as encoders: no loss over the catalog.",
+        f"{plan.threads} thread(s), pinned to as many cores where the system can; float32; width "
+        "64, 2 heads, 16 experts; models with 2 layers, FFN 256, no dropout, as encoders: no loss "
+        "over the catalog.",
+        f"A pass of readers is over {many} histories; their seconds, bytes and operations are "
+        "those of a pass over that number.",
         f"forward: no gradients. What streams exactly reads in windows of {WINDOW:,} events with "
         "the state carried on and keeps no outputs; all else reads the whole history at once.",
         "forward+backward: one pass over the whole history from a fixed gradient of the output; a "

@@ -30,7 +30,7 @@ class _Counter(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        packet = func.overloadpacket
+        packet = _IN_PLACE.get(func.overloadpacket, func.overloadpacket)
         if packet in _FUSED:
             self.total += _FUSED[packet](args, kwargs)
         elif packet in flop_registry:
@@ -54,6 +54,7 @@ def _products(number: int, first: int) -> Callable[[Any, Any], int]:
     return count
 
 
+_IN_PLACE = {aten.addmm_: aten.addmm, aten.baddbmm_: aten.baddbmm}
 _FUSED: dict[Any, Callable[[Any, Any], int]] = {
     aten._scaled_dot_product_flash_attention_for_cpu: _products(2, 0),
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _products(5, 1),

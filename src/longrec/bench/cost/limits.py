@@ -38,7 +38,7 @@ def limits(cells: Sequence[Cell], rates: dict[str, float]) -> list[dict[str, Any
         row |= {"seconds": seconds, "operations_seconds": cell["operations"] / rate}
         row["bytes_seconds"] = None
         if kind == "mixer":
-            moved = MOVED[cell["pass"]] * NUMBER * DIM * cell["length"] * cell["batch"]
+            moved = MOVED[cell["pass"]] * NUMBER * DIM * cell["length"]
             row["bytes_seconds"] = moved / (1e9 * rates["gigabytes copied"])
         row["share"] = cell["operations"] / rate / seconds
         found.append(row | {"gigaflops": 1e-9 * cell["operations"] / seconds})

@@ -18,6 +18,8 @@ KINDS = ("mixer", "model", "bank", "loss")
 LENGTHS = (128, 200, 512, 1024, 4096, 16_384, 65_536, 262_144, 1_048_576)
 SLOTS = tuple(1 << bits for bits in range(10, 21, 2))
 CATALOGS = (3_000, 30_000, 300_000, 3_000_000)
+AT_ONCE = 4096
+"""Events in a pass over short histories."""
 TARGETS = 1000
 """At once in a cell of a loss."""
 QUESTIONS = 32
@@ -36,7 +38,8 @@ class CostPlan:
     lengths : events of a history.
     slots : sizes M of the memory bank, square numbers.
     catalogs : items of the catalogs that losses are measured over.
-    batch : histories per pass of mixers and models.
+    batch : histories per pass of mixers and models; None: as many as have 4,096 events, as a
+        training's batch has some thousands, and at least one.
     threads : that compute.
     cap : seconds that a pass may take; what would take longer is skipped.
     rounds : in which every cell has its turn, a process each.
@@ -48,7 +51,7 @@ class CostPlan:
     lengths: Sequence[int] = LENGTHS
     slots: Sequence[int] = SLOTS
     catalogs: Sequence[int] = CATALOGS
-    batch: int = 1
+    batch: int | None = None
     threads: int = 1
     cap: float = 20.0
     rounds: int = 3
@@ -71,7 +74,7 @@ class CostPlan:
             if value < 2:
                 raise UsageError(f"catalogs has {value}; each must be at least 2")
         for name in ("batch", "threads", "rounds"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
         cores = len(usable_cores())
         if cores and self.threads > cores:
@@ -111,7 +114,12 @@ class CostPlan:
         for kind, names in chosen.items():
             for name in names:
                 if which != "step" or streams(kind, name):
-                    yield _task(kind, name, length, which, self.batch)
+                    yield _task(kind, name, length, which, self._histories(length, which))
+
+    def _histories(self, length: int, which: Pass) -> int:
+        if self.batch is not None:
+            return self.batch
+        return 1 if which == "step" else max(AT_ONCE // length, 1)
 
 
 def _task(kind: str, name: str, length: int, which: str, batch: int, **size: int) -> Task:

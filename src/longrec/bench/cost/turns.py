@@ -52,23 +52,24 @@ class Measuring:
         self.spent += sum(answer["seconds"]) + median(answer["seconds"]) + answer["setup"]
 
     def cell(self, threads: int) -> Cell:
-        """The figures of all turns, at least one of which was well."""
+        """The figures of all turns, at least one of which was well: of readers per history."""
         task, middle = dict(self.task), median(self.seconds)
         kind, name, batch = task.pop("kind"), task.pop("name"), task.pop("batch")
         events = batch * (1 if task["pass"] == "step" else task["length"])
+        each = batch if kind in AGAINST else 1  # figures per history
         return {
             kind: name,
             **task,
-            "seconds_median": middle,
-            "seconds_min": min(self.seconds),
-            "seconds_max": max(self.seconds),
-            "peak_bytes": round(median(self.peaks)) if self.peaks else None,
+            "seconds_median": middle / each,
+            "seconds_min": min(self.seconds) / each,
+            "seconds_max": max(self.seconds) / each,
+            "peak_bytes": round(median(self.peaks) / each) if self.peaks else None,
             "batch": batch,
             "threads": threads,
             "repeats": len(self.seconds),
             "events_per_second": events / middle,
             "processor_share": self.processor / sum(self.seconds) / threads,
-            "operations": self.operations,
+            "operations": None if self.operations is None else self.operations // each,
         }
 
 
@@ -164,18 +165,20 @@ class Turns:
         if past and past[-1].failed is not None:
             return f"failed at {size_of(past[-1].task):,}"
         if task["pass"] == "step" and task["kind"] in AGAINST:
-            forward = {**task, "pass": "forward"}
-            if not any(one.task == forward for one in self._past.get(_of(forward), [])):
+            forward = self._past.get(_of({**task, "pass": "forward"}), [])
+            if not any(one.task["length"] == task["length"] for one in forward):
                 return "its state needs a forward pass, which was not measured"
         if not past or not past[-1].seconds:
             return None
         last, growth = past[-1], size_of(task) / size_of(past[-1].task)
-        targets = task["batch"] / last.task["batch"]  # fewer for losses over large catalogs
+        histories = task["batch"] / last.task["batch"]  # or targets of a loss
         time, memory = powers(task["kind"], task["name"])
-        seconds, cap = median(last.seconds) * targets * growth**time, self.plan.cap
+        seconds, cap = median(last.seconds) * histories * growth**time, self.plan.cap
         if seconds > cap:
             return f"about {seconds:,.3g} s predicted, above the cap of {cap:g} s"
         needed, there = max(last.peaks, default=0) * growth**memory, available_memory()
+        if task["kind"] in AGAINST:
+            needed *= histories
         if there is not None and needed > SPARE * there:
             return f"about {needed / 2**30:,.1f} GiB predicted, of {there / 2**30:,.1f} available"
         return None

@@ -1,8 +1,7 @@
-"""What this machine does best: the type of its fastest products, and memory that is kept."""
+"""The type of products in training: what was asked for, or what this device does fast."""
 
 from __future__ import annotations
 
-import ctypes
 import time
 from functools import cache
 from typing import Literal
@@ -18,8 +17,6 @@ SHAPE = (512, 64, 2048)
 REPEATS = 20
 GAIN = 1.25
 """Where bfloat16 is native its products take half of the time or less, elsewhere a multiple."""
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
-"""Their numbers in glibc's malloc.h."""
 
 
 def choose_precision(wanted: Precision, device: torch.device) -> Chosen:
@@ -52,17 +49,3 @@ def _half_pays() -> bool:
             best[place] = min(best[place], time.perf_counter() - began)
     half, single = best
     return single > GAIN * half
-
-
-@cache
-def keep_freed_memory() -> bool:
-    """Have this process keep memory that tensors free, and say whether it could be told so.
-
-    Otherwise glibc gives freed memory back to the system and fetches it again, page by page, at
-    each step of a training. What a process used at most it then holds until it ends.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):  # another C library
-        return False
-    return bool(mallopt(MMAP_THRESHOLD, 2**30) and mallopt(TRIM_THRESHOLD, 2**31 - 1))
