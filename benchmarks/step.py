@@ -1,8 +1,10 @@
-"""Time the parts of a training step on one thread, in microseconds per target.
+"""Time the parts of a training step on one thread, in microseconds per target, beside floors.
 
     python benchmarks/step.py HISTORIES [model] [key=value ...]
 
-Takes 60 batches of an epoch, after 10 more to warm up, and says the peak of resident memory.
+Takes 60 batches of an epoch, after 10 more to warm up, and says the peak of resident memory. A
+floor is the time of matrix products alone, at the best rates that this machine reached on large
+ones a moment before, in the type that the part multiplies in.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ import time
 from itertools import islice
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from longrec.allocation import keep_freed_memory
 from longrec.data.histories import open_histories
 from longrec.data.splits import make_split
 from longrec.losses import full_cross_entropy
@@ -23,6 +27,7 @@ from longrec.models import SequenceModel, build_model
 from longrec.settings import parse_assignments, parse_settings
 from longrec.training.fit import training_data
 from longrec.training.optimiser import Optimiser
+from longrec.training.precision import choose_precision
 
 WARM, TIMED = 10, 60
 
@@ -31,6 +36,7 @@ def main(path: str, name: str = "elastic", *settings: str) -> None:
     """Measure and print."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    keep_freed_memory()
     histories = open_histories(path)
     model_config, config = parse_settings(name, parse_assignments(list(settings)))
     model = build_model(name, model_config, histories.n_items).train()
@@ -40,6 +46,9 @@ def main(path: str, name: str = "elastic", *settings: str) -> None:
     data = training_data(model, histories, split, config, min(longest, config.window))
     average = copy.deepcopy(model).requires_grad_(False)
     optimiser = Optimiser(model, average, config, model.sparse_tables())
+    kind = choose_precision(config.precision, torch.device("cpu"))
+    products = getattr(torch, kind)
+    rates = {torch.float32: rate(torch.float32), products: rate(products)}
     spent = dict.fromkeys(("batch", "encode", "loss", "backward", "optimiser"), 0.0)
     targets = 0
     batches = islice(data.epoch(0).batches(), WARM + TIMED)
@@ -51,7 +60,7 @@ def main(path: str, name: str = "elastic", *settings: str) -> None:
         ctx = Context(lengths=batch.lengths, times=batch.times)
         h = model.hidden(batch.items, ctx, real if model.targets == "masked" else None)[real]
         clock.append(time.perf_counter())
-        loss = full_cross_entropy(h, model.item_vectors(), batch.targets[real])
+        loss = full_cross_entropy(h, model.item_vectors(), batch.targets[real], products)
         clock.append(time.perf_counter())
         optimiser.zero_grad()
         loss.backward()
@@ -62,10 +71,29 @@ def main(path: str, name: str = "elastic", *settings: str) -> None:
             targets += int(real.sum())
             for part, began, ended in zip(spent, clock[:-1], clock[1:], strict=True):
                 spent[part] += ended - began
+    per_target = 6 * histories.n_items * model.items.shape[1]
+    floors = {"loss": per_target / rates[products]}
+    with FlopCounterMode(display=False) as counter:
+        model.hidden(batch.items, ctx, real if model.targets == "masked" else None)
+    floors["encode"] = counter.get_total_flops() / int(real.sum()) / rates[torch.float32]
+    floors["backward"] = 2 * floors["encode"]
+    print(f"microseconds per target; the loss in {kind}")
     for part, seconds in spent.items():
-        print(f"{part:10} {1e6 * seconds / targets:8.2f}")
+        floor = f"  floor {1e6 * floors[part]:6.2f}" if part in floors else ""
+        print(f"{part:10} {1e6 * seconds / targets:8.2f}{floor}")
     print(f"{'sum':10} {1e6 * sum(spent.values()) / targets:8.2f}")
     print(f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MiB")
+
+
+def rate(kind: torch.dtype) -> float:
+    """Operations per second of large products of this type, the best of some."""
+    left, right = torch.ones(1024, 1024, dtype=kind), torch.ones(1024, 1024, dtype=kind)
+    best = float("inf")
+    for _ in range(20):
+        began = time.perf_counter()
+        left @ right
+        best = min(best, time.perf_counter() - began)
+    return 2 * 1024**3 / best
 
 
 if __name__ == "__main__":
