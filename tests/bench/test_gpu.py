@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py in this process, on a CPU at tiny sizes; and how it trains on ML-1M."""
+"""benchmarks/gpu/gpu.py in this process, on a CPU at tiny sizes; and how it trains on ML-1M."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "gpu"))
 
 import gpu
 import gpu_ml1m

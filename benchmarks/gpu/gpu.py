@@ -1,6 +1,6 @@
 """Time ELASTIC, HydraRec and SASRec with FlashAttention on a GPU, in bfloat16, in one call.
 
-    python benchmarks/gpu.py [--ml1m LOG.parquet] [--json CELLS.json] [--parts mixer,model,...]
+    python benchmarks/gpu/gpu.py [--ml1m LOG.parquet] [--json CELLS.json] [--parts mixer,model,...]
 
 Needs torch and numpy, a checkout rather than an install; for ELASTIC's kernel also Triton and
 flash-linear-attention. Parts are processes of their own, each with a cap on its time: what fails or
@@ -30,7 +30,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # a bare checkout will do
+sys.path.insert(0, str(Path(__file__).parents[2] / "src"))  # a bare checkout will do
 
 import torch
 from gpu_parts import PARTS
