@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-AT_ONCE = 64
+AT_ONCE = 48
 """Chunks that a CPU does at a time."""
 TINY, LEAST = 1e-30, 1e-12
 """Of z and of |k|."""
