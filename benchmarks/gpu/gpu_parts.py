@@ -1,4 +1,4 @@
-"""What benchmarks/gpu/gpu.py measures: one function per part, each yielding cells as they are done."""
+"""What gpu.py measures: one function per part, each yielding cells as they are done."""
 
 from __future__ import annotations
 

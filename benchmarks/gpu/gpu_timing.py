@@ -1,4 +1,4 @@
-"""How benchmarks/gpu/gpu.py measures: settings, cells, times by device events, CUDA graphs."""
+"""How gpu.py measures: settings, cells, times by device events, CUDA graphs."""
 
 from __future__ import annotations
 
