@@ -90,7 +90,7 @@ def convolve(x: Tensor, past: Tensor | None, kernel: Tensor) -> Tensor:
     for begin, end in _spans(x):
         torch.mul(x[:, begin:end], own, out=y[:, begin:end])
         for i in range(1, most + 1):
-            first = max(begin, i)
+            first = min(max(begin, i), end)
             y[:, first:end].addcmul_(x[:, first - i : end - i], kernel[i])
     if past is not None:
         for i, (y_part, past_part) in enumerate(_reach(y, past), 1):
