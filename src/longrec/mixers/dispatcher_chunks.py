@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 AT_ONCE = 48
-"""Chunks that a CPU does at a time."""
+"""Chunks that a thread does at a time."""
 TINY, LEAST = 1e-30, 1e-12
 """Of z and of |k|."""
 LOG2_E = 1.4426950408889634
@@ -136,7 +136,8 @@ def _blocks(x: Tensor) -> list[slice]:
     """The chunks (NK, ...) a few at a time, and all at once on a GPU or in a graph of any B."""
     if x.device.type != "cpu" or torch.compiler.is_compiling():
         return [slice(None)]
-    return [slice(begin, begin + AT_ONCE) for begin in range(0, len(x), AT_ONCE)]
+    step = AT_ONCE * torch.get_num_threads()
+    return [slice(begin, begin + step) for begin in range(0, len(x), step)]
 
 
 def _scores(given: Chunks) -> tuple[Tensor, Tensor]:
