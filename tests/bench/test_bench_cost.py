@@ -125,7 +125,7 @@ def test_mistakes_are_refused(tmp_path):
         (["--slots", "1000"], "square"),
         (["--threads", "1000"], "may use"),
         (["--cap", "0"], "cap is 0"),
-        (["--mixers", "softmax", "--out", tmp_path], "Name another folder"),
+        (["--mixers", "softmax", "--out", tmp_path], "name a new or an empty folder"),
     ):
         with pytest.raises(UsageError, match=words):
             longrec_bench("cost", *argv)

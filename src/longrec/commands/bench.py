@@ -178,10 +178,10 @@ def cost(
     from longrec.bench.cost.plan import LENGTHS, CostPlan
     from longrec.bench.cost.shown import show
     from longrec.bench.cost.written import write
-    from longrec.data.folders import refuse_existing
+    from longrec.errors import UsageError
 
-    if out is not None:
-        refuse_existing(out, overwrite=False)
+    if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UsageError(f"out is {out}, which is there already: name a new or an empty folder")
     named = {"models": models, "mixers": mixers, "slots": slots, "catalogs": catalogs}
     chosen: dict[str, Any] = {
         name: _some(name, text, name in ("slots", "catalogs"))
