@@ -85,11 +85,10 @@ def convolve(x: Tensor, past: Tensor | None, kernel: Tensor) -> Tensor:
     None is a past of zeros. A pass per weight over numbers as they lie: a general convolution would
     transpose them to and fro, and take several times as long, most of it backward.
     """
-    y, most = torch.empty_like(x), len(kernel) - 1
-    own = 1 + kernel[0]
+    y, own = torch.empty_like(x), 1 + kernel[0]
     for begin, end in _spans(x):
         torch.mul(x[:, begin:end], own, out=y[:, begin:end])
-        for i in range(1, most + 1):
+        for i in range(1, len(kernel)):
             first = min(max(begin, i), end)
             y[:, first:end].addcmul_(x[:, first - i : end - i], kernel[i])
     if past is not None:
@@ -103,8 +102,9 @@ def convolve_back(
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Gradients of x, past and kernel from that of what `convolve` gave."""
     to_x, events, spans = torch.empty_like(grad), x.shape[1], []
+    own = 1 + kernel[0]
     for begin, end in _spans(x):
-        torch.mul(grad[:, begin:end], 1 + kernel[0], out=to_x[:, begin:end])
+        torch.mul(grad[:, begin:end], own, out=to_x[:, begin:end])
         along = [(grad[:, begin:end] * x[:, begin:end]).sum((0, 1))]
         for i in range(1, len(kernel)):
             last = max(min(end, events - i), begin)

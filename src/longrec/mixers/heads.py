@@ -28,9 +28,7 @@ def into_heads(
     None for nothing. What was convolved is not stored but made again, unless it is short. In
     autocast the products are in its type, as those of a linear layer are.
     """
-    kind, device = x.dtype, x.device.type
-    if torch.is_autocast_enabled(device):
-        kind = torch.get_autocast_dtype(device)
+    kind, device = _product_type(x), x.device.type
     kernel = convolution.weight.t() if convolution is not None and convolution.width else None
     past = None if past is None or kernel is None else past.to(x.dtype)
     given = x, past, None if kernel is None else kernel.to(x.dtype), weight.to(kind), widths
@@ -42,11 +40,15 @@ def into_heads(
 
 def out_of_heads(y: Tensor, weight: Tensor) -> Tensor:
     """y (H, B, T, d) times weight (D, H d), of a linear layer over joined heads -> (B, T, D)."""
-    if torch.is_autocast_enabled(y.device.type):
-        kind = torch.get_autocast_dtype(y.device.type)
-        y, weight = y.to(kind), weight.to(kind)
-    found: Tensor = _OutOfHeads.apply(y, weight)  # type: ignore[no-untyped-call]
+    kind = _product_type(y)
+    found: Tensor = _OutOfHeads.apply(y.to(kind), weight.to(kind))  # type: ignore[no-untyped-call]
     return found
+
+
+def _product_type(x: Tensor) -> torch.dtype:
+    """The type of x's products: autocast's where it is on."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 def _convolved(x: Tensor, past: Tensor | None, kernel: Tensor | None) -> Tensor:

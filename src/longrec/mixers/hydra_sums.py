@@ -33,19 +33,15 @@ def mix_sums(
     """
     if torch.is_grad_enabled():
         return _MixSums.apply(q, k, v, past, count, normalise)  # type: ignore[no-any-return, no-untyped-call]
-    sums = _sums(k, v, past)[0]
-    u = torch.mul(q, sums).mul_(_inverse_norm(q))
-    return u.mul_(_scale(u, count, normalise)), sums[:, -1]
+    y, sums, *_ = _forward(q, k, v, past, count, normalise)
+    return y, sums[:, -1]
 
 
 class _MixSums(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *given: Any) -> tuple[Tensor, Tensor]:
         q, k, v, past, count, ctx.normalise = given
-        (sums, inverse), inverse_q = _sums(k, v, past), _inverse_norm(q)
-        u = torch.mul(q, sums).mul_(inverse_q)
-        scale = _scale(u, count, ctx.normalise)
-        y = u.mul_(scale)
+        y, sums, inverse_q, inverse, scale = _forward(q, k, v, past, count, ctx.normalise)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(q, k, v, sums, inverse_q, inverse, scale, y)
         return y, sums[:, -1].clone()
@@ -84,13 +80,18 @@ def _inverse_norm(x: Tensor) -> Tensor:
     return norm.clamp_min_(LEAST).reciprocal_()
 
 
-def _sums(k: Tensor, v: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
-    """S_t, and 1 / ||k||."""
-    inverse = _inverse_norm(k)
-    added = torch.mul(k, v).mul_(inverse)
+def _forward(
+    q: Tensor, k: Tensor, v: Tensor, past: Tensor | None, count: Tensor, normalise: Normalise
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """y, S_t, 1 / ||q||, 1 / ||k|| and c."""
+    inverse_q, inverse = _inverse_norm(q), _inverse_norm(k)
+    sums = torch.mul(k, v).mul_(inverse)
     if past is not None:
-        added[:, 0] += past
-    return added.cumsum_(1), inverse
+        sums[:, 0] += past
+    sums = sums.cumsum_(1)
+    u = torch.mul(q, sums).mul_(inverse_q)
+    scale = _scale(u, count, normalise)
+    return u.mul_(scale), sums, inverse_q, inverse, scale
 
 
 def _scale(u: Tensor, count: Tensor, normalise: Normalise) -> Tensor:
