@@ -19,6 +19,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from longrec.allocation import keep_freed_memory
+from longrec.bench.cost.rates import measure_rates
 from longrec.data.histories import open_histories
 from longrec.data.splits import make_split
 from longrec.losses import full_cross_entropy
@@ -48,7 +49,8 @@ def main(path: str, name: str = "elastic", *settings: str) -> None:
     optimiser = Optimiser(model, average, config, model.sparse_tables())
     kind = choose_precision(config.precision, torch.device("cpu"))
     products = getattr(torch, kind)
-    rates = {torch.float32: rate(torch.float32), products: rate(products)}
+    measured = measure_rates()
+    rate = {name: 1e9 * measured[f"gigaflops {name} 1024x1024x1024"] for name in ("float32", kind)}
     spent = dict.fromkeys(("batch", "encode", "loss", "backward", "optimiser"), 0.0)
     targets = 0
     batches = islice(data.epoch(0).batches(), WARM + TIMED)
@@ -72,10 +74,10 @@ def main(path: str, name: str = "elastic", *settings: str) -> None:
             for part, began, ended in zip(spent, clock[:-1], clock[1:], strict=True):
                 spent[part] += ended - began
     per_target = 6 * histories.n_items * model.items.shape[1]
-    floors = {"loss": per_target / rates[products]}
+    floors = {"loss": per_target / rate[kind]}
     with FlopCounterMode(display=False) as counter:
         model.hidden(batch.items, ctx, real if model.targets == "masked" else None)
-    floors["encode"] = counter.get_total_flops() / int(real.sum()) / rates[torch.float32]
+    floors["encode"] = counter.get_total_flops() / int(real.sum()) / rate["float32"]
     floors["backward"] = 2 * floors["encode"]
     print(f"microseconds per target; the loss in {kind}")
     for part, seconds in spent.items():
@@ -83,17 +85,6 @@ def main(path: str, name: str = "elastic", *settings: str) -> None:
         print(f"{part:10} {1e6 * seconds / targets:8.2f}{floor}")
     print(f"{'sum':10} {1e6 * sum(spent.values()) / targets:8.2f}")
     print(f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MiB")
-
-
-def rate(kind: torch.dtype) -> float:
-    """Operations per second of large products of this type, the best of some."""
-    left, right = torch.ones(1024, 1024, dtype=kind), torch.ones(1024, 1024, dtype=kind)
-    best = float("inf")
-    for _ in range(20):
-        began = time.perf_counter()
-        left @ right
-        best = min(best, time.perf_counter() - began)
-    return 2 * 1024**3 / best
 
 
 if __name__ == "__main__":
