@@ -14,10 +14,10 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from longrec.comparison.rows import read_ranks
+from longrec.compare.rows import read_ranks
 from longrec.data.histories import open_histories
 from longrec.data.splits import make_split
-from longrec.evaluation.ranking import rank_targets
+from longrec.evaluation.rank_targets import rank_targets
 from longrec.evaluation.summary import compare_ranks
 from longrec.mixers.dispatcher_memory import MemoryDispatcherMixer
 from longrec.recommender import load

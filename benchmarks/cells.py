@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from longrec.bench.shown import as_markdown, tables
+from longrec_bench.shown import as_markdown, tables
 
 
 def main() -> None:

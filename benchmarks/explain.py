@@ -17,7 +17,7 @@ import polars as pl
 import torch
 
 from longrec.data.catalog import Catalog
-from longrec.explain import explain_history
+from longrec.inference.explain import explain_history
 from longrec.models import build_model
 from longrec.models.elastic import ElasticConfig
 

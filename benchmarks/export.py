@@ -19,11 +19,11 @@ import onnxruntime
 import polars as pl
 import torch
 
+from longrec.config.training import TrainConfig
 from longrec.data.catalog import Catalog
 from longrec.export.folder import export
 from longrec.models import MODELS, build_model
 from longrec.recommender import Recommender
-from longrec.training.config import TrainConfig
 
 ITEMS, REPEATS = 10_000, 30
 CASES: list[tuple[str, dict[str, Any]]] = [

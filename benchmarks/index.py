@@ -7,7 +7,8 @@ Prints per way and setting recall@10 against exact search, p50 and p99 in millis
 (of its processor time: what else the machine does counts less so), and once per way the seconds of
 its making on --threads and its MiB beside the vectors.
 
-exact   inner products in float32         scan    the same through 8 bits (longrec.retrieval.scan)
+exact   inner products in float32
+scan    the same through 8 bits (longrec.retrieval.int8_scan)
 index   `longrec index`'s approximate one, as it is set
 ivf     the same, with more and more cells looked into: faiss, inverted file, vectors in 8 bits
 flat    its vectors in float32
@@ -26,15 +27,15 @@ import numpy as np
 import torch
 
 import longrec
-from longrec.console import counting
+from longrec.core.console import counting
 from longrec.recommender import Recommender
 from longrec.retrieval.approximate import CellIndex, build_cells
-from longrec.retrieval.barred import as_booleans
 from longrec.retrieval.exact import ExactIndex
 from longrec.retrieval.index import Index
-from longrec.retrieval.measured import K, Queries, queries_of
-from longrec.retrieval.scan import Scan
-from longrec.retrieval.stored import open_index
+from longrec.retrieval.index_cache import open_index
+from longrec.retrieval.int8_scan import Scan
+from longrec.retrieval.item_mask import as_booleans
+from longrec.retrieval.recall import K, Queries, queries_of
 
 Search = Callable[[int], np.ndarray]
 """Number of a query -> item indices found."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from longrec.losses import full_cross_entropy
+from longrec.training.losses import full_cross_entropy
 
 
 def main(events: int = 17_000, items: int = 3_417, width: int = 64) -> None:

@@ -26,13 +26,13 @@ import polars as pl
 import torch
 
 import longrec
+from longrec.config.training import TrainConfig
 from longrec.data.catalog import Catalog
 from longrec.data.histories import Histories, write_histories
 from longrec.data.splits import make_split
 from longrec.models import MODELS, build_model
 from longrec.training import fit as fitting
-from longrec.training.config import TrainConfig
-from longrec.training.log import Report
+from longrec.training.progress import Report
 
 EVENTS = 100
 WARM_UP = 5

@@ -11,11 +11,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from longrec.comparison.compare import compare
+from longrec.cli.demo import attainable
+from longrec.compare.compare import compare
 from longrec.data.histories import open_histories
-from longrec.data.simulator import SimulationConfig, simulate
 from longrec.data.splits import leave_one_out
-from longrec.demo import attainable
+from longrec.simulator.simulate import SimulationConfig, simulate
 
 WINDOW = 200  # what the windowed models of the comparison read
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -17,11 +17,11 @@ import numpy as np
 import polars as pl
 import torch
 
+from longrec.config.training import TrainConfig
 from longrec.data.catalog import Catalog
 from longrec.models import MODELS, SequenceModel, build_model
 from longrec.recommender import Recommender
-from longrec.serving.state.engine import WIDE, Engine
-from longrec.training.config import TrainConfig
+from longrec.serving.records.engine import WIDE, Engine
 
 ITEMS = 3_400
 CASES = {"elastic": {}, "elastic, memory bank": {"memory_slots": 4096}, "hydrarec": {}}

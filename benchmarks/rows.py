@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from longrec.training.config import TrainConfig
+from longrec.config.training import TrainConfig
 from longrec.training.optimiser import Optimiser
 
 HEAD = "{:>9}  {:>10}  {:>10}  {:>6}  {:>12}  {:>12}  {:>8}"

@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from longrec.api import evaluate, train
-from longrec.data.oracle import ceiling
-from longrec.data.simulator import SimulationConfig, simulate
 from longrec.data.splits import leave_one_out
-from longrec.metrics import summarise
+from longrec.evaluation.metrics import summarise
+from longrec.runs.train import evaluate, train
+from longrec.simulator.ceiling import ceiling
+from longrec.simulator.simulate import SimulationConfig, simulate
 
 CASES: dict[str, dict[str, Any]] = {
     "default": {},

@@ -16,17 +16,17 @@ import time
 from itertools import islice
 
 import torch
+from longrec_bench.cost.rates import measure_rates
 from torch.utils.flop_counter import FlopCounterMode
 
-from longrec.allocation import keep_freed_memory
-from longrec.bench.cost.rates import measure_rates
+from longrec.config.parse import parse_assignments, parse_settings
+from longrec.core.malloc import keep_freed_memory
 from longrec.data.histories import open_histories
 from longrec.data.splits import make_split
-from longrec.losses import full_cross_entropy
 from longrec.mixers import Context
 from longrec.models import SequenceModel, build_model
-from longrec.settings import parse_assignments, parse_settings
 from longrec.training.fit import training_data
+from longrec.training.losses import full_cross_entropy
 from longrec.training.optimiser import Optimiser
 from longrec.training.precision import choose_precision
 

@@ -15,11 +15,11 @@ import numpy as np
 import polars as pl
 import torch
 
+from longrec.config.training import TrainConfig
 from longrec.data.catalog import Catalog
 from longrec.models import MODELS, build_model
 from longrec.recommender import Recommender
-from longrec.serving.stores.interface import open_store
-from longrec.training.config import TrainConfig
+from longrec.serving.stores.protocol import open_store
 
 ITEMS, USERS = 3_400, 2_000
 

@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import lmdb
 
-from longrec.serving.stores.interface import (
+from longrec.serving.stores.protocol import (
     HEADER,
     Append,
     Durability,

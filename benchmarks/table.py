@@ -14,16 +14,16 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from longrec.comparison.plan import PLAN
-from longrec.comparison.results import collect, memory_of
-from longrec.comparison.rows import origin, read_ranks, report_row
-from longrec.comparison.shown import how_ended
-from longrec.evaluation.contents import Report, ReportRow
-from longrec.evaluation.drawing import label
-from longrec.evaluation.pairs import compare_pairs
-from longrec.evaluation.report import headline, write_report
+from longrec.compare.plan import PLAN
+from longrec.compare.report import how_ended
+from longrec.compare.results import collect, memory_of
+from longrec.compare.rows import origin, read_ranks, report_row
+from longrec.evaluation.report.contents import Report, ReportRow
+from longrec.evaluation.report.drawing import label
+from longrec.evaluation.report.page import headline, write_report
+from longrec.evaluation.report.pairs import compare_pairs
+from longrec.evaluation.report.tables import size
 from longrec.evaluation.summary import Metrics
-from longrec.evaluation.tables import size
 
 METRICS = ("ndcg@10", "hr@10", "mrr@10")
 COLUMNS = (

@@ -16,7 +16,7 @@ import polars as pl
 import torch
 
 import longrec
-from longrec.data.simulator import SimulationConfig, simulate
+from longrec.simulator.simulate import SimulationConfig, simulate
 
 SIMULATION = SimulationConfig(users=800, new_items=0.8, zipf=0.6, mean_length=160, seed=3)
 TRAINING: dict[str, Any] = {"learning_rate": 2e-3, "average": 0.99, "patience": 4}

@@ -16,7 +16,7 @@ class Absent:
             raise ImportError(name + " is not here")
 
 sys.meta_path.insert(0, Absent())
-import longrec.losses, longrec.mixers, longrec.models
+import longrec.training.losses, longrec.mixers, longrec.models
 import torch
 model = longrec.models.build_model("elastic", longrec.models.MODELS["elastic"].config_class(), 9)
 assert model.encode(torch.tensor([[1, 2, 3]])).shape == (1, 3, 64)

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 import longrec
 from longrec.data.histories import Histories
 from longrec.data.splits import leave_one_out
-from longrec.evaluation.ranking import rank_targets
+from longrec.evaluation.rank_targets import rank_targets
 from longrec.recommender import Recommender
 
 PEERS = Path(__file__).parents[1] / "benchmarks" / "peers"

@@ -13,14 +13,14 @@ import torch
 from polars.testing import assert_frame_equal
 
 import longrec
+from longrec.config.parse import parse_settings
+from longrec.core.errors import DataError, LongrecError, UsageError
+from longrec.core.files import digest_of_config, digest_of_file
 from longrec.data.catalog import Catalog
 from longrec.data.histories import open_histories, write_histories
-from longrec.errors import DataError, LongrecError, UsageError
-from longrec.files import digest_of_config, digest_of_file
 from longrec.mixers import Context
 from longrec.models import MODELS, build_model
 from longrec.recommender import Recommender, load
-from longrec.settings import parse_settings
 
 ITEMS = 30
 SMALL = {"dim": 8, "layers": 1, "heads": 1, "experts": 3, "ffn_dim": 8, "max_length": 6}
@@ -328,7 +328,7 @@ def test_a_failed_save_leaves_no_recommender(data, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("longrec.saving.save_file", full)
+    monkeypatch.setattr("longrec.artifact.folder.save_file", full)
     with pytest.raises(LongrecError, match="No space left"):
         make(data).save(tmp_path / "run")
     with pytest.raises(DataError):

@@ -16,7 +16,7 @@ import pytest
 from serving.http.served import Child
 from typer.testing import CliRunner
 
-from longrec.cli import app
+from longrec.cli.main import app
 
 DOCS = Path(__file__).parents[1] / "docs"
 BLOCKS = re.findall(r"```\n(.*?)```", (DOCS / "serving.md").read_text(encoding="utf-8"), re.S)

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
-from longrec.losses import full_cross_entropy
-from longrec.mixers import MIXERS, Context, dispatcher_cuda
+from longrec.mixers import MIXERS, Context
 from longrec.models import MODELS, SequenceModel, build_model
+from longrec.ops import dispatcher_cuda
+from longrec.training.losses import full_cross_entropy
 
 
 @contextmanager

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 
 import longrec
-from longrec.comparison.child import memory
-from longrec.settings import parse_assignments
-from longrec.training.log import Report
+from longrec.compare.child import memory
+from longrec.config.parse import parse_assignments
+from longrec.training.progress import Report
 
 WARM = 20
 """Steps that are not timed."""

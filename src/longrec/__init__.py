@@ -15,27 +15,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from longrec.api import evaluate, train
-    from longrec.comparison.compare import compare
+    from longrec.compare.compare import compare
+    from longrec.core.errors import DataError, LongrecError, UsageError
     from longrec.data.histories import Histories, open_histories
     from longrec.data.prepare import prepare
     from longrec.data.read import read_events
-    from longrec.errors import DataError, LongrecError, UsageError
     from longrec.recommender import Recommender, load
+    from longrec.runs.train import evaluate, train
 
 _HOME = {
     "read_events": "longrec.data.read",
     "prepare": "longrec.data.prepare",
     "open_histories": "longrec.data.histories",
     "Histories": "longrec.data.histories",
-    "train": "longrec.api",
-    "evaluate": "longrec.api",
-    "compare": "longrec.comparison.compare",
+    "train": "longrec.runs.train",
+    "evaluate": "longrec.runs.train",
+    "compare": "longrec.compare.compare",
     "load": "longrec.recommender",
     "Recommender": "longrec.recommender",
-    "LongrecError": "longrec.errors",
-    "UsageError": "longrec.errors",
-    "DataError": "longrec.errors",
+    "LongrecError": "longrec.core.errors",
+    "UsageError": "longrec.core.errors",
+    "DataError": "longrec.core.errors",
 }
 
 __all__ = [

@@ -12,27 +12,27 @@ import numpy as np
 import polars as pl
 import torch
 
+from longrec.artifact.folder import digest_of_weights, read_folder, write_folder
+from longrec.config.parse import parse_settings, settings_of
+from longrec.config.training import TrainConfig
+from longrec.core.arrays import places
+from longrec.core.errors import DataError, UsageError
 from longrec.data.aligned import align_items
-from longrec.data.batches import places
 from longrec.data.catalog import Catalog, as_ids
 from longrec.data.histories import Histories, open_histories
-from longrec.errors import DataError, UsageError
-from longrec.evaluation.ranking import Requests, encode_targets
-from longrec.explain import Explanation, check_explains, explain_history
+from longrec.inference.encode import Requests, encode_targets
+from longrec.inference.explain import Explanation, check_explains, explain_history
 from longrec.models import Model, SequenceModel, build_model
-from longrec.retrieval.barred import as_bits, row_bytes
 from longrec.retrieval.exact import ExactIndex
+from longrec.retrieval.item_mask import as_bits, row_bytes
 from longrec.retrieval.similar import similar
-from longrec.saving import digest_of_weights, read_folder, write_folder
-from longrec.settings import parse_settings, settings_of
-from longrec.training.config import TrainConfig
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from longrec.retrieval.index import Index
-    from longrec.serving.stores.interface import Durability
-    from longrec.serving.stream import Stream
+    from longrec.serving.stores.protocol import Durability
+    from longrec.serving.stream.stream import Stream
 
 PERSONAL, COLD = "personal", "cold"
 BARRED_BYTES = 1 << 25
@@ -157,7 +157,7 @@ class Recommender:
         beside : bool
             Whether to open a store that serves another model, to build this one's records beside.
         index : Index or None
-            How items are found, `longrec.retrieval.stored.open_index(self)`; None: exactly.
+            How items are found, `longrec.retrieval.index_cache.open_index(self)`; None: exactly.
 
         Raises
         ------
@@ -169,7 +169,7 @@ class Recommender:
         LongrecError
             When another process writes to it, or it cannot be reached.
         """
-        from longrec.serving.stream import Stream
+        from longrec.serving.stream.stream import Stream
 
         return Stream.open(self, url, durability, beside, index)
 

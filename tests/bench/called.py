@@ -7,7 +7,7 @@ from typing import Any
 from click.testing import Result
 from typer.testing import CliRunner
 
-from longrec.cli import app
+from longrec.cli.main import app
 
 FIGURES = {"p50_ms", "p95_ms", "p99_ms", "pairs_per_second"}
 

@@ -13,15 +13,14 @@ import torch
 from bench.called import longrec_bench
 from hypothesis import given
 from hypothesis import strategies as st
-
-from longrec.bench.cost import turns
-from longrec.bench.cost.analysis import crossovers, exponents, ratios
-from longrec.bench.cost.counted import operations
-from longrec.bench.cost.goals import goals
-from longrec.bench.cost.limits import limits
-from longrec.bench.cost.plan import CostPlan
-from longrec.bench.cost.processes import Processes
-from longrec.bench.cost.subjects import (
+from longrec_bench.cost import turns
+from longrec_bench.cost.analysis import crossovers, exponents, ratios
+from longrec_bench.cost.counted import operations
+from longrec_bench.cost.goals import goals
+from longrec_bench.cost.limits import limits
+from longrec_bench.cost.plan import CostPlan
+from longrec_bench.cost.processes import Processes
+from longrec_bench.cost.subjects import (
     FUSED,
     NAIVE,
     make_mixer,
@@ -31,9 +30,10 @@ from longrec.bench.cost.subjects import (
     powers,
     streams,
 )
-from longrec.bench.cost.turns import Turns, available_memory
-from longrec.bench.cost.work import make_work
-from longrec.errors import LongrecError, UsageError
+from longrec_bench.cost.turns import Turns, available_memory
+from longrec_bench.cost.work import make_work
+
+from longrec.core.errors import LongrecError, UsageError
 
 FIGURES = {"seconds_median", "seconds_min", "seconds_max", "peak_bytes"}
 KEYS = FIGURES | {

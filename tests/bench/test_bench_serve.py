@@ -16,20 +16,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bench.called import FIGURES, check_figures, longrec_bench
+from longrec_bench import server as server_module
+from longrec_bench.clients import Connection
+from longrec_bench.goals import goals
+from longrec_bench.plan import Plan, random_recommender
+from longrec_bench.ratios import ratios
+from longrec_bench.recall import recall_of
+from longrec_bench.reencoding import Reencoding, window_models
+from longrec_bench.serve import bench_serve
+from longrec_bench.server import Server
+from longrec_bench.shown import as_markdown, tables
+from longrec_bench.stages import STAGES, Served
+from longrec_bench.users import Users
 
-from longrec.bench import server as server_module
-from longrec.bench.clients import Connection
-from longrec.bench.goals import goals
-from longrec.bench.plan import Plan, random_recommender
-from longrec.bench.ratios import ratios
-from longrec.bench.recall import recall_of
-from longrec.bench.reencoding import Reencoding, window_models
-from longrec.bench.serve import bench_serve
-from longrec.bench.server import Server
-from longrec.bench.shown import as_markdown, tables
-from longrec.bench.stages import STAGES, Served
-from longrec.bench.users import Users
-from longrec.errors import LongrecError, UsageError
+from longrec.core.errors import LongrecError, UsageError
 from longrec.retrieval.exact import ExactIndex
 
 KEYS = {
@@ -44,7 +44,7 @@ ONE = Plan(histories=(5,), durabilities=("process",), clients=(1,), rounds=1, se
 def children():
     """Processes that this one started and that have not ended."""
     found = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
-    return [pid for pid in found if "longrec.cli" in Path(f"/proc/{pid}/cmdline").read_text()]
+    return [pid for pid in found if "longrec.cli.main" in Path(f"/proc/{pid}/cmdline").read_text()]
 
 
 @pytest.fixture(scope="module")
@@ -327,12 +327,11 @@ def test_answers_in_pieces():
 
 @pytest.mark.slow
 def test_an_interrupted_command_leaves_no_server(tmp_path):
-    code = "from longrec.cli import main; main()"
+    code = "from longrec.cli.main import main; main()"
     argv = [*TINY, "--catalogs", 40, "--histories", 5, "--seconds", 60, "--clients", 2]
-    source = str(Path(server_module.__file__).parents[2])
     process = subprocess.Popen(
         [sys.executable, "-c", code, "bench", "serve", *map(str, argv), "--folder", tmp_path],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": source},
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         stderr=subprocess.PIPE,
         text=True,

@@ -20,23 +20,22 @@ import torch
 from bench.called import FIGURES, check_figures, longrec_bench
 from hypothesis import given
 from hypothesis import strategies as st
+from longrec_bench import reencoding, systems
+from longrec_bench.cells import Measured
+from longrec_bench.machine import file_system, one_core
+from longrec_bench.plan import Plan, random_recommender
+from longrec_bench.ratios import ratios
+from longrec_bench.stream import bench_stream
+from longrec_bench.users import Users, write
 from serving.redis_server import RedisServer
 
-from longrec.bench import reencoding, systems
-from longrec.bench.cells import Measured
-from longrec.bench.machine import file_system, one_core
-from longrec.bench.plan import Plan, random_recommender
-from longrec.bench.ratios import ratios
-from longrec.bench.stream import bench_stream
-from longrec.bench.users import Users, write
-from longrec.errors import LongrecError, UsageError
-from longrec.serving.stores.interface import StoreFull
-from longrec.serving.stream import Stream
+from longrec.core.errors import LongrecError, UsageError
+from longrec.serving.stores.protocol import StoreFull
+from longrec.serving.stream.stream import Stream
 
 KEYS = {"system", "history", "durability", "clients", "batch"} | FIGURES
 TINY = ["--histories", "50,3", "--rounds", "2", "--seconds", "0.1", "--clients", "1,3"]
 ONE = Plan(histories=(5,), durabilities=("process",), clients=(1, 3), rounds=1, seconds=0.05)
-ROOT = Path(systems.__file__).parents[2]
 
 
 def longrec(*argv):
@@ -259,7 +258,7 @@ def test_file_systems():
 
 
 def test_memory_is_no_disk(small, monkeypatch, tmp_path):
-    monkeypatch.setattr("longrec.bench.place.file_system", lambda folder: "tmpfs")
+    monkeypatch.setattr("longrec_bench.place.file_system", lambda folder: "tmpfs")
     argv = ["--models", "last-item", "--items", 40, "--histories", 5, "--durability", "process"]
     done = longrec(*argv, "--clients", 1, "--rounds", 1, "--folder", tmp_path, "--json")
     assert "warning: measured on tmpfs" in " ".join(done.stderr.split())
@@ -339,11 +338,11 @@ def test_a_named_folder_is_removed_again(small, tmp_path, monkeypatch):
 
 
 def test_an_interrupted_command_leaves_nothing(tmp_path):
-    code = "from longrec.cli import main; main()"
+    code = "from longrec.cli.main import main; main()"
     argv = ["bench", "stream", "--models", "last-item", "--items", "40", "--histories", "5"]
     process = subprocess.Popen(
         [sys.executable, "-c", code, *argv, "--seconds", "60", "--folder", tmp_path],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         # A test run in the background of a shell ignores SIGINT, and children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         stderr=subprocess.PIPE,

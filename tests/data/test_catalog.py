@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from longrec.core.errors import DataError, UsageError
 from longrec.data.catalog import Catalog
-from longrec.errors import DataError, UsageError
 
 
 def catalog_of(ids: list, dtype: pl.DataType | None = None) -> Catalog:

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from longrec.core.errors import DataError, UsageError
 from longrec.data.histories import Histories, open_histories
 from longrec.data.prepare import prepare
-from longrec.errors import DataError, UsageError
 
 ROWS = st.lists(
     st.tuples(st.integers(0, 4), st.integers(0, 5), st.integers(0, 6)), min_size=1, max_size=25

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from longrec.core.errors import DataError, UsageError
 from longrec.data.catalog import Catalog
 from longrec.data.histories import (
     FILES,
@@ -21,7 +22,6 @@ from longrec.data.histories import (
     open_histories,
     write_histories,
 )
-from longrec.errors import DataError, UsageError
 
 
 def write(path: Path, **changes) -> Histories:
@@ -196,7 +196,7 @@ import resource, signal, sys
 import numpy as np, polars as pl
 from longrec.data.catalog import Catalog
 from longrec.data.histories import write_histories
-from longrec.errors import DataError
+from longrec.core.errors import DataError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 n = 100_000

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from longrec.core.errors import DataError, UsageError
 from longrec.data.histories import Histories, open_histories
 from longrec.data.prepare import prepare
 from longrec.data.read import read_events
-from longrec.errors import DataError, UsageError
 
 REAL = Path(os.environ.get("LONGREC_DATA", Path(__file__).parents[3] / "shared" / "data"))
 

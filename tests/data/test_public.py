@@ -16,9 +16,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from longrec.core.errors import DataError, UsageError
 from longrec.data.prepare import prepare
 from longrec.data.public import PublicData, fetch, get_public, list_public
-from longrec.errors import DataError, UsageError
 
 DAT = b"1::1193::5::978300760\n1::661::3.5::978302109\n2::1193::4::978298413\n"
 BY_NAME = {data.name: data for data in list_public()}

@@ -10,8 +10,8 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from longrec.core.errors import DataError, UsageError
 from longrec.data.read import read_events
-from longrec.errors import DataError, UsageError
 
 ROWS = {"user_id": [7, 7, 8], "item_id": ["b", "a", "b"], "timestamp": [20, 10, 30]}
 CSV = "user_id,item_id,timestamp\n7,b,20\n7,a,10\n8,b,30\n"

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from longrec.core.errors import UsageError
 from longrec.data import splits
 from longrec.data.splits import (
     SPLITS,
@@ -19,7 +20,6 @@ from longrec.data.splits import (
     prequential,
     repeats,
 )
-from longrec.errors import UsageError
 
 
 @dataclass

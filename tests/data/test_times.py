@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from longrec.core.errors import DataError, UsageError
 from longrec.data.read import read_events
 from longrec.data.times import PER_SECOND, YEAR_2100, detect_unit, to_seconds
-from longrec.errors import DataError, UsageError
 
 MOMENT = datetime(2024, 5, 1, 10, 30, 15, tzinfo=UTC)
 SECONDS = int(MOMENT.timestamp())

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from longrec.errors import DataError, UsageError
+from longrec.core.errors import DataError, UsageError
 from longrec.evaluation.summary import Metrics, compare_ranks, summarise_ranks
 
 

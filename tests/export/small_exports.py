@@ -13,11 +13,11 @@ import torch
 from models.small_models import N, make
 from serving.small_streams import CASES, FIRST
 
+from longrec.config.training import TrainConfig
 from longrec.data.catalog import Catalog
 from longrec.export.parity import Runtime
 from longrec.mixers import Context
 from longrec.recommender import Recommender
-from longrec.training.config import TrainConfig
 
 
 def small(case: str, layers: int = 1, context: int | None = None, **settings: Any) -> Recommender:

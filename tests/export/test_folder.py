@@ -14,15 +14,15 @@ from export.small_exports import small
 from models.small_models import N
 from serving.small_streams import FIRST
 
-from longrec.commands.exporting import export as command
-from longrec.errors import DataError, LongrecError, UsageError
+from longrec.cli.export import export as command
+from longrec.core.errors import DataError, LongrecError, UsageError
 from longrec.export import folder as module
 from longrec.export import parity
 from longrec.export.folder import export, read_manifest
 from longrec.export.graphs import Graph
 from longrec.recommender import load
 from longrec.retrieval.approximate import NEAR
-from longrec.retrieval.stored import open_index
+from longrec.retrieval.index_cache import open_index
 
 
 @pytest.fixture(scope="module")

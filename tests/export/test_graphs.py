@@ -16,12 +16,12 @@ from export.small_exports import away, empty, histories, read_in_parts, small
 from models.small_models import N
 from serving.small_streams import EXACT, FIRST, recommender
 
-from longrec.errors import LongrecError, UsageError
+from longrec.core.errors import LongrecError, UsageError
 from longrec.export.folder import export, read_manifest
 from longrec.export.graphs import TABLE, WINDOW, layout_of
 from longrec.export.parity import TOLERANCE, Runtime, check_parity
 from longrec.models import MODELS
-from longrec.serving.state.record import flat
+from longrec.serving.records.record import flat
 
 QUICK = ("hydrarec", "elastic by time")
 """Exporting takes seconds each: the others are for the slow suite."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from longrec.models import MODELS, CountingModel, SequenceModel, build_model
-from longrec.models.base import Model
+from longrec.models.common.base import Model
 
 N = 40
 SMALL = {"dim": 12, "ffn_dim": 16, "max_length": 30, "experts": 3, "band": 6, "heads": 2}

@@ -9,10 +9,10 @@ import torch
 from mixers.mixer_properties import cost_of
 from torch import Tensor
 
-from longrec.memory import watch_usage
 from longrec.mixers import Context
 from longrec.mixers.base import map_state
 from longrec.mixers.dispatcher_memory import MemoryDispatcherMixer
+from longrec.mixers.product_keys import watch_usage
 from longrec.models import build_model
 from longrec.models.elastic import Elastic, ElasticConfig
 from longrec.models.elastic_paper import ElasticPaper, ElasticPaperConfig

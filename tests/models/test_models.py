@@ -6,13 +6,13 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 
 import pytest
 import torch
-from small_models import SEQUENCE, N, make, near, sequences
+from models.small_models import SEQUENCE, N, make, near, sequences
 from torch import Tensor, nn
 
 from longrec.mixers import MIXERS, Context, Mixer, StreamingMixer
 from longrec.mixers.base import map_state
 from longrec.models import MODELS, SequenceModel, build_model, register_model
-from longrec.models.base import Model, config_keys
+from longrec.models.common.base import Model, config_keys
 from longrec.models.elastic import ElasticConfig
 from longrec.models.sasrec import SASRecConfig, SASRecRotaryConfig
 
@@ -311,7 +311,7 @@ class ToyMixer(StreamingMixer):
 
 
 def test_a_new_mechanism_is_one_class_and_its_registration(monkeypatch):
-    monkeypatch.setattr("longrec.models.base.MODELS", dict(MODELS))
+    monkeypatch.setattr("longrec.models.common.base.MODELS", dict(MODELS))
 
     @register_model("toy")
     class Toy(SequenceModel):

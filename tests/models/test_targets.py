@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_models import SEQUENCE, N, make, near, sequences
+from models.small_models import SEQUENCE, N, make, near, sequences
 from torch import nn
 
-from longrec.memory import InterestMemory
 from longrec.mixers import Context
+from longrec.mixers.product_keys import InterestMemory
 from longrec.models import MODELS
 
 BIDIRECTIONAL = [name for name in SEQUENCE if not make(name).causal]

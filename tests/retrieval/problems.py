@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from longrec.models import Model, SequenceModel
-from longrec.retrieval.barred import as_bits
 from longrec.retrieval.index import Index
+from longrec.retrieval.item_mask import as_bits
 
 
 class Several(SequenceModel):

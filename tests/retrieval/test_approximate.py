@@ -18,7 +18,7 @@ from retrieval.problems import (
     problems,
 )
 
-from longrec.errors import UsageError
+from longrec.core.errors import UsageError
 from longrec.retrieval import approximate, few
 from longrec.retrieval.approximate import CellIndex, build_cells
 

@@ -22,9 +22,10 @@ from retrieval.problems import (
     problems,
 )
 
-from longrec.retrieval import exact, few, scan
+from longrec.retrieval import exact, few
+from longrec.retrieval import int8_scan as scan
 from longrec.retrieval.exact import ExactIndex
-from longrec.retrieval.scan import Scan
+from longrec.retrieval.int8_scan import Scan
 
 
 @pytest.fixture
@@ -154,7 +155,7 @@ def test_no_scan_where_products_of_8_bits_are_cut_off():
     # instructions. Where that changes nothing, the product must be right.
     code = (
         "import numpy as np, torch\n"
-        "from longrec.retrieval.scan import multiplies_exactly\n"
+        "from longrec.retrieval.int8_scan import multiplies_exactly\n"
         "ones = torch.full((1, 64), 127, dtype=torch.int8)\n"
         "right = int(torch._int_mm(ones, ones.t())) == 64 * 127**2\n"
         "assert right or not multiplies_exactly(64)\n"

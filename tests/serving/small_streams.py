@@ -13,15 +13,15 @@ import polars as pl
 import torch
 from models.small_models import N, make
 
+from longrec.config.training import TrainConfig
 from longrec.data.catalog import Catalog
 from longrec.mixers import Context
 from longrec.models import MODELS
 from longrec.recommender import Recommender
-from longrec.serving.registry import register
-from longrec.serving.state.engine import Engine
-from longrec.serving.stores.interface import Durability, open_store
-from longrec.serving.stream import Stream
-from longrec.training.config import TrainConfig
+from longrec.serving.records.engine import Engine
+from longrec.serving.stores.protocol import Durability, open_store
+from longrec.serving.stream.store_models import register
+from longrec.serving.stream.stream import Stream
 
 EXACT = {name: {} for name, cls in MODELS.items() if cls.streaming == "exact"} | {
     "elastic with a memory bank": {"memory_slots": 64, "memory_topk": 4, "memory_every": 5},

@@ -22,11 +22,11 @@ from serving import preloaded
 from serving.small_streams import FIRST, UNKNOWN, frame_of, recommender
 
 from longrec.recommender import Recommender
-from longrec.serving import rebuild
-from longrec.serving.registry import register
-from longrec.serving.state.engine import Engine
-from longrec.serving.stores.interface import Durability, StoreUnavailable, open_store
-from longrec.serving.stream import Stream
+from longrec.serving.records.engine import Engine
+from longrec.serving.stores.protocol import Durability, StoreUnavailable, open_store
+from longrec.serving.stream import rebuild
+from longrec.serving.stream.store_models import register
+from longrec.serving.stream.stream import Stream
 
 CASES = ("hydrarec", "elastic")
 SHARED = ("anna", "boris", "42")

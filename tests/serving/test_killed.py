@@ -26,8 +26,8 @@ from serving.stream_jobs import BEGIN, CASES, ITEMS, SHARED, made, opened
 from serving.told import Told, finish, log_of, look
 
 from longrec.data.histories import write_histories
-from longrec.serving.ids import item_key
-from longrec.serving.stores.interface import Durability, Event, open_store
+from longrec.serving.stores.protocol import Durability, Event, open_store
+from longrec.serving.stream.id_keys import item_key
 
 instants = random.SystemRandom()
 VISITORS = 30

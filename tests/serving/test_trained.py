@@ -21,10 +21,10 @@ from serving.small_streams import frame_of
 import longrec
 from longrec.mixers import Context
 from longrec.recommender import Recommender
-from longrec.serving.registry import register
-from longrec.serving.state.engine import Engine
-from longrec.serving.stores.interface import open_store
-from longrec.serving.stream import Stream
+from longrec.serving.records.engine import Engine
+from longrec.serving.stores.protocol import open_store
+from longrec.serving.stream.store_models import register
+from longrec.serving.stream.stream import Stream
 
 CASES = {
     "elastic": {},

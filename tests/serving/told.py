@@ -9,10 +9,10 @@ from serving import stream_jobs
 from serving.small_streams import FIRST, UNKNOWN, N, check
 from serving.stream_jobs import SHARED, common, made, own, turn_of
 
-from longrec.serving.catchup import bits
-from longrec.serving.ids import event_key, item_key, user_key
-from longrec.serving.keeping.verify import verify
-from longrec.serving.stores.interface import Durability, Event, Kept, Store, open_store, read_header
+from longrec.serving.maintenance.verify import verify
+from longrec.serving.stores.protocol import Durability, Event, Kept, Store, open_store, read_header
+from longrec.serving.stream.catch_up import bits
+from longrec.serving.stream.id_keys import event_key, item_key, user_key
 
 NO_MODEL = "00" * 32
 NEAR = 1e-4

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
+from longrec.config.training import TrainConfig
 from longrec.data.histories import Histories
 from longrec.data.splits import make_split
 from longrec.models import MODELS, Model, build_model
-from longrec.training.config import TrainConfig
 from longrec.training.fit import fit
-from longrec.training.log import FitResult, Progress
+from longrec.training.progress import FitResult, Progress
 
 QUICK = {"max_epochs": 2, "batch_tokens": 400, "warmup_steps": 5, "learning_rate": 1e-2}
 SMALL: dict[str, Any] = {"dim": 16, "layers": 1, "ffn_dim": 16, "dropout": 0.0}

@@ -8,18 +8,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from small_runs import QUICK, SMALL, model_of, run_of
+from training.small_runs import QUICK, SMALL, model_of, run_of
 
-from longrec import memory
+from longrec.config.training import TrainConfig
+from longrec.core.errors import DataError, LongrecError
 from longrec.data.batches import TrainingData
 from longrec.data.splits import leave_one_out
-from longrec.errors import DataError, LongrecError
-from longrec.evaluation.ranking import rank_targets
-from longrec.losses import full_cross_entropy
+from longrec.evaluation.rank_targets import rank_targets
+from longrec.mixers import product_keys as memory
 from longrec.models import MODELS
 from longrec.training import fit as fitting
-from longrec.training.config import TrainConfig
 from longrec.training.fit import draw, fit
+from longrec.training.losses import full_cross_entropy
 
 
 @pytest.fixture

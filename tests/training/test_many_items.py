@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from plain_rows import PlainRows
-from small_runs import SMALL, model_of, run_of
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from training.plain_rows import PlainRows
+from training.small_runs import SMALL, model_of, run_of
 
+from longrec.config.training import TrainConfig
 from longrec.data.splits import leave_one_out
 from longrec.models import SequenceModel
 from longrec.training import fit as fitting
 from longrec.training import optimiser
-from longrec.training.config import TrainConfig
 from longrec.training.objective import reads_few_items
 
 ITEMS = 60

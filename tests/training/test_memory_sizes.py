@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 
 import pytest
-from small_runs import SMALL, model_of, run_of
+from training.small_runs import SMALL, model_of, run_of
 
 SIZES = [2**8, 2**12, 2**16, pytest.param(2**20, marks=pytest.mark.slow)]
 

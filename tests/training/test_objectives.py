@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from small_runs import QUICK, SMALL, model_of, run_of
+from training.small_runs import QUICK, SMALL, model_of, run_of
 
+from longrec.config.training import TrainConfig
+from longrec.core.errors import LongrecError
 from longrec.data.splits import Targets, leave_one_out
-from longrec.errors import LongrecError
-from longrec.evaluation.ranking import rank_targets
+from longrec.evaluation.rank_targets import rank_targets
 from longrec.training import fit as fitting
-from longrec.training.config import TrainConfig
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from safetensors.torch import load, save
 from torch import nn
 from torch.nn.functional import embedding
 
-from longrec.training.config import TrainConfig
+from longrec.config.training import TrainConfig
 from longrec.training.optimiser import Optimiser
 
 CONFIG = TrainConfig(

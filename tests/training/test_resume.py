@@ -15,11 +15,11 @@ import torch
 import training_child
 from safetensors.torch import load_file
 
-from longrec.errors import DataError
-from longrec.memory import SPARSE_ROWS
+from longrec.config.training import TrainConfig
+from longrec.core.errors import DataError
+from longrec.mixers.product_keys import SPARSE_ROWS
 from longrec.training import checkpoint
 from longrec.training.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
-from longrec.training.config import TrainConfig
 from longrec.training.objective import reads_few_items
 
 EVERY_STEP = 1e-9  # minutes

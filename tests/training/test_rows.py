@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain_rows import PlainRows
 from torch import Tensor
 from torch.nn.functional import embedding
 from torch.utils._python_dispatch import TorchDispatchMode
+from training.plain_rows import PlainRows
 
 from longrec.training import rows as module
 from longrec.training.rows import RowAdam

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from longrec.config.training import TrainConfig
 from longrec.data.histories import open_histories
 from longrec.data.splits import make_split
 from longrec.models import MODELS, build_model
-from longrec.training.config import TrainConfig
 from longrec.training.fit import fit
 
 

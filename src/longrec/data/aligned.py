@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from longrec.core.arrays import Ints
 from longrec.data.catalog import Catalog
 from longrec.data.histories import Histories
 from longrec.data.splits import Split, Targets
-
-Ints = NDArray[np.int64]
 
 
 def align_items(source: Catalog, target: Catalog) -> Ints:

@@ -22,10 +22,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from longrec.core.arrays import Ints
 from longrec.data.histories import Histories
 from longrec.data.sampling import Masking, Prefixes
-
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -297,12 +296,6 @@ class EventArrays(Protocol):
     def items(self) -> NDArray[Any]: ...
     @property
     def times(self) -> NDArray[Any] | None: ...
-
-
-def places(begin: Ints, lengths: Ints) -> Ints:
-    """begin[0], begin[0] + 1, … (lengths[0] of them), then the same of the next stretch, …"""
-    before = lengths.cumsum() - lengths
-    return np.arange(lengths.sum()) + np.repeat(begin - before, lengths)
 
 
 def read(histories: EventArrays, begin: Ints, lengths: Ints) -> Padded:

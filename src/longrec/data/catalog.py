@@ -18,7 +18,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from longrec.errors import DataError, UsageError
+from longrec.core.errors import DataError, UsageError
 
 
 @dataclass(frozen=True, eq=False)

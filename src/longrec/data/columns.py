@@ -7,8 +7,8 @@ import re
 
 import polars as pl
 
+from longrec.core.errors import DataError, UsageError
 from longrec.data.sources import Part
-from longrec.errors import DataError, UsageError
 
 # Names as people write them, most telling first; compared without case, space, "_" and "-".
 NAMES = {

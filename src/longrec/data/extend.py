@@ -14,9 +14,9 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 
+from longrec.core.errors import DataError, UsageError
 from longrec.data.histories import Histories
 from longrec.data.read import Events
-from longrec.errors import DataError, UsageError
 
 Columns = dict[str, np.ndarray]  # event columns by name, all of one length
 NEVER = np.iinfo(np.int64).min  # before any time

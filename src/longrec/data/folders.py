@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from longrec.core.errors import DataError, UsageError
+from longrec.core.files import sync
 from longrec.data.catalog import first_line
-from longrec.errors import DataError, UsageError
-from longrec.files import sync
 
 
 @contextmanager

@@ -28,9 +28,9 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from longrec.core.errors import DataError
 from longrec.data.catalog import Catalog, SortedIds, first_line, hash_ids
 from longrec.data.folders import writing_folder
-from longrec.errors import DataError
 
 SCHEMA_VERSION = 1
 FILES = ("users.arrow", "offsets.arrow", "events.arrow", "catalog.parquet")

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from longrec.core.errors import DataError, UsageError
 from longrec.data.catalog import Catalog
 from longrec.data.extend import Columns, fit_events, known_first, merge
 from longrec.data.folders import refuse_existing
 from longrec.data.histories import Histories, open_histories, write_histories
 from longrec.data.read import Events, read_events
 from longrec.data.times import to_seconds
-from longrec.errors import DataError, UsageError
 
 
 def prepare(

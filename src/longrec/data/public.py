@@ -24,9 +24,9 @@ from pathlib import Path
 
 import polars as pl
 
+from longrec.core.errors import DataError, UsageError
 from longrec.data.catalog import first_line
 from longrec.data.sources import ENGINE_ERRORS
-from longrec.errors import DataError, UsageError
 
 Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all if known
 BLOCK = 1 << 20

@@ -13,6 +13,7 @@ from typing import Any
 
 import polars as pl
 
+from longrec.core.errors import DataError, UsageError
 from longrec.data.columns import ROLES, find_columns, missing, no_time, same_types
 from longrec.data.sources import (
     ENGINE_ERRORS,
@@ -30,7 +31,6 @@ from longrec.data.times import (
     implausible,
     time_column,
 )
-from longrec.errors import DataError, UsageError
 
 INTEGER = r"^(?:0|-?[1-9][0-9]{0,17})$"  # the one spelling that an integer has: "007" is text
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
+from longrec.core.arrays import Ints
+
 Bools = NDArray[np.bool_]
 
 

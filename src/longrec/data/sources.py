@@ -19,8 +19,8 @@ from typing import IO, Any
 
 import polars as pl
 
+from longrec.core.errors import DataError, UsageError
 from longrec.data.catalog import first_line
-from longrec.errors import DataError, UsageError
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".inter": "\t"}
 PARQUET = (".parquet", ".pq")

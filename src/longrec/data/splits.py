@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from longrec.errors import UsageError
+from longrec.core.arrays import Ints
+from longrec.core.errors import UsageError
 
 if TYPE_CHECKING:
     from longrec.data.histories import Histories
 
-Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Notes = dict[str, int | float | str]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from longrec.errors import DataError, UsageError
+from longrec.core.errors import DataError, UsageError
 
 PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 UNITS = (*PER_SECOND, "datetime")

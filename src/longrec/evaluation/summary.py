@@ -16,9 +16,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from longrec.errors import DataError, UsageError
+from longrec.core.errors import DataError, UsageError
 from longrec.evaluation.intervals import DRAWS, Difference, bootstrap_interval, paired_bootstrap
-from longrec.metrics import METRICS, MISS, names, per_target
+from longrec.evaluation.metrics import METRICS, MISS, names, per_target
 
 Interval = tuple[float, float]
 Notes = dict[str, int | float | str]

@@ -24,9 +24,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from longrec.config.parse import settings_of
+from longrec.core.errors import DataError, UsageError
+from longrec.core.files import digest_of_config, digest_of_file
 from longrec.data.catalog import Catalog
 from longrec.data.folders import writing_folder
-from longrec.errors import DataError, UsageError
 from longrec.export.graphs import (
     TABLE,
     WINDOW,
@@ -36,15 +38,13 @@ from longrec.export.graphs import (
     write_graph,
 )
 from longrec.export.parity import TOLERANCE, check_parity
-from longrec.files import digest_of_config, digest_of_file
 from longrec.models import SequenceModel
-from longrec.provenance import command, commit, versions
 from longrec.recommender import Recommender
 from longrec.retrieval.approximate import NEAR, CellIndex, faiss_package
-from longrec.retrieval.stored import FILE as INDEX
-from longrec.retrieval.stored import open_index
-from longrec.serving.state.record import flat
-from longrec.settings import settings_of
+from longrec.retrieval.index_cache import FILE as INDEX
+from longrec.retrieval.index_cache import open_index
+from longrec.runs.provenance import command, commit, versions
+from longrec.serving.records.record import flat
 
 FORMAT = 1
 MANIFEST, ITEMS = "manifest.json", "items.parquet"

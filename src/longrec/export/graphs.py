@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from longrec.errors import UsageError
+from longrec.core.errors import UsageError
 from longrec.mixers import Context
 from longrec.models import Model, SequenceModel
-from longrec.serving.state.record import RecordLayout, flat
+from longrec.serving.records.record import RecordLayout, flat
 
 if TYPE_CHECKING:
     import onnx_ir

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from longrec.data.batches import Ints
-from longrec.errors import LongrecError
+from longrec.core.arrays import Ints
+from longrec.core.errors import LongrecError
 from longrec.export.graphs import NEW, WINDOW, layout_of
 from longrec.mixers import Context
 from longrec.models import SequenceModel
-from longrec.serving.state.record import flat
+from longrec.serving.records.record import flat
 
 TOLERANCE = 1e-4
 """Largest difference allowed, in standard deviations of a user's scores over the items."""

@@ -35,10 +35,10 @@ from longrec.mixers.base import (
     StreamingMixer,
     register_mixer,
 )
-from longrec.mixers.convolution import ShortConvolution
-from longrec.mixers.dispatcher_chunks import LOG2_E, TINY, Chunks, mix_chunks
-from longrec.mixers.dispatcher_cuda import begins, kernel_type, mix_segments
-from longrec.mixers.heads import into_heads, out_of_heads
+from longrec.ops.dispatcher_chunked import LOG2_E, TINY, Chunks, mix_chunks
+from longrec.ops.dispatcher_cuda import begins, kernel_type, mix_segments
+from longrec.ops.head_projections import into_heads, out_of_heads
+from longrec.ops.short_conv import ShortConvolution
 
 Forgetting = Literal["events", "time", "none"]
 MAX_TEMPERATURE = 12.0

@@ -1,7 +1,8 @@
 """The causal dispatcher with a memory bank: retrieved interests join the experts.
 
 At every `every`-th event of a history (absolute counts, so that no way of cutting it changes
-anything) what that event reads from the experts asks the memory bank (longrec.memory) for k slots.
+anything) what that event reads from the experts asks the memory bank
+(longrec.mixers.product_keys) for k slots.
 They join the R experts in the second softmax from that event until the next retrieval:
 
     y_t = softmax([<q_t, P_t.k'>, <q_t, M_t.k'>] / sqrt d) [P_t.v, M_t.v]
@@ -22,7 +23,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from longrec.memory import InterestMemory, MemoryRead
 from longrec.mixers.base import EMPTY, Context, State, StreamingMixer, register_mixer
 from longrec.mixers.dispatcher import (
     Attention,
@@ -31,6 +31,7 @@ from longrec.mixers.dispatcher import (
     ExpertRead,
     Reader,
 )
+from longrec.mixers.product_keys import InterestMemory, MemoryRead
 
 
 class MemoryState(NamedTuple):

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from longrec.mixers.base import EMPTY, Context, State, StreamingMixer, register_mixer
-from longrec.mixers.convolution import ShortConvolution
-from longrec.mixers.heads import into_heads
-from longrec.mixers.hydra_sums import EPS, Normalise, mix_sums
+from longrec.ops.head_projections import into_heads
+from longrec.ops.hydra import EPS, Normalise, mix_sums
+from longrec.ops.short_conv import ShortConvolution
 
 
 class HydraState(NamedTuple):

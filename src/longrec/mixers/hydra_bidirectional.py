@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from longrec.mixers.base import Context, Mixer, State, register_mixer
 from longrec.mixers.hydra import phi, read_sums, sum_type
-from longrec.mixers.hydra_sums import Normalise
+from longrec.ops.hydra import Normalise
 
 
 @register_mixer("hydra-bidirectional")

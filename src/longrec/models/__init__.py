@@ -3,7 +3,7 @@
 from importlib import import_module
 from pkgutil import iter_modules
 
-from longrec.models.base import (
+from longrec.models.common.base import (
     MODELS,
     CountingModel,
     Model,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from longrec.mixers.base import EMPTY, Context
-from longrec.models.base import CountingModel, register_model
+from longrec.models.common.base import CountingModel, register_model
 
 
 @dataclass(frozen=True)

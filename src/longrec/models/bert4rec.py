@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from longrec.mixers.base import Mixer
 from longrec.mixers.softmax_bidirectional import BidirectionalSoftmaxMixer
-from longrec.models.base import register_model
-from longrec.models.checks import Targets, check_heads, check_shape, check_targets
-from longrec.models.windowed import WindowedModel
+from longrec.models.common.base import register_model
+from longrec.models.common.checks import Targets, check_heads, check_shape, check_targets
+from longrec.models.common.windowed import WindowedModel
 
 
 @dataclass(frozen=True)

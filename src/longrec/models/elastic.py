@@ -8,12 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from longrec.memory import check_memory
 from longrec.mixers.base import Mixer
 from longrec.mixers.dispatcher import MAX_CHUNK, DispatcherMixer, Forgetting
 from longrec.mixers.dispatcher_memory import MemoryDispatcherMixer
-from longrec.models.base import SequenceModel, register_model
-from longrec.models.checks import Targets, check_heads, check_shape, check_targets
+from longrec.mixers.product_keys import check_memory
+from longrec.models.common.base import SequenceModel, register_model
+from longrec.models.common.checks import Targets, check_heads, check_shape, check_targets
 
 
 @dataclass(frozen=True)

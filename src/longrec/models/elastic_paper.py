@@ -15,13 +15,13 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from longrec.memory import InterestMemory, check_memory
 from longrec.mixers.base import Context, Mixer
 from longrec.mixers.dispatcher_bidirectional import BidirectionalDispatcherMixer
-from longrec.models.base import SequenceModel, register_model
-from longrec.models.blocks import Block
-from longrec.models.checks import Targets, check_heads, check_shape, check_targets
-from longrec.models.positions import Recency
+from longrec.mixers.product_keys import InterestMemory, check_memory
+from longrec.models.common.base import SequenceModel, register_model
+from longrec.models.common.blocks import Block
+from longrec.models.common.checks import Targets, check_heads, check_shape, check_targets
+from longrec.models.common.positions import Recency
 
 
 @dataclass(frozen=True)

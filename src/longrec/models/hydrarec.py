@@ -13,10 +13,10 @@ from torch import Tensor
 from longrec.mixers.base import Context, Mixer
 from longrec.mixers.hydra import HydraMixer
 from longrec.mixers.hydra_bidirectional import BidirectionalHydraMixer
-from longrec.mixers.hydra_sums import Normalise
-from longrec.models.base import SequenceModel, register_model
-from longrec.models.checks import Targets, check_shape, check_targets
-from longrec.models.positions import Recency
+from longrec.models.common.base import SequenceModel, register_model
+from longrec.models.common.checks import Targets, check_shape, check_targets
+from longrec.models.common.positions import Recency
+from longrec.ops.hydra import Normalise
 
 
 @dataclass(frozen=True)

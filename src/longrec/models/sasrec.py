@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from longrec.mixers.banded import BandedMixer
 from longrec.mixers.base import Mixer
 from longrec.mixers.softmax import SoftmaxMixer
-from longrec.models.base import SequenceModel, register_model
-from longrec.models.checks import Targets, check_heads, check_shape, check_targets
-from longrec.models.windowed import WindowedModel
+from longrec.models.common.base import SequenceModel, register_model
+from longrec.models.common.checks import Targets, check_heads, check_shape, check_targets
+from longrec.models.common.windowed import WindowedModel
 
 
 @dataclass(frozen=True)

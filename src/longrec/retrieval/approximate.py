@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from longrec.errors import UsageError
+from longrec.core.errors import UsageError
 from longrec.models import Model, SequenceModel
-from longrec.retrieval.barred import as_booleans, many_allowed
 from longrec.retrieval.best import Best, best_of, best_vector
 from longrec.retrieval.few import best_among, search_beside_few
 from longrec.retrieval.index import TopK, as_top_k
+from longrec.retrieval.item_mask import as_booleans, many_allowed
 
 PER_CELL, ROUNDS, SAMPLED = 250, 8, 64
 """Items of a cell on average; rounds of k-means that make cells, and items per cell they read."""

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from longrec.data.batches import Ints
+from longrec.core.arrays import Ints
 
 BLOCKS, LARGEST = 128, 1024
 """Blocks that scores are cut into, at least, and scores of one at most."""

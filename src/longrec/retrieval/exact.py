@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from longrec.models import Model, SequenceModel
-from longrec.retrieval.barred import as_booleans
 from longrec.retrieval.best import Best, best_of, best_vector
 from longrec.retrieval.few import search_beside_few
 from longrec.retrieval.index import TopK, as_top_k
-from longrec.retrieval.scan import Scan, multiplies_exactly
+from longrec.retrieval.int8_scan import Scan, multiplies_exactly
+from longrec.retrieval.item_mask import as_booleans
 
 AT_ONCE = 1 << 22
 """Scores held at once."""
@@ -27,7 +27,7 @@ class ExactIndex:
     """Exact search over a model's catalog; see `Index`.
 
     Scores are the model's own. Large catalogs are scanned in 8 bits first
-    (`longrec.retrieval.scan`: the result is the same), where that is faster on this machine.
+    (`longrec.retrieval.int8_scan`: the result is the same), where that is faster on this machine.
 
     Parameters
     ----------

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from longrec.data.batches import Ints
-from longrec.retrieval.barred import all_allowed, many_allowed
+from longrec.core.arrays import Ints
 from longrec.retrieval.best import Best, first
+from longrec.retrieval.item_mask import all_allowed, many_allowed
 
 FEW = 16
 """Where one in so many items is allowed, or fewer, they are scored one by one."""

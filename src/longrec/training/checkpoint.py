@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from longrec.errors import DataError
-from longrec.files import sync
+from longrec.core.errors import DataError
+from longrec.core.files import sync
 
 FORMAT = 1
 PREFIX = "checkpoint-"

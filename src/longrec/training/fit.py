@@ -19,26 +19,26 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from longrec.allocation import keep_freed_memory
+from longrec.config.training import TrainConfig, refuse_unread
+from longrec.core.errors import DataError, LongrecError
+from longrec.core.malloc import keep_freed_memory
 from longrec.data.batches import Batch, TrainingData
 from longrec.data.histories import Histories
 from longrec.data.sampling import Masking, Prefixes
 from longrec.data.splits import Split, Targets, training_events
-from longrec.errors import DataError, LongrecError
-from longrec.evaluation.ranking import rank_targets
+from longrec.evaluation.metrics import MISS, summarise
+from longrec.evaluation.rank_targets import rank_targets
 from longrec.evaluation.summary import REPEATS_LEAD
-from longrec.memory import watch_usage
-from longrec.metrics import MISS, summarise
 from longrec.mixers import Context
 from longrec.mixers.base import map_state
+from longrec.mixers.product_keys import watch_usage
 from longrec.models import CountingModel, Model, SequenceModel, UserState
-from longrec.models.checks import check_targets
+from longrec.models.common.checks import check_targets
 from longrec.training.checkpoint import load_checkpoint, save_checkpoint
-from longrec.training.config import TrainConfig, refuse_unread
-from longrec.training.log import FitResult, Place, Progress, Report, Row, write_log
 from longrec.training.objective import make_objective, reads_few_items
 from longrec.training.optimiser import ITEMS, Optimiser
 from longrec.training.precision import choose_precision
+from longrec.training.progress import FitResult, Place, Progress, Report, Row, write_log
 
 
 def fit(

@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from longrec.config.training import TrainConfig
 from longrec.data.batches import TrainingData
 from longrec.data.splits import training_events
-from longrec.losses import (
+from longrec.models import SequenceModel
+from longrec.training.losses import (
     bayesian_personalised_ranking,
     binary_cross_entropy,
     full_cross_entropy,
     generalised_binary_cross_entropy,
     sampled_softmax,
 )
-from longrec.models import SequenceModel
-from longrec.training.config import TrainConfig
 
 ROWS_PER_READ = 10
 """An item table is updated by rows if it has so many times the rows that a step reads."""

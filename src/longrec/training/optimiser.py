@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor, nn
 
-from longrec.training.config import TrainConfig
+from longrec.config.training import TrainConfig
 from longrec.training.rows import RowAdam
 
 SLOTS = {"step", "exp_avg", "exp_avg_sq"}

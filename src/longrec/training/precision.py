@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from longrec.training.config import Precision
+from longrec.config.training import Precision
 
 Chosen = Literal["float32", "bfloat16"]
 

@@ -94,7 +94,7 @@ class Child:
     """`longrec serve` as a process; what it writes is kept in `said`."""
 
     def __init__(self, run: Path, store: str, *options: str, **environment: str) -> None:
-        code = "from longrec.cli import main; main()"
+        code = "from longrec.cli.main import main; main()"
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-c", code, "--threads", "1", "serve", str(run)),

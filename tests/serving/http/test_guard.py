@@ -16,9 +16,9 @@ import pytest
 from serving.http.served import local
 from serving.small_streams import FIRST
 
-from longrec.errors import DataError, UsageError
+from longrec.core.errors import DataError, UsageError
+from longrec.serving.http.access_log import Lines
 from longrec.serving.http.keys import Keys
-from longrec.serving.http.logs import Lines
 from longrec.serving.http.rate import Rates
 
 KEY, OTHER = "k" * 16 + "-one", "k" * 16 + "-two"

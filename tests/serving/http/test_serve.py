@@ -23,9 +23,9 @@ from serving.http.test_app import T0, check_answer, events_of
 from serving.redis_server import RedisServer
 from serving.small_streams import FIRST, UNKNOWN, recommender
 
-from longrec.cli import main
+from longrec.cli.main import main
 from longrec.recommender import Recommender, load
-from longrec.serving.stores.interface import open_store
+from longrec.serving.stores.protocol import open_store
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import sys
 import time
 
 from longrec.serving.stores import lmdb_folder, lmdb_store, sqlite_store  # noqa: F401
-from longrec.serving.stores.interface import (
+from longrec.serving.stores.protocol import (
     HEADER,
     Append,
     Event,

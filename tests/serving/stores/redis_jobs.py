@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 
-from longrec.serving.stores.interface import HEADER, Append, Event, read_header
+from longrec.serving.stores.protocol import HEADER, Append, Event, read_header
 from longrec.serving.stores.redis_store import RedisStore
 
 DIGEST = "ab" * 32

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from longrec.serving.stores.interface import (
+from longrec.serving.stores.protocol import (
     HEADER,
     Append,
     Event,

@@ -25,8 +25,8 @@ from serving.stores.store_properties import (
 )
 from serving.strace import need_strace
 
-from longrec.errors import DataError, LongrecError, UsageError
-from longrec.serving.stores.interface import (
+from longrec.core.errors import DataError, LongrecError, UsageError
+from longrec.serving.stores.protocol import (
     Append,
     Event,
     StoreFull,

@@ -10,10 +10,10 @@ import pytest
 from serving.stores.embedded_jobs import DIGEST, filled, send, until_full, user_of
 from serving.stores.store_properties import all_events
 
-from longrec.errors import DataError
+from longrec.core.errors import DataError
 from longrec.serving.stores import lmdb_file
-from longrec.serving.stores.interface import StoreFull
 from longrec.serving.stores.lmdb_store import LmdbStore
+from longrec.serving.stores.protocol import StoreFull
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from serving.stores.redis_jobs import USERS, chained, make, send
 from serving.stores.store_properties import bits, events_of, kept, together
 from serving.strace import need_strace
 
-from longrec.serving.stores.interface import open_store, read_header
+from longrec.serving.stores.protocol import open_store, read_header
 
 
 @pytest.fixture(scope="module")

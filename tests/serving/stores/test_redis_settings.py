@@ -7,9 +7,9 @@ import pytest
 from serving.redis_server import RedisServer
 from serving.stores.store_properties import event, events_of, log
 
-from longrec.errors import DataError, LongrecError, UsageError
+from longrec.core.errors import DataError, LongrecError, UsageError
 from longrec.serving.stores import redis_link
-from longrec.serving.stores.interface import StoreUnavailable, open_store
+from longrec.serving.stores.protocol import StoreUnavailable, open_store
 
 PASSWORD = "s3cret/pass#w%rd?"
 QUOTED = "s3cret%2Fpass%23w%25rd%3F"

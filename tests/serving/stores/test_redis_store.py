@@ -27,9 +27,9 @@ from serving.stores.store_properties import (
     together,
 )
 
-from longrec.errors import DataError, UsageError
+from longrec.core.errors import DataError, UsageError
 from longrec.serving.stores import redis_link, redis_store
-from longrec.serving.stores.interface import (
+from longrec.serving.stores.protocol import (
     Append,
     Event,
     Put,

@@ -18,9 +18,9 @@ from serving.preloaded import Preloaded
 from serving.stores.embedded_jobs import filled, send, until_full
 from serving.stores.store_properties import all_events, event, events_of, kept, log
 
-from longrec.errors import DataError, LongrecError, UsageError
+from longrec.core.errors import DataError, LongrecError, UsageError
 from longrec.serving.stores import sqlite_layout
-from longrec.serving.stores.interface import (
+from longrec.serving.stores.protocol import (
     StoreFull,
     StoreUnavailable,
     open_store,
@@ -116,7 +116,7 @@ def test_it_needs_no_package(path):
     code = (
         "import sys\n"
         "sys.modules['lmdb'] = sys.modules['redis'] = None\n"
-        "from longrec.serving.stores.interface import open_store\n"
+        "from longrec.serving.stores.protocol import open_store\n"
         "open_store('sqlite://' + sys.argv[1]).close()\n"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}

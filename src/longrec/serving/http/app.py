@@ -14,11 +14,12 @@ from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from longrec.errors import DataError, LongrecError, UsageError
-from longrec.explain import check_explains
+from longrec.core.errors import DataError, LongrecError, UsageError
+from longrec.inference.explain import check_explains
 from longrec.recommender import COLD, PERSONAL
 from longrec.retrieval.similar import similar
-from longrec.serving.http import logs, schemas
+from longrec.serving.http import access_log as logs
+from longrec.serving.http import schemas
 from longrec.serving.http.batcher import Busy
 from longrec.serving.http.examples import openapi
 from longrec.serving.http.guard import ANSWERED, BEGAN, App, Guard, problem
@@ -28,11 +29,11 @@ from longrec.serving.http.service import Service
 from longrec.serving.http.settings import Settings
 from longrec.serving.http.swap import Swapper
 from longrec.serving.http.telemetry import Telemetry
-from longrec.serving.ids import id_of, item_key, user_key
-from longrec.serving.kept import user_log
-from longrec.serving.ranking import Query as Wish
-from longrec.serving.stores.interface import StoreFull, StoreUnavailable
-from longrec.serving.stream import Stream
+from longrec.serving.stores.protocol import StoreFull, StoreUnavailable
+from longrec.serving.stream.id_keys import id_of, item_key, user_key
+from longrec.serving.stream.recommending import Query as Wish
+from longrec.serving.stream.stream import Stream
+from longrec.serving.stream.user_view import user_log
 
 AGAIN = {"retry-after": "1"}
 NOBODY = "nothing is kept of this user"

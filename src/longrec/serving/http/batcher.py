@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from typing import Generic, TypeVar
 
-from longrec.serving.group import own
+from longrec.serving.stream.group_commit import own
 
 W = TypeVar("W")
 R = TypeVar("R")

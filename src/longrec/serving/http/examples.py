@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from longrec.serving.stream import Stream
+from longrec.serving.stream.stream import Stream
 
 USER, TIME = "ann", 1_763_715_600
 ENOUGH = 4

@@ -11,7 +11,7 @@ from math import ceil
 from time import perf_counter
 from typing import Any
 
-from longrec.serving.http import logs
+from longrec.serving.http import access_log as logs
 from longrec.serving.http.keys import Keys
 from longrec.serving.http.rate import Rates
 from longrec.serving.http.settings import Settings

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from time import monotonic
 
-from longrec.errors import DataError, LongrecError, UsageError
+from longrec.core.errors import DataError, LongrecError, UsageError
 
 VARIABLE = "LONGREC_API_KEYS"
 """Environment variable with keys, white space between them, where no file is named."""

@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator
 
 import uvicorn
 
-from longrec.errors import LongrecError, UsageError
-from longrec.serving.http import logs
+from longrec.core.errors import LongrecError, UsageError
+from longrec.serving.http import access_log as logs
 from longrec.serving.http.app import Server
 from longrec.serving.http.keys import VARIABLE, Keys
 from longrec.serving.http.protocol import protocol
 from longrec.serving.http.service import open_stream
 from longrec.serving.http.settings import Settings
-from longrec.serving.stream import Stream
+from longrec.serving.stream.stream import Stream
 
 SWITCH = 0.0005
 """Seconds after which a thread must let another one go on: the default, 5 ms, is long here."""

@@ -10,16 +10,16 @@ from itertools import groupby
 from typing import TypeVar
 
 from longrec.recommender import Recommender, load
-from longrec.retrieval.stored import open_index
-from longrec.serving.group import own
+from longrec.retrieval.index_cache import open_index
 from longrec.serving.http.batcher import Batcher
 from longrec.serving.http.lane import Lane
 from longrec.serving.http.settings import Settings
 from longrec.serving.http.telemetry import Telemetry
-from longrec.serving.kept import look_behind
-from longrec.serving.ranking import Answer, Query
-from longrec.serving.stream import Stream
-from longrec.serving.writer import Entry, Observed
+from longrec.serving.stream.group_commit import own
+from longrec.serving.stream.recommending import Answer, Query
+from longrec.serving.stream.stream import Stream
+from longrec.serving.stream.user_view import look_behind
+from longrec.serving.stream.writer import Entry, Observed
 
 T = TypeVar("T")
 W = TypeVar("W")

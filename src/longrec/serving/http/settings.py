@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
-from longrec.errors import UsageError
-from longrec.retrieval.stored import Kind
-from longrec.serving.stores.interface import Durability
+from longrec.core.errors import UsageError
+from longrec.retrieval.index_cache import Kind
+from longrec.serving.stores.protocol import Durability
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
-from longrec.errors import LongrecError
+from longrec.core.errors import LongrecError
 from longrec.recommender import Recommender, load
-from longrec.serving.http import logs
+from longrec.serving.http import access_log as logs
 from longrec.serving.http.schemas import Swap
 from longrec.serving.http.service import Service, open_stream
-from longrec.serving.keeping.upkeep import drop_old
-from longrec.serving.stream import Stream
+from longrec.serving.maintenance.retention import drop_old
+from longrec.serving.stream.stream import Stream
 
 T = TypeVar("T")
 PATIENCE = 5.0

@@ -15,7 +15,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from longrec.serving.writer import Observed
+from longrec.serving.stream.writer import Observed
 
 BUCKETS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),

@@ -14,9 +14,9 @@ from typing import NoReturn
 
 import lmdb
 
-from longrec.errors import DataError
-from longrec.serving.stores.interface import StoreFull, StoreUnavailable
+from longrec.core.errors import DataError
 from longrec.serving.stores.lmdb_layout import Tables
+from longrec.serving.stores.protocol import StoreFull, StoreUnavailable
 
 MAPS = [2**power for power in (40, 38, 36, 34, 32, 30)]
 """Address space asked for, in bytes: the first that the process gets. It takes no memory."""

@@ -24,13 +24,13 @@ from typing import TypeVar
 
 import lmdb
 
-from longrec.errors import DataError
-from longrec.files import sync
-from longrec.lock import take
-from longrec.serving.stores.interface import SCHEMA, Durability, StoreUnavailable, check_schema
+from longrec.core.errors import DataError
+from longrec.core.files import sync
+from longrec.core.lock import take
+from longrec.serving.stores.embedded import Opened
 from longrec.serving.stores.lmdb_file import REOPEN, check_file, copy_tables, explain, open_file
 from longrec.serving.stores.lmdb_layout import Tables, load_meta, save_meta
-from longrec.serving.stores.opened import Opened
+from longrec.serving.stores.protocol import SCHEMA, Durability, StoreUnavailable, check_schema
 
 T = TypeVar("T")
 FILE = re.compile(r"store-(\d+)\.(mdb|mdb-lock|tmp)")

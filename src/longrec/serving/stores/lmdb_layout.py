@@ -21,7 +21,7 @@ import json
 import struct
 from typing import Any, NamedTuple
 
-from longrec.serving.stores.interface import Event
+from longrec.serving.stores.protocol import Event
 
 BORN = struct.Struct(">Q")
 LOGGED = struct.Struct(">QQ")

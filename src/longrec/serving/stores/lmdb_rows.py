@@ -9,7 +9,6 @@ from typing import Any
 import lmdb
 
 from longrec.serving.stores.bitmap import join, pages_of, with_bits
-from longrec.serving.stores.interface import Append, Appended, Event, version_of
 from longrec.serving.stores.lmdb_layout import (
     BORN,
     LAST,
@@ -18,6 +17,7 @@ from longrec.serving.stores.lmdb_layout import (
     Tables,
     value_of,
 )
+from longrec.serving.stores.protocol import Append, Appended, Event, version_of
 
 
 def log_append(

@@ -23,17 +23,7 @@ from typing import Any, TypeVar
 import lmdb
 
 from longrec.serving.stores.bitmap import split
-from longrec.serving.stores.interface import (
-    Append,
-    Appended,
-    Durability,
-    Event,
-    Kept,
-    Put,
-    Rewrite,
-    Totals,
-    version_of,
-)
+from longrec.serving.stores.embedded import OpenedStore, share
 from longrec.serving.stores.lmdb_folder import LmdbFolder
 from longrec.serving.stores.lmdb_layout import (
     BORN,
@@ -54,7 +44,17 @@ from longrec.serving.stores.lmdb_rows import (
     log_append,
     log_events,
 )
-from longrec.serving.stores.opened import OpenedStore, share
+from longrec.serving.stores.protocol import (
+    Append,
+    Appended,
+    Durability,
+    Event,
+    Kept,
+    Put,
+    Rewrite,
+    Totals,
+    version_of,
+)
 
 T = TypeVar("T")
 DROPPED = 512

@@ -27,8 +27,8 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
-from longrec.errors import DataError, LongrecError, UsageError
-from longrec.serving.stores.interface import StoreFull, StoreUnavailable
+from longrec.core.errors import DataError, LongrecError, UsageError
+from longrec.serving.stores.protocol import StoreFull, StoreUnavailable
 from longrec.serving.stores.redis_scripts import Script
 
 PATIENCE = 6.0

@@ -30,7 +30,7 @@ from __future__ import annotations
 import hashlib
 import struct
 
-from longrec.serving.stores.interface import HEADER
+from longrec.serving.stores.protocol import HEADER
 
 BLOCK = 64
 """Events of a log in one value."""

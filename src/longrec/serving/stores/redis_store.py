@@ -25,8 +25,8 @@ from contextlib import suppress
 from itertools import chain
 from typing import Any, TypeVar
 
-from longrec.errors import DataError
-from longrec.serving.stores.interface import (
+from longrec.core.errors import DataError
+from longrec.serving.stores.protocol import (
     SCHEMA,
     Append,
     Appended,

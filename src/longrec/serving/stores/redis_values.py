@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 
-from longrec.serving.stores.interface import Event
 from longrec.serving.stores.lmdb_layout import event_of, value_of
+from longrec.serving.stores.protocol import Event
 from longrec.serving.stores.redis_scripts import BLOCK, PAGE
 
 _LENGTH = struct.Struct("<I")

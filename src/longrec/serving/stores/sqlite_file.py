@@ -20,9 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from longrec.lock import take_file
-from longrec.serving.stores.interface import Durability, StoreUnavailable
-from longrec.serving.stores.opened import Opened
+from longrec.core.lock import take_file
+from longrec.serving.stores.embedded import Opened
+from longrec.serving.stores.protocol import Durability, StoreUnavailable
 from longrec.serving.stores.sqlite_layout import (
     beside,
     check_file,

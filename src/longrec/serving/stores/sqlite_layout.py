@@ -21,9 +21,9 @@ import sqlite3
 from pathlib import Path
 from typing import Any, NoReturn
 
-from longrec.errors import DataError, UsageError
-from longrec.files import sync
-from longrec.serving.stores.interface import SCHEMA, StoreFull, StoreUnavailable, check_schema
+from longrec.core.errors import DataError, UsageError
+from longrec.core.files import sync
+from longrec.serving.stores.protocol import SCHEMA, StoreFull, StoreUnavailable, check_schema
 
 APPLICATION = 0x4C524543
 """Marks a file of SQLite's as a store of users: "LREC"."""

@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from longrec.serving.stores.bitmap import join, pages_of, split, with_bits
-from longrec.serving.stores.interface import (
+from longrec.serving.stores.embedded import OpenedStore, share
+from longrec.serving.stores.protocol import (
     HEADER,
     Append,
     Appended,
@@ -31,7 +32,6 @@ from longrec.serving.stores.interface import (
     Totals,
     version_of,
 )
-from longrec.serving.stores.opened import OpenedStore, share
 from longrec.serving.stores.sqlite_file import SqliteFile
 from longrec.serving.stores.sqlite_layout import load_meta, save_meta
 

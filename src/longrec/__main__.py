@@ -1,0 +1,5 @@
+"""`python -m longrec`: the command line."""
+
+from longrec.cli.main import main
+
+main()

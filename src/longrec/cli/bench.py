@@ -1,0 +1,310 @@
+"""Costs measured on the machine at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from longrec.cli.options import Json
+
+if TYPE_CHECKING:
+    from longrec_bench.plan import Plan
+    from longrec_bench.turns import Progress
+
+    from longrec.recommender import Recommender
+
+app = typer.Typer(help="Costs measured on the machine at hand.")
+
+CATALOGS = "3400,100000,1000000"
+
+Models = Annotated[
+    str | None,
+    typer.Option(metavar="A,B,...", help="Models of random weights; elastic,hydrarec if unset."),
+]
+Lengths = Annotated[str, typer.Option(metavar="N,M,...", help="Events of users at the beginning.")]
+Durabilities = Annotated[
+    str, typer.Option(metavar="A,B", help="power: synced before it is acknowledged; process.")
+]
+Folder = Annotated[
+    Path, typer.Option(help="Where temporary stores are made: on the disk to be measured.")
+]
+Clients = Annotated[str, typer.Option(metavar="N,M,...", help="Clients at once.")]
+Rounds = Annotated[int, typer.Option(min=1, help="Turns of each cell, of 10 pairs.")]
+Seconds = Annotated[float, typer.Option(help="For each cell of several clients.")]
+Out = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="A .json file for all that was found.")
+]
+
+
+@app.callback()
+def bench() -> None:
+    """Costs measured on the machine at hand."""
+
+
+@app.command()
+def stream(
+    run: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="RUN", help="A run's folder instead of random weights.", show_default=False
+        ),
+    ] = None,
+    models: Models = None,
+    items: Annotated[
+        int | None, typer.Option(help="Items of their catalog; 3400 if unset.")
+    ] = None,
+    histories: Lengths = "100,10000,1000000",
+    durability: Durabilities = "power,process",
+    store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="redis://host:6379/0 (under keys of its own), or a new folder for LMDB.",
+        ),
+    ] = None,
+    folder: Folder = Path("."),
+    clients: Clients = "1,32",
+    rounds: Rounds = 100,
+    seconds: Seconds = 5.0,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """Time events and recommendations on real stores here, beside reading histories again.
+
+    It takes some minutes of one core and half a gigabyte of disk, and leaves nothing behind.
+
+    Example: [bold]longrec bench stream --models elastic --histories 100,10000[/bold]
+    """
+    from longrec_bench.stream import bench_stream
+
+    _check_out(out)
+    plan = _plan(histories, durability, clients, rounds, seconds)
+    sizes = None if items is None else [items]
+    chosen = _chosen([] if run is None else [run], models, sizes, [3400], "--items")
+    with _measuring() as progress:
+        found = bench_stream(chosen, plan, folder, store, progress)
+    _tell(found, out, json)
+
+
+@app.command()
+def serve(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="RUN",
+            help="Folders of runs instead of random weights, each with its own catalog.",
+            show_default=False,
+        ),
+    ] = None,
+    models: Models = None,
+    catalogs: Annotated[
+        str | None,
+        typer.Option(metavar="N,M,...", help=f"Items of their catalogs; {CATALOGS} if unset."),
+    ] = None,
+    histories: Lengths = "100,10000,1000000",
+    transports: Annotated[
+        str, typer.Option(metavar="A,B", help="python: in this process; http: longrec serve.")
+    ] = "python,http",
+    durability: Durabilities = "power,process",
+    folder: Folder = Path("."),
+    clients: Clients = "1,8",
+    rounds: Rounds = 80,
+    seconds: Seconds = 2.0,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """Time events and recommendations as they are served, by catalog, and hold them against goals.
+
+    Clients and servers share this machine. It takes a quarter of an hour, and some gigabytes of
+    memory and of disk, and leaves nothing behind.
+
+    Example: [bold]longrec bench serve run --transports http --histories 100,10000[/bold]
+    """
+    from longrec_bench.serve import bench_serve
+
+    _check_out(out)
+    plan = _plan(histories, durability, clients, rounds, seconds)
+    sizes = None if catalogs is None else _numbers("catalogs", catalogs)
+    chosen = _chosen(runs or [], models, sizes, _numbers("catalogs", CATALOGS), "--catalogs")
+    with _measuring() as progress:
+        found = bench_serve(chosen, plan, transports.split(","), folder, progress)  # type: ignore[arg-type]
+    _tell(found, out, json)
+
+
+@app.command()
+def cost(
+    models: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="Whole models, or none.")
+    ] = None,
+    mixers: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="Mixers alone, or none.")
+    ] = None,
+    lengths: Annotated[
+        str | None,
+        typer.Option(metavar="N,M,...", help="Events of a history; 128 to 1048576 if unset."),
+    ] = None,
+    slots: Annotated[
+        str | None, typer.Option(metavar="N,M,...", help="Sizes of memory banks, or none.")
+    ] = None,
+    catalogs: Annotated[
+        str | None, typer.Option(metavar="N,M,...", help="Items that losses are over, or none.")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Histories per pass; as many as have 4096 events if unset.")
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Threads that compute, pinned to cores.")] = 1,
+    rounds: Annotated[int, typer.Option(help="Turns of each cell, a process each.")] = 3,
+    cap: Annotated[
+        float, typer.Option(help="Seconds of a pass; what would take longer is skipped.")
+    ] = 20.0,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="A new folder for tables, cells.csv and plots."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Time mixers, whole models, memory banks and losses, and take their peak memory.
+
+    Each cell has a process of its own for each turn. What is named alone is measured; if nothing
+    is, all are, which takes hours.
+
+    Example: [bold]longrec bench cost --models elastic,sasrec,free --lengths 512,4096[/bold]
+    """
+    from longrec_bench.cost.cost import bench_cost
+    from longrec_bench.cost.plan import LENGTHS, CostPlan
+    from longrec_bench.cost.shown import show
+    from longrec_bench.cost.written import write
+
+    from longrec.core import console
+    from longrec.core.errors import UsageError
+
+    if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UsageError(f"out is {out}, which is there already: name a new or an empty folder")
+    named = {"models": models, "mixers": mixers, "slots": slots, "catalogs": catalogs}
+    chosen: dict[str, Any] = {
+        name: _some(name, text, name in ("slots", "catalogs"))
+        for name, text in named.items()
+        if text is not None
+    }
+    if chosen:
+        chosen = dict.fromkeys(named, ()) | chosen
+    plan = CostPlan(
+        **chosen,
+        lengths=LENGTHS if lengths is None else _numbers("lengths", lengths),
+        batch=batch,
+        threads=threads,
+        cap=cap,
+        rounds=rounds,
+    )
+    with _measuring("nothing was written") as progress:
+        found = bench_cost(plan, progress)
+    if out is not None:
+        write(out, found)
+    if json:
+        console.print_json(found["cells"])
+    else:
+        show(found)
+    share = found["machine"]["processor_share"]
+    if threads == 1 and share is not None and share < 0.9:
+        console.say(
+            f"warning: in {1 - share:.0%} of their time the passes did not have the core, so that "
+            "something else wanted it: measure again on an idle machine"
+        )
+    if json and found["skipped"]:
+        console.say(f"{len(found['skipped'])} cells were not measured; --out tells why")
+
+
+def _some(name: str, text: str, numbers: bool) -> Any:
+    """Names or numbers with commas between; "none" is none of them."""
+    if text == "none":
+        return ()
+    return _numbers(name, text) if numbers else tuple(text.split(","))
+
+
+@contextmanager
+def _measuring(left: str = "nothing is left of the stores") -> Iterator[Progress]:
+    """Show progress; interrupted, say what is left."""
+    from longrec.core import console
+    from longrec.core.errors import LongrecError
+
+    try:
+        with console.counting("measuring") as progress:
+            yield progress
+    except KeyboardInterrupt:
+        raise LongrecError(f"interrupted; {left}") from None
+
+
+def _tell(found: dict[str, Any], out: Path | None, json: bool) -> None:
+    """Write and print what was found."""
+    from json import dumps
+
+    from longrec_bench.shown import show
+
+    from longrec.core import console
+    from longrec.core.files import write_file
+
+    if out is not None:
+        write_file(out, dumps(found, indent=2, allow_nan=False) + "\n")
+    if json:
+        console.print_json(found["cells"])
+    else:
+        show(found)
+    if found["machine"]["in_memory"]:
+        console.say(
+            f"warning: measured on {found['machine']['file_system']}, where a sync costs and keeps "
+            "nothing: pass --folder on a disk"
+        )
+
+
+def _check_out(out: Path | None) -> None:
+    from longrec.core.errors import UsageError
+
+    if out is not None and (out.suffix != ".json" or not out.parent.is_dir()):
+        raise UsageError(f"{out}: name a .json file in a folder that there is")
+
+
+def _plan(histories: str, durability: str, clients: str, rounds: int, seconds: float) -> Plan:
+    from longrec_bench.plan import Plan
+
+    return Plan(
+        histories=_numbers("histories", histories),
+        durabilities=tuple(durability.split(",")),  # type: ignore[arg-type]
+        clients=_numbers("clients", clients),
+        rounds=rounds,
+        seconds=seconds,
+    )
+
+
+def _chosen(
+    runs: Sequence[Path],
+    models: str | None,
+    sizes: Sequence[int] | None,
+    usual: Sequence[int],
+    option: str,
+) -> list[Recommender]:
+    """The runs, or models of random weights over catalogs of so many items, an option's value."""
+    from longrec_bench.plan import random_recommender
+
+    from longrec.core.errors import UsageError
+
+    if runs:
+        if models is not None or sizes is not None:
+            raise UsageError(f"RUN brings its own model and items: leave --models and {option} out")
+        from longrec.recommender import load
+
+        return [load(run) for run in runs]
+    names = (models or "elastic,hydrarec").split(",")
+    return [random_recommender(name, size) for size in sizes or usual for name in names]
+
+
+def _numbers(name: str, text: str) -> Any:
+    from longrec.core.errors import UsageError
+
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"{name} is {text!r}; give whole numbers with commas between") from None

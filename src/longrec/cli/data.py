@@ -1,0 +1,149 @@
+"""From logs to histories, and named public data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from longrec.cli.options import Json
+
+app = typer.Typer(help="Named public data: what there is, and how to get it.")
+
+
+def prepare(
+    log: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="LOG...",
+            help="CSV, TSV, Parquet or RecBole .inter: files, a folder, or a glob.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The histories folder to write.", show_default=False)],
+    user: Annotated[str | None, typer.Option(help="Column of user ids.")] = None,
+    item: Annotated[str | None, typer.Option(help="Column of item ids.")] = None,
+    time: Annotated[str | None, typer.Option(help="Column of times.")] = None,
+    order: Annotated[str | None, typer.Option(help="Column that orders a user's events.")] = None,
+    row_order: Annotated[
+        bool, typer.Option("--row-order", help="The log's rows are in the order of events.")
+    ] = False,
+    time_unit: Annotated[
+        str | None, typer.Option(help="s, ms, us, ns or datetime, instead of detecting it.")
+    ] = None,
+    column: Annotated[
+        list[str] | None, typer.Option("--column", help="A further column to keep; repeatable.")
+    ] = None,
+    k_core: Annotated[
+        int, typer.Option(min=0, help="Drop users and items with fewer events; 0 keeps all.")
+    ] = 0,
+    dedup: Annotated[
+        bool, typer.Option("--dedup", help="Keep only the first event of a user with an item.")
+    ] = False,
+    min_length: Annotated[int, typer.Option(min=1, help="Drop shorter histories.")] = 1,
+    extend: Annotated[
+        Path | None,
+        typer.Option(metavar="HISTORIES", help="Histories that the log continues: write both."),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a histories folder that exists.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Turn logs into histories: ordered, indexed, memory-mapped.
+
+    Example: [bold]longrec prepare clicks/*.parquet --user uid --item sku --out histories[/bold]
+    """
+    from longrec.core import console
+    from longrec.data.prepare import prepare as run
+
+    with console.err.status("reading the log"):
+        histories = run(
+            log[0] if len(log) == 1 else log,
+            out,
+            k_core=k_core,
+            dedup=dedup,
+            min_length=min_length,
+            extend=extend,
+            overwrite=overwrite,
+            report=console.say,
+            user=user,
+            item=item,
+            time=time,
+            order=order,
+            row_order=row_order,
+            time_unit=time_unit,
+            columns=tuple(column or ()),
+        )
+    if json:
+        from dataclasses import asdict
+
+        console.print_json({"path": str(out)} | asdict(histories.meta))
+        return
+    lengths = histories.lengths
+    console.facts_table(
+        str(out),
+        {
+            "users": f"{histories.n_users:,}",
+            "items": f"{histories.n_items:,}",
+            "events": f"{histories.n_events:,}",
+            "events per user": f"{lengths.mean():.1f} on average, at most {lengths.max():,}",
+            "dropped": ", ".join(f"{v:,} {k}" for k, v in histories.meta.dropped.items()) or "0",
+        },
+    )
+
+
+@app.command("list")
+def data_list(json: Json = False) -> None:
+    """List named public data: size, publisher's address, digest, terms.
+
+    Example: [bold]longrec data list --json[/bold]
+    """
+    from dataclasses import asdict
+
+    from longrec.core import console
+    from longrec.data.public import list_public
+
+    entries = list_public()
+    if json:
+        console.print_json([asdict(entry) for entry in entries])
+        return
+    for entry in entries:
+        console.out.print(f"[bold]{entry.name}[/bold]  {entry.title}")
+        console.out.print(f"  from   {entry.url}\n  digest {entry.digest or 'none published'}")
+        console.out.print(f"  terms  {entry.terms}", markup=False)
+
+
+@app.command("get")
+def data_get(
+    name: Annotated[str, typer.Argument(help="A name from `longrec data list`.")],
+    out: Annotated[Path, typer.Option(help="Folder for the log.")] = Path("data"),
+    file: Annotated[
+        Path | None, typer.Option(help="The publisher's file, if you have it: nothing is fetched.")
+    ] = None,
+    accept_terms: Annotated[
+        bool, typer.Option("--accept-terms", help="You have read the publisher's terms.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Fetch public data from its publisher, check its digest, and make it readable.
+
+    Example: [bold]longrec data get ml-1m --accept-terms --out data[/bold]
+    """
+    from longrec.core import console
+    from longrec.data.public import get_public
+
+    with console.counting(name) as progress:
+        path = get_public(
+            name,
+            out,
+            file=file,
+            accept_terms=accept_terms,
+            progress=lambda done, total: progress(done, total),
+            report=console.say,
+        )
+    if json:
+        console.print_json({"name": name, "path": str(path)})
+    else:
+        console.say(f"next: longrec prepare {path} --out histories/{name}")

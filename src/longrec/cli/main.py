@@ -1,0 +1,104 @@
+"""The command line: `longrec VERB`, the same verbs as the Python API.
+
+Exit status 0: done; 1: the work failed; 2: the call was wrong. Progress goes to standard error,
+results to standard output. The commands are in `longrec.commands`, a file for each group.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from longrec.cli import bench, data, index, store
+from longrec.cli import explain as explaining
+from longrec.cli import export as exporting
+from longrec.cli import recommend as using
+from longrec.cli import serve as serving
+from longrec.cli import train as training
+
+app = typer.Typer(
+    name="longrec",
+    help="Next-item recommendation from very long user histories: from logs to recommendations.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def top(
+    ctx: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads; all cores by default.")
+    ] = None,
+) -> None:
+    """Next-item recommendation from very long user histories: from logs to recommendations."""
+    if version:
+        from importlib.metadata import PackageNotFoundError
+        from importlib.metadata import version as version_of
+
+        try:
+            typer.echo(f"longrec {version_of('longrec')}")
+        except PackageNotFoundError:
+            typer.echo("longrec (from its source, not installed)")
+        raise typer.Exit
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
+        raise typer.Exit(2)
+
+
+for command in (
+    data.prepare,
+    training.train,
+    using.evaluate,
+    using.recommend,
+    explaining.explain,
+    index.index,
+    exporting.export,
+    serving.serve,
+    using.models,
+    training.compare,
+    training.demo,
+):
+    app.command()(command)
+for name, group in (("data", data.app), ("store", store.app), ("bench", bench.app)):
+    app.add_typer(group, name=name, no_args_is_help=True)
+
+
+def main() -> None:
+    """Entry point: what a user can mend is told in one line, without a traceback."""
+    from longrec.core.errors import LongrecError
+
+    try:
+        app()
+    except LongrecError as error:
+        _fail(str(error), error.exit_status)
+    except BrokenPipeError:
+        # Whoever read our output has stopped: nothing more to say.
+        sys.stderr.close()
+        sys.exit(1)
+    except (OSError, MemoryError) as error:
+        _fail(str(error) or type(error).__name__, 1)
+    except RuntimeError as error:
+        if "memory" not in str(error):  # torch's own errors for want of it are of this class
+            raise
+        _fail(f"not enough memory: {str(error).splitlines()[0]}", 1)
+
+
+def _fail(message: str, status: int) -> None:
+    from longrec.core.console import fail
+
+    fail(message)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,257 @@
+"""Stores of users: looked at, backed up, restored, verified, compacted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from longrec.cli.options import Durable, Json, Run
+
+if TYPE_CHECKING:
+    from longrec.serving.stores.protocol import Store
+
+app = typer.Typer(help="Stores of users: looked at, backed up, restored, verified, compacted.")
+
+Url = Annotated[
+    str,
+    typer.Argument(
+        metavar="URL",
+        help="lmdb:///folder (or a path), sqlite:///file, redis://host/0, rediss://…",
+        show_default=False,
+    ),
+]
+Backup = Annotated[
+    Path, typer.Argument(metavar="FOLDER", help="The backup's folder.", show_default=False)
+]
+
+
+@app.command()
+def info(url: Url, json: Json = False) -> None:
+    """Show what a store holds: models, users, events, bytes.
+
+    Example: [bold]longrec store info lmdb:///var/lib/shop[/bold]
+    """
+    from longrec.core import console
+    from longrec.serving.maintenance.retention import models_of
+
+    with _opened(url) as store:
+        meta, totals, shown = store.meta(), store.totals(), store.url
+    models = models_of(meta, totals.records)
+    facts = {
+        "schema": meta.get("schema"),
+        "created": meta.get("created"),
+        "users": totals.users,
+        "events": totals.events,
+        "bytes": totals.bytes,
+    }
+    if json:
+        whole = "restoring" not in meta
+        console.print_json({"url": shown, "whole": whole} | facts | {"models": models})
+        return
+    console.facts_table(
+        shown, {k: f"{v:,}" if isinstance(v, int) else v for k, v in facts.items() if v is not None}
+    )
+    columns = ["name", "digest", "current", "records"]
+    if models:
+        rows = [
+            [m["name"], m["digest"][:16], "yes" if m["current"] else "no", m["records"]]
+            for m in models
+        ]
+        console.table("models", columns, rows)
+    if "restoring" in meta:
+        console.say(f"half restored: run `longrec store restore FOLDER {shown}` again")
+
+
+@app.command()
+def backup(url: Url, folder: Backup, json: Json = False) -> None:
+    """Write a store to a folder that any store can be restored from, beside whoever writes to it.
+
+    Example: [bold]longrec store backup lmdb:///var/lib/shop backup-monday[/bold]
+    """
+    from longrec.core import console
+    from longrec.serving.maintenance.backup import backup as write
+
+    with _opened(url) as store, console.counting("backing up") as progress:
+        copied, shown = write(store, folder, progress), store.url
+    if json:
+        console.print_json({"url": shown, "path": str(folder)} | copied._asdict())
+        return
+    console.facts_table(str(folder), {"from": shown} | _thousands(copied._asdict()))
+
+
+@app.command()
+def restore(folder: Backup, url: Url, json: Json = False) -> None:
+    """Bring a backup back into an empty store, of the same kind or another.
+
+    If it is interrupted, the same command goes on; until it has ended nobody can use the store.
+
+    Example: [bold]longrec store restore backup-monday redis://localhost:6379/0[/bold]
+    """
+    from longrec.core import console
+    from longrec.core.errors import LongrecError
+    from longrec.serving.maintenance.restore import restore as bring_back
+
+    with _opened(url, write=True) as store, console.counting("restoring") as progress:
+        shown = store.url
+        try:
+            copied = bring_back(folder, store, progress)
+        except KeyboardInterrupt:
+            raise LongrecError("interrupted; the same command goes on") from None
+    counts = {k: v for k, v in copied._asdict().items() if k != "left_out"}
+    if json:
+        console.print_json({"url": shown, "path": str(folder)} | counts)
+        return
+    console.facts_table(shown, {"from": str(folder)} | _thousands(counts))
+
+
+@app.command()
+def rebuild(
+    url: Url,
+    run: Run,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="HISTORIES", help="Bring these histories in first, in front of the logs."
+        ),
+    ] = None,
+    by_time: Annotated[
+        bool, typer.Option("--by-time", help="Sort logs with late events by time, for good.")
+    ] = False,
+    durability: Annotated[
+        Durable, typer.Option(help="That of whoever serves the store: power, or process.")
+    ] = Durable.power,
+    json: Json = False,
+) -> None:
+    """Make all users' records anew with RUN's model, which the store serves from then on.
+
+    If it is interrupted, the same command goes on. A server that runs does the same on HUP.
+
+    Example: [bold]longrec store rebuild lmdb:///var/lib/shop run --data histories[/bold]
+    """
+    from longrec.core import console
+    from longrec.core.errors import LongrecError
+    from longrec.recommender import load
+
+    with load(run).open_stream(url, durability.value, beside=True) as stream:
+        with console.counting("rebuilding") as progress:
+            try:
+                found = stream.rebuild(data, "time" if by_time else "commit", progress)
+            except KeyboardInterrupt:
+                raise LongrecError("interrupted; the same command goes on") from None
+        shown = stream.store.url
+    told = found._asdict()
+    seconds = told.pop("seconds")
+    if json:
+        console.print_json({"url": shown} | told | {"seconds": seconds})
+        return
+    console.facts_table(shown, _thousands(told) | {"seconds": f"{seconds:.1f}"})
+
+
+@app.command()
+def verify(
+    url: Url,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN", help="Hold this run's records against a replay of the log, too."
+        ),
+    ] = None,
+    show: Annotated[bool, typer.Option("--show", help="Name the users with problems.")] = False,
+    json: Json = False,
+) -> None:
+    """Check a store: whole logs, event ids, records. The exit status is 1 if there are problems.
+
+    Example: [bold]longrec store verify lmdb:///var/lib/shop --run run[/bold]
+    """
+    from longrec.core import console
+    from longrec.core.errors import LongrecError
+    from longrec.serving.maintenance.retention import models_of
+    from longrec.serving.maintenance.verify import verify as check
+    from longrec.serving.stream.id_keys import id_of
+
+    replay = None
+    if run is not None:
+        from longrec.recommender import load
+        from longrec.serving.maintenance.replay import Replay
+
+        replay = Replay(load(run))
+    with _opened(url) as store, console.counting("verifying") as progress:
+        found, meta, shown = check(store, replay, progress), store.meta(), store.url
+    models = [
+        {**model, "behind": found.behind[model["digest"]]}
+        for model in models_of(meta, found.records)
+    ]
+    problems: list[dict[str, Any]] = [
+        {"problem": p.words, "number": p.number, "mend": p.mend}
+        | ({"users": [id_of(user) for user in p.users]} if show else {})
+        for p in found.problems
+    ]
+    compared = {} if run is None else {"compared": found.compared, "outdated": found.outdated}
+    counts = {"users": found.users, "events": found.events} | compared
+    if json:
+        console.print_json({"url": shown} | counts | {"models": models, "problems": problems})
+    else:
+        console.facts_table(shown, _thousands(counts | {"problems": len(problems)}))
+        if models:
+            columns = ["name", "records", "behind"]
+            rows = [[model[key] for key in columns] for model in models]
+            console.table("models", columns, rows)
+        for problem in problems:
+            console.out.print(f"{problem['number']:,} {problem['problem']}", markup=False)
+            for user in problem.get("users", ()):
+                console.out.print(f"  {console.plain(str(user))}", markup=False)
+            console.out.print(f"  mend: {problem['mend']}", markup=False)
+    if problems:
+        kinds = ", ".join(problem["problem"] for problem in problems)
+        raise LongrecError(f"{shown} is not whole: {kinds}")
+
+
+@app.command()
+def compact(url: Url, json: Json = False) -> None:
+    """Delete the records of models that the store serves no more, and give back free room.
+
+    What was deleted, forgotten users among it, is in the file no longer.
+
+    Example: [bold]longrec store compact lmdb:///var/lib/shop[/bold]
+    """
+    from longrec.core import console
+    from longrec.serving.maintenance.retention import drop_old
+
+    with _opened(url):
+        pass  # or it is refused, where opening to write would make a store
+    with _opened(url, write=True) as store, console.err.status("compacting"):
+        dropped = drop_old(store)
+        before, after = store.compact()
+        shown = store.url
+    if json:
+        console.print_json(
+            {"url": shown, "dropped": dropped, "bytes_before": before, "bytes_after": after}
+        )
+        return
+    for model in dropped:
+        console.say(
+            f"dropped {model['records']:,} records of {model['name']} ({model['digest'][:16]})"
+        )
+    console.facts_table(shown, {"bytes before": f"{before:,}", "bytes after": f"{after:,}"})
+
+
+@contextmanager
+def _opened(url: str, write: bool = False) -> Iterator[Store]:
+    """A store for as long as a command takes; beside its writer unless it is written to."""
+    from longrec.serving.stores.protocol import open_store
+
+    # Redis may be set up for less than "power"; what a file is to keep is not known from it.
+    shared = url.startswith(("redis://", "rediss://"))
+    store = open_store(url, "process" if shared else "power", readonly=not write)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def _thousands(counts: dict[str, int]) -> dict[str, str]:
+    return {key.replace("_", " "): f"{value:,}" for key, value in counts.items()}

@@ -1,0 +1,234 @@
+"""What is compared: models and variants, budget, seeds; kept in FOLDER/compare.json.
+
+A variant is written NAME:KEY=VALUE:KEY=VALUE, and is called in all results as it was written.
+Everything is checked before the first run begins.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from longrec.config.parse import check_model, parse_settings
+from longrec.config.training import TrainConfig
+from longrec.core.errors import DataError, UsageError
+from longrec.core.files import write_file
+from longrec.core.lock import LOCK
+from longrec.models import MODELS, CountingModel
+from longrec.models.common.base import config_keys
+
+FORMAT = 1
+PLAN = "compare.json"
+TAKEN = {"max_minutes": "the budget", "seed": "the number of seeds"}
+WORDS = {
+    "fingerprint": "histories with the fingerprint",
+    "budget": "a budget in minutes of",
+    "settings": "the common settings",
+    "device": "the device",
+    "threads": "a number of CPU threads of",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model to compare: the text that names it, its model, and the settings it trains with."""
+
+    name: str
+    model: str
+    settings: dict[str, str]
+
+    @property
+    def counted(self) -> bool:
+        """Whether it is fitted by counting, so that every seed gives the same."""
+        return issubclass(MODELS[self.model], CountingModel)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: a model with a seed, and where it and what its processes say are kept."""
+
+    entry: Entry
+    seed: int
+    run: Path
+    logs: Path
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a comparison's folder is about.
+
+    Attributes
+    ----------
+    histories, fingerprint : the data.
+    models : texts, in the order given.
+    budget : minutes of training for each run, validation included.
+    settings : common to all models.
+    seeds : trainings of each model, with the seeds 0, 1, …
+    device, threads : what a run may use.
+    """
+
+    histories: str
+    fingerprint: str
+    models: tuple[str, ...]
+    budget: float
+    settings: dict[str, str]
+    seeds: int
+    device: str
+    threads: int
+
+    def __post_init__(self) -> None:
+        if not self.budget > 0:
+            raise UsageError(f"the budget is {self.budget} minutes; it must be above 0")
+        if self.seeds < 1:
+            raise UsageError(f"seeds is {self.seeds}; it must be at least 1")
+        if not self.models:
+            raise UsageError("no model to compare: name one or more, such as elastic,sasrec")
+        for n, name in enumerate(self.models):
+            if name in self.models[:n]:
+                raise UsageError(f"the model {name!r} is named twice")
+        for key in self.settings:
+            if key in TAKEN:
+                raise UsageError(f"{key} is set by {TAKEN[key]}: leave it out")
+
+    def entries(self) -> list[Entry]:
+        """The models with their settings, all checked.
+
+        Raises
+        ------
+        UsageError
+            For an unknown model or key, or a value that does not fit.
+        """
+        return [self._entry(text) for text in self.models]
+
+    def _entry(self, text: str) -> Entry:
+        name, *parts = text.split(":")
+        own: dict[str, str] = {}
+        for part in parts:
+            key, equals, value = part.partition("=")
+            if not (key and equals):
+                raise UsageError(
+                    f"{text!r}: a variant is written NAME:KEY=VALUE:KEY=VALUE, but {part!r} is no "
+                    "KEY=VALUE"
+                )
+            if key in own:
+                raise UsageError(f"{text!r} gives {key!r} twice")
+            if key in TAKEN:
+                raise UsageError(f"{text!r}: {key} is set by {TAKEN[key]}: leave it out")
+            if key == "split":
+                raise UsageError(
+                    f"{text!r}: all models are compared under one split: set it for all of them"
+                )
+            own[key] = value
+        common = self.settings
+        if not fields(MODELS[check_model(name)].config_class):
+            common = {k: v for k, v in common.items() if not _only_of_models(k)}
+        settings = common | own | {"max_minutes": str(self.budget)}
+        try:
+            parse_settings(name, settings)
+        except UsageError as error:
+            raise UsageError(f"{text}: {error}") from None
+        return Entry(text, name, settings)
+
+    def jobs(self, folder: Path) -> list[Job]:
+        """Every run, all models with the first seed before any with the second."""
+        entries = self.entries()
+        return [
+            _job(folder, entry, seed)
+            for seed in range(self.seeds)
+            for entry in entries
+            if not (seed and entry.counted)
+        ]
+
+    def keep(self, folder: Path) -> None:
+        """Write the plan into the comparison's folder."""
+        document = {"format": FORMAT} | asdict(self)
+        write_file(folder / PLAN, json.dumps(document, indent=1))
+
+    def check_continues(self, begun: Plan, folder: Path) -> None:
+        """Raise UsageError unless this plan is the one begun, with more models or seeds at most."""
+        for key, words in WORDS.items():
+            old, new = getattr(begun, key), getattr(self, key)
+            if old != new:
+                raise UsageError(
+                    f"{folder} was begun with {words} {old}, not {new}: compare with that, or in "
+                    "a new folder"
+                )
+        left = [name for name in begun.models if name not in self.models]
+        if left:
+            raise UsageError(
+                f"{folder} also compares {', '.join(left)}: models can be added and not left out; "
+                "name them too, or compare in a new folder"
+            )
+        if self.seeds < begun.seeds:
+            raise UsageError(
+                f"{folder} was begun with {begun.seeds} seeds, not {self.seeds}: seeds can be "
+                "added and not left out"
+            )
+
+
+def read_plan(folder: Path) -> Plan | None:
+    """The plan of a comparison that was begun in a folder; None where there is none.
+
+    Raises
+    ------
+    DataError
+        When compare.json is damaged or of another version.
+    UsageError
+        When the folder is a file or holds other things.
+    """
+    path = folder / PLAN
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file; a comparison needs a folder")
+    if not path.is_file():
+        if folder.is_dir() and any(p.name != LOCK for p in folder.iterdir()):
+            raise UsageError(
+                f"{folder} holds other files and no comparison: choose an empty or new folder"
+            )
+        return None
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        version = raw.pop("format")
+        if version == FORMAT:
+            return Plan(**raw | {"models": tuple(raw["models"])})
+    except (ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
+        raise DataError(f"{path} is damaged ({error}): compare in a new folder.") from error
+    raise DataError(
+        f"{path} has format {version}, this longrec reads {FORMAT}: compare in a new folder."
+    )
+
+
+def models_of(models: str | Sequence[str]) -> tuple[str, ...]:
+    """Names from a list, or from one text with commas."""
+    texts = models.split(",") if isinstance(models, str) else models
+    return tuple(text.strip() for text in texts if text.strip())
+
+
+def settings_text(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Values as a command line has them."""
+    return {k: "none" if v is None else str(v) for k, v in settings.items()}
+
+
+def _only_of_models(key: str) -> bool:
+    """Whether a setting belongs to models and not to training."""
+    return key not in {f.name for f in fields(TrainConfig)} and any(
+        key in config_keys(name) for name in MODELS
+    )
+
+
+def _job(folder: Path, entry: Entry, seed: int) -> Job:
+    name = folder_name(entry.name) + (f"-seed{seed}" if seed else "")
+    return Job(entry, seed, folder / "runs" / name, folder / "logs" / name)
+
+
+def folder_name(text: str) -> str:
+    """A model's text as a name that every file system and shell takes; no two texts share one."""
+    plain = text.replace(":", ",")
+    safe = re.sub(r"[^A-Za-z0-9._=,+-]", "-", plain)[:120]
+    if safe == plain and "," not in text:
+        return safe
+    return f"{safe}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"

@@ -1,0 +1,206 @@
+"""What a comparison's folder holds so far, read from the folders of its runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from longrec.compare.plan import Job, Plan, read_plan
+from longrec.compare.rows import read_json, read_ranks, report_row
+from longrec.core.errors import DataError
+from longrec.evaluation.report.contents import MEMORY, Pair, ReportRow
+from longrec.evaluation.report.page import headline
+from longrec.evaluation.report.pairs import compare_pairs
+from longrec.evaluation.report.tables import ordered
+from longrec.evaluation.summary import Metrics
+
+FORMAT = 1
+Stage = Literal["training", "evaluation"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that went wrong: which, in which stage, how, and the file with all that it said."""
+
+    name: str
+    seed: int
+    stage: Stage
+    error: str
+    log: Path
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Models compared under equal budgets.
+
+    Attributes
+    ----------
+    folder : with results.json, results.csv, report.html and the runs.
+    metric : key of the metric that leads; rows are in its order.
+    rows : those that rank, best first, then those not converged, then bounds.
+    pairs : paired tests between rows, the better one first.
+    failures : runs that went wrong.
+    waiting : names of models without a result whose runs are still to come.
+    runs : folders of the runs behind each row.
+    """
+
+    folder: Path
+    plan: Plan
+    metric: str
+    rows: list[ReportRow]
+    pairs: list[Pair]
+    failures: list[Failure]
+    waiting: list[str]
+    runs: dict[str, list[Path]] = field(default_factory=dict)
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.folder / "report.html"
+
+    @property
+    def protocol(self) -> str:
+        """How the numbers were made, in words; empty without a result."""
+        return next((r.metrics.protocol() for r in self.rows if isinstance(r.metrics, Metrics)), "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values: what results.json holds."""
+        ranks = iter(range(1, len(self.rows) + 1))
+        return {
+            "format": FORMAT,
+            "metric": self.metric,
+            "protocol": self.protocol,
+            "plan": asdict(self.plan),
+            "rows": [
+                _row(row, next(ranks) if row.ranks else None, self.runs[row.name])
+                for row in self.rows
+                if row.contends
+            ],
+            "bounds": [
+                {"name": row.name, "kind": row.kind, "metrics": _metrics(row)}
+                for row in self.rows
+                if not row.contends
+            ],
+            "pairs": [
+                {
+                    "a": pair.a,
+                    "b": pair.b,
+                    "metric": self.metric,
+                    "mean": pair.difference.mean,
+                    "low": pair.difference.low,
+                    "high": pair.difference.high,
+                    "p_holm": pair.p_value,
+                }
+                for pair in self.pairs
+            ],
+            "failures": [asdict(f) | {"log": str(f.log)} for f in self.failures],
+            "waiting": self.waiting,
+        }
+
+
+def trained(job: Job) -> bool:
+    """Whether a run's training has ended."""
+    return (job.run / "config.json").is_file()
+
+
+def evaluated(job: Job, plan: Plan) -> bool:
+    """Whether a run has ended and its test targets were ranked on the plan's data."""
+    if not trained(job) or not (job.run / "ranks.parquet").is_file():
+        return False
+    try:
+        metrics = read_json(job.run / "metrics.json")
+        split = read_json(job.run / "config.json")["train_config"]["split"]
+        data = metrics["provenance"]["data"]["fingerprint"]
+        return bool(
+            metrics["part"] == "test" and metrics["split"] == split and data == plan.fingerprint
+        )
+    except (DataError, KeyError, TypeError):
+        return False
+
+
+def collect(
+    folder: Path, bounds: Sequence[ReportRow] = (), failures: Sequence[Failure] = ()
+) -> Comparison:
+    """Read what a comparison's folder holds.
+
+    Parameters
+    ----------
+    folder
+        Of a comparison that was begun.
+    bounds
+        Rows of kind "ceiling" or "bound"; those of an earlier results.json if none are given.
+    failures
+        What went wrong in this call; such runs are not waited for.
+    """
+    plan = read_plan(folder)
+    if plan is None:
+        raise DataError(f"{folder} holds no comparison: make one with `longrec compare`")
+    jobs = plan.jobs(folder)
+    ended = [job for job in jobs if evaluated(job, plan)]
+    runs: dict[str, list[Path]] = {}
+    for job in ended:
+        runs.setdefault(job.entry.name, []).append(job.run)
+    measured = {job.run: job.logs / "train.json" for job in ended}
+    rows = [report_row(own, name, [measured[run] for run in own]) for name, own in runs.items()]
+    rows += bounds or _earlier_bounds(folder)
+    metric = headline(rows)
+    rows = ordered(rows, metric)
+    ranks = {row.name: [read_ranks(r) for r in runs[row.name]] for row in rows if row.contends}
+    failed = {failure.name for failure in failures}
+    return Comparison(
+        folder,
+        plan,
+        metric,
+        rows,
+        compare_pairs(ranks, metric, {row.name for row in rows if row.ranks}),
+        list(failures),
+        [name for name in plan.models if name not in runs and name not in failed],
+        runs,
+    )
+
+
+def memory_of(row: ReportRow) -> dict[str, float]:
+    """How evenly the memory bank was used by the weights that were kept; {} without one."""
+    if row.log is None:
+        return {}
+    best = row.log.drop_nulls(list(MEMORY)).sort("validation", descending=True, maintain_order=True)
+    return {name: float(best[name][0]) for name in MEMORY} if len(best) else {}
+
+
+def _row(row: ReportRow, rank: int | None, runs: Sequence[Path]) -> dict[str, Any]:
+    return {
+        "rank": rank,
+        "name": row.name,
+        "kind": row.kind,
+        "converged": row.converged,
+        "ended": row.ended,
+        "seeds": row.seeds,
+        "metrics": _metrics(row),
+        "spread": dict(row.spread),
+        "cost": asdict(row.cost),
+        "memory": memory_of(row),
+        "runs": [{"folder": str(run)} | read_json(run / "provenance.json") for run in runs],
+    }
+
+
+def _metrics(row: ReportRow) -> dict[str, Any]:
+    return row.metrics.to_dict() if isinstance(row.metrics, Metrics) else dict(row.metrics)
+
+
+def _earlier_bounds(folder: Path) -> list[ReportRow]:
+    """The bounds that an earlier call was given."""
+    path = folder / "results.json"
+    if not path.is_file():
+        return []
+    return [
+        ReportRow(
+            bound["name"],
+            bound["kind"],
+            Metrics.from_dict(bound["metrics"])
+            if "intervals" in bound["metrics"]
+            else bound["metrics"],
+        )
+        for bound in read_json(path)["bounds"]
+    ]

@@ -1,0 +1,151 @@
+"""From the folders of evaluated runs to a row of a report: every number from their own files."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from longrec.config.parse import parse_settings
+from longrec.core.errors import DataError
+from longrec.evaluation.report.contents import MEMORY, Cost, ReportRow
+from longrec.evaluation.summary import Metrics, summarise_ranks
+from longrec.mixers.base import map_state
+from longrec.models import CountingModel, SequenceModel, build_model
+
+EVENT_BYTES = 12  # of an event that serving keeps: int32 item, int64 time
+
+
+def report_row(runs: Sequence[Path], name: str, measured: Sequence[Path] = ()) -> ReportRow:
+    """One row from the evaluated runs of one model, which differ in their seed alone.
+
+    Metrics are averaged target by target, costs by run (of memory the largest is taken), and the
+    log is that of the first run.
+
+    Parameters
+    ----------
+    runs
+        Folders that `longrec train` and `longrec evaluate` wrote.
+    name
+        What the row is called.
+    measured
+        Files with the memory use of the processes that trained them, where that was measured.
+    """
+    trainings = [read_json(run / "provenance.json")["training"] for run in runs]
+    every = [Metrics.from_dict(read_json(run / "metrics.json")) for run in runs]
+    metrics = every[0]
+    if len(runs) > 1:
+        ranks = [read_ranks(run) for run in runs]
+        metrics = summarise_ranks(ranks, metrics.split, metrics.notes, part=metrics.part)
+    sizes = sizes_of(read_json(runs[0] / "config.json"))
+    peaks = [read_json(path).get("peak_bytes") for path in measured if path.is_file()]
+    seconds = statistics.fmean(t["seconds"] for t in trainings)
+    events = statistics.fmean(t["events"] for t in trainings)
+    counted = trainings[0]["stop"] == "counted"
+    return ReportRow(
+        name,
+        "baseline" if counted else "model",
+        metrics,
+        Cost(
+            seconds=seconds,
+            epochs=statistics.fmean(t["epochs"] for t in trainings),
+            events_per_second=events / seconds if seconds else None,
+            peak_bytes=max((peak for peak in peaks if peak), default=None),
+            **sizes,
+        ),
+        converged=all(t["converged"] for t in trainings),
+        ended=", ".join(dict.fromkeys(t["stop"] for t in trainings)),
+        log=None if counted else read_log(runs[0]),
+        seeds=len(runs),
+        spread=_spread(every) if len(runs) > 1 else {},
+    )
+
+
+def _spread(every: Sequence[Metrics]) -> dict[str, float]:
+    """Standard deviation of each metric over seeds."""
+    return {key: statistics.stdev(metrics[key] for metrics in every) for key in every[0]}
+
+
+def sizes_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of a saved model, and what serving keeps of one of its users.
+
+    A model that streams exactly keeps its state, one that reads the last N events those events,
+    and any other the whole history, without limit (None).
+    """
+    name = config["model"]
+    model_config, training = parse_settings(name, config["model_config"] | config["train_config"])
+    with torch.device("meta"):  # shapes alone, so that a large table costs nothing
+        model = build_model(name, model_config, config["items"])
+        state = [0]
+        if model.streaming == "exact":
+            assert isinstance(model, SequenceModel)
+            map_state(lambda part: state.append(part.nbytes) or part, model.initial_state(1))  # type: ignore[func-returns-value]
+    parameters = sum(p.numel() for p in model.parameters())
+    last = model.reads(training.context)
+    if model.streaming == "exact":
+        kept: tuple[int | None, str] = sum(state), "its state"
+    elif last is not None:
+        kept = EVENT_BYTES * last, "the last event" if last == 1 else f"the last {last:,} events"
+    else:
+        kept = None, "the whole history"
+    counted = isinstance(model, CountingModel)
+    return {
+        "parameters": None if counted else parameters,
+        "state_bytes": kept[0],
+        "keeps": kept[1],
+    }
+
+
+def read_log(run: Path) -> pl.DataFrame:
+    """A run's log as reports have it; runs without a memory bank have nulls in its columns."""
+    log = pl.read_csv(run / "log.csv")
+    absent = [pl.lit(None, pl.Float64).alias(name) for name in MEMORY if name not in log.columns]
+    return log.with_columns(absent).select(
+        *("epoch", "step", "seconds"),
+        pl.col("loss").cast(pl.Float64),
+        pl.col("ndcg10").alias("validation"),
+        *(pl.col(name).cast(pl.Float64) for name in MEMORY),
+    )
+
+
+def read_ranks(run: Path) -> pl.DataFrame:
+    """The ranks that an evaluation left in a run's folder."""
+    try:
+        return pl.read_parquet(run / "ranks.parquet")
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"{run / 'ranks.parquet'} cannot be read ({error}): evaluate again") from (
+            error
+        )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """One of a run's JSON files.
+
+    Raises
+    ------
+    DataError
+        When it is missing or damaged.
+    """
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing: train and evaluate the run") from None
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({error}): train and evaluate again") from error
+
+
+def origin(run: Path) -> str:
+    """What a run's numbers must be quoted with."""
+    made = read_json(run / "provenance.json")
+    machine = made["machine"]
+    gpu = "" if machine.get("gpu") is None else f", {machine['gpu']}"
+    return (
+        f"`{made['command']}`; seed {made['seed']}, commit {made['commit']}, "
+        f"torch {made['versions']['torch']}, {machine['processor']}{gpu}, "
+        f"{machine['threads']} thread(s), started {made['started']}"
+    )

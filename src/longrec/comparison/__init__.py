@@ -1,1 +1,0 @@
-"""Comparing models: equal budgets, a process of its own for each run, one page of results."""

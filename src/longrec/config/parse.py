@@ -1,0 +1,100 @@
+"""Settings at the border: from names and values as users give them to checked configs.
+
+A key belongs to the model's config or to TrainConfig; which one is found by its name. Values may
+be text, as on a command line. Unknown keys are errors that name the nearest known ones.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from longrec.config.training import TrainConfig
+from longrec.core.errors import UsageError
+from longrec.models import MODELS
+
+
+def check_model(name: str) -> str:
+    """The name itself if the registry has it, else a UsageError that lists what there is."""
+    if name in MODELS:
+        return name
+    near = difflib.get_close_matches(name, MODELS, 1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise UsageError(f"there is no model {name!r}.{hint} Models: {', '.join(sorted(MODELS))}.")
+
+
+def parse_settings(model: str, values: Mapping[str, Any]) -> tuple[Any, TrainConfig]:
+    """Sort settings into the model's config and TrainConfig, each value checked.
+
+    Raises
+    ------
+    UsageError
+        For an unknown model or key, or a value that does not fit its key.
+    """
+    config_class = MODELS[check_model(model)].config_class
+    of_model = {f.name for f in fields(config_class)}
+    of_training = {f.name for f in fields(TrainConfig)}
+    for key in values:
+        if key not in of_model | of_training:
+            near = difflib.get_close_matches(key, of_model | of_training, 2)
+            hint = f" Did you mean {' or '.join(near)}?" if near else ""
+            raise UsageError(
+                f"model {model!r} has no setting {key!r}.{hint} "
+                f"Its settings: {', '.join(sorted(of_model))}. "
+                f"Settings of training: {', '.join(sorted(of_training))}."
+            )
+    return (
+        _make(config_class, {k: v for k, v in values.items() if k in of_model}),
+        _make(TrainConfig, {k: v for k, v in values.items() if k in of_training}),
+    )
+
+
+def _make(cls: type[Any], values: Mapping[str, Any]) -> Any:
+    hints = get_type_hints(cls)
+    checked = {}
+    for key, value in values.items():
+        try:
+            checked[key] = _convert(hints[key], value)
+        except ValidationError as error:
+            message = error.errors()[0]["msg"]
+            raise UsageError(f"{key} is {value!r}: {message[0].lower()}{message[1:]}") from None
+        if isinstance(checked[key], float) and math.isnan(checked[key]):
+            raise UsageError(f"{key} is nan; it must be a number")  # compares false to any bound
+    try:
+        return cls(**checked)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def _convert(hint: Any, value: Any) -> Any:
+    adapter = TypeAdapter(hint)
+    try:
+        return adapter.validate_python(value)
+    except ValidationError:
+        # A command line can write None only as a word.
+        if isinstance(value, str) and value.lower() in ("none", "null"):
+            return adapter.validate_python(None)
+        raise
+
+
+def parse_assignments(texts: list[str]) -> dict[str, str]:
+    """["dim=32", …] -> {"dim": "32", …}; a repeated key is an error."""
+    values: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--set takes KEY=VALUE, not {text!r}")
+        if key in values:
+            raise UsageError(f"--set gives {key!r} twice")
+        values[key] = value
+    return values
+
+
+def settings_of(config: Any) -> dict[str, Any]:
+    """A config as a dict of plain values, ready for JSON."""
+    return asdict(config)

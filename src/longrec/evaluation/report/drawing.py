@@ -1,0 +1,147 @@
+"""What the report's figures share: style, colours, names, reference lines, and SVG as text.
+
+Lines and letters are drawn in the page's text colour (``currentColor``), so one figure serves
+light, dark and print. No pyplot: a figure is a value, with no window and no global state.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from longrec.evaluation.report.contents import ReportRow
+from longrec.evaluation.summary import UNFILTERED
+
+COLOURS = (
+    "#2f7fc1", "#dd7a35", "#38a169", "#c8507f", "#8a6fc4", "#b3891c", "#2fa3b3", "#a06a4c",
+    "#c43d3d", "#7f9c2a", "#5765d8", "#7c8794",
+)  # fmt: skip  # of middle lightness: readable on white and on near-black
+WIDE = 12.0  # inches of a figure that takes the page's whole width
+LONGEST = 44  # letters of a name that a figure shows
+INK = "#010203"  # stands for the page's text colour until the SVG is text
+_STYLE: Any = {  # matplotlib types the keys one by one, too narrowly for a plain dict
+    "svg.fonttype": "none",  # letters stay text: selectable, and small files
+    "svg.hashsalt": "longrec",  # the same report gives the same bytes
+    "text.parse_math": False,  # a name with two dollar signs is a name
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9.5,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "axes.axisbelow": True,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "grid.color": INK,
+    "grid.alpha": 0.13,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
+    "legend.fontsize": 8.5,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4.5,
+}
+Rows = Sequence[ReportRow]
+
+
+def label(key: str) -> str:
+    """Write a metric's key for people: "unfiltered/ndcg@10" is "NDCG@10, unfiltered"."""
+    plain = key.removeprefix(UNFILTERED).upper()
+    return f"{plain}, unfiltered" if key.startswith(UNFILTERED) else plain
+
+
+def contenders(rows: Rows) -> list[ReportRow]:
+    """Systems, not bounds."""
+    return [row for row in rows if row.contends]
+
+
+def colours_of(rows: Rows) -> dict[str, str]:
+    """Give every contender one colour, the same in all figures."""
+    return {row.name: COLOURS[i % len(COLOURS)] for i, row in enumerate(contenders(rows))}
+
+
+def shown_name(row: ReportRow) -> str:
+    """Shorten a name to what a legend holds, and mark it where training did not converge."""
+    name = row.name if len(row.name) <= LONGEST else row.name[: LONGEST - 1] + "…"
+    return f"{name} (not converged)" if row.converged is False else name
+
+
+def error(row: ReportRow, key: str) -> list[list[float]]:
+    """Lengths of the interval below and above the value, as matplotlib wants them."""
+    value = row.metrics[key]
+    low, high = row.interval(key) or (value, value)
+    return [[max(value - low, 0.0)], [max(high - value, 0.0)]]
+
+
+def dash(row: ReportRow) -> str:
+    """Line style of a ceiling or a bound."""
+    return "--" if row.kind == "ceiling" else ":"
+
+
+def reference_lines(line: Callable[..., Any], rows: Rows, key: str) -> None:
+    """Draw ceilings and bounds by ``axes.axhline`` or ``axes.axvline``."""
+    for row in rows:
+        if not row.contends and key in row.metrics:
+            name = shown_name(row)
+            line(row.metrics[key], color=INK, linestyle=dash(row), linewidth=1.2, label=name)
+
+
+def legend_above(figure: Figure, axes: Any) -> None:
+    """One legend above all panels, from what one of them shows."""
+    handles, labels = axes.get_legend_handles_labels()
+    if labels:
+        widest = max(map(len, labels))
+        room = figure.get_figwidth() / 6  # of a figure that takes half the page
+        columns = int(room * (3 if widest <= 18 else 2 if widest <= 42 else 1))
+        figure.legend(handles, labels, loc="outside upper left", ncols=columns)
+
+
+def svg(draw: Callable[[Figure], None], height: float, width: float = 6.0) -> str:
+    """Draw on a fresh figure (inches) and give its ``<svg>`` element, fit for an HTML page."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasSVG(figure)
+        draw(figure)
+        buffer = io.StringIO()
+        metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]  # no XML prologue
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    return text.replace(INK, "currentColor").strip()
+
+
+def on_white(draw: Callable[[Figure], None], height: float, width: float = 6.0) -> dict[str, bytes]:
+    """Draw on a fresh figure (inches), dark on white, as files for documents: "svg" and "png"."""
+    files = {}
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        draw(figure)
+        for form in ("svg", "png"):
+            buffer = io.BytesIO()
+            dated = {"Date": None} if form == "svg" else None
+            figure.savefig(buffer, format=form, facecolor="white", dpi=150, metadata=dated)
+            files[form] = buffer.getvalue()
+            figure.set_layout_engine("none")  # laid out once is enough
+    return files
+
+
+def with_own_ids(svg: str, prefix: str) -> str:
+    """Prefix every id of a figure and its uses, so that several can stand on one page."""
+    svg = re.sub(r'(<[^>]*\bid=")', rf"\g<1>{prefix}-", svg)
+    return re.sub(r'((?:xlink:)?href="#|url\(#)', rf"\g<1>{prefix}-", svg)

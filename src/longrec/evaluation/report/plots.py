@@ -1,0 +1,154 @@
+"""The report's figures of accuracy and of training.
+
+Each function takes the rows of a report (and the key of the metric that leads) and returns SVG
+text, or None where there is nothing to draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from longrec.evaluation.report.contents import ReportRow
+from longrec.evaluation.report.drawing import (
+    INK,
+    WIDE,
+    Rows,
+    colours_of,
+    contenders,
+    dash,
+    error,
+    label,
+    legend_above,
+    reference_lines,
+    shown_name,
+    svg,
+)
+from longrec.evaluation.summary import Metrics
+
+
+def accuracy_by_model(rows: Rows, key: str) -> str | None:
+    """Draw one bar per model with its 95% interval; ceiling and bounds are vertical lines."""
+    bars = sorted((row for row in contenders(rows) if key in row.metrics), key=_value_of(key))
+    if not bars:
+        return None
+    colours = colours_of(rows)
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for place, row in enumerate(bars):
+            value = row.metrics[key]
+            faded = row.converged is False
+            axes.barh(place, value, height=0.56, color=colours[row.name], alpha=0.4 if faded else 1)
+            axes.errorbar(value, place, xerr=error(row, key), color=INK, capsize=3, linewidth=1)
+            axes.annotate(  # beside the axes, where no reference line runs through it
+                f"{value:.4f}",
+                (1, place),
+                (4, 0),
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+                va="center",
+            )
+        axes.set_yticks(range(len(bars)), [shown_name(row) for row in bars])
+        axes.tick_params(axis="y", length=0)
+        axes.grid(visible=False, axis="y")
+        reference_lines(axes.axvline, rows, key)
+        axes.set_xlim(left=0)
+        axes.set_xlabel(label(key))
+        legend_above(figure, axes)
+
+    return svg(draw, height=1.15 + 0.34 * len(bars))
+
+
+def accuracy_by_length(rows: Rows, key: str) -> str | None:
+    """Draw the metric against the number of events before the target, one line per model."""
+    drawn = [row for row in rows if isinstance(row.metrics, Metrics) and row.metrics.buckets]
+    starts = {bucket.low: bucket.label for row in drawn for bucket in _buckets(row)}
+    if len(starts) < 2:
+        return None
+    order, colours = sorted(starts), colours_of(rows)
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for number, row in enumerate(drawn):
+            buckets = _buckets(row)
+            nudge = 0.05 * (number - (len(drawn) - 1) / 2)  # intervals beside each other
+            x = np.array([order.index(bucket.low) for bucket in buckets]) + nudge
+            y = np.array([bucket.estimates[key] for bucket in buckets])
+            ends = np.array([bucket.intervals[key] for bucket in buckets])
+            axes.errorbar(
+                x,
+                y,
+                yerr=np.abs(ends.T - y),
+                label=shown_name(row),
+                color=colours[row.name] if row.contends else INK,
+                linestyle="-" if row.contends else dash(row),
+                marker="o" if row.contends else "",
+                elinewidth=0.9,
+            )
+        axes.set_xticks(range(len(order)), [starts[low] for low in order])
+        axes.set_xlabel("events before the target")
+        axes.set_ylabel(label(key))
+        axes.set_ylim(bottom=0)
+        legend_above(figure, axes)
+
+    return svg(draw, height=3.7)
+
+
+def training_curves(rows: Rows) -> str | None:
+    """Draw loss and validation NDCG@10 against seconds of training, in two panels."""
+    panels = {"loss": "training loss", "validation": "validation NDCG@10"}
+    return _curves(rows, "seconds", "seconds of training", panels)
+
+
+def memory_usage(rows: Rows) -> str | None:
+    """Draw, by epoch, how evenly the validation used the slots of memory banks."""
+    panels = {
+        "memory_share": "share of slots used",
+        "memory_entropy": "entropy of use / log M",
+        "memory_kl": "KL to uniform use, nats",
+    }
+    return _curves(rows, "epoch", "epochs of training", panels)
+
+
+def _curves(rows: Rows, x: str, name: str, panels: dict[str, str]) -> str | None:
+    """Draw columns of the rows' logs, one panel each; rows that measured none have no line."""
+    lines = {
+        row.name: {c: row.log.select(x, c).drop_nulls().sort(x).to_numpy() for c in panels}
+        for row in rows
+        if row.log is not None and {x, *panels} <= set(row.log.columns)
+    }
+    lines = {name: by for name, by in lines.items() if any(map(len, by.values()))}
+    if not lines:
+        return None
+    colours = colours_of(rows)
+
+    def draw(figure: Figure) -> None:
+        for axes, (column, title) in zip(
+            figure.subplots(1, len(panels)), panels.items(), strict=True
+        ):
+            for row, by in lines.items():
+                points, few = by[column], len(by[column]) <= 30
+                axes.plot(
+                    *points.T,
+                    label=row,
+                    color=colours[row],
+                    marker="o" if few else "",
+                    markersize=3.2,
+                )
+            axes.set_title(title)
+            axes.set_xlabel(name)
+        legend_above(figure, axes)
+
+    return svg(draw, height=3.2, width=6.0 if len(panels) == 2 else WIDE)
+
+
+def _value_of(key: str) -> Callable[[ReportRow], float]:
+    return lambda row: row.metrics[key]
+
+
+def _buckets(row: ReportRow) -> Sequence[Any]:
+    return row.metrics.buckets if isinstance(row.metrics, Metrics) else ()

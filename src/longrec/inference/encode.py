@@ -1,0 +1,108 @@
+"""Histories through a model: stretches of events encoded in batches of similar length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from longrec.core.arrays import Ints
+from longrec.data.batches import EventArrays, group, read
+from longrec.data.histories import Histories
+from longrec.data.splits import Targets
+from longrec.mixers import Context
+from longrec.models import Model, SequenceModel
+
+Progress = Callable[[int, int], None]
+
+BATCH_TOKENS = 16_384
+WINDOW = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Requests:
+    """Stretches of histories to encode, and which targets read each stretch where.
+
+    begin, lengths : (n,) stretch i covers events begin[i] .. begin[i] + lengths[i] - 1.
+    first : (n + 1,) targets first[i] .. first[i + 1] - 1 belong to stretch i.
+    place : (n_targets,) the event within its stretch after which a target is predicted.
+    """
+
+    begin: Ints
+    lengths: Ints
+    first: Ints
+    place: Ints
+
+
+def requests_of(
+    histories: Histories, targets: Targets, limit: int | None, causal: bool
+) -> Requests:
+    """One stretch per user when the model reads everything causally, else one per target.
+
+    `targets` must be in the order of users (as splits make them).
+    """
+    starts = histories.offsets[targets.users]
+    if limit is None and causal:
+        new = np.append(True, targets.users[1:] != targets.users[:-1])
+        first = np.append(np.flatnonzero(new), len(new)) if len(targets) else np.zeros(1, np.int64)
+        begin = starts[first[:-1]]
+        return Requests(
+            begin, targets.positions[first[1:] - 1] - begin, first, targets.positions - 1 - starts
+        )
+    begin = starts if limit is None else np.maximum(starts, targets.positions - limit)
+    lengths = targets.positions - begin
+    return Requests(begin, lengths, np.arange(len(targets) + 1), lengths - 1)
+
+
+@torch.inference_mode()
+def encode_targets(
+    model: Model,
+    histories: EventArrays,
+    requests: Requests,
+    use: Callable[[Ints, Tensor], None],
+    progress: Progress | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+) -> None:
+    """Encode stretches in batches of similar length and hand on h (n, D) of their targets.
+
+    Histories longer than 4,096 events are read in windows with the state carried on where the
+    model has one. `use` gets the targets' numbers and their h, in any order, each target once;
+    targets of empty stretches are left out.
+    """
+    carries = isinstance(model, SequenceModel) and model.streaming == "exact"
+    longest, device = int(requests.lengths.max(initial=1)), model.device
+    window = WINDOW if carries else longest
+    order = np.flatnonzero(requests.lengths)  # what is empty is not read and must join no group
+    groups = group(requests.lengths, order, batch_tokens, window)
+    done = 0
+    for number, (low, high) in enumerate(zip(groups.starts[:-1], groups.starts[1:], strict=True)):
+        rows = groups.order[low:high]
+        owner = np.repeat(np.arange(len(rows)), np.diff(requests.first)[rows])
+        wanted = np.concatenate([np.arange(*requests.first[r : r + 2]) for r in rows])
+        state = None
+        for k in range(int(groups.windows[number])):
+            lengths = np.clip(requests.lengths[rows] - k * window, 0, window)
+            # A row that has ended reads nothing more and keeps its state.
+            stretch = read(histories, requests.begin[rows] + k * window, lengths)
+            ctx = Context(
+                lengths=torch.from_numpy(lengths).to(device),
+                times=None if stretch.times is None else torch.from_numpy(stretch.times).to(device),
+            )
+            items = torch.from_numpy(stretch.items).to(device)
+            if groups.windows[number] > 1:
+                assert isinstance(model, SequenceModel)
+                state = model.initial_state(len(rows)) if state is None else state
+                h, state = model.prefill(items, state, ctx)
+            else:
+                h = model.encode(items, ctx)
+            place = requests.place[wanted] - k * window
+            here = (place >= 0) & (place < window)
+            if here.any():
+                at = torch.from_numpy(owner[here]), torch.from_numpy(place[here])
+                use(wanted[here], h[at[0].to(device), at[1].to(device)])
+            done += int(lengths.sum())
+            if progress is not None:
+                progress(done, int(requests.lengths.sum()))

@@ -1,0 +1,205 @@
+"""What a recommended item rests on: attention mass by past event, and what each event adds.
+
+The mathematics is in longrec.inference.attribution; here are the words, ids and times around it.
+Users' states do not tell their events apart, so an explanation reads the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from longrec.core.errors import UsageError
+from longrec.data.catalog import Catalog
+from longrec.inference.attribution import WINDOW, attended_layers, attention_of_last
+from longrec.models import Model
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """What the model read of a history for one item, layer by layer and head by head.
+
+    T counts the events that were read: those of known items, the last ones where the recommender
+    has a limit.
+
+    Attributes
+    ----------
+    item : its id.
+    score : the model's score of it after this history.
+    events : T rows, oldest first: position (1 is the history's first event), item, time (seconds
+        since 1970, or null), attention (mean over layers and heads) and contribution (sum over
+        them, in units of the score).
+    memory : the memory bank's share of attention, the same mean; 0 without a bank.
+    attention, contribution : (layers, heads, T) float32; attention sums over T to one less
+        `memory_attention`.
+    memory_attention, memory_contribution : (layers, heads) float32, the bank's.
+    note : what this is and what it is not, in words.
+    """
+
+    item: Any
+    score: float
+    events: pl.DataFrame
+    memory: float
+    attention: np.ndarray
+    memory_attention: np.ndarray
+    contribution: np.ndarray
+    memory_contribution: np.ndarray
+    note: str
+
+    @property
+    def rest(self) -> float:
+        """What of the score no event and no slot of the memory bank adds directly."""
+        direct = self.contribution.sum(dtype=np.float64) + self.memory_contribution.sum()
+        return float(self.score - direct)
+
+    def to_dict(self, top: int | None = None, detail: bool = False) -> dict[str, Any]:
+        """Ready for JSON; ids that JSON has no type for become text.
+
+        Parameters
+        ----------
+        top : int or None
+            Only so many events, those with most attention, which come first; None: all of them,
+            oldest first.
+        detail : bool
+            Whether to give attention and contribution per layer and head, too.
+
+        Raises
+        ------
+        UsageError
+            When `top` is below 1.
+        """
+        rows = np.arange(len(self.events)) if top is None else self.top(top)
+        events = self.events[rows].to_dicts()
+        for row, event in zip(rows.tolist(), events, strict=True):
+            event["item"] = _plain(event["item"])
+            if detail:
+                event["attention_by_head"] = self.attention[:, :, row].tolist()
+                event["contribution_by_head"] = self.contribution[:, :, row].tolist()
+        found = {
+            "item": _plain(self.item),
+            "score": self.score,
+            "memory": self.memory,
+            "memory_contribution": float(self.memory_contribution.sum()),
+            "rest": self.rest,
+            "events_read": len(self.events),
+            "note": self.note,
+            "events": events,
+        }
+        if detail:
+            found["memory_attention_by_head"] = self.memory_attention.tolist()
+            found["memory_contribution_by_head"] = self.memory_contribution.tolist()
+        return found
+
+    def top(self, many: int) -> np.ndarray:
+        """Rows of `events` (at most `many`,) with most attention, most first; of equals the newer.
+
+        Raises
+        ------
+        UsageError
+            When `many` is below 1.
+        """
+        if many < 1:
+            raise UsageError(f"top is {many}; it must be at least 1")
+        attention = self.events["attention"].to_numpy()
+        return len(attention) - 1 - np.argsort(-attention[::-1], kind="stable")[:many]
+
+
+def check_explains(model: Model) -> None:
+    """Raise UsageError where a model's attention by past event is not known."""
+    attended_layers(model)
+
+
+def explain_history(
+    model: Model,
+    catalog: Catalog,
+    item: int,
+    items: np.ndarray,
+    times: np.ndarray | None = None,
+    limit: int | None = None,
+    progress: Progress | None = None,
+    window: int = WINDOW,
+) -> Explanation:
+    """What the model reads of a history for one item, O(T) in time.
+
+    Parameters
+    ----------
+    model : Model
+        In eval mode.
+    catalog : Catalog
+    item : int
+        Its index, 1 .. n_items.
+    items : ndarray
+        (T,) item indices, oldest first; 0 where an item is unknown: such events are skipped.
+    times : ndarray or None
+        (T,) int64 seconds, which a model that forgets by time needs; a late event counts as
+        simultaneous with the latest before it.
+    limit : int or None
+        Most events that the recommender reads: the last ones.
+    progress : callable or None
+        Called with (events read, events to read), each event being read twice.
+    window : int
+        Events read at once; it changes nothing but memory.
+
+    Raises
+    ------
+    UsageError
+        When the model's attention is not known, or no event is of a known item.
+    """
+    check_explains(model)
+    known = np.flatnonzero(items)
+    known = known if limit is None else known[-limit:]
+    if not len(known):
+        raise UsageError(
+            f"there is nothing to explain: of {len(items):,} events none is of an item in the "
+            "catalog, so popular items are recommended"
+        )
+    read = items[known].astype(np.int64)
+    moments = None if times is None else times[known].astype(np.int64)
+    found = attention_of_last(
+        model,
+        torch.from_numpy(read),
+        None if moments is None else torch.from_numpy(moments),
+        item,
+        progress,
+        window,
+    )
+    events = pl.DataFrame(
+        {
+            "position": known + 1,
+            "item": catalog.take(read),
+            "time": moments,
+            "attention": found.events.mean((0, 1)),
+            "contribution": found.contribution.sum((0, 1)),
+        },
+        schema_overrides={"time": pl.Int64},
+    )
+    return Explanation(
+        item=catalog.take(np.array([item]))[0],
+        score=found.score,
+        events=events,
+        memory=float(found.memory.mean()),
+        attention=found.events,
+        memory_attention=found.memory,
+        contribution=found.contribution,
+        memory_contribution=found.memory_contribution,
+        note=(
+            f"Attention, not cause: how {model.name} weighed the events that it read when it "
+            "scored this item; without one of them the score may change by more or by less. A "
+            "state does not keep its events apart, so the whole log was read for this, of which "
+            f"the model sees {len(known):,} events: the time grows with them."
+        ),
+    )
+
+
+def _plain(value: Any) -> Any:
+    """An id as JSON has it."""
+    if isinstance(value, bytes):
+        return value.decode(errors="backslashreplace")
+    return value if isinstance(value, str | int | float) else str(value)

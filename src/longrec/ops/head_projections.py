@@ -1,0 +1,121 @@
+"""Projections into heads and out of them, each head's vectors in a block of their own.
+
+A view of one head in (B, T, H d) has rows of d numbers far apart, and every pass over such rows
+costs a multiple of one over numbers that lie together. A product per head needs no copy either way.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from longrec.ops.short_conv import NEAR, ShortConvolution, convolve, convolve_back
+
+
+def into_heads(
+    x: Tensor,
+    weight: Tensor,
+    widths: tuple[int, ...],
+    convolution: ShortConvolution | None = None,
+    past: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    """x (B, T, D), convolved first if wanted, times weight (H, W, D).
+
+    -> an (H, B, T, w) for each w of widths, which add to W. `past` is what the convolution kept,
+    None for nothing. What was convolved is not stored but made again, unless it is short. In
+    autocast the products are in its type, as those of a linear layer are.
+    """
+    kind, device = _product_type(x), x.device.type
+    kernel = convolution.weight.t() if convolution is not None and convolution.width else None
+    past = None if past is None or kernel is None else past.to(x.dtype)
+    given = x, past, None if kernel is None else kernel.to(x.dtype), weight.to(kind), widths
+    with torch.autocast(device, enabled=False):
+        if torch.is_grad_enabled():
+            return _IntoHeads.apply(*given)  # type: ignore[no-any-return, no-untyped-call]
+        return _products(_convolved(*given[:3]), *given[3:])
+
+
+def out_of_heads(y: Tensor, weight: Tensor) -> Tensor:
+    """y (H, B, T, d) times weight (D, H d), of a linear layer over joined heads -> (B, T, D)."""
+    kind = _product_type(y)
+    found: Tensor = _OutOfHeads.apply(y.to(kind), weight.to(kind))  # type: ignore[no-untyped-call]
+    return found
+
+
+def _product_type(x: Tensor) -> torch.dtype:
+    """The type of x's products: autocast's where it is on."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def _convolved(x: Tensor, past: Tensor | None, kernel: Tensor | None) -> Tensor:
+    return x if kernel is None else convolve(x, past, kernel)
+
+
+def _products(h: Tensor, weight: Tensor, widths: tuple[int, ...]) -> tuple[Tensor, ...]:
+    rows = h.to(weight.dtype).reshape(-1, h.shape[-1]).expand(len(weight), -1, -1)
+    return tuple(
+        torch.bmm(rows, part.transpose(1, 2)).unflatten(1, h.shape[:2])
+        for part in weight.split(widths, dim=1)
+    )
+
+
+class _IntoHeads(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        past: Tensor | None,
+        kernel: Tensor | None,
+        weight: Tensor,
+        widths: tuple[int, ...],
+    ) -> tuple[Tensor, ...]:
+        h = _convolved(x, past, kernel)
+        ctx.widths = widths
+        # Of short histories it is the number of calls that counts, and not memory.
+        ctx.save_for_backward(x, past, kernel, weight, h if h.numel() <= NEAR else None)
+        return _products(h, weight, widths)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, past, kernel, weight, h = ctx.saved_tensors
+        h = _convolved(x, past, kernel) if h is None else h
+        rows = h.to(weight.dtype).reshape(-1, x.shape[-1])
+        to_rows, to_weight = torch.zeros_like(rows), []
+        for part, grad in zip(weight.split(ctx.widths, dim=1), grads, strict=True):
+            grad = grad.reshape(len(weight), len(rows), -1)
+            for of_head, to in zip(part, grad, strict=True):
+                to_rows.addmm_(to, of_head)
+            to_weight.append(torch.bmm(grad.transpose(1, 2), rows.expand(len(weight), -1, -1)))
+        to_h, gathered = to_rows.view(x.shape).to(x.dtype), torch.cat(to_weight, dim=1)
+        if kernel is None:
+            return to_h, None, None, gathered, None
+        return *convolve_back(to_h, x, past, kernel), gathered, None
+
+
+class _OutOfHeads(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(y, weight)
+        heads, batch, events, width = y.shape
+        flat = y.reshape(heads, batch * events, width)
+        parts = weight.split(width, dim=1)
+        x = flat[0] @ parts[0].t()
+        for of_head, part in zip(flat[1:], parts[1:], strict=True):
+            x.addmm_(of_head, part.t())
+        joined: Tensor = x.view(batch, events, -1)
+        return joined
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        y, weight = ctx.saved_tensors
+        heads, batch, events, width = y.shape
+        grad = grads[0].reshape(batch * events, -1).expand(heads, -1, -1)
+        to_y = torch.bmm(grad, weight.unflatten(1, (heads, width)).transpose(0, 1))
+        to_weight = torch.bmm(grad.transpose(1, 2), y.reshape(heads, -1, width))
+        return to_y.view(y.shape), to_weight.transpose(0, 1).flatten(1)

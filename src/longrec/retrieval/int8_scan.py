@@ -1,0 +1,133 @@
+"""Exact search that reads a quarter of the bytes: all items in 8 bits, the best of them in full.
+
+Item vectors v_i and user vectors u are rounded to 8 bits, with one scale each for all of them:
+
+    v_i = s q_i + d_i,    u = t p + c,    <u, v_i> = s t <p, q_i> + <u, d_i> + <c, s q_i>
+
+so that <u, v_i> differs from s t <p, q_i>, which costs an integer product, by at most
+
+    b = ||u|| max_i ||d_i|| + ||c|| max_i ||s q_i||
+
+At least k items reach the score that the k-th best of the rounded ones has less b, so an item whose
+rounded score lies more than 2 b below that one is not among the k best. The others, some hundred of
+a million, are scored in full: nothing is lost.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from longrec.core.arrays import Ints
+from longrec.retrieval.best import Best, best_vector, reached
+from longrec.retrieval.few import best_among
+from longrec.retrieval.item_mask import allowed
+
+TOP = 127
+ROWS = 65_536
+"""Items rounded at once."""
+AT_ONCE = 8
+"""Users for whom the items are read once; more would need more memory than it saves time."""
+TRIED = 256
+"""Vectors on which this machine's integer product is tried."""
+LOW = np.iinfo(np.int32).min
+SLACK = 1e-5
+"""Relative room for the rounding of float32 sums, in the bound and in the scores themselves."""
+
+
+class Scan:
+    """Vectors in 8 bits beside the full ones.
+
+    Parameters
+    ----------
+    vectors : ndarray
+        (n_items + 1, D) float32, row 0 is padding; kept, not copied.
+    """
+
+    def __init__(self, vectors: np.ndarray) -> None:
+        self.vectors = vectors
+        self._scale = float(np.abs(vectors).max()) / TOP or 1.0
+        rounded = np.empty(vectors.shape, np.int8)
+        lost = size = 0.0
+        for start in range(0, len(vectors), ROWS):
+            part = vectors[start : start + ROWS]
+            whole = np.rint(part / self._scale)
+            rounded[start : start + ROWS] = whole
+            whole *= self._scale
+            size = max(size, float(np.linalg.norm(whole, axis=1).max()))
+            lost = max(lost, float(np.linalg.norm(part - whole, axis=1).max()))
+        self._size, self._lost = size, lost
+        self._rounded = torch.from_numpy(rounded).t()
+
+    def search(self, users: np.ndarray, k: int, barred: np.ndarray | None) -> list[Best]:
+        """The k best items for each user.
+
+        Parameters
+        ----------
+        users : ndarray
+            (n, R, D) user vectors; an item's score is its best one with any of them.
+        k : int
+            Items wanted.
+        barred : ndarray or None
+            Rows of bits, n of them or one, each of which allows k items; see `Index.search`.
+        """
+        found: list[Best] = []
+        for start in range(0, len(users), AT_ONCE):
+            part = users[start : start + AT_ONCE]
+            scales = np.abs(part).max((1, 2)) / TOP
+            scales[scales == 0] = 1
+            whole = np.rint(part / scales[:, None, None])
+            rows = torch.from_numpy(whole.astype(np.int8).reshape(-1, part.shape[2]))
+            products = torch._int_mm(rows, self._rounded).numpy()
+            scores = best_vector(products, len(part))
+            scores[:, 0] = LOW
+            lengths = np.linalg.norm(part, axis=2)
+            lost = np.linalg.norm(part - scales[:, None, None] * whole, axis=2)
+            bounds = lengths * (self._lost + SLACK * self._size) + lost * self._size
+            margins = 2 * bounds.max(1) / (scales * self._scale) + 1
+            for row, user in enumerate(part):
+                out = None
+                if barred is not None:
+                    out = barred[start + row if len(barred) > 1 else 0]
+                items = _candidates(scores[row], float(margins[row]), k, out)
+                found.append(best_among(self.vectors, items, user, k))
+        return found
+
+
+def multiplies_exactly(width: int) -> bool:
+    """Whether the product of 8-bit integers, of vectors (width,), is right here, at its largest.
+
+    Without an instruction made for it (VNNI) oneDNN adds pairs in 16 bits, and cuts large ones off;
+    vectors of one number come out wrong, too.
+    """
+    random = np.random.default_rng(0)
+    items, users = (random.choice([-TOP, TOP], (n, width)).astype(np.int8) for n in (TRIED, 3))
+    users[0] = items[0] = TOP
+    try:
+        found = [
+            torch._int_mm(torch.from_numpy(some), torch.from_numpy(items).t())
+            for some in (users[:1], users)
+        ]
+    except RuntimeError:  # this build of PyTorch has no such product
+        return False
+    right = users.astype(np.int32) @ items.T.astype(np.int32)
+    return bool((found[0].numpy() == right[:1]).all() and (found[1].numpy() == right).all())
+
+
+def _candidates(scores: np.ndarray, margin: float, k: int, barred: np.ndarray | None) -> Ints:
+    """Items among which the k best are: rounded scores (n_items + 1,) err by half a margin."""
+    if barred is None:
+        least = float(reached(scores, k)) - margin
+        return np.flatnonzero(scores >= max(least, LOW + 1))
+    wanted = 2 * k
+    while True:
+        level = int(reached(scores, wanted))
+        items = allowed(barred, np.flatnonzero(scores >= max(level, LOW + 1)))
+        if len(items) >= k:
+            break
+        wanted *= 4
+    kth = np.partition(scores[items], len(items) - k)[len(items) - k]
+    least = float(kth) - margin
+    if least >= level:
+        return items[scores[items] >= least]
+    return allowed(barred, np.flatnonzero(scores >= max(least, LOW + 1)))

@@ -1,0 +1,95 @@
+"""How much of the exact answer an index gives: recall@10, for users of a run's own data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from longrec.core.arrays import Ints, places
+from longrec.core.errors import LongrecError
+from longrec.data.aligned import align_items
+from longrec.inference.encode import Requests, encode_targets
+from longrec.retrieval.index import Index, TopK
+from longrec.retrieval.item_mask import as_bits
+
+if TYPE_CHECKING:
+    from longrec.recommender import Recommender
+
+K = 10
+USERS, EVENTS = 512, 512
+"""Users that recall is measured on, and last events that are read of each."""
+MADE_UP = 30
+"""Events of users that are made up where there are none."""
+
+
+class Queries(NamedTuple):
+    """Users to ask an index for: h (n, D), rows of bits of the items seen, and who they are."""
+
+    h: Tensor
+    barred: np.ndarray
+    words: str
+
+
+class _Events(NamedTuple):
+    items: np.ndarray
+    times: np.ndarray | None
+
+
+def queries_of(recommender: Recommender, seed: int = 0) -> Queries:
+    """Users drawn from the recommender's data; made up by its items' counts where that is gone."""
+    rng, n_items = np.random.default_rng(seed), recommender.catalog.n_items
+    times: Ints | None = None
+    try:
+        data = recommender.data()
+        rows = rng.permutation(np.flatnonzero(data.lengths))[:USERS]
+        lengths = np.minimum(data.lengths[rows], EVENTS)
+        where = places(data.offsets[1:][rows] - lengths, lengths)
+        items = align_items(data.catalog, recommender.catalog)[data.items[where]]
+        times = None if data.times is None else data.times[where]
+        words = "users of the run's own data"
+    except LongrecError:
+        weights = recommender.catalog.counts + 1.0
+        lengths = np.full(USERS, MADE_UP)
+        items = rng.choice(n_items, USERS * MADE_UP, p=weights / weights.sum()) + 1
+        times = np.zeros(len(items), np.int64)
+        words = "made-up users, since the run's own data is not at hand"
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    known = items > 0
+    owner, items, times = owner[known], items[known], None if times is None else times[known]
+    lengths = np.bincount(owner)
+    lengths = lengths[lengths > 0]
+    h = _encoded(recommender, _Events(items.astype(np.int32), times), lengths)
+    spans = np.split(items, lengths.cumsum()[:-1])
+    return Queries(h, np.stack([as_bits(span, n_items) for span in spans]), f"{len(h)} {words}")
+
+
+def _encoded(recommender: Recommender, events: _Events, lengths: Ints) -> Tensor:
+    """h (n, D) after histories of these lengths that stand one after the other."""
+    begin, limit = lengths.cumsum() - lengths, recommender.limit
+    read = lengths if limit is None else np.minimum(lengths, limit)
+    requests = Requests(begin + lengths - read, read, np.arange(len(lengths) + 1), read - 1)
+    found: list[tuple[Ints, Tensor]] = []
+    encode_targets(recommender.model, events, requests, lambda at, h: found.append((at, h)))
+    order = np.argsort(np.concatenate([at for at, _ in found]))
+    return torch.cat([h for _, h in found])[torch.from_numpy(order)].cpu()
+
+
+def searched(index: Index, queries: Queries, k: int = K) -> list[TopK]:
+    """What an index answers, user by user as a service asks it."""
+    return [
+        index.search(queries.h[row : row + 1], k, queries.barred[row : row + 1])
+        for row in range(len(queries.h))
+    ]
+
+
+def recall(found: list[TopK], exact: list[TopK]) -> float:
+    """The share of the exact answers' items that were found."""
+    hits = wanted = 0
+    for some, all_ in zip(found, exact, strict=True):
+        items = set(all_.items[all_.items > 0].tolist())
+        hits += len(items & set(some.items.flatten().tolist()))
+        wanted += len(items)
+    return hits / max(1, wanted)

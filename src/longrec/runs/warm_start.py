@@ -1,0 +1,307 @@
+"""Going on from a trained recommender on new logs, and what that gained.
+
+Weights are kept; tables by item are moved row by row, by item id, into the new catalog. Users have
+no weights: a user is a history, so that the new histories must hold the old events too.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from longrec.artifact.folder import digest_of_weights
+from longrec.core.arrays import places
+from longrec.core.errors import DataError, LongrecError
+from longrec.data.aligned import align, align_items
+from longrec.data.catalog import Catalog
+from longrec.data.histories import Histories
+from longrec.data.splits import Split, Targets, make_split
+from longrec.evaluation.rank_targets import rank_targets
+from longrec.evaluation.summary import UNFILTERED, compare_ranks, summarise_ranks
+from longrec.models import Model, SequenceModel
+from longrec.recommender import Recommender, load
+
+METRICS = ("ndcg@10", "hr@10")
+
+
+def origin(old: Recommender) -> dict[str, Any]:
+    """What identifies the recommender of a warm start, as plain values for the provenance."""
+    return {
+        "run": None if old.folder is None else str(old.folder.resolve()),
+        "digest": digest_of_weights(old.model.state_dict(), catalog=old.catalog.digest()),
+        "fingerprint": old.provenance.get("data", {}).get("fingerprint"),
+    }
+
+
+def reopen(begun: Mapping[str, Any]) -> Recommender:
+    """Load the recommender of a warm start again, for a run that is resumed.
+
+    Raises
+    ------
+    DataError
+        When it is gone or has changed.
+    """
+    if begun["run"] is None:
+        raise DataError(
+            "the run was started from a recommender in memory: resume it with warm_start= that one"
+        )
+    try:
+        old = load(begun["run"])
+    except DataError as error:
+        raise DataError(f"{error} (The run was started from its weights.)") from error
+    if origin(old)["digest"] != begun["digest"]:
+        raise DataError(
+            f"{begun['run']} holds other weights than those that the run was started from: put "
+            "them back, or train in a new folder."
+        )
+    return old
+
+
+@torch.no_grad()
+def inherit(model: Model, catalog: Catalog, old: Recommender) -> None:
+    """Give `model` over `catalog` the old weights; a counting model is counted anew instead.
+
+    A new item starts at the mean of the old items, plus the model's own small random start. Its
+    score is then the catalog's mean score whoever the user is: it is pressed on nobody before its
+    events have trained it, and has no deficit to make up when they do, as an item near zero has
+    once training has pushed the others about. As an event of a history it is no surprise either.
+    """
+    if not isinstance(model, SequenceModel):
+        return
+    rows = torch.from_numpy(align_items(catalog, old.catalog))
+    state, fresh = old.model.state_dict(), model.state_dict()
+    for name in model.item_tables():
+        was, table = state[name], fresh[name].clone()
+        known = (rows > 0).to(table.device)
+        table[1:] += was[1:].mean(0).to(table)
+        table[known] = was[rows[rows > 0].to(was.device)].to(table)
+        state[name] = table
+    model.load_state_dict(state)
+
+
+@dataclass(frozen=True, eq=False)
+class Before:
+    """What the old histories held of each user of the new ones.
+
+    Attributes
+    ----------
+    lengths : (n_users,) events there; 0 for new users.
+    trained : (n_users,) how many of them the old recommender was trained on.
+    whole : (n_users,) bool, whether the new histories still have them all.
+    known : (n_users,) bool, whether the user is there.
+    """
+
+    lengths: NDArray[np.int64]
+    trained: NDArray[np.int64]
+    whole: NDArray[np.bool_]
+    known: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, old: Recommender, data: Histories) -> Before | None:
+        """Look at the histories that `old` was trained on; None where they are gone."""
+        try:
+            seen = old.data()
+        except LongrecError:
+            return None
+        rows = seen.find_users(data.user_ids)
+        known = rows >= 0
+        begin, end = seen.offsets[:-1][rows], seen.offsets[1:][rows]
+        trained = make_split(old.train_config.split, seen).train_end[rows]
+        lengths = np.where(known, end - begin, 0)
+        if data.times is not None and seen.times is not None:
+            # Counted, since a late event may stand between them.
+            earlier = np.concatenate([[0], (data.times <= seen.times.max()).cumsum()])
+            whole = np.diff(earlier[data.offsets]) >= lengths
+        else:
+            whole = _begins_as(data, seen, begin, lengths)
+        return cls(lengths, np.where(known, trained - begin, 0), whole, known)
+
+
+def _begins_as(
+    data: Histories, seen: Histories, begin: NDArray[np.int64], lengths: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Whether each history begins with `lengths` events of `seen` from `begin` on, (n_users,)."""
+    whole = data.lengths >= lengths
+    compared = np.where(whole, lengths, 0)
+    index = align_items(seen.catalog, data.catalog)
+    ours = data.items[places(data.offsets[:-1], compared)]
+    theirs = index[seen.items[places(begin, compared)]]
+    owner = np.repeat(np.arange(data.n_users), compared)
+    differing = np.bincount(owner[ours != theirs], minlength=data.n_users)
+    return np.asarray(whole & (differing == 0))
+
+
+def describe_start(
+    old: Recommender, data: Histories, split: Split, before: Before | None
+) -> dict[str, Any]:
+    """Count what is known, new and left out, for the provenance.
+
+    Raises
+    ------
+    DataError
+        When the new histories have none of the items.
+    """
+    known = int((align_items(data.catalog, old.catalog)[1:] > 0).sum())
+    if not known:
+        raise DataError(
+            f"{data.path} has none of the {old.catalog.n_items:,} items that {name_of(old)} knows: "
+            "a warm start needs item ids of the same kind; train without --warm-start otherwise"
+        )
+    counts: dict[str, Any] = {
+        "known_items": known,
+        "new_items": data.n_items - known,
+        "left_out_items": old.catalog.n_items - known,
+    }
+    if before is None:  # who was known cannot be told any more
+        return counts | dict.fromkeys(("known_users", "new_users", "users_lacking_events"))
+    trained = {
+        part: int(
+            (_place(targets, data) < before.trained[targets.users])[
+                before.whole[targets.users]
+            ].sum()
+        )
+        for part, targets in (("validation", split.validation), ("test", split.test))
+    }
+    return counts | {
+        "known_users": int(before.known.sum()),
+        "new_users": int((~before.known).sum()),
+        "users_lacking_events": int((~before.whole).sum()),
+        "targets_trained_before": trained,
+    }
+
+
+def tell_start(about: Mapping[str, Any], old: Recommender, data: Histories) -> Iterator[str]:
+    """Say to a person what `describe_start` counted, and what to mend."""
+    left = about["left_out_items"]
+    yield (
+        f"warm start from {name_of(old)}: {about['known_items']:,} items known, "
+        f"{about['new_items']:,} new"
+        + (f", {left:,} left out because {data.path} has no event of them" if left else "")
+    )
+    if about["known_users"] is None:
+        yield (
+            f"the histories of {name_of(old)} are gone or have changed: whether {data.path} holds "
+            "the earlier events of the users that it knows cannot be told"
+        )
+        return
+    yield f"{about['known_users']:,} users known, {about['new_users']:,} new"
+    if about["users_lacking_events"]:
+        yield (
+            f"warning: {about['users_lacking_events']:,} known users lack earlier events in "
+            f"{data.path}, and what a model knows of a user is the history. Put both together: "
+            f"longrec prepare NEW_LOG --extend {old.provenance['data']['path']} --out BOTH"
+        )
+    for part, count in about["targets_trained_before"].items():
+        if count:
+            yield (
+                f"warning: {name_of(old)} was trained on {count:,} of the {part} targets, so that "
+                f"the {part} flatters what comes of it"
+            )
+
+
+def measure_gain(
+    old: Recommender,
+    new: Recommender,
+    data: Histories,
+    split: Split,
+    before: Before | None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Rank the test targets of the new period by the old and the new model.
+
+    The new period is what lies after the last event that the old model could have seen: later in
+    time, or, without times, behind the events that a user had. Both rank the whole of their own
+    catalog; a target whose item the old model does not know is a miss of it.
+
+    Returns
+    -------
+    dict
+        `targets` and, unless that is 0 (`note` says why), `users`, `split`, `lead`,
+        `unknown_to_old` (share of targets) and for each metric `old`, `new`, `difference`,
+        `interval` (95%, of the difference) and `p_value`; `of_known_items` the same for targets
+        whose item the old model knows.
+    """
+    test = split.test
+    here = _arrived(old, data, test, before)
+    if here is None:
+        note = (
+            f"the histories of {name_of(old)} are gone or have changed and had no times, so that "
+            "the new period cannot be told"
+        )
+        return {"targets": 0, "note": note}
+    if not here.any():
+        note = f"no test target of the split {split.name} is newer than the data of {name_of(old)}"
+        return {"targets": 0, "note": note}
+    part = Targets(test.users[here], test.positions[here], test.known[here])
+    aligned = align(data, replace(split, test=part), old.catalog)
+    model = old.model
+    if model.device != new.model.device:  # the caller's own stays where it is
+        model = copy.deepcopy(model).to(new.model.device)
+    contexts = old.train_config.context, new.train_config.context
+    ranks = [
+        rank_targets(model, aligned.histories, aligned.split.test, contexts[0], progress),
+        rank_targets(new.model, data, part, contexts[1], progress),
+    ]
+    # In the old catalog's histories, which lack events, the same target has another place.
+    ranks[0] = ranks[0].with_columns(position=pl.Series(part.positions))
+    known = align_items(data.catalog, old.catalog)[data.items[part.positions]] > 0
+    lead = summarise_ranks(ranks[1], split.name).lead
+    gain: dict[str, Any] = {
+        "targets": len(part),
+        "users": len(np.unique(part.users)),
+        "split": split.name,
+        "lead": lead,
+        "unknown_to_old": float((~known).mean()),
+        **_differences(ranks, lead),
+    }
+    if 0 < known.sum() < len(known):
+        among = [frame.filter(pl.Series(known)) for frame in ranks]
+        gain["of_known_items"] = {"targets": int(known.sum()), **_differences(among, lead)}
+    return gain
+
+
+def _differences(ranks: list[pl.DataFrame], lead: str) -> dict[str, dict[str, Any]]:
+    """Both models' metrics and the paired difference, new minus old."""
+    found = {}
+    old, new = (summarise_ranks(frame, "") for frame in ranks)
+    for name in METRICS:
+        key = name if lead == "filtered" else UNFILTERED + name
+        difference = compare_ranks(ranks[1], ranks[0], key)
+        found[name] = {
+            "old": old[key],
+            "new": new[key],
+            "difference": difference.mean,
+            "interval": [difference.low, difference.high],
+            "p_value": difference.p_value,
+        }
+    return found
+
+
+def _arrived(
+    old: Recommender, data: Histories, targets: Targets, before: Before | None
+) -> NDArray[np.bool_] | None:
+    """Which targets the old model cannot have seen, (n,); None where that cannot be told."""
+    last = old.provenance.get("data", {}).get("last_time")
+    if data.times is not None and last is not None:
+        return np.asarray(data.times[targets.positions] > last)
+    if before is None:
+        return None
+    behind = _place(targets, data) >= before.lengths[targets.users]
+    return np.asarray(behind & before.whole[targets.users])
+
+
+def _place(targets: Targets, data: Histories) -> NDArray[np.int64]:
+    """How many events stand before each target, (n,)."""
+    return targets.lengths(data.offsets)
+
+
+def name_of(old: Recommender) -> str:
+    """Its folder, for messages."""
+    return "the recommender given" if old.folder is None else str(old.folder)

@@ -1,0 +1,269 @@
+"""What a model does to users' records: one event in constant time, many in parallel."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from longrec.core.arrays import Ints, places
+from longrec.core.errors import UsageError
+from longrec.mixers import Context
+from longrec.models.common.base import SequenceModel
+from longrec.serving.records.compiled_step import StepProgram, Unrecordable
+from longrec.serving.records.record import RecordLayout
+
+if TYPE_CHECKING:
+    from longrec.recommender import Recommender
+
+WIDE, NARROW = 128, 32
+"""Records per step of the recorded programs: fewer cost more each, more leave the cache."""
+FEW = 16
+"""Events up to which a user's are stepped one by one rather than read in parallel."""
+ALONE = 4
+"""Events up to which they are stepped one by one: a step of NARROW takes as long."""
+TOKENS = 16_384
+WINDOW = 4096
+"""Events read in parallel at once, in all and of one user; the state carries on."""
+
+NEVER = torch.iinfo(torch.int64).min
+Events = Sequence[Sequence[tuple[int, int]]]
+"""Per user some events (item index, time in seconds); index 0: an item that the model knows not."""
+
+
+class Engine:
+    """A recommender's model at work on records; usable from any thread.
+
+    Parameters
+    ----------
+    recommender : Recommender
+        Whose model streams exactly, or reads a window of last events.
+
+    Attributes
+    ----------
+    digest : hex digest of what shapes the states.
+    window : None, or how many of the last known events are read again for each recommendation.
+    layout : of the records.
+
+    Raises
+    ------
+    UsageError
+        When the model cannot stream; the message names the one to train instead.
+    """
+
+    def __init__(self, recommender: Recommender) -> None:
+        model = recommender.model
+        self.model, self.digest = model, recommender.state_digest
+        self._exact: SequenceModel | None = None
+        self.window: int | None = None
+        if not isinstance(model, SequenceModel) or model.streaming == "windowed":
+            self.window = recommender.limit or 1
+            state: Any = Clock(torch.full((1,), NEVER))
+        else:
+            try:
+                state = model.initial_state(1)
+            except ValueError as error:
+                raise UsageError(str(error)) from error
+            self._exact = model
+        self.name = recommender.name
+        self.layout = RecordLayout(state, self.digest)
+        self._lock = threading.Lock()
+        self._one, self._narrow, self._wide = map(self._program, (1, NARROW, WIDE))
+
+    @property
+    def size(self) -> int:
+        """Bytes of a record."""
+        return self.layout.size
+
+    @property
+    def statement(self) -> str:
+        """What is exact and what is not, in plain words."""
+        if self.window is None:
+            return (
+                f"{self.name} streams exactly: scores are those of the whole history, to rounding; "
+                f"{self.size:,} bytes per user, whatever the history"
+            )
+        events = "event" if self.window == 1 else f"{self.window} events"
+        return (
+            f"{self.name} reads the last {events} again for each recommendation: what is older "
+            "does not count, in training neither; its cost grows with that number"
+        )
+
+    def load(self, blobs: Sequence[bytes | None]) -> np.ndarray:
+        """Records (n,) of their bytes, a copy; None: a user without events. See `RecordLayout`."""
+        return self.layout.load(blobs)
+
+    def dump(self, records: np.ndarray, row: int) -> bytes:
+        """The bytes of one of the records."""
+        return records[row : row + 1].tobytes()
+
+    def advance(self, records: np.ndarray, events: Events) -> None:
+        """Let records (n,) go on by events of theirs, in place.
+
+        Events of unknown items are counted and skipped. A late event, earlier than one before it,
+        counts as simultaneous with that one.
+        """
+        if sum(map(len, events)) <= ALONE:
+            for row, some in enumerate(events):
+                for item, time in some:
+                    self._alone(records, row, item, time)
+            return
+        counts = np.array([len(some) for some in events], np.int64)
+        items, times = np.array([event for some in events for event in some], np.int64).T
+        owner = np.repeat(np.arange(len(records)), counts)
+        records["sequence"] += counts
+        np.add.at(records["skipped"], owner[items == 0], 1)
+        known = items > 0
+        items, times, owner = items[known], times[known], owner[known]
+        counts = np.bincount(owner, minlength=len(records))
+        starts = counts.cumsum() - counts
+        clocks = _clocks(times, records["time"], owner, starts)
+        np.add.at(records["late"], owner[times < clocks], 1)
+        with self._lock, torch.inference_mode():
+            if self._exact is None:
+                last = np.flatnonzero(counts)
+                records["time"][last] = clocks[(starts + counts - 1)[last]]
+                return
+            few = counts <= FEW
+            self._step(records, items, clocks, starts, np.where(few, counts, 0))
+            self._prefill(records, items, clocks, starts, np.where(few, 0, counts))
+
+    def read(self, records: np.ndarray, tails: Events | None = None) -> Tensor:
+        """What retrieval takes of users with known events: (n, D).
+
+        `tails` is for models with a window: per user the last events with known items, oldest
+        first, at least one.
+        """
+        if self.window is None:
+            return torch.from_numpy(records["output"].copy())
+        assert tails is not None
+        tails = [tail[-self.window :] for tail in tails]
+        lengths = torch.tensor([len(tail) for tail in tails])
+        both = torch.zeros(2, len(tails), int(lengths.max()), dtype=torch.int64)
+        for row, tail in enumerate(tails):
+            both[:, row, : len(tail)] = torch.tensor(tail).t()
+        with torch.inference_mode():
+            h = self.model.encode(both[0], Context(lengths=lengths, times=both[1].cummax(1).values))
+        return h[torch.arange(len(tails)), lengths - 1]
+
+    def _program(self, batch: int) -> StepProgram | None:
+        """None where the step must be PyTorch's own."""
+        if self._exact is None or self._exact.device.type != "cpu":
+            return None
+        try:
+            return StepProgram(self._exact, self.layout, batch)
+        except Unrecordable:
+            return None
+
+    def _step(
+        self,
+        records: np.ndarray,
+        items: np.ndarray,
+        clocks: np.ndarray,
+        starts: np.ndarray,
+        counts: np.ndarray,
+    ) -> None:
+        """One event after the other, the users' n-th ones together."""
+        order = np.argsort(-counts, kind="stable")
+        for number in range(int(counts.max(initial=0))):
+            rows = order[: int((counts > number).sum())]
+            at = starts[rows] + number
+            begin = 0
+            while begin < len(rows):
+                left = len(rows) - begin
+                now = slice(begin, begin + (WIDE if left > 2 * NARROW else NARROW))
+                self._step_once(records, rows[now], items[at[now]], clocks[at[now]])
+                begin = now.stop
+
+    def _step_once(
+        self, records: np.ndarray, rows: np.ndarray, items: np.ndarray, times: np.ndarray
+    ) -> None:
+        assert self._exact is not None
+        if self._one is None or self._narrow is None or self._wide is None:
+            chosen = records[rows]
+            given = torch.from_numpy(items), self.layout.state(chosen), torch.from_numpy(times)
+            self.layout.keep(chosen, self._exact.step(*given)[1])
+            records[rows] = chosen
+        elif len(rows) <= ALONE:
+            for row, item, time in zip(rows, items, times, strict=True):
+                self._one.run_one(records, row, item, time)
+        else:
+            program = self._narrow if len(rows) <= NARROW else self._wide
+            program.run(records, rows, items, times)
+
+    def _alone(self, records: np.ndarray, row: int, item: int, time: int) -> None:
+        """One event of one user: the same as `advance` does for many, without arrays."""
+        records["sequence"][row] += 1
+        if item == 0:
+            records["skipped"][row] += 1
+            return
+        clock = max(time, int(records["time"][row]))
+        if time < clock:
+            records["late"][row] += 1
+        if self._exact is None:
+            records["time"][row] = clock
+            return
+        with self._lock, torch.inference_mode():
+            if self._one is None:
+                self._step_once(records, *np.array([[row], [item], [clock]]))
+            else:
+                self._one.run_one(records, row, item, clock)
+
+    def _prefill(
+        self,
+        records: np.ndarray,
+        items: np.ndarray,
+        clocks: np.ndarray,
+        starts: np.ndarray,
+        counts: np.ndarray,
+    ) -> None:
+        """Many events per user in parallel, in padded batches of users with as many."""
+        model = self._exact
+        assert model is not None
+        order = np.argsort(-counts, kind="stable")
+        order = order[: int((counts > 0).sum())]
+        begin = 0
+        while begin < len(order):
+            longest = min(int(counts[order[begin]]), WINDOW)
+            rows = order[begin : begin + max(1, TOKENS // longest)]
+            begin += len(rows)
+            chosen = records[rows]
+            state = self.layout.state(chosen)
+            for first in range(0, int(counts[rows[0]]), WINDOW):
+                lengths = (counts[rows] - first).clip(0, WINDOW)
+                batch = np.zeros((2, len(rows), lengths.max()), np.int64)
+                to = (
+                    np.repeat(np.arange(len(rows)), lengths),
+                    places(np.zeros_like(lengths), lengths),
+                )
+                at = places(starts[rows] + first, lengths)
+                batch[:, *to] = items[at], clocks[at]
+                # Padding has the last time, or the clock would run backwards.
+                np.maximum.accumulate(batch[1], axis=1, out=batch[1])
+                ctx = Context(lengths=torch.from_numpy(lengths), times=torch.from_numpy(batch[1]))
+                state = model.prefill(torch.from_numpy(batch[0]), state, ctx)[1]
+            self.layout.keep(chosen, state)
+            records[rows] = chosen
+
+
+class Clock(NamedTuple):
+    """All that is kept of a user whose events are read again: the time of the last one."""
+
+    time: Tensor
+
+
+def _clocks(times: Ints, before: Ints, owner: Ints, starts: Ints) -> Ints:
+    """Per event the latest time of its user so far, `before` included; events go user by user."""
+    if not len(times):
+        return times
+    clocks = times.copy()
+    first = starts[owner[np.flatnonzero(np.diff(owner, prepend=-1))]]
+    clocks[first] = np.maximum(clocks[first], before[owner[first]])
+    low = clocks.min()
+    # Each user's times above those of the users before it: one running maximum serves all.
+    lift = owner * (clocks.max() - low + 1)
+    return np.asarray(np.maximum.accumulate(clocks - low + lift) - lift + low)

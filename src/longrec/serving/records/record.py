@@ -1,0 +1,142 @@
+"""A user's record: what a model keeps of one history, as bytes of fixed size and versioned layout.
+
+    offset  bytes  content
+    0       4      "LRU" and the layout's version, 1
+    4       4      size of the record in bytes
+    8       8      start of the model's state digest
+    16      32     sequence, version, skipped, late: `Header` in interface.py
+    48      ...    the model's state, tensor by tensor in the order of its named tuples
+
+Little-endian throughout, each tensor at a multiple of 8 bytes. The digest decides what the tensors
+are, so the layout need not describe itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from longrec.core.errors import DataError
+from longrec.serving.stores.protocol import HEADER
+
+MAGIC = b"LRU1"
+TIME = "time"
+"""Field of the last event's time: the name it has in `UserState`."""
+
+
+class RecordLayout:
+    """The bytes of a model's records, and how its states stand in them.
+
+    Parameters
+    ----------
+    state : named tuple of tensors
+        The state of one user without events, batch first.
+    digest : str
+        Hex digest of what shapes the states.
+
+    Attributes
+    ----------
+    kind : numpy dtype of a record; its fields are those of the header and the state's tensors.
+    fields : names of the state's tensors, in order.
+    """
+
+    def __init__(self, state: Any, digest: str) -> None:
+        self.digest, self._example = digest, state
+        names = ["magic", "size", "digest", "sequence", "version", "skipped", "late"]
+        formats: list[Any] = ["S4", "<u4", "V8", *["<i8"] * 4]
+        offsets, end = [0, 4, 8, 16, 24, 32, 40], HEADER.size
+        self.fields = []
+        for name, tensor in _walk(state):
+            names.append(name)
+            self.fields.append(name)
+            value = np.dtype(_numpy_kind(tensor)).newbyteorder("<")
+            formats.append((value, tuple(tensor.shape[1:])))
+            offsets.append(end)
+            end += -(-tensor[0].numel() * value.itemsize // 8) * 8
+        self.kind = np.dtype(
+            {"names": names, "formats": formats, "offsets": offsets, "itemsize": end}
+        )
+        self._empty = np.zeros(1, self.kind)
+        self._empty["magic"], self._empty["size"] = MAGIC, end
+        self._empty["digest"] = np.void(bytes.fromhex(digest)[:8])
+        for name, tensor in _walk(state):
+            self._empty[name] = tensor.numpy()
+        self._start = self._empty.tobytes()[:16]
+
+    @property
+    def size(self) -> int:
+        """Bytes of a record."""
+        return self.kind.itemsize
+
+    def load(self, blobs: Sequence[bytes | None]) -> np.ndarray:
+        """Records (n,) of their bytes, as a copy; of None the record of a user without events.
+
+        Raises
+        ------
+        DataError
+            When some bytes are a record of another model, of a newer layout, or none.
+        """
+        empty = self._empty.tobytes()
+        for blob in blobs:
+            if blob is not None and (blob[:16] != self._start or len(blob) != self.size):
+                raise DataError(self._complaint(blob))
+        whole = bytearray().join(empty if blob is None else blob for blob in blobs)
+        return np.frombuffer(whole, self.kind)
+
+    def state(self, records: np.ndarray) -> Any:
+        """The states of records (n,), tensors that share their memory."""
+        return self.state_of([torch.from_numpy(records[name]) for name in self.fields])
+
+    def state_of(self, tensors: Sequence[Tensor]) -> Any:
+        """The state whose tensors these are, in order."""
+        return _rebuild(self._example, iter(tensors))
+
+    def keep(self, records: np.ndarray, state: Any) -> None:
+        """Write states into records (n,)."""
+        for name, tensor in _walk(state):
+            records[name] = tensor.numpy()
+
+    def _complaint(self, blob: bytes) -> str:
+        mend = "rebuild the records of this model (stream.rebuild())"
+        if blob[:3] != MAGIC[:3]:
+            return f"a user's record does not begin as one of longrec's: {mend}"
+        if blob[3:4] > MAGIC[3:]:
+            return (
+                f"a user's record has layout {blob[3:4]!r}, this longrec reads 1: upgrade longrec"
+            )
+        if blob[8:16] != self._start[8:]:
+            return (
+                f"a user's record belongs to a model of digest {blob[8:16].hex()}…, this one has "
+                f"{self.digest[:16]}…: {mend}"
+            )
+        return f"a user's record has {len(blob)} bytes instead of {self.size}: {mend}"
+
+
+def flat(state: Any) -> list[Tensor]:
+    """The tensors of a state, in order."""
+    return [tensor for _, tensor in _walk(state)]
+
+
+def _walk(state: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of a state, however nested: layers.0.mean, ..., time, count."""
+    names = getattr(state, "_fields", range(len(state)))
+    for name, part in zip(names, state, strict=True):
+        if isinstance(part, Tensor):
+            yield f"{prefix}{name}", part
+        else:
+            yield from _walk(part, f"{prefix}{name}.")
+
+
+def _rebuild(example: Any, tensors: Iterator[Tensor]) -> Any:
+    parts = [
+        next(tensors) if isinstance(part, Tensor) else _rebuild(part, tensors) for part in example
+    ]
+    return type(example)(*parts) if hasattr(example, "_fields") else tuple(parts)
+
+
+def _numpy_kind(tensor: Tensor) -> Any:
+    return tensor.detach().numpy().dtype

@@ -1,1 +1,0 @@
-"""What is kept of a user for one model, and what an event does to it."""

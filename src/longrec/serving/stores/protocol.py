@@ -1,0 +1,308 @@
+"""What a store of users is: the log of their events, which is the truth, and caches made of it.
+
+A store keeps per user
+
+    log       events in commit order, numbered from 1: (time, item, event id)
+    ids       the event ids in the log, so that a retry is known as one
+    records   per model (`digest`): what it makes of the log, a cache of fixed size
+    seen      per model: a bitmap of the item indices in the log, bit i for item index i
+
+A record tells in its first bytes which event of the log it has reached and how often it was written
+(`Header`); one that is behind its log catches up by replay, so losing a record loses nothing. Items
+stand in the log as the caller's ids, not as a model's indices: the log outlives every model.
+
+Every method is atomic for each user, and what it changed is as durable as `durability` says when
+it returns. All may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+
+from longrec.core.errors import DataError, LongrecError, UsageError
+
+Durability = Literal["power", "process"]
+"""Acknowledged events survive a power cut ("power": on disk before they are acknowledged), or the
+death of the process alone ("process")."""
+
+SCHEMA = 1
+"""Version of what stores hold; a store of a newer one is refused."""
+
+
+class StoreUnavailable(LongrecError):
+    """The store cannot be reached. An event that was being written may be in the log or not."""
+
+
+class StoreFull(LongrecError):
+    """The store has no room: what was being written is not in it; with room it works again."""
+
+
+class Event(NamedTuple):
+    """An event as it is logged: time in seconds, the item's id, and the caller's event id."""
+
+    time: int
+    item: bytes
+    event_id: bytes | None
+
+
+class Header(NamedTuple):
+    """The first bytes of every record.
+
+    sequence : number of the last event of the log that the record has taken in (or skipped);
+    version : how often this record was written, from 1: what a writer must have read to replace it;
+    skipped : events of items that the model did not know; late : events before the one before them.
+    """
+
+    sequence: int
+    version: int
+    skipped: int
+    late: int
+
+
+HEADER = struct.Struct("<4sI8sqqqq")
+"""Magic and layout version, size in bytes, start of the state digest; then `Header`."""
+
+
+class Kept(NamedTuple):
+    """What a store has of one user for one model.
+
+    born : number of this user's log, another one after the user was forgotten or the log rewritten;
+        0: there is no such user;
+    last : number of the last event in the log, 0 if there is none;
+    record : bytes, or None;
+    seen : bitmap in little-endian bit order, as long as needed (b"" if not asked for);
+    known : per event id asked about, whether it is in the log.
+    """
+
+    born: int
+    last: int
+    record: bytes | None
+    seen: bytes
+    known: tuple[bool, ...]
+
+
+class Append(NamedTuple):
+    """Events of one user, and the record that holds after them.
+
+    born, last, version : of the log and the record (0: none) that `record` was made from;
+    events : at least one, in order;
+    record : bytes, or None where the writer made none;
+    seen : item indices to add to the bitmap.
+    """
+
+    user: bytes
+    born: int
+    last: int
+    version: int
+    events: Sequence[Event]
+    record: bytes | None
+    seen: Sequence[int]
+
+
+class Appended(NamedTuple):
+    """What became of an Append.
+
+    new : per event, False where its id was in the log already (it was not logged again);
+    last : number of the last event in the log now;
+    current : whether the record was written, which needs that nobody else wrote meanwhile and that
+        every event was new.
+    """
+
+    new: tuple[bool, ...]
+    last: int
+    current: bool
+
+
+class Put(NamedTuple):
+    """A record made by replay, to be written if the log is the same and nobody else wrote one.
+
+    seen : the whole bitmap in little-endian bit order, replacing the one that stands there.
+    """
+
+    user: bytes
+    born: int
+    version: int
+    record: bytes
+    seen: bytes
+
+
+class Rewrite(NamedTuple):
+    """A whole new log of one user, if the old one still ends at `last` (0 and born 0: no user)."""
+
+    user: bytes
+    born: int
+    last: int
+    events: Sequence[Event]
+
+
+class Totals(NamedTuple):
+    """Figures of a whole store: users, logged events, records per digest, bytes taken."""
+
+    users: int
+    events: int
+    records: dict[str, int]
+    bytes: int
+
+
+T = TypeVar("T")
+
+
+class Store(Protocol):
+    """The interface of stores. `digest` is the hex digest of a model's states."""
+
+    @property
+    def url(self) -> str:
+        """Where it is, without credentials: fit to be shown."""
+
+    @property
+    def durability(self) -> Durability: ...
+
+    def read(
+        self, digest: str, asked: Sequence[tuple[bytes, Sequence[bytes]]], seen: bool = False
+    ) -> list[Kept]:
+        """What is kept of users, each asked for with event ids that may be in its log."""
+
+    def events(self, user: bytes, born: int, after: int, limit: int) -> list[Event]:
+        """At most `limit` events numbered after + 1, ...; fewer only at the log's end.
+
+        None of them where the user's log is not `born` any more.
+        """
+
+    def append(self, digest: str, appends: Sequence[Append]) -> list[Appended]:
+        """Log events and replace records; of one user there is one Append at most.
+
+        Raises
+        ------
+        StoreFull, StoreUnavailable
+        """
+
+    def put(self, digest: str, puts: Sequence[Put]) -> int:
+        """Write records made by replay; -> how many were written."""
+
+    def rewrite(self, rewrites: Sequence[Rewrite]) -> list[bool]:
+        """Replace logs, with new `born`; the user's records and bitmaps of all models go.
+
+        -> per Rewrite, whether it was done. An empty list of events is not allowed.
+        """
+
+    def forget(self, user: bytes) -> bool:
+        """Delete log, event ids, records and bitmaps of a user; -> whether there was one."""
+
+    def users(self, after: bytes, limit: int) -> list[bytes]:
+        """At most `limit` users in byte order, those after `after` (b"": from the first)."""
+
+    def meta(self) -> dict[str, Any]:
+        """What is kept of the store itself; {} in a new one."""
+
+    def change_meta(self, change: Callable[[dict[str, Any]], T]) -> T:
+        """Let `change` change that in place, as one atomic step (it may be called again)."""
+
+    def drop(self, digest: str) -> int:
+        """Delete all records and bitmaps of a model; -> how many records."""
+
+    def totals(self) -> Totals:
+        """Figures of the whole store."""
+
+    def compact(self) -> tuple[int, int]:
+        """Give back the room of what was deleted: bytes before and after."""
+
+    def close(self) -> None:
+        """Release it; closing twice is nothing."""
+
+
+def read_header(record: bytes) -> Header:
+    """The header of a record's bytes.
+
+    Raises
+    ------
+    DataError
+        When these are no record.
+    """
+    if len(record) < HEADER.size or record[:3] != b"LRU":
+        raise DataError(
+            f"a user's record of {len(record)} bytes is none of longrec's: rebuild the records "
+            "(stream.rebuild(), or delete the model's records with `longrec store compact`)"
+        )
+    return Header(*HEADER.unpack_from(record)[3:])
+
+
+def version_of(record: bytes | memoryview | None) -> int:
+    """What a writer must have read to replace a record; 0 where there is none, or none to read."""
+    try:
+        return 0 if record is None else read_header(bytes(record[: HEADER.size])).version
+    except DataError:
+        return 0
+
+
+def open_store(url: str, durability: Durability = "power", readonly: bool = False) -> Store:
+    """Open a store: `lmdb:///folder` (or a path), `sqlite:///file`, `redis://host/0`, `rediss://…`.
+
+    Parameters
+    ----------
+    url : str
+        A folder of LMDB's, or a file of SQLite's, is made if need be. Three slashes begin a path
+        from the root, as in `sqlite:///var/lib/shop/users.db`, two a relative one.
+    durability : {"power", "process"}
+        What acknowledged events survive.
+    readonly : bool
+        Open a store that must exist, beside the process that writes to it.
+
+    Raises
+    ------
+    UsageError
+        When the URL or the durability is none, or the store's package is not installed.
+    DataError
+        When what stands there is no store of users, or one of a newer schema.
+    LongrecError
+        When another process writes to it, it cannot be reached, or it is not set up to keep what
+        is acknowledged.
+    """
+    if durability not in ("power", "process"):
+        raise UsageError(f"durability is {durability!r}; choose 'power' or 'process'")
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        scheme, rest = "lmdb", url.removeprefix("lmdb:")
+    try:
+        if scheme == "lmdb":
+            from longrec.serving.stores.lmdb_store import LmdbStore
+
+            if not rest:
+                raise UsageError(f"{url!r} names no folder: lmdb:///folder/of/the/store")
+            return LmdbStore.open(rest, durability, readonly)
+        if scheme == "sqlite":
+            from longrec.serving.stores.sqlite_store import SqliteStore
+
+            if not rest.strip("/"):
+                raise UsageError(f"{url!r} names no file: sqlite:///folder/of/the/store.db")
+            return SqliteStore.open(rest, durability, readonly)
+        if scheme in ("redis", "rediss"):
+            from longrec.serving.stores.redis_store import RedisStore
+
+            return RedisStore.open(url, durability, readonly)
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"a store at {scheme}:// needs the package {error.name}: pip install 'longrec[serve]'"
+        ) from error
+    raise UsageError(
+        f"{scheme}:// is no store; use lmdb:///folder, sqlite:///file, redis://host/0 or rediss://…"
+    )
+
+
+def check_schema(meta: dict[str, Any], url: str) -> None:
+    """Raise DataError where a store's meta is of a newer schema than this longrec reads."""
+    if meta.get("schema", SCHEMA) > SCHEMA:
+        raise DataError(
+            f"{url} has schema {meta['schema']}, this longrec reads {SCHEMA}: upgrade longrec "
+            "(nothing was changed)"
+        )
+
+
+def check_whole(meta: dict[str, Any], url: str) -> None:
+    """Raise DataError where a restore into a store, told by its meta, has not ended."""
+    if "restoring" in meta:
+        raise DataError(
+            f"{url} is half restored: run the same `longrec store restore FOLDER URL` again, which "
+            "goes on where it was interrupted"
+        )

@@ -1,0 +1,100 @@
+"""Records that are behind their log go on to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from longrec.core.arrays import Ints
+from longrec.core.errors import DataError
+from longrec.serving.records.engine import Engine
+from longrec.serving.stores.protocol import Kept, Store
+from longrec.serving.stream.id_keys import ItemIndex
+
+CHUNK = 4096
+"""Events of one user read at once."""
+AT_ONCE = 65_536
+"""Events of all users read at once."""
+
+
+def records_of(engine: Engine, kept: Sequence[Kept]) -> np.ndarray:
+    """The records of users (n,), empty ones for those without.
+
+    Raises
+    ------
+    DataError
+        When one is no record of this model, and so is no cache of any log.
+    """
+    records = engine.load([one.record for one in kept])
+    for row, one in enumerate(kept):
+        if one.record is not None and records["sequence"][row] > one.last:
+            raise DataError(
+                f"a user's record has event {records['sequence'][row]} and the log ends at "
+                f"{one.last}: rebuild the records of this model (stream.rebuild())"
+            )
+    return records
+
+
+def catch_up(
+    store: Store,
+    engine: Engine,
+    items: ItemIndex,
+    users: Sequence[bytes],
+    kept: Sequence[Kept],
+    records: np.ndarray,
+) -> dict[int, Ints]:
+    """Let records (n,) go on to the ends of their logs, `kept.last`, in place.
+
+    A record stays behind where its log was replaced by another one meanwhile.
+
+    Returns
+    -------
+    dict
+        Per row that went on, the indices of the items on its way, to be added to the seen ones.
+    """
+    if len(kept) == 1 and records["sequence"][0] == kept[0].last:  # the usual case
+        return {}
+    last = np.array([one.last for one in kept], np.int64)
+    behind = np.flatnonzero(records["sequence"] < last).tolist()
+    met: dict[int, list[Ints]] = {row: [] for row in behind}
+    while behind:
+        rows, parts, left = [], [], AT_ONCE
+        for row in behind:
+            done = int(records["sequence"][row])
+            wanted = min(CHUNK, int(last[row]) - done, left)
+            events = store.events(users[row], kept[row].born, done, wanted)
+            if len(events) == wanted:
+                rows.append(row)
+                parts.append(events)
+                left -= wanted
+            else:
+                last[row] = 0
+            if not left:
+                break
+        flat = [event.item for events in parts for event in events]
+        indices = iter(items.find(flat))
+        moves = [[(next(indices), event.time) for event in events] for events in parts]
+        chosen = records[rows]
+        engine.advance(chosen, moves)
+        records[rows] = chosen
+        for row, move in zip(rows, moves, strict=True):
+            known = np.unique(np.array(move, np.int64)[:, 0])
+            met[row].append(known[known > 0])
+        behind = [row for row in behind if records["sequence"][row] < last[row]]
+    return {row: np.unique(np.concatenate(some)) for row, some in met.items() if some}
+
+
+def bits(seen: bytes, size: int) -> np.ndarray:
+    """A bitmap as booleans (size,); what lies beyond, items of a newer catalog, is left out."""
+    found = np.zeros(size, bool)
+    some = np.unpackbits(np.frombuffer(seen, np.uint8), bitorder="little")[:size]
+    found[: len(some)] = some
+    return found
+
+
+def bitmap(indices: Ints) -> bytes:
+    """The bitmap of item indices."""
+    whole = np.zeros(int(indices.max(initial=-1)) + 1, bool)
+    whole[indices] = True
+    return np.packbits(whole, bitorder="little").tobytes()

@@ -1,0 +1,250 @@
+"""Ids as keys: the bytes by which a store knows users, items and events, and the items' indices.
+
+An id's key is its text: 42 and "42" are one id, here as everywhere in longrec.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from itertools import repeat
+from typing import Any, Literal
+from uuid import UUID
+
+import numpy as np
+import polars as pl
+
+from longrec.core.errors import DataError, UsageError
+from longrec.data.catalog import Catalog
+
+Field = Literal["user", "item", "event_id"]
+MOST: dict[Field, int] = {"user": 400, "item": 400, "event_id": 200}
+"""Bytes of the longest keys; LMDB has none above 511."""
+EXACT = 2.0**53
+"""Floats from here on stand for several whole numbers each."""
+FAR = 10**11
+"""Seconds no clock shows for 3,000 years; milliseconds do today."""
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+FEW = 64
+"""Keys up to which a loop finds them faster than arrays."""
+
+
+def user_key(user: Any) -> bytes:
+    """The key of a user's id.
+
+    Parameters
+    ----------
+    user : str, int, bytes, whole float, numpy scalar of these, UUID, date, datetime or Decimal
+
+    Raises
+    ------
+    UsageError
+        When it is no id: None, NaN, a bool, of another type, empty, or above 400 bytes.
+    """
+    return _key(user, "user")
+
+
+def item_key(item: Any) -> bytes:
+    """The key of an item's id; see `user_key`."""
+    return _key(item, "item")
+
+
+def event_key(event_id: Any) -> bytes:
+    """The key of an event's id, at most 200 bytes; see `user_key`."""
+    return _key(event_id, "event_id")
+
+
+def id_of(key: bytes) -> str:
+    """The text of a key, to be shown."""
+    return key.decode("utf-8", "backslashreplace")
+
+
+def keys_of(ids: pl.Series, field: Field) -> pl.Series:
+    """The keys of a column of ids, as a Series of Binary.
+
+    Raises
+    ------
+    DataError
+        When one is no id; the message names column, row and mend.
+    """
+    if isinstance(ids.dtype, pl.Categorical | pl.Enum) or ids.dtype.is_integer():
+        ids = ids.cast(pl.String)
+    if ids.dtype == pl.String:
+        good = ids.str.len_bytes().is_between(1, MOST[field]).fill_null(False)
+        if good.all():
+            return ids.cast(pl.Binary)
+        ids = ids[: int((~good).arg_true()[0]) + 1]
+    found = []
+    for number, value in enumerate(ids.to_list(), 1):
+        try:
+            found.append(_key(value, field))
+        except UsageError as error:
+            raise DataError(f"column {ids.name!r}, row {number}: {error}") from None
+    return pl.Series(ids.name, found, dtype=pl.Binary)
+
+
+def seconds(time: Any) -> int:
+    """An event's time as whole seconds since 1970 (UTC), rounded down.
+
+    Parameters
+    ----------
+    time : int or float of seconds, datetime (UTC if it names no zone), date, numpy datetime64
+
+    Raises
+    ------
+    UsageError
+        When it is no time, or looks like milliseconds.
+    """
+    whole: int | None = None
+    if type(time) is int:
+        whole = time
+    elif isinstance(time, datetime):  # pandas' NaT is one, and not itself
+        if time == time:
+            gap = (time if time.tzinfo else time.replace(tzinfo=UTC)) - EPOCH
+            whole = gap.days * 86_400 + gap.seconds
+    elif isinstance(time, np.datetime64):
+        if not np.isnat(time):
+            whole = int(time.astype("datetime64[s]").astype(np.int64))
+    elif isinstance(time, date):
+        whole = (time - EPOCH.date()).days * 86_400
+    elif isinstance(time, int | np.integer) and not isinstance(time, bool):
+        whole = int(time)
+    elif isinstance(time, float | np.floating) and math.isfinite(time):
+        whole = math.floor(time)
+    if whole is None:
+        raise UsageError(
+            f"time is {_shown(time)}; give seconds since 1970 (UTC) as a number, or a datetime"
+        )
+    if not -FAR <= whole <= FAR:
+        raise UsageError(f"time is {whole}, which looks like milliseconds: give seconds")
+    return whole
+
+
+class ItemIndex:
+    """Indices of items by their keys.
+
+    Parameters
+    ----------
+    catalog : Catalog
+        A million integer ids take 16 MB here, text takes a dict.
+
+    Raises
+    ------
+    UsageError
+        When the catalog's ids are of a type that no key can be made of.
+    """
+
+    def __init__(self, catalog: Catalog) -> None:
+        ids = catalog.ids
+        self._numbers = self._indices = np.zeros(0, np.int64)
+        self._dict: dict[bytes, int] | None = None
+        if ids.dtype.is_integer() and len(ids) and _fits(ids):
+            numbers = ids.cast(pl.Int64).to_numpy()
+            order = numbers.argsort()
+            self._numbers, self._indices = numbers[order], order + 1
+            self._low, self._high = int(self._numbers[0]), int(self._numbers[-1])
+            return
+        try:
+            keys = ids.cast(pl.Binary) if ids.dtype == pl.String else keys_of(ids, "item")
+        except DataError as error:
+            raise UsageError(f"the catalog's ids cannot be streamed: {error}") from error
+        self._dict = dict(zip(keys.to_list(), range(1, len(ids) + 1), strict=True))
+
+    def one(self, key: bytes) -> int:
+        """The index of an item; 0 if it is unknown."""
+        if self._dict is not None:
+            return self._dict.get(key, 0)
+        try:
+            number = int(key)
+        except ValueError:
+            return 0
+        # "007" and "1_0" are numbers to Python, and not how one is spelt.
+        if not self._low <= number <= self._high or b"%d" % number != key:
+            return 0
+        at = self._numbers.searchsorted(number)
+        return int(self._indices[at]) if self._numbers[at] == number else 0
+
+    def find(self, keys: Sequence[bytes]) -> list[int]:
+        """The indices of items; 0 where one is unknown."""
+        if self._dict is not None:
+            return list(map(self._dict.get, keys, repeat(0)))
+        text = _text_of(keys) if len(keys) > FEW else None
+        if text is None:
+            return [self.one(key) for key in keys]
+        numbers = text.cast(pl.Int64, strict=False)
+        spelt = (numbers.cast(pl.String) == text).fill_null(False).to_numpy()
+        wanted = numbers.fill_null(0).to_numpy()
+        at = self._numbers.searchsorted(wanted).clip(max=len(self._numbers) - 1)
+        known = spelt & (self._numbers[at] == wanted)
+        found: list[int] = np.where(known, self._indices[at], 0).tolist()
+        return found
+
+
+def _key(value: Any, field: Field) -> bytes:
+    kind, key = type(value), b""
+    try:
+        if kind is str:
+            key = value.encode()
+        elif kind is int:
+            key = b"%d" % value
+        elif kind is bytes:
+            key = value
+        else:
+            key = _key_of_other(value, field)
+    except ValueError:  # half of a surrogate pair; thousands of digits
+        raise UsageError(f"{field} is text that is not UTF-8, or no number of an id") from None
+    if 0 < len(key) <= MOST[field]:
+        return key
+    if not key:
+        raise UsageError(f"{field} is empty; give an id")
+    raise UsageError(
+        f"{field} has {len(key)} bytes and may have {MOST[field]}; give a shorter id, such as a "
+        "digest of it"
+    )
+
+
+def _key_of_other(value: Any, field: Field) -> bytes:
+    """The key of what is not just a str, int or bytes."""
+    if isinstance(value, np.datetime64):
+        plain = value.item()  # nanoseconds come as a number
+        value = value.astype("datetime64[us]").item() if isinstance(plain, int) else plain
+    if isinstance(value, str):
+        return str.encode(value)
+    if isinstance(value, bytes):
+        return bytes(value)
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        return b"%d" % int(value)
+    if isinstance(value, float | np.floating):
+        number = float(value)
+        if abs(number) <= EXACT and number.is_integer():
+            return b"%d" % int(number)
+    elif isinstance(value, Decimal):
+        if value.is_finite():
+            return str(value).encode()
+    elif isinstance(value, date | UUID) and value == value:  # pandas' NaT is not itself
+        return str(value).encode()
+    raise UsageError(
+        f"{field} is {_shown(value)}; give an id: text, a whole number, bytes, a UUID or a date"
+    )
+
+
+def _shown(value: Any) -> str:
+    """What was given instead of an id or a time; its type alone where the value may be long."""
+    if value is None or isinstance(value, bool | float | np.generic):
+        return repr(value)
+    return f"of type {type(value).__name__}"
+
+
+def _text_of(keys: Sequence[bytes]) -> pl.Series | None:
+    """Keys as a column of text; None if one is not UTF-8."""
+    try:
+        return pl.Series(keys, dtype=pl.Binary).cast(pl.String)
+    except pl.exceptions.PolarsError:
+        return None
+
+
+def _fits(numbers: pl.Series) -> bool:
+    """Whether all of them are 64-bit integers with a sign."""
+    return numbers.cast(pl.Int64, strict=False).null_count() == 0

@@ -1,0 +1,384 @@
+"""A recommender at work: events of users as they come, and recommendations at once.
+
+    stream = recommender.open_stream("lmdb:///var/lib/shop")
+    stream.observe(user="anna", item="p17", time=1_700_000_000, event_id="order-9")
+    stream.recommend("anna", k=10)
+
+An event is in the log, as durable as the store promises, when `observe` returns, and counts in the
+next recommendation. What several threads observe at once is committed as one group.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import polars as pl
+
+from longrec.core.errors import LongrecError, UsageError
+from longrec.data.histories import Histories, open_histories
+from longrec.inference.explain import Explanation
+from longrec.recommender import COLD, PERSONAL
+from longrec.retrieval.index import Index
+from longrec.serving.records.engine import Engine
+from longrec.serving.stores.protocol import Durability, Store, open_store
+from longrec.serving.stream.event_frames import EventFrame
+from longrec.serving.stream.explain_user import explain_user
+from longrec.serving.stream.group_commit import Group
+from longrec.serving.stream.id_keys import ItemIndex, user_key
+from longrec.serving.stream.rebuild import Order, Rebuild, Rebuilt
+from longrec.serving.stream.recommending import Answer, Query, Ranked, Ranker
+from longrec.serving.stream.store_models import register, take_over
+from longrec.serving.stream.writer import Entry, Observed, Tally, Writer
+
+if TYPE_CHECKING:
+    from longrec.recommender import Recommender
+
+__all__ = ["Counts", "Observed", "Ranked", "Rebuilt", "Stream"]
+
+ROWS = 512
+"""Events of a frame that are committed together."""
+BEYOND = 4
+"""So many times the context that a model was trained with, and its scores are extrapolated."""
+
+
+class Counts(NamedTuple):
+    """What became of a frame's events.
+
+    accepted : logged; duplicates : not, since their ids were in the log; of the accepted ones
+    unknown : with items that the model does not know; late : earlier than one before them.
+    """
+
+    accepted: int
+    duplicates: int
+    unknown: int
+    late: int
+
+
+class Stream:
+    """A recommender with an open store of users; make it with `Recommender.open_stream`.
+
+    All methods may be called from any thread. It is a context manager, which closes the store.
+
+    Attributes
+    ----------
+    recommender : whose model it is.
+    index : how items are found.
+    ids : (n_items,) item ids, that of item index i at i - 1.
+    store, engine, items, writer, ranker : its parts, for a server that gathers requests itself.
+    """
+
+    def __init__(
+        self, recommender: Recommender, engine: Engine, store: Store, index: Index | None = None
+    ) -> None:
+        self.recommender, self.engine, self.store = recommender, engine, store
+        self.index: Index = index or recommender.index
+        self.items = ItemIndex(recommender.catalog)
+        self.ranker = Ranker(recommender, store, engine, self.items, self.index)
+        self.writer = Writer(store, engine, self.items)
+        self._group: Group[Sequence[Entry], list[Observed]] = Group(self.writer.write)
+        self._queries: Group[Query, Answer] = Group(self.ranker.answer)
+        ids = recommender.catalog.ids
+        numbers = ids.dtype.is_integer() and not ids.null_count()
+        self.ids = ids.to_numpy() if numbers else ids  # which takes longer to index
+        self._rebuilding = threading.Lock()
+        context = recommender.train_config.context if engine.window is None else None
+        self._warn_at = None if context is None else BEYOND * context
+        self._closed = False
+        self._columns = pl.Series("rank", [], pl.Int64), pl.Series("policy", [], pl.String)
+
+    @classmethod
+    def open(
+        cls,
+        recommender: Recommender,
+        url: str,
+        durability: Durability = "power",
+        beside: bool = False,
+        index: Index | None = None,
+    ) -> Stream:
+        """See `Recommender.open_stream`."""
+        engine = Engine(recommender)
+        store = open_store(url, durability)
+        try:
+            register(store, recommender, beside)
+            return cls(recommender, engine, store, index)
+        except BaseException:
+            store.close()
+            raise
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the store; closing twice is nothing."""
+        self._closed = True
+        self.store.close()
+
+    def observe(self, user: Any, item: Any, time: Any, event_id: Any = None) -> Observed:
+        """Log an event and let the user's record take it in.
+
+        Parameters
+        ----------
+        user, item : ids
+            Text, whole numbers, bytes, UUIDs or dates; 42 and "42" are the same.
+        time : number or datetime
+            Seconds since 1970 (UTC), or a datetime.
+        event_id : id or None
+            The caller's own id of the event, unique per user: observing it again is harmless.
+
+        Raises
+        ------
+        UsageError
+            When something is no id or no time; nothing was logged.
+        StoreFull
+            When the store has no room; the event was not logged.
+        StoreUnavailable
+            When the store cannot be reached; whether the event was logged is not known, and with an
+            event id it may be observed again.
+        """
+        self._check_open()
+        [observed] = self._submit([self.writer.entry(user, item, time, event_id)])
+        return observed
+
+    def observe_many(
+        self,
+        frame: Any,
+        user: str | None = None,
+        item: str | None = None,
+        time: str | None = None,
+        event_id: str | None = None,
+        time_unit: str | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Counts:
+        """Log the events of a frame in the order of its rows, which is looked at as a whole first.
+
+        Parameters
+        ----------
+        frame : polars or pandas frame, Arrow table or stream, or what `longrec.read_events` gives
+        user, item, time, event_id : str or None
+            Names of the columns. Those left out are recognised as `longrec.prepare` does, event ids
+            by the name "event_id".
+        time_unit : str or None
+            "s", "ms", "us" or "ns" instead of detecting it from the frame.
+        progress : callable or None
+            Called with (rows done, rows in all).
+
+        Raises
+        ------
+        UsageError, DataError
+            When a column is missing or a row is no event; nothing was logged.
+        LongrecError
+            When the store fails; the message tells how many rows are in.
+        """
+        self._check_open()
+        rows = EventFrame(frame, user, item, time, event_id, time_unit)
+        tally = Tally()
+        for start in range(0, len(rows), ROWS):
+            part = rows.rows(self.items, start, ROWS)
+            try:
+                tally.add(self._submit(part))
+            except LongrecError as error:
+                end = start + len(part)
+                raise type(error)(
+                    f"{error} (The first {start:,} of {len(rows):,} rows are in, rows "
+                    f"{start + 1:,} to {end:,} may be. With event ids, give the same frame again.)"
+                ) from error
+            if progress:
+                progress(start + len(part), len(rows))
+        return Counts(tally.accepted, tally.duplicates, tally.unknown, tally.late)
+
+    def recommend(
+        self,
+        user: Any,
+        k: int = 10,
+        exclude: Iterable[Any] = (),
+        among: Iterable[Any] | None = None,
+        exclude_seen: bool = True,
+    ) -> pl.DataFrame:
+        """The k best items for a user, every observed event counted.
+
+        Parameters
+        ----------
+        user : id
+        k : int
+            Items wanted.
+        exclude : item ids
+            Not to be recommended; unknown ones do not matter.
+        among : item ids or None
+            Recommend these only.
+        exclude_seen : bool
+            Whether to leave out the items of the user's events.
+
+        Returns
+        -------
+        polars.DataFrame
+            Columns user, rank (from 1), item, score, policy, as `Recommender.recommend` gives them:
+            a user without known events gets popular items, and `policy` says "cold". There are
+            fewer than k rows where the items run out.
+
+        Raises
+        ------
+        UsageError
+            When the call is wrong.
+        StoreUnavailable
+            When the store cannot be reached.
+        """
+        self._check_open()
+        barred = self.ranker.barred(exclude, among)
+        found = self._queries.submit(self.ranker.query(user, k, barred, exclude_seen))
+        many = len(found.items)
+        rank, policy = self._constant(many, PERSONAL if found.personal else COLD)
+        return pl.DataFrame(
+            [
+                pl.Series("user", [user]).new_from_index(0, many),
+                rank,
+                pl.Series("item", self.ids[found.items - 1]),
+                pl.Series("score", found.scores),
+                policy,
+            ]
+        )
+
+    def rank(
+        self,
+        users: Sequence[Any],
+        k: int = 10,
+        exclude: Iterable[Any] = (),
+        among: Iterable[Any] | None = None,
+        exclude_seen: bool = True,
+    ) -> Ranked:
+        """The k best items of many users at once, as arrays; parameters as of `recommend`."""
+        self._check_open()
+        barred = self.ranker.barred(exclude, among)
+        return self.ranker.rank([self.ranker.query(u, k, barred, exclude_seen) for u in users])
+
+    def explain(
+        self, user: Any, item: Any, progress: Callable[[int, int], None] | None = None
+    ) -> Explanation:
+        """What the model reads of a user's log for an item: O(T); see `Recommender.explain`.
+
+        Raises
+        ------
+        UsageError
+            When the model's attention is not known, or the user or the item is unknown.
+        DataError
+            When the log is damaged.
+        StoreUnavailable
+            When the store cannot be reached.
+        """
+        self._check_open()
+        key = user_key(user)
+        return explain_user(self.recommender, self.store, self.items, key, item, progress)
+
+    def forget(self, user: Any) -> bool:
+        """Erase all that is kept of a user, event ids included; -> whether there was something."""
+        self._check_open()
+        return self.store.forget(user_key(user))
+
+    def rebuild(
+        self,
+        histories: Histories | str | Path | None = None,
+        order: Order = "commit",
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Rebuilt:
+        """Make all users' records anew from the log, and let the store serve this model.
+
+        Users may be observed and recommended to meanwhile. When it is interrupted, the same call
+        goes on where it was.
+
+        Parameters
+        ----------
+        histories : Histories, path or None
+            Events to put in front of the log first: of each user those before the first event that
+            is logged (of histories without times: those of users without a log). Once is enough:
+            what is in the log is not imported again.
+        order : {"commit", "time"}
+            "time": logs with late events are first sorted by time, for good.
+        progress : callable or None
+            Called with (users done, users in all).
+
+        Raises
+        ------
+        UsageError
+            When the call is wrong, or this stream is rebuilding already.
+        DataError
+            When histories or logs are damaged.
+        LongrecError
+            When the store fails.
+        """
+        self._check_open()
+        if isinstance(histories, str | Path):
+            histories = open_histories(histories)
+        if not self._rebuilding.acquire(blocking=False):
+            raise UsageError("this stream is rebuilding already: wait until that is done")
+        try:
+            rebuild = Rebuild(self.store, self.engine, self.items, histories, order, progress)
+            rebuilt = rebuild.run(self.recommender.catalog_version)
+            take_over(self.store, self.engine.digest)
+        finally:
+            self._rebuilding.release()
+        self._warn_of(rebuild.longest)
+        return rebuilt
+
+    def stats(self) -> dict[str, Any]:
+        """Figures of the store, and of this stream since it was opened; ready for JSON."""
+        self._check_open()
+        engine, store, tally = self.engine, self.store, self.writer.tally
+        totals, digest = store.totals(), engine.digest
+        return {
+            "model": self.recommender.name,
+            "digest": digest,
+            "catalog_version": self.recommender.catalog_version,
+            "current": store.meta().get("current") == digest,
+            "statement": engine.statement,
+            "url": store.url,
+            "durability": store.durability,
+            "users": totals.users,
+            "events": totals.events,
+            "records": totals.records.get(digest, 0),
+            "record_bytes": engine.size,
+            "bytes": totals.bytes,
+            "accepted": tally.accepted,
+            "duplicates": tally.duplicates,
+            "unknown": tally.unknown,
+            "late": tally.late,
+            "groups": tally.groups,
+            "replayed": tally.replayed + self.ranker.replayed,
+        }
+
+    def _submit(self, rows: Sequence[Entry]) -> list[Observed]:
+        observed = self._group.submit(rows)
+        self._warn_of(self.writer.tally.longest)
+        return observed
+
+    def _warn_of(self, events: int) -> None:
+        """Warn once if a user has far more events than the model was trained to read."""
+        if self._warn_at is None or events <= self._warn_at:
+            return
+        self._warn_at = None
+        context = self.recommender.train_config.context
+        warnings.warn(
+            f"{self.recommender.name} was trained on the last {context} events of each user, and "
+            f"a user of this stream has {events:,}: the state takes all of them in, which the "
+            "model has not learnt to use. Train it with a larger context, or without one",
+            UserWarning,
+            stacklevel=4,
+        )
+
+    def _constant(self, many: int, policy: str) -> tuple[pl.Series, pl.Series]:
+        """The columns rank and policy, made once and used again."""
+        rank, same = self._columns
+        if len(rank) != many or not many or same[0] != policy:
+            rank = pl.int_range(1, many + 1, eager=True).alias("rank")
+            same = pl.Series("policy", [policy]).new_from_index(0, many)
+            self._columns = rank, same
+        return rank, same
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError(f"this stream of {self.store.url} was closed: open it again")

@@ -1,0 +1,112 @@
+"""What a fit tells: a row per validation, its place while it runs, and its result."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from longrec.core.files import write_file
+
+
+@dataclass
+class Row:
+    """One validation: a row of log.csv.
+
+    Attributes
+    ----------
+    epoch, step : epochs and steps done before it.
+    seconds : of the whole fit so far.
+    events : events read by training so far.
+    loss : mean training loss since the row before; None before the first step.
+    ndcg10, hr10 : of the validation targets.
+    memory_share, memory_entropy, memory_kl : how evenly the validation used the slots of memory
+        banks (`longrec.mixers.product_keys.Usage`); None in a model without one.
+    """
+
+    epoch: int
+    step: int
+    seconds: float
+    events: int
+    loss: float | None
+    ndcg10: float
+    hr10: float
+    memory_share: float | None = None
+    memory_entropy: float | None = None
+    memory_kl: float | None = None
+
+
+@dataclass
+class Place:
+    """Where a fit stands; everything besides tensors that a checkpoint holds."""
+
+    epoch: int = 0
+    step: int = 0  # of the epoch, the next to do
+    total_steps: int = 0
+    events: int = 0  # read so far
+    seconds: float = 0.0
+    loss_sum: float = 0.0  # over the targets since the last validation
+    loss_events: int = 0
+    best: float = -1.0
+    best_epoch: int = 0
+    worse: int = 0
+    stop: str = ""
+    precision: str = ""  # of products, chosen before the first step
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def loss(self) -> float | None:
+        """Mean loss since the last validation, None before any step."""
+        return self.loss_sum / self.loss_events if self.loss_events else None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a progress display is told after a step or a validation."""
+
+    place: Place
+    steps: int
+    loss: float | None
+    events_per_second: float
+    validating: float | None = None
+
+
+Progress = Callable[[Report], None]
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How a fit ended.
+
+    Attributes
+    ----------
+    stop : "converged", "max_epochs", "max_minutes" or "counted".
+    converged : whether the validation metric had stopped improving (counting always has).
+    epochs, seconds, events : work done; events are those read.
+    rows : the log.
+    validation : metrics of the weights that were kept.
+    dropped : training events that the context left out.
+    precision : type of products, "float32" or "bfloat16"; "" where there were none.
+    """
+
+    stop: str
+    converged: bool
+    epochs: int
+    seconds: float
+    events: int
+    rows: list[Row]
+    validation: dict[str, float]
+    dropped: int
+    precision: str = ""
+
+
+def write_log(path: Path, rows: list[dict[str, Any]]) -> None:
+    """The log as CSV: one row per validation."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(Row.__dataclass_fields__), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_file(path, text.getvalue())

@@ -1,0 +1,538 @@
+"""The command line: `main` in this process, and the real command where a process is the point."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import io
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from longrec.cli import main as cli
+from longrec.data.catalog import Catalog
+from longrec.data.histories import write_histories
+
+VERBS = [
+    "prepare",
+    "train",
+    "evaluate",
+    "recommend",
+    "models",
+    "explain",
+    "index",
+    "export",
+    "serve",
+    "compare",
+    "demo",
+    "store info",
+    "store backup",
+    "store restore",
+    "store rebuild",
+    "store verify",
+    "store compact",
+    "bench stream",
+    "bench serve",
+    "data list",
+    "data get",
+]
+TINY = [f"--set={s}" for s in ("dim=8", "layers=1", "heads=1", "experts=3", "ffn_dim=8")]
+NASTY = ["[red]x[/red]", 'say "hi", you', "=1+1", ":smile:", "two\nlines", "\x1b[31mred", "é"]
+
+
+def longrec(*argv):
+    """Run the command line here -> exit status; output is for capsys to read."""
+    before = sys.argv
+    sys.argv = ["longrec", *map(str, argv)]
+    try:
+        cli.main()
+    except SystemExit as end:
+        return 0 if end.code is None else end.code
+    finally:
+        sys.argv = before
+    return 0
+
+
+def command(*argv, **options):
+    """The real command, in a process of its own, with SIGINT as a terminal gives it."""
+    return subprocess.Popen(
+        [sys.executable, "-c", "from longrec.cli.main import main; main()", *map(str, argv)],
+        text=True,
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(Path(cli.__file__).parents[2]),
+        },
+        # A test run in the background of a shell ignores SIGINT, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("cli")
+
+
+@pytest.fixture(scope="module")
+def log(place):
+    random = np.random.default_rng(0)
+    path = place / "log.csv"
+    pl.DataFrame(
+        {
+            "user_id": random.integers(100, 140, 600),
+            "item_id": [f"i{n:02d}" for n in random.integers(0, 25, 600)],
+            "timestamp": 1_700_000_000 + np.arange(600) * 60,
+        }
+    ).write_csv(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def histories(place, log):
+    assert longrec("prepare", log, "--out", place / "histories") == 0
+    return place / "histories"
+
+
+@pytest.fixture(scope="module")
+def run(place, histories):
+    argv = ["train", histories, "--out", place / "run", *TINY, "--set", "max_epochs=1"]
+    assert longrec(*argv) == 0
+    return place / "run"
+
+
+@pytest.fixture(scope="module")
+def nasty(place):
+    """A run whose user and item ids are out to break what shows them."""
+    folder = write_histories(
+        place / "nasty [bold]",
+        user_ids=pl.Series(sorted(NASTY)),
+        offsets=np.arange(len(NASTY) + 1) * 3,
+        items=np.array([1 + (a + b) % len(NASTY) for a in range(len(NASTY)) for b in range(3)]),
+        times=None,
+        catalog=Catalog(pl.Series(sorted(NASTY)), np.full(len(NASTY), 3)),
+        source="test",
+        time_unit=None,
+    ).path
+    out = place / "run [red]x[/red]"
+    assert longrec("train", folder, "--model", "popularity", "--out", out) == 0
+    return out
+
+
+# ---- help
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_a_help_with_an_example_of_itself(capsys, verb):
+    assert longrec(*verb.split(), "--help") == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"Example: longrec {verb}" in text
+
+
+def test_help_names_every_verb(capsys):
+    assert longrec("--help") == 0
+    text = capsys.readouterr().out
+    for verb in VERBS:
+        assert re.search(rf"^\W*{verb.split()[0]} ", text, re.M), verb
+
+
+def test_version_and_no_command(capsys):
+    assert longrec("--version") == 0
+    assert capsys.readouterr().out.startswith("longrec")
+    assert longrec() == 2
+    assert longrec("--threads", "1") == 2
+
+
+def test_import_and_help_are_cheap():
+    check = (
+        "import sys\n"
+        "import longrec\n"
+        "assert not {'torch', 'polars', 'numpy'} & set(sys.modules), 'import longrec'\n"
+        "from longrec.cli import main as cli\n"
+        "sys.argv = ['longrec', '--help']\n"
+        "try:\n    cli.main()\n"
+        "except SystemExit:\n    pass\n"
+        "assert not {'torch', 'polars', 'numpy'} & set(sys.modules), 'longrec --help'\n"
+    )
+    source = str(Path(cli.__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", check],
+        env={**os.environ, "PYTHONPATH": source},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+# ---- what programs read
+
+
+def json_of(capsys, *argv):
+    capsys.readouterr()
+    assert longrec(*argv) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_prepare_json(capsys, log, tmp_path):
+    found = json_of(capsys, "prepare", log, "--out", tmp_path / "h", "--k-core", 2, "--json")
+    assert found["path"] == str(tmp_path / "h")
+    assert found["n_events"] + found["dropped"].get("k_core_events", 0) == 600
+    assert {"n_users", "n_items", "fingerprint", "first_time"} <= set(found)
+
+
+def test_train_and_evaluate_json(capsys, histories, tmp_path):
+    out = tmp_path / "run"
+    argv = ["--set", "max_epochs=1", "--context", 5, "--json"]
+    found = json_of(capsys, "train", histories, "--out", out, *TINY, *argv)
+    assert found["run"] == str(out)
+    assert found["model"] == "elastic"
+    assert found["epochs"] == 1
+    assert found["dropped"] > 0
+    assert set(found["validation"]) == {"ndcg@10", "hr@10"}
+    measured = json_of(capsys, "evaluate", out, "--json")
+    kept = json.loads((out / "metrics.json").read_text())
+    for key in ("ndcg@10", "hr@20", "mrr@50", "unfiltered/ndcg@10"):
+        assert measured[key] == kept[key]
+    assert measured["detail"]["split"] == "leave-one-out"
+    validation = json_of(capsys, "evaluate", out, "--split", "validation", "--json")
+    assert validation["detail"]["part"] == "validation"
+
+
+def test_new_items_and_todays_data_as_the_page_has_it(capsys, log, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "recommender.md").read_text()
+    section = re.search(r"^## New items.*?^## ", page, re.M | re.S)
+    assert section is not None
+    commands, code = re.search(r"```bash\n(.*?)```\n```python\n(.*?)```", section[0], re.S).groups()
+    events = pl.read_csv(log)
+    monkeypatch.chdir(tmp_path)
+    events[:400].filter(pl.col("item_id") < "i20").write_parquet("log.parquet")
+    events[380:].write_parquet("today.parquet")  # exports overlap
+    for line in commands.splitlines():
+        argv = line.split()[1:]
+        if argv[0] == "train":
+            argv += [] if "--warm-start" in argv else TINY
+            argv += ["--set", "max_epochs=1", "--json"]
+        capsys.readouterr()
+        assert longrec(*argv) == 0, line
+    told = capsys.readouterr()
+    warm = json.loads(told.out)["warm_start"]
+    assert (warm["known_items"], warm["new_items"]) == (20, 5)
+    assert warm["gain"]["targets"] > 10
+    assert 0 < warm["gain"]["unknown_to_old"] < 1
+    assert set(warm["gain"]["ndcg@10"]) >= {"old", "new", "difference", "interval"}
+    assert "20 items known, 5 new" in " ".join(told.err.split())
+    shutil.rmtree("run2")
+    found = {"longrec": importlib.import_module("longrec")}
+    exec(code.replace('warm_start="run/"', 'warm_start="run/", max_epochs=1'), found)
+    assert found["rec"].provenance["warm_start"]["gain"] == warm["gain"]
+    shutil.rmtree("run2")
+    assert longrec("train", "histories2", "--warm-start", "run", "--out", "run2") == 0
+    assert "gain over" in capsys.readouterr().out
+
+
+def test_models_and_data_json(capsys):
+    names = [row["model"] for row in json_of(capsys, "models", "--json")]
+    assert {"elastic", "hydrarec", "sasrec", "popularity", "last-item"} <= set(names)
+    keys = [row["key"] for row in json_of(capsys, "models", "elastic", "--json")["model_settings"]]
+    assert "experts" in keys
+    entries = json_of(capsys, "data", "list", "--json")
+    assert "ml-1m" in [entry["name"] for entry in entries]
+    assert all({"url", "digest", "terms"} <= set(entry) for entry in entries)
+
+
+def test_tables_for_people(capsys, run):
+    for argv, words in [
+        (["models"], "streaming"),
+        (["models", "sasrec"], "max_length"),
+        (["data", "list"], "ml-1m"),
+        (["evaluate", run], "ndcg@10"),
+        (["recommend", run, "--user", "100", "-k", "2"], "personal"),
+    ]:
+        assert longrec(*argv) == 0
+        assert words in capsys.readouterr().out
+
+
+def test_another_protocol_is_warned_about(capsys, run):
+    assert longrec("evaluate", run, "--protocol", "global-time") == 0
+    assert "warning: trained under leave-one-out" in capsys.readouterr().err
+
+
+# ---- recommend
+
+
+def test_users_and_their_order(capsys, run):
+    rows = json_of(capsys, "recommend", run, "--user", 101, 100, 9999, "-k", 2, "--format", "json")
+    assert [row["user"] for row in rows] == [101, 101, 100, 100, 9999, 9999]
+    assert [row["rank"] for row in rows] == [1, 2] * 3
+    assert [row["policy"] for row in rows] == ["personal"] * 4 + ["cold"] * 2
+    assert set(rows[0]) == {"user", "rank", "item", "score", "policy"}
+
+
+def test_history(capsys, run):
+    argv = ["recommend", run, "--format", "json", "-k", 30]
+    rows = json_of(capsys, *argv, "--history", "i01", "i02")
+    assert {row["item"] for row in rows} == {f"i{n:02d}" for n in range(25)} - {"i01", "i02"}
+    rows = json_of(capsys, *argv, "--history", "i01", "i02", "--seen")
+    assert len(rows) == 25
+
+
+def read_as(form, content):
+    if form == "json":
+        return pl.DataFrame(json.loads(content))
+    if form == "csv":
+        return pl.read_csv(io.BytesIO(content))
+    return pl.read_parquet(io.BytesIO(content))
+
+
+@pytest.mark.parametrize("form", ["json", "csv", "parquet"])
+def test_every_format_brings_back_all_users_from_stdout_and_file(
+    capsysbinary, run, histories, tmp_path, form
+):
+    argv = ["recommend", run, "--all", "-k", 3]
+    capsysbinary.readouterr()
+    assert longrec(*argv, "--format", form) == 0
+    shown = read_as(form, capsysbinary.readouterr().out)
+    assert longrec(*argv, "--data", histories, "--out", tmp_path / f"found.{form}") == 0
+    kept = read_as(form, (tmp_path / f"found.{form}").read_bytes())
+    assert capsysbinary.readouterr().out == b"", "progress and notes go to standard error"
+    assert shown.equals(kept)
+    assert len(shown) == 3 * 40
+    assert shown.columns == ["user", "rank", "item", "score", "policy"]
+    assert [p.name for p in tmp_path.iterdir()] == [f"found.{form}"]
+
+
+def test_a_format_overrides_the_ending(run, tmp_path):
+    argv = ["recommend", run, "--user", 100, "--format", "csv", "--out", tmp_path / "a.txt"]
+    assert longrec(*argv) == 0
+    assert len(pl.read_csv(tmp_path / "a.txt")) == 10
+
+
+def test_ids_are_shown_as_they_are(capsys, nasty):
+    capsys.readouterr()
+    assert longrec("recommend", nasty, "--all", "--seen", "-k", 20) == 0
+    table = capsys.readouterr().out
+    for shown in ("[red]x[/red]", 'say "hi", you', ":smile:", r"two\nlines", r"\x1b[31mred", "é"):
+        assert shown in table
+    assert "\x1b" not in table, "an id may not steer the terminal"
+    assert longrec("evaluate", nasty) == 0
+    assert "run [red]x[/red]" in "".join(capsys.readouterr().out.split("\n"))
+    assert longrec("evaluate", nasty / "[/bold]\x1b[2J") == 1
+    assert r"[/bold]\x1b[2J" in capsys.readouterr().err
+
+
+def test_cells_of_a_csv_are_quoted(capsys, nasty):
+    capsys.readouterr()
+    assert longrec("recommend", nasty, "--all", "--seen", "-k", 20, "--format", "csv") == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out, newline="")))
+    assert {row["item"] for row in rows} == set(NASTY)
+    assert {row["user"] for row in rows} == set(NASTY)
+
+
+def test_ids_that_a_format_cannot_hold(capsys, tmp_path):
+    write_histories(
+        tmp_path / "h",
+        user_ids=pl.Series([b"a", b"\xff"]),
+        offsets=np.array([0, 2, 4]),
+        items=np.array([1, 2, 2, 1]),
+        times=None,
+        catalog=Catalog(pl.Series([b"x", b"\xfe"]), np.array([2, 2])),
+        source="test",
+        time_unit=None,
+    )
+    run = tmp_path / "run"
+    assert longrec("train", tmp_path / "h", "--model", "popularity", "--out", run) == 0
+    assert longrec("recommend", run, "--all", "--seen", "--format", "csv") == 2
+    assert "try parquet" in capsys.readouterr().err
+    out = tmp_path / "found.parquet"
+    assert longrec("recommend", run, "--user", "a", "--seen", "-k", 1, "--out", out) == 0
+    assert pl.read_parquet(out)["item"].to_list() in ([b"x"], [b"\xfe"])
+
+
+# ---- mistakes
+
+
+def mistakes():
+    """Name -> (argv with {run}, {h}, {log}, {tmp} to fill in, status, words on stderr)."""
+    return {
+        "no such verb": ("bake", 2, "No such command"),
+        "no such option": ("evaluate {run} --fast", 2, "No such option"),
+        "no such model": ("train {h} --out {tmp}/r --model elastik", 2, "Did you mean 'elastic'"),
+        "no such key": ("train {h} --out {tmp}/r --set dims=8", 2, "Did you mean dim"),
+        "no such value": ("train {h} --out {tmp}/r --set dim=x", 2, "dim is 'x'"),
+        "impossible value": ("train {h} --out {tmp}/r --set dim=0", 2, "dim is 0"),
+        "no assignment": ("train {h} --out {tmp}/r --set dim", 2, "KEY=VALUE"),
+        "assigned twice": ("train {h} --out {tmp}/r --set dim=8 --set dim=9", 2, "twice"),
+        "context twice": ("train {h} --out {tmp}/r --context 3 --set context=4", 2, "twice"),
+        "no such split": ("train {h} --out {tmp}/r --set split=x", 2, "unknown split 'x'"),
+        "no such device": ("train {h} --out {tmp}/r --device cuda:99", 2, "cannot be used"),
+        "too wide": ("train {h} --out {tmp}/r --set dim=4000000000", 1, "memory"),
+        "no out": ("train {h}", 2, "Missing option"),
+        "no histories": ("train {tmp}/none --out {tmp}/r", 1, "no such folder"),
+        "a log, not histories": ("train {log} --out {tmp}/r", 1, "not a histories folder"),
+        "run exists": ("train {h} --out {run}", 2, "holds a trained recommender"),
+        "resume of the ended": ("train {h} --out {run} --resume", 2, "needs no --resume"),
+        "warm from none": ("train {h} --out {tmp}/r --warm-start {tmp}/none", 1, "no such folder"),
+        "warm in place": ("train {h} --out {run} --warm-start {run}", 2, "another folder"),
+        "warm, other model": (
+            "train {h} --out {tmp}/r --warm-start {run} --model sasrec",
+            2,
+            "goes on with the same model",
+        ),
+        "warm, other size": (
+            "train {h} --out {tmp}/r --warm-start {run} --set dim=16",
+            2,
+            "was built with dim=8, not 16",
+        ),
+        "extend none": ("prepare {log} --out {tmp}/h --extend {tmp}/none", 1, "no such folder"),
+        "extend and filter": (
+            "prepare {log} --out {tmp}/h --extend {h} --dedup",
+            2,
+            "do not combine with extend",
+        ),
+        "no log": ("prepare {tmp}/none.csv --out {tmp}/h", 1, "none.csv"),
+        "no column": ("prepare {log} --out {tmp}/h --user uid", 2, "uid"),
+        "histories exist": ("prepare {log} --out {h}", 2, "--overwrite"),
+        "bad ending": ("prepare {run}/config.json --out {tmp}/h", 1, "config.json"),
+        "negative k-core": ("prepare {log} --out {tmp}/h --k-core -1", 2, "k-core"),
+        "no run": ("evaluate {tmp}/none", 1, "no such folder"),
+        "not a run": ("recommend {h} --all", 1, "not a recommender"),
+        "no such part": ("evaluate {run} --split all", 2, "split"),
+        "no such protocol": ("evaluate {run} --protocol x", 2, "unknown split 'x'"),
+        "not enough history": ("evaluate {run} --protocol prequential", 2, "prequential"),
+        "nobody": ("recommend {run}", 2, "give one of"),
+        "two wishes": ("recommend {run} --user 100 --all", 2, "give one of"),
+        "ids beside all": ("recommend {run} --all 100", 2, "takes no ids"),
+        "history and data": ("recommend {run} --history i01 --data {h}", 2, "leave --data out"),
+        "no items": ("recommend {run} --user 100 -k 0", 2, "-k"),
+        "no such format": ("recommend {run} --user 100 --format xml", 2, "xml"),
+        "table to a file": ("recommend {run} --all --out {tmp}/x.txt", 2, "a table is for"),
+        "out in no folder": ("recommend {run} --all --out {tmp}/no/x.csv", 2, "no folder"),
+        "model unknown": ("models elastik", 2, "Did you mean"),
+        "data unknown": ("data get {{x}}[red] --out {tmp}", 2, "{x}[red]"),
+        "no threads": ("--threads 0 models", 2, "threads"),
+    }
+
+
+@pytest.mark.parametrize("mistake", mistakes())
+def test_a_mistake_is_told_in_a_line(capsys, mistake, run, histories, log, tmp_path):
+    text, status, words = mistakes()[mistake]
+    argv = [word.format(run=run, h=histories, log=log, tmp=tmp_path) for word in text.split()]
+    capsys.readouterr()
+    assert longrec(*argv) == status
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "Traceback" not in told.err
+    assert words in re.sub(r"[│\s]+", " ", told.err)
+    left = [p for p in tmp_path.iterdir() if p.name != "none"]
+    assert left == [], "nothing half-written"
+
+
+def test_a_damaged_run(capsys, run, histories, tmp_path):
+    assert longrec("train", histories, "--model", "popularity", "--out", tmp_path / "run") == 0
+    weights = tmp_path / "run" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    capsys.readouterr()
+    for argv in (["evaluate", tmp_path / "run"], ["recommend", tmp_path / "run", "--all"]):
+        assert longrec(*argv) == 1
+        assert "model.safetensors is not what was saved" in capsys.readouterr().err
+
+
+def test_a_bug_is_not_hidden(monkeypatch, run):
+    def broken(*_, **__):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("longrec.recommender.load", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        longrec("evaluate", run)
+
+
+def test_parquet_is_not_for_a_terminal(run):
+    ours, theirs = pty.openpty()
+    try:
+        process = command(
+            "recommend", run, "--all", "--format", "parquet", stdout=theirs, stderr=subprocess.PIPE
+        )
+        told = process.communicate()[1]
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert process.returncode == 2
+    assert "not for a terminal" in told
+    assert "Traceback" not in told
+
+
+# ---- pipes and interrupts
+
+
+@pytest.mark.parametrize("users", ["--all", "--user=100"])
+def test_a_reader_that_stops_early_is_no_error_to_see(run, users):
+    process = command(
+        "recommend", run, users, "--format", "csv", stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()  # before anything is written, as `| head -0`
+    told = process.stderr.read()
+    process.wait(60)
+    assert "Traceback" not in told
+    assert "BrokenPipe" not in told
+    assert "Broken pipe" not in told
+
+
+def test_an_interrupted_training_says_how_to_go_on_and_does(histories, tmp_path):
+    out = tmp_path / "my run"
+    settings = [*TINY, "--set=max_epochs=100000", "--set=patience=100000"]
+    often = "--set=checkpoint_minutes=0.00001"
+    process = command("train", histories, "--out", out, *settings, often, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not list(out.glob("checkpoint-*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    told = process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    assert "Traceback" not in told
+    last = told.strip().splitlines()[-1]
+    assert last.startswith("error: interrupted; go on with: longrec train ")
+    assert last.endswith(f"--out '{out}' --resume")
+    assert list(out.glob("checkpoint-*"))
+
+    # The run wants 100,000 epochs; its plan is shortened so that the rest of it is seconds.
+    plan = json.loads((out / "training.json").read_text())
+    plan["settings"]["max_epochs"] = 1
+    (out / "training.json").write_text(json.dumps(plan))
+    assert longrec("train", histories, "--out", out) == 2
+    assert longrec("train", histories, "--out", out, "--model", "sasrec", "--resume") == 2
+    assert longrec("train", histories, "--out", out, "--resume") == 0
+    assert longrec("evaluate", out) == 0
+    assert not list(out.glob("checkpoint-*"))
+
+
+# ---- docs/cli.md
+
+
+def test_the_page_names_every_option_and_nothing_else():
+    import typer.main
+
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+    sections = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", page, re.M | re.S))
+    group = typer.main.get_command(cli.app)
+    assert set(sections) == set(group.commands)
+    for verb, text in sections.items():
+        own = group.commands[verb]
+        commands = getattr(own, "commands", {verb: own}).values()
+        params = [p for c in commands for p in c.params]
+        names = {o for p in params for o in [*p.opts, *p.secondary_opts]}
+        options = {o for o in names if o.startswith("-")}
+        written = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", text))
+        assert written <= options | {"--json"}, verb
+        assert options - {"--help", "-h"} <= written, verb

@@ -1,0 +1,286 @@
+"""Comparisons: results on disk, failures alone, and going on after anything."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import longrec
+from longrec.cli import main as cli
+from longrec.compare.compare import compare
+from longrec.compare.results import collect
+from longrec.compare.rows import EVENT_BYTES, report_row, sizes_of
+from longrec.core.errors import LongrecError, UsageError
+from longrec.evaluation.report.contents import ReportRow
+
+SOURCE = str(Path(longrec.__file__).parents[1])
+TINY = {"dim": "8", "layers": "1", "ffn_dim": "8", "max_epochs": "3", "batch_tokens": "400"}
+MODELS = "popularity,hydrarec,hydrarec:learning_rate=1e300"
+BUDGET = 5
+ONE = ["--models", "popularity", "--budget", "1"]
+
+
+@pytest.fixture(autouse=True)
+def source(monkeypatch):
+    """Child processes find the package that these tests run."""
+    monkeypatch.setenv("PYTHONPATH", SOURCE)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("COLUMNS", "160")  # readline, which pytest loads, would set it to 80
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("comparisons")
+
+
+@pytest.fixture(scope="module")
+def histories(place):
+    from conftest import tiny_histories, walks
+
+    return tiny_histories(place / "histories", walks(60, 30, 3, 40), n_items=30)
+
+
+@pytest.fixture(scope="module")
+def folder(histories, place):
+    """A comparison with one failure, made once."""
+    out = place / "comparison"
+    bound = ReportRow("best possible", "ceiling", {"ndcg@10": 0.9, "unfiltered/ndcg@10": 0.9})
+    made = compare(histories, MODELS, BUDGET, out, settings=TINY, seeds=2, bounds=[bound])
+    assert [(f.name, f.seed, f.stage) for f in made.failures] == [
+        ("hydrarec:learning_rate=1e300", seed, "training") for seed in (0, 1)
+    ]
+    assert "the loss is" in made.failures[0].error
+    return out
+
+
+def call(*argv) -> int:
+    """The command line in this process -> exit status."""
+    before, sys.argv = sys.argv, ["longrec", *map(str, argv)]
+    try:
+        cli.main()
+    except SystemExit as end:
+        return 0 if end.code is None else int(end.code)
+    finally:
+        sys.argv = before
+    return 0
+
+
+def test_results_hold_what_the_runs_say(folder):
+    results = json.loads((folder / "results.json").read_text())
+    rows = {row["name"]: row for row in results["rows"]}
+    assert set(rows) == {"popularity", "hydrarec"}
+    assert [row["seeds"] for row in (rows["popularity"], rows["hydrarec"])] == [1, 2]
+    row = rows["hydrarec"]
+    own = [json.loads((folder / "runs" / n / "metrics.json").read_text()) for n in
+           ("hydrarec", "hydrarec-seed1")]  # fmt: skip
+    for key in ("ndcg@10", "unfiltered/hr@50"):
+        assert row["metrics"][key] == pytest.approx(sum(m[key] for m in own) / 2)
+        assert row["spread"][key] == pytest.approx(abs(own[0][key] - own[1][key]) / 2**0.5)
+    low, high = row["metrics"]["intervals"]["ndcg@10"]
+    assert low <= row["metrics"]["ndcg@10"] <= high
+    assert row["converged"] is False  # three epochs are its limit
+    assert row["rank"] is None
+    assert rows["popularity"]["rank"] == 1
+    cost = row["cost"]
+    assert 100 << 20 < cost["peak_bytes"] < 4 << 30
+    assert cost["epochs"] == 3
+    assert cost["events_per_second"] > 0
+    # Sums, their count, the convolution's three events, h, the time and the number of events.
+    assert cost["state_bytes"] == 4 * (8 + 1 + 3 * 8 + 8) + 8 + 8
+    assert [run["seed"] for run in row["runs"]] == [0, 1]
+    assert row["runs"][0]["command"].startswith("longrec --threads ")
+    assert results["bounds"][0]["name"] == "best possible"
+    assert [(p["a"], p["b"], p["p_holm"]) for p in results["pairs"]] == [
+        ("popularity", "hydrarec", None)
+    ]
+    assert results["plan"]["budget"] == BUDGET
+    assert results["made"]["machine"]
+    assert results["waiting"] == []
+    failure = results["failures"][0]
+    assert "the loss is" in Path(failure["log"]).read_text()
+
+
+def test_csv_and_page_show_the_same(folder):
+    results = json.loads((folder / "results.json").read_text())
+    lines = {line["model"]: line for line in csv.DictReader((folder / "results.csv").open())}
+    assert list(lines) == ["popularity", "hydrarec", "best possible"]
+    page = (folder / "report.html").read_text()
+    for row in results["rows"]:
+        line = lines[row["name"]]
+        key = results["metric"]
+        assert float(line[key]) == row["metrics"][key]
+        assert float(line[f"{key} low"]) == row["metrics"]["intervals"][key][0]
+        assert f"{row['metrics'][key]:.4f}" in page
+    assert float(lines["hydrarec"]["peak_bytes"]) > 0
+    for text in ("the loss is", "best possible", "<script", "5 minutes of training"):
+        assert (text in page) == (text != "<script"), text
+
+
+def test_the_same_call_keeps_what_ended_and_tries_failures_again(folder, histories, place, capsys):
+    again = place / "again"
+    shutil.copytree(folder, again)
+    before = (again / "runs" / "hydrarec" / "model.safetensors").stat()
+    settings = [f"--set={k}={v}" for k, v in TINY.items()]
+    options = ["--budget", BUDGET, "--out", again, "--seeds", 2, *settings]
+    assert call("compare", histories.path, "--models", f"{MODELS},last-item", *options) == 1
+    shown = capsys.readouterr()
+    assert "3 of 6 runs have ended already" in shown.err
+    assert "2 of the runs failed" in shown.err
+    assert "the loss is" in shown.err
+    assert "last-item" in shown.out
+    assert (again / "runs" / "hydrarec" / "model.safetensors").stat() == before
+    found = collect(again)
+    assert {row.name for row in found.rows if row.contends} == {
+        *("popularity", "hydrarec", "last-item")
+    }
+    assert [row.name for row in found.rows if not row.contends] == ["best possible"]  # is kept
+    assert found.waiting == ["hydrarec:learning_rate=1e300"]  # failures are of one call
+    assert [p.p_value is None for p in found.pairs].count(False) == 1
+
+
+def test_a_wrong_call_changes_nothing(folder, histories, tmp_path, capsys):
+    before = (folder / "compare.json").read_text()
+    common = ["--out", folder, *(f"--set={k}={v}" for k, v in TINY.items()), "--seeds", 2]
+    assert call("compare", histories.path, "--models", MODELS, "--budget", 1, *common) == 2
+    assert "begun with a budget in minutes of 5.0, not 1.0" in capsys.readouterr().err
+    assert (folder / "compare.json").read_text() == before
+    new = tmp_path / "new"
+    for models in ("hydrarec,elastik", "hydrarec:dims=3"):
+        assert call("compare", histories.path, "--models", models, "--budget", 1, "--out", new) == 2
+    assert not new.exists()
+    (tmp_path / "mine.txt").write_text("keep")
+    assert call("compare", histories.path, *ONE, "--out", tmp_path) == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+    with pytest.raises(UsageError, match="'elastic' is a model"):
+        compare(histories, "popularity", 1, new, bounds=[ReportRow("elastic", "model", {})])
+
+
+def start(histories, out, *more: str) -> subprocess.Popen[str]:
+    """The real command with a model that trains for long; its checkpoints are frequent."""
+    settings = {**TINY, "max_epochs": "100000", "patience": "100000"}
+    options = [f"--set={k}={v}" for k, v in (settings | {"checkpoint_minutes": "0.00001"}).items()]
+    models = ["--models", "hydrarec,popularity", "--budget", "0.1", "--out", str(out)]
+    return subprocess.Popen(
+        [sys.executable, "-c", "from longrec.cli.main import main; main()", "compare",
+         str(histories.path), *models, *options, *more],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A test run in the background of a shell ignores SIGINT, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+
+
+def wait_for(what, seconds: float = 60.0):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = what()
+        if found:
+            return found
+        time.sleep(0.02)
+    raise AssertionError("waited in vain")
+
+
+def test_killed_interrupted_and_gone_on_with(histories, tmp_path):
+    out = tmp_path / "out"
+    run = out / "runs" / "hydrarec"
+    process = start(histories, out)
+    wait_for(lambda: list(run.glob("checkpoint-*")))
+    half = json.loads((out / "results.json").read_text())
+    assert half["rows"] == []
+    assert half["waiting"] == ["hydrarec", "popularity"]
+    with pytest.raises(LongrecError, match="another comparison is writing"):
+        compare(histories, "popularity", 0.1, out)
+    process.kill()
+    process.communicate(timeout=30)
+    begun = json.loads((run / "training.json").read_text())["provenance"]["started"]
+    last = max(p.name for p in run.glob("checkpoint-*"))
+
+    process = start(histories, out)  # at once: the killed one's own process must be gone
+    wait_for(lambda: max((p.name for p in run.glob("checkpoint-*")), default="") > last)
+    process.send_signal(signal.SIGINT)
+    told = process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    assert "Traceback" not in told
+    end = told.strip().splitlines()[-1]
+    assert end.startswith("error: interrupted; go on with the same command: longrec compare ")
+    assert list(run.glob("checkpoint-*"))
+    assert not (run / "config.json").exists()
+
+    process = start(histories, out)
+    said, told = process.communicate(timeout=120)
+    assert process.returncode == 0, told
+    assert "not converged" in said
+    assert "popularity" in said
+    made = json.loads((run / "provenance.json").read_text())
+    assert made["started"] == begun  # one run, three processes
+    assert made["training"]["seconds"] < 0.1 * 60 + 5
+    assert not (out / ".lock").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_run_loses_itself_alone(histories, tmp_path):
+    out = tmp_path / "out"
+    process = start(histories, out, "--json")
+    checkpoints = out / "runs" / "hydrarec"
+    wait_for(lambda: list(checkpoints.glob("checkpoint-*")))
+    found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(found[0]), signal.SIGKILL)
+    said, told = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "killed by signal 9 (SIGKILL)" in told
+    document = json.loads(said)
+    assert [row["name"] for row in document["rows"]] == ["popularity"]
+    assert document["failures"][0]["name"] == "hydrarec"
+    assert "killed by signal 9" in (out / "report.html").read_text()
+
+
+def test_a_process_that_leaves_nothing_has_failed(histories, tmp_path, monkeypatch):
+    monkeypatch.setattr("longrec.compare.compare.run_process", lambda *_: None)
+    found = compare(histories, "popularity", 1, tmp_path / "out")
+    assert [(f.stage, f.error) for f in found.failures] == [
+        ("training", "it ended well and left no result")
+    ]
+    assert "left no result" in found.report.read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "kept", "words"),
+    [
+        ("sasrec", {"max_length": 50}, 50 * EVENT_BYTES, "the last 50 events"),
+        ("elastic-paper", {}, None, "the whole history"),
+        ("elastic-paper", {"context": 200}, 200 * EVENT_BYTES, "the last 200 events"),
+        ("popularity", {}, EVENT_BYTES, "the last event"),
+        ("elastic", {"layers": 1, "convolution": 0}, 2 * 16 * 65 * 4 + 64 * 4 + 8 + 8, "its state"),
+    ],
+)
+def test_what_serving_keeps_of_a_user(name, settings, kept, words):
+    from longrec.config.parse import parse_settings, settings_of
+
+    model, training = parse_settings(name, settings)
+    found = sizes_of(
+        {"model": name, "model_config": settings_of(model), "train_config": settings_of(training),
+         "items": 1000}
+    )  # fmt: skip
+    assert (found["keeps"], found["parameters"] is None) == (words, name == "popularity")
+    if name == "elastic":
+        assert kept <= found["state_bytes"] <= 1.1 * kept + 200  # and a few counts
+    else:
+        assert found["state_bytes"] == kept
+
+
+def test_a_run_without_its_evaluation_is_told(folder, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(folder / "runs" / "hydrarec", run)
+    (run / "metrics.json").unlink()
+    with pytest.raises(LongrecError, match=r"metrics\.json is missing: train and evaluate"):
+        report_row([run], "x")

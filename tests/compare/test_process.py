@@ -1,0 +1,106 @@
+"""A run's process: measured alone, and gone when its parent is."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import longrec
+from longrec.compare.process import explain, run_process
+
+SOURCE = str(Path(longrec.__file__).parents[1])
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+
+
+def test_memory_is_the_process_own_and_failures_are_told(tmp_path):
+    ballast = b"\1" * (900 << 20)
+    out, measured = tmp_path / "logs" / "out.txt", tmp_path / "memory.json"
+    assert run_process(["--version"], out, measured, lambda: None) is None
+    del ballast
+    found = json.loads(measured.read_text())
+    assert 50 << 20 < found["imported_bytes"] <= found["peak_bytes"] < 800 << 20
+    assert out.read_text().startswith("longrec")
+    measured.write_text(json.dumps({"peak_bytes": 1 << 50}))
+    error = run_process(["evaluate", "/nowhere"], out, measured, lambda: None)
+    assert error == (
+        "exit status 1: /nowhere: no such folder; train a recommender with `longrec train`."
+    )
+    assert out.read_text().startswith("longrec")  # what was said before is kept
+    assert json.loads(measured.read_text())["peak_bytes"] == 1 << 50  # the larger of both
+
+
+def child_of(pid: int) -> int:
+    """The process that `pid` has started, once it is there and waits."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        if found:
+            return int(found[0])
+        time.sleep(0.05)
+    raise AssertionError("no child was started")
+
+
+WAITS = """
+import sys
+from longrec.compare.process import run_process
+from pathlib import Path
+place = Path(sys.argv[1])
+print(run_process(["demo", "--out", str(place / "demo")], place / "out.txt", place / "m.json",
+                  lambda: None))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for children in /proc")
+@pytest.mark.parametrize("of", ["parent", "child"])
+def test_a_kill_of_one_is_seen_by_the_other(tmp_path, of):
+    parent = subprocess.Popen(
+        [sys.executable, "-c", WAITS, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": SOURCE},
+    )
+    child = child_of(parent.pid)
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "demo").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(parent.pid if of == "parent" else child, signal.SIGKILL)
+    said = parent.communicate(timeout=30)[0]
+    if of == "child":
+        assert said == "killed by signal 9 (SIGKILL), perhaps because memory ran out\n"
+    deadline = time.monotonic() + 10
+    while alive(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(child)
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "told"),
+    [
+        (1, "a\nerror: it is full: mend it\n", "exit status 1: it is full: mend it"),
+        (2, "error: one\nerror: two\nlines\n", "exit status 2: two\nlines"),
+        (
+            1,
+            "error: x\nTraceback (most recent call last)\n  y\nKeyError: 3\n",
+            "exit status 1: KeyError: 3",
+        ),
+        (1, "", "exit status 1: it said nothing"),
+        (-11, "", "killed by signal 11 (SIGSEGV)"),
+        (-63, "", "killed by signal 63 (unknown)"),
+    ],
+)
+def test_why_a_process_failed(status, said, told):
+    assert explain(status, said) == told

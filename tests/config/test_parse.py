@@ -1,0 +1,108 @@
+"""Settings at the border: text and values in, checked configs or a message that helps out."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from longrec.config.describe import describe_model, describe_models
+from longrec.config.parse import check_model, parse_assignments, parse_settings, settings_of
+from longrec.config.training import TrainConfig
+from longrec.core.errors import UsageError
+from longrec.models import MODELS, build_model
+
+
+def test_keys_find_their_config_and_text_its_type():
+    model, training = parse_settings(
+        "elastic", {"dim": "32", "dropout": "0", "learning_rate": "1e-2", "max_epochs": 3}
+    )
+    assert (model.dim, model.dropout) == (32, 0.0)
+    assert (training.learning_rate, training.max_epochs) == (0.01, 3)
+    assert isinstance(model.dim, int)
+
+
+@pytest.mark.parametrize("word", ["none", "None", "null", None])
+def test_none_can_be_written(word):
+    assert parse_settings("elastic", {"context": word})[1].context is None
+
+
+def test_a_value_named_none_is_not_the_word_for_nothing():
+    assert parse_settings("elastic", {"forgetting": "none"})[0].forgetting == "none"
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_defaults_survive_json(name):
+    model, training = parse_settings(name, {})
+    written = json.loads(json.dumps(settings_of(model) | settings_of(training)))
+    assert parse_settings(name, written) == (model, training)
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_every_model_is_described_and_builds_from_its_defaults(name):
+    entry = describe_model(name)
+    json.dumps(entry)
+    assert entry["summary"]
+    keys = {row["key"]: row["default"] for row in entry["model_settings"]}
+    assert keys == settings_of(parse_settings(name, {})[0])
+    assert {row["key"] for row in entry["training_settings"]} == set(settings_of(TrainConfig()))
+    assert build_model(name, parse_settings(name, {})[0], 5).n_items == 5
+    assert name in [row["model"] for row in describe_models()]
+
+
+def test_keys_of_two_configs_never_collide():
+    training = set(settings_of(TrainConfig()))
+    for name in MODELS:
+        assert not training & set(settings_of(parse_settings(name, {})[0])), name
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"dims": 8}, ["'dims'", "Did you mean dim", "max_epochs"]),
+        ({"dim": "wide"}, ["dim is 'wide'", "integer"]),
+        ({"dim": "8.5"}, ["dim is '8.5'", "integer"]),
+        ({"dim": 0}, ["dim is 0"]),
+        ({"dim": 9, "heads": 2}, ["9", "2"]),
+        ({"dropout": 1.5}, ["dropout is 1.5"]),
+        ({"forgetting": "never"}, ["forgetting is 'never'", "'events'"]),
+        ({"loss": "hinge"}, ["loss is 'hinge'", "'full'"]),
+        ({"max_epochs": -1}, ["max_epochs is -1", "at least 0"]),
+        ({"learning_rate": "nan"}, ["learning_rate is nan"]),
+        ({"weight_decay": "nan"}, ["weight_decay is nan"]),
+        ({"context": 0}, ["context is 0"]),
+        ({"dim": None}, ["dim is None"]),
+        ({"seed": "none"}, ["seed is 'none'"]),
+    ],
+)
+def test_a_wrong_setting_is_told(values, words):
+    with pytest.raises(UsageError) as caught:
+        parse_settings("elastic", values)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_an_unknown_model_names_the_nearest_and_all():
+    with pytest.raises(UsageError, match=r"'elastik'.*Did you mean 'elastic'.*popularity"):
+        check_model("elastik")
+
+
+def test_a_key_of_another_model_is_unknown():
+    with pytest.raises(UsageError, match="'sasrec' has no setting 'experts'"):
+        parse_settings("sasrec", {"experts": 4})
+
+
+def test_assignments():
+    assert parse_assignments(["dim=8", "split=a=b", "loss="]) == {
+        "dim": "8",
+        "split": "a=b",
+        "loss": "",
+    }
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"), [(["dim"], "KEY=VALUE"), (["=8"], "KEY=VALUE"), (["a=1", "a=2"], "twice")]
+)
+def test_wrong_assignments(texts, words):
+    with pytest.raises(UsageError, match=words):
+        parse_assignments(texts)

@@ -1,0 +1,208 @@
+"""Ranks against a loop that is as simple as the definition."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from torch import Tensor
+
+from longrec.data.splits import Targets, leave_one_out, prequential
+from longrec.evaluation import rank_targets as ranking
+from longrec.evaluation.rank_targets import rank_targets
+from longrec.inference import encode
+from longrec.mixers import Context
+from longrec.models import MODELS, build_model
+from longrec.models.common.base import Model
+
+SMALL = {"dim": 8, "layers": 2, "ffn_dim": 16}
+
+
+def model_of(name: str, n_items: int, **settings) -> Model:
+    torch.manual_seed(0)
+    model = build_model(name, MODELS[name].config_class(**settings), n_items).eval()
+    with torch.no_grad():  # far from symmetric, so that ranks differ
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return model
+
+
+class Fixed(Model):
+    """The same scores for everybody."""
+
+    causal = True
+    streaming = "windowed"
+    max_length = 3
+
+    def __init__(self, scores: list[float]) -> None:
+        super().__init__()
+        self.n_items = len(scores)
+        self.register_buffer("scores", torch.tensor([0.0, *scores]))
+
+    def encode(self, items: Tensor, ctx: Context = Context()) -> Tensor:  # noqa: B008
+        assert items.shape[1] <= self.max_length
+        return items[..., None].float()
+
+    def score(self, h: Tensor) -> Tensor:
+        scores = self.scores.repeat(len(h), 1)
+        scores[:, 0] = -torch.inf
+        return scores
+
+
+def by_hand(model: Model, histories, targets: Targets, limit: int | None = None) -> pl.DataFrame:
+    """One target at a time, one item at a time."""
+    rows = []
+    for user, position, known in zip(targets.users, targets.positions, targets.known, strict=True):
+        start = int(histories.offsets[user])
+        history = histories.items[start:position].tolist()
+        read = history if limit is None else history[-limit:]
+        times = None
+        if histories.times is not None:
+            times = torch.from_numpy(histories.times[position - len(read) : position].copy())[None]
+        with torch.no_grad():
+            h = model.encode(torch.tensor([read]), Context(times=times))[:, -1]
+            scores = model.score(h)[0].tolist()
+        wanted = int(histories.items[position])
+        ranks = []
+        for filtered in (True, False):
+            rank = 1
+            for item in range(1, model.n_items + 1):
+                if item == wanted or (filtered and item in history):
+                    continue
+                if not scores[item] < scores[wanted]:
+                    rank += 1
+            ranks.append(rank)
+        rows.append((user, position, len(history), *ranks, bool(known), wanted in history))
+    names = ["user", "position", "length", "rank", "rank_unfiltered", "known", "repeat"]
+    return pl.DataFrame(rows, schema=names, orient="row")
+
+
+def timed(rows: list[list[int]]) -> list[list[int]]:
+    return [[100 * n + 7 * user for n in range(len(row))] for user, row in enumerate(rows)]
+
+
+@pytest.fixture
+def histories(make_histories, ring):
+    rows = ring(25, 30, 1, 60, seed=3)
+    return make_histories(rows, timed(rows), n_items=30)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("elastic", {**SMALL, "experts": 3}),
+        ("elastic", {**SMALL, "experts": 3, "forgetting": "time"}),
+        ("hydrarec", SMALL),
+        ("sasrec", {**SMALL, "max_length": 10}),
+        ("sasrec-rotary", {**SMALL, "band": 6}),
+    ],
+)
+@pytest.mark.parametrize("context", [None, 7])
+@pytest.mark.parametrize("at_once", [1, 1 << 22])
+def test_equals_the_loop(monkeypatch, histories, name, settings, context, at_once):
+    monkeypatch.setattr(ranking, "SCORES_AT_ONCE", at_once)
+    model = model_of(name, 30, **settings)
+    targets = leave_one_out(histories).test
+    limits = [n for n in (context, model.max_length) if n is not None]
+    wanted = by_hand(model, histories, targets, min(limits, default=None))
+    got = rank_targets(model, histories, targets, context)
+    assert got.equals(wanted)
+    assert wanted["rank"].n_unique() > 5
+
+
+@pytest.mark.parametrize("name", ["elastic", "hydrarec", "sasrec-rotary", "sasrec"])
+@pytest.mark.parametrize("context", [None, 9])
+def test_prequential_targets_equal_one_by_one(monkeypatch, histories, name, context):
+    split = prequential(histories, min_length=20)
+    assert len(split.test) > 2 * len(np.unique(split.test.users))
+    settings = {"max_length": 12} if name == "sasrec" else {}
+    model = model_of(name, 30, **SMALL, **settings)
+    limits = [n for n in (context, model.max_length) if n is not None]
+    wanted = by_hand(model, histories, split.test, min(limits, default=None))
+    assert rank_targets(model, histories, split.test, context).equals(wanted)
+    # Long histories in windows of 8 events, with the state carried on.
+    monkeypatch.setattr(encode, "WINDOW", 8)
+    assert rank_targets(model, histories, split.test, context).equals(wanted)
+
+
+@pytest.mark.parametrize("window", [1, 8, 13])
+def test_histories_longer_than_the_window_equal_whole_ones(monkeypatch, histories, window):
+    model = model_of("elastic", 30, **SMALL, experts=3, forgetting="time")
+    targets = leave_one_out(histories).test
+    requests = encode.requests_of(histories, targets, None, True)
+
+    def encoded() -> Tensor:
+        found = torch.full((len(targets), 8), torch.nan)
+        times_seen = torch.zeros(len(targets))
+
+        def use(numbers, h):
+            found[numbers] = h
+            times_seen[numbers] += 1
+
+        encode.encode_targets(model, histories, requests, use, batch_tokens=64)
+        assert (times_seen == 1).all()
+        return found
+
+    whole = encoded()
+    monkeypatch.setattr(encode, "WINDOW", window)
+    torch.testing.assert_close(encoded(), whole, rtol=1e-4, atol=1e-4)
+
+
+def test_ties_count_against_the_model(make_histories):
+    h = make_histories([[1, 2, 3, 4], [5, 5, 5, 1]], n_items=6)
+    ranks = rank_targets(Fixed([1, 1, 1, 1, 1, 1]), h, leave_one_out(h).test)
+    assert ranks["rank_unfiltered"].to_list() == [6, 6]
+    assert ranks["rank"].to_list() == [3, 5]  # 5 and 6 remain, then all but 5
+
+
+def test_a_score_that_is_not_a_number_stands_before_the_target(make_histories):
+    h = make_histories([[1, 2, 3, 4], [4, 6, 5, 2]], n_items=6)
+    ranks = rank_targets(Fixed([0, torch.nan, 0, 5, 0, torch.nan]), h, leave_one_out(h).test)
+    # Row 0: item 4 against NaN at 2 (seen) and 6. Row 1: the target itself is not a number and
+    # last of all, filtered or not.
+    assert ranks["rank_unfiltered"].to_list() == [3, 6]
+    assert ranks["rank"].to_list() == [2, 6]
+
+
+def test_a_target_that_was_seen_is_not_removed_and_repeats_are_told(make_histories):
+    h = make_histories([[3, 1, 3, 2, 3], [1, 1, 2, 4]], n_items=5)
+    ranks = rank_targets(Fixed([9, 8, 1, 7, 6]), h, leave_one_out(h).test)
+    assert ranks["repeat"].to_list() == [True, False]
+    assert ranks["rank"].to_list() == [3, 1]  # below 4 and 5; 1 and 2 are filtered
+    assert ranks["rank_unfiltered"].to_list() == [5, 3]
+
+
+def test_a_target_at_minus_infinity_is_last(make_histories):
+    h = make_histories([[1, 2, 3, 4]], n_items=6)
+    ranks = rank_targets(Fixed([1, 1, 1, -torch.inf, 1, 1]), h, leave_one_out(h).test)
+    assert ranks.select("rank", "rank_unfiltered").row(0) == (6, 6)
+
+
+def test_targets_and_batches_in_any_number(monkeypatch, histories):
+    model = model_of("elastic", 30, **SMALL)
+    targets = leave_one_out(histories).test
+    whole = rank_targets(model, histories, targets)
+    some = replace(
+        targets,
+        users=targets.users[::3],
+        positions=targets.positions[::3],
+        known=targets.known[::3],
+    )
+    assert rank_targets(model, histories, some).equals(whole[::3])
+    none = replace(
+        targets, users=targets.users[:0], positions=targets.positions[:0], known=targets.known[:0]
+    )
+    assert len(rank_targets(model, histories, none)) == 0
+
+
+def test_progress_reaches_the_end(monkeypatch, histories):
+    monkeypatch.setattr(encode, "WINDOW", 16)
+    told = []
+    model = model_of("hydrarec", 30, **SMALL)
+    targets = leave_one_out(histories).test
+    rank_targets(model, histories, targets, progress=lambda a, b: told.append((a, b)))
+    assert told[-1][0] == told[-1][1] == int(targets.lengths(histories.offsets).sum())
+    assert told == sorted(told)

@@ -1,0 +1,155 @@
+"""Indexes kept in a recommender's folder: chosen by size, measured, read again, never believed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from conftest import MakeHistories
+from serving.small_streams import recommender
+from typer.testing import CliRunner
+
+from longrec.cli.main import app
+from longrec.core.errors import UsageError
+from longrec.recommender import Recommender, load
+from longrec.retrieval import index_cache as stored
+from longrec.retrieval.approximate import CellIndex
+from longrec.retrieval.exact import ExactIndex
+from longrec.retrieval.index_cache import ABOUT, FILE, make_index, open_index
+
+
+def saved(path: Path) -> Recommender:
+    return load(recommender("elastic").save(path / "run"))
+
+
+def test_the_size_of_the_catalog_chooses(tmp_path: Path, monkeypatch):
+    rec = saved(tmp_path)
+    assert isinstance(open_index(rec), ExactIndex)
+    monkeypatch.setattr(stored, "APPROXIMATE_FROM", 1)
+    assert isinstance(open_index(rec), ExactIndex)  # it has no scan, as on an older processor
+    monkeypatch.setattr(stored, "WITHOUT_SCAN", rec.catalog.n_items)
+    assert isinstance(open_index(rec), CellIndex)
+    monkeypatch.setattr(stored, "APPROXIMATE_FROM", 10**6)
+    monkeypatch.setattr(ExactIndex, "in_8_bits", True)
+    assert isinstance(open_index(rec), ExactIndex)
+    assert isinstance(open_index(rec, "exact"), ExactIndex)
+    assert isinstance(open_index(recommender("popularity")), ExactIndex)
+    with pytest.raises(UsageError, match="popularity"):
+        open_index(recommender("popularity"), "approximate")
+    with pytest.raises(UsageError, match="'fast'; choose 'auto', 'exact' or 'approximate'"):
+        open_index(rec, "fast")
+
+
+def test_it_is_kept_and_read_again(tmp_path: Path):
+    rec = saved(tmp_path)
+    told: list[str] = []
+    new = make_index(rec, "approximate", lambda done, total, words: told.append(words))
+    again = make_index(load(tmp_path / "run"), "approximate")
+    assert (new.about["new"], again.about["new"]) == (True, False)
+    assert told == ["making cells", "filling cells", "measuring recall"]
+    assert {k: v for k, v in new.about.items() if k != "new"} == {
+        k: v for k, v in again.about.items() if k != "new"
+    }
+    assert again.found.recall == new.found.recall >= 0.9
+    assert again.about["bytes"] == (tmp_path / "run" / FILE).stat().st_size
+    h = torch.randn(5, rec.model_config.dim)
+    assert torch.equal(new.found.search(h, 5).items, again.found.search(h, 5).items)
+
+
+def test_one_that_is_damaged_or_of_other_vectors_is_built_anew(tmp_path: Path):
+    rec = saved(tmp_path)
+    make_index(rec, "approximate")
+    file, about = tmp_path / "run" / FILE, tmp_path / "run" / ABOUT
+    good, words = file.read_bytes(), about.read_text()
+
+    def spoilt() -> bool:
+        return make_index(load(tmp_path / "run"), "approximate").about["new"]
+
+    assert not spoilt()
+    file.write_bytes(good[:-3])
+    assert spoilt()
+    assert file.read_bytes() == good
+    wrong = {"format": stored.FORMAT + 1, "looked_into": 0, "recall": None}
+    for text in ("{", "[]", *(json.dumps(json.loads(words) | {k: v}) for k, v in wrong.items())):
+        about.write_text(text)
+        assert spoilt()
+    about.unlink()
+    assert spoilt()
+    assert json.loads(about.read_text())["vectors"] == json.loads(words)["vectors"]
+    with torch.no_grad():
+        rec.model.items[3] += 1
+    rec.save(tmp_path / "run")
+    assert spoilt()
+
+
+def test_a_folder_that_is_only_to_be_read_is_no_hindrance(tmp_path: Path, monkeypatch):
+    rec = saved(tmp_path)
+
+    def refuse(*_: object) -> None:
+        raise OSError("read-only")
+
+    monkeypatch.setattr(stored, "sync", refuse)
+    found = make_index(rec, "approximate")
+    assert found.found.recall > 0.9
+    assert sorted(p.name for p in (tmp_path / "run").glob("*index*")) == []
+    assert make_index(recommender("elastic"), "approximate").about["bytes"] > 0
+
+
+def test_recall_is_measured_on_users_of_the_run_if_they_are_at_hand(
+    tmp_path: Path, make_histories: MakeHistories
+):
+    import longrec
+
+    rng = np.random.default_rng(0)
+    rows = [(rng.integers(1, 300, rng.integers(3, 20))).tolist() for _ in range(80)]
+    histories = make_histories(rows, n_items=300)
+    rec = longrec.train(
+        histories, model="elastic", out=tmp_path / "run", dim=8, ffn_dim=8, max_epochs=1
+    )
+    assert "80 users of the run's own data" in make_index(rec, "approximate").about["queries"]
+    grown = rec.with_items([5_000_000])
+    assert "users" in make_index(grown, "approximate").about["queries"]
+    result = CliRunner().invoke(
+        app, ["index", str(tmp_path / "run"), "--kind", "approximate", "--json"]
+    )
+    told = json.loads(result.stdout)
+    assert told["index"] == "faiss-ivf"
+    assert 0.9 < told["recall_at_10"] <= 1
+    assert told["queries"] == "80 users of the run's own data"
+    table = CliRunner().invoke(app, ["index", str(tmp_path / "run")])
+    assert "exact" in table.stdout
+
+
+def test_recall_is_the_share_of_the_exact_items(tmp_path: Path):
+    from longrec.retrieval.index import TopK
+    from longrec.retrieval.recall import recall
+
+    def found(*items: int) -> TopK:
+        return TopK(torch.zeros(1, len(items)), torch.tensor([items]))
+
+    assert recall([found(1, 2, 3, 0)], [found(3, 4, 0, 0)]) == 0.5
+    assert recall([found(1), found(2)], [found(1), found(2)]) == 1
+    assert recall([], []) == 0
+
+
+def test_streams_use_the_index_that_they_are_given(tmp_path: Path):
+    rec = saved(tmp_path)
+    index = open_index(rec, "approximate")
+    with (
+        rec.open_stream(str(tmp_path / "a"), "process", index=index) as one,
+        rec.open_stream(str(tmp_path / "b"), "process") as two,
+    ):
+        for stream in (one, two):
+            for at, item in enumerate(rec.catalog.ids[:5]):
+                stream.observe("ann", item, at)
+        assert one.index is index
+        a, b = one.recommend("ann", 5), two.recommend("ann", 5)
+        both = a.join(b, on="item", suffix="_exact")
+        assert len(both) >= 3
+        assert (both["score"] - both["score_exact"]).abs().max() < 1e-5
+        assert not set(a["item"]) & set(rec.catalog.ids[:5])
+        assert isinstance(a, pl.DataFrame)

@@ -1,0 +1,88 @@
+"""Stores with a few users, and what tests of backups hold them against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hypothesis import strategies as st
+
+from longrec.serving.stores.protocol import HEADER, Append, Event, Kept, Put, Store, read_header
+
+MODEL, OTHER = "ab" * 32, "cd" * 32
+
+
+def record(sequence: int, version: int = 1, digest: str = MODEL, extra: bytes = b"state") -> bytes:
+    """The bytes of a record that is a header and little else."""
+    size = HEADER.size + len(extra)
+    start = bytes.fromhex(digest)[:8]
+    return HEADER.pack(b"LRU1", size, start, sequence, version, 0, 0) + extra
+
+
+def fill(store: Store, logs: dict[bytes, Sequence[Event]], digest: str = MODEL) -> None:
+    """Log events of users, each with a record that has taken in all of them."""
+    for user, events in logs.items():
+        kept = store.read(digest, [(user, ())])[0]
+        version = read_header(kept.record).version if kept.record else 0
+        new = record(kept.last + len(events), version + 1, digest)
+        store.append(
+            digest, [Append(user, kept.born, kept.last, version, list(events), new, [1, 9])]
+        )
+
+
+def serve(store: Store, digest: str = MODEL, name: str = "elastic") -> None:
+    """Make a store one of a model, as opening a stream does."""
+
+    def change(meta: dict[str, Any]) -> None:
+        models = meta.setdefault("models", {})
+        models[digest] = {"name": name, "catalogs": [{"version": "00", "items": 3, "rows": 3}]}
+        meta["current"] = digest
+
+    store.change_meta(change)
+
+
+def held(store: Store, digest: str = MODEL) -> dict[bytes, tuple[Kept, list[Event]]]:
+    """All that is kept of every user, but for the number of the log, which is the store's own."""
+    return dict(_held(store, digest))
+
+
+def _held(store: Store, digest: str) -> Iterator[tuple[bytes, tuple[Kept, list[Event]]]]:
+    for user in store.users(b"", 10**6):
+        born = store.read(digest, [(user, ())])[0].born
+        events = store.events(user, born, 0, 10**6)
+        ids = [event.event_id for event in events if event.event_id is not None]
+        kept = store.read(digest, [(user, ids)], seen=True)[0]
+        yield user, (kept._replace(born=0), events)
+
+
+def put_record(store: Store, user: bytes, new: bytes, digest: str = MODEL) -> None:
+    """Put some bytes in the place of a user's record."""
+    kept = store.read(digest, [(user, ())])[0]
+    version = HEADER.unpack_from(kept.record)[4] if kept.record else 0
+    assert store.put(digest, [Put(user, kept.born, version, new, b"\x02")]) == 1
+
+
+binary = st.binary(min_size=1, max_size=12)
+logs = st.dictionaries(
+    binary,
+    st.lists(
+        st.builds(Event, st.integers(-(2**62), 2**62), binary, st.none()),
+        min_size=1,
+        max_size=9,
+    ).flatmap(
+        lambda events: st.lists(st.none() | binary, min_size=len(events), max_size=len(events)).map(
+            lambda ids: _with_ids(events, ids)
+        )
+    ),
+    max_size=6,
+)
+"""Logs of a few users; the ids of a user's events are different ones."""
+
+
+def _with_ids(events: Sequence[Event], ids: Sequence[bytes | None]) -> list[Event]:
+    taken: set[bytes] = set()
+    named = []
+    for event, name in zip(events, ids, strict=True):
+        named.append(event._replace(event_id=None if name in taken else name))
+        taken |= set() if name is None else {name}
+    return named

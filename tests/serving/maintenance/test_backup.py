@@ -1,0 +1,460 @@
+"""Backups and restores: whole, beside a writer, killed, tampered with, of any kind of store."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from serving.maintenance.small_stores import (
+    MODEL,
+    OTHER,
+    fill,
+    held,
+    logs,
+    put_record,
+    record,
+    serve,
+)
+from serving.redis_server import RedisServer
+
+import longrec.serving.maintenance.restore as restoring
+from longrec.core.errors import DataError, UsageError
+from longrec.core.files import digest_of_config
+from longrec.serving.maintenance import backup as module
+from longrec.serving.maintenance.backup import Copied, backup, read_backup
+from longrec.serving.maintenance.restore import restore
+from longrec.serving.maintenance.verify import verify
+from longrec.serving.stores import log_reader as walk
+from longrec.serving.stores.protocol import (
+    Append,
+    Event,
+    Rewrite,
+    Store,
+    check_whole,
+    open_store,
+    read_header,
+)
+
+SOURCE = Path(module.__file__).parents[3]
+EVENTS = [Event(n, b"item%d" % (n % 7), b"id%d" % n if n % 3 else None) for n in range(20)]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """A store of three users, one of them with a log of several pages."""
+    opened = open_store(str(tmp_path / "store"))
+    serve(opened)
+    fill(opened, {b"a": EVENTS, b"b": EVENTS[:1], b"\xff\x00": EVENTS[3:7]})
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Iterator[Store]:
+    opened = open_store(str(tmp_path / "empty"))
+    yield opened
+    opened.close()
+
+
+def lines(folder: Path, name: str) -> list[dict]:
+    return pq.read_table(folder / name).to_pylist()
+
+
+def child(code: str, *argv: object) -> subprocess.Popen[str]:
+    """A process that runs some code with arguments."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, argv)],
+        text=True,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": f"{SOURCE}:{Path(__file__).parents[2]}"},
+    )
+
+
+# ---- there and back
+
+
+@settings(max_examples=30)
+@given(logs=logs, behind=st.sets(st.integers(0, 5)), page=st.integers(1, 5))
+def test_a_restored_store_is_the_one_that_was_backed_up(logs, behind, page) -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(walk, "USERS", page)
+        patch.setattr(walk.log, "__defaults__", (page,))
+        patch.setattr(module, "GROUP_ROWS", 2 * page)
+        patch.setattr(restoring, "EVENTS_AT_ONCE", page)
+        patch.setattr(restoring, "RECORDS_AT_ONCE", page)
+        first, second = (open_store(f"{folder}/{name}") for name in ("first", "second"))
+        serve(first)
+        fill(first, logs)
+        for number, user in enumerate(logs):
+            if number in behind:
+                put_record(first, user, record(0, 7))
+        written = backup(first, Path(folder) / "backup")
+        assert written == Copied(len(logs), sum(map(len, logs.values())), len(logs), 0)
+        assert restore(Path(folder) / "backup", second) == written
+        assert held(second) == held(first)
+        assert second.meta() == first.meta()
+        first.close()
+        second.close()
+
+
+def test_what_a_backup_says(store, tmp_path) -> None:
+    shown = []
+    backup(store, tmp_path / "backup", lambda done, total: shown.append((done, total)))
+    told = read_backup(tmp_path / "backup")
+    assert (told["users"], told["events"], told["records"]) == (3, 25, 3)
+    assert told["store"] == store.meta()
+    assert shown[-1] == (25, 25)
+    assert (tmp_path / "backup").stat().st_mode & 0o777 == 0o700  # events in the clear
+    rows = lines(tmp_path / "backup", "log.parquet")
+    assert [row["number"] for row in rows if row["user"] == b"a"] == list(range(1, 21))
+    assert rows[0] == {
+        **{"user": b"a", "number": 1, "time": 0},
+        **{"event_id": None, "item": b"item0"},
+    }
+    assert {row["digest"] for row in lines(tmp_path / "backup", "records.parquet")} == {MODEL}
+    assert sorted(os.listdir(tmp_path / "backup")) == [
+        *("log.parquet", "meta.json", "records.parquet")
+    ]
+
+
+def test_a_long_log_of_one_user(empty, tmp_path) -> None:
+    long = open_store(str(tmp_path / "long"), "process")
+    serve(long)
+    events = [Event(n, b"i%d" % n, b"id%d" % n) for n in range(20_000)]
+    fill(long, {b"u": events})
+    backup(long, tmp_path / "backup")
+    assert restore(tmp_path / "backup", empty).events == 20_000
+    assert held(empty) == held(long)
+    long.close()
+
+
+def test_records_of_other_models_and_rebuilds_are_left_out(store, empty, tmp_path) -> None:
+    serve(store, OTHER, "hydrarec")
+    serve(store, MODEL)
+    kept = store.read(OTHER, [(b"a", ())])[0]
+    store.append(
+        OTHER,
+        [Append(b"a", kept.born, kept.last, 0, EVENTS[:1], record(21, 1, OTHER), ())],
+    )
+    store.change_meta(lambda meta: meta.update(rebuild={OTHER: {"job": "x", "after": "00"}}))
+    backup(store, tmp_path / "backup")
+    restore(tmp_path / "backup", empty)
+    assert empty.totals().records == {MODEL: 3}
+    assert list(empty.meta()["models"]) == [MODEL]
+    assert "rebuild" not in empty.meta()
+
+
+@pytest.mark.parametrize("bad", [record(21), b"rubbish"])
+def test_a_record_that_is_none_of_its_log_stays_out(store, empty, tmp_path, bad) -> None:
+    put_record(store, b"a", bad)
+    assert backup(store, tmp_path / "backup") == Copied(3, 25, 2, 1)
+    restore(tmp_path / "backup", empty)
+    assert empty.read(MODEL, [(b"a", ())])[0].record is None
+    assert held(empty)[b"a"][1] == EVENTS
+
+
+def test_an_empty_store_has_a_backup(empty, tmp_path) -> None:
+    assert backup(empty, tmp_path / "backup") == Copied(0, 0, 0, 0)
+    other = open_store(str(tmp_path / "other"))
+    restore(tmp_path / "backup", other)
+    assert other.meta() == empty.meta()
+    other.close()
+
+
+# ---- from one kind of store to another
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path_factory.mktemp("redis"), appendfsync="everysec") as started:
+        yield started
+
+
+@settings(max_examples=10)
+@given(logs=logs, behind=st.sets(st.integers(0, 5)))
+@pytest.mark.parametrize("kind", ["redis", "sqlite"])
+def test_there_and_back_by_another_kind(server, kind, logs, behind) -> None:
+    with server.client() as client, tempfile.TemporaryDirectory() as folder:
+        client.flushall()
+        first, last = (open_store(f"{folder}/{name}") for name in ("first", "last"))
+        url = server.url if kind == "redis" else f"sqlite://{folder}/between"
+        between = open_store(url, "process")
+        serve(first)
+        fill(first, logs)
+        for number, user in enumerate(logs):
+            if number in behind:
+                put_record(first, user, record(0, 7))
+        backup(first, Path(folder) / "1")
+        restore(Path(folder) / "1", between)
+        assert held(between) == held(first)
+        with pytest.raises(UsageError, match="empty store") if logs else contextlib.nullcontext():
+            restore(Path(folder) / "1", between)
+        backup(between, Path(folder) / "2")
+        restore(Path(folder) / "2", last)
+        assert held(last) == held(first)
+        assert last.meta() == first.meta()
+        for name in ("log.parquet", "records.parquet"):
+            assert lines(Path(folder) / "1", name) == lines(Path(folder) / "2", name)
+        assert verify(between) == verify(first)
+        for store in (first, between, last):
+            store.close()
+
+
+# ---- beside a writer
+
+
+WRITER = """
+import sys
+from longrec.serving.stores.protocol import Append, Event, open_store
+from serving.maintenance.small_stores import fill
+store = open_store(sys.argv[1], "process")
+for n in range(10**9):
+    fill(store, {b"a": [Event(n, b"x", b"more%d" % n)], b"u%06d" % n: [Event(n, b"y", None)] * 3})
+    store.forget(b"u%06d" % (n - 5))
+    if n == 50:
+        print("going", flush=True)
+"""
+
+
+@pytest.mark.parametrize("scheme", ["lmdb", "sqlite"])
+def test_a_backup_beside_a_writing_process(empty, tmp_path, scheme) -> None:
+    url = f"{scheme}://{tmp_path}/written"
+    store = open_store(url)
+    serve(store)
+    fill(store, {b"a": EVENTS})
+    store.close()
+    writer = child(WRITER, url)
+    try:
+        assert writer.stdout.readline() == "going\n"
+        beside = open_store(url, readonly=True)
+        for number in range(4):
+            before = held(beside)[b"a"][1]
+            written = backup(beside, tmp_path / f"backup{number}")
+            after = held(beside)[b"a"][1]
+            rows = lines(tmp_path / f"backup{number}", "log.parquet")
+            logged = [Event(r["time"], r["item"], r["event_id"]) for r in rows if r["user"] == b"a"]
+            assert before == logged[: len(before)]
+            assert logged == after[: len(logged)]
+            assert len(rows) == written.events
+        assert writer.poll() is None
+        assert len(after) > len(EVENTS) + 50
+    finally:
+        writer.kill()
+        writer.communicate()
+    assert restore(tmp_path / "backup3", empty) == written
+    for kept, events in held(empty).values():
+        assert kept.last == len(events)
+        assert kept.record is None or read_header(kept.record).sequence == kept.last
+    assert read_header(held(empty)[b"a"][0].record).version > 50
+    beside.close()
+
+
+@pytest.mark.parametrize("what", ["forgotten", "rewritten"])
+def test_a_log_replaced_while_it_is_read(store, tmp_path, monkeypatch, what) -> None:
+    monkeypatch.setattr(walk.log, "__defaults__", (5,))
+    real, calls = store.events, []
+
+    def events(user: bytes, born: int, after: int, limit: int) -> list[Event]:
+        if user == b"a" and after == 10 and not calls:
+            calls.append(after)
+            if what == "forgotten":
+                store.forget(user)
+            else:
+                assert store.rewrite([Rewrite(user, born, 20, EVENTS[::-1])]) == [True]
+        return real(user, born, after, limit)
+
+    monkeypatch.setattr(store, "events", events)
+    backup(store, tmp_path / "backup")
+    assert calls
+    rows = lines(tmp_path / "backup", "log.parquet")
+    times = [row["time"] for row in rows if row["user"] == b"a"]
+    assert times == ([] if what == "forgotten" else list(range(19, -1, -1)))
+    assert read_backup(tmp_path / "backup")["users"] == (2 if what == "forgotten" else 3)
+
+
+# ---- interrupted
+
+
+def test_a_killed_backup_leaves_nothing_that_looks_whole(store, tmp_path) -> None:
+    store.close()
+    code = (
+        "import sys, time, signal\n"
+        "from longrec.serving.maintenance.backup import backup\n"
+        "from longrec.serving.stores.protocol import open_store\n"
+        "def tell(done, total):\n    print('going', flush=True)\n    time.sleep(60)\n"
+        "backup(open_store(sys.argv[1], readonly=True), sys.argv[2], tell)\n"
+    )
+    process = child(code, tmp_path / "store", tmp_path / "backup")
+    assert process.stdout.readline() == "going\n"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    left = [path for path in tmp_path.iterdir() if path.name not in ("store", "empty")]
+    assert [path.suffix for path in left] == [".part"]
+    with pytest.raises(DataError, match="no backup"):
+        read_backup(left[0])
+    again = open_store(str(tmp_path / "store"), readonly=True)
+    assert backup(again, tmp_path / "backup").users == 3
+    again.close()
+
+
+def test_a_failed_backup_leaves_nothing(store, tmp_path, monkeypatch) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module._Rows, "_flush", broken)
+    with pytest.raises(DataError, match="no space left"):
+        backup(store, tmp_path / "new" / "backup")
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+class Stop(Exception):
+    """An interruption."""
+
+
+def test_an_interrupted_restore_is_told_and_goes_on(store, empty, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(restoring, "EVENTS_AT_ONCE", 7)
+    monkeypatch.setattr(restoring, "RECORDS_AT_ONCE", 1)
+    backup(store, tmp_path / "backup")
+    backup(store, tmp_path / "other")
+    edited = json.loads((tmp_path / "other" / "meta.json").read_text())
+    del edited["digest"]
+    edited["written"] = "another time"
+    edited["digest"] = digest_of_config(edited)
+    (tmp_path / "other" / "meta.json").write_text(json.dumps(edited))
+
+    left, stops = [0], 0
+
+    def stop_before(real):
+        def stopping(*args: object) -> object:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Stop
+            return real(*args)
+
+        return stopping
+
+    for name in ("append", "put"):
+        monkeypatch.setattr(empty, name, stop_before(getattr(empty, name)))
+    while True:
+        left[0] = 0 if stops == 0 else 1
+        try:
+            restore(tmp_path / "backup", empty)
+            break
+        except Stop:
+            stops += 1
+            assert stops < 50
+        with pytest.raises(DataError, match="restore FOLDER URL"):
+            check_whole(empty.meta(), empty.url)
+        with pytest.raises(DataError, match="half restored"):
+            backup(empty, tmp_path / "of half")
+        with pytest.raises(UsageError, match="another backup"):
+            restore(tmp_path / "other", empty)
+        monkeypatch.setattr(restoring, "EVENTS_AT_ONCE", 3 + stops)  # at other bounds each time
+    assert stops > 5
+    check_whole(empty.meta(), empty.url)
+    assert held(empty) == held(store)
+    assert empty.meta() == store.meta()
+
+
+# ---- refused
+
+
+def test_only_an_empty_store_is_restored_into(store, tmp_path) -> None:
+    backup(store, tmp_path / "backup")
+    before = held(store), store.meta()
+    with pytest.raises(UsageError, match="3 users, 25 events and 3 records"):
+        restore(tmp_path / "backup", store)
+    assert (held(store), store.meta()) == before
+
+
+def test_a_backup_takes_no_place_that_is_taken(store, tmp_path) -> None:
+    (tmp_path / "backup").mkdir()
+    backup(store, tmp_path / "backup")
+    (tmp_path / "file").write_text("")
+    for taken in ("backup", "file", "store"):
+        with pytest.raises(UsageError, match="new folder"):
+            backup(store, tmp_path / taken)
+
+
+def harm_truncated(folder: Path) -> None:
+    path = folder / "log.parquet"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def harm_edited(folder: Path) -> None:
+    path = folder / "records.parquet"
+    whole = bytearray(path.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    path.write_bytes(whole)
+
+
+def harm_meta(folder: Path) -> None:
+    path = folder / "meta.json"
+    path.write_text(path.read_text().replace('"users": 3', '"users": 4'))
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (harm_truncated, r"log.parquet is not what was written"),
+        (harm_edited, r"records.parquet is not what was written"),
+        (harm_meta, r"meta.json is not what was written"),
+        (lambda folder: (folder / "log.parquet").unlink(), r"log.parquet is not"),
+        (lambda folder: (folder / "meta.json").unlink(), "has no meta.json"),
+        (lambda folder: (folder / "meta.json").write_text("{"), "is damaged"),
+        (lambda folder: (folder / "meta.json").write_text("[]"), "is damaged"),
+        (
+            lambda folder: (folder / "meta.json").write_text('{"format": 9, "digest": ""}'),
+            "upgrade longrec",
+        ),
+        (shutil.rmtree, "has no meta.json"),
+    ],
+)
+def test_a_damaged_backup_is_refused(store, empty, tmp_path, harm, words) -> None:
+    backup(store, tmp_path / "backup")
+    harm(tmp_path / "backup")
+    with pytest.raises(DataError, match=words):
+        restore(tmp_path / "backup", empty)
+    assert empty.meta() == {"schema": 1} | {k: v for k, v in empty.meta().items() if k == "created"}
+    assert empty.totals().users == 0
+
+
+def test_a_backup_of_a_newer_schema(store, empty, tmp_path) -> None:
+    store.change_meta(lambda meta: meta.update(schema=2))
+    backup(store, tmp_path / "backup")
+    with pytest.raises(DataError, match="upgrade longrec"):
+        restore(tmp_path / "backup", empty)
+
+
+def test_a_restore_tells_of_another_writer(store, empty, tmp_path, monkeypatch) -> None:
+    backup(store, tmp_path / "backup")
+    real = empty.append
+
+    def append(digest: str, appends: list[Append]) -> object:
+        real(digest, [Append(b"z", 0, 0, 0, EVENTS[:1], None, ())])
+        return real(digest, appends)
+
+    monkeypatch.setattr(empty, "append", append)
+    with pytest.raises(DataError, match="somebody else wrote"):
+        restore(tmp_path / "backup", empty)
+    assert "restoring" in empty.meta()
+
+
+def test_half_a_log_is_no_backup(store, tmp_path, monkeypatch) -> None:
+    real = store.events
+    monkeypatch.setattr(store, "events", lambda *asked: real(*asked)[:-1])
+    with pytest.raises(DataError, match="lacks some"):
+        backup(store, tmp_path / "backup")
+    assert not (tmp_path / "backup").exists()

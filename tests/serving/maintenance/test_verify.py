@@ -1,0 +1,372 @@
+"""What is wrong with a store is found, whatever it is, and nothing where nothing is wrong."""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import cache
+from pathlib import Path
+
+import lmdb
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from models.small_models import N, make
+from serving.maintenance.small_stores import MODEL, OTHER, fill, logs, put_record, record, serve
+from serving.redis_server import RedisServer
+
+from longrec.config.training import TrainConfig
+from longrec.core.errors import DataError, UsageError
+from longrec.data.catalog import Catalog
+from longrec.recommender import Recommender
+from longrec.serving.maintenance.replay import Replay
+from longrec.serving.maintenance.verify import Verified, verify
+from longrec.serving.stores import log_reader as walk
+from longrec.serving.stores.lmdb_layout import BORN, LOGGED, Tables, value_of
+from longrec.serving.stores.protocol import (
+    HEADER,
+    Append,
+    Event,
+    Put,
+    Store,
+    open_store,
+    read_header,
+)
+from longrec.serving.stream.catch_up import bitmap
+
+EVENTS = [Event(n, b"item%d" % (n % 7), b"id%d" % n if n % 3 else None) for n in range(20)]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = open_store(str(tmp_path / "store"))
+    serve(opened)
+    fill(opened, {b"a": EVENTS, b"b": EVENTS[:3], b"c": EVENTS[3:9]})
+    yield opened
+    opened.close()
+
+
+def kinds(found: Verified) -> dict[str, tuple[int, tuple[bytes, ...]]]:
+    return {p.kind: (p.number, p.users) for p in found.problems}
+
+
+def tamper(folder: Path, change: Callable[[lmdb.Transaction, Tables], None]) -> None:
+    """Change a closed store's file behind its back."""
+    [path] = folder.glob("*.mdb")
+    env = lmdb.open(str(path), subdir=False, max_dbs=len(Tables._fields), map_size=2**30)
+    tables = Tables(*(env.open_db(name.encode(), create=False) for name in Tables._fields))
+    with env.begin(write=True) as transaction:
+        change(transaction, tables)
+    env.close()
+
+
+def born_of(transaction: lmdb.Transaction, tables: Tables, user: bytes) -> int:
+    return BORN.unpack(transaction.get(user, db=tables.users))[0]
+
+
+# ---- the structure
+
+
+@settings(max_examples=25)
+@given(logs=logs, page=st.integers(1, 5))
+def test_a_whole_store_has_no_problems(logs, page) -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(walk, "USERS", page)
+        patch.setattr(walk.log, "__defaults__", (page,))
+        store = open_store(folder)
+        serve(store)
+        fill(store, logs)
+        shown = []
+        found = verify(store, progress=lambda done, total: shown.append((done, total)))
+        events = sum(map(len, logs.values()))
+        assert found.problems == ()
+        assert (found.users, found.events) == (len(logs), events)
+        assert found.records[MODEL] == len(logs)
+        assert found.behind[MODEL] == 0
+        assert not logs or shown[-1] == (events, events)
+        store.close()
+
+
+def test_records_that_are_behind_are_counted_and_no_problem(store) -> None:
+    put_record(store, b"a", record(19, 2))
+    kept = store.read(MODEL, [(b"b", ())])[0]
+    store.append(MODEL, [Append(b"b", kept.born, kept.last, 9, EVENTS[5:6], None, ())])
+    store.append(MODEL, [Append(b"d", 0, 0, 0, EVENTS[:1], None, ())])
+    found = verify(store)
+    assert found.problems == ()
+    assert (found.records[MODEL], found.behind[MODEL]) == (3, 3)
+
+
+def drop_event(transaction: lmdb.Transaction, tables: Tables) -> None:
+    born = born_of(transaction, tables, b"b")
+    assert transaction.delete(LOGGED.pack(born, 2), db=tables.log)
+
+
+def drop_event_of_long(transaction: lmdb.Transaction, tables: Tables) -> None:
+    born = born_of(transaction, tables, b"a")
+    assert transaction.delete(LOGGED.pack(born, 7), db=tables.log)
+
+
+def drop_first(transaction: lmdb.Transaction, tables: Tables) -> None:
+    born = born_of(transaction, tables, b"b")
+    assert transaction.delete(LOGGED.pack(born, 1), db=tables.log)
+
+
+def drop_id(transaction: lmdb.Transaction, tables: Tables) -> None:
+    born = born_of(transaction, tables, b"a")
+    assert transaction.delete(BORN.pack(born) + b"id19", db=tables.ids)
+
+
+def double_id(transaction: lmdb.Transaction, tables: Tables) -> None:
+    born = born_of(transaction, tables, b"a")
+    twice = value_of(EVENTS[1]._replace(item=b"again"))
+    assert transaction.put(LOGGED.pack(born, 20), twice, db=tables.log)
+
+
+OF_B = "born = (select born from users where user = x'62')"
+
+
+def foreign_events(transaction: lmdb.Transaction, tables: Tables) -> None:
+    transaction.put(LOGGED.pack(10**6, 1), value_of(EVENTS[0]), db=tables.log)
+
+
+def foreign_record(transaction: lmdb.Transaction, tables: Tables) -> None:
+    key = bytes.fromhex(MODEL) + BORN.pack(10**6)
+    transaction.put(key, record(1), db=tables.records)
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        (drop_event, {"lacking": (1, (b"b",)), "ahead": (0, ())}),
+        (drop_event_of_long, {"lacking": (1, (b"a",))}),
+        (drop_first, {"lacking": (1, (b"b",))}),
+        (drop_id, {"ids": (1, (b"a",))}),
+        (double_id, {"ids": (1, (b"a",))}),
+        (foreign_events, {"events": (1, ())}),
+        (foreign_record, {"records": (1, ())}),
+    ],
+)
+def test_a_tampered_log_is_found(store, tmp_path, monkeypatch, change, wanted) -> None:
+    monkeypatch.setattr(walk.log, "__defaults__", (5,))  # holes at and off the bounds of pages
+    store.close()
+    tamper(tmp_path / "store", change)
+    again = open_store(str(tmp_path / "store"), readonly=True)
+    found = verify(again)
+    assert kinds(found) == {kind: what for kind, what in wanted.items() if what[0]}
+    assert all(problem.mend and problem.words for problem in found.problems)
+    again.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        (f"delete from log where number = 2 and {OF_B}", {"lacking": (1, (b"b",))}),
+        (f"delete from log where number = 1 and {OF_B}", {"lacking": (1, (b"b",))}),
+        ("insert into log values (1000000, 1, 0, x'00', null)", {"events": (1, ())}),
+        (
+            "insert into records select 1000000, model, record from records limit 1",
+            {"records": (1, ())},
+        ),
+    ],
+)
+def test_a_tampered_log_of_sqlite_is_found(tmp_path, change, wanted) -> None:
+    url = f"sqlite://{tmp_path}/store"
+    store = open_store(url)
+    serve(store)
+    fill(store, {b"a": EVENTS, b"b": EVENTS[:3]})
+    store.close()
+    with closing(sqlite3.connect(tmp_path / "store", isolation_level=None)) as connection:
+        assert connection.execute(change).rowcount == 1
+    again = open_store(url, readonly=True)
+    assert kinds(verify(again)) == wanted
+    again.close()
+
+
+@pytest.mark.parametrize(
+    ("bad", "kind"),
+    [
+        (record(21), "ahead"),
+        (b"", "unreadable"),
+        (b"rubbish", "unreadable"),
+        (record(20)[:-1], "unreadable"),
+        (record(20) + b"more", "unreadable"),
+        (record(20, digest=OTHER), "unreadable"),
+        (record(20, version=0), "unreadable"),
+        (record(-1), "unreadable"),
+    ],
+)
+def test_a_tampered_record_is_found(store, bad, kind) -> None:
+    put_record(store, b"a", bad)
+    assert kinds(verify(store)) == {kind: (1, (b"a",))}
+
+
+def test_a_store_on_redis(tmp_path) -> None:
+    with RedisServer(tmp_path) as server, server.client() as client:
+        store = open_store(server.url)
+        serve(store)
+        fill(store, {b"a": EVENTS, b"b": EVENTS[:3]})
+        assert verify(store).problems == ()
+        born, other = (store.read(MODEL, [(user, ())])[0].born for user in (b"a", b"b"))
+        assert client.delete(f"longrec:id:{born}:id19")
+        assert client.get("longrec:user:b") == f"{other} 3".encode()
+        client.set("longrec:user:b", f"{other} 2")
+        wanted = {"ids": (1, (b"a",)), "ahead": (1, (b"b",))}
+        assert kinds(verify(store)) == wanted
+        store.close()
+
+
+def test_a_log_replaced_meanwhile_is_read_again(store, monkeypatch) -> None:
+    monkeypatch.setattr(walk.log, "__defaults__", (5,))
+    real, calls = store.events, []
+
+    def events(user: bytes, born: int, after: int, limit: int) -> list[Event]:
+        if user == b"a" and after == 10 and not calls:
+            calls.append(after)
+            store.forget(user)
+            fill(store, {user: EVENTS[:2], b"new": EVENTS[:4]})
+        return real(user, born, after, limit)
+
+    monkeypatch.setattr(store, "events", events)
+    found = verify(store)
+    assert calls
+    assert found.problems == ()
+    assert (found.users, found.events) == (4, 2 + 3 + 6 + 4)
+
+
+def test_a_half_restored_store_is_refused(store) -> None:
+    store.change_meta(lambda meta: meta.update(restoring={"backup": "00"}))
+    with pytest.raises(DataError, match="half restored"):
+        verify(store)
+
+
+# ---- against a replay
+
+CASES = {
+    "elastic": {},
+    "elastic with a memory bank": {"memory_slots": 64, "memory_topk": 4, "memory_every": 5},
+    "hydrarec": {"normalise": "count"},
+    "sasrec": {},
+}
+
+
+@cache
+def recommender(case: str) -> Recommender:
+    name = case.split()[0]
+    model = make(name, torch.float32, **CASES[case])
+    catalog = Catalog(pl.Series(np.arange(100, 100 + N)), np.arange(N, dtype=np.int64))
+    return Recommender(name, model, model.config, TrainConfig(), catalog)
+
+
+@cache
+def replay_of(case: str) -> Replay:
+    return Replay(recommender(case))
+
+
+def stored(folder: Path, case: str, lengths: tuple[int, ...] = (1, 30, 150)) -> Store:
+    """A store whose records were stepped through their logs, one of them behind, one unknown."""
+    replay, random = replay_of(case), np.random.default_rng(0)
+    opened = open_store(str(folder))
+    serve(opened, replay.digest, case)
+    for number, length in enumerate(lengths):
+        items = [b"%d" % item for item in random.integers(95, 100 + N, length)]
+        times = random.integers(0, 10**6, length).tolist()
+        events = [Event(t, item, None) for t, item in zip(times, items, strict=True)]
+        done = length - number % 2
+        indices = replay.items.find(items[:done])
+        records = replay.engine.load([None])
+        for index, time in zip(indices, times, strict=False):
+            replay.engine.advance(records, [[(index, time)]])
+        records["version"] = 1
+        user = b"u%d" % number
+        append = Append(user, 0, 0, 0, events[:done], replay.engine.dump(records, 0), indices)
+        seen = [index for index in indices if index]
+        assert opened.append(replay.digest, [append._replace(seen=seen)])[0].current
+        born = opened.read(replay.digest, [(user, ())])[0].born
+        if done < length:
+            late = Append(user, born, done, 0, events[done:], None, ())
+            opened.append(replay.digest, [late])
+    return opened
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_records_are_those_of_the_log(tmp_path, case) -> None:
+    store = stored(tmp_path, case)
+    found = verify(store, replay_of(case))
+    assert found.problems == ()
+    assert (found.compared, found.outdated) == (3, 0)
+    assert found.behind[recommender(case).state_digest] == 1
+    store.close()
+
+
+@pytest.mark.parametrize("case", ["elastic", "elastic with a memory bank", "hydrarec"])
+def test_every_part_of_a_state_is_held_against_the_log(tmp_path, case) -> None:
+    store = stored(tmp_path, case, (150,))
+    replay = replay_of(case)
+    engine = replay.engine
+    whole = store.read(engine.digest, [(b"u0", ())], seen=True)[0]
+    for name in ["skipped", "late", *engine.layout.fields]:
+        bad = engine.load([whole.record])
+        if bad[name].dtype.kind == "f":
+            bad[name] = 1.5 * bad[name] + 0.5
+        else:
+            bad[name] = 10**9 if "slots" in name else bad[name] - 1
+        bad["version"] += 1
+        write(store, engine.digest, b"u0", engine.dump(bad, 0), whole.seen)
+        assert kinds(verify(store, replay)) == {"differing": (1, (b"u0",))}, name
+    write(store, engine.digest, b"u0", whole.record, whole.seen)
+    assert verify(store, replay).problems == ()
+    store.close()
+
+
+def write(store: Store, digest: str, user: bytes, new: bytes, seen: bytes) -> None:
+    kept = store.read(digest, [(user, ())])[0]
+    version = read_header(kept.record).version
+    assert store.put(digest, [Put(user, kept.born, version, new, seen)]) == 1
+
+
+@pytest.mark.parametrize("change", [lambda s: s | {3}, lambda s: set(list(s)[1:]), lambda s: set()])
+def test_a_tampered_bitmap_is_found(tmp_path, change) -> None:
+    store = stored(tmp_path, "elastic", (2, 9))
+    replay = replay_of("elastic")
+    kept = store.read(replay.digest, [(b"u0", ())], seen=True)[0]
+    bits = np.unpackbits(np.frombuffer(kept.seen, np.uint8), bitorder="little")
+    changed = change(set(np.flatnonzero(bits).tolist()))
+    write(
+        *(store, replay.digest, b"u0", kept.record),
+        bitmap(np.array(sorted(changed), np.int64)),
+    )
+    assert kinds(verify(store, replay)) == {"bitmap": (1, (b"u0",))}
+    store.close()
+
+
+def test_items_known_since_are_told_and_no_problem(tmp_path) -> None:
+    store = stored(tmp_path, "elastic", (150,))
+    more = recommender("elastic").with_items([95, 96])
+    found = verify(store, Replay(more))
+    assert found.problems == ()
+    assert (found.compared, found.outdated) == (1, 1)
+    store.close()
+
+
+def test_records_of_another_model_are_not_compared(store) -> None:
+    with pytest.raises(UsageError, match=r"no records of this elastic .* only of elastic"):
+        verify(store, replay_of("elastic"))
+
+
+def test_a_record_of_another_size_is_unreadable(tmp_path) -> None:
+    store = stored(tmp_path, "hydrarec", (5,))
+    replay = replay_of("hydrarec")
+    kept = store.read(replay.digest, [(b"u0", ())], seen=True)[0]
+    size = len(kept.record) - 8
+    parts = list(HEADER.unpack_from(kept.record))
+    parts[1] = size
+    short = HEADER.pack(*parts) + kept.record[HEADER.size : size]
+    write(store, replay.digest, b"u0", short, kept.seen)
+    assert kinds(verify(store, replay)) == {"unreadable": (1, (b"u0",))}
+    store.close()
