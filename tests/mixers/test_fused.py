@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import mixer_properties as properties
 import pytest
 import torch
+from mixers import mixer_properties as properties
 
 from longrec.mixers import MIXERS, Context
 

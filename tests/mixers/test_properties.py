@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import mixer_properties as properties
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mixers import mixer_properties as properties
 
 from longrec.mixers import MIXERS, StreamingMixer
 

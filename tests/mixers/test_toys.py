@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import mixer_properties as properties
 import pytest
 import torch
+from mixers import mixer_properties as properties
 from torch import Tensor, nn
 
 from longrec.mixers import MIXERS, Context, Mixer, StreamingMixer, register_mixer

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import mixer_properties as properties
 import pytest
 import torch
-from test_dispatcher_cuda import gated_slots
+from mixers import mixer_properties as properties
+from ops.test_dispatcher_cuda import gated_slots
 
 from longrec.mixers import MIXERS, dispatcher
 from longrec.ops import dispatcher_cuda
