@@ -16,7 +16,6 @@ import time
 from itertools import islice
 
 import torch
-from longrec_bench.cost.rates import measure_rates
 from torch.utils.flop_counter import FlopCounterMode
 
 from longrec.config.parse import parse_assignments, parse_settings
@@ -29,6 +28,7 @@ from longrec.training.fit import training_data
 from longrec.training.losses import full_cross_entropy
 from longrec.training.optimiser import Optimiser
 from longrec.training.precision import choose_precision
+from longrec_bench.cost.rates import measure_rates
 
 WARM, TIMED = 10, 60
 

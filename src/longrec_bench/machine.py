@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from longrec.runs.provenance import machine, versions
+from longrec.core.machine import machine, versions
 
 IN_MEMORY = {"tmpfs", "ramfs"}
 """File systems on which a sync costs nothing and keeps nothing."""

@@ -13,6 +13,8 @@ import torch
 from bench.called import longrec_bench
 from hypothesis import given
 from hypothesis import strategies as st
+
+from longrec.core.errors import LongrecError, UsageError
 from longrec_bench.cost import turns
 from longrec_bench.cost.analysis import crossovers, exponents, ratios
 from longrec_bench.cost.counted import operations
@@ -32,8 +34,6 @@ from longrec_bench.cost.subjects import (
 )
 from longrec_bench.cost.turns import Turns, available_memory
 from longrec_bench.cost.work import make_work
-
-from longrec.core.errors import LongrecError, UsageError
 
 FIGURES = {"seconds_median", "seconds_min", "seconds_max", "peak_bytes"}
 KEYS = FIGURES | {

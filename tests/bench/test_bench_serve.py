@@ -16,6 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bench.called import FIGURES, check_figures, longrec_bench
+
+from longrec.core.errors import LongrecError, UsageError
+from longrec.retrieval.exact import ExactIndex
 from longrec_bench import server as server_module
 from longrec_bench.clients import Connection
 from longrec_bench.goals import goals
@@ -28,9 +31,6 @@ from longrec_bench.server import Server
 from longrec_bench.shown import as_markdown, tables
 from longrec_bench.stages import STAGES, Served
 from longrec_bench.users import Users
-
-from longrec.core.errors import LongrecError, UsageError
-from longrec.retrieval.exact import ExactIndex
 
 KEYS = {
     *("system", "history", "catalog", "clients", "transport", "durability"),

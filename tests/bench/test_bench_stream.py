@@ -20,6 +20,11 @@ import torch
 from bench.called import FIGURES, check_figures, longrec_bench
 from hypothesis import given
 from hypothesis import strategies as st
+from serving.redis_server import RedisServer
+
+from longrec.core.errors import LongrecError, UsageError
+from longrec.serving.stores.protocol import StoreFull
+from longrec.serving.stream.stream import Stream
 from longrec_bench import reencoding, systems
 from longrec_bench.cells import Measured
 from longrec_bench.machine import file_system, one_core
@@ -27,11 +32,6 @@ from longrec_bench.plan import Plan, random_recommender
 from longrec_bench.ratios import ratios
 from longrec_bench.stream import bench_stream
 from longrec_bench.users import Users, write
-from serving.redis_server import RedisServer
-
-from longrec.core.errors import LongrecError, UsageError
-from longrec.serving.stores.protocol import StoreFull
-from longrec.serving.stream.stream import Stream
 
 KEYS = {"system", "history", "durability", "clients", "batch"} | FIGURES
 TINY = ["--histories", "50,3", "--rounds", "2", "--seconds", "0.1", "--clients", "1,3"]

@@ -12,10 +12,9 @@ import typer
 from longrec.cli.options import Json
 
 if TYPE_CHECKING:
+    from longrec.recommender import Recommender
     from longrec_bench.plan import Plan
     from longrec_bench.turns import Progress
-
-    from longrec.recommender import Recommender
 
 app = typer.Typer(help="Costs measured on the machine at hand.")
 
@@ -174,13 +173,12 @@ def cost(
 
     Example: [bold]longrec bench cost --models elastic,sasrec,free --lengths 512,4096[/bold]
     """
+    from longrec.core import console
+    from longrec.core.errors import UsageError
     from longrec_bench.cost.cost import bench_cost
     from longrec_bench.cost.plan import LENGTHS, CostPlan
     from longrec_bench.cost.shown import show
     from longrec_bench.cost.written import write
-
-    from longrec.core import console
-    from longrec.core.errors import UsageError
 
     if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UsageError(f"out is {out}, which is there already: name a new or an empty folder")
@@ -242,10 +240,9 @@ def _tell(found: dict[str, Any], out: Path | None, json: bool) -> None:
     """Write and print what was found."""
     from json import dumps
 
-    from longrec_bench.shown import show
-
     from longrec.core import console
     from longrec.core.files import write_file
+    from longrec_bench.shown import show
 
     if out is not None:
         write_file(out, dumps(found, indent=2, allow_nan=False) + "\n")
@@ -287,9 +284,8 @@ def _chosen(
     option: str,
 ) -> list[Recommender]:
     """The runs, or models of random weights over catalogs of so many items, an option's value."""
-    from longrec_bench.plan import random_recommender
-
     from longrec.core.errors import UsageError
+    from longrec_bench.plan import random_recommender
 
     if runs:
         if models is not None or sizes is not None:

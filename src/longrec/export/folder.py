@@ -27,6 +27,7 @@ import torch
 from longrec.config.parse import settings_of
 from longrec.core.errors import DataError, UsageError
 from longrec.core.files import digest_of_config, digest_of_file
+from longrec.core.machine import versions
 from longrec.data.catalog import Catalog
 from longrec.data.folders import writing_folder
 from longrec.export.graphs import (
@@ -43,7 +44,7 @@ from longrec.recommender import Recommender
 from longrec.retrieval.approximate import NEAR, CellIndex, faiss_package
 from longrec.retrieval.index_cache import FILE as INDEX
 from longrec.retrieval.index_cache import open_index
-from longrec.runs.provenance import command, commit, versions
+from longrec.runs.provenance import command, commit
 from longrec.serving.records.record import flat
 
 FORMAT = 1

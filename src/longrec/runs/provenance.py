@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from longrec.core.machine import machine, versions
 from longrec.data.histories import Histories
 
 
@@ -41,34 +37,6 @@ def command() -> str:
     """The command line of this process, without the path of the interpreter."""
     name = Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "python"
     return " ".join([name, *sys.argv[1:]])
-
-
-def versions() -> dict[str, str]:
-    """Versions of longrec, Python and torch."""
-    try:
-        own = version("longrec")
-    except PackageNotFoundError:
-        own = "source"
-    return {"longrec": own, "python": platform.python_version(), "torch": torch.__version__}
-
-
-def machine() -> dict[str, Any]:
-    """The processor, its cores, the threads used, and a GPU if there is one."""
-    name = platform.processor() or platform.machine()
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            name = next(
-                line.split(":")[1].strip() for line in file if line.startswith("model name")
-            )
-    except (OSError, StopIteration):
-        pass
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        "processor": name,
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": gpu,
-    }
 
 
 def commit() -> str | None:
