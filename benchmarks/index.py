@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 import longrec
-from longrec.core.console import counting
+from longrec.core.console import progress_bar
 from longrec.recommender import Recommender
 from longrec.retrieval.approximate import CellIndex, build_cells
 from longrec.retrieval.exact import ExactIndex
@@ -220,7 +220,7 @@ def main() -> None:
     print(f"{n_items:,} items, width {bench.width}, {queries.words}")
     print("| way | setting | recall@10 | p50 ms | p99 ms | made in s | MiB |")
     print("|---|---|---|---|---|---|---|", flush=True)
-    with counting("ways") as progress:
+    with progress_bar("ways") as progress:
         for number, name in enumerate(given.only):
             progress(number, len(given.only), name)
             faiss.omp_set_num_threads(given.threads)

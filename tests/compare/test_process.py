@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 import longrec
-from longrec.compare.process import explain, run_process
+from longrec.compare.process import run_process
+from longrec.core.child import why_it_failed
 
 SOURCE = str(Path(longrec.__file__).parents[1])
 
@@ -103,4 +104,4 @@ def test_a_kill_of_one_is_seen_by_the_other(tmp_path, of):
     ],
 )
 def test_why_a_process_failed(status, said, told):
-    assert explain(status, said) == told
+    assert why_it_failed(status, said) == told

@@ -230,7 +230,7 @@ def _measuring(left: str = "nothing is left of the stores") -> Iterator[Progress
     from longrec.core.errors import LongrecError
 
     try:
-        with console.counting("measuring") as progress:
+        with console.progress_bar("measuring") as progress:
             yield progress
     except KeyboardInterrupt:
         raise LongrecError(f"interrupted; {left}") from None

@@ -134,7 +134,7 @@ def data_get(
     from longrec.core import console
     from longrec.data.public import get_public
 
-    with console.counting(name) as progress:
+    with console.progress_bar(name) as progress:
         path = get_public(
             name,
             out,

@@ -15,6 +15,7 @@ import polars as pl
 from longrec.compare.rows import report_row
 from longrec.core import console
 from longrec.core.errors import UsageError
+from longrec.core.format import duration
 from longrec.data.histories import Histories
 from longrec.data.splits import Split, make_split
 from longrec.evaluation.report.contents import Report, ReportRow, UserRecommendations
@@ -96,7 +97,7 @@ def _train(
     """Train one model, evaluate it on the test targets, and make its row of the report."""
     run = out / name
     recommender = train(histories, name, run, seed=seed, progress=True, **settings, **TRAINING)
-    with console.counting(f"{name}: ranking") as ranked:
+    with console.progress_bar(f"{name}: ranking") as ranked:
         evaluate(recommender, histories, progress=ranked)
     return recommender, report_row([run], name)
 
@@ -175,7 +176,7 @@ def _show(
             [
                 r.name,
                 *(r.metrics[key] for key in keys),
-                "" if r.cost.seconds is None else console.clock(r.cost.seconds),
+                "" if r.cost.seconds is None else duration(r.cost.seconds),
             ]
             for r in rows
         ],

@@ -52,7 +52,7 @@ def explain(
     if data is not None and store is not None:
         raise UsageError("the user's events are in the histories or in the store: give one of them")
     recommender = load(run)
-    with console.counting("explaining") as progress:
+    with console.progress_bar("explaining") as progress:
         if store is not None:
             assert user is not None
             found = _from_store(recommender, store, user, item, progress)

@@ -30,7 +30,7 @@ def export(
     from longrec.export.folder import export as write
     from longrec.recommender import load
 
-    with console.counting("exporting") as progress:
+    with console.progress_bar("exporting") as progress:
         manifest = write(load(run), out, progress)
     if json:
         console.print_json({"path": str(out)} | manifest)

@@ -34,7 +34,7 @@ def index(
     from longrec.retrieval.index_cache import make_index
 
     recommender = load(run)
-    with console.counting("building the index") as progress:
+    with console.progress_bar("building the index") as progress:
         found, about = make_index(recommender, kind.value, progress)
     facts = {
         "index": found.name,

@@ -42,17 +42,18 @@ def evaluate(
 
     Example: [bold]longrec evaluate run --split test --json[/bold]
     """
+    from longrec.cli.tables import metrics_table
     from longrec.core import console
     from longrec.recommender import load
     from longrec.runs.train import evaluate as measure
 
     recommender = load(run)
-    with console.counting("ranking") as progress:
+    with console.progress_bar("ranking") as progress:
         metrics = measure(recommender, data, split.value, protocol=protocol, progress=progress)
     if json:
         console.print_json(dict(metrics) | {"detail": metrics.to_dict(), "run": str(run)})
     else:
-        console.metrics_table(f"{recommender.name} ({run})", metrics)
+        metrics_table(f"{recommender.name} ({run})", metrics)
     if "warning" in metrics.notes:
         console.say(f"warning: {metrics.notes['warning']}")
 
@@ -103,7 +104,7 @@ def recommend(
     form = _format(form, out)
     recommender = load(run)
     opened = None if data is None else open_histories(data)
-    with console.counting("recommending") as progress:
+    with console.progress_bar("recommending") as progress:
         if history:
             found = recommender.recommend(
                 histories=[[*history, *(more or [])]], k=k, exclude_seen=not seen, progress=progress

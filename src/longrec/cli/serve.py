@@ -88,5 +88,5 @@ def serve(
         console.say(f"items: {stream.recommender.catalog.n_items:,}, {stream.index.name}{recall}")
         console.say(f"{address}  (/openapi.json, /metrics; store: {stream.store.url})")
 
-    with console.counting("building the index") as progress:
+    with console.progress_bar("building the index") as progress:
         run_server(settings, progress, ready)

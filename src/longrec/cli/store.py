@@ -75,7 +75,7 @@ def backup(url: Url, folder: Backup, json: Json = False) -> None:
     from longrec.core import console
     from longrec.serving.maintenance.backup import backup as write
 
-    with _opened(url) as store, console.counting("backing up") as progress:
+    with _opened(url) as store, console.progress_bar("backing up") as progress:
         copied, shown = write(store, folder, progress), store.url
     if json:
         console.print_json({"url": shown, "path": str(folder)} | copied._asdict())
@@ -95,7 +95,7 @@ def restore(folder: Backup, url: Url, json: Json = False) -> None:
     from longrec.core.errors import LongrecError
     from longrec.serving.maintenance.restore import restore as bring_back
 
-    with _opened(url, write=True) as store, console.counting("restoring") as progress:
+    with _opened(url, write=True) as store, console.progress_bar("restoring") as progress:
         shown = store.url
         try:
             copied = bring_back(folder, store, progress)
@@ -137,7 +137,7 @@ def rebuild(
     from longrec.recommender import load
 
     with load(run).open_stream(url, durability.value, beside=True) as stream:
-        with console.counting("rebuilding") as progress:
+        with console.progress_bar("rebuilding") as progress:
             try:
                 found = stream.rebuild(data, "time" if by_time else "commit", progress)
             except KeyboardInterrupt:
@@ -179,7 +179,7 @@ def verify(
         from longrec.serving.maintenance.replay import Replay
 
         replay = Replay(load(run))
-    with _opened(url) as store, console.counting("verifying") as progress:
+    with _opened(url) as store, console.progress_bar("verifying") as progress:
         found, meta, shown = check(store, replay, progress), store.meta(), store.url
     models = [
         {**model, "behind": found.behind[model["digest"]]}

@@ -42,9 +42,11 @@ def train(
     """
     import shlex
 
+    from longrec.cli.tables import gain_table
     from longrec.config.parse import parse_assignments
     from longrec.core import console
     from longrec.core.errors import LongrecError, UsageError
+    from longrec.core.format import duration
     from longrec.data.histories import open_histories
     from longrec.runs.train import train as run
 
@@ -85,13 +87,13 @@ def train(
             "ended": ending["stop"]
             + ("" if ending["converged"] else " (not converged: it was still improving)"),
             "epochs": ending["epochs"],
-            "time": console.clock(ending["seconds"]),
+            "time": duration(ending["seconds"]),
             "validation": validation,
             "left out by the context": f"{ending['dropped']:,} events",
         },
     )
     if "warm_start" in recommender.provenance:
-        console.gain_table(recommender.provenance["warm_start"])
+        gain_table(recommender.provenance["warm_start"])
     console.say(f"next: longrec evaluate {out}")
 
 

@@ -102,7 +102,7 @@ def compare(
             plan.check_continues(begun, folder)
         plan.keep(folder)
         made = _made(data)
-        tell = console.watched() if progress is None else progress
+        tell = console.is_interactive() if progress is None else progress
         failures: list[Failure] = []
 
         def show() -> Comparison:
@@ -171,7 +171,7 @@ def _watching(
             yield lambda: None
         return
     began, log = time.monotonic(), job.run / "log.csv"
-    with console.counting(what) as shown:
+    with console.progress_bar(what) as shown:
 
         def tick() -> None:
             lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []

@@ -1,20 +1,35 @@
-"""Starting a run's process, waiting for it, stopping it, and saying why it failed."""
+"""One run of a comparison in a process of its own: `longrec` with arguments, watched and measured.
+
+The parent calls `run_process`; the child starts in `main`. Ctrl-C in a terminal is for the parent
+alone, which stops the child by SIGTERM.
+"""
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, NoReturn
 
-# With this process's own path, so that it imports what this one would, wherever both stand.
-_START = "import sys; sys.path[:] = {}; from longrec.compare.child import main; main()"
+from longrec.core.child import (
+    die_first_of_memory,
+    end_with_parent,
+    peak_bytes,
+    resident_bytes,
+    start_child,
+    stop_child,
+    why_it_failed,
+)
+
 PATIENCE = 30.0  # seconds that a process has to end when it is asked to
 
 
 def run_process(
-    arguments: Sequence[str], output: Path, measured: Path, tick: Callable[[], None]
+    arguments: Sequence[str], output: Path, memory: Path, tick: Callable[[], None]
 ) -> str | None:
     """Run `longrec ARGUMENTS` in a process of its own until it ends.
 
@@ -23,9 +38,9 @@ def run_process(
     arguments
         Of the command line.
     output
-        A file that gets, at its end, what the process says.
-    measured
-        Where it leaves its memory use.
+        A file that gets, at its end, what the process prints.
+    memory
+        A JSON file that gets the memory that the process used.
     tick
         Called a few times per second.
 
@@ -38,11 +53,8 @@ def run_process(
     output.parent.mkdir(parents=True, exist_ok=True)
     with output.open("ab") as file:
         begin = file.seek(0, 2)
-        process = subprocess.Popen(
-            [sys.executable, "-c", _START.format(sys.path), str(measured), *arguments],
-            stdin=subprocess.PIPE,
-            stdout=file,
-            stderr=subprocess.STDOUT,
+        process = start_child(
+            __name__, [str(memory), *arguments], stdout=file, stderr=subprocess.STDOUT
         )
         try:
             while True:
@@ -52,40 +64,46 @@ def run_process(
                 except subprocess.TimeoutExpired:
                     tick()
         finally:
-            _stop(process)
+            stop_child(process, PATIENCE)
     if status == 0:
         return None
     with output.open("rb") as file:
         file.seek(begin)
-        return explain(status, file.read().decode(errors="replace"))
+        return why_it_failed(status, file.read().decode(errors="replace"))
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End a process that is still there: asked first, then killed."""
+def main() -> None:
+    """The child: run `longrec` with the arguments after the first, a file for its memory use."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _interrupt)
+    end_with_parent()
+    die_first_of_memory()
+    import longrec.runs.train  # noqa: F401  # what every run needs, before it does anything
+    from longrec.cli import main as cli
+
+    imported = resident_bytes()
+    memory, sys.argv = Path(sys.argv[1]), ["longrec", *sys.argv[2:]]
     try:
-        if process.poll() is None:
-            process.terminate()
-            process.wait(PATIENCE)
-    except subprocess.TimeoutExpired:
-        pass
+        cli.main()
     finally:
-        process.kill()
-        process.wait()
-        if process.stdin is not None:
-            process.stdin.close()
+        _write_memory(memory, imported)
 
 
-def explain(status: int, said: str) -> str:
-    """Why a process failed, from its exit status (minus the signal) and what it said last."""
-    if status < 0:
-        try:
-            name = signal.Signals(-status).name
-        except ValueError:
-            name = "unknown"
-        hint = ", perhaps because memory ran out" if -status == signal.SIGKILL else ""
-        return f"killed by signal {-status} ({name}){hint}"
-    _, mark, message = said.rpartition("error: ")
-    lines = said.strip().splitlines() or ["it said nothing"]
-    if not mark or "Traceback (most recent call last)" in said:
-        message = lines[-1]
-    return f"exit status {status}: {message.strip()}"
+def _interrupt(*_: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _write_memory(path: Path, imported: int | None) -> None:
+    """Write the most memory of this process, and of earlier ones that it goes on from."""
+    import torch
+
+    from longrec.core.files import write_file
+
+    used = {"peak_bytes": peak_bytes(), "imported_bytes": imported}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        used["gpu_peak_bytes"] = torch.cuda.max_memory_allocated()
+    found = {name: count for name, count in used.items() if count is not None}
+    with suppress(OSError, ValueError):
+        before = json.loads(path.read_text(encoding="utf-8"))
+        found = {name: max(count, before.get(name, 0)) for name, count in found.items()}
+    write_file(path, json.dumps(found))

@@ -13,9 +13,9 @@ from typing import Any
 from longrec.compare.results import Comparison, memory_of
 from longrec.compare.rows import origin
 from longrec.core.files import write_file
+from longrec.core.format import size
 from longrec.evaluation.report.contents import Report, ReportRow
 from longrec.evaluation.report.page import write_report
-from longrec.evaluation.report.tables import size
 from longrec.evaluation.summary import UNFILTERED
 
 QUOTED = ("ndcg@10", "hr@10", "mrr@10")

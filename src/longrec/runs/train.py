@@ -27,6 +27,7 @@ from longrec.evaluation.summary import Metrics, summarise_ranks
 from longrec.models import build_model
 from longrec.recommender import Recommender, check_times, load
 from longrec.runs.folder import Plan, check_resumable, claimed, end_run, make_plan, read_plan
+from longrec.runs.progress_display import TrainingProgress
 from longrec.runs.provenance import provenance
 from longrec.runs.warm_start import (
     Before,
@@ -138,7 +139,7 @@ def _train(
     model = build_model(plan.model, model_config, data.n_items).to(_device(device))
     check_times(model, data.times)
     about, before = dict(plan.provenance), None
-    told = console.watched() if progress is None else progress
+    told = console.is_interactive() if progress is None else progress
     if old is not None:
         before = Before.of(old, data)
         about["warm_start"] = about["warm_start"] | describe_start(old, data, split, before)
@@ -151,7 +152,7 @@ def _train(
     about |= {"training": _ending(result), "split": dict(split.notes)}
     recommender = Recommender(plan.model, model, model_config, config, data.catalog, about)
     if old is not None:
-        display = console.counting("the new period") if told is True else nullcontext()
+        display = console.progress_bar("the new period") if told is True else nullcontext()
         with display as ranked:
             gain = measure_gain(old, recommender, data, split, before, ranked)
         about["warm_start"]["gain"] = gain
@@ -164,7 +165,7 @@ def _display(
 ) -> Iterator[Progress | None]:
     """What is told of a training's progress: the caller's own, a bar, or nothing."""
     if progress is True:
-        with console.TrainingProgress(name, config.max_epochs, config.max_minutes) as bar:
+        with TrainingProgress(name, config.max_epochs, config.max_minutes) as bar:
             yield bar
     else:
         yield progress or None

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from longrec.compare.process import explain
+from longrec.core.child import why_it_failed
 from longrec.core.malloc import give_back_freed_memory, keep_freed_memory
 from longrec_bench.cost.counted import operations
 from longrec_bench.cost.rates import measure_rates
@@ -89,7 +89,7 @@ def _answer(task: Task) -> dict[str, Any]:
     os.close(reading)
     status = os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
     if status:
-        return {"failed": explain(status, "")}
+        return {"failed": why_it_failed(status, "")}
     answer: dict[str, Any] = json.loads(said)
     return answer
 

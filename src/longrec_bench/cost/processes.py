@@ -9,7 +9,7 @@ import tempfile
 from types import TracebackType
 from typing import Any
 
-from longrec.compare.process import explain
+from longrec.core.child import why_it_failed
 from longrec.core.errors import LongrecError
 from longrec_bench.cost.subjects import Task
 
@@ -53,7 +53,7 @@ class Processes:
             line = b""
         if not line:
             self._said.seek(0)
-            why = explain(forks.wait(PATIENCE), self._said.read().decode(errors="replace"))
+            why = why_it_failed(forks.wait(PATIENCE), self._said.read().decode(errors="replace"))
             raise LongrecError(f"the process that starts the measurements ended: {why}")
         answer: dict[str, Any] = json.loads(line)
         return answer

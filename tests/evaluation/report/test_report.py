@@ -14,7 +14,6 @@ from longrec.evaluation.intervals import Difference
 from longrec.evaluation.report.contents import Cost, Pair, Report, ReportRow, UserRecommendations
 from longrec.evaluation.report.costs import pareto_front
 from longrec.evaluation.report.page import render, write_report
-from longrec.evaluation.report.tables import duration, size
 from longrec.evaluation.summary import Metrics, summarise_ranks
 
 COST = Cost(2518.0, 30, 12_345.6, 700 << 20, 412_345, 18_464, "its state")
@@ -231,25 +230,3 @@ def test_write_is_whole_or_not_at_all(tmp_path: Path, report: Report, text: str,
         write_report(path, Report("other", []))
     assert path.read_text(encoding="utf-8") == text
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0.42, "0.4 s"), (35, "35 s"), (2518, "42 min"), (3900, "1 h 05 min"), (3599, "1 h 00 min")],
-)
-def test_durations(seconds: float, words: str):
-    assert duration(seconds) == words
-
-
-@pytest.mark.parametrize(
-    ("count", "words"),
-    [
-        (12, "12 B"),
-        (2328, "2,328 B"),
-        (18_464, "18.0 KiB"),
-        (700 << 20, "700 MiB"),
-        (3 << 40, "3072 GiB"),
-    ],
-)
-def test_sizes(count: int, words: str):
-    assert size(count) == words

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
+from longrec.core.format import duration, size
 from longrec.evaluation.metrics import names
 from longrec.evaluation.report.contents import MEMORY, Cost, Pair, ReportRow
 from longrec.evaluation.report.drawing import label
@@ -276,24 +277,3 @@ def _ends(low: float, high: float, sign: str = "") -> str:
     """An interval, small."""
     dash = " to " if sign else "&ndash;"
     return f'<span class="interval">{low:{sign}.4f}{dash}{high:{sign}.4f}</span>'
-
-
-def duration(seconds: float) -> str:
-    """Write seconds for people: "0.4 s", "35 s", "42 min", "1 h 05 min"."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def size(count: float) -> str:
-    """Write bytes for people: "2,328 B", "18.0 KiB", "512 MiB"."""
-    if count < 10_000:
-        return f"{count:,.0f} B"
-    for unit in ("KiB", "MiB", "GiB"):
-        count /= 1024
-        if count < 1000 or unit == "GiB":
-            break
-    return f"{count:.0f} {unit}" if count >= 100 else f"{count:.1f} {unit}"

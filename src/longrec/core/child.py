@@ -1,0 +1,124 @@
+"""A Python process that another one starts, watches and measures; what both ends of it need.
+
+The child's standard input is a pipe that the parent keeps open. When it closes, the parent has
+ended, and the child ends too, so that nothing is left behind that still works or writes.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+_STATUS = Path("/proc/self/status")
+_START = "import sys; sys.path[:] = {path}; from {module} import main; main()"
+
+
+# ---- the parent's end
+
+
+def start_child(
+    module: str,
+    arguments: Sequence[str] = (),
+    *,
+    stdout: IO[bytes] | int,
+    stderr: IO[bytes] | int,
+) -> subprocess.Popen[bytes]:
+    """Start `main()` of a module in a new Python process, with a pipe as its standard input.
+
+    The child imports from this process's own path: what this process would, wherever both are.
+    """
+    start = _START.format(path=sys.path, module=module)
+    return subprocess.Popen(
+        [sys.executable, "-c", start, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=stdout,
+        stderr=stderr,
+    )
+
+
+def stop_child(process: subprocess.Popen[bytes], patience: float) -> None:
+    """End a process that still runs: asked by SIGTERM, and killed after `patience` seconds."""
+    try:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(patience)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+
+
+def why_it_failed(status: int, output: str) -> str:
+    """Why a process failed, from its exit status (minus the signal) and what it printed last."""
+    if status < 0:
+        try:
+            name = signal.Signals(-status).name
+        except ValueError:
+            name = "unknown"
+        hint = ", perhaps because memory ran out" if -status == signal.SIGKILL else ""
+        return f"killed by signal {-status} ({name}){hint}"
+    _, mark, message = output.rpartition("error: ")
+    lines = output.strip().splitlines() or ["it said nothing"]
+    if not mark or "Traceback (most recent call last)" in output:
+        message = lines[-1]
+    return f"exit status {status}: {message.strip()}"
+
+
+# ---- the child's end
+
+
+def end_with_parent() -> None:
+    """End this process, as a kill would, once its standard input closes."""
+
+    def wait() -> None:
+        while os.read(0, 1):
+            pass
+        os._exit(1)  # what is on the disk stays whole
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def die_first_of_memory() -> None:
+    """Where memory runs out, let the system end this process and not its parent."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500")
+
+
+def resident_bytes() -> int | None:
+    """Bytes of memory that this process holds now; None where the system does not tell."""
+    return _status_bytes("VmRSS")
+
+
+def peak_bytes() -> int | None:
+    """The most bytes of memory that this process held so far; None where the system does not tell.
+
+    Linux counts getrusage's maximum from before this program was loaded, the parent's memory
+    included; what /proc tells is this program's own.
+    """
+    peak = _status_bytes("VmHWM")
+    if peak is not None:
+        return peak
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _status_bytes(name: str) -> int | None:
+    with suppress(OSError):
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * 1024
+    return None

@@ -1,0 +1,40 @@
+"""Numbers, sizes and durations as people read them, the same in tables, reports and messages."""
+
+from __future__ import annotations
+
+
+def number(value: object) -> str:
+    """A value for a table's cell.
+
+    Whole numbers get commas, other numbers three digits that count and no exponent ("1,234",
+    "12.3", "0.123"); None is empty, and anything else is its own text.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    decimals = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
+    return f"{value:,.{decimals}f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: "0.4 s", "35 s", "42 min", "1 h 05 min"."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def size(count: float) -> str:
+    """Bytes in words: "2,328 B", "18.0 KiB", "512 MiB"."""
+    if count < 10_000:
+        return f"{count:,.0f} B"
+    for unit in ("KiB", "MiB", "GiB"):
+        count /= 1024
+        if count < 1000 or unit == "GiB":
+            break
+    return f"{count:.0f} {unit}" if count >= 100 else f"{count:.1f} {unit}"

@@ -1,0 +1,85 @@
+"""The display of one training on standard error."""
+
+from __future__ import annotations
+
+import time
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+
+from longrec.core.console import err, is_interactive
+from longrec.core.format import duration
+from longrec.training.progress import Report
+
+
+class TrainingProgress:
+    """A bar with epoch, loss, validation, events per second and time left.
+
+    Call it with each report of a training; every validation leaves a line behind.
+    """
+
+    def __init__(self, name: str, max_epochs: int, max_minutes: float | None) -> None:
+        self.name, self.max_epochs, self.max_minutes = name, max_epochs, max_minutes
+        self._validations, self._last_update = 0, 0.0
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[state]}"),
+            console=err,
+            transient=True,
+            disable=not is_interactive(),
+        )
+
+    def __enter__(self) -> TrainingProgress:
+        self._bar.start()
+        self._task = self._bar.add_task(self.name, total=None, state="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, report: Report) -> None:
+        """Show a report."""
+        place = report.place
+        if len(place.rows) > self._validations:
+            self._validations = len(place.rows)
+            row = place.rows[-1]
+            best = " best" if row["ndcg10"] == place.best else ""
+            self._bar.console.print(
+                f"{self.name}  epoch {row['epoch']:>3}  {_loss(row['loss'], 4)}"
+                f"validation NDCG@10 {row['ndcg10']:.4f}{best}  {row['seconds']:.0f} s",
+                markup=False,
+            )
+        now = time.monotonic()
+        if now - self._last_update < 0.2:
+            return
+        self._last_update = now
+        state = f"{_loss(report.loss, 3)}best NDCG@10 {max(place.best, 0):.4f}"
+        if place.total_steps:
+            left = duration(self._seconds_left(report))
+            state += f"  {report.events_per_second:,.0f} events/s  at most {left} left"
+        step = place.step
+        if report.validating is not None:
+            state, step = f"validating {report.validating:.0%}  {state}", report.steps
+        self._bar.update(
+            self._task,
+            description=f"{self.name} epoch {place.epoch + 1}/{self.max_epochs}",
+            completed=step,
+            total=report.steps,
+            state=state,
+        )
+
+    def _seconds_left(self, report: Report) -> float:
+        """Seconds until the last epoch or the time limit, whichever is first."""
+        place = report.place
+        done = place.epoch + place.step / max(report.steps, 1)
+        left = place.seconds / max(done, 1e-9) * max(self.max_epochs - done, 0)
+        if self.max_minutes is not None:
+            left = min(left, 60 * self.max_minutes - place.seconds)
+        return max(left, 0)
+
+
+def _loss(loss: float | None, digits: int) -> str:
+    """Nothing before the first step, when weights to start from are validated."""
+    return "" if loss is None else f"loss {loss:.{digits}f}  "
