@@ -236,13 +236,6 @@ def test_an_empty_request_gives_an_empty_frame_of_the_same_types(data, rec):
     assert rec.recommend(histories=[]).is_empty()
 
 
-def test_pandas_out(data, rec):
-    found = rec.recommend([100], data, k=3, frame="pandas")
-    assert isinstance(found, pd.DataFrame)
-    assert found["user"].tolist() == [100] * 3
-    assert found["item"].tolist() == rec.recommend([100], data, k=3)["item"].to_list()
-
-
 def test_equal_scores_stand_in_item_order(make_histories):
     h = make_histories([[1, 2, 3, 4, 5, 6, 7, 8]], n_items=8)
     rec = make(h, "popularity")
@@ -273,7 +266,6 @@ def test_progress_reaches_the_end(data, rec):
         ({"k": 0, "users": [100]}, "k is 0"),
         ({"users": [100], "histories": [["i01"]]}, "not both"),
         ({"users": "100"}, "as a list"),
-        ({"users": [100], "frame": "arrow"}, "'arrow'"),
         ({"histories": ["i01", "i02"]}, "list of histories"),
         ({"histories": [1, 2]}, "list of histories"),
     ],

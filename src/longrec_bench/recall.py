@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from longrec.retrieval.exact import ExactIndex
 from longrec.retrieval.index import TopK
 from longrec.retrieval.recall import recall
 from longrec.serving.stream.recommending import Ranker
@@ -19,8 +20,13 @@ def recall_of(stream: Stream, groups: Sequence[Users]) -> float:
 
     Items that they have seen are barred in both, as a recommendation bars them.
     """
-    recommender = stream.recommender
-    exact = Ranker(recommender, stream.store, stream.engine, stream.items, recommender.index)
+    exact = Ranker(
+        stream.artifact,
+        stream.store,
+        stream.engine,
+        stream.items,
+        ExactIndex(stream.artifact.model),
+    )
     users = [user for some in groups for user in some.ids]
     return recall(_ranked(stream.ranker, users), _ranked(exact, users))
 

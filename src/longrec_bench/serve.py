@@ -14,9 +14,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, get_args
 
+from longrec.artifact.provenance import command, commit
 from longrec.core.errors import UsageError
 from longrec.recommender import Recommender
-from longrec.runs.provenance import command, commit
 from longrec.serving.records.engine import Engine
 from longrec_bench.at_catalog import AtCatalog, Transport
 from longrec_bench.cells import Cell, median_ms

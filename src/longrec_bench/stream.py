@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from longrec.artifact.provenance import command, commit
 from longrec.core.errors import UsageError
 from longrec.recommender import Recommender
 from longrec.retrieval.exact import ExactIndex
-from longrec.runs.provenance import command, commit
 from longrec.serving.records.engine import Engine
 from longrec.serving.stores.protocol import open_store
 from longrec_bench.cells import Cell, Measured, median_ms

@@ -464,5 +464,5 @@ def test_the_whole_way(tmp_path, monkeypatch, kind):
     again = longrec.load("run/")
     assert_frame_equal(again.recommend(users=["u1", "u2"], k=3), frame)
     assert dict(longrec.evaluate(again)) == dict(metrics)
-    out = again.recommend(users=pd.Series(["u1"]), data=histories, k=3, frame="pandas")
-    assert isinstance(out, pd.DataFrame)
+    out = again.recommend(users=pd.Series(["u1"]), data=histories, k=3)
+    assert_frame_equal(out, frame.head(3))

@@ -12,6 +12,7 @@ from typing import Any
 
 import polars as pl
 
+from longrec.artifact.provenance import provenance
 from longrec.compare.rows import report_row
 from longrec.core import console
 from longrec.core.errors import UsageError
@@ -22,7 +23,6 @@ from longrec.evaluation.report.contents import Report, ReportRow, UserRecommenda
 from longrec.evaluation.report.page import write_report
 from longrec.evaluation.summary import Metrics, summarise_ranks
 from longrec.recommender import Recommender
-from longrec.runs.provenance import provenance
 from longrec.runs.train import evaluate, train
 from longrec.simulator.ceiling import ceiling
 from longrec.simulator.simulate import Simulation, SimulationConfig, simulate

@@ -85,7 +85,7 @@ def serve(
     def ready(address: str, stream: Stream) -> None:
         recall = f", recall@10 {stream.index.recall:.3f}" if stream.index.recall < 1 else ""
         console.say(stream.engine.statement)
-        console.say(f"items: {stream.recommender.catalog.n_items:,}, {stream.index.name}{recall}")
+        console.say(f"items: {stream.artifact.catalog.n_items:,}, {stream.index.name}{recall}")
         console.say(f"{address}  (/openapi.json, /metrics; store: {stream.store.url})")
 
     with console.progress_bar("building the index") as progress:

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from longrec.artifact.provenance import provenance
 from longrec.compare.plan import Job, Plan, models_of, read_plan, settings_text
 from longrec.compare.process import run_process
 from longrec.compare.report import write_results
@@ -26,7 +27,6 @@ from longrec.core.errors import UsageError
 from longrec.core.lock import held
 from longrec.data.histories import Histories, open_histories
 from longrec.evaluation.report.contents import ReportRow
-from longrec.runs.provenance import provenance
 
 STAGES: tuple[Stage, ...] = ("training", "evaluation")
 

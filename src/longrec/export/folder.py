@@ -24,6 +24,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from longrec.artifact.artifact import Artifact
+from longrec.artifact.provenance import command, commit
 from longrec.config.parse import settings_of
 from longrec.core.errors import DataError, UsageError
 from longrec.core.files import digest_of_config, digest_of_file
@@ -40,11 +42,9 @@ from longrec.export.graphs import (
 )
 from longrec.export.parity import TOLERANCE, check_parity
 from longrec.models import SequenceModel
-from longrec.recommender import Recommender
 from longrec.retrieval.approximate import NEAR, CellIndex, faiss_package
 from longrec.retrieval.index_cache import FILE as INDEX
 from longrec.retrieval.index_cache import open_index
-from longrec.runs.provenance import command, commit
 from longrec.serving.records.record import flat
 
 FORMAT = 1
@@ -55,14 +55,12 @@ Manifest = dict[str, Any]
 Progress = Callable[[float, float, str], None]
 
 
-def export(
-    recommender: Recommender, folder: str | Path, progress: Progress | None = None
-) -> Manifest:
+def export(artifact: Artifact, folder: str | Path, progress: Progress | None = None) -> Manifest:
     """Write what it takes to serve a recommender without PyTorch, held against the model.
 
     Parameters
     ----------
-    recommender : Recommender
+    artifact : Artifact
         With a model that streams exactly, or reads a window of last events; on the CPU.
     folder : str or Path
         New, empty, or an earlier export, which is replaced once the new one is whole.
@@ -83,7 +81,7 @@ def export(
     DataError
         When the folder cannot be written.
     """
-    model = check_exports(recommender.model)
+    model = check_exports(artifact.model)
     if model.device.type != "cpu" or model.items.dtype != torch.float32:
         raise UsageError(
             f"the model is in {model.items.dtype} on {model.device}; an export is of float32 on "
@@ -91,7 +89,7 @@ def export(
         )
     _check_packages()
     with _writing(Path(folder)) as work:
-        return _fill(work, recommender, model, progress or (lambda done, total, words: None))
+        return _fill(work, artifact, model, progress or (lambda done, total, words: None))
 
 
 def read_manifest(folder: str | Path) -> Manifest:
@@ -124,31 +122,29 @@ def read_manifest(folder: str | Path) -> Manifest:
     return manifest
 
 
-def _fill(
-    work: Path, recommender: Recommender, model: SequenceModel, progress: Progress
-) -> Manifest:
+def _fill(work: Path, artifact: Artifact, model: SequenceModel, progress: Progress) -> Manifest:
     """Write all files of an export into a folder."""
-    window = recommender.limit if model.streaming == "windowed" else None
+    window = artifact.limit if model.streaming == "windowed" else None
     graphs = graphs_of(model, window)
     parts = len(graphs) + 2
     progress(0, parts, "item vectors")
-    _save_items(recommender.catalog, work / ITEMS)
-    np.save(work / TABLE, recommender.item_vectors().contiguous().numpy(), allow_pickle=False)
+    _save_items(artifact.catalog, work / ITEMS)
+    np.save(work / TABLE, artifact.item_vectors().contiguous().numpy(), allow_pickle=False)
     written = {}
     for number, graph in enumerate(graphs, 1):
         progress(number, parts, f"{graph.name} to ONNX")
         written[graph.name] = write_graph(graph, work, window)
-    index = _copy_index(recommender, work)
+    index = _copy_index(artifact, work)
     progress(parts - 1, parts, "ONNX Runtime against PyTorch")
     parity = check_parity(model, work, window)
     manifest: Manifest = {
         "format": FORMAT,
         "longrec": versions()["longrec"],
-        "model": recommender.name,
-        "settings": settings_of(recommender.model_config),
-        "state_digest": recommender.state_digest,
-        "catalog_version": recommender.catalog_version,
-        "items": recommender.catalog.n_items,
+        "model": artifact.name,
+        "settings": settings_of(artifact.model_config),
+        "state_digest": artifact.state_digest,
+        "catalog_version": artifact.catalog_version,
+        "items": artifact.catalog.n_items,
         "dim": model.items.shape[1],
         "reads_times": model.reads_times,
         "events_per_prefill": WINDOW if window is None else None,
@@ -172,7 +168,7 @@ def _fill(
             "commit": commit(),
             "versions": versions(),
             "exported": datetime.now(UTC).isoformat(timespec="seconds"),
-            "run": recommender.provenance,
+            "run": artifact.provenance,
         },
         "digests": {file.name: digest_of_file(file) for file in sorted(work.iterdir())},
     }
@@ -190,14 +186,14 @@ def _save_items(catalog: Catalog, path: Path) -> None:
     pq.write_table(table, str(path), compression="zstd")
 
 
-def _copy_index(recommender: Recommender, work: Path) -> dict[str, Any] | None:
+def _copy_index(artifact: Artifact, work: Path) -> dict[str, Any] | None:
     """Write the approximate index that the run keeps, and say how it is searched; None: has none.
 
     One that was kept of other vectors is built anew.
     """
-    if recommender.folder is None or not (recommender.folder / INDEX).is_file():
+    if artifact.folder is None or not (artifact.folder / INDEX).is_file():
         return None
-    index = open_index(recommender, "approximate")
+    index = open_index(artifact, "approximate")
     assert isinstance(index, CellIndex)
     faiss_package().write_index(index.cells, str(work / INDEX))
     return {

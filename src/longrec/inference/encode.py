@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from longrec.core.arrays import Ints
+from longrec.core.errors import UsageError
 from longrec.data.batches import EventArrays, group, read
 from longrec.data.histories import Histories
 from longrec.data.splits import Targets
@@ -106,3 +108,52 @@ def encode_targets(
             done += int(lengths.sum())
             if progress is not None:
                 progress(done, int(requests.lengths.sum()))
+
+
+class Events(NamedTuple):
+    """Events of histories, one history after the other: all that an encoder reads.
+
+    items : (n,) item indices; times : (n,) int64 seconds, or None where nothing reads them.
+    """
+
+    items: np.ndarray
+    times: np.ndarray | None
+
+
+def encode_histories(
+    model: Model,
+    events: Events,
+    lengths: Ints,
+    limit: int | None,
+    use: Callable[[Ints, Tensor], None],
+    progress: Progress | None = None,
+) -> None:
+    """Encode whole histories and hand on h (n, D) after the last event of each.
+
+    Parameters
+    ----------
+    model : Model
+        In eval mode.
+    events : Events
+        Known items alone.
+    lengths : ndarray
+        (n_histories,) events of each; what is empty is not encoded.
+    limit : int or None
+        Most events that are read of a history, the last ones; None for all.
+    use : callable
+        Called with the numbers of some histories and their h.
+    progress : callable or None
+        Called with (events read, events in all).
+    """
+    read = lengths if limit is None else np.minimum(lengths, limit)
+    requests = Requests(lengths.cumsum() - read, read, np.arange(len(lengths) + 1), read - 1)
+    encode_targets(model, events, requests, use, progress)
+
+
+def check_times(model: Model, times: object) -> None:
+    """Raise UsageError where a model that reads times would get events without them."""
+    if times is None and model.reads_times:
+        raise UsageError(
+            "this model forgets by time, and these histories have no times: use histories with "
+            "times, or train with forgetting=events"
+        )

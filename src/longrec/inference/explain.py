@@ -6,7 +6,7 @@ Users' states do not tell their events apart, so an explanation reads the log.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from longrec.core.errors import UsageError
 from longrec.data.catalog import Catalog
 from longrec.inference.attribution import WINDOW, attended_layers, attention_of_last
+from longrec.inference.encode import check_times
 from longrec.models import Model
 
 Progress = Callable[[int, int], None]
@@ -196,6 +197,50 @@ def explain_history(
             f"the model sees {len(known):,} events: the time grows with them."
         ),
     )
+
+
+def explain_given(
+    model: Model,
+    catalog: Catalog,
+    item: Any,
+    history: Sequence[Any],
+    times: Sequence[int] | np.ndarray | None = None,
+    limit: int | None = None,
+    progress: Progress | None = None,
+) -> Explanation:
+    """The same for an item and a history given as ids, with times in seconds since 1970.
+
+    Raises
+    ------
+    UsageError
+        As `explain_history`; also when the item is unknown, or the model reads times and there are
+        none that fit.
+    """
+    check_explains(model)
+    index = find_item(catalog, item)
+    moments = None if times is None else _seconds(times, len(history))
+    check_times(model, moments)
+    items = catalog.find(history) if len(history) else np.zeros(0, np.int64)
+    return explain_history(model, catalog, index, items, moments, limit, progress)
+
+
+def find_item(catalog: Catalog, item: Any) -> int:
+    """The index of an item to be explained; UsageError where the catalog does not have it."""
+    index = int(catalog.find([item])[0])
+    if not index:
+        raise UsageError(f"item {item!r} is not in the catalog: give one that the model knows")
+    return index
+
+
+def _seconds(times: Sequence[int] | np.ndarray, events: int) -> np.ndarray:
+    """Given times as (events,) int64."""
+    given = np.asarray(times)
+    if given.shape != (events,) or (events and given.dtype.kind not in "iu"):
+        raise UsageError(
+            f"times is {given.dtype} of shape {given.shape}; give a whole number of seconds since "
+            f"1970 for each of the {events:,} events"
+        )
+    return given.astype(np.int64)
 
 
 def _plain(value: Any) -> Any:

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from longrec.retrieval.best import Best
 
+PERSONAL, COLD = "personal", "cold"
+"""How a user's items were found: by the model from a history, or without one the popular items."""
+
 
 class TopK(NamedTuple):
     """Best items per user: scores and items, both (n, k); -inf and 0 where items ran out."""

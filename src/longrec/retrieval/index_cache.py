@@ -12,18 +12,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from longrec.artifact.artifact import Artifact
 from longrec.core.errors import UsageError
 from longrec.core.files import digest_of_file, sync, write_file
 from longrec.retrieval.approximate import CellIndex, build_cells, faiss_package, item_model
+from longrec.retrieval.exact import ExactIndex
 from longrec.retrieval.index import Index
 from longrec.retrieval.recall import queries_of, recall, searched
-
-if TYPE_CHECKING:
-    from longrec.recommender import Recommender
 
 Kind = Literal["auto", "exact", "approximate"]
 Progress = Callable[[float, float, str], None]
@@ -47,14 +46,12 @@ class Built(NamedTuple):
     about: dict[str, Any] | None
 
 
-def open_index(
-    recommender: Recommender, kind: Kind = "auto", progress: Progress | None = None
-) -> Index:
+def open_index(artifact: Artifact, kind: Kind = "auto", progress: Progress | None = None) -> Index:
     """The index of a recommender, read from its folder or built and kept there.
 
     Parameters
     ----------
-    recommender : Recommender
+    artifact : Artifact
     kind : {"auto", "exact", "approximate"}
         "auto": approximate from two million items on, exact below.
     progress : callable or None
@@ -65,39 +62,37 @@ def open_index(
     UsageError
         When the model has no vectors to search approximately, or faiss is not installed.
     """
-    return make_index(recommender, kind, progress).found
+    return make_index(artifact, kind, progress).found
 
 
-def make_index(
-    recommender: Recommender, kind: Kind = "auto", progress: Progress | None = None
-) -> Built:
+def make_index(artifact: Artifact, kind: Kind = "auto", progress: Progress | None = None) -> Built:
     """See `open_index`."""
     if kind not in ("auto", "exact", "approximate"):
         raise UsageError(f"index is {kind!r}; choose 'auto', 'exact' or 'approximate'")
     if kind == "auto":
-        kind = "approximate" if _is_large(recommender) else "exact"
+        kind = "approximate" if _is_large(artifact) else "exact"
     if kind == "exact":
-        return Built(recommender.index, None)
-    vectors = item_model(recommender.model).item_vectors().detach().numpy()
+        return Built(ExactIndex(artifact.model), None)
+    vectors = item_model(artifact.model).item_vectors().detach().numpy()
     digest = hashlib.sha256(np.ascontiguousarray(vectors).data).hexdigest()
-    return _read(recommender, digest) or _build(recommender, vectors, digest, progress)
+    return _read(artifact, digest) or _build(artifact, vectors, digest, progress)
 
 
-def _is_large(recommender: Recommender) -> bool:
+def _is_large(artifact: Artifact) -> bool:
     """Whether exact search would take long, and there is another one."""
     try:
-        item_model(recommender.model)
+        item_model(artifact.model)
     except UsageError:
         return False
-    items = recommender.catalog.n_items
+    items = artifact.catalog.n_items
     if items < min(APPROXIMATE_FROM, WITHOUT_SCAN):
         return False
-    return items >= (APPROXIMATE_FROM if recommender.index.in_8_bits else WITHOUT_SCAN)
+    return items >= (APPROXIMATE_FROM if ExactIndex(artifact.model).in_8_bits else WITHOUT_SCAN)
 
 
-def _read(recommender: Recommender, digest: str) -> Built | None:
+def _read(artifact: Artifact, digest: str) -> Built | None:
     """The index that is kept, if there is one, whole, of these vectors."""
-    folder = recommender.folder
+    folder = artifact.folder
     if folder is None or not (folder / ABOUT).is_file() or not (folder / FILE).is_file():
         return None
     try:
@@ -107,16 +102,16 @@ def _read(recommender: Recommender, digest: str) -> Built | None:
             return None
         cells = faiss_package().read_index(str(folder / FILE))
         looked_into, share = int(about["looked_into"]), float(about["recall"])
-        if cells.ntotal != recommender.catalog.n_items or not 0 < looked_into <= cells.nlist:
+        if cells.ntotal != artifact.catalog.n_items or not 0 < looked_into <= cells.nlist:
             return None
-        index = CellIndex(recommender.model, cells, looked_into, share)
+        index = CellIndex(artifact.model, cells, looked_into, share)
     except (ValueError, KeyError, TypeError, RuntimeError, OSError):
         return None  # built anew
     return Built(index, {**_told(about), "new": False})
 
 
 def _build(
-    recommender: Recommender, vectors: np.ndarray, digest: str, progress: Progress | None
+    artifact: Artifact, vectors: np.ndarray, digest: str, progress: Progress | None
 ) -> Built:
     faiss_package()
     begun = perf_counter()
@@ -124,7 +119,7 @@ def _build(
     seconds = perf_counter() - begun
     if progress is not None:
         progress(0, 1, "measuring recall")
-    index, words = _set(recommender, CellIndex(recommender.model, cells, 1))
+    index, words = _set(artifact, CellIndex(artifact.model, cells, 1))
     about = {
         "format": FORMAT,
         "name": index.name,
@@ -135,15 +130,16 @@ def _build(
         "queries": words,
         "seconds": round(seconds, 3),
     }
-    about["bytes"] = _write(recommender.folder, cells, about)
+    about["bytes"] = _write(artifact.folder, cells, about)
     return Built(index, {**_told(about), "new": True})
 
 
-def _set(recommender: Recommender, index: CellIndex) -> tuple[CellIndex, str]:
+def _set(artifact: Artifact, index: CellIndex) -> tuple[CellIndex, str]:
     """Look into as few cells as recall on one half of some users needs; measure on the other."""
-    queries = queries_of(recommender)
+    queries = queries_of(artifact)
     halves = [queries._replace(h=queries.h[at::2], barred=queries.barred[at::2]) for at in (0, 1)]
-    exact = [searched(recommender.index, half) for half in halves]
+    whole = ExactIndex(artifact.model)
+    exact = [searched(whole, half) for half in halves]
     cells = index.cells.nlist
     while recall(searched(index, halves[0]), exact[0]) < WANTED and index.looked_into < cells:
         index.looked_into = min(2 * index.looked_into, cells)

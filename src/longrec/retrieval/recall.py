@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from longrec.artifact.artifact import Artifact
 from longrec.core.arrays import Ints, places
 from longrec.core.errors import LongrecError
 from longrec.data.aligned import align_items
-from longrec.inference.encode import Requests, encode_targets
+from longrec.inference.encode import Events, encode_histories
 from longrec.retrieval.index import Index, TopK
 from longrec.retrieval.item_mask import as_bits
-
-if TYPE_CHECKING:
-    from longrec.recommender import Recommender
 
 K = 10
 USERS, EVENTS = 512, 512
@@ -33,25 +31,20 @@ class Queries(NamedTuple):
     words: str
 
 
-class _Events(NamedTuple):
-    items: np.ndarray
-    times: np.ndarray | None
-
-
-def queries_of(recommender: Recommender, seed: int = 0) -> Queries:
+def queries_of(artifact: Artifact, seed: int = 0) -> Queries:
     """Users drawn from the recommender's data; made up by its items' counts where that is gone."""
-    rng, n_items = np.random.default_rng(seed), recommender.catalog.n_items
+    rng, n_items = np.random.default_rng(seed), artifact.catalog.n_items
     times: Ints | None = None
     try:
-        data = recommender.data()
+        data = artifact.data()
         rows = rng.permutation(np.flatnonzero(data.lengths))[:USERS]
         lengths = np.minimum(data.lengths[rows], EVENTS)
         where = places(data.offsets[1:][rows] - lengths, lengths)
-        items = align_items(data.catalog, recommender.catalog)[data.items[where]]
+        items = align_items(data.catalog, artifact.catalog)[data.items[where]]
         times = None if data.times is None else data.times[where]
         words = "users of the run's own data"
     except LongrecError:
-        weights = recommender.catalog.counts + 1.0
+        weights = artifact.catalog.counts + 1.0
         lengths = np.full(USERS, MADE_UP)
         items = rng.choice(n_items, USERS * MADE_UP, p=weights / weights.sum()) + 1
         times = np.zeros(len(items), np.int64)
@@ -61,20 +54,17 @@ def queries_of(recommender: Recommender, seed: int = 0) -> Queries:
     owner, items, times = owner[known], items[known], None if times is None else times[known]
     lengths = np.bincount(owner)
     lengths = lengths[lengths > 0]
-    h = _encoded(recommender, _Events(items.astype(np.int32), times), lengths)
+    h = torch.empty(len(lengths), 0)
+
+    def use(numbers: Ints, found: Tensor) -> None:
+        nonlocal h
+        h = h if h.shape[1] else found.new_empty(len(lengths), found.shape[1], device="cpu")
+        h[torch.from_numpy(numbers)] = found.cpu()
+
+    events = Events(items.astype(np.int32), times)
+    encode_histories(artifact.model, events, lengths, artifact.limit, use)
     spans = np.split(items, lengths.cumsum()[:-1])
     return Queries(h, np.stack([as_bits(span, n_items) for span in spans]), f"{len(h)} {words}")
-
-
-def _encoded(recommender: Recommender, events: _Events, lengths: Ints) -> Tensor:
-    """h (n, D) after histories of these lengths that stand one after the other."""
-    begin, limit = lengths.cumsum() - lengths, recommender.limit
-    read = lengths if limit is None else np.minimum(lengths, limit)
-    requests = Requests(begin + lengths - read, read, np.arange(len(lengths) + 1), read - 1)
-    found: list[tuple[Ints, Tensor]] = []
-    encode_targets(recommender.model, events, requests, lambda at, h: found.append((at, h)))
-    order = np.argsort(np.concatenate([at for at, _ in found]))
-    return torch.cat([h for _, h in found])[torch.from_numpy(order)].cpu()
 
 
 def searched(index: Index, queries: Queries, k: int = K) -> list[TopK]:

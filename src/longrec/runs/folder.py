@@ -14,13 +14,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from longrec.artifact.provenance import provenance
 from longrec.config.parse import parse_settings, settings_of
 from longrec.core.errors import DataError, UsageError
 from longrec.core.files import write_file
 from longrec.core.lock import LOCK, held
 from longrec.data.histories import Histories
 from longrec.recommender import Recommender
-from longrec.runs.provenance import provenance
 from longrec.runs.warm_start import name_of, origin
 from longrec.training.checkpoint import PREFIX, drop_checkpoints
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import polars as pl
 import torch
 
+from longrec.artifact.provenance import provenance
 from longrec.config.parse import check_model, parse_settings
 from longrec.config.training import TrainConfig
 from longrec.core import console
@@ -24,11 +25,11 @@ from longrec.data.histories import Histories, open_histories
 from longrec.data.splits import make_split
 from longrec.evaluation.rank_targets import rank_targets
 from longrec.evaluation.summary import Metrics, summarise_ranks
+from longrec.inference.encode import check_times
 from longrec.models import build_model
-from longrec.recommender import Recommender, check_times, load
+from longrec.recommender import Recommender, load
 from longrec.runs.folder import Plan, check_resumable, claimed, end_run, make_plan, read_plan
 from longrec.runs.progress_display import TrainingProgress
-from longrec.runs.provenance import provenance
 from longrec.runs.warm_start import (
     Before,
     describe_start,

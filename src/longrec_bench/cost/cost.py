@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from statistics import median
 from typing import Any
 
+from longrec.artifact.provenance import command, commit
 from longrec.core.machine import machine, versions
-from longrec.runs.provenance import command, commit
 from longrec_bench.cost.analysis import crossovers, exponents, ratios
 from longrec_bench.cost.goals import goals
 from longrec_bench.cost.limits import limits

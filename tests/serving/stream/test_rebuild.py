@@ -265,7 +265,7 @@ def test_another_rebuild_begins_at_the_beginning(stream) -> None:
     assert told == [(2, 6), (4, 6), (6, 6)]
     with pytest.raises(Killed):
         stream.rebuild(progress=kill)
-    stream.recommender.catalog_version = "another"
+    stream.artifact.catalog_version = "another"
     told.clear()
     stream.rebuild(progress=lambda *both: told.append(both))
     assert told == [(2, 6), (4, 6), (6, 6)]

@@ -674,7 +674,7 @@ def test_a_store_opened_again_is_not_written_to(tmp_path, monkeypatch) -> None:
         assert meta["current"] == stream.engine.digest
         assert meta["models"][meta["current"]]["name"] == "elastic"
         [catalog] = meta["models"][meta["current"]]["catalogs"]
-        assert (catalog["items"], catalog["version"]) == (40, stream.recommender.catalog_version)
+        assert (catalog["items"], catalog["version"]) == (40, stream.artifact.catalog_version)
         monkeypatch.setattr(
             type(stream.store), "change_meta", lambda *_: pytest.fail("it was written to")
         )

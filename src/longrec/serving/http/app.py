@@ -15,8 +15,8 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from longrec.core.errors import DataError, LongrecError, UsageError
-from longrec.inference.explain import check_explains
-from longrec.recommender import COLD, PERSONAL
+from longrec.inference.explain import check_explains, explain_given
+from longrec.retrieval.index import COLD, PERSONAL
 from longrec.retrieval.similar import similar
 from longrec.serving.http import access_log as logs
 from longrec.serving.http import schemas
@@ -125,7 +125,7 @@ class Server:
                     request,
                     {
                         "items": _ranked(stream, answer.items, answer.scores),
-                        "model": stream.recommender.state_digest,
+                        "model": stream.artifact.state_digest,
                         "policy": PERSONAL if answer.personal else COLD,
                     },
                 )
@@ -139,7 +139,7 @@ class Server:
             """Where the model's attention lies for an item: reads the whole history (O(T))."""
             with self.service.current.used() as stream:
                 found = await self.service.long.do_long(partial(_explain, stream, body))
-                digest = stream.recommender.state_digest
+                digest = stream.artifact.state_digest
             return _reply(request, found | {"model": digest})
 
     def _add_users(self, routes: FastAPI) -> None:
@@ -203,13 +203,13 @@ class Server:
             with self.service.current.used() as stream:
                 index = _known(stream, item)
                 try:
-                    vectors = stream.recommender.item_vectors()
+                    vectors = stream.artifact.item_vectors()
                 except UsageError as error:
                     raise HTTPException(409, str(error)) from error
                 found, scores = await self.service.aside.do(lambda: similar(vectors, index, k))
                 ranked = _ranked(stream, found.tolist(), scores.tolist())
                 [own] = _ranked(stream, [index], [0.0])
-                digest = stream.recommender.state_digest
+                digest = stream.artifact.state_digest
             return _reply(request, {"item": own["item"], "items": ranked, "model": digest})
 
     def _add_operations(self, routes: FastAPI) -> None:
@@ -217,14 +217,14 @@ class Server:
         async def get_model(request: Request) -> Response:
             """The model that is served, and whether it is being changed."""
             stream = self.service.current.stream
-            recommender, swap = stream.recommender, self.swapper.now
+            artifact, swap = stream.artifact, self.swapper.now
             return _reply(
                 request,
                 {
-                    "name": recommender.name,
-                    "digest": recommender.state_digest,
-                    "catalog_version": recommender.catalog_version,
-                    "items": recommender.catalog.n_items,
+                    "name": artifact.name,
+                    "digest": artifact.state_digest,
+                    "catalog_version": artifact.catalog_version,
+                    "items": artifact.catalog.n_items,
                     "statement": stream.engine.statement,
                     "index": {"name": stream.index.name, "recall_at_10": stream.index.recall},
                     "swap": None if swap is None else swap.model_dump(),
@@ -245,7 +245,7 @@ class Server:
                         await self.service.aside.do(stream.store.meta)
                 except TimeoutError:
                     raise StoreUnavailable(f"the store did not answer in {PING:g} s") from None
-                digest = stream.recommender.state_digest
+                digest = stream.artifact.state_digest
             return _reply(request, {"ready": True, "model": digest})
 
         @routes.get("/metrics", response_class=Response, responses=problems() | METRICS)
@@ -293,7 +293,7 @@ def _wish(stream: Stream, body: schemas.RecommendationsIn) -> Wish:
 
 def _history(stream: Stream, body: schemas.Wanted) -> list[tuple[Any, Any]]:
     """A history that was sent along as (item, time)."""
-    timed = stream.recommender.model.reads_times
+    timed = stream.artifact.model.reads_times
     events: list[tuple[Any, Any]] = []
     for number, event in enumerate(body.history or ()):
         if isinstance(event, schemas.HistoryEvent):
@@ -319,17 +319,21 @@ def _explain(
     stream: Stream, body: schemas.ExplanationIn, go_on: Callable[..., None]
 ) -> dict[str, Any]:
     try:
-        check_explains(stream.recommender.model)
+        check_explains(stream.artifact.model)
     except UsageError as error:
         raise HTTPException(409, str(error)) from error
     _known(stream, body.item)
     if body.history is not None:
         events = _history(stream, body)
-        found = stream.recommender.explain(
+        artifact = stream.artifact
+        found = explain_given(
+            artifact.model,
+            artifact.catalog,
             body.item,
-            history=[item for item, _ in events],
-            times=[int(time) for _, time in events],
-            progress=go_on,
+            [item for item, _ in events],
+            [int(time) for _, time in events],
+            artifact.limit,
+            go_on,
         )
     else:
         if user_log(stream.store, stream.engine.digest, user_key(body.user), 0, 0) is None:

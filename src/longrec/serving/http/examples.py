@@ -67,7 +67,7 @@ def bodies(stream: Stream) -> dict[str, dict[str, Any]]:
 
 def example_items(stream: Stream) -> list[Any]:
     """The most popular items' ids, as JSON has them, at least four (the last one repeated)."""
-    popular = stream.recommender.catalog.popular[:ENOUGH]
+    popular = stream.artifact.catalog.popular[:ENOUGH]
     found = [stream.ids[int(index) - 1] for index in popular]
     plain = [one.item() if hasattr(one, "item") else one for one in found]
     texts = [one if isinstance(one, int | str) else str(one) for one in plain]

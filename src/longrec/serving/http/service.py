@@ -9,7 +9,7 @@ from functools import partial
 from itertools import groupby
 from typing import TypeVar
 
-from longrec.recommender import Recommender, load
+from longrec.artifact.artifact import Artifact
 from longrec.retrieval.index_cache import open_index
 from longrec.serving.http.batcher import Batcher
 from longrec.serving.http.lane import Lane
@@ -86,11 +86,11 @@ class Service:
     def show(self) -> None:
         """Tell the metrics which model is served."""
         stream = self.current.stream
-        recommender, index = stream.recommender, stream.index
+        artifact, index = stream.artifact, stream.index
         self.telemetry.model(
-            recommender.name,
-            recommender.state_digest,
-            recommender.catalog_version,
+            artifact.name,
+            artifact.state_digest,
+            artifact.catalog_version,
             index.name,
             index.recall,
         )
@@ -146,7 +146,7 @@ def open_stream(
     settings: Settings,
     beside: bool = False,
     progress: Callable[[float, float, str], None] | None = None,
-    recommender: Recommender | None = None,
+    artifact: Artifact | None = None,
 ) -> Stream:
     """The stream that settings describe, with its index.
 
@@ -155,9 +155,9 @@ def open_stream(
     LongrecError
         When run, index or store cannot be opened; the message says why.
     """
-    recommender = recommender or load(settings.run)
-    index = open_index(recommender, settings.index, progress)
-    return recommender.open_stream(settings.store, settings.durability, beside, index)
+    artifact = artifact or Artifact.load(settings.run)
+    index = open_index(artifact, settings.index, progress)
+    return Stream.open(artifact, settings.store, settings.durability, beside, index)
 
 
 def _log(works: Sequence[tuple[Stream, list[Entry]]]) -> list[list[Observed] | BaseException]:

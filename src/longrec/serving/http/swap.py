@@ -9,8 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
+from longrec.artifact.artifact import Artifact
 from longrec.core.errors import LongrecError
-from longrec.recommender import Recommender, load
 from longrec.serving.http import access_log as logs
 from longrec.serving.http.schemas import Swap
 from longrec.serving.http.service import Service, open_stream
@@ -60,7 +60,7 @@ class Swapper:
             else:
                 old = await self._service.replace(stream)
                 await _beside(lambda: self._drop(old))
-                digest = stream.recommender.state_digest
+                digest = stream.artifact.state_digest
                 logs.tell("swap: done", digest=digest, index=stream.index.name)
                 telemetry.swaps.labels("done").inc()
             self.now = None
@@ -75,18 +75,18 @@ class Swapper:
         """A stream of the new model with all its records; None where it is the one served."""
         self._tell("loading", 0)
         settings, old = self._service.settings, self._service.current.stream
-        recommender = load(settings.run)
-        if _same(recommender, old.recommender):
+        artifact = Artifact.load(settings.run)
+        if _same(artifact, old.artifact):
             return None
         stream = open_stream(
             settings,
             True,
             lambda done, total, *_: self._tell("indexing", done / total),
-            recommender,
+            artifact,
         )
         try:
-            digest = recommender.state_digest
-            another = digest != old.recommender.state_digest
+            digest = artifact.state_digest
+            another = digest != old.artifact.state_digest
             if not (another and stream.store.meta().get("current") == digest):
                 # Else another replica on the same store has made the records already.
                 stream.rebuild(progress=lambda done, total: self._tell("rebuilding", done / total))
@@ -109,7 +109,7 @@ class Swapper:
         self._service.telemetry.swapping.set(progress)
 
 
-def _same(one: Recommender, other: Recommender) -> bool:
+def _same(one: Artifact, other: Artifact) -> bool:
     """Whether nothing would change."""
     return one.state_digest == other.state_digest and one.catalog_version == other.catalog_version
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from longrec.artifact.artifact import Artifact
 from longrec.serving.records.engine import Engine
 from longrec.serving.stores.protocol import Kept, Store
 from longrec.serving.stream.catch_up import bitmap, catch_up
 from longrec.serving.stream.id_keys import ItemIndex
-
-if TYPE_CHECKING:
-    from longrec.recommender import Recommender
 
 TOLERANCE = 1e-4
 """Of the standard deviation of a user's scores: what rounding in another order may change."""
@@ -31,9 +28,9 @@ class Replay:
         When the model cannot stream.
     """
 
-    def __init__(self, recommender: Recommender) -> None:
-        self.engine, self.model = Engine(recommender), recommender.model
-        self.items = ItemIndex(recommender.catalog)
+    def __init__(self, artifact: Artifact) -> None:
+        self.engine, self.model = Engine(artifact), artifact.model
+        self.items = ItemIndex(artifact.catalog)
         self.digest = self.engine.digest
 
     def compare(self, store: Store, users: Sequence[tuple[bytes, Kept]]) -> list[str]:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from longrec.artifact.artifact import Artifact
 from longrec.core.arrays import Ints, places
 from longrec.core.errors import UsageError
 from longrec.mixers import Context
 from longrec.models.common.base import SequenceModel
 from longrec.serving.records.compiled_step import StepProgram, Unrecordable
 from longrec.serving.records.record import RecordLayout
-
-if TYPE_CHECKING:
-    from longrec.recommender import Recommender
 
 WIDE, NARROW = 128, 32
 """Records per step of the recorded programs: fewer cost more each, more leave the cache."""
@@ -40,7 +38,7 @@ class Engine:
 
     Parameters
     ----------
-    recommender : Recommender
+    artifact : Artifact
         Whose model streams exactly, or reads a window of last events.
 
     Attributes
@@ -55,13 +53,13 @@ class Engine:
         When the model cannot stream; the message names the one to train instead.
     """
 
-    def __init__(self, recommender: Recommender) -> None:
-        model = recommender.model
-        self.model, self.digest = model, recommender.state_digest
+    def __init__(self, artifact: Artifact) -> None:
+        model = artifact.model
+        self.model, self.digest = model, artifact.state_digest
         self._exact: SequenceModel | None = None
         self.window: int | None = None
         if not isinstance(model, SequenceModel) or model.streaming == "windowed":
-            self.window = recommender.limit or 1
+            self.window = artifact.limit or 1
             state: Any = Clock(torch.full((1,), NEVER))
         else:
             try:
@@ -69,7 +67,7 @@ class Engine:
             except ValueError as error:
                 raise UsageError(str(error)) from error
             self._exact = model
-        self.name = recommender.name
+        self.name = artifact.name
         self.layout = RecordLayout(state, self.digest)
         self._lock = threading.Lock()
         self._one, self._narrow, self._wide = map(self._program, (1, NARROW, WIDE))

@@ -5,10 +5,12 @@ Only the log is read, so any recommender may be asked, whichever model the store
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
+from longrec.artifact.artifact import Artifact
 from longrec.core.errors import UsageError
 from longrec.inference.explain import Explanation, check_explains, explain_history
 from longrec.serving.stores.log_reader import NO_MODEL, LogChanged, log
@@ -16,17 +18,12 @@ from longrec.serving.stores.protocol import Store
 from longrec.serving.stream.id_keys import ItemIndex, id_of, item_key
 from longrec.serving.stream.log_rewrite import restless
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from longrec.recommender import Recommender
-
 TRIES = 20
 """How often a log is read again that was replaced while it was read."""
 
 
 def explain_user(
-    recommender: Recommender,
+    artifact: Artifact,
     store: Store,
     items: ItemIndex,
     user: bytes,
@@ -37,7 +34,7 @@ def explain_user(
 
     Parameters
     ----------
-    recommender : Recommender
+    artifact : Artifact
     store : Store
     items : ItemIndex
         Of the recommender's catalog.
@@ -57,7 +54,7 @@ def explain_user(
     StoreUnavailable
         When the store cannot be reached.
     """
-    check_explains(recommender.model)
+    check_explains(artifact.model)
     index = items.one(item_key(item))
     if not index:
         raise UsageError(f"item {item!r} is not in the catalog: give one that the model knows")
@@ -72,7 +69,7 @@ def explain_user(
     if not len(events):
         raise UsageError(f"user {id_of(user)!r} has no events in {store.url}: give one who has")
     return explain_history(
-        recommender.model, recommender.catalog, index, events, times, recommender.limit, progress
+        artifact.model, artifact.catalog, index, events, times, artifact.limit, progress
     )
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from longrec.artifact.artifact import Artifact
 from longrec.core.arrays import Ints
 from longrec.core.errors import DataError, UsageError
 from longrec.retrieval.index import Index
@@ -18,9 +19,6 @@ from longrec.serving.stores.protocol import Kept, Put, Store, version_of
 from longrec.serving.stream.catch_up import bitmap, bits, catch_up, records_of
 from longrec.serving.stream.id_keys import ItemIndex, item_key, seconds, user_key
 from longrec.serving.stream.log_rewrite import restless
-
-if TYPE_CHECKING:
-    from longrec.recommender import Recommender
 
 LONG = 32
 """Replayed events from which a record that has caught up is written back."""
@@ -83,9 +81,9 @@ class Ranker:
     """Ranks items for users of a store; for any number of threads."""
 
     def __init__(
-        self, recommender: Recommender, store: Store, engine: Engine, items: ItemIndex, index: Index
+        self, artifact: Artifact, store: Store, engine: Engine, items: ItemIndex, index: Index
     ) -> None:
-        self.catalog, self.store, self.engine = recommender.catalog, store, engine
+        self.catalog, self.store, self.engine = artifact.catalog, store, engine
         self.items, self.index = items, index
         self.replayed, self._counting = 0, threading.Lock()
         self._bytes = row_bytes(self.catalog.n_items)

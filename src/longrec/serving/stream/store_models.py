@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
+from longrec.artifact.artifact import Artifact
 from longrec.core.errors import DataError
 from longrec.data.catalog import hash_ids
 from longrec.serving.stores.protocol import Store, check_schema, check_whole
-
-if TYPE_CHECKING:
-    from longrec.recommender import Recommender
 
 SHOWN = 12
 """Hex digits of a digest that messages show."""
 
 
-def register(store: Store, recommender: Recommender, beside: bool) -> None:
+def register(store: Store, artifact: Artifact, beside: bool) -> None:
     """Note a recommender in a store's meta; the first one is the one that the store serves.
 
     Raises
@@ -32,17 +30,17 @@ def register(store: Store, recommender: Recommender, beside: bool) -> None:
     def change(meta: dict[str, Any]) -> None:
         check_schema(meta, store.url)
         check_whole(meta, store.url)
-        digest, models = recommender.state_digest, meta.setdefault("models", {})
+        digest, models = artifact.state_digest, meta.setdefault("models", {})
         meta.setdefault("created", datetime.now(UTC).isoformat(timespec="seconds"))
         current = meta.setdefault("current", digest)
         if current != digest and not beside:
-            raise DataError(_another(store.url, meta, recommender))
-        model = models.setdefault(digest, {"name": recommender.name, "catalogs": []})
-        _note_catalog(model["catalogs"], recommender, store.url)
+            raise DataError(_another(store.url, meta, artifact))
+        model = models.setdefault(digest, {"name": artifact.name, "catalogs": []})
+        _note_catalog(model["catalogs"], artifact, store.url)
 
     meta = store.meta()
-    noted = [c["version"] for c in _of(meta, recommender.state_digest).get("catalogs", [])]
-    if meta.get("current") == recommender.state_digest and recommender.catalog_version in noted:
+    noted = [c["version"] for c in _of(meta, artifact.state_digest).get("catalogs", [])]
+    if meta.get("current") == artifact.state_digest and artifact.catalog_version in noted:
         change(meta)  # to check alone: opening a store again writes nothing
     else:
         store.change_meta(change)
@@ -58,19 +56,19 @@ def take_over(store: Store, digest: str) -> None:
     store.change_meta(change)
 
 
-def _note_catalog(catalogs: list[dict[str, Any]], recommender: Recommender, url: str) -> None:
+def _note_catalog(catalogs: list[dict[str, Any]], artifact: Artifact, url: str) -> None:
     """Add a recommender's catalog to those that the records of its model were made with.
 
     Items may be added at the end, since item indices stand in records. A catalog that was noted
     before stays good, for the replicas that still have it.
     """
-    ids, version = recommender.catalog.ids, recommender.catalog_version
+    ids, version = artifact.catalog.ids, artifact.catalog_version
     if any(noted["version"] == version for noted in catalogs):
         return
     for noted in catalogs:
         if noted["rows"] != _digest_of(ids[: noted["items"]]):
             raise DataError(
-                f"{url} has records of this {recommender.name} with {noted['items']:,} items, and "
+                f"{url} has records of this {artifact.name} with {noted['items']:,} items, and "
                 f"its catalog of {len(ids):,} does not begin with these: item indices would mean "
                 "other items. Open it with the recommender that has them, or with one made of "
                 "that by with_items(); with any other catalog, use another store"
@@ -90,10 +88,10 @@ def _of(meta: dict[str, Any], digest: str) -> dict[str, Any]:
     return found
 
 
-def _another(url: str, meta: dict[str, Any], recommender: Recommender) -> str:
+def _another(url: str, meta: dict[str, Any], artifact: Artifact) -> str:
     current = meta["current"]
     name = _of(meta, current).get("name", "a model")
-    mine = f"{recommender.name} ({recommender.state_digest[:SHOWN]}…)"
+    mine = f"{artifact.name} ({artifact.state_digest[:SHOWN]}…)"
     return (
         f"{url} serves {name} ({current[:SHOWN]}…), this recommender is {mine}, another model or "
         "other weights: open_stream(url, beside=True).rebuild() makes its records beside the old "

@@ -14,15 +14,16 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
+from longrec.artifact.artifact import Artifact
 from longrec.core.errors import LongrecError, UsageError
 from longrec.data.histories import Histories, open_histories
 from longrec.inference.explain import Explanation
-from longrec.recommender import COLD, PERSONAL
-from longrec.retrieval.index import Index
+from longrec.retrieval.exact import ExactIndex
+from longrec.retrieval.index import COLD, PERSONAL, Index
 from longrec.serving.records.engine import Engine
 from longrec.serving.stores.protocol import Durability, Store, open_store
 from longrec.serving.stream.event_frames import EventFrame
@@ -33,9 +34,6 @@ from longrec.serving.stream.rebuild import Order, Rebuild, Rebuilt
 from longrec.serving.stream.recommending import Answer, Query, Ranked, Ranker
 from longrec.serving.stream.store_models import register, take_over
 from longrec.serving.stream.writer import Entry, Observed, Tally, Writer
-
-if TYPE_CHECKING:
-    from longrec.recommender import Recommender
 
 __all__ = ["Counts", "Observed", "Ranked", "Rebuilt", "Stream"]
 
@@ -65,27 +63,27 @@ class Stream:
 
     Attributes
     ----------
-    recommender : whose model it is.
+    artifact : whose model it is.
     index : how items are found.
     ids : (n_items,) item ids, that of item index i at i - 1.
     store, engine, items, writer, ranker : its parts, for a server that gathers requests itself.
     """
 
     def __init__(
-        self, recommender: Recommender, engine: Engine, store: Store, index: Index | None = None
+        self, artifact: Artifact, engine: Engine, store: Store, index: Index | None = None
     ) -> None:
-        self.recommender, self.engine, self.store = recommender, engine, store
-        self.index: Index = index or recommender.index
-        self.items = ItemIndex(recommender.catalog)
-        self.ranker = Ranker(recommender, store, engine, self.items, self.index)
+        self.artifact, self.engine, self.store = artifact, engine, store
+        self.index: Index = index or ExactIndex(artifact.model)
+        self.items = ItemIndex(artifact.catalog)
+        self.ranker = Ranker(artifact, store, engine, self.items, self.index)
         self.writer = Writer(store, engine, self.items)
         self._group: Group[Sequence[Entry], list[Observed]] = Group(self.writer.write)
         self._queries: Group[Query, Answer] = Group(self.ranker.answer)
-        ids = recommender.catalog.ids
+        ids = artifact.catalog.ids
         numbers = ids.dtype.is_integer() and not ids.null_count()
         self.ids = ids.to_numpy() if numbers else ids  # which takes longer to index
         self._rebuilding = threading.Lock()
-        context = recommender.train_config.context if engine.window is None else None
+        context = artifact.train_config.context if engine.window is None else None
         self._warn_at = None if context is None else BEYOND * context
         self._closed = False
         self._columns = pl.Series("rank", [], pl.Int64), pl.Series("policy", [], pl.String)
@@ -93,18 +91,18 @@ class Stream:
     @classmethod
     def open(
         cls,
-        recommender: Recommender,
+        artifact: Artifact,
         url: str,
         durability: Durability = "power",
         beside: bool = False,
         index: Index | None = None,
     ) -> Stream:
         """See `Recommender.open_stream`."""
-        engine = Engine(recommender)
+        engine = Engine(artifact)
         store = open_store(url, durability)
         try:
-            register(store, recommender, beside)
-            return cls(recommender, engine, store, index)
+            register(store, artifact, beside)
+            return cls(artifact, engine, store, index)
         except BaseException:
             store.close()
             raise
@@ -273,7 +271,7 @@ class Stream:
         """
         self._check_open()
         key = user_key(user)
-        return explain_user(self.recommender, self.store, self.items, key, item, progress)
+        return explain_user(self.artifact, self.store, self.items, key, item, progress)
 
     def forget(self, user: Any) -> bool:
         """Erase all that is kept of a user, event ids included; -> whether there was something."""
@@ -318,7 +316,7 @@ class Stream:
             raise UsageError("this stream is rebuilding already: wait until that is done")
         try:
             rebuild = Rebuild(self.store, self.engine, self.items, histories, order, progress)
-            rebuilt = rebuild.run(self.recommender.catalog_version)
+            rebuilt = rebuild.run(self.artifact.catalog_version)
             take_over(self.store, self.engine.digest)
         finally:
             self._rebuilding.release()
@@ -331,9 +329,9 @@ class Stream:
         engine, store, tally = self.engine, self.store, self.writer.tally
         totals, digest = store.totals(), engine.digest
         return {
-            "model": self.recommender.name,
+            "model": self.artifact.name,
             "digest": digest,
-            "catalog_version": self.recommender.catalog_version,
+            "catalog_version": self.artifact.catalog_version,
             "current": store.meta().get("current") == digest,
             "statement": engine.statement,
             "url": store.url,
@@ -361,9 +359,9 @@ class Stream:
         if self._warn_at is None or events <= self._warn_at:
             return
         self._warn_at = None
-        context = self.recommender.train_config.context
+        context = self.artifact.train_config.context
         warnings.warn(
-            f"{self.recommender.name} was trained on the last {context} events of each user, and "
+            f"{self.artifact.name} was trained on the last {context} events of each user, and "
             f"a user of this stream has {events:,}: the state takes all of them in, which the "
             "model has not learnt to use. Train it with a larger context, or without one",
             UserWarning,
