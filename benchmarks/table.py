@@ -18,11 +18,10 @@ from longrec.compare.plan import PLAN
 from longrec.compare.report import how_ended
 from longrec.compare.results import collect, memory_of
 from longrec.compare.rows import origin, read_ranks, report_row
-from longrec.evaluation.report.contents import Report, ReportRow
+from longrec.core.format import size
+from longrec.evaluation.report.contents import Report, ReportRow, compare_pairs, leading_metric
 from longrec.evaluation.report.drawing import label
-from longrec.evaluation.report.page import headline, write_report
-from longrec.evaluation.report.pairs import compare_pairs
-from longrec.evaluation.report.tables import size
+from longrec.evaluation.report.page import write_report
 from longrec.evaluation.summary import Metrics
 
 METRICS = ("ndcg@10", "hr@10", "mrr@10")
@@ -88,7 +87,7 @@ def main() -> None:
         folders = {run.name: [run] for run in given.runs}
         rows = [report_row(runs, name) for name, runs in folders.items()]
         ranks = {name: [read_ranks(run) for run in runs] for name, runs in folders.items()}
-        metric = headline(rows)
+        metric = leading_metric(rows)
         pairs = compare_pairs(ranks, metric, {row.name for row in rows if row.ranks})
     lines = [
         f"- {pair.a} minus {pair.b}: {pair.difference.mean:+.4f} "

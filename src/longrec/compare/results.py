@@ -10,10 +10,14 @@ from typing import Any, Literal
 from longrec.compare.plan import Job, Plan, read_plan
 from longrec.compare.rows import read_json, read_ranks, report_row
 from longrec.core.errors import DataError
-from longrec.evaluation.report.contents import MEMORY, Pair, ReportRow
-from longrec.evaluation.report.page import headline
-from longrec.evaluation.report.pairs import compare_pairs
-from longrec.evaluation.report.tables import ordered
+from longrec.evaluation.report.contents import (
+    MEMORY,
+    Pair,
+    ReportRow,
+    by_rank,
+    compare_pairs,
+    leading_metric,
+)
 from longrec.evaluation.summary import Metrics
 
 FORMAT = 1
@@ -145,8 +149,8 @@ def collect(
     measured = {job.run: job.logs / "train.json" for job in ended}
     rows = [report_row(own, name, [measured[run] for run in own]) for name, own in runs.items()]
     rows += bounds or _earlier_bounds(folder)
-    metric = headline(rows)
-    rows = ordered(rows, metric)
+    metric = leading_metric(rows)
+    rows = by_rank(rows, metric)
     ranks = {row.name: [read_ranks(r) for r in runs[row.name]] for row in rows if row.contends}
     failed = {failure.name for failure in failures}
     return Comparison(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from longrec.core.errors import DataError, UsageError
 from longrec.evaluation.intervals import DRAWS, Difference, bootstrap_interval, paired_bootstrap
@@ -48,7 +49,7 @@ class Bucket:
         return f"{self.low}+" if self.high is None else f"{self.low}-{self.high}"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Metrics(Mapping[str, float]):
     """The metrics of one model under one protocol; reads like a dict of numbers.
 
@@ -77,10 +78,10 @@ class Metrics(Mapping[str, float]):
     intervals: dict[str, Interval]
     buckets: tuple[Bucket, ...]
     split: str
+    part: str = "test"
     lead: str
     counts: dict[str, int]
     notes: Notes = field(default_factory=dict)
-    part: str = "test"
 
     def __getitem__(self, key: str) -> float:
         return self.estimates[key]
@@ -96,61 +97,86 @@ class Metrics(Mapping[str, float]):
         return metric if self.lead == "filtered" else UNFILTERED + metric
 
     def protocol(self) -> str:
-        """State in words how the numbers were made, for under a table."""
-        return protocol_text(self.split, self.part, self.lead, self.counts, self.notes)
+        """Say in sentences which events were targets, how they were ranked, what was left out."""
+        counts, notes = self.counts, self.notes
+        if self.part == "validation":
+            what = f"Validation targets of the split {self.split}."
+        elif self.split == "leave-one-out":
+            what = (
+                "Leave-one-out: each user's last event is the target and the events before it, the "
+                "validation event included, are the input."
+            )
+        elif self.split == "global-time":
+            what = (
+                "Global time split: the target is each user's first event from the test cut (time "
+                f"{notes.get('test_cut', '?')}) on; training ends at the validation cut (time "
+                f"{notes.get('validation_cut', '?')}); an item unseen in training counts as a miss."
+            )
+        else:
+            what = (
+                f"Prequential: every event of the last part ({notes.get('last_share', '?')}) of "
+                f"histories of at least {notes.get('min_length', '?')} events is scored from what "
+                "came before it; an item unseen in training counts as a miss; intervals draw whole "
+                "users."
+            )
+        sentences = [
+            what,
+            f"{counts['targets']:,} targets of {counts['users']:,} users, each ranked against the "
+            "whole catalog; ties count against the model.",
+        ]
+        if notes.get("users_without_input_at_test"):
+            users = notes["users_without_input_at_test"]
+            sentences.append(f"{users:,} users have no event before the cut and are left out.")
+        if notes.get("users_too_short"):
+            sentences.append(f"{notes['users_too_short']:,} users are too short to be evaluated.")
+        sentences.append(
+            "Headline: seen items filtered, the target never removed."
+            if self.lead == "filtered"
+            else "Headline: unfiltered, because more than 1% of the targets repeat an item of "
+            "their own input."
+        )
+        targets = max(counts["targets"], 1)
+        unseen = notes.get(f"{self.part}_unseen_share", counts["unseen_misses"] / targets)
+        sentences.append(
+            f"Repeats: {counts['repeats'] / targets:.2%} of the targets; items unseen in training: "
+            f"{float(unseen):.2%}."
+        )
+        sentences.append("Intervals: 95%, bootstrap over users.")
+        return " ".join(sentences)
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain JSON values; the metrics are at the top, under their public keys."""
-        buckets = [
-            {
-                "label": bucket.label,
-                "low": bucket.low,
-                "high": bucket.high,
-                "users": bucket.users,
-                "targets": bucket.targets,
-                **bucket.estimates,
-                "intervals": {key: list(ends) for key, ends in bucket.intervals.items()},
-            }
-            for bucket in self.buckets
+        values = _METRICS.dump_python(self, mode="json")
+        values["buckets"] = [
+            {"label": bucket.label} | _flat(own)
+            for bucket, own in zip(self.buckets, values["buckets"], strict=True)
         ]
-        return {
-            **self.estimates,
-            "intervals": {key: list(ends) for key, ends in self.intervals.items()},
-            "buckets": buckets,
-            "split": self.split,
-            "part": self.part,
-            "lead": self.lead,
-            "counts": dict(self.counts),
-            "notes": dict(self.notes),
-            "protocol": self.protocol(),
-        }
+        return _flat(values) | {"protocol": self.protocol()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Metrics:
         """Read what ``to_dict`` gave; DataError where it is something else."""
         try:
-            return cls(
-                estimates=_estimates_in(data),
-                intervals=_intervals_in(data),
-                buckets=tuple(
-                    Bucket(
-                        low=int(bucket["low"]),
-                        high=None if bucket["high"] is None else int(bucket["high"]),
-                        users=int(bucket["users"]),
-                        targets=int(bucket["targets"]),
-                        estimates=_estimates_in(bucket),
-                        intervals=_intervals_in(bucket),
-                    )
-                    for bucket in data["buckets"]
-                ),
-                split=str(data["split"]),
-                lead=str(data["lead"]),
-                counts={key: int(value) for key, value in data["counts"].items()},
-                notes=dict(data["notes"]),
-                part=str(data["part"]),
-            )
+            buckets = [_nested(bucket) for bucket in data["buckets"]]
+            return _METRICS.validate_python(_nested(data) | {"buckets": buckets})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"these are not metrics that longrec wrote: {error!r}") from error
+
+
+_METRICS = TypeAdapter(Metrics)
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """With the estimates as keys of their own, as files have them."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= value if key == "estimates" else {key: value}
+    return flat
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """With the estimates, which ``_flat`` made keys of their own, under one key again."""
+    return {**values, "estimates": {k: v for k, v in values.items() if _is_metric(k)}}
 
 
 def summarise_ranks(
@@ -228,49 +254,6 @@ def compare_ranks(
     return paired_bootstrap(pair[0], pair[1], _clusters(user), draws=draws, seed=seed)
 
 
-def protocol_text(split: str, part: str, lead: str, counts: Mapping[str, int], notes: Notes) -> str:
-    """Say in sentences which events were targets, how they were ranked and what was left out."""
-    if part == "validation":
-        what = f"Validation targets of the split {split}."
-    elif split == "leave-one-out":
-        what = (
-            "Leave-one-out: each user's last event is the target and the events before it, the "
-            "validation event included, are the input."
-        )
-    elif split == "global-time":
-        what = (
-            "Global time split: the target is each user's first event from the test cut (time "
-            f"{notes.get('test_cut', '?')}) on; training ends at the validation cut (time "
-            f"{notes.get('validation_cut', '?')}); an item unseen in training counts as a miss."
-        )
-    else:
-        what = (
-            f"Prequential: every event of the last part ({notes.get('last_share', '?')}) of "
-            f"histories of at least {notes.get('min_length', '?')} events is scored from what came "
-            "before it; an item unseen in training counts as a miss; intervals draw whole users."
-        )
-    targets = max(counts["targets"], 1)
-    unseen = notes.get(f"{part}_unseen_share", counts["unseen_misses"] / targets)
-    sentences = [
-        what,
-        f"{counts['targets']:,} targets of {counts['users']:,} users, each ranked against the "
-        "whole catalog; ties count against the model.",
-        "Headline: seen items filtered, the target never removed."
-        if lead == "filtered"
-        else "Headline: unfiltered, because more than 1% of the targets repeat an item of their "
-        "own input.",
-        f"Repeats: {counts['repeats'] / targets:.2%} of the targets; items unseen in training: "
-        f"{float(unseen):.2%}.",
-        "Intervals: 95%, bootstrap over users.",
-    ]
-    if notes.get("users_too_short"):
-        sentences.insert(2, f"{notes['users_too_short']:,} users are too short to be evaluated.")
-    if notes.get("users_without_input_at_test"):
-        count = notes["users_without_input_at_test"]
-        sentences.insert(2, f"{count:,} users have no event before the cut and are left out.")
-    return " ".join(sentences)
-
-
 def _frames(ranks: Ranks) -> list[pl.DataFrame]:
     """Checked frames over the same targets, in the order of positions."""
     frames = [ranks] if isinstance(ranks, pl.DataFrame) else list(ranks)
@@ -343,14 +326,6 @@ def _column(metric: str) -> int:
 def _is_metric(key: str) -> bool:
     name, at, k = key.removeprefix(UNFILTERED).partition("@")
     return name in METRICS and at == "@" and k.isdigit()
-
-
-def _estimates_in(data: Mapping[str, Any]) -> dict[str, float]:
-    return {key: float(value) for key, value in data.items() if _is_metric(key)}
-
-
-def _intervals_in(data: Mapping[str, Any]) -> dict[str, Interval]:
-    return {key: (float(low), float(high)) for key, (low, high) in data["intervals"].items()}
 
 
 def _check(ranks: pl.DataFrame) -> None:

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from longrec.evaluation.intervals import holm
-from longrec.evaluation.report.pairs import compare_pairs
+from longrec.evaluation.report.contents import compare_pairs
 
 
 def frame(ranks: np.ndarray) -> pl.DataFrame:

@@ -12,7 +12,7 @@ import pytest
 from longrec.core.errors import DataError
 from longrec.evaluation.intervals import Difference
 from longrec.evaluation.report.contents import Cost, Pair, Report, ReportRow, UserRecommendations
-from longrec.evaluation.report.costs import pareto_front
+from longrec.evaluation.report.figures import pareto_front
 from longrec.evaluation.report.page import render, write_report
 from longrec.evaluation.summary import Metrics, summarise_ranks
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Literal, NamedTuple
 
 import polars as pl
 
-from longrec.evaluation.intervals import Difference
-from longrec.evaluation.summary import Interval, Metrics
+from longrec.evaluation.intervals import DRAWS, Difference, holm
+from longrec.evaluation.summary import UNFILTERED, Interval, Metrics, Ranks, compare_ranks
 
 MEMORY = ("memory_share", "memory_entropy", "memory_kl")
 """Columns of a log that tell how evenly memory banks were used."""
+_DRAWS_PER_PAIR = 100  # a p-value has a floor of 2 / draws, and Holm multiplies it by the pairs
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,10 @@ class Pair(NamedTuple):
     difference: Difference
     p_value: float | None
 
+    def reversed(self) -> Pair:
+        """The same pair the other way round: b minus a."""
+        return Pair(self.b, self.a, self.difference.reversed(), self.p_value)
+
 
 class UserRecommendations(NamedTuple):
     """What each model recommends to one user: ids as the log has them, best first, with scores."""
@@ -108,6 +114,11 @@ class UserRecommendations(NamedTuple):
     user: object
     history: Sequence[object]
     by_model: Mapping[str, Sequence[tuple[object, float]]]
+
+    @property
+    def longest(self) -> int:
+        """The length of the longest list."""
+        return max((len(items) for items in self.by_model.values()), default=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,3 +136,45 @@ class Report:
     protocol: str = ""
     pairs: Sequence[Pair] = ()
     failures: Mapping[str, str] = field(default_factory=dict)
+
+
+def leading_metric(rows: Sequence[ReportRow]) -> str:
+    """Choose the NDCG@10 that leads: unfiltered as soon as one row's targets ask for it."""
+    leads = {row.metrics.lead for row in rows if isinstance(row.metrics, Metrics)}
+    return UNFILTERED + "ndcg@10" if "unfiltered" in leads else "ndcg@10"
+
+
+def by_rank(rows: Sequence[ReportRow], key: str) -> list[ReportRow]:
+    """Rows that rank, best first; then the unconverged ones; then bounds in their own order."""
+
+    def place(row: ReportRow) -> tuple[int, float]:
+        if not row.contends:
+            return 2, 0.0
+        return 0 if row.ranks else 1, -row.metrics.get(key, -1.0)
+
+    return sorted(rows, key=place)
+
+
+def compare_pairs(ranks: Mapping[str, Ranks], metric: str, ranking: Collection[str]) -> list[Pair]:
+    """Compare every pair of rows by a paired bootstrap over users.
+
+    Parameters
+    ----------
+    ranks
+        Ranks of each row over the same targets; in a pair the earlier name is ``a``.
+    metric
+        The metric whose difference is tested.
+    ranking
+        Names of the rows that rank: p-values are given between these alone, and are corrected
+        (Holm) for the number of their pairs.
+    """
+    rank = len([name for name in ranks if name in ranking])
+    draws = max(DRAWS, _DRAWS_PER_PAIR * rank * (rank - 1) // 2)
+    found = [
+        (a, b, compare_ranks(ranks[a], ranks[b], metric, draws=draws))
+        for a, b in combinations(ranks, 2)
+    ]
+    both = [(a, b) for a, b, _ in found if a in ranking and b in ranking]
+    p_values = [difference.p_value for a, b, difference in found if (a, b) in both]
+    corrected = dict(zip(both, holm(p_values).tolist(), strict=True))
+    return [Pair(a, b, difference, corrected.get((a, b))) for a, b, difference in found]

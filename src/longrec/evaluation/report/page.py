@@ -1,24 +1,35 @@
 """A report that is one HTML file: tables, figures and recommendations, nothing fetched, no script.
 
-Names and ids come from logs and are not trusted: every text passes through ``html.escape``, and the
-page forbids scripts and requests by its own policy. ``Report`` says what goes in; ``render`` makes
-the text; ``write_report`` puts it on disk whole or not at all.
+Names and ids come from logs and are not trusted: the template escapes every text, and the page
+forbids scripts and requests by its own policy. ``Report`` says what goes in; ``render`` makes the
+text from ``page.html`` and ``page.css``; ``write_report`` puts it on disk whole or not at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup
 
 from longrec.core.errors import DataError
 from longrec.core.files import write_file
-from longrec.evaluation.report import plots, tables
-from longrec.evaluation.report.contents import Report, ReportRow, UserRecommendations
-from longrec.evaluation.report.costs import accuracy_against_cost
+from longrec.core.format import duration, size
+from longrec.evaluation.metrics import names
+from longrec.evaluation.report import figures
+from longrec.evaluation.report.contents import (
+    MEMORY,
+    Cost,
+    Report,
+    ReportRow,
+    by_rank,
+    leading_metric,
+)
 from longrec.evaluation.report.drawing import label, with_own_ids
-from longrec.evaluation.report.style import CSS
-from longrec.evaluation.summary import UNFILTERED, Metrics
+from longrec.evaluation.summary import UNFILTERED, Bucket, Metrics
 
 
 def write_report(path: str | Path, report: Report) -> Path:
@@ -41,102 +52,98 @@ def write_report(path: str | Path, report: Report) -> Path:
 
 def render(report: Report) -> str:
     """Make the whole page as text; the same report gives the same text."""
-    key = headline(report.rows)
-    rows = report.rows
-    sections = [
-        _section("Results", tables.results(rows, key) + _paragraphs(report.protocol)),
-        _section("Failed or not run", tables.failures(report.failures)),
-        _section("Figures", _figures(rows, key), css="figures"),
-        _section("Pairs compared", tables.pair_matrix(rows, report.pairs, key)),
-        _section("Cost", tables.costs(rows, key)),
-        _section("By history length", tables.lengths(rows, key)),
-        _section("Use of the memory bank", tables.memory(rows, key)),
-        _section("All metrics", tables.all_metrics(rows, key)),
-        _section("Recommendations", "".join(map(_user, report.recommendations))),
-        _section("How this was made", _facts(report.facts)),
-    ]
-    title = escape(report.title)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
-        f"<title>{title}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
-        f"<header><h1>{title}</h1></header>\n"
-        + "\n".join(sections)
-        + "\n</main>\n</body>\n</html>\n"
+    key = leading_metric(report.rows)
+    prefix = UNFILTERED if key.startswith(UNFILTERED) else ""
+    other = "" if prefix else UNFILTERED
+    keys = [key, prefix + "hr@10", prefix + "mrr@10", other + "ndcg@10", other + "hr@10"]
+    rows = by_rank(report.rows, key)
+    ranked = [row for row in rows if row.ranks]
+    pairs = {(pair.a, pair.b): pair for pair in report.pairs}
+    length_columns, by_length = _by_length(rows)
+    return _template().render(
+        report=report,
+        key=key,
+        result_keys=keys,
+        rows=rows,
+        ranked=ranked,
+        ranked_names=[row.name for row in ranked],
+        unconverged=[row for row in rows if row.contends and not row.ranks],
+        bounds=[row for row in rows if not row.contends],
+        best={k: max((row.metrics.get(k, -1.0) for row in ranked), default=None) for k in keys},
+        figures=list(_figures(report.rows, key)),
+        pairs_as_given=pairs,
+        pairs_both_ways=pairs | {(p.b, p.a): p.reversed() for p in report.pairs},
+        costly=[row for row in rows if row.contends and row.cost != Cost()],
+        length_columns=length_columns,
+        by_length=by_length,
+        memory=list(_memory(rows)),
+        metric_names=names(),
+        all_metrics=list(_all_metrics(rows)),
     )
 
 
-def headline(rows: Sequence[ReportRow]) -> str:
-    """Choose the NDCG@10 that leads: unfiltered as soon as one row's targets ask for it."""
-    leads = {row.metrics.lead for row in rows if isinstance(row.metrics, Metrics)}
-    return UNFILTERED + "ndcg@10" if "unfiltered" in leads else "ndcg@10"
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("longrec.evaluation", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"label": label, "duration": duration, "size": size}
+    return environment.get_template("page.html")
 
 
-def _section(title: str, body: str, css: str = "") -> str:
-    if not body:
-        return ""
-    return f'<section class="{css}">\n<h2>{escape(title)}</h2>\n{body}\n</section>'
-
-
-def _figures(rows: Sequence[ReportRow], key: str) -> str:
+def _figures(rows: Sequence[ReportRow], key: str) -> Iterator[dict[str, Any]]:
+    """The figures that there is something to draw in; wide ones take the page's whole width."""
     name = label(key)
-    dearly = "hollow: not converged; line: no other has as much for less"
+    front = "hollow: not converged; line: no other has as much for less"
     drawn = {
-        f"{name} by model, with 95% intervals": plots.accuracy_by_model(rows, key),
-        f"{name} by history length": plots.accuracy_by_length(rows, key),
-        "Training: loss and validation against time": plots.training_curves(rows),
-        f"{name} against cost ({dearly})": accuracy_against_cost(rows, key),
-        "Use of the memory bank by epoch": plots.memory_usage(rows),
+        f"{name} by model, with 95% intervals": figures.accuracy_by_model(rows, key),
+        f"{name} by history length": figures.accuracy_by_length(rows, key),
+        "Training: loss and validation against time": figures.training_curves(rows),
+        f"{name} against cost ({front})": figures.accuracy_against_cost(rows, key),
+        "Use of the memory bank by epoch": figures.memory_usage(rows),
     }
-    return "".join(
-        f'<figure role="img" aria-label="{escape(caption)}"{_wide(svg)}>'
-        f"{with_own_ids(svg, f'fig{i}')}<figcaption>{escape(caption)}</figcaption></figure>"
-        for i, (caption, svg) in enumerate(drawn.items(), start=1)
-        if svg
-    )
+    for number, (caption, svg) in enumerate(drawn.items(), start=1):
+        if svg:
+            width, height = map(float, svg[svg.index('viewBox="') :].split('"')[1].split()[2:])
+            svg = Markup(with_own_ids(svg, f"fig{number}"))
+            yield {"caption": caption, "svg": svg, "wide": width > 3 * height}
 
 
-def _wide(svg: str) -> str:
-    """Figures that are much wider than high take the page's whole width."""
-    width, height = map(float, svg[svg.index('viewBox="') :].split('"')[1].split()[2:])
-    return ' class="wide"' if width > 3 * height else ""
+def _by_length(
+    rows: Sequence[ReportRow],
+) -> tuple[list[tuple[str, str]], list[tuple[ReportRow, list[Bucket | None]]]]:
+    """Columns, a range of lengths and its number of targets, and each row's buckets in them."""
+    own = [
+        (row, {bucket.low: bucket for bucket in row.metrics.buckets})
+        for row in rows
+        if isinstance(row.metrics, Metrics)
+    ]
+    every = {low: bucket for _, buckets in own for low, bucket in buckets.items()}
+    columns = [(every[low].label, f"{every[low].targets:,} targets") for low in sorted(every)]
+    return columns, [(row, [buckets.get(low) for low in sorted(every)]) for row, buckets in own]
 
 
-def _user(entry: UserRecommendations) -> str:
-    """Lay out one user: the recent history, then the models' lists side by side."""
-    user, history, by_model = entry
-    chips = "".join(f"<li>{escape(str(item))}</li>" for item in history)
-    depth = max((len(items) for items in by_model.values()), default=0)
-    head = "".join(f'<th scope="col">{escape(model)}</th>' for model in by_model)
-    body = ""
-    for place in range(depth):
-        cells = ""
-        for items in by_model.values():
-            if place < len(items):
-                item, score = items[place]
-                cells += f'<td>{escape(str(item))}<span class="score">{score:.3f}</span></td>'
-            else:
-                cells += "<td></td>"
-        body += f'<tr><td class="rank">{place + 1}</td>{cells}</tr>'
-    return (
-        f'<article class="user"><h3>User {escape(str(user))}</h3>'
-        f'<p class="note">Most recent events, oldest first</p><ol class="chips">{chips}</ol>'
-        f'<div class="scroll"><table class="lists"><thead><tr><th scope="col">#</th>{head}</tr>'
-        f"</thead><tbody>{body}</tbody></table></div></article>"
-    )
+def _memory(rows: Sequence[ReportRow]) -> Iterator[tuple[str, Sequence[float], Any]]:
+    """How evenly memory banks were used: name, at the best validation, at every validation."""
+    columns = ["epoch", *MEMORY, "validation"]
+    for row in rows:
+        if row.log is not None and set(MEMORY) <= set(row.log.columns):
+            log = row.log.drop_nulls(list(MEMORY)).select(columns)
+            if len(log):
+                best = log.sort("validation", descending=True, maintain_order=True).row(0)
+                yield row.name, best, log.rows()
 
 
-def _facts(facts: Mapping[str, str]) -> str:
-    if not facts:
-        return ""
-    lines = "".join(
-        f"<dt>{escape(name)}</dt><dd>{escape(str(text))}</dd>" for name, text in facts.items()
-    )
-    return f"<dl>{lines}</dl>"
-
-
-def _paragraphs(text: str) -> str:
-    blocks = [block.strip() for block in text.split("\n\n") if block.strip()]
-    return "".join(f'<p class="protocol">{escape(block)}</p>' for block in blocks)
+def _all_metrics(
+    rows: Sequence[ReportRow],
+) -> Iterator[tuple[str, list[str], list[ReportRow]]]:
+    """Filtered and unfiltered: title, the metrics' keys, and the rows that have some of them."""
+    for prefix, title in (("", "Seen items filtered"), (UNFILTERED, "Unfiltered")):
+        keys = [prefix + name for name in names()]
+        measured = [row for row in rows if any(key in row.metrics for key in keys)]
+        if measured:
+            yield title, keys, measured
