@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from longrec.compare.plan import PLAN
+from longrec.compare.read_runs import origin, read_ranks, report_row
 from longrec.compare.report import how_ended
-from longrec.compare.results import collect, memory_of
-from longrec.compare.rows import origin, read_ranks, report_row
+from longrec.compare.results import collect
 from longrec.core.format import size
 from longrec.evaluation.report.contents import Report, ReportRow, compare_pairs, leading_metric
 from longrec.evaluation.report.drawing import label
@@ -67,7 +67,7 @@ def table_line(row: ReportRow) -> list[str]:
 
 def usage_line(row: ReportRow) -> list[str]:
     """One line of the table of memory banks."""
-    use = memory_of(row)
+    use = row.memory_use()
     assert row.log is not None
     numbers = [f"{use['memory_share']:.1%}", f"{use['memory_entropy']:.3f}"]
     return [row.name, *numbers, f"{use['memory_kl']:.3f}", f"{row.log['memory_share'].count()}"]
@@ -98,7 +98,7 @@ def main() -> None:
     ]
     facts = {run.name: origin(run) for runs in folders.values() for run in runs}
     print(markdown(COLUMNS, [table_line(row) for row in rows]), end="\n\n")
-    usage = markdown(USAGE, [usage_line(row) for row in rows if memory_of(row)])
+    usage = markdown(USAGE, [usage_line(row) for row in rows if row.memory_use()])
     if usage:
         print(usage, end="\n\n")
     print(

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 import longrec
-from longrec.compare.child import memory
 from longrec.config.parse import parse_assignments
+from longrec.core.child import peak_bytes, resident_bytes
 from longrec.training.progress import Report
 
 WARM = 20
@@ -36,7 +36,8 @@ class Watch:
     """What training is told to tell: counts targets and seconds after the first steps."""
 
     def __init__(self, seconds: float) -> None:
-        self.limit, self.before = seconds, memory()
+        self.limit = seconds
+        self.resident_before, self.peak_before = resident_bytes() or 0, peak_bytes() or 0
         # Seconds, CPU seconds, steps and targets.
         self.first = self.last = (0.0, 0.0, 0, 0)
 
@@ -60,9 +61,9 @@ class Watch:
             "cpu_seconds": cpu,
             "targets": targets,
             "targets_per_second": targets / seconds,
-            "before_mib": self.before.get("now", 0) / MIB,
-            "before_peak_mib": self.before["peak"] / MIB,
-            "peak_mib": memory()["peak"] / MIB,
+            "before_mib": self.resident_before / MIB,
+            "before_peak_mib": self.peak_before / MIB,
+            "peak_mib": (peak_bytes() or 0) / MIB,
         }
 
 

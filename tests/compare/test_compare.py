@@ -1,8 +1,13 @@
-"""Comparisons: results on disk, failures alone, and going on after anything."""
+"""Comparisons: results on disk, failures alone, and going on after anything.
+
+Runs have a process of their own where one is killed; elsewhere the same command line runs in this
+one, which has imported everything already.
+"""
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -10,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -18,7 +24,8 @@ import longrec
 from longrec.cli import main as cli
 from longrec.compare.compare import compare
 from longrec.compare.results import collect
-from longrec.compare.rows import EVENT_BYTES, report_row, sizes_of
+from longrec.compare.read_runs import EVENT_BYTES, report_row, sizes_of
+from longrec.core.child import why_it_failed
 from longrec.core.errors import LongrecError, UsageError
 from longrec.evaluation.report.contents import ReportRow
 
@@ -35,6 +42,25 @@ def source(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", SOURCE)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("COLUMNS", "160")  # readline, which pytest loads, would set it to 80
+
+
+def run_here(arguments, output, memory, tick) -> str | None:
+    """`run_process` without a process: the same files and the same answer."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    printed = io.StringIO()
+    with redirect_stdout(printed), redirect_stderr(printed):
+        status = call(*arguments)
+    output.write_text(printed.getvalue())
+    memory.write_text(json.dumps({"peak_bytes": 300 << 20}))
+    tick()
+    return None if status == 0 else why_it_failed(status, printed.getvalue())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def in_this_process():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("longrec.compare.compare.run_process", run_here)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -132,11 +158,11 @@ def test_the_same_call_keeps_what_ended_and_tries_failures_again(folder, histori
     settings = [f"--set={k}={v}" for k, v in TINY.items()]
     options = ["--budget", BUDGET, "--out", again, "--seeds", 2, *settings]
     assert call("compare", histories.path, "--models", f"{MODELS},last-item", *options) == 1
-    shown = capsys.readouterr()
-    assert "3 of 6 runs have ended already" in shown.err
-    assert "2 of the runs failed" in shown.err
-    assert "the loss is" in shown.err
-    assert "last-item" in shown.out
+    printed = capsys.readouterr()
+    assert "3 of 6 runs have ended already" in printed.err
+    assert "2 of the runs failed" in printed.err
+    assert "the loss is" in printed.err
+    assert "last-item" in printed.out
     assert (again / "runs" / "hydrarec" / "model.safetensors").stat() == before
     found = collect(again)
     assert {row.name for row in found.rows if row.contends} == {
@@ -164,20 +190,24 @@ def test_a_wrong_call_changes_nothing(folder, histories, tmp_path, capsys):
         compare(histories, "popularity", 1, new, bounds=[ReportRow("elastic", "model", {})])
 
 
-def start(histories, out, *more: str) -> subprocess.Popen[str]:
-    """The real command with a model that trains for long; its checkpoints are frequent."""
+def arguments(histories, out, *more: str) -> list[str]:
+    """Of a comparison with a model that trains for long; its checkpoints are frequent."""
     settings = {**TINY, "max_epochs": "100000", "patience": "100000"}
     options = [f"--set={k}={v}" for k, v in (settings | {"checkpoint_minutes": "0.00001"}).items()]
     models = ["--models", "hydrarec,popularity", "--budget", "0.1", "--out", str(out)]
+    return ["compare", str(histories.path), *models, *options, *more]
+
+
+def start(histories, out, *more: str) -> subprocess.Popen[str]:
+    """The real command."""
     return subprocess.Popen(
-        [sys.executable, "-c", "from longrec.cli.main import main; main()", "compare",
-         str(histories.path), *models, *options, *more],
+        [sys.executable, "-m", "longrec", *arguments(histories, out, *more)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         # A test run in the background of a shell ignores SIGINT, and children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    )
 
 
 def wait_for(what, seconds: float = 60.0):
@@ -190,7 +220,7 @@ def wait_for(what, seconds: float = 60.0):
     raise AssertionError("waited in vain")
 
 
-def test_killed_interrupted_and_gone_on_with(histories, tmp_path):
+def test_killed_interrupted_and_gone_on_with(histories, tmp_path, capsys):
     out = tmp_path / "out"
     run = out / "runs" / "hydrarec"
     process = start(histories, out)
@@ -208,19 +238,18 @@ def test_killed_interrupted_and_gone_on_with(histories, tmp_path):
     process = start(histories, out)  # at once: the killed one's own process must be gone
     wait_for(lambda: max((p.name for p in run.glob("checkpoint-*")), default="") > last)
     process.send_signal(signal.SIGINT)
-    told = process.communicate(timeout=60)[1]
+    printed = process.communicate(timeout=60)[1]
     assert process.returncode == 1
-    assert "Traceback" not in told
-    end = told.strip().splitlines()[-1]
+    assert "Traceback" not in printed
+    end = printed.strip().splitlines()[-1]
     assert end.startswith("error: interrupted; go on with the same command: longrec compare ")
     assert list(run.glob("checkpoint-*"))
     assert not (run / "config.json").exists()
 
-    process = start(histories, out)
-    said, told = process.communicate(timeout=120)
-    assert process.returncode == 0, told
-    assert "not converged" in said
-    assert "popularity" in said
+    assert call(*arguments(histories, out)) == 0
+    printed = capsys.readouterr().out
+    assert "not converged" in printed
+    assert "popularity" in printed
     made = json.loads((run / "provenance.json").read_text())
     assert made["started"] == begun  # one run, three processes
     assert made["training"]["seconds"] < 0.1 * 60 + 5
@@ -235,10 +264,10 @@ def test_a_killed_run_loses_itself_alone(histories, tmp_path):
     wait_for(lambda: list(checkpoints.glob("checkpoint-*")))
     found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(found[0]), signal.SIGKILL)
-    said, told = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "killed by signal 9 (SIGKILL)" in told
-    document = json.loads(said)
+    assert "killed by signal 9 (SIGKILL)" in errors
+    document = json.loads(output)
     assert [row["name"] for row in document["rows"]] == ["popularity"]
     assert document["failures"][0]["name"] == "hydrarec"
     assert "killed by signal 9" in (out / "report.html").read_text()
@@ -278,7 +307,7 @@ def test_what_serving_keeps_of_a_user(name, settings, kept, words):
         assert found["state_bytes"] == kept
 
 
-def test_a_run_without_its_evaluation_is_told(folder, tmp_path):
+def test_a_run_without_its_evaluation_is_refused(folder, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(folder / "runs" / "hydrarec", run)
     (run / "metrics.json").unlink()

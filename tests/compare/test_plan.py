@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from longrec.compare.plan import PLAN, Plan, folder_name, models_of, read_plan
+from longrec.compare.plan import PLAN, Plan, folder_name, model_texts, read_plan
 from longrec.core.errors import DataError, UsageError
 
 
@@ -64,7 +64,7 @@ def test_mistakes_are_told_before_anything_runs(models, other, message):
 
 def test_a_plan_goes_on_with_more_models_or_seeds_and_nothing_else(tmp_path):
     begun = plan("elastic", "sasrec")
-    begun.keep(tmp_path)
+    begun.write(tmp_path)
     assert read_plan(tmp_path) == begun
     replace(begun, models=("sasrec", "hydrarec", "elastic"), seeds=3).check_continues(
         begun, tmp_path
@@ -94,7 +94,7 @@ def test_other_folders_are_left_alone(tmp_path):
     (tmp_path / PLAN).write_text("{")
     with pytest.raises(DataError, match="damaged"):
         read_plan(tmp_path)
-    plan("elastic").keep(tmp_path)
+    plan("elastic").write(tmp_path)
     document = json.loads((tmp_path / PLAN).read_text())
     (tmp_path / PLAN).write_text(json.dumps(document | {"format": 99}))
     with pytest.raises(DataError, match="format 99"):
@@ -117,5 +117,7 @@ def test_folder_names_are_safe_and_never_shared():
 
 def test_models_are_a_list_or_one_text():
     assert (
-        models_of("elastic, sasrec,") == models_of(["elastic", "sasrec"]) == ("elastic", "sasrec")
+        model_texts("elastic, sasrec,")
+        == model_texts(["elastic", "sasrec"])
+        == ("elastic", "sasrec")
     )

@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from longrec.artifact.provenance import provenance
-from longrec.compare.rows import report_row
+from longrec.compare.read_runs import report_row
 from longrec.core import console
 from longrec.core.errors import UsageError
 from longrec.core.format import duration

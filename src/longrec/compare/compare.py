@@ -3,7 +3,7 @@
 FOLDER/
   compare.json    what is compared; the same call goes on, with more models or seeds if wanted
   runs/NAME/      a run as `longrec train` and `longrec evaluate` leave it
-  logs/NAME/      what its processes said (train.txt, evaluate.txt), and their memory (train.json)
+  logs/NAME/      what its processes print (train.txt, evaluate.txt), and their memory (train.json)
   results.json, results.csv, report.html    written again after every run
 """
 
@@ -18,17 +18,15 @@ from typing import Any
 import torch
 
 from longrec.artifact.provenance import provenance
-from longrec.compare.plan import Job, Plan, models_of, read_plan, settings_text
+from longrec.compare.plan import Job, Plan, model_texts, read_plan, setting_texts
 from longrec.compare.process import run_process
-from longrec.compare.report import write_results
-from longrec.compare.results import Comparison, Failure, Stage, collect, evaluated, trained
+from longrec.compare.report import provenance_facts, write_results
+from longrec.compare.results import Comparison, Failure, Stage, collect, is_evaluated, is_trained
 from longrec.core import console
 from longrec.core.errors import UsageError
 from longrec.core.lock import held
 from longrec.data.histories import Histories, open_histories
 from longrec.evaluation.report.contents import ReportRow
-
-STAGES: tuple[Stage, ...] = ("training", "evaluation")
 
 
 def compare(
@@ -67,7 +65,7 @@ def compare(
     bounds : sequence of ReportRow
         Further rows of kind "ceiling" or "bound", for data of which they are known.
     progress : bool or None
-        Whether to tell on standard error what runs; None does so in a terminal or a notebook.
+        Whether to show on standard error what runs; None does so in a terminal or a notebook.
 
     Returns
     -------
@@ -80,13 +78,13 @@ def compare(
         something else or another comparison.
     """
     data = histories if isinstance(histories, Histories) else open_histories(histories)
-    folder, texts = Path(out), settings_text(settings or {})
+    folder = Path(out)
     plan = Plan(
         histories=str(data.path.resolve()),
         fingerprint=data.fingerprint,
-        models=models_of(models),
+        models=model_texts(models),
         budget=float(budget),
-        settings=texts,
+        settings=setting_texts(settings or {}),
         seeds=seeds,
         device=device,
         threads=torch.get_num_threads(),
@@ -100,103 +98,89 @@ def compare(
         begun = read_plan(folder)
         if begun is not None:
             plan.check_continues(begun, folder)
-        plan.keep(folder)
-        made = _made(data)
-        tell = console.is_interactive() if progress is None else progress
+        plan.write(folder)
+        facts = provenance_facts(provenance(data, 0))
+        show_progress = console.is_interactive() if progress is None else progress
         failures: list[Failure] = []
 
-        def show() -> Comparison:
-            found = collect(folder, bounds, failures)
-            write_results(found, made)
-            return found
+        def write_comparison() -> Comparison:
+            comparison = collect(folder, bounds, failures)
+            write_results(comparison, facts)
+            return comparison
 
-        found = show()
-        todo = [job for job in jobs if not evaluated(job, plan)]
-        if tell and len(todo) < len(jobs):
-            console.say(f"{len(jobs) - len(todo)} of {len(jobs)} runs have ended already")
-        for number, job in enumerate(todo, start=1):
-            failure = _run(job, plan, f"{number} of {len(todo)}", tell)
+        comparison = write_comparison()
+        remaining = [job for job in jobs if not is_evaluated(job, plan)]
+        if show_progress and len(remaining) < len(jobs):
+            console.say(f"{len(jobs) - len(remaining)} of {len(jobs)} runs have ended already")
+        for number, job in enumerate(remaining, start=1):
+            position = f"{number} of {len(remaining)}"
+            failure = _run(job, plan, position, show_progress)
             if failure is not None:
                 failures.append(failure)
-            found = show()
-    return found
+            comparison = write_comparison()
+    return comparison
 
 
-def _run(job: Job, plan: Plan, place: str, tell: bool) -> Failure | None:
+def _run(job: Job, plan: Plan, position: str, show_progress: bool) -> Failure | None:
     """Train and evaluate, unless that is done; what went wrong, or None."""
     label = job.entry.name + (f", seed {job.seed}" if plan.seeds > 1 else "")
-    for stage in STAGES:
-        if stage == "training" and trained(job):
+    stages: tuple[Stage, ...] = ("training", "evaluation")
+    for stage in stages:
+        if stage == "training" and is_trained(job):
             continue
-        verb = "train" if stage == "training" else "evaluate"
-        log = job.logs / f"{verb}.txt"
-        call = ["--threads", str(plan.threads), verb]
-        call += _training(job, plan) if stage == "training" else _evaluation(job, plan)
-        with _watching(f"{place}: {label}, {stage}", job, plan, stage, tell) as tick:
-            error = run_process(call, log, job.logs / f"{verb}.json", tick)
-        done = trained(job) if stage == "training" else evaluated(job, plan)
+        command = "train" if stage == "training" else "evaluate"
+        log, memory = job.logs / f"{command}.txt", job.logs / f"{command}.json"
+        with _progress(f"{position}: {label}, {stage}", job, plan, stage, show_progress) as tick:
+            error = run_process(_arguments(job, plan, stage), log, memory, tick)
+        done = is_trained(job) if stage == "training" else is_evaluated(job, plan)
         if error is None and not done:
             error = "it ended well and left no result"
         if error is not None:
-            if tell:
+            if show_progress:
                 console.say(f"{label} failed in {stage}: {error}")
             return Failure(job.entry.name, job.seed, stage, error, log)
     return None
 
 
-def _training(job: Job, plan: Plan) -> list[str]:
-    settings = job.entry.settings | {"seed": str(job.seed)}
-    call = [plan.histories, "--model", job.entry.model, "--out", str(job.run)]
-    call += ["--device", plan.device]
-    for key, value in settings.items():
-        call += ["--set", f"{key}={value}"]
-    return [*call, "--resume"] if (job.run / "training.json").is_file() else call
-
-
-def _evaluation(job: Job, plan: Plan) -> list[str]:
-    return [str(job.run), "--data", plan.histories]
+def _arguments(job: Job, plan: Plan, stage: Stage) -> list[str]:
+    """What follows `longrec` on the command line of one stage of a run."""
+    threads = ["--threads", str(plan.threads)]
+    if stage == "evaluation":
+        return [*threads, "evaluate", str(job.run), "--data", plan.histories]
+    arguments = [*threads, "train", plan.histories, "--model", job.entry.model]
+    arguments += ["--out", str(job.run), "--device", plan.device]
+    for key, value in (job.entry.settings | {"seed": str(job.seed)}).items():
+        arguments += ["--set", f"{key}={value}"]
+    return [*arguments, "--resume"] if (job.run / "training.json").is_file() else arguments
 
 
 @contextmanager
-def _watching(
-    what: str, job: Job, plan: Plan, stage: Stage, tell: bool
+def _progress(
+    description: str, job: Job, plan: Plan, stage: Stage, show: bool
 ) -> Iterator[Callable[[], None]]:
-    """Tell what runs; in a terminal a bar of the budget, with the last validation."""
-    if not tell:
+    """Say what runs; in a terminal a bar of the budget, with the last validation."""
+    if not show:
         yield lambda: None
         return
-    console.say(what)
-    if stage != "training":
-        with console.err.status(what):
+    console.say(description)
+    if stage == "evaluation":
+        with console.err.status(description):
             yield lambda: None
         return
     began, log = time.monotonic(), job.run / "log.csv"
-    with console.progress_bar(what) as shown:
+    with console.progress_bar(description) as bar:
 
         def tick() -> None:
-            lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
-            last = (
-                dict(zip(lines[0].split(","), lines[-1].split(","), strict=False))
-                if lines[1:]
-                else {}
-            )
-            known = f"  epoch {last['epoch']}, NDCG@10 {float(last['ndcg10']):.4f}" if last else ""
             spent = min(time.monotonic() - began, 60 * plan.budget)
-            shown(spent, 60 * plan.budget, what + known)
+            bar(spent, 60 * plan.budget, description + _last_validation(log))
 
         yield tick
 
 
-def _made(data: Histories) -> dict[str, str]:
-    """Command, machine and versions, in words."""
-    about = provenance(data, 0)
-    machine = about["machine"]
-    gpu = "" if machine["gpu"] is None else f", {machine['gpu']}"
-    return {
-        "command": about["command"],
-        "data": f"{data.n_users:,} users, {data.n_items:,} items, {data.n_events:,} events",
-        "machine": f"{machine['processor']}, {machine['cores']} cores{gpu}",
-        "versions": ", ".join(f"{k} {v}" for k, v in about["versions"].items()),
-        "commit": str(about["commit"] or "installed package"),
-        "time": about["started"],
-    }
+def _last_validation(log: Path) -> str:
+    """The last line of a run's log in words; empty where there is none yet."""
+    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+    if len(lines) < 2:
+        return ""
+    last = dict(zip(lines[0].split(","), lines[-1].split(","), strict=False))
+    return f"  epoch {last['epoch']}, NDCG@10 {float(last['ndcg10']):.4f}"

@@ -24,8 +24,8 @@ from longrec.models.common.base import config_keys
 
 FORMAT = 1
 PLAN = "compare.json"
-TAKEN = {"max_minutes": "the budget", "seed": "the number of seeds"}
-WORDS = {
+_SET_BY = {"max_minutes": "the budget", "seed": "the number of seeds"}
+_MUST_STAY = {
     "fingerprint": "histories with the fingerprint",
     "budget": "a budget in minutes of",
     "settings": "the common settings",
@@ -50,7 +50,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Job:
-    """One run: a model with a seed, and where it and what its processes say are kept."""
+    """One run: a model with a seed, and the folders of its run and of its logs."""
 
     entry: Entry
     seed: int
@@ -92,8 +92,8 @@ class Plan:
             if name in self.models[:n]:
                 raise UsageError(f"the model {name!r} is named twice")
         for key in self.settings:
-            if key in TAKEN:
-                raise UsageError(f"{key} is set by {TAKEN[key]}: leave it out")
+            if key in _SET_BY:
+                raise UsageError(f"{key} is set by {_SET_BY[key]}: leave it out")
 
     def entries(self) -> list[Entry]:
         """The models with their settings, all checked.
@@ -117,16 +117,16 @@ class Plan:
                 )
             if key in own:
                 raise UsageError(f"{text!r} gives {key!r} twice")
-            if key in TAKEN:
-                raise UsageError(f"{text!r}: {key} is set by {TAKEN[key]}: leave it out")
+            if key in _SET_BY:
+                raise UsageError(f"{text!r}: {key} is set by {_SET_BY[key]}: leave it out")
             if key == "split":
                 raise UsageError(
                     f"{text!r}: all models are compared under one split: set it for all of them"
                 )
             own[key] = value
         common = self.settings
-        if not fields(MODELS[check_model(name)].config_class):
-            common = {k: v for k, v in common.items() if not _only_of_models(k)}
+        if not fields(MODELS[check_model(name)].config_class):  # it has no settings of its own
+            common = {key: value for key, value in common.items() if not _is_of_a_model(key)}
         settings = common | own | {"max_minutes": str(self.budget)}
         try:
             parse_settings(name, settings)
@@ -136,33 +136,34 @@ class Plan:
 
     def jobs(self, folder: Path) -> list[Job]:
         """Every run, all models with the first seed before any with the second."""
+        jobs = []
         entries = self.entries()
-        return [
-            _job(folder, entry, seed)
-            for seed in range(self.seeds)
-            for entry in entries
-            if not (seed and entry.counted)
-        ]
+        for seed in range(self.seeds):
+            for entry in entries:
+                if seed == 0 or not entry.counted:
+                    name = folder_name(entry.name) + (f"-seed{seed}" if seed else "")
+                    jobs.append(Job(entry, seed, folder / "runs" / name, folder / "logs" / name))
+        return jobs
 
-    def keep(self, folder: Path) -> None:
+    def write(self, folder: Path) -> None:
         """Write the plan into the comparison's folder."""
         document = {"format": FORMAT} | asdict(self)
         write_file(folder / PLAN, json.dumps(document, indent=1))
 
     def check_continues(self, begun: Plan, folder: Path) -> None:
         """Raise UsageError unless this plan is the one begun, with more models or seeds at most."""
-        for key, words in WORDS.items():
+        for key, words in _MUST_STAY.items():
             old, new = getattr(begun, key), getattr(self, key)
             if old != new:
                 raise UsageError(
                     f"{folder} was begun with {words} {old}, not {new}: compare with that, or in "
                     "a new folder"
                 )
-        left = [name for name in begun.models if name not in self.models]
-        if left:
+        missing = [name for name in begun.models if name not in self.models]
+        if missing:
             raise UsageError(
-                f"{folder} also compares {', '.join(left)}: models can be added and not left out; "
-                "name them too, or compare in a new folder"
+                f"{folder} also compares {', '.join(missing)}: models can be added and not left "
+                "out; name them too, or compare in a new folder"
             )
         if self.seeds < begun.seeds:
             raise UsageError(
@@ -202,27 +203,21 @@ def read_plan(folder: Path) -> Plan | None:
     )
 
 
-def models_of(models: str | Sequence[str]) -> tuple[str, ...]:
+def model_texts(models: str | Sequence[str]) -> tuple[str, ...]:
     """Names from a list, or from one text with commas."""
     texts = models.split(",") if isinstance(models, str) else models
     return tuple(text.strip() for text in texts if text.strip())
 
 
-def settings_text(settings: Mapping[str, Any]) -> dict[str, str]:
+def setting_texts(settings: Mapping[str, Any]) -> dict[str, str]:
     """Values as a command line has them."""
     return {k: "none" if v is None else str(v) for k, v in settings.items()}
 
 
-def _only_of_models(key: str) -> bool:
-    """Whether a setting belongs to models and not to training."""
-    return key not in {f.name for f in fields(TrainConfig)} and any(
-        key in config_keys(name) for name in MODELS
-    )
-
-
-def _job(folder: Path, entry: Entry, seed: int) -> Job:
-    name = folder_name(entry.name) + (f"-seed{seed}" if seed else "")
-    return Job(entry, seed, folder / "runs" / name, folder / "logs" / name)
+def _is_of_a_model(key: str) -> bool:
+    """Whether a setting belongs to some model and not to training."""
+    training = {field.name for field in fields(TrainConfig)}
+    return key not in training and any(key in config_keys(name) for name in MODELS)
 
 
 def folder_name(text: str) -> str:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from longrec.compare.results import Comparison, memory_of
-from longrec.compare.rows import origin
+import polars as pl
+
+from longrec.compare.read_runs import origin
+from longrec.compare.results import Comparison
 from longrec.core.files import write_file
 from longrec.core.format import size
+from longrec.core.machine import machine_text, versions_text
 from longrec.evaluation.report.contents import Report, ReportRow
 from longrec.evaluation.report.page import write_report
 from longrec.evaluation.summary import UNFILTERED
@@ -21,56 +22,69 @@ from longrec.evaluation.summary import UNFILTERED
 QUOTED = ("ndcg@10", "hr@10", "mrr@10")
 
 
-def write_results(found: Comparison, commands: Mapping[str, str]) -> None:
+def write_results(comparison: Comparison, facts: Mapping[str, str]) -> None:
     """Write results.json, results.csv and report.html, each whole or not at all.
 
     Parameters
     ----------
-    found
-    commands
+    comparison
+    facts
         How the comparison was made, for the page and for results.json: command, machine, ….
     """
-    document = {"made": dict(commands)} | found.to_dict()
-    write_file(found.folder / "results.json", json.dumps(document, indent=1, allow_nan=False))
-    write_file(found.folder / "results.csv", to_csv(found))
-    plan = found.plan
-    facts = {
-        **commands,
+    document = {"made": dict(facts)} | comparison.to_dict()
+    write_file(comparison.folder / "results.json", json.dumps(document, indent=1, allow_nan=False))
+    write_file(comparison.folder / "results.csv", results_frame(comparison).write_csv())
+    plan = comparison.plan
+    page_facts = {
+        **facts,
         "histories": f"{plan.histories}, fingerprint {plan.fingerprint[:12]}",
         "budget": f"{plan.budget:g} minutes of training for each run, validation included",
         "common settings": ", ".join(f"{k}={v}" for k, v in plan.settings.items()) or "defaults",
         "seeds": ", ".join(map(str, range(plan.seeds))),
         "device": f"{plan.device}, {plan.threads} thread(s)",
     }
-    for runs in found.runs.values():
-        facts |= {run.name: origin(run) for run in runs}
+    for runs in comparison.runs.values():
+        page_facts |= {run.name: origin(run) for run in runs}
     write_report(
-        found.report,
+        comparison.report,
         Report(
             f"Comparison on {Path(plan.histories).name}",
-            found.rows,
-            facts=facts,
-            protocol=found.protocol,
-            pairs=found.pairs,
+            comparison.rows,
+            facts=page_facts,
+            protocol=comparison.protocol,
+            pairs=comparison.pairs,
             failures={
                 (f"{f.name}, seed {f.seed}" if plan.seeds > 1 else f.name): f"{f.stage}: {f.error}"
-                for f in found.failures
+                for f in comparison.failures
             }
-            | dict.fromkeys(found.waiting, "not run yet"),
+            | dict.fromkeys(comparison.waiting, "not run yet"),
         ),
     )
 
 
-def to_csv(found: Comparison) -> str:
-    """One line per row: metrics with intervals, then costs."""
-    prefix, table = _prefix(found), []
-    for place, row in enumerate(found.rows, start=1):
+def provenance_facts(about: Mapping[str, Any]) -> dict[str, str]:
+    """What numbers must be quoted with, in words: command, data, machine, versions, …."""
+    data = about["data"]
+    return {
+        "command": about["command"],
+        "data": f"{data['users']:,} users, {data['items']:,} items, {data['events']:,} events",
+        "machine": machine_text(about["machine"]),
+        "versions": versions_text(about["versions"]),
+        "commit": str(about["commit"] or "installed package"),
+        "time": about["started"],
+    }
+
+
+def results_frame(comparison: Comparison) -> pl.DataFrame:
+    """One line per row of the comparison: metrics with intervals, then costs."""
+    prefix, lines = _prefix(comparison), []
+    for rank, row in enumerate(comparison.rows, start=1):
         line: dict[str, Any] = {
-            "rank": place if row.ranks else None,
+            "rank": rank if row.ranks else None,
             "model": row.name,
             "kind": row.kind,
             "ended": row.ended,
-            "converged": row.converged,
+            "converged": None if row.converged is None else str(row.converged),
             "seeds": row.seeds if row.contends else None,
         }
         for name in QUOTED:
@@ -79,32 +93,28 @@ def to_csv(found: Comparison) -> str:
             line[f"{key} low"], line[f"{key} high"] = row.interval(key) or (None, None)
             line[f"{key} spread"] = row.spread.get(key)
         line |= {key: value for key, value in row.metrics.items() if key not in line}
-        table.append(line | asdict(row.cost) | memory_of(row))
-    columns = list(dict.fromkeys(key for line in table for key in line))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table)
-    return text.getvalue()
+        lines.append(line | asdict(row.cost) | row.memory_use())
+    columns = dict.fromkeys(key for line in lines for key in line)
+    frame = pl.DataFrame({key: [line.get(key) for line in lines] for key in columns}, strict=False)
+    return frame.with_columns(pl.col(pl.String).replace("", None))  # empty cells without quotes
 
 
-def summary_table(found: Comparison) -> tuple[list[str], list[list[str]]]:
+def summary_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Columns and lines of a table for the screen, in the order of ranks."""
-    ndcg, hr = (_prefix(found) + name for name in QUOTED[:2])
+    ndcg, hr = (_prefix(comparison) + name for name in QUOTED[:2])
     lines = []
-    for place, row in enumerate(found.rows, start=1):
+    for rank, row in enumerate(comparison.rows, start=1):
         cost, ends = row.cost, row.interval(ndcg)
-        kept = cost.keeps if cost.state_bytes is None else size(cost.state_bytes)
         lines.append(
             [
-                str(place) if row.ranks else "",
+                str(rank) if row.ranks else "",
                 row.name,
                 f"{row.metrics[ndcg]:.4f}" if ndcg in row.metrics else "",
                 "" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}",
                 f"{row.metrics[hr]:.4f}" if hr in row.metrics else "",
                 "" if cost.seconds is None else f"{cost.seconds / 60:.1f}",
                 "" if cost.peak_bytes is None else f"{cost.peak_bytes / 2**20:,.0f}",
-                kept,
+                cost.keeps if cost.state_bytes is None else size(cost.state_bytes),
                 how_ended(row) if row.contends else row.kind,
             ]
         )
@@ -117,5 +127,5 @@ def how_ended(row: ReportRow) -> str:
     return "not converged" if row.converged is False else row.ended
 
 
-def _prefix(found: Comparison) -> str:
-    return UNFILTERED if found.metric.startswith(UNFILTERED) else ""
+def _prefix(comparison: Comparison) -> str:
+    return UNFILTERED if comparison.metric.startswith(UNFILTERED) else ""

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from longrec.compare.plan import Job, Plan, read_plan
-from longrec.compare.rows import read_json, read_ranks, report_row
+from longrec.compare.read_runs import read_json, read_ranks, report_row
 from longrec.core.errors import DataError
 from longrec.evaluation.report.contents import (
-    MEMORY,
     Pair,
     ReportRow,
     by_rank,
@@ -26,7 +25,7 @@ Stage = Literal["training", "evaluation"]
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that went wrong: which, in which stage, how, and the file with all that it said."""
+    """A run that went wrong: which, in which stage, why, and the file with all that it printed."""
 
     name: str
     seed: int
@@ -104,14 +103,14 @@ class Comparison:
         }
 
 
-def trained(job: Job) -> bool:
+def is_trained(job: Job) -> bool:
     """Whether a run's training has ended."""
     return (job.run / "config.json").is_file()
 
 
-def evaluated(job: Job, plan: Plan) -> bool:
+def is_evaluated(job: Job, plan: Plan) -> bool:
     """Whether a run has ended and its test targets were ranked on the plan's data."""
-    if not trained(job) or not (job.run / "ranks.parquet").is_file():
+    if not is_trained(job) or not (job.run / "ranks.parquet").is_file():
         return False
     try:
         metrics = read_json(job.run / "metrics.json")
@@ -142,12 +141,12 @@ def collect(
     if plan is None:
         raise DataError(f"{folder} holds no comparison: make one with `longrec compare`")
     jobs = plan.jobs(folder)
-    ended = [job for job in jobs if evaluated(job, plan)]
+    ended = [job for job in jobs if is_evaluated(job, plan)]
     runs: dict[str, list[Path]] = {}
     for job in ended:
         runs.setdefault(job.entry.name, []).append(job.run)
-    measured = {job.run: job.logs / "train.json" for job in ended}
-    rows = [report_row(own, name, [measured[run] for run in own]) for name, own in runs.items()]
+    memory = {job.run: job.logs / "train.json" for job in ended}
+    rows = [report_row(own, name, [memory[run] for run in own]) for name, own in runs.items()]
     rows += bounds or _earlier_bounds(folder)
     metric = leading_metric(rows)
     rows = by_rank(rows, metric)
@@ -165,14 +164,6 @@ def collect(
     )
 
 
-def memory_of(row: ReportRow) -> dict[str, float]:
-    """How evenly the memory bank was used by the weights that were kept; {} without one."""
-    if row.log is None:
-        return {}
-    best = row.log.drop_nulls(list(MEMORY)).sort("validation", descending=True, maintain_order=True)
-    return {name: float(best[name][0]) for name in MEMORY} if len(best) else {}
-
-
 def _row(row: ReportRow, rank: int | None, runs: Sequence[Path]) -> dict[str, Any]:
     return {
         "rank": rank,
@@ -184,7 +175,7 @@ def _row(row: ReportRow, rank: int | None, runs: Sequence[Path]) -> dict[str, An
         "metrics": _metrics(row),
         "spread": dict(row.spread),
         "cost": asdict(row.cost),
-        "memory": memory_of(row),
+        "memory": row.memory_use(),
         "runs": [{"folder": str(run)} | read_json(run / "provenance.json") for run in runs],
     }
 

@@ -91,6 +91,23 @@ class ReportRow:
         """The 95% interval of a metric, where there is one."""
         return self.metrics.intervals.get(key) if isinstance(self.metrics, Metrics) else None
 
+    def memory_log(self) -> pl.DataFrame | None:
+        """epoch, those of ``MEMORY``, validation, where its memory bank was measured."""
+        if self.log is None or not set(MEMORY) <= set(self.log.columns):
+            return None
+        log = self.log.drop_nulls(list(MEMORY)).select("epoch", *MEMORY, "validation")
+        return log if len(log) else None
+
+    def memory_use(self) -> dict[str, float]:
+        """How evenly the memory bank was used by the weights that were kept; {} without one."""
+        log = self.memory_log()
+        return {} if log is None else {name: best_epoch(log)[name] for name in MEMORY}
+
+
+def best_epoch(log: pl.DataFrame) -> dict[str, float]:
+    """The line of a log with the best validation, whose weights were kept."""
+    return log.sort("validation", descending=True, maintain_order=True).row(0, named=True)
+
 
 class Pair(NamedTuple):
     """Two rows compared target by target: a minus b in the leading metric.

@@ -21,10 +21,10 @@ from longrec.core.format import duration, size
 from longrec.evaluation.metrics import names
 from longrec.evaluation.report import figures
 from longrec.evaluation.report.contents import (
-    MEMORY,
     Cost,
     Report,
     ReportRow,
+    best_epoch,
     by_rank,
     leading_metric,
 )
@@ -129,13 +129,10 @@ def _by_length(
 
 def _memory(rows: Sequence[ReportRow]) -> Iterator[tuple[str, Sequence[float], Any]]:
     """How evenly memory banks were used: name, at the best validation, at every validation."""
-    columns = ["epoch", *MEMORY, "validation"]
     for row in rows:
-        if row.log is not None and set(MEMORY) <= set(row.log.columns):
-            log = row.log.drop_nulls(list(MEMORY)).select(columns)
-            if len(log):
-                best = log.sort("validation", descending=True, maintain_order=True).row(0)
-                yield row.name, best, log.rows()
+        log = row.memory_log()
+        if log is not None:
+            yield row.name, list(best_epoch(log).values()), log.rows()
 
 
 def _all_metrics(

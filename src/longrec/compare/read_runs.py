@@ -1,4 +1,4 @@
-"""From the folders of evaluated runs to a row of a report: every number from their own files."""
+"""Read the folders of evaluated runs: a row of a report, with every number from their own files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from longrec.models import CountingModel, SequenceModel, build_model
 EVENT_BYTES = 12  # of an event that serving keeps: int32 item, int64 time
 
 
-def report_row(runs: Sequence[Path], name: str, measured: Sequence[Path] = ()) -> ReportRow:
+def report_row(runs: Sequence[Path], name: str, memory: Sequence[Path] = ()) -> ReportRow:
     """One row from the evaluated runs of one model, which differ in their seed alone.
 
     Metrics are averaged target by target, costs by run (of memory the largest is taken), and the
@@ -33,7 +33,7 @@ def report_row(runs: Sequence[Path], name: str, measured: Sequence[Path] = ()) -
         Folders that `longrec train` and `longrec evaluate` wrote.
     name
         What the row is called.
-    measured
+    memory
         Files with the memory use of the processes that trained them, where that was measured.
     """
     trainings = [read_json(run / "provenance.json")["training"] for run in runs]
@@ -43,7 +43,7 @@ def report_row(runs: Sequence[Path], name: str, measured: Sequence[Path] = ()) -
         ranks = [read_ranks(run) for run in runs]
         metrics = summarise_ranks(ranks, metrics.split, metrics.notes, part=metrics.part)
     sizes = sizes_of(read_json(runs[0] / "config.json"))
-    peaks = [read_json(path).get("peak_bytes") for path in measured if path.is_file()]
+    peaks = [read_json(path).get("peak_bytes") for path in memory if path.is_file()]
     seconds = statistics.fmean(t["seconds"] for t in trainings)
     events = statistics.fmean(t["events"] for t in trainings)
     counted = trainings[0]["stop"] == "counted"
@@ -62,13 +62,10 @@ def report_row(runs: Sequence[Path], name: str, measured: Sequence[Path] = ()) -
         ended=", ".join(dict.fromkeys(t["stop"] for t in trainings)),
         log=None if counted else read_log(runs[0]),
         seeds=len(runs),
-        spread=_spread(every) if len(runs) > 1 else {},
+        spread={key: statistics.stdev(own[key] for own in every) for key in every[0]}
+        if len(runs) > 1
+        else {},
     )
-
-
-def _spread(every: Sequence[Metrics]) -> dict[str, float]:
-    """Standard deviation of each metric over seeds."""
-    return {key: statistics.stdev(metrics[key] for metrics in every) for key in every[0]}
 
 
 def sizes_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,19 +82,18 @@ def sizes_of(config: Mapping[str, Any]) -> dict[str, Any]:
         if model.streaming == "exact":
             assert isinstance(model, SequenceModel)
             map_state(lambda part: state.append(part.nbytes) or part, model.initial_state(1))  # type: ignore[func-returns-value]
-    parameters = sum(p.numel() for p in model.parameters())
     last = model.reads(training.context)
+    state_bytes, keeps = None, "the whole history"
     if model.streaming == "exact":
-        kept: tuple[int | None, str] = sum(state), "its state"
+        state_bytes, keeps = sum(state), "its state"
     elif last is not None:
-        kept = EVENT_BYTES * last, "the last event" if last == 1 else f"the last {last:,} events"
-    else:
-        kept = None, "the whole history"
+        state_bytes = EVENT_BYTES * last
+        keeps = "the last event" if last == 1 else f"the last {last:,} events"
     counted = isinstance(model, CountingModel)
     return {
-        "parameters": None if counted else parameters,
-        "state_bytes": kept[0],
-        "keeps": kept[1],
+        "parameters": None if counted else sum(p.numel() for p in model.parameters()),
+        "state_bytes": state_bytes,
+        "keeps": keeps,
     }
 
 
@@ -141,11 +137,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def origin(run: Path) -> str:
     """What a run's numbers must be quoted with."""
-    made = read_json(run / "provenance.json")
-    machine = made["machine"]
+    about = read_json(run / "provenance.json")
+    machine = about["machine"]
     gpu = "" if machine.get("gpu") is None else f", {machine['gpu']}"
     return (
-        f"`{made['command']}`; seed {made['seed']}, commit {made['commit']}, "
-        f"torch {made['versions']['torch']}, {machine['processor']}{gpu}, "
-        f"{machine['threads']} thread(s), started {made['started']}"
+        f"`{about['command']}`; seed {about['seed']}, commit {about['commit']}, "
+        f"torch {about['versions']['torch']}, {machine['processor']}{gpu}, "
+        f"{machine['threads']} thread(s), started {about['started']}"
     )
