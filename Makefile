@@ -4,17 +4,23 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 THREADS ?= 2
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --durations 20
 
-.PHONY: demo test test-slow lint types clean
+.PHONY: demo test test-slow test-long lint types clean
 
 demo: $(READY)
 	$(BIN)/longrec --threads $(THREADS) demo --out demo
 
 test: $(READY)
-	$(BIN)/python -m pytest --durations=20
+	$(PYTEST)
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow --durations=20
+	$(PYTEST) -m slow
+
+# For nights: 200 kills of each kind of store instead of 20, and minutes of load.
+test-long: $(READY)
+	LONGREC_TEST_KILLS=200 $(PYTEST) --timeout 3600 -m 'long or kills'
 
 lint: $(READY)
 	$(BIN)/ruff format --check src tests benchmarks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,14 +10,43 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from forking import ONE_THREAD, address_of_session
 from hypothesis import settings
 
 from longrec.data.catalog import Catalog
 from longrec.data.histories import Histories, write_histories
 
 torch.set_num_threads(1)
+os.environ.update(ONE_THREAD)  # also in processes that tests start
 settings.register_profile("longrec", deadline=None, derandomize=True)
 settings.load_profile("longrec")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Where several workers run tests, one process forks for all of them."""
+    if getattr(config.option, "numprocesses", None):
+        address_of_session()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give to one worker what shares a module's fixture, so that it is made once.
+
+    All other tests go to whichever worker is free (pytest-xdist's loadgroup).
+    """
+    for item in items:
+        if not isinstance(item, pytest.Function):
+            continue
+        shared = [
+            name
+            for name, definitions in item._fixtureinfo.name2fixturedefs.items()
+            if definitions[-1].scope == "module"
+        ]
+        if shared:
+            params = item.callspec.indices if hasattr(item, "callspec") else {}
+            ids = [str(params[name]) for name in sorted(shared) if name in params]
+            item.add_marker(pytest.mark.xdist_group(" ".join([item.module.__name__, *ids])))
+
 
 MakeHistories = Callable[..., Histories]
 

@@ -23,8 +23,8 @@ import pytest
 import longrec
 from longrec.cli import main as cli
 from longrec.compare.compare import compare
-from longrec.compare.results import collect
 from longrec.compare.read_runs import EVENT_BYTES, report_row, sizes_of
+from longrec.compare.results import collect
 from longrec.core.child import why_it_failed
 from longrec.core.errors import LongrecError, UsageError
 from longrec.evaluation.report.contents import ReportRow

@@ -1,4 +1,4 @@
-"""What children do to whole streams before they are killed (see preloaded.py).
+"""What children do to whole streams before they are killed (see forking.py).
 
 Several workers, a thread each, take turns on a few users. What a worker does at a turn is decided
 by seed, worker and number of the turn alone: who knows which turns are done knows all that a store
@@ -8,7 +8,6 @@ must hold, and a killed worker goes on at the turn that it was in, which is a re
 from __future__ import annotations
 
 import importlib
-import os
 import random
 import sys
 import threading
@@ -18,7 +17,6 @@ from functools import cache
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
-from serving import preloaded
 from serving.small_streams import FIRST, UNKNOWN, frame_of, recommender
 
 from longrec.recommender import Recommender
@@ -44,7 +42,7 @@ def made(case: str) -> tuple[Recommender, Engine]:
     return rec, Engine(rec)
 
 
-if "pytest" not in sys.modules:  # in a preloaded process: once, before any child is forked
+if "pytest" not in sys.modules:  # in a fork server: once, before any child is forked
     # Nothing here may start polars' threads, for which those forked later would wait for ever.
     for name in CASES:
         made(name)
@@ -113,17 +111,6 @@ def _event(
     item = UNKNOWN if dice.random() < 0.1 else dice.choice(ITEMS)
     # Some are late, some simultaneous.
     return dice.choice(users), item, BEGIN + 60 * number + 30 * dice.randint(-4, 4), event_id
-
-
-def serve(say: Callable[[str], None], there: str, back: str) -> None:
-    """Leave behind a process that is as preloaded as this one, told its jobs through pipes."""
-    if not os.fork():
-        try:
-            sys.stdin = open(there)  # noqa: SIM115
-            os.dup2(os.open(back, os.O_WRONLY), 1)
-            preloaded.main("stream_jobs")
-        finally:
-            os._exit(0)
 
 
 def go_on(

@@ -7,18 +7,16 @@ the seed and the number of the kill.
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
-from serving.preloaded import Preloaded
+from forking import ForkServer, Job, kills
 from serving.redis_server import RedisServer
 from serving.small_streams import FIRST
 from serving.stores.cutting_proxy import CuttingProxy
@@ -34,35 +32,10 @@ VISITORS = 30
 """Users of the histories whom nobody observes; the last of all in the store's order."""
 
 
-class Forked(Preloaded):
-    """A second preloaded process, forked from a first one: nothing is loaded again."""
-
-    def __init__(self, first: Preloaded, folder: Path) -> None:
-        ends = there, back = str(folder / "there"), str(folder / "back")
-        for end in ends:
-            os.mkfifo(end)
-        first.start("serve", *ends)
-        first.rest()
-        pipes = {"stdin": open(there, "wb"), "stdout": open(back, "rb")}  # noqa: SIM115
-        self.process = SimpleNamespace(**pipes, wait=lambda: None)  # it ends with its pipe
-        self.job, self._rest, self._ended = None, b"", True
-
-
 @pytest.fixture(scope="module")
-def preloaded(tmp_path_factory):
-    """Two, so that there can be replicas."""
-    with Preloaded("stream_jobs") as first:
-        with Forked(first, tmp_path_factory.mktemp("pipes")) as second:
-            yield first, second
-        first.kill()
-        first.process.kill()  # an orderly end takes PyTorch seconds
-
-
-@pytest.fixture
-def children(preloaded):
-    yield preloaded
-    for child in preloaded:
-        child.kill()
+def server():
+    with ForkServer("serving.stream_jobs") as server:
+        yield server
 
 
 @contextmanager
@@ -79,45 +52,39 @@ def at(seed: int, kill: int) -> Iterator[None]:
 
 
 def kill_embedded(
-    child: Preloaded, url: str, durability: Durability, case: str, seed: int, kills: int
+    server: ForkServer, url: str, durability: Durability, case: str, seed: int, many: int
 ) -> None:
     told = Told(seed, 3)
-    for kill in range(kills):
-        with at(seed, kill):
-            child.start("go_on", url, durability, case, seed, told.starts)
-            told.hear(wait(child, kill % 4 and instants.randint(1, 60)))
-            told.hear(child.kill())
+    for kill in range(many):
+        with (
+            at(seed, kill),
+            server.job("go_on", url, durability, case, seed, told.starts) as job,
+        ):
+            told.hear(wait(job, kill % 4 and instants.randint(1, 60)))
+            told.hear(job.killed())
             told.killed(told.next)
             look(told, url, durability, case)
-    with at(seed, kills):
+    with at(seed, many):
         finish(told, url, durability, case)
 
 
-def wait(child: Preloaded, many: int, word: str = "") -> list[str]:
+def wait(job: Job, many: int, word: str = "") -> list[str]:
     """What it says until it has said so many lines that begin with a word, and a moment more."""
     lines: list[str] = []
     while many:
-        lines.append(child.line() or "failed: it says nothing")
+        lines.append(job.line() or "failed: it says nothing")
         many -= lines[-1].startswith((word, "failed"))
     time.sleep(instants.random() * (0.003 if lines else 0.02))
     return lines
 
 
+@pytest.mark.kills
 @pytest.mark.parametrize("scheme", ["lmdb", "sqlite"])
 @pytest.mark.parametrize("durability", ["power", "process"])
 @pytest.mark.parametrize("case", CASES)
-def test_killed_beside_its_users(children, tmp_path, scheme, case, durability) -> None:
+def test_killed_beside_its_users(server, tmp_path, scheme, case, durability) -> None:
     url = f"{scheme}://{tmp_path}/store"
-    kill_embedded(children[0], url, durability, case, len(case), 3)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["lmdb", "sqlite"])
-@pytest.mark.parametrize("durability", ["power", "process"])
-@pytest.mark.parametrize("case", CASES)
-def test_killed_often_beside_its_users(children, tmp_path, scheme, case, durability) -> None:
-    url = f"{scheme}://{tmp_path}/store"
-    kill_embedded(children[0], url, durability, case, len(case), 25)
+    kill_embedded(server, url, durability, case, len(case), kills(2))
 
 
 def older_events(folder: Path) -> tuple[str, dict[str, list[Event]]]:
@@ -144,64 +111,56 @@ def older_events(folder: Path) -> tuple[str, dict[str, list[Event]]]:
 
 
 def kill_rebuilding(
-    child: Preloaded,
+    server: ForkServer,
     folder: Path,
     scheme: str,
     durability: Durability,
     case: str,
     seed: int,
-    kills: int,
+    many: int,
 ) -> None:
     histories, older = older_events(folder / "histories")
     told, url = Told(seed, 3, older), f"{scheme}://{folder}/store"
-    for kill in range(kills):
-        with at(seed, kill):
-            child.start("go_on", url, durability, case, seed, told.starts, None, histories)
-            told.hear(wait(child, instants.randint(1, 8), "progress"))
-            told.hear(child.kill())
+    for kill in range(many):
+        with (
+            at(seed, kill),
+            server.job("go_on", url, durability, case, seed, told.starts, None, histories) as job,
+        ):
+            told.hear(wait(job, instants.randint(1, 8), "progress"))
+            told.hear(job.killed())
             told.killed(told.next)
             look(told, url, durability, case)
-    with at(seed, kills):
+    with at(seed, many):
         finish(told, url, durability, case, histories)
         assert told.resumed
 
 
-@pytest.mark.parametrize("scheme", ["lmdb", "sqlite"])
-@pytest.mark.parametrize("durability", ["power", "process"])
-def test_killed_while_it_rebuilds_beside(children, tmp_path, scheme, durability) -> None:
-    kill_rebuilding(children[0], tmp_path, scheme, durability, "elastic", 5, 4)
-
-
-@pytest.mark.slow
+@pytest.mark.kills
 @pytest.mark.parametrize("scheme", ["lmdb", "sqlite"])
 @pytest.mark.parametrize("durability", ["power", "process"])
 @pytest.mark.parametrize("case", CASES)
-def test_killed_often_while_it_rebuilds_beside(
-    children, tmp_path, scheme, case, durability
-) -> None:
-    kill_rebuilding(children[0], tmp_path, scheme, durability, case, len(case), 25)
+def test_killed_while_it_rebuilds_beside(server, tmp_path, scheme, case, durability) -> None:
+    kill_rebuilding(server, tmp_path, scheme, durability, case, len(case), kills(2))
 
 
 # ---- Redis: the server, the replicas and the connections between
 
 
-def kill_shared(
-    replicas: tuple[Preloaded, Preloaded], folder: Path, case: str, seed: int, kills: int
-) -> None:
+def kill_shared(forks: ForkServer, folder: Path, case: str, seed: int, many: int) -> None:
     """Kill by turns; the first replica rebuilds besides."""
     histories, older = older_events(folder / "histories")
     told, workers = Told(seed, 4, older), [(0, 1), (2, 3)]
 
-    def start(one: int) -> None:
+    def start(one: int) -> Job:
         mine = {str(worker): told.next[worker] for worker in workers[one]}
         rebuilt = None if one else histories
-        replicas[one].start("go_on", server.url, "power", case, seed, mine, None, rebuilt)
+        return forks.job("go_on", server.url, "power", case, seed, mine, None, rebuilt)
 
-    with RedisServer(folder / "redis") as server:
+    with RedisServer(folder / "redis") as server, ExitStack() as stack:
         store = open_store(server.url, "power")
-        for one in range(2):
-            start(one)
-        for kill in range(kills):
+        replicas = [start(one) for one in range(2)]
+        stack.callback(lambda: [replica.killed() for replica in replicas])
+        for kill in range(many):
             with at(seed, kill):
                 for replica in replicas:
                     told.hear(wait(replica, instants.randint(1, 20)))
@@ -214,36 +173,30 @@ def kill_shared(
                         client.execute_command("CLIENT", "KILL", "TYPE", "normal")
                 else:
                     one = kill // 5 % 2
-                    told.hear(replicas[one].kill())
+                    told.hear(replicas[one].killed())
                     told.killed(workers[one])
-                    start(one)
+                    replicas[one] = start(one)
                 told.hear(line for replica in replicas for line in said(replica))
                 told.hold(store, running=True)
-        with at(seed, kills):
+        with at(seed, many):
             for replica in replicas:
-                told.hear(replica.kill())
+                told.hear(replica.killed())
             told.killed(told.next)
             told.hold(store)
             store.close()
             finish(told, server.url, "power", case, histories)
 
 
-def said(child: Preloaded) -> Iterator[str]:
+def said(job: Job) -> Iterator[str]:
     """What it has said so far."""
-    while (line := child.line(0)) is not None:
+    while (line := job.line(0)) is not None:
         yield line
 
 
+@pytest.mark.kills
 @pytest.mark.parametrize("case", CASES)
-def test_replicas_and_their_server_killed(children, tmp_path, case) -> None:
-    kill_shared(children, tmp_path, case, len(case), 10)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
-def test_replicas_and_their_server_killed_often(children, tmp_path, case) -> None:
-    for seed in range(2):
-        kill_shared(children, tmp_path / str(seed), case, seed, 50)
+def test_replicas_and_their_server_killed(server, tmp_path, case) -> None:
+    kill_shared(server, tmp_path, case, len(case), kills(7))
 
 
 def test_an_answer_is_lost_and_the_log_replaced_before_the_call_is_sent_again(tmp_path) -> None:

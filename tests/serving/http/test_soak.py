@@ -27,7 +27,7 @@ def resident(child: Child) -> int:
     return 1024 * int(found[1])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_memory_stays_steady_under_load(tmp_path: Path):
     run = recommender("elastic").save(tmp_path / "run")
     rng = random.Random(0)

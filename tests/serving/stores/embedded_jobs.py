@@ -1,4 +1,4 @@
-"""What children do to a store in files before they are killed (see preloaded.py).
+"""What children do to a store in files before they are killed (see forking.py).
 
 python embedded_jobs.py URL DURABILITY GROUPS    `groups`, to be watched from outside
 """

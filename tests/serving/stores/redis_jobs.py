@@ -1,4 +1,4 @@
-"""What children do to a Redis store, beside each other or before they are killed (preloaded.py)."""
+"""What children do to a Redis store, beside each other or before they are killed (forking.py)."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from serving.preloaded import Preloaded
+from forking import ForkServer, kills
 from serving.stores.embedded_jobs import DIGEST, send, until_full
 from serving.stores.store_properties import (
     StoreContract,
@@ -36,10 +36,9 @@ from longrec.serving.stores.protocol import (
 
 
 @pytest.fixture(scope="module")
-def child():
-    with Preloaded("embedded_jobs") as preloaded:
-        yield preloaded
-        preloaded.kill()
+def forks():
+    with ForkServer("serving.stores.embedded_jobs") as server:
+        yield server
 
 
 @pytest.fixture(params=["lmdb", "sqlite"])
@@ -84,12 +83,11 @@ class TestContractWithPower(StoreContract):
         return lambda name: open_store(f"{scheme}://{tmp_path}/{name}")
 
 
-def test_another_process_may_not_write(child, url):
-    child.start("hold", url)
-    assert child.line() == "open"
-    with pytest.raises(LongrecError, match=r"another process writes to .*use Redis for several"):
-        open_store(url)
-    child.kill()
+def test_another_process_may_not_write(forks, url):
+    with forks.job("hold", url) as job:
+        assert job.line() == "open"
+        with pytest.raises(LongrecError, match=r"another process writes to .*use Redis for"):
+            open_store(url)
     store = open_store(url)
     assert all_events(store) == [b"event1"]
     store.close()
@@ -166,7 +164,7 @@ def test_a_fork_may_not_use_what_its_parent_opened(url, store):
     log(store, b"u", event(2))
 
 
-def test_a_fork_that_lives_on_holds_no_lock(child, url):
+def test_a_fork_that_lives_on_holds_no_lock(forks, url):
     store = open_store(url)
     reader, writer = os.pipe()
     pid = os.fork()
@@ -176,26 +174,25 @@ def test_a_fork_that_lives_on_holds_no_lock(child, url):
         os._exit(0)
     os.close(reader)
     store.close()
-    child.start("hold", url)
-    said = child.line()
-    child.kill()
+    with forks.job("hold", url) as job:
+        said = job.line()
     os.close(writer)
     os.waitpid(pid, 0)
     assert said == "open"
 
 
-def test_a_reader_beside_the_writer_sees_one_moment_each_time(child, url):
-    child.start("go_on", url, "process", 0, 1, True)
-    assert child.line() is not None
-    reader, compacted, last = open_store(url, readonly=True), 0, {}
-    while compacted < 4:
-        for user in reader.users(b"", 10):
-            found = kept(reader, user)
-            assert read_header(found.record).sequence == found.last >= last.get(user, 0)
-            last[user] = found.last
-            assert len(reader.events(user, found.born, 0, found.last)) == found.last
-        compacted += child.line() == "compacted"
-    numbers = [int(line) for line in child.kill() if line.isdigit()]
+def test_a_reader_beside_the_writer_sees_one_moment_each_time(forks, url):
+    with forks.job("go_on", url, "process", 0, 1, True) as job:
+        assert job.line() is not None
+        reader, compacted, last = open_store(url, readonly=True), 0, {}
+        while compacted < 4:
+            for user in reader.users(b"", 10):
+                found = kept(reader, user)
+                assert read_header(found.record).sequence == found.last >= last.get(user, 0)
+                last[user] = found.last
+                assert len(reader.events(user, found.born, 0, found.last)) == found.last
+            compacted += job.line() == "compacted"
+        numbers = [int(line) for line in job.killed() if line.isdigit()]
     # What was acknowledged before is there.
     acknowledged = {b"event%d" % number for number in range(max(numbers, default=0))}
     assert acknowledged <= set(all_events(reader))
@@ -219,10 +216,10 @@ LEFT = {
 }
 
 
-def test_a_full_file_holds_all_or_nothing_and_goes_on_with_room(child, url, scheme, tmp_path):
+def test_a_full_file_holds_all_or_nothing_and_goes_on_with_room(forks, url, scheme, tmp_path):
     folder = tmp_path / "store" if scheme == "lmdb" else tmp_path
-    child.start("fill", url, str(folder), 400_000)
-    said = child.rest()
+    with forks.job("fill", url, str(folder), 400_000) as job:
+        said = job.lines()
     full = [line for line in said if line.startswith("full")]
     assert len(full) == 4, said
     assert all("no room to grow" in line and "Make room" in line for line in full)
@@ -317,15 +314,17 @@ def test_threads_go_on_while_it_is_compacted(store):
     assert (len(logged), set(logged)) == (len(wanted), wanted)
 
 
-def kill_and_look(child: Preloaded, url: str, kills: int) -> None:
-    dice, acknowledged, total = random.Random(kills), 0, 0
-    for kill in range(kills):
+@pytest.mark.kills
+def test_kills(forks, url):
+    many = kills(4)
+    dice, acknowledged, total = random.Random(many), 0, 0
+    for kill in range(many):
         durability = ("power", "process")[kill % 2]
         # It begins with what was sent and not acknowledged: a retry.
-        child.start("go_on", url, durability, acknowledged, kill, kill % 4 > 1)
-        said = [child.line() or "failed: it says nothing"] if kill % 3 else []
-        time.sleep(dice.random() * 0.03)
-        said = [line for line in said + child.kill() if line != "compacted"]
+        with forks.job("go_on", url, durability, acknowledged, kill, kill % 4 > 1) as job:
+            said = [job.line() or "failed: it says nothing"] if kill % 3 else []
+            time.sleep(dice.random() * 0.03)
+            said = [line for line in said + job.killed() if line != "compacted"]
         assert not [line for line in said if line.startswith("failed")]
         total += len(said)
         store = open_store(url, durability)
@@ -341,16 +340,7 @@ def kill_and_look(child: Preloaded, url: str, kills: int) -> None:
             assert events == sorted(events), "events stand in another order"
             assert read_header(found.record).sequence == found.last == len(events)
         store.close()
-    assert total > kills // 2
-
-
-def test_twenty_kills(child, url):
-    kill_and_look(child, url, 20)
-
-
-@pytest.mark.slow
-def test_two_hundred_kills(child, url):
-    kill_and_look(child, url, 200)
+    assert total > many // 2
 
 
 @pytest.mark.parametrize("durability", ["power", "process"])

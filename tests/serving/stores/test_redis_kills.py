@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from serving.preloaded import Preloaded
+from forking import ForkServer, kills
 from serving.redis_server import RedisServer, need_redis
 from serving.stores.redis_jobs import USERS, chained, make, send
 from serving.stores.store_properties import bits, events_of, kept, together
@@ -17,19 +17,10 @@ from longrec.serving.stores.protocol import open_store, read_header
 
 
 @pytest.fixture(scope="module")
-def child():
+def forks():
     need_redis()
-    with Preloaded("redis_jobs") as preloaded:
-        yield preloaded
-        preloaded.kill()
-
-
-@pytest.fixture(scope="module")
-def other():
-    need_redis()
-    with Preloaded("redis_jobs") as preloaded:
-        yield preloaded
-        preloaded.kill()
+    with ForkServer("serving.stores.redis_jobs") as server:
+        yield server
 
 
 def check(store) -> list[int]:
@@ -51,11 +42,13 @@ def check(store) -> list[int]:
 # The server is killed, its clients go on.
 
 
-def server_kills(folder, kills: int) -> None:
+@pytest.mark.kills
+def test_kills_of_the_server(tmp_path):
     """Half of the events have ids; all are logged once, and no client notices anything."""
-    dice, stop = random.Random(kills), threading.Event()
+    many = kills(6)
+    dice, stop = random.Random(many), threading.Event()
     sent = [0, 0, 0]
-    with RedisServer(folder) as server:
+    with RedisServer(tmp_path) as server:
         stores = [open_store(server.url) for _ in sent]
 
         def work(writer: int) -> None:
@@ -70,7 +63,7 @@ def server_kills(folder, kills: int) -> None:
 
         def kill() -> None:
             try:
-                for number in range(kills):
+                for number in range(many):
                     before = sum(sent)
                     while sum(sent) < before + 40 and not stop.is_set():
                         time.sleep(0.001)
@@ -93,30 +86,22 @@ def server_kills(folder, kills: int) -> None:
             store.close()
 
 
-def test_ten_kills_of_the_server(tmp_path):
-    server_kills(tmp_path, 10)
-
-
-@pytest.mark.slow
-def test_two_hundred_kills_of_the_server(tmp_path):
-    server_kills(tmp_path, 200)
-
-
 # Clients are killed, and the server too now and then.
 
 
-def client_kills(child: Preloaded, folder, kills: int) -> None:
-    dice, acknowledged, total = random.Random(kills), 0, 0
-    with RedisServer(folder) as server:
-        for kill in range(kills):
+@pytest.mark.kills
+def test_kills_of_clients(forks, tmp_path):
+    many = kills(8)
+    dice, acknowledged, total = random.Random(many), 0, 0
+    with RedisServer(tmp_path) as server:
+        for kill in range(many):
             # It begins with what was sent and not acknowledged: a retry.
-            child.start("go_on", server.url, "power", 1, acknowledged, kill)
-            if kill % 3:
-                child.line()
-            time.sleep(dice.random() * 0.02)
-            if kill % 4 == 3:
-                server.kill()
-            said = child.kill()
+            with forks.job("go_on", server.url, "power", 1, acknowledged, kill) as job:
+                said = [job.line() or "failed: it says nothing"] if kill % 3 else []
+                time.sleep(dice.random() * 0.02)
+                if kill % 4 == 3:
+                    server.kill()
+                said += job.killed()
             assert not [line for line in said if line.startswith("failed")]
             if kill % 4 == 3:
                 server.start()
@@ -127,30 +112,20 @@ def client_kills(child: Preloaded, folder, kills: int) -> None:
             assert logged == [make(1, n).time for n in range(len(logged))], "events are missing"
             assert len(logged) >= acknowledged, "an acknowledged event was lost"
             store.close()
-    assert total > kills / 2
-
-
-def test_twenty_kills_of_clients(child, tmp_path):
-    client_kills(child, tmp_path, 20)
-
-
-@pytest.mark.slow
-def test_two_hundred_kills_of_clients(child, tmp_path):
-    client_kills(child, tmp_path, 200)
+    assert total > many / 2
 
 
 # Replicas.
 
 
-def test_two_processes_that_log_events_of_the_same_users_end_in_one_order(child, other, tmp_path):
+def test_two_processes_that_log_events_of_the_same_users_end_in_one_order(forks, tmp_path):
     many = 60
     with RedisServer(tmp_path) as server:
-        for writer, process in enumerate((child, other)):
-            process.start("rounds", server.url, writer, many)
-            assert process.line() == "open"
+        jobs = [forks.job("rounds", server.url, writer, many) for writer in range(2)]
+        assert [job.line() for job in jobs] == ["open", "open"]
         store = open_store(server.url)
         store.change_meta(lambda meta: meta.update(go=True))
-        said = [process.rest() for process in (child, other)]
+        said = [job.lines() for job in jobs]
         assert [len(lines) for lines in said] == [many, many], said
         check(store)
         for place, user in enumerate(USERS):

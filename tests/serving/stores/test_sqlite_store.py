@@ -14,7 +14,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from serving.preloaded import Preloaded
+from forking import ForkServer
 from serving.stores.embedded_jobs import filled, send, until_full
 from serving.stores.store_properties import all_events, event, events_of, kept, log
 
@@ -30,10 +30,9 @@ from longrec.serving.stores.sqlite_store import SqliteStore
 
 
 @pytest.fixture(scope="module")
-def child():
-    with Preloaded("embedded_jobs") as preloaded:
-        yield preloaded
-        preloaded.kill()
+def forks():
+    with ForkServer("serving.stores.embedded_jobs") as server:
+        yield server
 
 
 @pytest.fixture
@@ -170,10 +169,9 @@ def test_a_damaged_page_is_told_when_it_is_read(path):
     store.close()
 
 
-def test_a_log_without_its_file_is_told(path, child):
-    child.start("hold", f"sqlite://{path}")
-    assert child.line() == "open"
-    child.kill()
+def test_a_log_without_its_file_is_told(path, forks):
+    with forks.job("hold", f"sqlite://{path}") as job:
+        assert job.line() == "open"
     os.rename(path, f"{path}.moved")
     with pytest.raises(DataError, match="its write-ahead log is: bring both together again"):
         SqliteStore.open(path)
@@ -193,10 +191,10 @@ def test_what_a_process_left_that_died_making_it_is_no_hindrance(path, tmp_path)
 
 
 def test_a_log_that_a_power_cut_made_shorter_has_lost_whole_commits_from_its_end(
-    path, tmp_path, child
+    path, tmp_path, forks
 ):
-    child.start("groups", f"sqlite://{path}", "process", 12)
-    assert child.rest()[-1] == "end"
+    with forks.job("groups", f"sqlite://{path}", "process", 12) as job:
+        assert job.lines()[-1] == "end"
     size, found = os.path.getsize(f"{path}-wal"), []
     for part in range(41):
         cut = tmp_path / f"cut{part}.db"
@@ -220,10 +218,9 @@ def test_a_log_that_a_power_cut_made_shorter_has_lost_whole_commits_from_its_end
 # Who else is at work in it.
 
 
-def test_a_killed_writers_log_is_read_by_who_may_only_read(path, child):
-    child.start("hold", f"sqlite://{path}")
-    assert child.line() == "open"
-    child.kill()
+def test_a_killed_writers_log_is_read_by_who_may_only_read(path, forks):
+    with forks.job("hold", f"sqlite://{path}") as job:
+        assert job.line() == "open"
     assert os.path.getsize(f"{path}-wal") > 0
     reader = SqliteStore.open(path, readonly=True)
     assert all_events(reader) == [b"event1"]
