@@ -1,1 +1,1 @@
-"""Costs measured on the machine at hand, with the parts that serve."""
+"""What training and serving cost on the machine at hand: `longrec bench`."""

@@ -1,1 +1,1 @@
-"""longrec.artifact."""
+"""What is trained and served: a model with its catalog, saved and loaded whole."""

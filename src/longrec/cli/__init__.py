@@ -1,1 +1,1 @@
-"""longrec.cli."""
+"""The command line: one file per group of verbs."""

@@ -1,1 +1,1 @@
-"""longrec.compare."""
+"""Models trained under equal budgets, and what they reach."""

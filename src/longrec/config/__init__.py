@@ -1,1 +1,1 @@
-"""longrec.config."""
+"""Settings of models and of training: checked at the border, and described."""

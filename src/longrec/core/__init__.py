@@ -1,1 +1,1 @@
-"""longrec.core."""
+"""What every room uses: errors, files and locks, array types, formats and the console."""

@@ -1,1 +1,1 @@
-"""Logs to events, events to histories on disk, histories to batches; simulated and public data."""
+"""From logs to events, to histories on disk, to splits and batches; named public logs."""

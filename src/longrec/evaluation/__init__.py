@@ -1,1 +1,1 @@
-"""Evaluation: ranking every target against the whole catalog, intervals, summaries and reports."""
+"""How good a model is: ranks of targets, metrics, intervals."""

@@ -1,1 +1,1 @@
-"""Export: a recommender as ONNX graphs and plain files, to be served without PyTorch."""
+"""A recommender as ONNX graphs and plain files, to be served without PyTorch."""

@@ -1,1 +1,1 @@
-"""longrec.inference."""
+"""Histories through a model: encoding, attribution and explanation."""

@@ -1,1 +1,1 @@
-"""longrec.ops."""
+"""Mechanisms as functions: the definition, the parallel form, one step, CUDA."""

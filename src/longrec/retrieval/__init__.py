@@ -1,1 +1,1 @@
-"""Retrieval: the best items of the whole catalog for a user."""
+"""The best items of the catalog for a user vector: exact and approximate search."""

@@ -1,1 +1,1 @@
-"""longrec.runs."""
+"""Runs in a folder: train, evaluate, warm start."""

@@ -1,1 +1,1 @@
-"""longrec.simulator."""
+"""Simulated histories whose best possible prediction is known exactly."""

@@ -1,1 +1,1 @@
-"""Training: fitting, checkpoints, and what is reported on the way."""
+"""Fitting a model: losses, optimiser, checkpoints, progress."""

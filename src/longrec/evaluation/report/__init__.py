@@ -1,1 +1,1 @@
-"""longrec.report."""
+"""Metrics of several models as tables, figures and one HTML page."""

@@ -1,1 +1,1 @@
-"""longrec.common."""
+"""What models share: the interface and registry, blocks, settings, positions."""

@@ -1,1 +1,1 @@
-"""The service: events in and recommendations out over HTTP (`longrec serve`)."""
+"""The service: routes, limits, metrics, and a new model while it runs."""

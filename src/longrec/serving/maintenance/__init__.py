@@ -1,1 +1,1 @@
-"""longrec.maintenance."""
+"""Stores backed up, restored, verified; records of old models dropped."""

@@ -1,1 +1,1 @@
-"""Where users are kept: one interface, an embedded store and a shared one."""
+"""Where events and users' records are kept: LMDB in a folder, or a Redis server."""

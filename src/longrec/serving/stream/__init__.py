@@ -1,1 +1,1 @@
-"""longrec.stream."""
+"""Events of users as they come, and recommendations at once."""
