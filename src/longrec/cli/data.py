@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from longrec.cli.options import Json
+from longrec.cli.output import print_result
+from longrec.core import console
 
 app = typer.Typer(help="Named public data: what there is, and how to get it.")
 
@@ -55,7 +57,8 @@ def prepare(
 
     Example: [bold]longrec prepare clicks/*.parquet --user uid --item sku --out histories[/bold]
     """
-    from longrec.core import console
+    from dataclasses import asdict
+
     from longrec.data.prepare import prepare as run
 
     with console.err.status("reading the log"):
@@ -76,20 +79,18 @@ def prepare(
             time_unit=time_unit,
             columns=tuple(column or ()),
         )
-    if json:
-        from dataclasses import asdict
-
-        console.print_json({"path": str(out)} | asdict(histories.meta))
-        return
     lengths = histories.lengths
-    console.facts_table(
+    dropped = ", ".join(f"{count:,} {what}" for what, count in histories.meta.dropped.items())
+    print_result(
+        json,
+        {"path": str(out)} | asdict(histories.meta),
         str(out),
         {
-            "users": f"{histories.n_users:,}",
-            "items": f"{histories.n_items:,}",
-            "events": f"{histories.n_events:,}",
+            "users": histories.n_users,
+            "items": histories.n_items,
+            "events": histories.n_events,
             "events per user": f"{lengths.mean():.1f} on average, at most {lengths.max():,}",
-            "dropped": ", ".join(f"{v:,} {k}" for k, v in histories.meta.dropped.items()) or "0",
+            "dropped": dropped or "0",
         },
     )
 
@@ -102,7 +103,6 @@ def data_list(json: Json = False) -> None:
     """
     from dataclasses import asdict
 
-    from longrec.core import console
     from longrec.data.public import list_public
 
     entries = list_public()
@@ -131,7 +131,6 @@ def data_get(
 
     Example: [bold]longrec data get ml-1m --accept-terms --out data[/bold]
     """
-    from longrec.core import console
     from longrec.data.public import get_public
 
     with console.progress_bar(name) as progress:

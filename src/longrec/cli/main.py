@@ -1,7 +1,7 @@
 """The command line: `longrec VERB`, the same verbs as the Python API.
 
 Exit status 0: done; 1: the work failed; 2: the call was wrong. Progress goes to standard error,
-results to standard output. The commands are in `longrec.commands`, a file for each group.
+results to standard output. Each command is a function below; its help is its docstring.
 """
 
 from __future__ import annotations
@@ -11,12 +11,7 @@ from typing import Annotated
 
 import typer
 
-from longrec.cli import bench, data, index, store
-from longrec.cli import explain as explaining
-from longrec.cli import export as exporting
-from longrec.cli import recommend as using
-from longrec.cli import serve as serving
-from longrec.cli import train as training
+from longrec.cli import bench, compare, data, recommend, serve, store, train
 
 app = typer.Typer(
     name="longrec",
@@ -57,16 +52,16 @@ def top(
 
 for command in (
     data.prepare,
-    training.train,
-    using.evaluate,
-    using.recommend,
-    explaining.explain,
-    index.index,
-    exporting.export,
-    serving.serve,
-    using.models,
-    training.compare,
-    training.demo,
+    train.train,
+    train.evaluate,
+    recommend.recommend,
+    recommend.explain,
+    serve.index,
+    serve.export,
+    serve.serve,
+    train.models,
+    compare.compare,
+    compare.demo,
 ):
     app.command()(command)
 for name, group in (("data", data.app), ("store", store.app), ("bench", bench.app)):

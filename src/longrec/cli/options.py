@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -14,10 +13,7 @@ Data = Annotated[
     typer.Option("--data", help="A histories folder; the run's own training data by default."),
 ]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.", show_default=False)]
-
-
-class Durable(StrEnum):
-    """What acknowledged events survive."""
-
-    power = "power"
-    process = "process"
+Histories = Annotated[
+    Path, typer.Argument(metavar="HISTORIES", help="A histories folder.", show_default=False)
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]

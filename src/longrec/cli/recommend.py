@@ -1,61 +1,23 @@
-"""What a trained model is asked."""
+"""What a trained model is asked: recommendations, and what it read of a history for an item."""
 
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
 from longrec.cli.options import Data, Json, Run
+from longrec.core import console
+from longrec.core.errors import UsageError
+from longrec.core.files import write_file
 
+if TYPE_CHECKING:
+    from longrec.inference.explain import Explanation
+    from longrec.recommender import Recommender
 
-class Part(StrEnum):
-    """Which targets to evaluate."""
-
-    test = "test"
-    validation = "validation"
-
-
-class Format(StrEnum):
-    """How to write recommendations."""
-
-    table = "table"
-    csv = "csv"
-    parquet = "parquet"
-    json = "json"
-
-
-def evaluate(
-    run: Run,
-    data: Data = None,
-    split: Annotated[Part, typer.Option(help="Which targets.")] = Part.test,
-    protocol: Annotated[
-        str | None,
-        typer.Option(help="leave-one-out, global-time or prequential; that of training if unset."),
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Rank every target among the whole catalog, and keep metrics and ranks in RUN.
-
-    Example: [bold]longrec evaluate run --split test --json[/bold]
-    """
-    from longrec.cli.tables import metrics_table
-    from longrec.core import console
-    from longrec.recommender import load
-    from longrec.runs.train import evaluate as measure
-
-    recommender = load(run)
-    with console.progress_bar("ranking") as progress:
-        metrics = measure(recommender, data, split.value, protocol=protocol, progress=progress)
-    if json:
-        console.print_json(dict(metrics) | {"detail": metrics.to_dict(), "run": str(run)})
-    else:
-        metrics_table(f"{recommender.name} ({run})", metrics)
-    if "warning" in metrics.notes:
-        console.say(f"warning: {metrics.notes['warning']}")
+Format = Literal["table", "csv", "parquet", "json"]
 
 
 def recommend(
@@ -88,9 +50,6 @@ def recommend(
 
     Example: [bold]longrec recommend run --user 42 43 -k 5 --format json[/bold]
     """
-    from longrec.core import console
-    from longrec.core.errors import UsageError
-    from longrec.core.files import write_file
     from longrec.core.serialise import serialise
     from longrec.data.histories import open_histories
     from longrec.recommender import load
@@ -101,7 +60,7 @@ def recommend(
         raise UsageError(f"--all takes no ids, but {more[0]!r} was given")
     if history and data is not None:
         raise UsageError("--history brings its own events: leave --data out")
-    form = _format(form, out)
+    chosen = _chosen_format(form, out)
     recommender = load(run)
     opened = None if data is None else open_histories(data)
     with console.progress_bar("recommending") as progress:
@@ -114,10 +73,10 @@ def recommend(
             found = recommender.recommend(
                 users, opened, k=k, exclude_seen=not seen, progress=progress
             )
-    if form is Format.table:
+    if chosen == "table":
         console.table("recommendations", found.columns, found.rows())
         return
-    written = serialise(found, form.value)
+    written = serialise(found, chosen)
     if out is None:
         sys.stdout.buffer.write(written)
         sys.stdout.flush()  # here, where a reader that has stopped is no traceback
@@ -126,58 +85,108 @@ def recommend(
         console.say(f"{len(found):,} rows in {out}")
 
 
-def _format(form: Format | None, out: Path | None) -> Format:
+def _chosen_format(form: Format | None, out: Path | None) -> str:
     """What to write, known before any work is done."""
-    from longrec.core.errors import UsageError
-
     if out is None:
-        if form is Format.parquet and sys.stdout.isatty():
+        if form == "parquet" and sys.stdout.isatty():
             raise UsageError("Parquet is not for a terminal: pass --out FILE")
-        return form or Format.table
-    if form is None:
-        ending = out.suffix.removeprefix(".").lower()
-        form = Format(ending) if ending in {f.value for f in Format} else Format.table
-    if form is Format.table:
+        return form or "table"
+    ending = out.suffix.removeprefix(".").lower()
+    chosen = form or (ending if ending in get_args(Format) else "table")
+    if chosen == "table":
         raise UsageError(
             f"{out}: a table is for the screen; pass --format csv, parquet or json, or name the "
             "file so"
         )
     if not out.parent.is_dir():
         raise UsageError(f"{out}: there is no folder {out.parent}")
-    return form
+    return chosen
 
 
-def models(
-    name: Annotated[str | None, typer.Argument(help="Show one model's settings.")] = None,
+def explain(
+    run: Run,
+    item: Annotated[str, typer.Option(help="The item, recommended or not.", show_default=False)],
+    more: Annotated[
+        list[str] | None, typer.Argument(metavar="[ITEM...]", help="Further items.", hidden=True)
+    ] = None,
+    user: Annotated[
+        str | None, typer.Option(metavar="ID", help="A user of the data or of the store.")
+    ] = None,
+    data: Data = None,
+    store: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="A store whose log has the user's events."),
+    ] = None,
+    history: Annotated[
+        list[str] | None, typer.Option(metavar="ITEM...", help="A history, oldest item first.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Events to show.")] = 10,
     json: Json = False,
 ) -> None:
-    """List the models, or the settings of one.
+    """Show the events that a model attended to for an item: attention, not cause.
 
-    Example: [bold]longrec models elastic[/bold]
+    It reads the whole history, in time that grows with it.
+
+    Example: [bold]longrec explain run --item 318 --user 42[/bold]
     """
-    from longrec.config.describe import describe_model, describe_models
-    from longrec.core import console
+    from longrec.recommender import load
 
-    if name is None:
-        rows = describe_models()
-        if json:
-            console.print_json(rows)
+    if (user is None) == (not history):
+        raise UsageError("give either --user ID or --history ITEM...")
+    if more and not history:
+        raise UsageError(f"--user takes one id, but {more[0]!r} was given, too")
+    if history and (data is not None or store is not None):
+        raise UsageError("--history brings its own events: leave --data and --store out")
+    if data is not None and store is not None:
+        raise UsageError("the user's events are in the histories or in the store: give one of them")
+    recommender = load(run)
+    with console.progress_bar("explaining") as progress:
+        if store is not None:
+            assert user is not None
+            found = _from_store(recommender, store, user, item, progress)
         else:
-            console.table(
-                "models",
-                ["model", "streaming", "what it is"],
-                [[row["model"], row["streaming"], row["summary"]] for row in rows],
-            )
-        return
-    described = describe_model(name)
+            given = [*history, *(more or [])] if history else None
+            found = recommender.explain(item, user, data, given, progress=progress)
     if json:
-        console.print_json(described)
-        return
-    console.out.print(described["summary"], markup=False)
-    for kind in ("model", "training"):
-        rows = described[f"{kind}_settings"]
-        console.table(
-            f"settings of {'the model' if kind == 'model' else 'training'}",
-            ["key", "default", "values"],
-            [[row["key"], str(row["default"]), row["type"]] for row in rows],
-        )
+        console.print_json(found.to_dict(top))
+    else:
+        _show(found, top)
+
+
+def _from_store(
+    recommender: Recommender, url: str, user: str, item: str, progress: Any
+) -> Explanation:
+    """Explain from the log of a store, beside whoever writes to it."""
+    from contextlib import closing
+
+    from longrec.serving.stores.protocol import check_whole, open_store
+    from longrec.serving.stream.explain_user import explain_user
+    from longrec.serving.stream.id_keys import ItemIndex, user_key
+
+    # Nothing is written, so what the store would keep through a power cut is no matter.
+    with closing(open_store(url, "process", readonly=True)) as store:
+        check_whole(store.meta(), store.url)
+        items = ItemIndex(recommender.catalog)
+        return explain_user(recommender, store, items, user_key(user), item, progress)
+
+
+def _show(found: Explanation, top: int) -> None:
+    """The events with most attention as a table, and the rest in words."""
+    import polars as pl
+
+    shown = found.events[found.top(top)]
+    if shown["time"].null_count():
+        shown = shown.drop("time")
+    else:
+        shown = shown.with_columns(pl.from_epoch("time").dt.strftime("%Y-%m-%d %H:%M:%S"))
+    console.table(f"item {found.item}, score {found.score:.4f}", shown.columns, shown.rows())
+    others = len(found.events) - len(shown)
+    here = float(shown["attention"].to_numpy().sum())
+    less = float(found.events["attention"].to_numpy().sum()) - here
+    words = [f"{here:.1%} of attention is on these events"]
+    if others:
+        words.append(f"{less:.1%} on {others:,} others")
+    if found.memory:
+        words.append(f"{found.memory:.1%} on the memory bank")
+    console.out.print(", ".join(words) + ".", markup=False)
+    console.out.print(found.note, markup=False)

@@ -1,4 +1,4 @@
-"""The service."""
+"""A trained model made ready for others: its index, an export, and the service over HTTP."""
 
 from __future__ import annotations
 
@@ -7,11 +7,75 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from longrec.cli.index import Kind
-from longrec.cli.options import Durable, Run
+from longrec.cli.options import Json, Run
+from longrec.cli.output import print_result
+from longrec.core import console
+from longrec.core.choices import Durability, IndexKind
+from longrec.core.errors import UsageError
 
 if TYPE_CHECKING:
     from longrec.serving.stream.stream import Stream
+
+
+def index(
+    run: Run,
+    kind: Annotated[
+        IndexKind, typer.Option(help="auto: approximate in catalogs so large that it is ahead.")
+    ] = "auto",
+    json: Json = False,
+) -> None:
+    """Build the index that `longrec serve` takes, keep it in RUN, and measure its recall.
+
+    Example: [bold]longrec index run --kind approximate[/bold]
+    """
+    from longrec.recommender import load
+    from longrec.retrieval.index_cache import make_index
+
+    recommender = load(run)
+    with console.progress_bar("building the index") as progress:
+        found, about = make_index(recommender, kind, progress)
+    facts = {
+        "index": found.name,
+        "items": found.n_items,
+        "recall_at_10": found.recall,
+        **(about or {}),
+    }
+    print_result(json, {"run": str(run)} | facts, str(run), facts)
+
+
+def export(
+    run: Run,
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="FOLDER",
+            help="New, empty, or an earlier export, which is replaced.",
+            show_default=False,
+        ),
+    ],
+    json: Json = False,
+) -> None:
+    """Write item vectors and the model as ONNX, checked against PyTorch, to serve without it.
+
+    Example: [bold]longrec export run --out run-onnx[/bold]
+    """
+    from longrec.export.folder import export as write
+    from longrec.recommender import load
+
+    with console.progress_bar("exporting") as progress:
+        manifest = write(load(run), out, progress)
+    if json:
+        console.print_json({"path": str(out)} | manifest)
+        return
+    files = sorted(out.iterdir())
+    sizes = [[file.name, f"{file.stat().st_size:,}"] for file in files]
+    console.table(str(out), ["file", "bytes"], sizes)
+    parity = manifest["parity"]
+    console.print_text(
+        f"ONNX Runtime gives PyTorch's scores to {parity['of_spread']:.1g} of their standard "
+        f"deviation ({parity['events']:,} events of {parity['histories']} random histories; "
+        f"{parity['allowed_of_spread']:.1g} is allowed)."
+    )
 
 
 def serve(
@@ -36,11 +100,11 @@ def serve(
         bool, typer.Option("--without-keys", help="Listen beyond this machine without keys.")
     ] = False,
     durability: Annotated[
-        Durable, typer.Option(help="power: on disk before it is answered; process.")
-    ] = Durable.power,
+        Durability, typer.Option(help="power: on disk before it is answered; process.")
+    ] = "power",
     index: Annotated[
-        Kind, typer.Option(help="How items are found; auto: by the size of the catalog.")
-    ] = Kind.auto,
+        IndexKind, typer.Option(help="How items are found; auto: by the size of the catalog.")
+    ] = "auto",
     max_body: Annotated[int, typer.Option(help="Bytes of a request's body.")] = 1 << 20,
     rate: Annotated[
         float, typer.Option(help="Requests per second of a key, or of an address without keys.")
@@ -55,8 +119,6 @@ def serve(
 
     Example: [bold]longrec serve run --store lmdb:///var/lib/shop/users[/bold]
     """
-    from longrec.core import console
-    from longrec.core.errors import UsageError
 
     try:
         from longrec.serving.http.server import serve as run_server
@@ -69,10 +131,10 @@ def serve(
     settings = Settings(
         run=run,
         store=store,
-        durability=durability.value,
+        durability=durability,
         host=host,
         port=port,
-        index=index.value,
+        index=index,
         keys=keys,
         without_keys=without_keys,
         max_body=max_body,

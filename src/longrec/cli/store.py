@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from longrec.cli.options import Durable, Json, Run
+from longrec.cli.options import Json, Run
+from longrec.cli.output import print_result, resumable
+from longrec.core import console
+from longrec.core.choices import Durability
+from longrec.core.errors import LongrecError
 
 if TYPE_CHECKING:
     from longrec.serving.stores.protocol import Store
@@ -35,11 +39,10 @@ def info(url: Url, json: Json = False) -> None:
 
     Example: [bold]longrec store info lmdb:///var/lib/shop[/bold]
     """
-    from longrec.core import console
     from longrec.serving.maintenance.retention import models_of
 
     with _opened(url) as store:
-        meta, totals, shown = store.meta(), store.totals(), store.url
+        meta, totals, safe_url = store.meta(), store.totals(), store.url
     models = models_of(meta, totals.records)
     facts = {
         "schema": meta.get("schema"),
@@ -48,22 +51,20 @@ def info(url: Url, json: Json = False) -> None:
         "events": totals.events,
         "bytes": totals.bytes,
     }
+    whole = "restoring" not in meta
     if json:
-        whole = "restoring" not in meta
-        console.print_json({"url": shown, "whole": whole} | facts | {"models": models})
+        console.print_json({"url": safe_url, "whole": whole} | facts | {"models": models})
         return
-    console.facts_table(
-        shown, {k: f"{v:,}" if isinstance(v, int) else v for k, v in facts.items() if v is not None}
-    )
-    columns = ["name", "digest", "current", "records"]
+    console.facts_table(safe_url, {key: v for key, v in facts.items() if v is not None})
     if models:
+        columns = ["name", "digest", "current", "records"]
         rows = [
             [m["name"], m["digest"][:16], "yes" if m["current"] else "no", m["records"]]
             for m in models
         ]
         console.table("models", columns, rows)
-    if "restoring" in meta:
-        console.say(f"half restored: run `longrec store restore FOLDER {shown}` again")
+    if not whole:
+        console.say(f"half restored: run `longrec store restore FOLDER {safe_url}` again")
 
 
 @app.command()
@@ -72,15 +73,12 @@ def backup(url: Url, folder: Backup, json: Json = False) -> None:
 
     Example: [bold]longrec store backup lmdb:///var/lib/shop backup-monday[/bold]
     """
-    from longrec.core import console
     from longrec.serving.maintenance.backup import backup as write
 
     with _opened(url) as store, console.progress_bar("backing up") as progress:
-        copied, shown = write(store, folder, progress), store.url
-    if json:
-        console.print_json({"url": shown, "path": str(folder)} | copied._asdict())
-        return
-    console.facts_table(str(folder), {"from": shown} | _thousands(copied._asdict()))
+        copied, safe_url = write(store, folder, progress)._asdict(), store.url
+    document = {"url": safe_url, "path": str(folder)} | copied
+    print_result(json, document, str(folder), {"from": safe_url} | copied)
 
 
 @app.command()
@@ -91,21 +89,15 @@ def restore(folder: Backup, url: Url, json: Json = False) -> None:
 
     Example: [bold]longrec store restore backup-monday redis://localhost:6379/0[/bold]
     """
-    from longrec.core import console
-    from longrec.core.errors import LongrecError
     from longrec.serving.maintenance.restore import restore as bring_back
 
     with _opened(url, write=True) as store, console.progress_bar("restoring") as progress:
-        shown = store.url
-        try:
-            copied = bring_back(folder, store, progress)
-        except KeyboardInterrupt:
-            raise LongrecError("interrupted; the same command goes on") from None
-    counts = {k: v for k, v in copied._asdict().items() if k != "left_out"}
-    if json:
-        console.print_json({"url": shown, "path": str(folder)} | counts)
-        return
-    console.facts_table(shown, {"from": str(folder)} | _thousands(counts))
+        safe_url = store.url
+        with resumable():
+            copied = bring_back(folder, store, progress)._asdict()
+    counts = {key: count for key, count in copied.items() if key != "left_out"}
+    document = {"url": safe_url, "path": str(folder)} | counts
+    print_result(json, document, safe_url, {"from": str(folder)} | counts)
 
 
 @app.command()
@@ -122,8 +114,8 @@ def rebuild(
         bool, typer.Option("--by-time", help="Sort logs with late events by time, for good.")
     ] = False,
     durability: Annotated[
-        Durable, typer.Option(help="That of whoever serves the store: power, or process.")
-    ] = Durable.power,
+        Durability, typer.Option(help="That of whoever serves the store: power, or process.")
+    ] = "power",
     json: Json = False,
 ) -> None:
     """Make all users' records anew with RUN's model, which the store serves from then on.
@@ -132,23 +124,14 @@ def rebuild(
 
     Example: [bold]longrec store rebuild lmdb:///var/lib/shop run --data histories[/bold]
     """
-    from longrec.core import console
-    from longrec.core.errors import LongrecError
     from longrec.recommender import load
 
-    with load(run).open_stream(url, durability.value, beside=True) as stream:
-        with console.progress_bar("rebuilding") as progress:
-            try:
-                found = stream.rebuild(data, "time" if by_time else "commit", progress)
-            except KeyboardInterrupt:
-                raise LongrecError("interrupted; the same command goes on") from None
-        shown = stream.store.url
-    told = found._asdict()
-    seconds = told.pop("seconds")
-    if json:
-        console.print_json({"url": shown} | told | {"seconds": seconds})
-        return
-    console.facts_table(shown, _thousands(told) | {"seconds": f"{seconds:.1f}"})
+    with load(run).open_stream(url, durability, beside=True) as stream:
+        with console.progress_bar("rebuilding") as progress, resumable():
+            found = stream.rebuild(data, "time" if by_time else "commit", progress)._asdict()
+        safe_url = stream.store.url
+    seconds = {"seconds": f"{found['seconds']:.1f}"}
+    print_result(json, {"url": safe_url} | found, safe_url, found | seconds)
 
 
 @app.command()
@@ -167,8 +150,6 @@ def verify(
 
     Example: [bold]longrec store verify lmdb:///var/lib/shop --run run[/bold]
     """
-    from longrec.core import console
-    from longrec.core.errors import LongrecError
     from longrec.serving.maintenance.retention import models_of
     from longrec.serving.maintenance.verify import verify as check
     from longrec.serving.stream.id_keys import id_of
@@ -180,7 +161,7 @@ def verify(
 
         replay = Replay(load(run))
     with _opened(url) as store, console.progress_bar("verifying") as progress:
-        found, meta, shown = check(store, replay, progress), store.meta(), store.url
+        found, meta, safe_url = check(store, replay, progress), store.meta(), store.url
     models = [
         {**model, "behind": found.behind[model["digest"]]}
         for model in models_of(meta, found.records)
@@ -192,22 +173,19 @@ def verify(
     ]
     compared = {} if run is None else {"compared": found.compared, "outdated": found.outdated}
     counts = {"users": found.users, "events": found.events} | compared
-    if json:
-        console.print_json({"url": shown} | counts | {"models": models, "problems": problems})
-    else:
-        console.facts_table(shown, _thousands(counts | {"problems": len(problems)}))
-        if models:
-            columns = ["name", "records", "behind"]
-            rows = [[model[key] for key in columns] for model in models]
-            console.table("models", columns, rows)
-        for problem in problems:
-            console.out.print(f"{problem['number']:,} {problem['problem']}", markup=False)
-            for user in problem.get("users", ()):
-                console.out.print(f"  {console.plain(str(user))}", markup=False)
-            console.out.print(f"  mend: {problem['mend']}", markup=False)
+    document = {"url": safe_url} | counts | {"models": models, "problems": problems}
+    print_result(json, document, safe_url, counts | {"problems": len(problems)})
+    if models and not json:
+        columns = ["name", "records", "behind"]
+        console.table("models", columns, [[model[key] for key in columns] for model in models])
+    for problem in [] if json else problems:
+        console.print_text(f"{problem['number']:,} {problem['problem']}")
+        for user in problem.get("users", ()):
+            console.print_text(f"  {user}")
+        console.print_text(f"  mend: {problem['mend']}")
     if problems:
         kinds = ", ".join(problem["problem"] for problem in problems)
-        raise LongrecError(f"{shown} is not whole: {kinds}")
+        raise LongrecError(f"{safe_url} is not whole: {kinds}")
 
 
 @app.command()
@@ -218,7 +196,6 @@ def compact(url: Url, json: Json = False) -> None:
 
     Example: [bold]longrec store compact lmdb:///var/lib/shop[/bold]
     """
-    from longrec.core import console
     from longrec.serving.maintenance.retention import drop_old
 
     with _opened(url):
@@ -226,17 +203,13 @@ def compact(url: Url, json: Json = False) -> None:
     with _opened(url, write=True) as store, console.err.status("compacting"):
         dropped = drop_old(store)
         before, after = store.compact()
-        shown = store.url
-    if json:
-        console.print_json(
-            {"url": shown, "dropped": dropped, "bytes_before": before, "bytes_after": after}
-        )
-        return
-    for model in dropped:
+        safe_url = store.url
+    for model in [] if json else dropped:
         console.say(
             f"dropped {model['records']:,} records of {model['name']} ({model['digest'][:16]})"
         )
-    console.facts_table(shown, {"bytes before": f"{before:,}", "bytes after": f"{after:,}"})
+    sizes = {"bytes_before": before, "bytes_after": after}
+    print_result(json, {"url": safe_url, "dropped": dropped} | sizes, safe_url, sizes)
 
 
 @contextmanager
@@ -251,7 +224,3 @@ def _opened(url: str, write: bool = False) -> Iterator[Store]:
         yield store
     finally:
         store.close()
-
-
-def _thousands(counts: dict[str, int]) -> dict[str, str]:
-    return {key.replace("_", " "): f"{value:,}" for key, value in counts.items()}

@@ -1,20 +1,22 @@
-"""From histories to trained models, compared or shown."""
+"""From histories to a trained model and its metrics, and the models that there are."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from longrec.cli.options import Json
+from longrec.cli.options import Data, Device, Histories, Json, Run
+from longrec.cli.output import gain_table, metrics_table, print_result, resumable
+from longrec.core import console
+from longrec.core.choices import Part
+from longrec.core.errors import UsageError
+from longrec.core.format import duration
 
 
 def train(
-    histories: Annotated[
-        Path, typer.Argument(metavar="HISTORIES", help="A histories folder.", show_default=False)
-    ],
+    histories: Histories,
     out: Annotated[Path, typer.Option(help="The run's folder.", show_default=False)],
     model: Annotated[
         str | None, typer.Option(help="See `longrec models`; elastic if left out.")
@@ -33,7 +35,7 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted run.")
     ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
+    device: Device = "auto",
     json: Json = False,
 ) -> None:
     """Train a model on histories.
@@ -42,11 +44,7 @@ def train(
     """
     import shlex
 
-    from longrec.cli.tables import gain_table
     from longrec.config.parse import parse_assignments
-    from longrec.core import console
-    from longrec.core.errors import LongrecError, UsageError
-    from longrec.core.format import duration
     from longrec.data.histories import open_histories
     from longrec.runs.train import train as run
 
@@ -60,7 +58,8 @@ def train(
         f"{histories}: {opened.n_users:,} users, {opened.n_items:,} items, "
         f"{opened.n_events:,} events"
     )
-    try:
+    again = shlex.join(["longrec", "train", str(histories), "--out", str(out)])
+    with resumable(f"go on with: {again} --resume"):
         recommender = run(
             opened,
             model,
@@ -71,110 +70,81 @@ def train(
             progress=True,
             **values,
         )
-    except KeyboardInterrupt:
-        again = ["longrec", "train", str(histories), "--out", str(out)]
-        raise LongrecError(f"interrupted; go on with: {shlex.join(again)} --resume") from None
     ending = recommender.provenance["training"]
-    if json:
-        warm = {k: v for k, v in recommender.provenance.items() if k == "warm_start"}
-        console.print_json({"run": str(out), "model": recommender.name} | ending | warm)
-        return
-    validation = ", ".join(f"{key} {value:.4f}" for key, value in ending["validation"].items())
-    console.facts_table(
+    warm = {k: v for k, v in recommender.provenance.items() if k == "warm_start"}
+    converged = "" if ending["converged"] else " (not converged: it was still improving)"
+    print_result(
+        json,
+        {"run": str(out), "model": recommender.name} | ending | warm,
         str(out),
         {
             "model": recommender.name,
-            "ended": ending["stop"]
-            + ("" if ending["converged"] else " (not converged: it was still improving)"),
+            "ended": ending["stop"] + converged,
             "epochs": ending["epochs"],
             "time": duration(ending["seconds"]),
-            "validation": validation,
+            "validation": ", ".join(f"{k} {v:.4f}" for k, v in ending["validation"].items()),
             "left out by the context": f"{ending['dropped']:,} events",
         },
     )
-    if "warm_start" in recommender.provenance:
-        gain_table(recommender.provenance["warm_start"])
-    console.say(f"next: longrec evaluate {out}")
+    if not json:
+        if warm:
+            gain_table(warm["warm_start"])
+        console.say(f"next: longrec evaluate {out}")
 
 
-def compare(
-    histories: Annotated[
-        Path, typer.Argument(metavar="HISTORIES", help="A histories folder.", show_default=False)
-    ],
-    models: Annotated[
-        str,
-        typer.Option(
-            metavar="A,B,...",
-            help="Models, or variants NAME:KEY=VALUE:KEY=VALUE, with commas between.",
-            show_default=False,
-        ),
-    ],
-    budget: Annotated[
-        float,
-        typer.Option(metavar="MINUTES", help="Of training, for each run.", show_default=False),
-    ],
-    out: Annotated[Path, typer.Option(help="The comparison's folder.", show_default=False)],
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting common to all models."),
+def evaluate(
+    run: Run,
+    data: Data = None,
+    split: Annotated[Part, typer.Option(help="Which targets.")] = "test",
+    protocol: Annotated[
+        str | None,
+        typer.Option(help="leave-one-out, global-time or prequential; that of training if unset."),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each model.")] = 1,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
     json: Json = False,
 ) -> None:
-    """Train models under equal budgets, each in its own process, and report what they reach.
+    """Rank every target among the whole catalog, and keep metrics and ranks in RUN.
 
-    The same command goes on with what was interrupted or failed, and may name more models.
-
-    Example: [bold]longrec compare histories --models elastic,sasrec --budget 20 --out out[/bold]
+    Example: [bold]longrec evaluate run --split test --json[/bold]
     """
-    import shlex
+    from longrec.recommender import load
+    from longrec.runs.train import evaluate as measure
 
-    from longrec.compare.compare import compare as run
-    from longrec.compare.report import summary_table
-    from longrec.config.parse import parse_assignments
-    from longrec.core import console
-    from longrec.core.errors import LongrecError
-
-    common = parse_assignments(settings or [])
-    try:
-        found = run(
-            *(histories, models, budget, out),
-            settings=common,
-            seeds=seeds,
-            device=device,
-            progress=True,
-        )
-    except KeyboardInterrupt:
-        again = shlex.join(["longrec", *sys.argv[1:]])
-        raise LongrecError(f"interrupted; go on with the same command: {again}") from None
+    recommender = load(run)
+    with console.progress_bar("ranking") as progress:
+        metrics = measure(recommender, data, split, protocol=protocol, progress=progress)
     if json:
-        console.print_json(found.to_dict() | {"report": str(found.report)})
+        console.print_json(dict(metrics) | {"detail": metrics.to_dict(), "run": str(run)})
     else:
-        lead = "unfiltered" if found.metric.startswith("unfiltered") else "seen items filtered"
-        console.table(f"{out}: {lead}", *summary_table(found))
-        console.out.print(console.plain(found.protocol), markup=False)
-        console.say(f"report: {found.report}")
-    if found.failures:
-        raise LongrecError(
-            f"{len(found.failures)} of the runs failed: "
-            + "; ".join(f"{f.name} in {f.stage} ({f.error}; see {f.log})" for f in found.failures)
-            + ". The same command tries them again."
-        )
+        metrics_table(f"{recommender.name} ({run})", metrics)
+    if "warning" in metrics.notes:
+        console.say(f"warning: {metrics.notes['warning']}")
 
 
-def demo(
-    out: Annotated[Path, typer.Option(help="Folder for histories, runs and report.")] = Path(
-        "demo"
-    ),
-    users: Annotated[int, typer.Option(min=50, help="Users to simulate.")] = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything.")] = 0,
+def models(
+    name: Annotated[str | None, typer.Argument(help="Show one model's settings.")] = None,
     json: Json = False,
 ) -> None:
-    """Simulate histories, train ELASTIC and SASRec, compare them with what is attainable.
+    """List the models, or the settings of one.
 
-    Example: [bold]longrec demo --out demo[/bold]
+    Example: [bold]longrec models elastic[/bold]
     """
-    from longrec.cli.demo import run_demo
+    from longrec.config.describe import describe_model, describe_models
 
-    run_demo(out, users=users, seed=seed, as_json=json)
+    described = describe_models() if name is None else describe_model(name)
+    if json:
+        console.print_json(described)
+    elif isinstance(described, list):
+        columns = ["model", "streaming", "summary"]
+        rows = [[row[key] for key in columns] for row in described]
+        console.table("models", ["model", "streaming", "what it is"], rows)
+    else:
+        console.print_text(described["summary"])
+        for kind, owner in (("model", "the model"), ("training", "training")):
+            console.table(
+                f"settings of {owner}",
+                ["key", "default", "values"],
+                [
+                    [row["key"], str(row["default"]), row["type"]]
+                    for row in described[f"{kind}_settings"]
+                ],
+            )

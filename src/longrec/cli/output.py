@@ -1,14 +1,35 @@
-"""Tables of metrics and of a warm start's gain, for the screen."""
+"""What several commands print: one result, tables of metrics, and how to go on after Ctrl-C."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from longrec.core import console
+from longrec.core.errors import LongrecError
 
 if TYPE_CHECKING:
     from longrec.evaluation.summary import Metrics
+
+
+def print_result(
+    json: bool, document: Mapping[str, Any], title: str, facts: Mapping[str, object]
+) -> None:
+    """A result as one JSON document, or its facts as a table."""
+    if json:
+        console.print_json(document)
+    else:
+        console.facts_table(title, facts)
+
+
+@contextmanager
+def resumable(how: str = "the same command goes on") -> Iterator[None]:
+    """Where Ctrl-C ends the work, end with an error that says how it goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise LongrecError(f"interrupted; {how}") from None
 
 
 def metrics_table(name: str, metrics: Metrics) -> None:

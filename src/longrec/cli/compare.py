@@ -1,0 +1,95 @@
+"""Several models compared under equal budgets, and the demo, which does so on simulated data."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from longrec.cli.options import Device, Histories, Json
+from longrec.cli.output import resumable
+from longrec.core import console
+from longrec.core.errors import LongrecError
+
+
+def compare(
+    histories: Histories,
+    models: Annotated[
+        str,
+        typer.Option(
+            metavar="A,B,...",
+            help="Models, or variants NAME:KEY=VALUE:KEY=VALUE, with commas between.",
+            show_default=False,
+        ),
+    ],
+    budget: Annotated[
+        float,
+        typer.Option(metavar="MINUTES", help="Of training, for each run.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option(help="The comparison's folder.", show_default=False)],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting common to all models."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each model.")] = 1,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Train models under equal budgets, each in its own process, and report what they reach.
+
+    The same command goes on with what was interrupted or failed, and may name more models.
+
+    Example: [bold]longrec compare histories --models elastic,sasrec --budget 20 --out out[/bold]
+    """
+    import shlex
+
+    from longrec.compare.compare import compare as run
+    from longrec.compare.report import summary_table
+    from longrec.config.parse import parse_assignments
+
+    common = parse_assignments(settings or [])
+    again = shlex.join(["longrec", *sys.argv[1:]])
+    with resumable(f"go on with the same command: {again}"):
+        comparison = run(
+            *(histories, models, budget, out),
+            settings=common,
+            seeds=seeds,
+            device=device,
+            progress=True,
+        )
+    if json:
+        console.print_json(comparison.to_dict() | {"report": str(comparison.report)})
+    else:
+        unfiltered = comparison.metric.startswith("unfiltered")
+        lead = "unfiltered" if unfiltered else "seen items filtered"
+        console.table(f"{out}: {lead}", *summary_table(comparison))
+        console.print_text(comparison.protocol)
+        console.say(f"report: {comparison.report}")
+    if comparison.failures:
+        raise LongrecError(
+            f"{len(comparison.failures)} of the runs failed: "
+            + "; ".join(
+                f"{failure.name} in {failure.stage} ({failure.error}; see {failure.log})"
+                for failure in comparison.failures
+            )
+            + ". The same command tries them again."
+        )
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for histories, runs and report.")] = Path(
+        "demo"
+    ),
+    users: Annotated[int, typer.Option(min=50, help="Users to simulate.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything.")] = 0,
+    json: Json = False,
+) -> None:
+    """Simulate histories, train ELASTIC and SASRec, compare them with what is attainable.
+
+    Example: [bold]longrec demo --out demo[/bold]
+    """
+    from longrec.cli.demo import run_demo
+
+    run_demo(out, users=users, seed=seed, as_json=json)

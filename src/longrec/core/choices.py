@@ -1,0 +1,22 @@
+"""Words that the command line and the Python interface both take, each list of them once."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+from longrec.core.errors import UsageError
+
+Durability = Literal["power", "process"]
+"""What acknowledged events survive: a power cut, or the end of the process."""
+IndexKind = Literal["auto", "exact", "approximate"]
+"""How items are found; auto is approximate in catalogs so large that it is faster."""
+Part = Literal["test", "validation"]
+"""Which targets of a split are ranked."""
+
+
+def check_choice(name: str, value: object, choices: Any) -> None:
+    """Raise UsageError unless a value is one of the words of a Literal."""
+    words = get_args(choices)
+    if value not in words:
+        *first, last = map(repr, words)
+        raise UsageError(f"{name} is {value!r}; choose {', '.join(first)} or {last}")
