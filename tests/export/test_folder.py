@@ -14,7 +14,7 @@ from export.small_exports import small
 from models.small_models import N
 from serving.small_streams import FIRST
 
-from longrec.cli.export import export as command
+from longrec.cli.serve import export as command
 from longrec.core.errors import DataError, LongrecError, UsageError
 from longrec.export import folder as module
 from longrec.export import parity

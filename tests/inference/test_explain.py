@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from models.small_models import N, make, sequences
 from typer.testing import CliRunner
 
-from longrec.cli.explain import explain as command
+from longrec.cli.recommend import explain as command
 from longrec.config.training import TrainConfig
 from longrec.core.errors import UsageError
 from longrec.data.catalog import Catalog

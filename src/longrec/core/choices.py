@@ -7,7 +7,8 @@ from typing import Any, Literal, get_args
 from longrec.core.errors import UsageError
 
 Durability = Literal["power", "process"]
-"""What acknowledged events survive: a power cut, or the end of the process."""
+"""Acknowledged events survive a power cut ("power": on disk before they are acknowledged), or the
+death of the process alone ("process")."""
 IndexKind = Literal["auto", "exact", "approximate"]
 """How items are found; auto is approximate in catalogs so large that it is faster."""
 Part = Literal["test", "validation"]

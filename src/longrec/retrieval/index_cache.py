@@ -12,11 +12,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from longrec.artifact.artifact import Artifact
+from longrec.core.choices import IndexKind, check_choice
 from longrec.core.errors import UsageError
 from longrec.core.files import digest_of_file, sync, write_file
 from longrec.retrieval.approximate import CellIndex, build_cells, faiss_package, item_model
@@ -24,7 +25,6 @@ from longrec.retrieval.exact import ExactIndex
 from longrec.retrieval.index import Index
 from longrec.retrieval.recall import queries_of, recall, searched
 
-Kind = Literal["auto", "exact", "approximate"]
 Progress = Callable[[float, float, str], None]
 
 APPROXIMATE_FROM, WITHOUT_SCAN = 2_000_000, 300_000
@@ -46,7 +46,9 @@ class Built(NamedTuple):
     about: dict[str, Any] | None
 
 
-def open_index(artifact: Artifact, kind: Kind = "auto", progress: Progress | None = None) -> Index:
+def open_index(
+    artifact: Artifact, kind: IndexKind = "auto", progress: Progress | None = None
+) -> Index:
     """The index of a recommender, read from its folder or built and kept there.
 
     Parameters
@@ -65,10 +67,11 @@ def open_index(artifact: Artifact, kind: Kind = "auto", progress: Progress | Non
     return make_index(artifact, kind, progress).found
 
 
-def make_index(artifact: Artifact, kind: Kind = "auto", progress: Progress | None = None) -> Built:
+def make_index(
+    artifact: Artifact, kind: IndexKind = "auto", progress: Progress | None = None
+) -> Built:
     """See `open_index`."""
-    if kind not in ("auto", "exact", "approximate"):
-        raise UsageError(f"index is {kind!r}; choose 'auto', 'exact' or 'approximate'")
+    check_choice("index", kind, IndexKind)
     if kind == "auto":
         kind = "approximate" if _is_large(artifact) else "exact"
     if kind == "exact":

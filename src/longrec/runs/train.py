@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 import torch
@@ -17,6 +17,7 @@ from longrec.artifact.provenance import provenance
 from longrec.config.parse import check_model, parse_settings
 from longrec.config.training import TrainConfig
 from longrec.core import console
+from longrec.core.choices import Part, check_choice
 from longrec.core.errors import DataError, LongrecError, UsageError
 from longrec.core.files import write_file
 from longrec.core.serialise import serialise
@@ -40,9 +41,6 @@ from longrec.runs.warm_start import (
 )
 from longrec.training.fit import fit
 from longrec.training.progress import FitResult, Progress
-
-Part = Literal["test", "validation"]
-PARTS: tuple[Part, ...] = ("test", "validation")
 
 
 def train(
@@ -221,8 +219,7 @@ def evaluate(
         buckets, counts and notes as attributes. A recommender with a folder also keeps it there,
         as metrics.json and ranks.parquet.
     """
-    if split not in PARTS:
-        raise UsageError(f"split is {split!r}; choose one of {', '.join(PARTS)}")
+    check_choice("split", split, Part)
     data = recommender.data() if histories is None else histories
     data = data if isinstance(data, Histories) else open_histories(data)
     trained_under = recommender.train_config.split

@@ -12,7 +12,7 @@ from models.small_models import N
 from serving.small_streams import FIRST, UNKNOWN, opened, recommender
 from typer.testing import CliRunner
 
-from longrec.cli.explain import explain as command
+from longrec.cli.recommend import explain as command
 from longrec.core.errors import DataError, UsageError
 from longrec.mixers.dispatcher_memory import MemoryDispatcherMixer
 from longrec.serving.stores.log_reader import NO_MODEL

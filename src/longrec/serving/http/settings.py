@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
+from longrec.core.choices import IndexKind
 from longrec.core.errors import UsageError
-from longrec.retrieval.index_cache import Kind
 from longrec.serving.stores.protocol import Durability
 
 
@@ -36,7 +36,7 @@ class Settings:
     durability: Durability = "power"
     host: str = "127.0.0.1"
     port: int = 8000
-    index: Kind = "auto"
+    index: IndexKind = "auto"
     keys: Path | None = None
     without_keys: bool = False
     max_body: int = 1 << 20

@@ -19,13 +19,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
+from longrec.core.choices import Durability as Durability
+from longrec.core.choices import check_choice
 from longrec.core.errors import DataError, LongrecError, UsageError
-
-Durability = Literal["power", "process"]
-"""Acknowledged events survive a power cut ("power": on disk before they are acknowledged), or the
-death of the process alone ("process")."""
 
 SCHEMA = 1
 """Version of what stores hold; a store of a newer one is refused."""
@@ -259,8 +257,7 @@ def open_store(url: str, durability: Durability = "power", readonly: bool = Fals
         When another process writes to it, it cannot be reached, or it is not set up to keep what
         is acknowledged.
     """
-    if durability not in ("power", "process"):
-        raise UsageError(f"durability is {durability!r}; choose 'power' or 'process'")
+    check_choice("durability", durability, Durability)
     scheme, separator, rest = url.partition("://")
     if not separator:
         scheme, rest = "lmdb", url.removeprefix("lmdb:")
