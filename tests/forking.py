@@ -416,8 +416,11 @@ def run_request(request: dict[str, Any], streams: list[int]) -> NoReturn:
         status = 1
     try:
         sys.stdout.flush()
-        sys.stderr.flush()
+    except OSError:  # nobody reads it any more: as Python has it
+        traceback.print_exc()
+        status = 120
     finally:
+        sys.stderr.flush()
         os._exit(status or 0)
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from forking import run_command
 
 from longrec.cli import main as cli
 from longrec.data.catalog import Catalog
@@ -65,19 +66,8 @@ def longrec(*argv):
 
 
 def command(*argv, **options):
-    """The real command, in a process of its own, with SIGINT as a terminal gives it."""
-    return subprocess.Popen(
-        [sys.executable, "-c", "from longrec.cli.main import main; main()", *map(str, argv)],
-        text=True,
-        env={
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(Path(cli.__file__).parents[2]),
-        },
-        # A test run in the background of a shell ignores SIGINT, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        **options,
-    )
+    """The command in a process of its own."""
+    return run_command(*argv, text=True, **options)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -17,6 +16,7 @@ import polars as pl
 import pytest
 import typer.main
 from conftest import tiny_histories, walks
+from forking import run_code
 from serving.maintenance.small_stores import MODEL, OTHER, fill, held, put_record, record, serve
 
 import longrec
@@ -273,15 +273,9 @@ def test_killed_restores_go_on(call, json_of, store, tmp_path) -> None:
         "print('going', flush=True)\n"
         "restoring.restore(sys.argv[1], open_store(sys.argv[2]))\n"
     )
-    source = str(Path(cli.__file__).parents[2])
     killed = 0
     for pause in (0, 0.02, 0.05, 0.1, 0.2, 60):
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, tmp_path / "backup", tmp_path / "other"],
-            env={**os.environ, "PYTHONPATH": source},
-            stdout=subprocess.PIPE,
-        )
-        assert process.stdout is not None
+        process = run_code(code, tmp_path / "backup", tmp_path / "other", stdout=subprocess.PIPE)
         process.stdout.readline()
         deadline = time.monotonic() + pause
         while process.poll() is None and time.monotonic() < deadline:

@@ -19,6 +19,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
+from forking import Forked, run_command
 
 import longrec
 from longrec.cli import main as cli
@@ -198,15 +199,14 @@ def arguments(histories, out, *more: str) -> list[str]:
     return ["compare", str(histories.path), *models, *options, *more]
 
 
-def start(histories, out, *more: str) -> subprocess.Popen[str]:
-    """The real command."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "longrec", *arguments(histories, out, *more)],
+def start(histories, out, *more: str) -> Forked:
+    """The command in a process of its own, which starts others for its runs."""
+    return run_command(
+        *arguments(histories, out, *more),
+        forked_children=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A test run in the background of a shell ignores SIGINT, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

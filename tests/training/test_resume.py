@@ -7,12 +7,12 @@ import os
 import random
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import training_child
+from forking import Forked, kills, run_code
 from safetensors.torch import load_file
 
 from longrec.config.training import TrainConfig
@@ -22,6 +22,7 @@ from longrec.training import checkpoint
 from longrec.training.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
 from longrec.training.objective import reads_few_items
 
+TRAIN = "from training.training_child import main; main()"
 EVERY_STEP = 1e-9  # minutes
 
 
@@ -155,16 +156,12 @@ def test_a_first_validation_is_done_once(tmp_path, histories):
     assert [line.split(",")[0] for line in lines] == ["epoch", "0", "1"]
 
 
-def start(histories, run: Path, settings: dict) -> subprocess.Popen:
-    src = Path(__file__).parents[2] / "src"
-    return subprocess.Popen(
-        [sys.executable, training_child.__file__, histories.path, run, json.dumps(settings)],
-        stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": str(src), "OMP_NUM_THREADS": "1"},
-    )
+def start(histories, run: Path, settings: dict) -> Forked:
+    arguments = (histories.path, run, json.dumps(settings))
+    return run_code(TRAIN, *arguments, stdout=subprocess.PIPE)
 
 
-def kill_after(child: subprocess.Popen, lines: int) -> bool:
+def kill_after(child: Forked, lines: int) -> bool:
     """SIGKILL a run after it has told of so many steps; whether it was still alive."""
     assert child.stdout is not None
     for _ in range(lines):
@@ -177,32 +174,34 @@ def kill_after(child: subprocess.Popen, lines: int) -> bool:
     return alive
 
 
-def kill_and_resume(tmp_path: Path, histories, settings: dict, kills: int, seed: int) -> None:
+def kill_and_resume(tmp_path: Path, histories, settings: dict, many: int, seed: int) -> None:
     for folder in ("whole", "killed"):
         (tmp_path / folder).mkdir()
     training_child.train(histories.path, tmp_path / "whole", seldom(settings))
     draw = random.Random(seed)
     killed = 0
-    for _ in range(kills):
+    for _ in range(many):
         killed += kill_after(start(histories, tmp_path / "killed", settings), draw.randrange(5, 30))
-    assert killed == kills
+    assert killed == many
     assert load_checkpoint(tmp_path / "killed") is not None
     training_child.train(histories.path, tmp_path / "killed", seldom(settings))
     same_outcome(tmp_path / "killed", tmp_path / "whole")
     assert [p.name for p in (tmp_path / "killed").glob(".checkpoint*")] == []
 
 
+@pytest.mark.kills
 def test_a_killed_process_resumes_to_the_same_numbers(tmp_path, histories):
     settings = settings_of("elastic", max_epochs=6, workers=2)
-    kill_and_resume(tmp_path, histories, settings, kills=1, seed=0)
+    kill_and_resume(tmp_path, histories, settings, kills(2), seed=0)
 
 
 @pytest.mark.slow
+@pytest.mark.kills
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("name", ["elastic", "hydrarec", "sasrec"])
 def test_many_kills_at_random_moments(tmp_path, histories, name, seed):
     settings = settings_of(name, max_epochs=12, workers=seed)
-    kill_and_resume(tmp_path, histories, settings, kills=5, seed=seed)
+    kill_and_resume(tmp_path, histories, settings, kills(2), seed=seed)
 
 
 def tensors_of(number: float) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""A training run as a process that can be killed: HISTORIES RUN SETTINGS-AS-JSON.
+"""A training run as a process that can be killed, of HISTORIES RUN SETTINGS-AS-JSON.
 
 Prints a line per step; ends by writing final.safetensors and final.json into RUN.
 """
@@ -34,7 +34,7 @@ def train(histories: Path, run: Path, settings: dict[str, Any], tell: Any = None
     (run / "final.json").write_text(json.dumps(asdict(result)))
 
 
-if __name__ == "__main__":
+def main() -> None:
     torch.set_num_threads(1)
     train(
         Path(sys.argv[1]),

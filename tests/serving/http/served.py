@@ -8,7 +8,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,14 +17,13 @@ from typing import Any
 
 import httpx
 import uvicorn
+from forking import run_command
 from serving.small_streams import opened
 
 from longrec.serving.http.app import Server
 from longrec.serving.http.keys import Keys
 from longrec.serving.http.protocol import protocol
 from longrec.serving.http.settings import Settings
-
-ROOT = Path(__file__).parents[3]
 
 
 @dataclass
@@ -94,15 +92,11 @@ class Child:
     """`longrec serve` as a process; what it writes is kept in `said`."""
 
     def __init__(self, run: Path, store: str, *options: str, **environment: str) -> None:
-        code = "from longrec.cli.main import main; main()"
-        self.process = subprocess.Popen(
-            [
-                *(sys.executable, "-c", code, "--threads", "1", "serve", str(run)),
-                *("--store", store, "--port", "0", *options),
-            ],
+        self.process = run_command(
+            *("--threads", 1, "serve", run, "--store", store, "--port", 0, *options),
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT / "src"), **environment},
+            env={**os.environ, **environment},
         )
         self.said: list[str] = []
         self._told = threading.Event()

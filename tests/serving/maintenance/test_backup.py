@@ -8,13 +8,13 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from forking import Forked, run_code
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from serving.maintenance.small_stores import (
@@ -47,7 +47,6 @@ from longrec.serving.stores.protocol import (
     read_header,
 )
 
-SOURCE = Path(module.__file__).parents[3]
 EVENTS = [Event(n, b"item%d" % (n % 7), b"id%d" % n if n % 3 else None) for n in range(20)]
 
 
@@ -72,14 +71,9 @@ def lines(folder: Path, name: str) -> list[dict]:
     return pq.read_table(folder / name).to_pylist()
 
 
-def child(code: str, *argv: object) -> subprocess.Popen[str]:
+def child(code: str, *argv: object) -> Forked:
     """A process that runs some code with arguments."""
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, argv)],
-        text=True,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": f"{SOURCE}:{Path(__file__).parents[2]}"},
-    )
+    return run_code(code, *argv, text=True, stdout=subprocess.PIPE)
 
 
 # ---- there and back
