@@ -79,7 +79,7 @@ class Parts:
         key, name = self._timed("ids", lambda: (user_key(user), item_key(item)))
         index = self.stream.items.one(name)
         kept = self._timed("read", lambda: store.read(engine.digest, [(key, ())]))[0]
-        records = self._timed("record", lambda: engine.load([kept.record]))
+        records = self._timed("record", lambda: engine.layout.load([kept.record]))
         version = int(records["version"][0])
         self._timed("step", lambda: engine.advance(records, [[(index, time)]]))
         records["version"] += 1

@@ -33,5 +33,5 @@ def recall_of(stream: Stream, groups: Sequence[Users]) -> float:
 
 def _ranked(ranker: Ranker, users: Sequence[str]) -> list[TopK]:
     """What a ranker gives to users who ask one by one."""
-    answers = [ranker.rank([ranker.query(user, K)]) for user in users]
+    answers = [ranker.recommend([ranker.request(user, K)]) for user in users]
     return [TopK(torch.from_numpy(one.scores), torch.from_numpy(one.items)) for one in answers]

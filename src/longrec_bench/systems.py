@@ -148,7 +148,7 @@ class Step(Measured):
         super().__init__(of, batch)
         self.engine, self.users, self.calls = engine, users, calls
         kept = store.read(engine.digest, [(user.encode(), ()) for user in users.ids[:batch]])
-        self._records = engine.load(list(islice(cycle([one.record for one in kept]), batch)))
+        self._records = engine.layout.load(list(islice(cycle([one.record for one in kept]), batch)))
         self._rng, self._clock = random.Random(3), count(END + 1)
 
     def burst(self) -> None:

@@ -17,8 +17,8 @@ from longrec.core.errors import DataError, UsageError
 from longrec.mixers.dispatcher_memory import MemoryDispatcherMixer
 from longrec.serving.stores.log_reader import NO_MODEL
 from longrec.serving.stores.protocol import Append, Event, Rewrite, Store, open_store
-from longrec.serving.stream.explain_user import explain_user
 from longrec.serving.stream.id_keys import ItemIndex
+from longrec.serving.stream.user_log import explain_user
 
 CASES = ["elastic", "elastic by time", "elastic with a memory bank"]
 
