@@ -38,15 +38,8 @@ class Observed(NamedTuple):
     late: bool
 
 
-class Counters:
-    """What a process has counted since a stream was opened.
-
-    Attributes
-    ----------
-    accepted, duplicates, unknown, late : events, as in `Counts`.
-    groups : commits; replayed : events of records that were behind.
-    longest : most known events of a user that was observed.
-    """
+class Tally:
+    """Counters of a process."""
 
     def __init__(self) -> None:
         self.accepted = self.duplicates = self.unknown = self.late = 0
@@ -66,12 +59,12 @@ class Writer:
 
     Attributes
     ----------
-    counters : of what was logged so far.
+    tally : what was counted so far; `longest`: most known events of a user that was observed.
     """
 
     def __init__(self, store: Store, engine: Engine, items: ItemIndex) -> None:
         self.store, self.engine, self.items = store, engine, items
-        self.counters = Counters()
+        self.tally = Tally()
 
     def entry(self, user: Any, item: Any, time: Any, event_id: Any = None) -> Entry:
         """An event to be logged, of a caller's values; errors as of `Stream.observe`."""
@@ -79,81 +72,80 @@ class Writer:
         key = item_key(item)
         return Entry(user_key(user), Event(seconds(time), key, name), self.items.one(key))
 
-    def write(self, batches: Sequence[Sequence[Entry]]) -> list[list[Observed] | BaseException]:
-        """Log batches of events, all in one go; -> per batch what became of its events.
+    def write(self, works: Sequence[Sequence[Entry]]) -> list[list[Observed] | BaseException]:
+        """Log works of some events each, all in one go; -> per work what became of its events.
 
-        Where a user's record is damaged, only the batches with that user fail.
+        Where a user's record is damaged, only the works with that user fail.
         """
-        entries = [entry for batch in batches for entry in batch]
+        entries = [entry for work in works for entry in work]
         try:
             users = self._read(entries)
         except DataError as error:
-            if len(batches) == 1:
+            if len(works) == 1:
                 return [error]
-            return [outcome for batch in batches for outcome in self.write([batch])]
-        outcomes = self._append(entries, users)
-        self.counters.groups += 1
-        self.counters.add(outcomes)
-        ends = np.cumsum([len(batch) for batch in batches]).tolist()
-        return [outcomes[end - len(batch) : end] for batch, end in zip(batches, ends, strict=True)]
+            return [found for work in works for found in self.write([work])]
+        outcomes = self._write(entries, users)
+        self.tally.groups += 1
+        self.tally.add(outcomes)
+        ends = np.cumsum([len(work) for work in works]).tolist()
+        return [outcomes[end - len(work) : end] for work, end in zip(works, ends, strict=True)]
 
     def _read(self, entries: Sequence[Entry]) -> _Users:
-        """The users of some events, with records at the ends of their logs."""
+        """Whom the events are of, with records at the end of their logs."""
         of_user: dict[bytes, list[int]] = {}
         for number, entry in enumerate(entries):
             of_user.setdefault(entry.user, []).append(number)
-        keys = list(of_user)
-        event_ids = [
+        names = list(of_user)
+        ids = [
             [name for n in numbers if (name := entries[n].event.event_id) is not None]
             for numbers in of_user.values()
         ]
-        kept = self.store.read(self.engine.digest, list(zip(keys, event_ids, strict=True)))
+        kept = self.store.read(self.engine.digest, list(zip(names, ids, strict=True)))
         records = records_of(self.engine, kept)
-        before = int(records["sequence"].sum())
-        replayed = catch_up(self.store, self.engine, self.items, keys, kept, records)
-        self.counters.replayed += int(records["sequence"].sum()) - before
-        new = [
-            _new(entries, numbers, set(compress(asked, one.known)))
-            for numbers, asked, one in zip(of_user.values(), event_ids, kept, strict=True)
+        done = int(records["sequence"].sum())
+        met = catch_up(self.store, self.engine, self.items, names, kept, records)
+        self.tally.replayed += int(records["sequence"].sum()) - done
+        fresh = [
+            _fresh(entries, numbers, set(compress(asked, one.known)))
+            for numbers, asked, one in zip(of_user.values(), ids, kept, strict=True)
         ]
-        return _Users(keys, new, kept, records, replayed)
+        return _Users(names, fresh, kept, records, met)
 
-    def _append(self, entries: Sequence[Entry], users: _Users) -> list[Observed]:
-        """Log the new events with the records that hold after them."""
-        keys, new, kept, records, replayed = users
-        late = _late(entries, new, records[TIME])
+    def _write(self, entries: Sequence[Entry], users: _Users) -> list[Observed]:
+        names, fresh, kept, records, met = users
+        late = _late(entries, fresh, records[TIME])
         versions = records["version"].tolist()
         # No record where the log was replaced while it was read: it catches up when it is read.
-        complete = (records["sequence"] == [one.last for one in kept]).tolist()
+        whole = (records["sequence"] == [one.last for one in kept]).tolist()
         self.engine.advance(
             records,
-            [[(entries[n].item, entries[n].event.time) for n in numbers] for numbers in new],
+            [[(entries[n].item, entries[n].event.time) for n in numbers] for numbers in fresh],
         )
         records["version"] += 1
         appends = []
-        for row in [row for row, numbers in enumerate(new) if numbers]:
-            seen = {entries[n].item for n in new[row]} - {0}
-            if row in replayed:
-                seen.update(replayed[row].tolist())
+        for at in [at for at, numbers in enumerate(fresh) if numbers]:
+            seen = {entries[n].item for n in fresh[at]} - {0}
+            if at in met:
+                seen.update(met[at].tolist())
             appends.append(
                 Append(
-                    user=keys[row],
-                    born=kept[row].born,
-                    last=kept[row].last,
-                    version=versions[row],
-                    events=[entries[n].event for n in new[row]],
-                    record=self.engine.dump(records, row) if complete[row] else None,
+                    user=names[at],
+                    born=kept[at].born,
+                    last=kept[at].last,
+                    version=versions[at],
+                    events=[entries[n].event for n in fresh[at]],
+                    record=self.engine.dump(records, at) if whole[at] else None,
                     seen=sorted(seen),
                 )
             )
-        appended = self.store.append(self.engine.digest, appends) if appends else []
-        logged = set[int]()
-        for numbers, found in zip(filter(None, new), appended, strict=True):
-            logged.update(compress(numbers, found.new))
+        logged = self.store.append(self.engine.digest, appends) if appends else []
+        new = set[int]()
+        for numbers, found in zip(filter(None, fresh), logged, strict=True):
+            new.update(compress(numbers, found.new))
         longest = int((records["sequence"] - records["skipped"]).max())
-        self.counters.longest = max(self.counters.longest, longest)
+        self.tally.longest = max(self.tally.longest, longest)
         return [
-            Observed(number in logged, entry.item > 0, number in late)
+            Observed(number in new, entry.item > 0, number in late)
             for number, entry in enumerate(entries)
         ]
 
@@ -161,32 +153,32 @@ class Writer:
 class _Users(NamedTuple):
     """Users with events to be logged.
 
-    new : per user the numbers of the events that are to be logged; replayed : see `catch_up`.
+    fresh : per user the numbers of the events that are new; met : see `catch_up`.
     """
 
-    keys: list[bytes]
-    new: list[list[int]]
+    names: list[bytes]
+    fresh: list[list[int]]
     kept: list[Kept]
     records: np.ndarray
-    replayed: dict[int, Ints]
+    met: dict[int, Ints]
 
 
-def _new(entries: Sequence[Entry], numbers: Sequence[int], known: set[bytes]) -> list[int]:
+def _fresh(entries: Sequence[Entry], numbers: Sequence[int], known: set[bytes]) -> list[int]:
     """Those of a user's events whose ids are neither in the log nor among the ones before."""
-    new = []
+    fresh = []
     for number in numbers:
         name = entries[number].event.event_id
         if name is None or name not in known:
-            new.append(number)
+            fresh.append(number)
             if name is not None:
                 known.add(name)
-    return new
+    return fresh
 
 
-def _late(entries: Sequence[Entry], new: Sequence[Sequence[int]], clocks: np.ndarray) -> set[int]:
+def _late(entries: Sequence[Entry], fresh: Sequence[Sequence[int]], clocks: np.ndarray) -> set[int]:
     """Those of the new events, by user, that are earlier than a known one before them."""
     late = set[int]()
-    for numbers, clock in zip(new, clocks.tolist(), strict=True):
+    for numbers, clock in zip(fresh, clocks.tolist(), strict=True):
         for number in numbers:
             if entries[number].item:
                 if entries[number].event.time < clock:
