@@ -54,7 +54,7 @@ def main() -> None:
             assert program is not None
             items = torch.randint(1, ITEMS + 1, (batch,))
             state, times = model.initial_state(batch), torch.zeros(batch, dtype=torch.int64)
-            records = engine.load([None] * batch)
+            records = engine.layout.load([None] * batch)
             events = [[(item, 0)] for item in items.tolist()]
             with torch.inference_mode():
                 repeats = 1000 if batch == 1 else 100

@@ -163,7 +163,10 @@ def hold_records(store: Store, case: str) -> int:
     users = store.users(b"", 10_000)
     kept = store.read(engine.digest, [(user, ()) for user in users], seen=True)
     pairs = [(u, one) for u, one in zip(users, kept, strict=True) if one.record is not None]
-    stored, fresh = engine.load([one.record for _, one in pairs]), engine.load([None] * len(pairs))
+    stored, fresh = (
+        engine.layout.load([one.record for _, one in pairs]),
+        engine.layout.load([None] * len(pairs)),
+    )
     moves = []
     for (user, one), end in zip(pairs, stored["sequence"].tolist(), strict=True):
         assert end <= one.last

@@ -160,8 +160,8 @@ def _from_store(
     from contextlib import closing
 
     from longrec.serving.stores.protocol import check_whole, open_store
-    from longrec.serving.stream.explain_user import explain_user
     from longrec.serving.stream.id_keys import ItemIndex, user_key
+    from longrec.serving.stream.user_log import explain_user
 
     # Nothing is written, so what the store would keep through a power cut is no matter.
     with closing(open_store(url, "process", readonly=True)) as store:

@@ -86,6 +86,7 @@ def restore(folder: Backup, url: Url, json: Json = False) -> None:
     """Bring a backup back into an empty store, of the same kind or another.
 
     If it is interrupted, the same command goes on; until it has ended nobody can use the store.
+    Backups hold the log: records are made as users are next read, or at once by `rebuild`.
 
     Example: [bold]longrec store restore backup-monday redis://localhost:6379/0[/bold]
     """
@@ -95,9 +96,8 @@ def restore(folder: Backup, url: Url, json: Json = False) -> None:
         safe_url = store.url
         with resumable():
             copied = bring_back(folder, store, progress)._asdict()
-    counts = {key: count for key, count in copied.items() if key != "left_out"}
-    document = {"url": safe_url, "path": str(folder)} | counts
-    print_result(json, document, safe_url, {"from": str(folder)} | counts)
+    document = {"url": safe_url, "path": str(folder)} | copied
+    print_result(json, document, safe_url, {"from": str(folder)} | copied)
 
 
 @app.command()
@@ -110,9 +110,6 @@ def rebuild(
             metavar="HISTORIES", help="Bring these histories in first, in front of the logs."
         ),
     ] = None,
-    by_time: Annotated[
-        bool, typer.Option("--by-time", help="Sort logs with late events by time, for good.")
-    ] = False,
     durability: Annotated[
         Durability, typer.Option(help="That of whoever serves the store: power, or process.")
     ] = "power",
@@ -128,7 +125,7 @@ def rebuild(
 
     with load(run).open_stream(url, durability, beside=True) as stream:
         with console.progress_bar("rebuilding") as progress, resumable():
-            found = stream.rebuild(data, "time" if by_time else "commit", progress)._asdict()
+            found = stream.rebuild(data, progress)._asdict()
         safe_url = stream.store.url
     seconds = {"seconds": f"{found['seconds']:.1f}"}
     print_result(json, {"url": safe_url} | found, safe_url, found | seconds)

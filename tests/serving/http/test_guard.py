@@ -303,19 +303,19 @@ def test_an_answer_that_takes_too_long_is_given_up(tmp_path: Path):
     with local("elastic", tmp_path, settings={"timeout": 0.3}) as server:
         hold = threading.Event()
         stream = server.server.service.current.stream
-        answer_all = stream.ranker.answer
+        answer_all = stream.ranker.recommend_each
 
         def slowly(queries):
             hold.wait(20)
             return answer_all(queries)
 
-        stream.ranker.answer = slowly
+        stream.ranker.recommend_each = slowly
         answer = server.post("/v1/recommendations", {"user": "ann"})
         assert answer.status_code == 503
         assert answer.json()["error"]["code"] == "timeout"
         assert "retry-after" in answer.headers
         hold.set()
-        stream.ranker.answer = answer_all
+        stream.ranker.recommend_each = answer_all
         assert server.post("/v1/recommendations", {"user": "ann"}).status_code == 200
 
 
@@ -326,7 +326,7 @@ def test_what_fails_is_logged_without_ids_and_told_without_inside(tmp_path: Path
         def broken(queries):
             raise KeyError("secret-user-17")
 
-        stream.ranker.answer = broken
+        stream.ranker.recommend_each = broken
         with caplog.at_level(logging.INFO, "longrec.serve"):
             answer = server.post("/v1/recommendations", {"user": "secret-user-17"})
         assert answer.status_code == 500

@@ -55,6 +55,11 @@ def _held(store: Store, digest: str) -> Iterator[tuple[bytes, tuple[Kept, list[E
         yield user, (kept._replace(born=0), events)
 
 
+def held_logs(store: Store) -> dict[bytes, tuple[Kept, list[Event]]]:
+    """What a backup brings back of every user: the log, and no records."""
+    return held(store, "0" * 64)
+
+
 def put_record(store: Store, user: bytes, new: bytes, digest: str = MODEL) -> None:
     """Put some bytes in the place of a user's record."""
     kept = store.read(digest, [(user, ())])[0]

@@ -26,7 +26,7 @@ from longrec.data.catalog import Catalog
 from longrec.recommender import Recommender
 from longrec.serving.maintenance.replay import Replay
 from longrec.serving.maintenance.verify import Verified, verify
-from longrec.serving.stores import log_reader as walk
+from longrec.serving.stores import log_reader
 from longrec.serving.stores.lmdb_layout import BORN, LOGGED, Tables, value_of
 from longrec.serving.stores.protocol import (
     HEADER,
@@ -76,8 +76,8 @@ def born_of(transaction: lmdb.Transaction, tables: Tables, user: bytes) -> int:
 @given(logs=logs, page=st.integers(1, 5))
 def test_a_whole_store_has_no_problems(logs, page) -> None:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(walk, "USERS", page)
-        patch.setattr(walk.log, "__defaults__", (page,))
+        patch.setattr(log_reader, "USERS", page)
+        patch.setattr(log_reader, "EVENTS", page)
         store = open_store(folder)
         serve(store)
         fill(store, logs)
@@ -153,7 +153,7 @@ def foreign_record(transaction: lmdb.Transaction, tables: Tables) -> None:
     ],
 )
 def test_a_tampered_log_is_found(store, tmp_path, monkeypatch, change, wanted) -> None:
-    monkeypatch.setattr(walk.log, "__defaults__", (5,))  # holes at and off the bounds of pages
+    monkeypatch.setattr(log_reader, "EVENTS", 5)  # holes at and off the bounds of pages
     store.close()
     tamper(tmp_path / "store", change)
     again = open_store(str(tmp_path / "store"), readonly=True)
@@ -222,7 +222,7 @@ def test_a_store_on_redis(tmp_path) -> None:
 
 
 def test_a_log_replaced_meanwhile_is_read_again(store, monkeypatch) -> None:
-    monkeypatch.setattr(walk.log, "__defaults__", (5,))
+    monkeypatch.setattr(log_reader, "EVENTS", 5)
     real, calls = store.events, []
 
     def events(user: bytes, born: int, after: int, limit: int) -> list[Event]:
@@ -279,7 +279,7 @@ def stored(folder: Path, case: str, lengths: tuple[int, ...] = (1, 30, 150)) -> 
         events = [Event(t, item, None) for t, item in zip(times, items, strict=True)]
         done = length - number % 2
         indices = replay.items.find(items[:done])
-        records = replay.engine.load([None])
+        records = replay.engine.layout.load([None])
         for index, time in zip(indices, times, strict=False):
             replay.engine.advance(records, [[(index, time)]])
         records["version"] = 1
@@ -311,7 +311,7 @@ def test_every_part_of_a_state_is_held_against_the_log(tmp_path, case) -> None:
     engine = replay.engine
     whole = store.read(engine.digest, [(b"u0", ())], seen=True)[0]
     for name in ["skipped", "late", *engine.layout.fields]:
-        bad = engine.load([whole.record])
+        bad = engine.layout.load([whole.record])
         if bad[name].dtype.kind == "f":
             bad[name] = 1.5 * bad[name] + 0.5
         else:

@@ -120,7 +120,7 @@ def test_a_step_that_cannot_be_recorded_is_taken_by_the_model(monkeypatch) -> No
     monkeypatch.setattr(Engine, "_program", lambda *_: None)
     slow = Engine(recommender("elastic"))
     rows = [[(1 + i, i), (2, i)] for i in range(9)]
-    fast, plain = engine("elastic").load([None] * 9), slow.load([None] * 9)
+    fast, plain = engine("elastic").layout.load([None] * 9), slow.layout.load([None] * 9)
     engine("elastic").advance(fast, rows)
     slow.advance(plain, rows)
     slow.advance(plain[:1], [[(3, 50)]])
@@ -158,9 +158,9 @@ def test_a_record_of_other_weights_is_refused() -> None:
     rec = recommender("hydrarec")
     with torch.no_grad():
         rec.model.norm.weight.add_(0.1)
-    blob = Engine(rec).dump(Engine(rec).load([None]), 0)
+    blob = Engine(rec).dump(Engine(rec).layout.load([None]), 0)
     with pytest.raises(DataError, match="belongs to a model of digest"):
-        engine("hydrarec").load([blob])
+        engine("hydrarec").layout.load([blob])
 
 
 @pytest.mark.slow

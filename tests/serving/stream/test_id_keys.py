@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from datetime import UTC, date, datetime, timedelta, timezone
-from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -25,8 +24,6 @@ from longrec.serving.stream.id_keys import (
     user_key,
 )
 
-UID = uuid.UUID(int=5)
-
 
 @pytest.mark.parametrize(
     ("ids", "key"),
@@ -36,14 +33,6 @@ UID = uuid.UUID(int=5)
         ((2**70, str(2**70)), str(2**70).encode()),
         (("é", "é".encode()), b"\xc3\xa9"),
         (("042",), b"042"),
-        ((UID, str(UID)), str(UID).encode()),
-        ((date(2024, 5, 1), np.datetime64("2024-05-01"), "2024-05-01"), b"2024-05-01"),
-        (
-            (datetime(2024, 5, 1, 10), pd.Timestamp("2024-05-01 10:00"),
-             np.datetime64("2024-05-01T10:00:00", "ns"), np.datetime64("2024-05-01T10:00", "s")),
-            b"2024-05-01 10:00:00",
-        ),
-        ((Decimal("1.50"), "1.50"), b"1.50"),
     ],
 )  # fmt: skip
 def test_one_id_has_one_key(ids, key) -> None:
@@ -62,10 +51,12 @@ def test_one_id_has_one_key(ids, key) -> None:
         (True, "True"),
         (np.True_, "True"),
         (np.float32("nan"), "nan"),
-        (np.datetime64("NaT"), "None"),
+        (np.datetime64("2024-05-01"), "2024"),
+        (date(2024, 5, 1), "date"),
+        (datetime(2024, 5, 1), "datetime"),
+        (uuid.UUID(int=5), "UUID"),
         (pd.NaT, "NaTType"),
         (pd.NA, "NAType"),
-        (Decimal("NaN"), "Decimal"),
         ([1], "list"),
         (bytearray(b"u"), "bytearray"),
         (object(), "object"),
@@ -103,8 +94,6 @@ columns = st.one_of(
     st.lists(st.sampled_from("abc")).map(lambda x: pl.Series("c", x, pl.Categorical)),
     st.lists(st.binary(min_size=1, max_size=9)).map(lambda x: pl.Series("c", x, pl.Binary)),
     st.lists(st.integers(-9, 9).map(float)).map(lambda x: pl.Series("c", x, pl.Float64)),
-    st.lists(st.dates()).map(lambda x: pl.Series("c", x, pl.Date)),
-    st.lists(st.datetimes()).map(lambda x: pl.Series("c", x, pl.Datetime("us"))),
 )
 
 
@@ -178,10 +167,7 @@ def test_a_catalog_of_no_ids_is_refused() -> None:
         (datetime(1970, 1, 2, tzinfo=UTC), 86400),
         (datetime(1970, 1, 2, tzinfo=timezone(timedelta(hours=1))), 82800),
         (datetime(1969, 12, 31, 23, 59, 59, 500_000), -1),
-        (date(1970, 1, 2), 86400),
         (pd.Timestamp("1970-01-02"), 86400),
-        (np.datetime64("1970-01-02"), 86400),
-        (np.datetime64(-500, "ms"), -1),
     ],
 )
 def test_times_are_seconds(time, whole) -> None:
@@ -191,7 +177,10 @@ def test_times_are_seconds(time, whole) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [None, True, np.True_, "5", float("nan"), float("inf"), np.datetime64("NaT"), pd.NaT, b"5"],
+    [
+        *(None, True, np.True_, "5", b"5", float("nan"), float("inf")),
+        *(np.datetime64(0, "s"), date(1970, 1, 2), pd.NaT),
+    ],
 )
 def test_what_is_no_time_is_refused(wrong) -> None:
     with pytest.raises(UsageError, match=r"time is .*; give seconds"):

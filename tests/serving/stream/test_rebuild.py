@@ -96,10 +96,9 @@ events = st.lists(
     older=st.lists(events.map(lambda e: sorted(e, key=lambda x: x[1])), min_size=1, max_size=4),
     logged=st.lists(events, min_size=4, max_size=4),
     timed=st.booleans(),
-    order=st.sampled_from(["commit", "time"]),
 )
 @pytest.mark.parametrize("case", ["elastic by time", "sasrec"])
-def test_the_rule_of_imports(case: str, older, logged, timed: bool, order: str) -> None:
+def test_the_rule_of_imports(case: str, older, logged, timed: bool) -> None:
     """What is earlier than the log goes in front of it, once; and all of a user without a log."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "histories"
@@ -117,10 +116,8 @@ def test_the_rule_of_imports(case: str, older, logged, timed: bool, order: str) 
                     before = [event for event in before if timed and event[1] < first]
                 imported += len(before)
                 wanted[user] = before + logged[number]
-                if order == "time":
-                    wanted[user].sort(key=lambda event: event[1])
             for again in (False, True):
-                done = stream.rebuild(histories, order)
+                done = stream.rebuild(histories)
                 assert {user: log_of(stream, user) for user in USERS} == wanted
                 assert done.imported == (0 if again else imported)
                 everything = sum(map(len, older)) if histories else 0
@@ -140,30 +137,11 @@ def test_what_is_observed_afterwards_goes_on_from_there(stream, tmp_path) -> Non
     check("elastic", stream.recommend("user00000"), [(UNKNOWN, 3), (FIRST, 10)])
     # Event ids of the log are known still.
     stream.observe("user00001", FIRST, 3, "e")
-    stream.rebuild(order="time")
-    assert log_of(stream, "user00001") == [(FIRST, 3), (1003, 4)]
     assert not stream.observe("user00001", FIRST, 3, "e").new
 
 
-def test_sorting_by_time_makes_late_events_early(stream) -> None:
-    rows = [("u", FIRST + n, time) for n, time in enumerate([5, 9, 1, 9, 3, 5])]
-    assert stream.observe_many(frame_of(rows)).late == 3
-    stream.rebuild()
-    assert log_of(stream, "u") == [row[1:] for row in rows]
-    born = stream.store.read(stream.engine.digest, [(b"u", ())])[0].born
-    stream.rebuild(order="time")
-    assert log_of(stream, "u") == sorted((row[1:] for row in rows), key=lambda event: event[1])
-    check_records(stream, "elastic", ["u"])
-    [kept] = stream.store.read(stream.engine.digest, [(b"u", ())])
-    assert read_header(kept.record).late == 0
-    assert kept.born > born
-    stream.rebuild(order="time")
-    assert stream.store.read(stream.engine.digest, [(b"u", ())])[0].born == kept.born
-
-
 @pytest.mark.parametrize("case", ["elastic", "sasrec"])
-@pytest.mark.parametrize("order", ["commit", "time"])
-def test_beside_live_observes(case: str, order: str, tmp_path) -> None:
+def test_beside_live_observes(case: str, tmp_path) -> None:
     """Users are observed on the same stream and new ones come while it goes on."""
     users = [f"user{n:05d}" for n in range(30)]
     random = np.random.default_rng(0)
@@ -197,7 +175,7 @@ def test_beside_live_observes(case: str, order: str, tmp_path) -> None:
             thread.start()
         try:
             for again in (histories, None):
-                done = stream.rebuild(again, order)
+                done = stream.rebuild(again)
                 assert done.users >= 20
         finally:
             stop.set()
@@ -216,8 +194,7 @@ def test_beside_live_observes(case: str, order: str, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("stop", range(1, 8))
-@pytest.mark.parametrize("order", ["commit", "time"])
-def test_killed_and_called_again(stop: int, order: str, tmp_path) -> None:
+def test_killed_and_called_again(stop: int, tmp_path) -> None:
     """It goes on where it was, in another process as in this one, and the counts are of both."""
     rows = [[(FIRST + n, n), (FIRST + 9, 50)] for n in range(4)]
     histories = histories_of(tmp_path / "h", rows)
@@ -234,12 +211,12 @@ def test_killed_and_called_again(stop: int, order: str, tmp_path) -> None:
         )
         if stop < 7:
             with pytest.raises(Killed):
-                stream.rebuild(histories, order, progress)
+                stream.rebuild(histories, progress)
             assert stream.store.meta()["rebuild"][stream.engine.digest]["job"]
         else:
-            stream.rebuild(histories, order, progress)
+            stream.rebuild(histories, progress)
     with opened("elastic", tmp_path / "s") as stream:
-        done = stream.rebuild(histories, order, lambda *both: told.append(both))
+        done = stream.rebuild(histories, lambda *both: told.append(both))
         # 4 users are imported in 2 pages, the records of 7 made in 4: each page is done once.
         assert len(told) == 6 + (6 if stop == 7 else 0)
         assert [both[0] for both in told[:6]] == [2, 4, 6, 8, 10, 11]
@@ -250,7 +227,7 @@ def test_killed_and_called_again(stop: int, order: str, tmp_path) -> None:
         check_records(stream, "elastic", [f"user{n:05d}" for n in range(7)])
 
 
-def test_another_rebuild_begins_at_the_beginning(stream) -> None:
+def test_another_rebuild_begins_at_the_beginning(stream, tmp_path) -> None:
     """What was interrupted with other arguments, or an older catalog, is not gone on with."""
     stream.observe_many(frame_of((f"u{n}", FIRST + n, n) for n in range(6)))
 
@@ -261,14 +238,14 @@ def test_another_rebuild_begins_at_the_beginning(stream) -> None:
     with pytest.raises(Killed):
         stream.rebuild(progress=kill)
     told = []
-    stream.rebuild(order="time", progress=lambda *both: told.append(both))
-    assert told == [(2, 6), (4, 6), (6, 6)]
+    stream.rebuild(tiny_histories(tmp_path / "h", [[1], [2]]), lambda *both: told.append(both))
+    assert (told[0], told[-1]) == ((2, 4), (10, 10))
     with pytest.raises(Killed):
         stream.rebuild(progress=kill)
     stream.artifact.catalog_version = "another"
     told.clear()
     stream.rebuild(progress=lambda *both: told.append(both))
-    assert told == [(2, 6), (4, 6), (6, 6)]
+    assert told == [(2, 8), (4, 8), (6, 8), (8, 8)]
 
 
 def test_a_model_takes_over_only_when_its_records_are_there(stream, tmp_path) -> None:
@@ -342,8 +319,6 @@ def test_a_log_with_a_hole_is_told(stream, monkeypatch) -> None:
     monkeypatch.setattr(stream.store, "events", lambda *_: [])
     with pytest.raises(DataError, match="verify"):
         stream.rebuild()
-    with pytest.raises(DataError, match="verify"):
-        stream.rebuild(order="time")
 
 
 def test_one_rebuild_at_a_time(stream) -> None:
@@ -362,8 +337,6 @@ def test_one_rebuild_at_a_time(stream) -> None:
 
 
 def test_wrong_calls(stream, tmp_path) -> None:
-    with pytest.raises(UsageError, match="order is 'date'; choose 'commit' or 'time'"):
-        stream.rebuild(order="date")
     with pytest.raises(DataError, match="no such folder"):
         stream.rebuild(tmp_path / "none")
     rebuilt = stream.rebuild()

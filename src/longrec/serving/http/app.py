@@ -31,9 +31,9 @@ from longrec.serving.http.swap import Swapper
 from longrec.serving.http.telemetry import Telemetry
 from longrec.serving.stores.protocol import StoreFull, StoreUnavailable
 from longrec.serving.stream.id_keys import id_of, item_key, user_key
-from longrec.serving.stream.recommending import Query as Wish
+from longrec.serving.stream.recommending import RecommendRequest
 from longrec.serving.stream.stream import Stream
-from longrec.serving.stream.user_view import user_log
+from longrec.serving.stream.user_log import user_log
 
 AGAIN = {"retry-after": "1"}
 NOBODY = "nothing is kept of this user"
@@ -283,12 +283,12 @@ def _ranked(stream: Stream, items: Iterable[int], scores: Iterable[float]) -> li
     return found
 
 
-def _wish(stream: Stream, body: schemas.RecommendationsIn) -> Wish:
+def _wish(stream: Stream, body: schemas.RecommendationsIn) -> RecommendRequest:
     ranker = stream.ranker
-    barred = ranker.barred(body.exclude, body.among)
+    excluded = ranker.excluded(body.exclude, body.among)
     if body.history is None:
-        return ranker.query(body.user, body.k, barred, body.exclude_seen)
-    return ranker.query_history(_history(stream, body), body.k, barred, body.exclude_seen)
+        return ranker.request(body.user, body.k, excluded, body.exclude_seen)
+    return ranker.history_request(_history(stream, body), body.k, excluded, body.exclude_seen)
 
 
 def _history(stream: Stream, body: schemas.Wanted) -> list[tuple[Any, Any]]:

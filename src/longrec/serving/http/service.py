@@ -16,9 +16,9 @@ from longrec.serving.http.lane import Lane
 from longrec.serving.http.settings import Settings
 from longrec.serving.http.telemetry import Telemetry
 from longrec.serving.stream.group_commit import own
-from longrec.serving.stream.recommending import Answer, Query
+from longrec.serving.stream.recommending import Recommendation, RecommendRequest
 from longrec.serving.stream.stream import Stream
-from longrec.serving.stream.user_view import look_behind
+from longrec.serving.stream.user_log import record_lag
 from longrec.serving.stream.writer import Entry, Observed
 
 T = TypeVar("T")
@@ -73,7 +73,7 @@ class Service:
         self._events: Batcher[tuple[Stream, list[Entry]], list[Observed]] = Batcher(
             "events", _log, settings.queue, partial(told, "events", "log")
         )
-        self._queries: Batcher[tuple[Stream, Query], Answer] = Batcher(
+        self._queries: Batcher[tuple[Stream, RecommendRequest], Recommendation] = Batcher(
             "queries", _rank, settings.queue, partial(told, "recommendations", "rank")
         )
         self.aside, self.long = Lane("aside", *ASIDE), Lane("long", *LONG)
@@ -101,7 +101,7 @@ class Service:
         self.telemetry.events(observed)
         return observed
 
-    async def rank(self, stream: Stream, query: Query) -> Answer:
+    async def rank(self, stream: Stream, query: RecommendRequest) -> Recommendation:
         """The best items, found in a batch."""
         weight = 1 + len(query.history) // 16  # one reads so many events while it ranks once
         answer = await self._queries.submit((stream, query), weight)
@@ -136,7 +136,7 @@ class Service:
         telemetry = self.telemetry
         with self.current.used() as stream:
             digest = stream.engine.digest
-            look = partial(look_behind, stream.store, digest, self._after, LOOK_AT)
+            look = partial(record_lag, stream.store, digest, self._after, LOOK_AT)
             users, behind, self._after = await self.aside.do(look)
         telemetry.looked.set(users)
         telemetry.behind.set(behind)
@@ -164,8 +164,8 @@ def _log(works: Sequence[tuple[Stream, list[Entry]]]) -> list[list[Observed] | B
     return _by_stream(works, lambda stream, some: stream.writer.write(some))
 
 
-def _rank(works: Sequence[tuple[Stream, Query]]) -> list[Answer | BaseException]:
-    return _by_stream(works, lambda stream, some: stream.ranker.answer(some))
+def _rank(works: Sequence[tuple[Stream, RecommendRequest]]) -> list[Recommendation | BaseException]:
+    return _by_stream(works, lambda stream, some: stream.ranker.recommend_each(some))
 
 
 def _by_stream(

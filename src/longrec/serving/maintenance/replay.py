@@ -44,8 +44,8 @@ class Replay:
         """
         if not users:
             return []
-        stored = self.engine.load([kept.record for _, kept in users])
-        fresh = self.engine.load([None] * len(users))
+        stored = self.engine.layout.load([kept.record for _, kept in users])
+        fresh = self.engine.layout.load([None] * len(users))
         ends = stored["sequence"].tolist()
         asked = [kept._replace(last=end) for (_, kept), end in zip(users, ends, strict=True)]
         names = [user for user, _ in users]

@@ -9,19 +9,20 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from longrec.core.errors import DataError, LongrecError, UsageError
-from longrec.serving.maintenance.backup import LOG, RECORDS, Copied, Progress, read_backup
+from longrec.serving.maintenance.backup import LOG, Copied, Progress, read_backup
 from longrec.serving.stores.log_reader import NO_MODEL
-from longrec.serving.stores.protocol import Append, Event, Put, Store, check_schema
+from longrec.serving.stores.protocol import Append, Event, Store, check_schema
 
-EVENTS_AT_ONCE, RECORDS_AT_ONCE = 4_096, 128
+EVENTS_AT_ONCE = 4_096
 """How many are restored in one step of the store."""
 
 
 def restore(folder: str | Path, store: Store, progress: Progress | None = None) -> Copied:
     """Bring a backup back into an empty store, of whatever kind.
 
-    A restore that was interrupted goes on when it is called again; until it has ended, nothing else
-    opens the store (`check_whole`).
+    Records are not in it: a user's is made when the user is next read, all of them by
+    `Stream.rebuild`. A restore that was interrupted goes on when it is called again; until it has
+    ended, nothing else opens the store (`check_whole`).
 
     Parameters
     ----------
@@ -41,29 +42,26 @@ def restore(folder: str | Path, store: Store, progress: Progress | None = None) 
     StoreFull, StoreUnavailable
     """
     folder = Path(folder)
-    told = read_backup(folder)
-    check_schema(told["store"], str(folder))
-    digest = told["store"].get("current") or NO_MODEL
-    _begin(store, told)
+    about = read_backup(folder)
+    check_schema(about["store"], str(folder))
+    _begin(store, about["digest"])
     done = 0
     for batch in _batches(folder / LOG, EVENTS_AT_ONCE):
-        _append(store, digest, batch)
+        _append(store, batch)
         done += len(batch)
         if progress:
-            progress(done, told["events"])
-    for batch in _batches(folder / RECORDS, RECORDS_AT_ONCE):
-        _put(store, digest, batch)
-    found = store.totals()
-    here = Copied(found.users, found.events, found.records.get(digest, 0), 0)
-    wanted = Copied(told["users"], told["events"], told["records"], 0)
-    if here != wanted:
+            progress(done, about["events"])
+    totals = store.totals()
+    restored = Copied(totals.users, totals.events)
+    wanted = Copied(about["users"], about["events"])
+    if restored != wanted:
         raise DataError(
-            f"{store.url} has {_counts(here)} after the restore, the backup {_counts(wanted)}: "
+            f"{store.url} has {_counts(restored)} after the restore, the backup {_counts(wanted)}: "
             "somebody else wrote to it. Delete that store, and restore into an empty one."
         )
     schema = store.meta()["schema"]
-    store.change_meta(lambda meta: _become(meta, told["store"] | {"schema": schema}))
-    return here
+    store.change_meta(lambda meta: _become(meta, about["store"] | {"schema": schema}))
+    return restored
 
 
 def _batches(path: Path, rows: int) -> Iterator[list[dict[str, Any]]]:
@@ -73,9 +71,9 @@ def _batches(path: Path, rows: int) -> Iterator[list[dict[str, Any]]]:
                 yield batch.to_pylist()
 
 
-def _begin(store: Store, told: dict[str, Any]) -> None:
+def _begin(store: Store, digest: str) -> None:
     """Mark an empty store as one that is being restored, or find that mark."""
-    mark = {"backup": told["digest"]}
+    mark = {"backup": digest}
     found = store.meta().get("restoring")
     if found == mark:
         return
@@ -85,21 +83,20 @@ def _begin(store: Store, told: dict[str, Any]) -> None:
             "store and restore into an empty one"
         )
     totals = store.totals()
-    records = sum(totals.records.values())
-    if totals.users or totals.events or records:
-        here = Copied(totals.users, totals.events, records, 0)
+    if totals.users or totals.events or any(totals.records.values()):
+        here = Copied(totals.users, totals.events)
         raise UsageError(
             f"{store.url} has {_counts(here)}; restore into an empty store (nothing was changed)"
         )
     store.change_meta(lambda meta: meta.update(restoring=mark))
 
 
-def _append(store: Store, digest: str, rows: list[dict[str, Any]]) -> None:
+def _append(store: Store, rows: list[dict[str, Any]]) -> None:
     """Log events; those that an interrupted restore has logged are not logged again."""
     events: dict[bytes, list[dict[str, Any]]] = {}
     for row in rows:
         events.setdefault(row["user"], []).append(row)
-    kept = store.read(digest, [(user, ()) for user in events])
+    kept = store.read(NO_MODEL, [(user, ()) for user in events])
     appends = []
     for (user, some), found in zip(events.items(), kept, strict=True):
         new = [row for row in some if row["number"] > found.last]
@@ -108,21 +105,10 @@ def _append(store: Store, digest: str, rows: list[dict[str, Any]]) -> None:
         if new:
             logged = [Event(row["time"], row["item"], row["event_id"]) for row in new]
             appends.append(Append(user, found.born, found.last, 0, logged, None, ()))
-    done = store.append(digest, appends) if appends else []
+    done = store.append(NO_MODEL, appends) if appends else []
     for append, appended in zip(appends, done, strict=True):
         if appended.last != append.last + len(append.events):
             raise LongrecError(f"{store.url}: another process writes to it; nobody else may")
-
-
-def _put(store: Store, digest: str, rows: list[dict[str, Any]]) -> None:
-    kept = store.read(digest, [(row["user"], ()) for row in rows])
-    puts = [
-        Put(row["user"], found.born, 0, row["record"], row["seen"])
-        for row, found in zip(rows, kept, strict=True)
-        if found.record is None
-    ]
-    if puts:
-        store.put(digest, puts)
 
 
 def _become(meta: dict[str, Any], new: dict[str, Any]) -> None:
@@ -131,4 +117,4 @@ def _become(meta: dict[str, Any], new: dict[str, Any]) -> None:
 
 
 def _counts(of: Copied) -> str:
-    return f"{of.users:,} users, {of.events:,} events and {of.records:,} records"
+    return f"{of.users:,} users and {of.events:,} events"

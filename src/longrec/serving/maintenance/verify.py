@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from longrec.core.errors import DataError, UsageError
 from longrec.serving.maintenance.retention import models_of
-from longrec.serving.stores.log_reader import NO_MODEL, LogChanged, LogDamaged, log, pages
+from longrec.serving.stores.log_reader import (
+    NO_MODEL,
+    LogDamaged,
+    LogReplaced,
+    read_log,
+    user_pages,
+)
 from longrec.serving.stores.protocol import HEADER, Header, Kept, Store, check_whole, read_header
 
 if TYPE_CHECKING:
@@ -105,7 +111,7 @@ def verify(
             f"of {', '.join(names) or 'no model'}: name the run that it serves"
         )
     check = _Check(store, {*before.records, *filter(None, [meta.get("current")])}, replay)
-    for page in pages(store):
+    for page in user_pages(store):
         while page:  # those whose log was replaced meanwhile once more
             page = check.users(page)
             if progress:
@@ -139,7 +145,7 @@ class _Check:
         self.store, self.digests, self.replay = store, digests, replay
         self.found, self.some = Counter[str](), defaultdict[str, list[bytes]](list)
         self.records, self.behind = Counter[str](), Counter[str]()
-        self.sizes = {} if replay is None else {replay.digest: replay.engine.size}
+        self.sizes = {} if replay is None else {replay.digest: replay.engine.layout.size}
         self.checked = self.events = self.compared = self.outdated = 0
 
     def users(self, page: Sequence[bytes]) -> list[bytes]:
@@ -157,9 +163,9 @@ class _Check:
                 continue
             try:
                 if any(one.born != found.born for one in of_user.values()):
-                    raise LogChanged
+                    raise LogReplaced
                 whole = self._log(user, found)
-            except LogChanged:
+            except LogReplaced:
                 again.append(user)
                 continue
             readable = self._records(user, of_user)
@@ -186,11 +192,11 @@ class _Check:
         once: set[bytes] = set()
         wrong = False
         try:
-            for events in log(self.store, user, kept.born, kept.last):
+            for events in read_log(self.store, user, kept):
                 ids = [event.event_id for event in events if event.event_id is not None]
                 known = self.store.read(NO_MODEL, [(user, ids)])[0]
                 if known.born != kept.born:
-                    raise LogChanged
+                    raise LogReplaced
                 wrong |= not all(known.known) or not once.isdisjoint(ids)
                 wrong |= len(set(ids)) < len(ids)
                 once.update(ids)

@@ -73,27 +73,18 @@ class Engine:
         self._one, self._narrow, self._wide = map(self._program, (1, NARROW, WIDE))
 
     @property
-    def size(self) -> int:
-        """Bytes of a record."""
-        return self.layout.size
-
-    @property
     def statement(self) -> str:
         """What is exact and what is not, in plain words."""
         if self.window is None:
             return (
                 f"{self.name} streams exactly: scores are those of the whole history, to rounding; "
-                f"{self.size:,} bytes per user, whatever the history"
+                f"{self.layout.size:,} bytes per user, whatever the history"
             )
         events = "event" if self.window == 1 else f"{self.window} events"
         return (
             f"{self.name} reads the last {events} again for each recommendation: what is older "
             "does not count, in training neither; its cost grows with that number"
         )
-
-    def load(self, blobs: Sequence[bytes | None]) -> np.ndarray:
-        """Records (n,) of their bytes, a copy; None: a user without events. See `RecordLayout`."""
-        return self.layout.load(blobs)
 
     def dump(self, records: np.ndarray, row: int) -> bytes:
         """The bytes of one of the records."""

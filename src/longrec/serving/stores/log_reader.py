@@ -1,11 +1,14 @@
-"""Through a whole store, user by user, while others may write to it."""
+"""Logs read while others may write to them; a log that is replaced meanwhile is read again."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from longrec.core.errors import DataError
-from longrec.serving.stores.protocol import Event, Store
+from longrec.serving.stores.protocol import Event, Kept, Store
+
+T = TypeVar("T")
 
 USERS = 128
 """Users read at once: with records of 24 KiB, 3 MiB."""
@@ -13,9 +16,11 @@ NO_MODEL = "0" * 64
 """A digest that no model has: to read logs alone."""
 EVENTS = 8_192
 """Events of one user read at once."""
+TRIES = 20
+"""How often a log is read that is replaced while it is read."""
 
 
-class LogChanged(Exception):
+class LogReplaced(Exception):
     """The user was forgotten, or the log rewritten, while it was read: read the user again."""
 
 
@@ -23,7 +28,7 @@ class LogDamaged(DataError):
     """A log lacks events that it says it has."""
 
 
-def pages(store: Store) -> Iterator[list[bytes]]:
+def user_pages(store: Store) -> Iterator[list[bytes]]:
     """All users in byte order, some at a time."""
     after = b""
     while users := store.users(after, USERS):
@@ -31,28 +36,47 @@ def pages(store: Store) -> Iterator[list[bytes]]:
         after = users[-1]
 
 
-def log(
-    store: Store, user: bytes, born: int, last: int, at_once: int = EVENTS
-) -> Iterator[list[Event]]:
-    """The events 1 .. `last` of a user's log, some at a time; what is logged meanwhile is not read.
+def read_events(store: Store, user: bytes, kept: Kept, after: int, count: int) -> list[Event]:
+    """The `count` events after number `after` of the log that a user had when `kept` was read.
 
     Raises
     ------
-    LogChanged
-        When the log is not `born` any more.
+    LogReplaced
+        When the user has another log by now.
     LogDamaged
-        When it is, and has fewer events.
+        When it is the same one, and has fewer events.
     """
-    done = 0
-    while done < last:
-        wanted = min(at_once, last - done)
-        events = store.events(user, born, done, wanted)
-        done += len(events)
-        if len(events) < wanted:
-            if store.read(NO_MODEL, [(user, ())])[0].born != born:
-                raise LogChanged
-            raise LogDamaged(
-                f"{store.url}: a user's log of {last:,} events lacks some after {done:,}. See "
-                "`longrec store verify`; the mend is to restore a backup."
-            )
-        yield events
+    events = store.events(user, kept.born, after, count)
+    if len(events) < count:
+        if store.read(NO_MODEL, [(user, ())])[0].born != kept.born:
+            raise LogReplaced
+        raise LogDamaged(
+            f"{store.url}: a user's log of {kept.last:,} events lacks some after "
+            f"{after + len(events):,}. See `longrec store verify`; the mend is to restore a backup."
+        )
+    return events
+
+
+def read_log(store: Store, user: bytes, kept: Kept) -> Iterator[list[Event]]:
+    """A user's whole log as `kept` has it, some events at a time; errors as of `read_events`."""
+    for after in range(0, kept.last, EVENTS):
+        yield read_events(store, user, kept, after, min(EVENTS, kept.last - after))
+
+
+def retry_if_replaced(store: Store, read: Callable[[], T], tries: int = TRIES) -> T:
+    """What `read` gives; it is called again where it raises LogReplaced.
+
+    Raises
+    ------
+    DataError
+        When it raised that each time.
+    """
+    for _ in range(tries):
+        try:
+            return read()
+        except LogReplaced:
+            continue
+    raise DataError(
+        f"{store.url}: a user's log lacks events, or is replaced again and again. See "
+        "`longrec store verify`"
+    )

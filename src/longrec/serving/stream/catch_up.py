@@ -26,7 +26,7 @@ def records_of(engine: Engine, kept: Sequence[Kept]) -> np.ndarray:
     DataError
         When one is no record of this model, and so is no cache of any log.
     """
-    records = engine.load([one.record for one in kept])
+    records = engine.layout.load([one.record for one in kept])
     for row, one in enumerate(kept):
         if one.record is not None and records["sequence"][row] > one.last:
             raise DataError(
@@ -51,13 +51,13 @@ def catch_up(
     Returns
     -------
     dict
-        Per row that went on, the indices of the items on its way, to be added to the seen ones.
+        Per row that went on, the indices of the items replayed, to be added to the seen ones.
     """
     if len(kept) == 1 and records["sequence"][0] == kept[0].last:  # the usual case
         return {}
     last = np.array([one.last for one in kept], np.int64)
     behind = np.flatnonzero(records["sequence"] < last).tolist()
-    met: dict[int, list[Ints]] = {row: [] for row in behind}
+    replayed: dict[int, list[Ints]] = {row: [] for row in behind}
     while behind:
         rows, parts, left = [], [], AT_ONCE
         for row in behind:
@@ -74,15 +74,15 @@ def catch_up(
                 break
         flat = [event.item for events in parts for event in events]
         indices = iter(items.find(flat))
-        moves = [[(next(indices), event.time) for event in events] for events in parts]
+        histories = [[(next(indices), event.time) for event in events] for events in parts]
         chosen = records[rows]
-        engine.advance(chosen, moves)
+        engine.advance(chosen, histories)
         records[rows] = chosen
-        for row, move in zip(rows, moves, strict=True):
-            known = np.unique(np.array(move, np.int64)[:, 0])
-            met[row].append(known[known > 0])
+        for row, history in zip(rows, histories, strict=True):
+            known = np.unique(np.array(history, np.int64)[:, 0])
+            replayed[row].append(known[known > 0])
         behind = [row for row in behind if records["sequence"][row] < last[row]]
-    return {row: np.unique(np.concatenate(some)) for row, some in met.items() if some}
+    return {row: np.unique(np.concatenate(some)) for row, some in replayed.items() if some}
 
 
 def bits(seen: bytes, size: int) -> np.ndarray:

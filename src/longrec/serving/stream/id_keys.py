@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from datetime import UTC, date, datetime
-from decimal import Decimal
+from datetime import UTC, datetime
 from itertools import repeat
 from typing import Any, Literal
-from uuid import UUID
 
 import numpy as np
 import polars as pl
@@ -27,7 +25,7 @@ EXACT = 2.0**53
 FAR = 10**11
 """Seconds no clock shows for 3,000 years; milliseconds do today."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-FEW = 64
+LOOP = 64
 """Keys up to which a loop finds them faster than arrays."""
 
 
@@ -36,7 +34,7 @@ def user_key(user: Any) -> bytes:
 
     Parameters
     ----------
-    user : str, int, bytes, whole float, numpy scalar of these, UUID, date, datetime or Decimal
+    user : str, int, bytes, whole float, or numpy scalar of these
 
     Raises
     ------
@@ -90,7 +88,7 @@ def seconds(time: Any) -> int:
 
     Parameters
     ----------
-    time : int or float of seconds, datetime (UTC if it names no zone), date, numpy datetime64
+    time : int or float of seconds, datetime (UTC if it names no zone), or numpy scalar of these
 
     Raises
     ------
@@ -100,15 +98,9 @@ def seconds(time: Any) -> int:
     whole: int | None = None
     if type(time) is int:
         whole = time
-    elif isinstance(time, datetime):  # pandas' NaT is one, and not itself
-        if time == time:
-            gap = (time if time.tzinfo else time.replace(tzinfo=UTC)) - EPOCH
-            whole = gap.days * 86_400 + gap.seconds
-    elif isinstance(time, np.datetime64):
-        if not np.isnat(time):
-            whole = int(time.astype("datetime64[s]").astype(np.int64))
-    elif isinstance(time, date):
-        whole = (time - EPOCH.date()).days * 86_400
+    elif isinstance(time, datetime) and time == time:  # pandas' NaT is one, and not itself
+        gap = (time if time.tzinfo else time.replace(tzinfo=UTC)) - EPOCH
+        whole = gap.days * 86_400 + gap.seconds
     elif isinstance(time, int | np.integer) and not isinstance(time, bool):
         whole = int(time)
     elif isinstance(time, float | np.floating) and math.isfinite(time):
@@ -170,7 +162,7 @@ class ItemIndex:
         """The indices of items; 0 where one is unknown."""
         if self._dict is not None:
             return list(map(self._dict.get, keys, repeat(0)))
-        text = _text_of(keys) if len(keys) > FEW else None
+        text = _text_of(keys) if len(keys) > LOOP else None
         if text is None:
             return [self.one(key) for key in keys]
         numbers = text.cast(pl.Int64, strict=False)
@@ -183,51 +175,33 @@ class ItemIndex:
 
 
 def _key(value: Any, field: Field) -> bytes:
-    kind, key = type(value), b""
     try:
-        if kind is str:
-            key = value.encode()
-        elif kind is int:
-            key = b"%d" % value
-        elif kind is bytes:
-            key = value
+        if isinstance(value, str):
+            key = str.encode(value)
+        elif isinstance(value, bytes):
+            key = bytes(value)
+        elif _is_whole_number(value):
+            key = b"%d" % int(value)
         else:
-            key = _key_of_other(value, field)
+            raise UsageError(f"{field} is {_shown(value)}; give an id: text, a whole number, bytes")
     except ValueError:  # half of a surrogate pair; thousands of digits
         raise UsageError(f"{field} is text that is not UTF-8, or no number of an id") from None
-    if 0 < len(key) <= MOST[field]:
-        return key
     if not key:
         raise UsageError(f"{field} is empty; give an id")
-    raise UsageError(
-        f"{field} has {len(key)} bytes and may have {MOST[field]}; give a shorter id, such as a "
-        "digest of it"
-    )
+    if len(key) > MOST[field]:
+        raise UsageError(
+            f"{field} has {len(key)} bytes and may have {MOST[field]}; give a shorter id, such as "
+            "a digest of it"
+        )
+    return key
 
 
-def _key_of_other(value: Any, field: Field) -> bytes:
-    """The key of what is not just a str, int or bytes."""
-    if isinstance(value, np.datetime64):
-        plain = value.item()  # nanoseconds come as a number
-        value = value.astype("datetime64[us]").item() if isinstance(plain, int) else plain
-    if isinstance(value, str):
-        return str.encode(value)
-    if isinstance(value, bytes):
-        return bytes(value)
-    if isinstance(value, int | np.integer) and not isinstance(value, bool):
-        return b"%d" % int(value)
-    if isinstance(value, float | np.floating):
-        number = float(value)
-        if abs(number) <= EXACT and number.is_integer():
-            return b"%d" % int(number)
-    elif isinstance(value, Decimal):
-        if value.is_finite():
-            return str(value).encode()
-    elif isinstance(value, date | UUID) and value == value:  # pandas' NaT is not itself
-        return str(value).encode()
-    raise UsageError(
-        f"{field} is {_shown(value)}; give an id: text, a whole number, bytes, a UUID or a date"
-    )
+def _is_whole_number(value: Any) -> bool:
+    """Whether it is an int, or a float that stands for one whole number."""
+    if isinstance(value, int | np.integer):
+        return not isinstance(value, bool)
+    is_float = isinstance(value, float | np.floating)
+    return is_float and abs(value) <= EXACT and float(value).is_integer()
 
 
 def _shown(value: Any) -> str:

@@ -10,28 +10,33 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from longrec.core.arrays import Ints
-from longrec.core.errors import UsageError
 from longrec.data.histories import Histories
 from longrec.serving.records.engine import Engine
-from longrec.serving.stores.protocol import Event, Kept, Put, Store, version_of
+from longrec.serving.stores.log_reader import (
+    NO_MODEL,
+    LogReplaced,
+    read_events,
+    read_log,
+    retry_if_replaced,
+)
+from longrec.serving.stores.protocol import Event, Kept, Put, Rewrite, Store, version_of
 from longrec.serving.stream.catch_up import bitmap, catch_up
 from longrec.serving.stream.id_keys import ItemIndex, keys_of
-from longrec.serving.stream.log_rewrite import TRIES, put_in_front, restless, sort_by_time
 
-Order = Literal["commit", "time"]
 USERS = 256
 """Users per page at most."""
 EVENTS = 100_000
 """Events of histories per page, but for one longer history."""
+TRIES = 100
+"""How often users are tried again whose logs went on meanwhile."""
 ROUNDS = 3
 """How often it is looked for users who came meanwhile; later ones catch up when they are read."""
 COUNTS = ("read", "users", "events", "imported", "left_out")
-NONE = np.zeros(0, np.int64)
 
 
 class Rebuilt(NamedTuple):
@@ -55,7 +60,6 @@ class Rebuild:
     ----------
     store, engine, items : of the stream.
     histories : to be imported, or None.
-    order : "commit", or "time" to sort logs first.
     progress : called with (users done, users in all); one who is imported counts there, too.
 
     Attributes
@@ -69,13 +73,10 @@ class Rebuild:
         engine: Engine,
         items: ItemIndex,
         histories: Histories | None = None,
-        order: Order = "commit",
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        if order not in ("commit", "time"):
-            raise UsageError(f"order is {order!r}; choose 'commit' or 'time'")
         self.store, self.engine, self.items = store, engine, items
-        self.histories, self.order, self.progress = histories, order, progress
+        self.histories, self.progress = histories, progress
         self.longest = 0
         self._done: dict[str, Any] = {}
         self._in_all = 0
@@ -90,13 +91,10 @@ class Rebuild:
             self._in_all = self.histories.n_users
         self._in_all += self.store.totals().users
         while users := self.store.users(bytes.fromhex(self._done["after"]), USERS):
-            if self.order == "time":
-                for user in users:
-                    sort_by_time(self.store, user)
-            self._make(users)
+            self._make_records(users)
             self._note(after=users[-1].hex())
         for _ in range(ROUNDS):
-            if not self._make_missing():
+            if not self._make_missing_records():
                 break
         counts = {name: self._done[name] for name in COUNTS[1:]}
         return Rebuilt(**counts, seconds=time.monotonic() - begun)
@@ -104,7 +102,8 @@ class Rebuild:
     def _begin(self, catalog_version: str) -> None:
         """Find out how far an interrupted one came that had the same to do."""
         fingerprint = "" if self.histories is None else self.histories.fingerprint
-        words = f"{fingerprint} {self.order} {self.engine.digest} {catalog_version}"
+        # "commit": a word of earlier versions, so that a rebuild which they began is gone on with.
+        words = f"{fingerprint} commit {self.engine.digest} {catalog_version}"
         job = hashlib.sha256(words.encode()).hexdigest()
         self._done = self.store.meta().get("rebuild", {}).get(self.engine.digest, {})
         if self._done.get("job") != job:
@@ -112,7 +111,7 @@ class Rebuild:
         self._save()
 
     def _note(self, **changes: Any) -> None:
-        """Note in the store how far it came, then tell."""
+        """Note in the store how far it came, then report it."""
         self._done |= changes
         self._save()
         if self.progress is not None:
@@ -138,63 +137,23 @@ class Rebuild:
                 clocks = [0] * len(items) if times is None else times[here].tolist()
                 older.append([Event(t, item, None) for t, item in zip(clocks, items, strict=True)])
             users = names[start:end].to_list()
-            imported = put_in_front(self.store, users, older, times is not None)
+            imported = _put_in_front(self.store, users, older, times is not None)
             self._note(
                 read=end,
                 imported=self._done["imported"] + imported,
                 left_out=self._done["left_out"] + sum(map(len, older)) - imported,
             )
 
-    def _make(self, users: Sequence[bytes]) -> None:
+    def _make_records(self, users: Sequence[bytes]) -> None:
         """Make the records of some users, and write them unless others write newer ones."""
-        kept = self.store.read(self.engine.digest, [(user, ()) for user in users])
-        records = self.engine.load([None] * len(users))
-        met: dict[int, Ints] = {}
-        todo = [row for row, one in enumerate(kept) if one.last]
-        for _ in range(TRIES):
-            self._replay(users, kept, records, met)
-            puts = []
-            for row in todo:
-                version = version_of(kept[row].record)
-                records["version"][row] = version + 1
-                seen = bitmap(met.get(row, NONE))
-                if records["sequence"][row] == kept[row].last:
-                    blob = self.engine.dump(records, row)
-                    puts.append(Put(users[row], kept[row].born, version, blob, seen))
-            if self.store.put(self.engine.digest, puts) == len(todo):
-                todo = []
-            written = {put.user: put.record for put in puts}
-            asked = [(users[row], ()) for row in todo]
-            again = []
-            for row, now in zip(todo, self.store.read(self.engine.digest, asked), strict=True):
-                if now.last and now.record != written.get(users[row], b""):
-                    again.append(row)
-                    if now.born != kept[row].born:
-                        records[row] = self.engine.load([None])[0]
-                        met.pop(row, None)
-                    kept[row] = now
-            todo = again
-            if not todo:
-                self._done["users"] += sum(one.last > 0 for one in kept)
-                known = records["sequence"] - records["skipped"]
-                self.longest = max(self.longest, int(known.max()))
-                return
-        raise restless(self.store)
+        page = _Page(self.store, self.engine, self.items, users)
+        retry_if_replaced(self.store, page.write, TRIES)
+        self._done["users"] += sum(one.last > 0 for one in page.kept)
+        self._done["events"] += page.replayed
+        known = page.records["sequence"] - page.records["skipped"]
+        self.longest = max(self.longest, int(known.max()))
 
-    def _replay(
-        self,
-        users: Sequence[bytes],
-        kept: Sequence[Kept],
-        records: np.ndarray,
-        met: dict[int, Ints],
-    ) -> None:
-        before = int(records["sequence"].sum())
-        found = catch_up(self.store, self.engine, self.items, users, kept, records)
-        for row, more in found.items():
-            met[row] = np.union1d(met.get(row, NONE), more)
-        self._done["events"] += int(records["sequence"].sum()) - before
-
-    def _make_missing(self) -> bool:
+    def _make_missing_records(self) -> bool:
         """Make the records of those who have none, having come meanwhile; -> if there were some."""
         totals = self.store.totals()
         if totals.records.get(self.engine.digest, 0) >= totals.users:
@@ -203,11 +162,132 @@ class Rebuild:
         while users := self.store.users(after, USERS):
             after = users[-1]
             kept = self.store.read(self.engine.digest, [(user, ()) for user in users])
-            none = [u for u, one in zip(users, kept, strict=True) if one.last and not one.record]
-            if none:
+            missing = [u for u, one in zip(users, kept, strict=True) if one.last and not one.record]
+            if missing:
                 some = True
-                self._make(none)
+                self._make_records(missing)
         return some
+
+
+class _Page:
+    """Some users whose records are made together.
+
+    Attributes
+    ----------
+    kept : what the store has of them; records : (n,) as far as they are replayed;
+    seen : per user the indices of the items replayed; pending : users not written yet;
+    replayed : events.
+    """
+
+    def __init__(
+        self, store: Store, engine: Engine, items: ItemIndex, users: Sequence[bytes]
+    ) -> None:
+        self.store, self.engine, self.items, self.users = store, engine, items, users
+        self.kept = store.read(engine.digest, [(user, ()) for user in users])
+        self.records = engine.layout.load([None] * len(users))
+        self.seen: list[Ints] = [np.zeros(0, np.int64)] * len(users)
+        self.pending = [row for row, one in enumerate(self.kept) if one.last]
+        self.replayed = 0
+
+    def write(self) -> None:
+        """Replay logs to their ends and write the records of the pending users.
+
+        Raises
+        ------
+        LogReplaced
+            When some are pending still, since others wrote meanwhile.
+        """
+        self._replay()
+        puts = []
+        for row in self.pending:
+            version = version_of(self.kept[row].record)
+            self.records["version"][row] = version + 1
+            if self.records["sequence"][row] == self.kept[row].last:
+                record = self.engine.dump(self.records, row)
+                seen = bitmap(self.seen[row])
+                puts.append(Put(self.users[row], self.kept[row].born, version, record, seen))
+        if self.store.put(self.engine.digest, puts) == len(self.pending):
+            return
+        self._find_pending({put.user: put.record for put in puts})
+        if self.pending:
+            raise LogReplaced
+
+    def _replay(self) -> None:
+        before = int(self.records["sequence"].sum())
+        found = catch_up(self.store, self.engine, self.items, self.users, self.kept, self.records)
+        for row, more in found.items():
+            self.seen[row] = np.union1d(self.seen[row], more)
+        self.replayed += int(self.records["sequence"].sum()) - before
+
+    def _find_pending(self, written: dict[bytes, bytes]) -> None:
+        """Read again what the store has of the pending users: who is not written, of what log."""
+        asked = [(self.users[row], ()) for row in self.pending]
+        pending = []
+        for row, now in zip(self.pending, self.store.read(self.engine.digest, asked), strict=True):
+            if now.last and now.record != written.get(self.users[row], b""):
+                pending.append(row)
+                if now.born != self.kept[row].born:  # another log: from its beginning
+                    self.records[row] = self.engine.layout.load([None])[0]
+                    self.seen[row] = np.zeros(0, np.int64)
+                self.kept[row] = now
+        self.pending = pending
+
+
+def _put_in_front(
+    store: Store, users: Sequence[bytes], older: Sequence[Sequence[Event]], timed: bool
+) -> int:
+    """Put events in front of users' logs: those before the first one that is logged.
+
+    Parameters
+    ----------
+    store : Store
+    users : sequence of bytes
+    older : sequence of sequences of Event
+        Per user, in the order in which they are to stand.
+    timed : bool
+        Whether their times count. Otherwise only users without a log get them.
+
+    Returns
+    -------
+    int
+        How many.
+    """
+    pending = {user: events for user, events in zip(users, older, strict=True) if events}
+    imported = 0
+
+    def import_pending() -> None:
+        nonlocal imported
+        kept = store.read(NO_MODEL, [(user, ()) for user in pending])
+        rewrites = []
+        for user, one in zip(list(pending), kept, strict=True):
+            try:
+                events = _older_events(store, user, one, pending[user], timed)
+                if events:
+                    logged = [event for part in read_log(store, user, one) for event in part]
+                    rewrites.append(Rewrite(user, one.born, one.last, [*events, *logged]))
+                else:
+                    del pending[user]
+            except LogReplaced:
+                continue
+        for rewrite, done in zip(rewrites, store.rewrite(rewrites), strict=True):
+            if done:
+                imported += len(rewrite.events) - rewrite.last
+                del pending[rewrite.user]
+        if pending:
+            raise LogReplaced
+
+    retry_if_replaced(store, import_pending, TRIES)
+    return imported
+
+
+def _older_events(
+    store: Store, user: bytes, kept: Kept, events: Sequence[Event], timed: bool
+) -> list[Event]:
+    """Those of some events that are earlier than the user's log; all where there is none."""
+    if not kept.last:
+        return list(events)
+    [first] = read_events(store, user, kept, 0, 1)
+    return [event for event in events if timed and event.time < first.time]
 
 
 def _pages(offsets: Ints, start: int) -> Iterator[tuple[int, int]]:

@@ -14,39 +14,35 @@ from longrec.core.errors import DataError, UsageError
 from longrec.retrieval.index import Index
 from longrec.retrieval.item_mask import allowed, as_bits, row_bytes
 from longrec.serving.records.engine import Engine
-from longrec.serving.stores.log_reader import LogChanged
+from longrec.serving.stores.log_reader import LogReplaced, read_events, retry_if_replaced
 from longrec.serving.stores.protocol import Kept, Put, Store, version_of
 from longrec.serving.stream.catch_up import bitmap, bits, catch_up, records_of
 from longrec.serving.stream.id_keys import ItemIndex, item_key, seconds, user_key
-from longrec.serving.stream.log_rewrite import restless
 
-LONG = 32
+WRITE_BACK = 32
 """Replayed events from which a record that has caught up is written back."""
-TRIES = 20
-"""How often a user is read again whose log was replaced while it was read."""
 
-Pairs = list[tuple[int, int]]
-"""Events (item index, time in seconds); index 0: an item that the model does not know."""
+History = list[tuple[int, int]]
+"""Events (item index, time in seconds), oldest first; index 0: the model does not know the item."""
 
 
-class Query(NamedTuple):
-    """What is wanted: the k best items, but for the barred ones.
+class RecommendRequest(NamedTuple):
+    """The k best items are wanted, but for the excluded ones.
 
     user : key of a user of the store, or None with a `history`.
-    history : events, oldest first.
-    barred : None, or (n_items // 8 + 1,) uint8, bit i (the lowest first) for item index i.
-    exclude_seen : whether the items of the user's events are barred, too.
+    excluded : None, or (n_items // 8 + 1,) uint8, bit i (the lowest first) for item index i.
+    exclude_seen : whether the items of the user's events are excluded, too.
     """
 
     user: bytes | None
-    history: Pairs
+    history: History
     k: int
-    barred: np.ndarray | None
+    excluded: np.ndarray | None
     exclude_seen: bool
 
 
-class Ranked(NamedTuple):
-    """The best items for n queries.
+class Recommendations(NamedTuple):
+    """The best items for n requests.
 
     items : (n, k) int64 item indices, best first; 0 where they ran out.
     scores : (n, k) float32, -inf there.
@@ -58,8 +54,8 @@ class Ranked(NamedTuple):
     personal: np.ndarray
 
 
-class Answer(NamedTuple):
-    """The best items for one query: item indices (m,), best first, scores (m,), m at most its k.
+class Recommendation(NamedTuple):
+    """The best items for one request: item indices (m,), best first, scores (m,), m at most its k.
 
     personal : False: no known events, so popular items.
     """
@@ -69,138 +65,144 @@ class Answer(NamedTuple):
     personal: bool
 
 
-class Standing(NamedTuple):
-    """Where users stand: what is kept, records at the end of their logs, and items on the way."""
+class UserStates(NamedTuple):
+    """What is known of n users.
+
+    kept : what the store has of them; records : (n,) at the ends of their logs;
+    replayed : per user whose record was behind, the item indices of the events replayed;
+    recent : for models with a window, per user the last events that it reads; else empty.
+    """
 
     kept: list[Kept]
     records: np.ndarray
-    met: dict[int, Ints]
+    replayed: dict[int, Ints]
+    recent: list[History]
 
 
 class Ranker:
-    """Ranks items for users of a store; for any number of threads."""
+    """Ranks items for users of a store; for any number of threads.
+
+    Attributes
+    ----------
+    replayed : how many events were replayed so far, of records that were behind.
+    """
 
     def __init__(
         self, artifact: Artifact, store: Store, engine: Engine, items: ItemIndex, index: Index
     ) -> None:
         self.catalog, self.store, self.engine = artifact.catalog, store, engine
         self.items, self.index = items, index
-        self.replayed, self._counting = 0, threading.Lock()
-        self._bytes = row_bytes(self.catalog.n_items)
+        self.replayed, self._count_lock = 0, threading.Lock()
+        self._mask_bytes = row_bytes(self.catalog.n_items)
 
-    def query(
-        self, user: Any, k: int, barred: np.ndarray | None = None, exclude_seen: bool = True
-    ) -> Query:
-        """What is wanted for a user of the store, checked."""
-        return Query(user_key(user), [], _checked(k), barred, exclude_seen)
+    def request(
+        self, user: Any, k: int, excluded: np.ndarray | None = None, exclude_seen: bool = True
+    ) -> RecommendRequest:
+        """A request for a user of the store, checked."""
+        return RecommendRequest(user_key(user), [], _checked(k), excluded, exclude_seen)
 
-    def query_history(
+    def history_request(
         self,
         history: Sequence[tuple[Any, Any]],
         k: int,
-        barred: np.ndarray | None = None,
+        excluded: np.ndarray | None = None,
         exclude_seen: bool = True,
-    ) -> Query:
+    ) -> RecommendRequest:
         """The same for a history, (item, time) with the oldest event first, instead of a user."""
         items = self.items.find([item_key(item) for item, _ in history])
         times = [seconds(time) for _, time in history]
-        return Query(None, list(zip(items, times, strict=True)), _checked(k), barred, exclude_seen)
+        events = list(zip(items, times, strict=True))
+        return RecommendRequest(None, events, _checked(k), excluded, exclude_seen)
 
-    def barred(self, exclude: Iterable[Any], among: Iterable[Any] | None) -> np.ndarray | None:
-        """The items that `Stream.recommend` is told not to give, as `Query.barred`."""
-        out = self._indices(exclude, "exclude")
-        if among is None and not out:
-            return None
+    def excluded(self, exclude: Iterable[Any], among: Iterable[Any] | None) -> np.ndarray | None:
+        """The items that `Stream.recommend` must not give, as `RecommendRequest.excluded`."""
+        excluded = self._indices(exclude, "exclude")
+        n_items = self.catalog.n_items
         if among is None:
-            return as_bits(out, self.catalog.n_items)
-        found = ~as_bits(self._indices(among, "among"), self.catalog.n_items)
-        return found | as_bits(out, self.catalog.n_items) if out else found
+            return as_bits(excluded, n_items) if excluded else None
+        others = ~as_bits(self._indices(among, "among"), n_items)
+        return others | as_bits(excluded, n_items) if excluded else others
 
-    def answer(self, queries: Sequence[Query]) -> list[Answer | BaseException]:
-        """The best items for each query; where a user's record is damaged, that one fails alone."""
+    def recommend_each(
+        self, requests: Sequence[RecommendRequest]
+    ) -> list[Recommendation | BaseException]:
+        """The best items for each request; one with a damaged record fails alone."""
         try:
-            items, scores, personal = self.rank(queries)
+            items, scores, personal = self.recommend(requests)
         except DataError as error:
-            if len(queries) == 1:
+            if len(requests) == 1:
                 return [error]
-            return [found for query in queries for found in self.answer([query])]
-        many = np.count_nonzero(items, axis=1).tolist()
-        cuts = [min(n, query.k) for n, query in zip(many, queries, strict=True)]
+            return [found for request in requests for found in self.recommend_each([request])]
+        found = np.count_nonzero(items, axis=1).tolist()
+        counts = [min(n, request.k) for n, request in zip(found, requests, strict=True)]
         return [
-            Answer(items[row, :cut], scores[row, :cut], bool(personal[row]))
-            for row, cut in enumerate(cuts)
+            Recommendation(items[row, :count], scores[row, :count], bool(personal[row]))
+            for row, count in enumerate(counts)
         ]
 
-    def rank(self, queries: Sequence[Query]) -> Ranked:
-        """The best items for each query, as many as the one that wants most of them."""
-        stored = [row for row, query in enumerate(queries) if query.user is not None]
-        users = [user for query in queries if (user := query.user) is not None]
-        seen = any(queries[row].exclude_seen for row in stored)
-        for _ in range(TRIES):
-            try:
-                standing = self._standing(users, seen)
-                tails = self._tails(users, standing.kept)
-                break
-            except LogChanged:
-                continue
-        else:
-            raise restless(self.store)
-        if len(stored) == len(queries):
-            return self._rank(queries, standing, tails)
-        return self._rank(queries, *self._with_histories(queries, stored, standing, tails))
+    def recommend(self, requests: Sequence[RecommendRequest]) -> Recommendations:
+        """The best items for each request, as many as the one that wants most of them."""
+        users = [request.user for request in requests if request.user is not None]
+        seen = any(request.exclude_seen for request in requests if request.user is not None)
+        states = retry_if_replaced(self.store, lambda: self._states(users, seen))
+        if len(users) < len(requests):
+            states = self._with_histories(requests, states)
+        return self._rank(requests, states)
 
-    def _rank(self, queries: Sequence[Query], standing: Standing, tails: list[Pairs]) -> Ranked:
-        records, n = standing.records, len(queries)
-        width = min(max((query.k for query in queries), default=0), self.catalog.n_items)
-        personal = records["sequence"] > records["skipped"]
+    def _rank(self, requests: Sequence[RecommendRequest], states: UserStates) -> Recommendations:
+        n = len(requests)
+        width = min(max((request.k for request in requests), default=0), self.catalog.n_items)
+        personal = states.records["sequence"] > states.records["skipped"]
         if self.engine.window is not None:
-            personal = np.array([len(tail) > 0 for tail in tails], bool)
+            personal = np.array([len(recent) > 0 for recent in states.recent], bool)
         if n and personal.all():
-            return Ranked(*self._best(queries, range(n), standing, tails, width), personal)
+            return Recommendations(*self._search(requests, range(n), states, width), personal)
         items = np.zeros((n, width), np.int64)
         scores = np.full((n, width), -np.inf, np.float32)
-        warm = np.flatnonzero(personal).tolist()
-        if warm:
-            items[warm], scores[warm] = self._best(queries, warm, standing, tails, width)
+        known = np.flatnonzero(personal).tolist()
+        if known:
+            items[known], scores[known] = self._search(requests, known, states, width)
         for row in np.flatnonzero(~personal).tolist():
-            popular, barred = self.catalog.popular, queries[row].barred
-            if barred is not None:
-                popular = allowed(barred, popular)
+            popular, excluded = self.catalog.popular, requests[row].excluded
+            if excluded is not None:
+                popular = allowed(excluded, popular)
             popular = popular[:width]
             items[row, : len(popular)] = popular
             scores[row, : len(popular)] = self.catalog.counts[popular - 1]
-        return Ranked(items, scores, personal)
+        return Recommendations(items, scores, personal)
 
-    def _best(
+    def _search(
         self,
-        queries: Sequence[Query],
+        requests: Sequence[RecommendRequest],
         rows: Sequence[int],
-        standing: Standing,
-        tails: list[Pairs],
+        states: UserStates,
         width: int,
     ) -> tuple[Ints, np.ndarray]:
-        """The best items for those queries whose users have known events."""
-        records = standing.records
-        if len(rows) < len(queries):
+        """The best items for those requests whose users have known events."""
+        records = states.records
+        if len(rows) < len(requests):
             records = records[list(rows)]
-        h = self.engine.read(records, [tails[row] for row in rows] if tails else None)
-        barred = None
-        if any(queries[row].exclude_seen or queries[row].barred is not None for row in rows):
-            barred = np.zeros((len(rows), self._bytes), np.uint8)
-            for place, row in enumerate(rows):
-                self._bar(barred[place], queries[row], standing.kept[row], standing.met.get(row))
-        found = self.index.search(h, width, barred)
+        recent = [states.recent[row] for row in rows] if states.recent else None
+        h = self.engine.read(records, recent)
+        excluded = None
+        if any(requests[row].exclude_seen or requests[row].excluded is not None for row in rows):
+            excluded = np.zeros((len(rows), self._mask_bytes), np.uint8)
+            for mask, row in zip(excluded, rows, strict=True):
+                self._exclude(mask, requests[row], states.kept[row], states.replayed.get(row))
+        found = self.index.search(h, width, excluded)
         return found.items.numpy(), found.scores.float().numpy()
 
-    def _bar(self, out: np.ndarray, query: Query, kept: Kept, met: Ints | None) -> None:
-        """Set the bits of what a query's user is not to get."""
-        if query.exclude_seen:
-            seen = np.frombuffer(kept.seen, np.uint8)[: self._bytes]  # more: of a newer catalog
-            out[: len(seen)] = seen
-            if met is not None:
-                out |= as_bits(met, self.catalog.n_items)
-        if query.barred is not None:
-            out |= query.barred
+    def _exclude(
+        self, mask: np.ndarray, request: RecommendRequest, kept: Kept, replayed: Ints | None
+    ) -> None:
+        """Set the bits of what a request's user is not to get."""
+        if request.exclude_seen:
+            seen = np.frombuffer(kept.seen, np.uint8)[: self._mask_bytes]  # more: a newer catalog's
+            mask[: len(seen)] = seen
+            if replayed is not None:
+                mask |= as_bits(replayed, self.catalog.n_items)
+        if request.excluded is not None:
+            mask |= request.excluded
 
     def _indices(self, items: Iterable[Any], name: str) -> list[int]:
         if isinstance(items, str | bytes):
@@ -216,57 +218,60 @@ class Ranker:
         return self.items.find(keys) if keys else []
 
     def _with_histories(
-        self,
-        queries: Sequence[Query],
-        stored: Sequence[int],
-        standing: Standing,
-        tails: list[Pairs],
-    ) -> tuple[Standing, list[Pairs]]:
-        """The same by query, those with a history of their own as if it were a user's log."""
-        histories: list[Pairs] = [query.history for query in queries]
-        records = self.engine.load([None] * len(queries))
+        self, requests: Sequence[RecommendRequest], stored: UserStates
+    ) -> UserStates:
+        """States per request: those stored, and of given histories as if they were logs."""
+        histories = [request.history for request in requests]
+        records = self.engine.layout.load([None] * len(requests))
         self.engine.advance(records, histories)
-        kept = [Kept(0, len(some), None, b"", ()) for some in histories]
-        met = {
-            row: np.unique([item for item, _ in some if item])
-            for row, some in enumerate(histories)
-            if some
+        kept = [Kept(0, len(history), None, b"", ()) for history in histories]
+        replayed = {
+            row: np.unique([item for item, _ in history if item])
+            for row, history in enumerate(histories)
+            if history
         }
-        for place, row in enumerate(stored):
-            records[row], kept[row] = standing.records[place], standing.kept[place]
-            if place in standing.met:
-                met[row] = standing.met[place]
-        read: list[Pairs] = []
+        recent: list[History] = []
         if self.engine.window is not None:
-            of_users = iter(tails)
-            read = [
-                [event for event in query.history if event[0]][-self.engine.window :]
-                if query.user is None
-                else next(of_users)
-                for query in queries
-            ]
-        return Standing(kept, records, met), read
+            recent = [[e for e in history if e[0]][-self.engine.window :] for history in histories]
+        of_users = [row for row, request in enumerate(requests) if request.user is not None]
+        for number, row in enumerate(of_users):
+            records[row], kept[row] = stored.records[number], stored.kept[number]
+            if number in stored.replayed:
+                replayed[row] = stored.replayed[number]
+            if recent:
+                recent[row] = stored.recent[number]
+        return UserStates(kept, records, replayed, recent)
 
-    def _standing(self, users: Sequence[bytes], seen: bool) -> Standing:
-        """Where users stand, those who are behind caught up."""
+    def _states(self, users: Sequence[bytes], seen: bool) -> UserStates:
+        """What the store has of users, records that are behind caught up; `seen`: with bitmaps."""
         kept = self.store.read(self.engine.digest, [(user, ()) for user in users], seen)
         records = records_of(self.engine, kept)
         before = records["sequence"].copy()
-        met = catch_up(self.store, self.engine, self.items, users, kept, records)
+        replayed = catch_up(self.store, self.engine, self.items, users, kept, records)
         if (records["sequence"] != [one.last for one in kept]).any():
-            raise LogChanged
-        if met:
-            moved = records["sequence"] - before
-            with self._counting:
-                self.replayed += int(moved.sum())
-            long = np.flatnonzero(moved >= LONG).tolist()
-            if long and not seen:  # the whole bitmap is written with the record
-                return self._standing(users, True)
-            self._write_back(users, Standing(kept, records, met), long)
-        return Standing(kept, records, met)
+            raise LogReplaced
+        if replayed:
+            events = records["sequence"] - before
+            with self._count_lock:
+                self.replayed += int(events.sum())
+            rows = np.flatnonzero(events >= WRITE_BACK).tolist()
+            if rows and not seen:  # the whole bitmap is written with the record
+                return self._states(users, True)
+            self._write_back(users, kept, records, replayed, rows)
+        recent: list[History] = []
+        if self.engine.window is not None:
+            pairs = zip(users, kept, strict=True)
+            recent = [self._recent(user, one, self.engine.window) for user, one in pairs]
+        return UserStates(kept, records, replayed, recent)
 
-    def _write_back(self, users: Sequence[bytes], standing: Standing, rows: list[int]) -> None:
-        kept, records, met = standing
+    def _write_back(
+        self,
+        users: Sequence[bytes],
+        kept: Sequence[Kept],
+        records: np.ndarray,
+        replayed: dict[int, Ints],
+        rows: list[int],
+    ) -> None:
         written = records.copy()
         written["version"] += 1
         puts = []
@@ -278,34 +283,24 @@ class Ranker:
                     born=kept[row].born,
                     version=version_of(kept[row].record),
                     record=self.engine.dump(written, row),
-                    seen=bitmap(np.concatenate([seen, met[row]])),
+                    seen=bitmap(np.concatenate([seen, replayed[row]])),
                 )
             )
         if puts:
             self.store.put(self.engine.digest, puts)
 
-    def _tails(self, users: Sequence[bytes], kept: Sequence[Kept]) -> list[Pairs]:
-        """What a model with a window reads of users; of the others' logs nothing."""
-        if self.engine.window is None:
-            return []
-        return [
-            self._tail(user, one, self.engine.window) for user, one in zip(users, kept, strict=True)
-        ]
-
-    def _tail(self, user: bytes, kept: Kept, window: int) -> Pairs:
+    def _recent(self, user: bytes, kept: Kept, window: int) -> History:
         """The last known events of a user, as many as the model reads, oldest first."""
-        tail: Pairs = []
-        end, many = kept.last, window
-        while end > 0 and len(tail) < window:
-            start = max(0, end - many)
-            events = self.store.events(user, kept.born, start, end - start)
-            if len(events) < end - start:
-                raise LogChanged
+        recent: History = []
+        end, count = kept.last, window
+        while end > 0 and len(recent) < window:
+            start = max(0, end - count)
+            events = read_events(self.store, user, kept, start, end - start)
             indices = self.items.find([event.item for event in events])
             pairs = zip(indices, events, strict=True)
-            tail = [(index, event.time) for index, event in pairs if index] + tail
-            end, many = start, 2 * many
-        return tail[-window:]
+            recent = [(index, event.time) for index, event in pairs if index] + recent
+            end, count = start, 2 * count
+        return recent[-window:]
 
 
 def _checked(k: int) -> int:

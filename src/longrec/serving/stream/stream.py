@@ -27,19 +27,24 @@ from longrec.retrieval.index import COLD, PERSONAL, Index
 from longrec.serving.records.engine import Engine
 from longrec.serving.stores.protocol import Durability, Store, open_store
 from longrec.serving.stream.event_frames import EventFrame
-from longrec.serving.stream.explain_user import explain_user
 from longrec.serving.stream.group_commit import Group
 from longrec.serving.stream.id_keys import ItemIndex, user_key
-from longrec.serving.stream.rebuild import Order, Rebuild, Rebuilt
-from longrec.serving.stream.recommending import Answer, Query, Ranked, Ranker
+from longrec.serving.stream.rebuild import Rebuild, Rebuilt
+from longrec.serving.stream.recommending import (
+    Ranker,
+    Recommendation,
+    Recommendations,
+    RecommendRequest,
+)
 from longrec.serving.stream.store_models import register, take_over
-from longrec.serving.stream.writer import Entry, Observed, Tally, Writer
+from longrec.serving.stream.user_log import explain_user
+from longrec.serving.stream.writer import Counters, Entry, Observed, Writer
 
-__all__ = ["Counts", "Observed", "Ranked", "Rebuilt", "Stream"]
+__all__ = ["Counts", "Observed", "Rebuilt", "Recommendations", "Stream"]
 
 ROWS = 512
 """Events of a frame that are committed together."""
-BEYOND = 4
+WARN_AT = 4
 """So many times the context that a model was trained with, and its scores are extrapolated."""
 
 
@@ -78,13 +83,13 @@ class Stream:
         self.ranker = Ranker(artifact, store, engine, self.items, self.index)
         self.writer = Writer(store, engine, self.items)
         self._group: Group[Sequence[Entry], list[Observed]] = Group(self.writer.write)
-        self._queries: Group[Query, Answer] = Group(self.ranker.answer)
+        self._requests: Group[RecommendRequest, Recommendation] = Group(self.ranker.recommend_each)
         ids = artifact.catalog.ids
         numbers = ids.dtype.is_integer() and not ids.null_count()
         self.ids = ids.to_numpy() if numbers else ids  # which takes longer to index
         self._rebuilding = threading.Lock()
         context = artifact.train_config.context if engine.window is None else None
-        self._warn_at = None if context is None else BEYOND * context
+        self._warn_at = None if context is None else WARN_AT * context
         self._closed = False
         self._columns = pl.Series("rank", [], pl.Int64), pl.Series("policy", [], pl.String)
 
@@ -124,7 +129,7 @@ class Stream:
         Parameters
         ----------
         user, item : ids
-            Text, whole numbers, bytes, UUIDs or dates; 42 and "42" are the same.
+            Text, whole numbers or bytes; 42 and "42" are the same.
         time : number or datetime
             Seconds since 1970 (UTC), or a datetime.
         event_id : id or None
@@ -176,11 +181,11 @@ class Stream:
         """
         self._check_open()
         rows = EventFrame(frame, user, item, time, event_id, time_unit)
-        tally = Tally()
+        counters = Counters()
         for start in range(0, len(rows), ROWS):
             part = rows.rows(self.items, start, ROWS)
             try:
-                tally.add(self._submit(part))
+                counters.add(self._submit(part))
             except LongrecError as error:
                 end = start + len(part)
                 raise type(error)(
@@ -189,7 +194,7 @@ class Stream:
                 ) from error
             if progress:
                 progress(start + len(part), len(rows))
-        return Counts(tally.accepted, tally.duplicates, tally.unknown, tally.late)
+        return Counts(counters.accepted, counters.duplicates, counters.unknown, counters.late)
 
     def recommend(
         self,
@@ -228,13 +233,13 @@ class Stream:
             When the store cannot be reached.
         """
         self._check_open()
-        barred = self.ranker.barred(exclude, among)
-        found = self._queries.submit(self.ranker.query(user, k, barred, exclude_seen))
-        many = len(found.items)
-        rank, policy = self._constant(many, PERSONAL if found.personal else COLD)
+        excluded = self.ranker.excluded(exclude, among)
+        found = self._requests.submit(self.ranker.request(user, k, excluded, exclude_seen))
+        count = len(found.items)
+        rank, policy = self._constant_columns(count, PERSONAL if found.personal else COLD)
         return pl.DataFrame(
             [
-                pl.Series("user", [user]).new_from_index(0, many),
+                pl.Series("user", [user]).new_from_index(0, count),
                 rank,
                 pl.Series("item", self.ids[found.items - 1]),
                 pl.Series("score", found.scores),
@@ -249,11 +254,12 @@ class Stream:
         exclude: Iterable[Any] = (),
         among: Iterable[Any] | None = None,
         exclude_seen: bool = True,
-    ) -> Ranked:
+    ) -> Recommendations:
         """The k best items of many users at once, as arrays; parameters as of `recommend`."""
         self._check_open()
-        barred = self.ranker.barred(exclude, among)
-        return self.ranker.rank([self.ranker.query(u, k, barred, exclude_seen) for u in users])
+        excluded = self.ranker.excluded(exclude, among)
+        requests = [self.ranker.request(user, k, excluded, exclude_seen) for user in users]
+        return self.ranker.recommend(requests)
 
     def explain(
         self, user: Any, item: Any, progress: Callable[[int, int], None] | None = None
@@ -281,7 +287,6 @@ class Stream:
     def rebuild(
         self,
         histories: Histories | str | Path | None = None,
-        order: Order = "commit",
         progress: Callable[[int, int], None] | None = None,
     ) -> Rebuilt:
         """Make all users' records anew from the log, and let the store serve this model.
@@ -295,8 +300,6 @@ class Stream:
             Events to put in front of the log first: of each user those before the first event that
             is logged (of histories without times: those of users without a log). Once is enough:
             what is in the log is not imported again.
-        order : {"commit", "time"}
-            "time": logs with late events are first sorted by time, for good.
         progress : callable or None
             Called with (users done, users in all).
 
@@ -315,7 +318,7 @@ class Stream:
         if not self._rebuilding.acquire(blocking=False):
             raise UsageError("this stream is rebuilding already: wait until that is done")
         try:
-            rebuild = Rebuild(self.store, self.engine, self.items, histories, order, progress)
+            rebuild = Rebuild(self.store, self.engine, self.items, histories, progress)
             rebuilt = rebuild.run(self.artifact.catalog_version)
             take_over(self.store, self.engine.digest)
         finally:
@@ -326,7 +329,7 @@ class Stream:
     def stats(self) -> dict[str, Any]:
         """Figures of the store, and of this stream since it was opened; ready for JSON."""
         self._check_open()
-        engine, store, tally = self.engine, self.store, self.writer.tally
+        engine, store, counters = self.engine, self.store, self.writer.counters
         totals, digest = store.totals(), engine.digest
         return {
             "model": self.artifact.name,
@@ -339,19 +342,19 @@ class Stream:
             "users": totals.users,
             "events": totals.events,
             "records": totals.records.get(digest, 0),
-            "record_bytes": engine.size,
+            "record_bytes": engine.layout.size,
             "bytes": totals.bytes,
-            "accepted": tally.accepted,
-            "duplicates": tally.duplicates,
-            "unknown": tally.unknown,
-            "late": tally.late,
-            "groups": tally.groups,
-            "replayed": tally.replayed + self.ranker.replayed,
+            "accepted": counters.accepted,
+            "duplicates": counters.duplicates,
+            "unknown": counters.unknown,
+            "late": counters.late,
+            "groups": counters.groups,
+            "replayed": counters.replayed + self.ranker.replayed,
         }
 
     def _submit(self, rows: Sequence[Entry]) -> list[Observed]:
         observed = self._group.submit(rows)
-        self._warn_of(self.writer.tally.longest)
+        self._warn_of(self.writer.counters.longest)
         return observed
 
     def _warn_of(self, events: int) -> None:
@@ -368,14 +371,14 @@ class Stream:
             stacklevel=4,
         )
 
-    def _constant(self, many: int, policy: str) -> tuple[pl.Series, pl.Series]:
+    def _constant_columns(self, count: int, policy: str) -> tuple[pl.Series, pl.Series]:
         """The columns rank and policy, made once and used again."""
-        rank, same = self._columns
-        if len(rank) != many or not many or same[0] != policy:
-            rank = pl.int_range(1, many + 1, eager=True).alias("rank")
-            same = pl.Series("policy", [policy]).new_from_index(0, many)
-            self._columns = rank, same
-        return rank, same
+        ranks, policies = self._columns
+        if len(ranks) != count or not count or policies[0] != policy:
+            ranks = pl.int_range(1, count + 1, eager=True).alias("rank")
+            policies = pl.Series("policy", [policy]).new_from_index(0, count)
+            self._columns = ranks, policies
+        return ranks, policies
 
     def _check_open(self) -> None:
         if self._closed:

@@ -38,8 +38,15 @@ class Observed(NamedTuple):
     late: bool
 
 
-class Tally:
-    """Counters of a process."""
+class Counters:
+    """What a process has counted since a stream was opened.
+
+    Attributes
+    ----------
+    accepted, duplicates, unknown, late : events, as in `Counts`.
+    groups : commits; replayed : events of records that were behind.
+    longest : most known events of a user that was observed.
+    """
 
     def __init__(self) -> None:
         self.accepted = self.duplicates = self.unknown = self.late = 0
@@ -59,12 +66,12 @@ class Writer:
 
     Attributes
     ----------
-    tally : what was counted so far; `longest`: most known events of a user that was observed.
+    counters : of what was logged so far.
     """
 
     def __init__(self, store: Store, engine: Engine, items: ItemIndex) -> None:
         self.store, self.engine, self.items = store, engine, items
-        self.tally = Tally()
+        self.counters = Counters()
 
     def entry(self, user: Any, item: Any, time: Any, event_id: Any = None) -> Entry:
         """An event to be logged, of a caller's values; errors as of `Stream.observe`."""
@@ -72,80 +79,81 @@ class Writer:
         key = item_key(item)
         return Entry(user_key(user), Event(seconds(time), key, name), self.items.one(key))
 
-    def write(self, works: Sequence[Sequence[Entry]]) -> list[list[Observed] | BaseException]:
-        """Log works of some events each, all in one go; -> per work what became of its events.
+    def write(self, batches: Sequence[Sequence[Entry]]) -> list[list[Observed] | BaseException]:
+        """Log batches of events, all in one go; -> per batch what became of its events.
 
-        Where a user's record is damaged, only the works with that user fail.
+        Where a user's record is damaged, only the batches with that user fail.
         """
-        entries = [entry for work in works for entry in work]
+        entries = [entry for batch in batches for entry in batch]
         try:
             users = self._read(entries)
         except DataError as error:
-            if len(works) == 1:
+            if len(batches) == 1:
                 return [error]
-            return [found for work in works for found in self.write([work])]
-        outcomes = self._write(entries, users)
-        self.tally.groups += 1
-        self.tally.add(outcomes)
-        ends = np.cumsum([len(work) for work in works]).tolist()
-        return [outcomes[end - len(work) : end] for work, end in zip(works, ends, strict=True)]
+            return [outcome for batch in batches for outcome in self.write([batch])]
+        outcomes = self._append(entries, users)
+        self.counters.groups += 1
+        self.counters.add(outcomes)
+        ends = np.cumsum([len(batch) for batch in batches]).tolist()
+        return [outcomes[end - len(batch) : end] for batch, end in zip(batches, ends, strict=True)]
 
     def _read(self, entries: Sequence[Entry]) -> _Users:
-        """Whom the events are of, with records at the end of their logs."""
+        """The users of some events, with records at the ends of their logs."""
         of_user: dict[bytes, list[int]] = {}
         for number, entry in enumerate(entries):
             of_user.setdefault(entry.user, []).append(number)
-        names = list(of_user)
-        ids = [
+        keys = list(of_user)
+        event_ids = [
             [name for n in numbers if (name := entries[n].event.event_id) is not None]
             for numbers in of_user.values()
         ]
-        kept = self.store.read(self.engine.digest, list(zip(names, ids, strict=True)))
+        kept = self.store.read(self.engine.digest, list(zip(keys, event_ids, strict=True)))
         records = records_of(self.engine, kept)
-        done = int(records["sequence"].sum())
-        met = catch_up(self.store, self.engine, self.items, names, kept, records)
-        self.tally.replayed += int(records["sequence"].sum()) - done
-        fresh = [
-            _fresh(entries, numbers, set(compress(asked, one.known)))
-            for numbers, asked, one in zip(of_user.values(), ids, kept, strict=True)
+        before = int(records["sequence"].sum())
+        replayed = catch_up(self.store, self.engine, self.items, keys, kept, records)
+        self.counters.replayed += int(records["sequence"].sum()) - before
+        new = [
+            _new(entries, numbers, set(compress(asked, one.known)))
+            for numbers, asked, one in zip(of_user.values(), event_ids, kept, strict=True)
         ]
-        return _Users(names, fresh, kept, records, met)
+        return _Users(keys, new, kept, records, replayed)
 
-    def _write(self, entries: Sequence[Entry], users: _Users) -> list[Observed]:
-        names, fresh, kept, records, met = users
-        late = _late(entries, fresh, records[TIME])
+    def _append(self, entries: Sequence[Entry], users: _Users) -> list[Observed]:
+        """Log the new events with the records that hold after them."""
+        keys, new, kept, records, replayed = users
+        late = _late(entries, new, records[TIME])
         versions = records["version"].tolist()
         # No record where the log was replaced while it was read: it catches up when it is read.
-        whole = (records["sequence"] == [one.last for one in kept]).tolist()
+        complete = (records["sequence"] == [one.last for one in kept]).tolist()
         self.engine.advance(
             records,
-            [[(entries[n].item, entries[n].event.time) for n in numbers] for numbers in fresh],
+            [[(entries[n].item, entries[n].event.time) for n in numbers] for numbers in new],
         )
         records["version"] += 1
         appends = []
-        for at in [at for at, numbers in enumerate(fresh) if numbers]:
-            seen = {entries[n].item for n in fresh[at]} - {0}
-            if at in met:
-                seen.update(met[at].tolist())
+        for row in [row for row, numbers in enumerate(new) if numbers]:
+            seen = {entries[n].item for n in new[row]} - {0}
+            if row in replayed:
+                seen.update(replayed[row].tolist())
             appends.append(
                 Append(
-                    user=names[at],
-                    born=kept[at].born,
-                    last=kept[at].last,
-                    version=versions[at],
-                    events=[entries[n].event for n in fresh[at]],
-                    record=self.engine.dump(records, at) if whole[at] else None,
+                    user=keys[row],
+                    born=kept[row].born,
+                    last=kept[row].last,
+                    version=versions[row],
+                    events=[entries[n].event for n in new[row]],
+                    record=self.engine.dump(records, row) if complete[row] else None,
                     seen=sorted(seen),
                 )
             )
-        logged = self.store.append(self.engine.digest, appends) if appends else []
-        new = set[int]()
-        for numbers, found in zip(filter(None, fresh), logged, strict=True):
-            new.update(compress(numbers, found.new))
+        appended = self.store.append(self.engine.digest, appends) if appends else []
+        logged = set[int]()
+        for numbers, found in zip(filter(None, new), appended, strict=True):
+            logged.update(compress(numbers, found.new))
         longest = int((records["sequence"] - records["skipped"]).max())
-        self.tally.longest = max(self.tally.longest, longest)
+        self.counters.longest = max(self.counters.longest, longest)
         return [
-            Observed(number in new, entry.item > 0, number in late)
+            Observed(number in logged, entry.item > 0, number in late)
             for number, entry in enumerate(entries)
         ]
 
@@ -153,32 +161,32 @@ class Writer:
 class _Users(NamedTuple):
     """Users with events to be logged.
 
-    fresh : per user the numbers of the events that are new; met : see `catch_up`.
+    new : per user the numbers of the events that are to be logged; replayed : see `catch_up`.
     """
 
-    names: list[bytes]
-    fresh: list[list[int]]
+    keys: list[bytes]
+    new: list[list[int]]
     kept: list[Kept]
     records: np.ndarray
-    met: dict[int, Ints]
+    replayed: dict[int, Ints]
 
 
-def _fresh(entries: Sequence[Entry], numbers: Sequence[int], known: set[bytes]) -> list[int]:
+def _new(entries: Sequence[Entry], numbers: Sequence[int], known: set[bytes]) -> list[int]:
     """Those of a user's events whose ids are neither in the log nor among the ones before."""
-    fresh = []
+    new = []
     for number in numbers:
         name = entries[number].event.event_id
         if name is None or name not in known:
-            fresh.append(number)
+            new.append(number)
             if name is not None:
                 known.add(name)
-    return fresh
+    return new
 
 
-def _late(entries: Sequence[Entry], fresh: Sequence[Sequence[int]], clocks: np.ndarray) -> set[int]:
+def _late(entries: Sequence[Entry], new: Sequence[Sequence[int]], clocks: np.ndarray) -> set[int]:
     """Those of the new events, by user, that are earlier than a known one before them."""
     late = set[int]()
-    for numbers, clock in zip(fresh, clocks.tolist(), strict=True):
+    for numbers, clock in zip(new, clocks.tolist(), strict=True):
         for number in numbers:
             if entries[number].item:
                 if entries[number].event.time < clock:

@@ -1,0 +1,121 @@
+"""What a store has of users, to be looked at: logs, how far records are, and explanations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from longrec.artifact.artifact import Artifact
+from longrec.core.errors import UsageError
+from longrec.inference.explain import Explanation, check_explains, explain_history
+from longrec.serving.stores.log_reader import NO_MODEL, read_events, read_log, retry_if_replaced
+from longrec.serving.stores.protocol import Event, Header, Store, read_header
+from longrec.serving.stream.id_keys import ItemIndex, id_of, item_key
+
+
+class UserLog(NamedTuple):
+    """A part of a user's log, and how far the record of a model is.
+
+    events : in the whole log; header : of the record, None: there is none;
+    part : events from some number on; next : where the rest begins, None: that is all.
+    """
+
+    events: int
+    header: Header | None
+    part: list[Event]
+    next: int | None
+
+
+class RecordLag(NamedTuple):
+    """Users looked at, how many records of theirs were behind or missing, and the last user."""
+
+    users: int
+    behind: int
+    after: bytes
+
+
+def user_log(store: Store, digest: str, user: bytes, after: int, limit: int) -> UserLog | None:
+    """What is kept of a user for a model, with at most `limit` events numbered after + 1, ...;
+    None: no such user."""
+
+    def read() -> UserLog | None:
+        [kept] = store.read(digest, [(user, ())])
+        if not kept.last:
+            return None
+        count = max(0, min(limit, kept.last - after))
+        part = read_events(store, user, kept, after, count) if count else []
+        header = None if kept.record is None else read_header(kept.record)
+        end = after + count
+        return UserLog(kept.last, header, part, end if end < kept.last else None)
+
+    return retry_if_replaced(store, read)
+
+
+def record_lag(store: Store, digest: str, after: bytes, limit: int) -> RecordLag:
+    """How many records of the next `limit` users are behind; from the first again at the end."""
+    users = store.users(after, limit)
+    kept = store.read(digest, [(user, ()) for user in users])
+    behind = sum(
+        one.last > 0 and (one.record is None or read_header(one.record).sequence < one.last)
+        for one in kept
+    )
+    return RecordLag(len(users), behind, users[-1] if len(users) == limit else b"")
+
+
+def explain_user(
+    artifact: Artifact,
+    store: Store,
+    items: ItemIndex,
+    user: bytes,
+    item: Any,
+    progress: Callable[[int, int], None] | None = None,
+) -> Explanation:
+    """What the model reads of a user's log for an item, O(T); see `Recommender.explain`.
+
+    A state keeps no single events, so the log is read, and any recommender may be asked, whichever
+    model the store serves.
+
+    Parameters
+    ----------
+    artifact : Artifact
+    store : Store
+    items : ItemIndex
+        Of the recommender's catalog.
+    user : bytes
+        The user's key.
+    item : id
+    progress : callable or None
+        Called with (events read, events to read) once the log is here.
+
+    Raises
+    ------
+    UsageError
+        When the model's attention is not known, or the item, the user or all of the user's items
+        are unknown.
+    DataError
+        When the log lacks events, or is replaced again and again.
+    StoreUnavailable
+        When the store cannot be reached.
+    """
+    check_explains(artifact.model)
+    index = items.one(item_key(item))
+    if not index:
+        raise UsageError(f"item {item!r} is not in the catalog: give one that the model knows")
+
+    def read() -> np.ndarray:
+        """Item indices and times (2, T) of the whole log."""
+        [kept] = store.read(NO_MODEL, [(user, ())])
+        parts = [
+            np.array([items.find([e.item for e in events]), [e.time for e in events]], np.int64)
+            for events in read_log(store, user, kept)
+        ]
+        return np.concatenate(parts, axis=1) if parts else np.empty((2, 0), np.int64)
+
+    indices, times = retry_if_replaced(store, read)
+    if not len(indices):
+        raise UsageError(f"user {id_of(user)!r} has no events in {store.url}: give one who has")
+    return explain_history(
+        artifact.model, artifact.catalog, index, indices, times, artifact.limit, progress
+    )
