@@ -15,6 +15,9 @@ Chosen = Literal["float32", "bfloat16"]
 SHAPE = (512, 64, 2048)
 """Of the products that are timed: users, width, items."""
 REPEATS = 20
+ENOUGH = 0.25
+"""Seconds of work after which no product is timed again. Where bfloat16 is not native, a single
+one may take a tenth of a second."""
 GAIN = 1.25
 """Where bfloat16 is native its products take half of the time or less, elsewhere a multiple."""
 
@@ -23,7 +26,7 @@ def choose_precision(wanted: Precision, device: torch.device) -> Chosen:
     """The type of products in training: as wanted, or with "auto" what is fast on this device.
 
     A GPU that has bfloat16 multiplies in it. On a CPU products are timed in both types, once per
-    process, for some milliseconds.
+    process, for a fraction of a second at most.
     """
     if wanted != "auto":
         return wanted
@@ -42,10 +45,13 @@ def _half_pays() -> bool:
         for kind in kinds
     ]
     best = [float("inf"), float("inf")]
+    end = time.thread_time() + ENOUGH
     for _ in range(REPEATS):  # in turns, so that a busy moment falls on both
         for place, (left, right) in enumerate(given):
             began = time.perf_counter()
             left @ right
             best[place] = min(best[place], time.perf_counter() - began)
+        if time.thread_time() > end:
+            break
     half, single = best
     return single > GAIN * half
