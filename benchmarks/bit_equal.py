@@ -63,7 +63,10 @@ def numbers() -> dict[str, object]:
         histories = longrec.prepare(log(), Path(folder) / "histories")
         for name in sorted(MODELS):
             for number, variant in enumerate(VARIANTS.get(name, [{}])):
-                settings = {**(SHAPE if hasattr(MODELS[name].config_class, "dim") else {}), **variant}
+                settings = {
+                    **(SHAPE if hasattr(MODELS[name].config_class, "dim") else {}),
+                    **variant,
+                }
                 run = Path(folder) / f"{name}-{number}"
                 label = f"{name} {variant or ''}"
                 found[label] = _of_run(longrec, histories, name, run, settings)

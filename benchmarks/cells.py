@@ -10,7 +10,8 @@ import json
 import sys
 from pathlib import Path
 
-from longrec_bench.shown import as_markdown, tables
+from longrec_bench.serving.tables import tables
+from longrec_bench.tables import as_markdown
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ from longrec.training.fit import training_data
 from longrec.training.losses import full_cross_entropy
 from longrec.training.optimiser import Optimiser
 from longrec.training.precision import choose_precision
-from longrec_bench.cost.rates import measure_rates
+from longrec_bench.cost.roofline import measure_rates
 
 WARM, TIMED = 10, 60
 

@@ -4,34 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from longrec.cli.options import Json
+from longrec.core import console
+from longrec.core.errors import LongrecError, UsageError
+from longrec.core.files import write_file
 
 if TYPE_CHECKING:
     from longrec.recommender import Recommender
-    from longrec_bench.plan import Plan
-    from longrec_bench.turns import Progress
+    from longrec_bench.measurement import Progress
+    from longrec_bench.serving.plan import ServingPlan
 
 app = typer.Typer(help="Costs measured on the machine at hand.")
 
 CATALOGS = "3400,100000,1000000"
 
+
+def _list_option(metavar: str, text: str) -> Any:
+    """An option of values with commas between."""
+    return typer.Option(metavar=metavar, help=text)
+
+
 Models = Annotated[
-    str | None,
-    typer.Option(metavar="A,B,...", help="Models of random weights; elastic,hydrarec if unset."),
+    str | None, _list_option("A,B,...", "Models of random weights; elastic,hydrarec if unset.")
 ]
-Lengths = Annotated[str, typer.Option(metavar="N,M,...", help="Events of users at the beginning.")]
+Lengths = Annotated[str, _list_option("N,M,...", "Events of users at the beginning.")]
 Durabilities = Annotated[
-    str, typer.Option(metavar="A,B", help="power: synced before it is acknowledged; process.")
+    str, _list_option("A,B", "power: synced before it is acknowledged; process.")
 ]
 Folder = Annotated[
     Path, typer.Option(help="Where temporary stores are made: on the disk to be measured.")
 ]
-Clients = Annotated[str, typer.Option(metavar="N,M,...", help="Clients at once.")]
+Clients = Annotated[str, _list_option("N,M,...", "Clients at once.")]
 Rounds = Annotated[int, typer.Option(min=1, help="Turns of each cell, of 10 pairs.")]
 Seconds = Annotated[float, typer.Option(help="For each cell of several clients.")]
 Out = Annotated[
@@ -78,15 +87,15 @@ def stream(
 
     Example: [bold]longrec bench stream --models elastic --histories 100,10000[/bold]
     """
-    from longrec_bench.stream import bench_stream
+    from longrec_bench.serving.bench import bench_serving
 
-    _check_out(out)
-    plan = _plan(histories, durability, clients, rounds, seconds)
+    _check_file(out)
+    plan = _serving_plan("python", histories, durability, clients, rounds, seconds)
     sizes = None if items is None else [items]
-    chosen = _chosen([] if run is None else [run], models, sizes, [3400], "--items")
-    with _measuring() as progress:
-        found = bench_stream(chosen, plan, folder, store, progress)
-    _tell(found, out, json)
+    chosen = _recommenders([] if run is None else [run], models, sizes, [3400], "--items")
+    with _progress("nothing is left of the stores") as progress:
+        found = bench_serving(chosen, plan, folder, store, as_served=False, progress=progress)
+    _report_serving(found, out, json)
 
 
 @app.command()
@@ -101,12 +110,11 @@ def serve(
     ] = None,
     models: Models = None,
     catalogs: Annotated[
-        str | None,
-        typer.Option(metavar="N,M,...", help=f"Items of their catalogs; {CATALOGS} if unset."),
+        str | None, _list_option("N,M,...", f"Items of their catalogs; {CATALOGS} if unset.")
     ] = None,
     histories: Lengths = "100,10000,1000000",
     transports: Annotated[
-        str, typer.Option(metavar="A,B", help="python: in this process; http: longrec serve.")
+        str, _list_option("A,B", "python: in this process; http: longrec serve.")
     ] = "python,http",
     durability: Durabilities = "power,process",
     folder: Folder = Path("."),
@@ -123,34 +131,28 @@ def serve(
 
     Example: [bold]longrec bench serve run --transports http --histories 100,10000[/bold]
     """
-    from longrec_bench.serve import bench_serve
+    from longrec_bench.serving.bench import bench_serving
 
-    _check_out(out)
-    plan = _plan(histories, durability, clients, rounds, seconds)
+    _check_file(out)
+    plan = _serving_plan(transports, histories, durability, clients, rounds, seconds)
     sizes = None if catalogs is None else _numbers("catalogs", catalogs)
-    chosen = _chosen(runs or [], models, sizes, _numbers("catalogs", CATALOGS), "--catalogs")
-    with _measuring() as progress:
-        found = bench_serve(chosen, plan, transports.split(","), folder, progress)  # type: ignore[arg-type]
-    _tell(found, out, json)
+    usual = _numbers("catalogs", CATALOGS)
+    chosen = _recommenders(runs or [], models, sizes, usual, "--catalogs")
+    with _progress("nothing is left of the stores") as progress:
+        found = bench_serving(chosen, plan, folder, as_served=True, progress=progress)
+    _report_serving(found, out, json)
 
 
 @app.command()
 def cost(
-    models: Annotated[
-        str | None, typer.Option(metavar="A,B,...", help="Whole models, or none.")
-    ] = None,
-    mixers: Annotated[
-        str | None, typer.Option(metavar="A,B,...", help="Mixers alone, or none.")
-    ] = None,
+    models: Annotated[str | None, _list_option("A,B,...", "Whole models, or none.")] = None,
+    mixers: Annotated[str | None, _list_option("A,B,...", "Mixers alone, or none.")] = None,
     lengths: Annotated[
-        str | None,
-        typer.Option(metavar="N,M,...", help="Events of a history; 128 to 1048576 if unset."),
+        str | None, _list_option("N,M,...", "Events of a history; 128 to 1048576 if unset.")
     ] = None,
-    slots: Annotated[
-        str | None, typer.Option(metavar="N,M,...", help="Sizes of memory banks, or none.")
-    ] = None,
+    slots: Annotated[str | None, _list_option("N,M,...", "Sizes of memory banks, or none.")] = None,
     catalogs: Annotated[
-        str | None, typer.Option(metavar="N,M,...", help="Items that losses are over, or none.")
+        str | None, _list_option("N,M,...", "Items that losses are over, or none.")
     ] = None,
     batch: Annotated[
         int | None, typer.Option(help="Histories per pass; as many as have 4096 events if unset.")
@@ -173,23 +175,23 @@ def cost(
 
     Example: [bold]longrec bench cost --models elastic,sasrec,free --lengths 512,4096[/bold]
     """
-    from longrec.core import console
-    from longrec.core.errors import UsageError
-    from longrec_bench.cost.cost import bench_cost
+    from longrec_bench.cost.bench import bench_cost, write_folder
     from longrec_bench.cost.plan import LENGTHS, CostPlan
-    from longrec_bench.cost.shown import show
-    from longrec_bench.cost.written import write
+    from longrec_bench.cost.tables import facts, tables
+    from longrec_bench.tables import print_result
 
     if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UsageError(f"out is {out}, which is there already: name a new or an empty folder")
-    named = {"models": models, "mixers": mixers, "slots": slots, "catalogs": catalogs}
     chosen: dict[str, Any] = {
-        name: _some(name, text, name in ("slots", "catalogs"))
-        for name, text in named.items()
-        if text is not None
+        **{name: _names(text) for name, text in (("models", models), ("mixers", mixers)) if text},
+        **{
+            name: () if text == "none" else _numbers(name, text)
+            for name, text in (("slots", slots), ("catalogs", catalogs))
+            if text
+        },
     }
-    if chosen:
-        chosen = dict.fromkeys(named, ()) | chosen
+    if chosen:  # and nothing else
+        chosen = dict.fromkeys(("models", "mixers", "slots", "catalogs"), ()) | chosen
     plan = CostPlan(
         **chosen,
         lengths=LENGTHS if lengths is None else _numbers("lengths", lengths),
@@ -198,14 +200,14 @@ def cost(
         cap=cap,
         rounds=rounds,
     )
-    with _measuring("nothing was written") as progress:
+    with _progress("nothing was written") as progress:
         found = bench_cost(plan, progress)
     if out is not None:
-        write(out, found)
+        write_folder(out, found)
     if json:
         console.print_json(found["cells"])
     else:
-        show(found)
+        print_result(tables(found), facts(found), found["method"])
     share = found["machine"]["processor_share"]
     if threads == 1 and share is not None and share < 0.9:
         console.say(
@@ -216,19 +218,9 @@ def cost(
         console.say(f"{len(found['skipped'])} cells were not measured; --out tells why")
 
 
-def _some(name: str, text: str, numbers: bool) -> Any:
-    """Names or numbers with commas between; "none" is none of them."""
-    if text == "none":
-        return ()
-    return _numbers(name, text) if numbers else tuple(text.split(","))
-
-
 @contextmanager
-def _measuring(left: str = "nothing is left of the stores") -> Iterator[Progress]:
-    """Show progress; interrupted, say what is left."""
-    from longrec.core import console
-    from longrec.core.errors import LongrecError
-
+def _progress(left: str) -> Iterator[Progress]:
+    """A progress bar; an interrupted measurement says what is left."""
     try:
         with console.progress_bar("measuring") as progress:
             yield progress
@@ -236,20 +228,17 @@ def _measuring(left: str = "nothing is left of the stores") -> Iterator[Progress
         raise LongrecError(f"interrupted; {left}") from None
 
 
-def _tell(found: dict[str, Any], out: Path | None, json: bool) -> None:
+def _report_serving(found: dict[str, Any], out: Path | None, json: bool) -> None:
     """Write and print what was found."""
-    from json import dumps
-
-    from longrec.core import console
-    from longrec.core.files import write_file
-    from longrec_bench.shown import show
+    from longrec_bench.serving.tables import facts, tables
+    from longrec_bench.tables import print_result
 
     if out is not None:
         write_file(out, dumps(found, indent=2, allow_nan=False) + "\n")
     if json:
         console.print_json(found["cells"])
     else:
-        show(found)
+        print_result(tables(found), facts(found), found["method"])
     if found["machine"]["in_memory"]:
         console.say(
             f"warning: measured on {found['machine']['file_system']}, where a sync costs and keeps "
@@ -257,18 +246,19 @@ def _tell(found: dict[str, Any], out: Path | None, json: bool) -> None:
         )
 
 
-def _check_out(out: Path | None) -> None:
-    from longrec.core.errors import UsageError
-
+def _check_file(out: Path | None) -> None:
     if out is not None and (out.suffix != ".json" or not out.parent.is_dir()):
         raise UsageError(f"{out}: name a .json file in a folder that there is")
 
 
-def _plan(histories: str, durability: str, clients: str, rounds: int, seconds: float) -> Plan:
-    from longrec_bench.plan import Plan
+def _serving_plan(
+    transports: str, histories: str, durability: str, clients: str, rounds: int, seconds: float
+) -> ServingPlan:
+    from longrec_bench.serving.plan import ServingPlan
 
-    return Plan(
+    return ServingPlan(
         histories=_numbers("histories", histories),
+        transports=tuple(transports.split(",")),  # type: ignore[arg-type]
         durabilities=tuple(durability.split(",")),  # type: ignore[arg-type]
         clients=_numbers("clients", clients),
         rounds=rounds,
@@ -276,7 +266,7 @@ def _plan(histories: str, durability: str, clients: str, rounds: int, seconds: f
     )
 
 
-def _chosen(
+def _recommenders(
     runs: Sequence[Path],
     models: str | None,
     sizes: Sequence[int] | None,
@@ -284,22 +274,24 @@ def _chosen(
     option: str,
 ) -> list[Recommender]:
     """The runs, or models of random weights over catalogs of so many items, an option's value."""
-    from longrec.core.errors import UsageError
-    from longrec_bench.plan import random_recommender
+    from longrec.recommender import load
+    from longrec_bench.serving.recommenders import random_recommender
 
     if runs:
         if models is not None or sizes is not None:
             raise UsageError(f"RUN brings its own model and items: leave --models and {option} out")
-        from longrec.recommender import load
-
         return [load(run) for run in runs]
     names = (models or "elastic,hydrarec").split(",")
     return [random_recommender(name, size) for size in sizes or usual for name in names]
 
 
-def _numbers(name: str, text: str) -> Any:
-    from longrec.core.errors import UsageError
+def _names(text: str) -> tuple[str, ...]:
+    """Names with commas between; "none" is none of them."""
+    return () if text == "none" else tuple(text.split(","))
 
+
+def _numbers(name: str, text: str) -> tuple[int, ...]:
+    """Whole numbers with commas between."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:

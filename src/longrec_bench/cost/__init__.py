@@ -1,7 +1,6 @@
-"""What computing costs: mixers, whole models, memory banks and losses, a process per cell and turn.
+"""What computing costs: mixers, whole models, memory banks and losses, a process for each turn.
 
-plan.py says what is measured; subjects.py and work.py build it and make its passes; child.py is the
-process that forks one for each turn, processes.py its other end; turns.py lets cells take turns and
-skips what would not fit; analysis.py, limits.py and goals.py say what the cells mean; shown.py,
-plots.py and written.py tell it.
+plan.py says what is measured; systems.py builds it and passes.py runs it; worker.py is a process
+that measures one turn; sweep.py gives all of them their turns and skips what would not fit;
+analysis.py and goals.py say what the figures mean; tables.py, plots.py and bench.py report them.
 """

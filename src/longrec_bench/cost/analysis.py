@@ -1,41 +1,40 @@
-"""What cells of cost say beside each other: ratios, growth, and where one overtakes the other."""
+"""What rows of cost say beside each other: ratios, growth, and where one overtakes the other."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
-from longrec_bench.cells import Cell
-from longrec_bench.cost.subjects import FREE, FUSED, SASREC
+from longrec_bench.cost.systems import FREE, FUSED, SASREC
+from longrec_bench.measurement import Row
 
-AGAINST = {"mixer": FUSED, "model": SASREC}
-"""What each kind is held against: fused attention, alone and in a whole model."""
+PEERS = {"mixer": FUSED, "model": SASREC}
+"""What each kind is compared with: fused attention, alone and in a whole model."""
 LONG = 1024
 """Events from which growth is fitted: below, what a call costs at any length hides it."""
 
 
-def named(cells: Sequence[Cell], kind: str, name: str, which: str) -> list[Cell]:
-    """Cells of one thing and pass, by rising length."""
+def rows_of(cells: Sequence[Row], kind: str, name: str, which: str) -> list[Row]:
+    """Rows of one system and pass, by rising length."""
     own = [cell for cell in cells if cell.get(kind) == name and cell["pass"] == which]
     return sorted(own, key=lambda cell: int(cell["length"]))
 
 
-def at_length(cells: Sequence[Cell], kind: str, name: str, which: str, length: int) -> Cell | None:
-    """The one cell of a thing, pass and length, if it was measured."""
-    own = named(cells, kind, name, which)
+def row_at(cells: Sequence[Row], kind: str, name: str, which: str, length: int) -> Row | None:
+    """The one row of a system, pass and length, if it was measured."""
+    own = rows_of(cells, kind, name, which)
     return next((cell for cell in own if cell["length"] == length), None)
 
 
-def things(cells: Sequence[Cell]) -> Iterator[tuple[str, str, str]]:
+def measured_systems(cells: Sequence[Row]) -> Iterator[tuple[str, str, str]]:
     """Kind, name and pass of all mixers and models, each once."""
-    found = [(kind, cell[kind], cell["pass"]) for cell in cells for kind in AGAINST if kind in cell]
+    found = [(kind, cell[kind], cell["pass"]) for cell in cells for kind in PEERS if kind in cell]
     yield from dict.fromkeys(found)
 
 
-def ratios(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+def ratios(cells: Sequence[Row]) -> list[Row]:
     """How many times faster than fused attention each is at each length, where both were measured.
 
     Returns
@@ -47,26 +46,28 @@ def ratios(cells: Sequence[Cell]) -> list[dict[str, Any]]:
         not measured).
     """
     found = []
-    for kind, name, which in things(cells):
-        if name == AGAINST[kind]:
+    for kind, name, which in measured_systems(cells):
+        if name == PEERS[kind]:
             continue
-        for cell in named(cells, kind, name, which):
-            peer = at_length(cells, kind, AGAINST[kind], which, cell["length"])
+        for cell in rows_of(cells, kind, name, which):
+            peer = row_at(cells, kind, PEERS[kind], which, cell["length"])
             if peer is None:
                 continue
-            row = {kind: name, "length": cell["length"], "pass": which, "against": AGAINST[kind]}
-            row["ratio"] = peer["seconds_median"] / cell["seconds_median"]
-            row["ratio_of_least"] = peer["seconds_min"] / cell["seconds_min"]
             known = cell["peak_bytes"] is not None and peer["peak_bytes"]
-            row["memory"] = cell["peak_bytes"] / peer["peak_bytes"] if known else None
+            row = {
+                **{kind: name, "length": cell["length"], "pass": which, "against": PEERS[kind]},
+                "ratio": peer["seconds_median"] / cell["seconds_median"],
+                "ratio_of_least": peer["seconds_min"] / cell["seconds_min"],
+                "memory": cell["peak_bytes"] / peer["peak_bytes"] if known else None,
+            }
             if kind == "model":
-                free = at_length(cells, kind, FREE, which, cell["length"])
+                free = row_at(cells, kind, FREE, which, cell["length"])
                 row["ceiling"] = free and peer["seconds_median"] / free["seconds_median"]
             found.append(row)
     return found
 
 
-def exponents(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+def exponents(cells: Sequence[Row]) -> list[Row]:
     """Exponents p of seconds and peak bytes ~ T^p, by least squares on logarithms from 1,024 on.
 
     Returns
@@ -76,17 +77,22 @@ def exponents(cells: Sequence[Cell]) -> list[dict[str, Any]]:
         and "to", the lengths of which the fit is.
     """
     found = []
-    for kind, name, which in things(cells):
-        own = [cell for cell in named(cells, kind, name, which) if cell["length"] >= LONG]
+    for kind, name, which in measured_systems(cells):
+        own = [cell for cell in rows_of(cells, kind, name, which) if cell["length"] >= LONG]
         if len(own) < 2 or which == "step":
             continue
-        row = {kind: name, "pass": which, "seconds": exponent(own, "seconds_median")}
-        row["bytes"] = exponent(own, "peak_bytes")
-        found.append(row | {"from": own[0]["length"], "to": own[-1]["length"]})
+        found.append(
+            {
+                **{kind: name, "pass": which},
+                "seconds": exponent(own, "seconds_median"),
+                "bytes": exponent(own, "peak_bytes"),
+                **{"from": own[0]["length"], "to": own[-1]["length"]},
+            }
+        )
     return found
 
 
-def exponent(cells: Sequence[Cell], key: str) -> float | None:
+def exponent(cells: Sequence[Row], key: str) -> float | None:
     """The slope of log figure over log length; None where a figure is unknown or 0."""
     if any(not cell[key] for cell in cells):
         return None
@@ -94,7 +100,7 @@ def exponent(cells: Sequence[Cell], key: str) -> float | None:
     return float(np.polyfit(np.log(lengths), np.log(figures), 1)[0])
 
 
-def crossovers(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+def crossovers(cells: Sequence[Row]) -> list[Row]:
     """From which length on each is faster than fused attention at all longer ones measured.
 
     Returns
@@ -106,23 +112,23 @@ def crossovers(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     """
     found = []
     table = ratios(cells)
-    for kind, name, which in things(cells):
+    for kind, name, which in measured_systems(cells):
         own = [row for row in table if row.get(kind) == name and row["pass"] == which]
         if not own:
             continue
         slower = [number for number, row in enumerate(own) if row["ratio"] < 1]
-        last = slower[-1] if slower else -1
-        length: float | None = own[0]["length"]
-        if last == len(own) - 1:
+        if not slower:
+            length = own[0]["length"]
+        elif slower[-1] == len(own) - 1:
             length = None
-        elif slower:
-            length = _between(own[last], own[last + 1])
-        row = {kind: name, "pass": which, "against": AGAINST[kind], "length": length}
+        else:
+            length = _between(*own[slower[-1] : slower[-1] + 2])
+        row = {kind: name, "pass": which, "against": PEERS[kind], "length": length}
         found.append(row | {"everywhere": not slower})
     return found
 
 
-def _between(slower: dict[str, Any], faster: dict[str, Any]) -> float:
+def _between(slower: Row, faster: Row) -> float:
     """The length at which the ratio is 1, straight in logarithms."""
     low, high = math.log(slower["ratio"]), math.log(faster["ratio"])
     short, long = math.log(slower["length"]), math.log(faster["length"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,98 +10,44 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from longrec.evaluation.report.drawing import COLOURS, INK, WIDE, legend_above, on_white
-from longrec_bench.cells import Cell
-from longrec_bench.cost.analysis import AGAINST, ratios
+from longrec_bench.cost.analysis import PEERS, ratios
 from longrec_bench.cost.plan import PASSES
-from longrec_bench.cost.subjects import FREE
+from longrec_bench.cost.systems import FREE
+from longrec_bench.measurement import Row
 
 HEIGHT = 3.6
+Colours = Mapping[str, str]
 
 
-def figures(cells: Sequence[Cell]) -> Iterator[tuple[str, dict[str, bytes]]]:
+def figures(cells: Sequence[Row]) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Each figure's name, and its bytes by format ("svg", "png")."""
-    for kind in AGAINST:
+    for kind, peer in PEERS.items():
         own = [cell for cell in cells if kind in cell]
-        colours = _colours(own, kind)
-        if own:
-            yield f"{kind}-time", _drawn(partial(_lines, own, kind, colours, "seconds_median"), own)
         known = [cell for cell in own if cell["peak_bytes"] and cell["pass"] != "step"]
-        if known:
-            draw = partial(_lines, known, kind, colours, "peak_bytes")
-            yield f"{kind}-memory", _drawn(draw, known)
-        found = [row for row in ratios(cells) if kind in row and row["pass"] != "step"]
-        if found:
-            yield f"{kind}-ratio", _drawn(partial(_ratios, found, kind, colours), found)
+        compared = [row for row in ratios(cells) if kind in row and row["pass"] != "step"]
+        colours = _colours(own, kind)
+        for what, rows, draw in (
+            ("time", own, _draw_times),
+            ("memory", known, _draw_memory),
+            ("ratio", compared, partial(_draw_ratios, peer)),
+        ):
+            if rows:
+                width = WIDE if len({row["pass"] for row in rows}) > 1 else WIDE / 2
+                drawn = partial(_draw_panels, rows, partial(draw, kind, colours))
+                yield f"{kind}-{what}", on_white(drawn, HEIGHT, width)
     for kind, size in (("bank", "slots"), ("loss", "catalog")):
         own = [cell for cell in cells if kind in cell]
         if own:
-            yield kind, on_white(partial(_sizes, own, kind, size), HEIGHT)
+            yield kind, on_white(partial(_draw_sizes, own, kind, size), HEIGHT)
 
 
-def _drawn(draw: Any, rows: Sequence[dict[str, Any]]) -> dict[str, bytes]:
-    wide = len({row["pass"] for row in rows}) > 1
-    return on_white(draw, HEIGHT, WIDE if wide else WIDE / 2)
-
-
-def _lines(
-    cells: Sequence[Cell], kind: str, colours: Mapping[str, str], key: str, figure: Figure
+def _draw_panels(
+    rows: Sequence[Row], draw: Callable[[Any, Sequence[Row]], None], figure: Figure
 ) -> None:
-    """A figure over length, both logarithmic, a panel for each pass; times with least and most."""
-    for axes, own in _panels(figure, cells):
-        for name, colour in colours.items():
-            some = sorted((c for c in own if c[kind] == name), key=lambda c: int(c["length"]))
-            x, y = [c["length"] for c in some], [_shown(c[key], key) for c in some]
-            axes.plot(x, y, color=colour, marker="o", markersize=3, label=name)
-            if key == "seconds_median":
-                low, high = ([1e3 * c[k] for c in some] for k in ("seconds_min", "seconds_max"))
-                axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-        _logarithmic(axes, "y")
-        axes.set_ylabel("milliseconds" if key == "seconds_median" else "peak memory, MiB")
-    legend_above(figure, figure.axes[0])
-
-
-def _ratios(
-    rows: Sequence[dict[str, Any]], kind: str, colours: Mapping[str, str], figure: Figure
-) -> None:
-    """How many times as fast as fused attention, and what a free mixer would give, dashed."""
-    for axes, own in _panels(figure, rows):
-        for name, colour in colours.items():
-            some = [row for row in own if row[kind] == name and name != FREE]
-            if not some:
-                continue
-            x, y = [row["length"] for row in some], [row["ratio"] for row in some]
-            axes.plot(x, y, color=colour, marker="o", markersize=3, label=name)
-        ceiling = {row["length"]: row["ceiling"] for row in own if row.get("ceiling")}
-        if ceiling:
-            x = sorted(ceiling)
-            y = [ceiling[length] for length in x]
-            axes.plot(x, y, color=INK, linestyle="--", linewidth=1, label="ceiling")
-        axes.axhline(1, color=INK, linewidth=0.8)
-        _logarithmic(axes, "y")
-        axes.set_ylabel(f"times as fast as {AGAINST[kind]}")
-    legend_above(figure, figure.axes[0])
-
-
-def _sizes(cells: Sequence[Cell], kind: str, size: str, figure: Figure) -> None:
-    axes = figure.subplots()
-    for name, colour in _colours(cells, kind).items():
-        some = sorted((c for c in cells if c[kind] == name), key=lambda c: int(c[size]))
-        y = [1e3 * c["seconds_median"] / (c["batch"] if kind == "loss" else 1) for c in some]
-        axes.plot([c[size] for c in some], y, color=colour, marker="o", markersize=3, label=name)
-    _logarithmic(axes, "x")
-    _logarithmic(axes, "y")
-    axes.set_xlabel({"slots": "slots", "catalog": "items"}[size])
-    axes.set_ylabel("milliseconds per target" if kind == "loss" else "milliseconds")
-    legend_above(figure, axes)
-
-
-def _panels(
-    figure: Figure, rows: Sequence[dict[str, Any]]
-) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
-    """A panel over length for each pass that there is, with its rows."""
+    """A panel over length for each pass that there is, both axes logarithmic."""
     passes = [which for which in PASSES if any(row["pass"] == which for row in rows)]
-    every = figure.subplots(1, len(passes), squeeze=False)[0]
-    for axes, which in zip(every, passes, strict=True):
+    panels = figure.subplots(1, len(passes), squeeze=False)[0]
+    for axes, which in zip(panels, passes, strict=True):
         axes.set_title(which)
         own = [row for row in rows if row["pass"] == which]
         lengths = sorted({row["length"] for row in own})
@@ -109,10 +55,69 @@ def _panels(
         axes.set_xticks(lengths, [_short(length) for length in lengths], rotation=45)
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("events")
-        yield axes, own
+        draw(axes, own)
+        _make_logarithmic(axes, "y")
+    legend_above(figure, panels[0])
 
 
-def _logarithmic(axes: Any, which: str) -> None:
+def _draw_times(kind: str, colours: Colours, axes: Any, rows: Sequence[Row]) -> None:
+    """Medians as lines, from least to most as bands."""
+    for name, own in _draw_lines(kind, colours, axes, rows, "length", _milliseconds):
+        x = [row["length"] for row in own]
+        low, high = ([1e3 * row[k] for row in own] for k in ("seconds_min", "seconds_max"))
+        axes.fill_between(x, low, high, color=colours[name], alpha=0.15, linewidth=0)
+    axes.set_ylabel("milliseconds")
+
+
+def _draw_memory(kind: str, colours: Colours, axes: Any, rows: Sequence[Row]) -> None:
+    mebibytes: Callable[[Row], float] = lambda row: row["peak_bytes"] / 2**20  # noqa: E731
+    list(_draw_lines(kind, colours, axes, rows, "length", mebibytes))
+    axes.set_ylabel("peak memory, MiB")
+
+
+def _draw_ratios(peer: str, kind: str, colours: Colours, axes: Any, rows: Sequence[Row]) -> None:
+    """How many times as fast as fused attention, and what a free mixer would give, dashed."""
+    shown = [row for row in rows if row[kind] != FREE]
+    list(_draw_lines(kind, colours, axes, shown, "length", lambda row: float(row["ratio"])))
+    ceiling = {row["length"]: row["ceiling"] for row in rows if row.get("ceiling")}
+    if ceiling:
+        x = sorted(ceiling)
+        y = [ceiling[length] for length in x]
+        axes.plot(x, y, color=INK, linestyle="--", linewidth=1, label="ceiling")
+    axes.axhline(1, color=INK, linewidth=0.8)
+    axes.set_ylabel(f"times as fast as {peer}")
+
+
+def _draw_sizes(cells: Sequence[Row], kind: str, size: str, figure: Figure) -> None:
+    axes = figure.subplots()
+    per_target: Callable[[Row], float] = lambda row: _milliseconds(row) / row["batch"]  # noqa: E731
+    value = per_target if kind == "loss" else _milliseconds
+    list(_draw_lines(kind, _colours(cells, kind), axes, cells, size, value))
+    _make_logarithmic(axes, "x")
+    _make_logarithmic(axes, "y")
+    axes.set_xlabel({"slots": "slots", "catalog": "items"}[size])
+    axes.set_ylabel("milliseconds per target" if kind == "loss" else "milliseconds")
+    legend_above(figure, axes)
+
+
+def _draw_lines(
+    kind: str,
+    colours: Colours,
+    axes: Any,
+    rows: Sequence[Row],
+    x: str,
+    y: Callable[[Row], float],
+) -> Iterator[tuple[str, list[Row]]]:
+    """A line for each name that has rows; -> the name and its rows, by rising x."""
+    for name, colour in colours.items():
+        own = sorted((row for row in rows if row[kind] == name), key=lambda row: int(row[x]))
+        if own:
+            xs, ys = [row[x] for row in own], [y(row) for row in own]
+            axes.plot(xs, ys, color=colour, marker="o", markersize=3, label=name)
+            yield name, own
+
+
+def _make_logarithmic(axes: Any, which: str) -> None:
     """A logarithmic axis with plain numbers, more of them where few decades are shown."""
     axes.set(**{f"{which}scale": "log"})
     axis = getattr(axes, f"{which}axis")
@@ -130,10 +135,10 @@ def _short(length: int) -> str:
     return str(length)
 
 
-def _colours(rows: Sequence[dict[str, Any]], kind: str) -> dict[str, str]:
+def _colours(rows: Sequence[Row], kind: str) -> dict[str, str]:
     names = dict.fromkeys(row[kind] for row in rows)
     return {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(names)}
 
 
-def _shown(value: float, key: str) -> float:
-    return 1e3 * value if key == "seconds_median" else value / 2**20
+def _milliseconds(row: Row) -> float:
+    return 1e3 * float(row["seconds_median"])

@@ -1,0 +1,199 @@
+"""One pass of what is measured: forward, forward and backward, or a step from a state."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from longrec.config.training import TrainConfig
+from longrec.mixers import Context, StreamingMixer
+from longrec.mixers.base import EMPTY
+from longrec.mixers.product_keys import InterestMemory
+from longrec.models import SequenceModel
+from longrec.training.losses import full_cross_entropy, sampled_softmax
+from longrec.training.optimiser import Optimiser
+from longrec_bench.cost.systems import DIM, ITEMS, Task, has_step, make_mixer, make_model
+
+WINDOW = 4096
+"""Events read at once by what carries a state on."""
+WARM_UP = 64
+"""Events of the pass that only brings in the code."""
+NEGATIVES = 512
+TOPK = 8
+
+
+@dataclass(frozen=True)
+class Passes:
+    """What a process does again and again.
+
+    Attributes
+    ----------
+    run : one pass over the task's length.
+    warm_up : a small one, so that code and tables are in memory before memory is measured.
+    prepare : called before each pass; neither timed nor measured.
+    """
+
+    run: Callable[[], object]
+    warm_up: Callable[[], object]
+    prepare: Callable[[], object] = lambda: None
+
+
+def make_passes(task: Task) -> Passes:
+    """Build what a task measures, with random weights and inputs."""
+    match task["kind"], task["name"]:
+        case "bank", "read":
+            return _read_bank(task)
+        case "bank", name:
+            settings = {"memory_slots": task["slots"], "memory_topk": TOPK}
+            reader = _Reader(task | {"kind": "model", "name": "elastic"}, **settings)
+            return _train_with_bank(reader) if name == "training" else _steps(reader)
+        case "loss", _:
+            return _loss(task)
+    reader = _Reader(task)
+    match task["pass"]:
+        case "forward":
+            return _forward(reader)
+        case "step":
+            return _steps(reader)
+    return _forward_and_backward(reader)
+
+
+class _Reader:
+    """A mixer or a model, and the histories that it reads: vectors (B, T, D), or items (B, T)."""
+
+    def __init__(self, task: Task, **settings: Any) -> None:
+        self.batch, self.length = task["batch"], task["length"]
+        self.module: nn.Module
+        self.call: Callable[[Tensor, Context], Tensor]
+        if task["kind"] == "mixer":
+            mixer = make_mixer(task["name"])
+            self.module, self.call, needs_times = mixer, mixer, mixer.reads_times
+            self.data = torch.randn(self.batch, self.length, DIM)
+        else:
+            model = make_model(task["name"], self.length, **settings)
+            self.module, self.call, needs_times = model, model.hidden, model.reads_times
+            self.data = torch.randint(1, ITEMS + 1, (self.batch, self.length))
+        self.has_step = has_step(task["kind"], task["name"])
+        gaps = torch.randint(1, 3600, (self.batch, self.length)) if needs_times else None
+        self.times = None if gaps is None else gaps.cumsum(1)
+
+    def inputs(self, start: int, end: int) -> tuple[Tensor, Context]:
+        """The events from `start` to `end` of all histories, with their times."""
+        ctx = EMPTY if self.times is None else Context(times=self.times[:, start:end])
+        if start == 0 and end == self.length:
+            return self.data, ctx  # and not a view of it, which a gradient would go through
+        return self.data[:, start:end], ctx
+
+    @torch.no_grad()
+    def read(self, length: int) -> Any:
+        """The first events without gradients; in windows if there is a state to carry on."""
+        if not self.has_step or length <= WINDOW:
+            return self.call(*self.inputs(0, length))
+        return self.state_after(length)
+
+    @torch.no_grad()
+    def state_after(self, length: int) -> Any:
+        """The state after the first events; the outputs are not kept."""
+        module = cast(StreamingMixer | SequenceModel, self.module)
+        state: Any = module.initial_state(self.batch)
+        for start in range(0, length, WINDOW):
+            x, ctx = self.inputs(start, min(start + WINDOW, length))
+            state = module.prefill(x, state, ctx)[1]
+        return state
+
+
+def _forward(reader: _Reader) -> Passes:
+    reader.module.eval().requires_grad_(False)
+    return Passes(
+        lambda: reader.read(reader.length), lambda: reader.read(min(WARM_UP, reader.length))
+    )
+
+
+def _forward_and_backward(reader: _Reader) -> Passes:
+    gradient = torch.randn(reader.batch, reader.length, DIM)
+    if reader.data.is_floating_point():
+        reader.data.requires_grad_()
+
+    def run(length: int) -> None:
+        reader.call(*reader.inputs(0, length)).backward(gradient[:, :length])
+
+    def prepare() -> None:
+        reader.module.zero_grad()
+        reader.data.grad = None
+
+    return Passes(lambda: run(reader.length), lambda: run(min(WARM_UP, reader.length)), prepare)
+
+
+def _steps(reader: _Reader) -> Passes:
+    """Steps on and on from the state after the histories."""
+    module = reader.module.eval().requires_grad_(False)
+    state = reader.state_after(reader.length)
+    x, ctx = reader.inputs(reader.length - 1, reader.length)
+    times = None if ctx.times is None else ctx.times[:, 0]
+
+    @torch.no_grad()
+    def step() -> None:
+        nonlocal state
+        if isinstance(module, SequenceModel):
+            _, state = module.step(x[:, 0], state, times)
+        else:
+            _, state = cast(StreamingMixer, module).step(x[:, 0], state, Context(times=times))
+
+    return Passes(step, step)
+
+
+def _read_bank(task: Task) -> Passes:
+    bank = InterestMemory(DIM, task["slots"], TOPK).eval()
+    questions = torch.randn(task["batch"], DIM)
+
+    @torch.no_grad()
+    def read() -> Tensor:
+        return bank.vectors(bank(questions))
+
+    return Passes(read, read)
+
+
+def _train_with_bank(reader: _Reader) -> Passes:
+    """A whole training step of a model with a bank, but for the loss over the catalog."""
+    model = cast(SequenceModel, reader.module.train())
+    average = copy.deepcopy(model).requires_grad_(False)
+    optimiser = Optimiser(model, average, TrainConfig(), model.sparse_tables())
+    gradient = torch.randn(reader.batch, reader.length, DIM)
+    number = 0
+
+    def train() -> None:
+        nonlocal number
+        optimiser.zero_grad()
+        reader.call(*reader.inputs(0, reader.length)).backward(gradient)
+        optimiser.step(number)
+        number += 1
+
+    # Other histories for each step, which read other slots.
+    return Passes(train, train, lambda: reader.data.random_(1, ITEMS + 1))
+
+
+def _loss(task: Task) -> Passes:
+    """A loss over a catalog, for user vectors and an item table that learn."""
+    n_targets, catalog = task["batch"], task["catalog"]
+    h = torch.randn(n_targets, DIM, requires_grad=True)
+    items = (torch.randn(catalog + 1, DIM) * 0.02).requires_grad_()
+    targets = torch.randint(1, catalog + 1, (n_targets,))
+    negatives = torch.randint(1, catalog + 1, (NEGATIVES,))
+    log_expected = torch.full((catalog + 1,), NEGATIVES / catalog).log()
+
+    def run(n: int) -> None:
+        if task["name"] == "full":
+            loss = full_cross_entropy(h[:n], items, targets[:n])
+        else:
+            loss = sampled_softmax(h[:n], items, targets[:n], negatives, log_expected)
+        loss.backward()
+
+    def prepare() -> None:
+        h.grad = items.grad = None
+
+    return Passes(lambda: run(n_targets), lambda: run(1), prepare)

@@ -1,0 +1,148 @@
+"""The mixers and models that are measured: one shape for all, and peers that only stand here.
+
+"softmax-naive" and "sasrec-naive" store the scores of all pairs of events, as attention did before
+it was fused. "free" is a model whose mixer returns its input: the time of all the rest, which no
+mixer can get below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from inspect import Parameter, signature
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from longrec.mixers import MIXERS, Context, Mixer, State, StreamingMixer
+from longrec.mixers.base import EMPTY, join_heads, split_heads
+from longrec.mixers.softmax import SoftmaxMixer
+from longrec.models import MODELS, SequenceModel, build_model
+from longrec.models.common.blocks import Block
+
+Task = dict[str, Any]
+"""What to measure: "kind", "name", "length", "pass", "batch", and "slots" or "catalog"."""
+
+DIM = 64
+SHAPE = {"heads": 2, "experts": 16}
+MODEL_SHAPE = {"dim": DIM, "layers": 2, "ffn_dim": 256, "dropout": 0.0, **SHAPE}
+ITEMS = 3_400
+"""Of the catalog of measured models: an encoder reads few rows of its table."""
+
+FUSED, NAIVE = "softmax", "softmax-naive"
+SASREC, SASREC_NAIVE, FREE = "sasrec", "sasrec-naive", "free"
+
+
+class NaiveSoftmaxMixer(SoftmaxMixer):
+    """Causal softmax attention that stores its T x T scores."""
+
+    def mix(self, x: Tensor, ctx: Context) -> Tensor:
+        q, k, v = (split_heads(part, self.heads) for part in self.inputs(x).chunk(3, dim=-1))
+        scores = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5
+        later = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
+        return cast(
+            Tensor, self.output(join_heads(scores.masked_fill(later, -torch.inf).softmax(-1) @ v))
+        )
+
+
+class FreeMixer(StreamingMixer):
+    """Returns its input."""
+
+    linear = True
+
+    def initial_state(self, batch: int) -> State:
+        return ()
+
+    def prefill(self, x: Tensor, state: State, ctx: Context = EMPTY) -> tuple[Tensor, State]:
+        return x, state
+
+    def step(self, x: Tensor, state: State, ctx: Context = EMPTY) -> tuple[Tensor, State]:
+        return x, state
+
+    def define(self, x: Tensor, times: Tensor | None = None) -> tuple[Tensor, State | None]:
+        return x, ()
+
+    @classmethod
+    def examples(cls) -> Mapping[str, Callable[[int], Mixer]]:
+        return {"free": lambda dim: cls()}
+
+
+class FreeModel(SequenceModel):
+    """The blocks that all models share, with a mixer that costs nothing."""
+
+    name = FREE
+    streaming = "exact"
+
+    def __init__(self) -> None:
+        shape = (DIM, MODEL_SHAPE["ffn_dim"], MODEL_SHAPE["dropout"])
+        super().__init__(ITEMS, [FreeMixer(), FreeMixer()], *shape)  # type: ignore[arg-type]
+
+
+def mixer_names() -> list[str]:
+    """Of the registry, and the naive form."""
+    return [*MIXERS, NAIVE]
+
+
+def model_names() -> list[str]:
+    """Models of the registry that are trained by gradient, the naive form and the free one."""
+    known = [name for name, cls in MODELS.items() if issubclass(cls, SequenceModel)]
+    return [*known, SASREC_NAIVE, FREE]
+
+
+def has_step(kind: str, name: str) -> bool:
+    """Whether a mixer or model goes on from a state of fixed size."""
+    if kind == "mixer":
+        return name in MIXERS and issubclass(MIXERS[name], StreamingMixer)
+    return name == FREE or (name in MODELS and MODELS[name].streaming == "exact")
+
+
+def expected_growth(kind: str, name: str) -> tuple[int, int]:
+    """Powers of the length with which time and memory are expected to grow."""
+    mixers: list[Any] = []  # a memory bank or a loss has none: linear
+    if kind == "mixer":
+        mixers = [_mixer_class(name)]
+    elif kind == "model":
+        mixers = [cast(Block, block).mixer for block in make_model(name, 1).blocks]
+    linear = all(mixer.linear for mixer in mixers)
+    return 1 if linear else 2, 2 if name in (NAIVE, SASREC_NAIVE) else 1
+
+
+def make_mixer(name: str) -> Mixer:
+    """A mixer of width 64 with 2 heads and 16 experts, as far as it has them."""
+    cls = _mixer_class(name)
+    known = _parameters(cls)
+    shape = {key: value for key, value in SHAPE.items() if key in known}
+    return cast(Callable[..., Mixer], cls)(DIM, **shape)
+
+
+def _mixer_class(name: str) -> type[Mixer]:
+    return NaiveSoftmaxMixer if name == NAIVE else MIXERS[name]
+
+
+def make_model(name: str, longest: int, **settings: Any) -> SequenceModel:
+    """A model of width 64 and 2 layers, without dropout, that reads `longest` events at least."""
+    if name == FREE:
+        return FreeModel()
+    known = SASREC if name == SASREC_NAIVE else name
+    config_class = MODELS[known].config_class
+    keys = {field.name for field in fields(config_class)}
+    shape = MODEL_SHAPE | {"max_length": longest} | settings
+    config = config_class(**{key: value for key, value in shape.items() if key in keys})
+    model = cast(SequenceModel, build_model(known, config, ITEMS))
+    if name == SASREC_NAIVE:
+        for block in model.blocks:
+            cast(Block, block).mixer = make_mixer(NAIVE)
+    return model
+
+
+def _parameters(cls: type[Any]) -> set[str]:
+    """Names that a constructor takes, those that it hands on by ** included."""
+    found: set[str] = set()
+    for base in cls.__mro__:
+        if "__init__" in vars(base):
+            taken = signature(vars(base)["__init__"]).parameters
+            found |= set(taken)
+            if all(one.kind is not Parameter.VAR_KEYWORD for one in taken.values()):
+                break
+    return found

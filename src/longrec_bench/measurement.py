@@ -1,0 +1,70 @@
+"""What is measured in turns: a condition, the seconds of its calls, and the row that they give."""
+
+from __future__ import annotations
+
+import random
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Any, TypeVar
+
+import numpy as np
+
+Row = dict[str, Any]
+"""What was measured under which condition, then its figures; all plain values."""
+Progress = Callable[[float, float, str], None]
+"""Called with (done, of all, what is done now)."""
+
+T = TypeVar("T")
+
+
+class Measurement:
+    """One thing that is measured in several turns, so that turns of several things can alternate.
+
+    Parameters
+    ----------
+    condition : the first keys of its row: what it is, and under which condition.
+
+    Attributes
+    ----------
+    seconds : that each call took.
+    """
+
+    def __init__(self, condition: Row) -> None:
+        self.condition = condition
+        self.clear()
+
+    def turn(self) -> None:
+        """Do it some times and note how long that took."""
+        raise NotImplementedError
+
+    def clear(self) -> None:
+        """Forget what was noted so far."""
+        self.seconds = array("d")
+
+    def row(self) -> Row:
+        """The condition and the figures of all calls so far."""
+        raise NotImplementedError
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Note one call."""
+        began = perf_counter()
+        yield
+        self.seconds.append(perf_counter() - began)
+
+
+def interleaved(things: Sequence[T], rounds: int, rng: random.Random) -> Iterator[tuple[int, T]]:
+    """All things once in each round, with the round's number, in an order drawn anew.
+
+    What else the machine does meanwhile then slows all of them alike.
+    """
+    for number in range(rounds):
+        for thing in rng.sample(things, len(things)):
+            yield number, thing
+
+
+def median_ms(seconds: Sequence[float] | array[float]) -> float:
+    """Median of times, in milliseconds."""
+    return 1e3 * float(np.median(seconds))
