@@ -6,6 +6,8 @@ READY := $(VENV)/.ready
 THREADS ?= 2
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --durations 20
+# Sources are compiled once, not in each of the many processes that tests start.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-slow test-long lint types clean
 
