@@ -240,7 +240,7 @@ def test_a_mistake_is_told_in_a_line(call, store, run, tmp_path) -> None:
 
 @pytest.mark.parametrize("place", ["localhost:1/0", "localhost:port/0", "localhost:1/0?x=hunter2"])
 def test_passwords_are_never_shown(call, monkeypatch, tmp_path, place) -> None:
-    monkeypatch.setattr("longrec.serving.stores.redis_link.PATIENCE", 0)
+    monkeypatch.setattr("longrec.serving.stores.redis_client.PATIENCE", 0)
     secret = f"redis://somebody:hunter2@{place}"
     for argv in (["info", secret], ["backup", secret, tmp_path / "b"], ["compact", secret]):
         status, out, err = call(*argv)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import tempfile
 from contextlib import suppress
@@ -16,8 +15,6 @@ from longrec.core.machine import file_system
 
 IN_MEMORY = {"tmpfs", "ramfs"}
 """File systems on which a sync costs nothing and keeps nothing."""
-AT_ONCE = 1000
-"""Keys deleted at once."""
 
 
 class Workspace:
@@ -104,23 +101,18 @@ class Workspace:
 
     def _choose_prefix(self) -> None:
         """Take a prefix that no keys have; the server is asked when the first store is opened."""
-        from longrec.serving.stores.redis_link import Address
+        from longrec.serving.stores.redis_client import RedisAddress
 
-        address = Address(self._redis)
-        self._description = address.shown
+        address = RedisAddress(self._redis)
+        self._description = address.public_url
         self._prefix = f"{address.prefix.decode()}bench-{uuid4().hex[:12]}:"
 
     def _delete_keys(self) -> None:
-        from longrec.serving.stores.redis_link import Address, Link
+        from longrec.serving.stores.redis_client import RedisAddress, RedisClient
 
-        link = Link(Address(self._redis), lambda connection: None)
-        pattern, cursor = re.sub(r"([\\*?\[\]])", r"\\\1", self._prefix) + "*", b"0"
+        client = RedisClient(RedisAddress(self._redis), lambda connection: None)
         try:
-            while True:
-                cursor, keys = link.ask("SCAN", cursor, "MATCH", pattern, "COUNT", AT_ONCE)
-                if keys:
-                    link.ask("UNLINK", *keys)
-                if cursor == b"0":
-                    return
+            for keys in client.keys(self._prefix.encode()):
+                client.command("UNLINK", *keys)
         finally:
-            link.close()
+            client.close()

@@ -8,7 +8,7 @@ from serving.redis_server import RedisServer
 from serving.stores.store_properties import event, events_of, log
 
 from longrec.core.errors import DataError, LongrecError, UsageError
-from longrec.serving.stores import redis_link
+from longrec.serving.stores import redis_client
 from longrec.serving.stores.protocol import StoreUnavailable, open_store
 
 PASSWORD = "s3cret/pass#w%rd?"
@@ -34,7 +34,7 @@ def admin(server):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    monkeypatch.setattr(redis_link, "PATIENCE", 0.2)
+    monkeypatch.setattr(redis_client, "PATIENCE", 0.2)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from serving.stores.store_properties import (
 )
 
 from longrec.core.errors import DataError, UsageError
-from longrec.serving.stores import redis_link, redis_store
+from longrec.serving.stores import redis_client, redis_store
 from longrec.serving.stores.protocol import (
     Append,
     Event,
@@ -38,7 +38,7 @@ from longrec.serving.stores.protocol import (
     StoreUnavailable,
     open_store,
 )
-from longrec.serving.stores.redis_scripts import ERASE, ERASED, REPLACE
+from longrec.serving.stores.redis_layout import ERASED_EVENTS
 
 _names = itertools.count()
 
@@ -108,7 +108,7 @@ def test_a_server_that_knows_no_scripts_any_more_gets_them_again(store, admin):
 
 
 def test_much_in_one_call_goes_in_parts(store, monkeypatch):
-    monkeypatch.setattr(redis_store, "BYTES", 50_000)
+    monkeypatch.setattr(redis_store, "CALL_BYTES", 50_000)
     users = [b"%04d" % number for number in range(1200)]
     events = [event(number) for number in range(3)]
     appends = [Append(user, 0, 0, 0, events, record(1, 3), [7]) for user in users]
@@ -151,29 +151,32 @@ def test_a_very_long_log_is_replaced_in_one_step(store, server):
     other.close()
 
 
-@pytest.mark.parametrize("at", [REPLACE, ERASE])
+@pytest.mark.parametrize("at", ["replace", "erase"])
 def test_what_was_left_half_done_goes_when_it_is_compacted(store, admin, monkeypatch, at):
     """A rewrite that was killed before, or after, the new log took the place of the old one."""
     log(store, b"u", event(1), seen=[3])
-    run, change = store._link.run, store._link.change
+    run, change = store._client.run, store._client.run_once
 
     def killing(call):
         def killed(script, *arguments):
-            if script is at:
+            if script == at:
                 raise KeyboardInterrupt
             return call(script, *arguments)
 
         return killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(store._link, "run", killing(run))
-        patched.setattr(store._link, "change", killing(change))
+        patched.setattr(store._client, "run", killing(run))
+        patched.setattr(store._client, "run_once", killing(change))
         with pytest.raises(KeyboardInterrupt):
             store.rewrite([Rewrite(b"u", kept(store, b"u").born, 1, [event(2), event(3)])])
-    now = [event(1)] if at is REPLACE else [event(2), event(3)]
-    good, left = (1, 2) if at is REPLACE else (2, 1)
-    for since in (redis_store.LEFT, -2):  # within an hour it may be another process's that goes on
-        monkeypatch.setattr(redis_store, "LEFT", since)
+    now = [event(1)] if at == "replace" else [event(2), event(3)]
+    good, left = (1, 2) if at == "replace" else (2, 1)
+    for since in (
+        redis_store.UNFINISHED,
+        -2,
+    ):  # within an hour it may be another process's that goes on
+        monkeypatch.setattr(redis_store, "UNFINISHED", since)
         before = set(admin.keys("*"))
         store.compact()
         assert events_of(store, b"u") == now
@@ -192,7 +195,7 @@ def test_what_was_left_half_done_goes_when_it_is_compacted(store, admin, monkeyp
     assert events_of(store, b"u") == [event(4)]
 
 
-@pytest.mark.parametrize("many", [64, 2 * ERASED])
+@pytest.mark.parametrize("many", [64, 2 * ERASED_EVENTS])
 @pytest.mark.parametrize("overtaken", [False, True])
 def test_forgetting_takes_all_keys_of_a_user_with_it(
     store, server, admin, monkeypatch, many, overtaken
@@ -320,7 +323,7 @@ def test_a_server_that_is_gone_is_told_and_may_come_back(tmp_path, monkeypatch):
     with RedisServer(tmp_path) as server:
         store = open_store(server.url + "?socket_timeout=0.1")
         log(store, b"u", event(1))
-        monkeypatch.setattr(redis_link, "PATIENCE", 0.1)
+        monkeypatch.setattr(redis_client, "PATIENCE", 0.1)
         append = step(kept(store, b"u"), b"u", [event(2)])
         for stop, go in ((server.kill, server.start), (server.pause, server.resume)):
             stop()
@@ -330,10 +333,10 @@ def test_a_server_that_is_gone_is_told_and_may_come_back(tmp_path, monkeypatch):
                 store.meta()
             assert "may be" not in str(raised.value)
             go()
-            monkeypatch.setattr(redis_link, "PATIENCE", 6.0)
+            monkeypatch.setattr(redis_client, "PATIENCE", 6.0)
             store.append(DIGEST, [append])
             assert events_of(store, b"u") == [event(1), event(2)]
-            monkeypatch.setattr(redis_link, "PATIENCE", 0.1)
+            monkeypatch.setattr(redis_client, "PATIENCE", 0.1)
         store.close()
 
 
@@ -381,7 +384,7 @@ def test_a_full_disk_is_told_and_with_room_it_goes_on(tmp_path, durability, monk
     mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)]
     if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("may not mount a small disk")
-    monkeypatch.setattr(redis_link, "PATIENCE", 0.2)
+    monkeypatch.setattr(redis_client, "PATIENCE", 0.2)
     sync = {"process": "everysec", "power": "always"}[durability]
     try:
         (disk / "ballast").write_bytes(bytes(2**20))
@@ -404,7 +407,7 @@ def test_a_full_disk_is_told_and_with_room_it_goes_on(tmp_path, durability, monk
             if durability == "power":
                 server.process.wait()
                 server.start()
-            monkeypatch.setattr(redis_link, "PATIENCE", 6.0)
+            monkeypatch.setattr(redis_client, "PATIENCE", 6.0)
             waited = time.monotonic() + 30
             while True:  # it tries again once a second
                 try:

@@ -66,8 +66,8 @@ def check_server(connection: Any, durability: Durability, url: str) -> str:
     for name, pair in zip(good, pairs, strict=True):
         if pair is not None and len(pair) == 2:
             found[name] = pair[1].decode()
-    told = not found
-    if told:
+    config_forbidden = not found
+    if config_forbidden:
         found["appendonly"] = "yes" if info.get("aof_enabled") == "1" else "no"
         if "maxmemory_policy" in info:
             found["maxmemory-policy"] = info["maxmemory_policy"]
@@ -81,7 +81,7 @@ def check_server(connection: Any, durability: Durability, url: str) -> str:
             + "; and in redis.conf: "
             + ", ".join(f"{name} {good[name][0]}" for name in wrong)
         )
-    if told and (durability == "power" or "maxmemory-policy" not in found):
+    if config_forbidden and (durability == "power" or "maxmemory-policy" not in found):
         raise LongrecError(
             f"{url}: CONFIG is forbidden to this user or at this server, so longrec cannot see "
             f"whether it is set up for durability {durability!r}: allow CONFIG GET (ACL SETUSER … "

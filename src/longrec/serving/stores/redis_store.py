@@ -39,56 +39,39 @@ from longrec.serving.stores.protocol import (
     Totals,
     check_schema,
 )
-from longrec.serving.stores.redis_link import Address, Link
-from longrec.serving.stores.redis_scripts import (
-    APPEND,
-    BLOCK,
-    COUNT,
-    DROP,
-    ERASE,
-    ERASED,
-    EVENTS,
-    META,
-    PAGE,
-    PUT,
-    READ,
-    REPLACE,
-    UNLIST,
-    USERS,
-    Script,
-)
-from longrec.serving.stores.redis_settings import check_server, end_transaction, parse_info
-from longrec.serving.stores.redis_values import (
+from longrec.serving.stores.redis_client import RedisAddress, RedisClient
+from longrec.serving.stores.redis_layout import (
+    BLOCK_EVENTS,
+    ERASED_EVENTS,
+    PAGE_BYTES,
+    LogRef,
     join_bitmap,
-    keys_of,
+    log_pairs,
     pack_event,
     split_bitmap,
     unpack_block,
 )
+from longrec.serving.stores.redis_settings import check_server, end_transaction
 
 T = TypeVar("T")
-BYTES = 2**23
+CALL_BYTES = 2**23
 """Bytes that one script is given, about."""
-KEYS = 3600
+CALL_KEYS = 3600
 """Keys that one script may write; Lua has room for no more than 3,990."""
-PIECE = 1024
-"""Events of one user that one script logs; a multiple of BLOCK."""
-AT_ONCE = 256
-"""Users that one script reads."""
-LISTED = 1000
-"""Users that one script lists."""
-DROPPED = 20
-"""Users whose records one script deletes."""
-LEFT = 3600
+CALL_EVENTS = 1024
+"""Events of one user that one script logs; whole blocks."""
+READ_USERS, LISTED_USERS, DROPPED_USERS = 256, 1000, 20
+"""Users that one script reads; lists; deletes the records of."""
+UNFINISHED = 3600
 """Seconds after which what was left half done is deleted, when the store is compacted."""
 
 
 class RedisStore:
     """A `Store` on a Redis server."""
 
-    def __init__(self, address: Address, durability: Durability) -> None:
-        self._url, self._prefix, self._durability = address.shown, address.prefix, durability
-        self._link = Link(address, self._greet)
+    def __init__(self, address: RedisAddress, durability: Durability) -> None:
+        self._url, self._prefix, self._durability = address.public_url, address.prefix, durability
+        self._client = RedisClient(address, self._check_connection)
         self._digests: set[str] = set()
 
     @classmethod
@@ -97,7 +80,7 @@ class RedisStore:
 
         Its errors are those of `open_store`. All keys begin with the prefix.
         """
-        store = cls(Address(url), durability)
+        store = cls(RedisAddress(url), durability)
         try:
             meta = store.meta()
             check_schema(meta, store.url)
@@ -121,52 +104,55 @@ class RedisStore:
     def read(
         self, digest: str, asked: Sequence[tuple[bytes, Sequence[bytes]]], seen: bool = False
     ) -> list[Kept]:
-        answers, kept = [], []
-        for start in range(0, len(asked), AT_ONCE):
-            some = asked[start : start + AT_ONCE]
-            users = [part for user, names in some for part in (user, len(names), *names)]
-            answers += self._link.run(READ, digest, int(seen), *users)
-        for answer, (_, names) in zip(answers, asked, strict=True):
+        answers, found = [], []
+        for start in range(0, len(asked), READ_USERS):
+            part = asked[start : start + READ_USERS]
+            users = [value for user, ids in part for value in (user, len(ids), *ids)]
+            answers += self._client.run("read", digest, int(seen), *users)
+        for answer, (_, ids) in zip(answers, asked, strict=True):
             if answer is None:
-                kept.append(Kept(0, 0, None, b"", (False,) * len(names)))
+                found.append(Kept(0, 0, None, b"", (False,) * len(ids)))
             else:
-                born, last, record, numbers, pages, known = answer
-                bitmap = join_bitmap(numbers, pages)
-                kept.append(Kept(int(born), int(last), record, bitmap, tuple(map(bool, known))))
-        return kept
+                log_id, length, record, packed_numbers, pages, known = answer
+                bitmap = join_bitmap(packed_numbers, pages)
+                known = tuple(map(bool, known))
+                found.append(Kept(int(log_id), int(length), record, bitmap, known))
+        return found
 
     def events(self, user: bytes, born: int, after: int, limit: int) -> list[Event]:
-        first = after // BLOCK
-        found = self._link.run(EVENTS, user, born, first, (after + limit - 1) // BLOCK)
-        if not found:
+        answer = self._client.run("events", user, born, after, after + limit - 1)
+        if not answer:
             return []
-        last, *blocks = found
-        events = [event for block in blocks for event in unpack_block(block)]
-        end = min(int(last), after + limit) - first * BLOCK
-        return events[after - first * BLOCK : max(end, 0)]
+        length, *blocks = answer
+        events = list(chain.from_iterable(map(unpack_block, blocks)))
+        first = after - after % BLOCK_EVENTS
+        end = min(int(length), after + limit)
+        return events[after - first : max(end - first, 0)]
 
     def append(self, digest: str, appends: Sequence[Append]) -> list[Appended]:
         """More than 1,024 events of one user are logged in several steps."""
-        self._note(digest)
+        self._add_digest(digest)
         done: dict[bytes, Appended] = {}
-        short = [one for one in appends if len(one.events) <= PIECE]
-        for part in _parts((one, *_size(one)) for one in short):
-            for one, appended in zip(part, self._append(digest, part), strict=True):
-                done[one.user] = appended
-        for one in appends:
-            if len(one.events) > PIECE:
-                done[one.user] = self._append_long(digest, one)
-        return [done[one.user] for one in appends]
+        short = [append for append in appends if len(append.events) <= CALL_EVENTS]
+        for part in _parts((append, *_size(append)) for append in short):
+            for append, appended in zip(part, self._append(digest, part), strict=True):
+                done[append.user] = appended
+        for append in appends:
+            if len(append.events) > CALL_EVENTS:
+                done[append.user] = self._append_long(digest, append)
+        return [done[append.user] for append in appends]
 
     def put(self, digest: str, puts: Sequence[Put]) -> int:
-        self._note(digest)
+        self._add_digest(digest)
         calls = []
         for put in puts:
             version = put.version.to_bytes(8, "little")
-            numbers, pages = split_bitmap(put.seen)
-            call = [put.user, put.born, version, put.record, numbers, *pages]
+            packed_numbers, pages = split_bitmap(put.seen)
+            call = [put.user, put.born, version, put.record, packed_numbers, *pages]
             calls.append((call, len(put.record) + len(put.seen), 2 + len(pages)))
-        return sum(int(self._link.change(PUT, digest, *chain(*part))) for part in _parts(calls))
+        return sum(
+            int(self._client.run_once("put", digest, *chain(*part))) for part in _parts(calls)
+        )
 
     def rewrite(self, rewrites: Sequence[Rewrite]) -> list[bool]:
         """Each log is built beside the old one, however long, and takes its place in one step.
@@ -175,83 +161,91 @@ class RedisStore:
         """
         if not rewrites:
             return []
-        borns = self._borns(len(rewrites))
-        new = [(born, len(one.events), one.user) for born, one in zip(borns, rewrites, strict=True)]
-        old = [(one.born, one.last, one.user) for one in rewrites if one.born]
-        self._note_old(new + old)
+        new_logs = [
+            LogRef(log_id, len(rewrite.events), rewrite.user)
+            for log_id, rewrite in zip(self._new_ids(len(rewrites)), rewrites, strict=True)
+        ]
+        old_logs = [LogRef(rewrite.born, rewrite.last, rewrite.user) for rewrite in rewrites]
+        unfinished = new_logs + [log for log in old_logs if log.log_id]
+        self._note_unfinished(unfinished)
         pairs = chain.from_iterable(
-            keys_of(one.events[start : start + PIECE], born, start)
-            for born, one in zip(borns, rewrites, strict=True)
-            for start in range(0, len(one.events), PIECE)
+            log_pairs(rewrite.events, log.log_id)
+            for rewrite, log in zip(rewrites, new_logs, strict=True)
         )
         for part in _parts(((self._prefix + key, value), len(value), 1) for key, value in pairs):
-            self._link.ask("MSET", *chain(*part))
+            self._client.command("MSET", *chain(*part))
         calls = [
-            ([one.user, one.born, one.last, born, len(one.events)], 0, 1)
-            for born, one in zip(borns, rewrites, strict=True)
+            ((new.user, old.log_id, old.length, new.log_id, new.length), 0, 1)
+            for old, new in zip(old_logs, new_logs, strict=True)
         ]
-        said = b"".join(self._with_new(REPLACE, chain(*part)) for part in _parts(calls))
-        done = [flag == ord("1") for flag in said]
-        gone = [new[n] for n in range(len(done)) if not done[n]]
-        gone += [(one.born, one.last, one.user) for n, one in enumerate(rewrites) if done[n]]
-        self._erase([one for one in gone if one[0]])
-        self._link.ask("HDEL", self._prefix + b"old", *[one[0] for one in new + old])
+        done = [flag for part in _parts(calls) for flag in self._replace(list(chain(*part)))]
+        for old, new, replaced in zip(old_logs, new_logs, done, strict=True):
+            garbage = old if replaced else new
+            if garbage.log_id:
+                self._erase(garbage)
+        self._forget_unfinished(unfinished)
         return done
 
     def forget(self, user: bytes) -> bool:
-        had = False
+        found = False
         while True:
-            [kept] = self.read("", [(user, ())])
-            if not kept.born:
-                self._link.run(UNLIST, user)
-                return had
-            had, log = True, (kept.born, kept.last, user)
-            if kept.last > ERASED:
-                with suppress(StoreFull):  # forgetting is what makes room
-                    self._note_old([log])
-            if self._erase([log]) and kept.last > ERASED:
-                self._link.ask("HDEL", self._prefix + b"old", kept.born)
+            [stored] = self.read("", [(user, ())])
+            if not stored.born:
+                self._client.run("unlist", user)
+                return found
+            found, log = True, LogRef(stored.born, stored.last, user)
+            if log.length <= ERASED_EVENTS:
+                self._erase(log)
+                continue
+            with suppress(StoreFull):  # forgetting is what makes room
+                self._note_unfinished([log])
+            if self._erase(log):
+                self._forget_unfinished([log])
 
     def users(self, after: bytes, limit: int) -> list[bytes]:
         users: list[bytes] = []
-        for page in self._pages(after, limit):
+        for page in self._user_pages(after, limit):
             users += page
             if len(users) >= limit:
                 break
         return users[:limit]
 
     def meta(self) -> dict[str, Any]:
-        return self._load(self._meta())
+        return self._parse_meta(self._meta_text())
 
     def change_meta(self, change: Callable[[dict[str, Any]], T]) -> T:
         while True:
-            before = self._meta()
-            meta = self._load(before)
-            done = change(meta)
-            if self._link.change(META, before, json.dumps(meta)) == b"1":
-                return done
+            before = self._meta_text()
+            meta = self._parse_meta(before)
+            result = change(meta)
+            if self._client.run_once("change_meta", before, json.dumps(meta)) == b"1":
+                return result
 
     def drop(self, digest: str) -> int:
         dropped = 0
-        for users in self._pages(b"", DROPPED):
-            dropped += self._link.run(COUNT, 1, digest, *users)[2]
-            self._link.run(DROP, digest, *users)
+        for users in self._user_pages(b"", DROPPED_USERS):
+            # Counted before: a call that is sent again finds none.
+            dropped += self._client.run("count", 1, digest, *users)[2]
+            self._client.run("drop", digest, *users)
         return dropped
 
     def totals(self) -> Totals:
         """Figures of this store, counted now; the bytes are the memory of the whole server."""
-        digests = sorted(self._link.ask("SMEMBERS", self._prefix + b"digests"))
+        digests = sorted(self._client.command("SMEMBERS", self._prefix + b"digests"))
         counts = [0] * (2 + len(digests))
-        for users in self._pages(b"", LISTED):
-            found = self._link.run(COUNT, len(digests), *digests, *users)
+        for users in self._user_pages(b"", LISTED_USERS):
+            found = self._client.run("count", len(digests), *digests, *users)
             counts = [a + b for a, b in zip(counts, found, strict=True)]
-        records = zip(digests, counts[2:], strict=True)
-        used = parse_info(self._link.ask("INFO", "memory"))["used_memory"]
+        users_count, events, *records = counts
         return Totals(
-            users=counts[0],
-            events=counts[1],
-            records={digest.decode(): many for digest, many in records if many},
-            bytes=int(used),
+            users=users_count,
+            events=events,
+            records={
+                digest.decode(): count
+                for digest, count in zip(digests, records, strict=True)
+                if count
+            },
+            bytes=self._client.command("INFO", "memory")["used_memory"],
         )
 
     def compact(self) -> tuple[int, int]:
@@ -259,146 +253,144 @@ class RedisStore:
 
         Writers go on meanwhile. It is the file of the whole server.
         """
-        self._clean()
-        self._rewritten()  # one that has begun may not know of what was deleted since
-        before = int(self._persistence()["aof_current_size"])
-        self._link.ask("BGREWRITEAOF")
-        info = self._rewritten()
+        self._erase_unfinished()
+        self._delete_old_answers()
+        # A rewriting of the file that has begun may not know of what was deleted since.
+        before = self._wait_for_file()["aof_current_size"]
+        self._client.command("BGREWRITEAOF")
+        info = self._wait_for_file()
         if info["aof_last_bgrewrite_status"] != "ok":
             raise StoreFull(
                 f"{self._url}: Redis could not write its append-only file anew; nothing was "
                 "lost. Its log says why; mostly its disk is full or its memory too small to fork"
             )
-        return before, int(info["aof_current_size"])
+        return before, info["aof_current_size"]
 
     def close(self) -> None:
-        self._link.close()
+        self._client.close()
 
-    def _greet(self, connection: Any) -> None:
+    def _check_connection(self, connection: Any) -> None:
         run = check_server(connection, self._durability, self._url)
         end_transaction(connection, self._prefix + b"run", run)
 
     def _append(self, digest: str, appends: Sequence[Append]) -> list[Appended]:
         """Appends that are one step."""
-        fresh: dict[bytes, int] = {}
+        new_ids: dict[bytes, int] = {}
         while True:
-            calls = chain.from_iterable(_arguments(one, fresh.get(one.user, 0)) for one in appends)
-            said = self._link.change(APPEND, digest, *calls)
-            if isinstance(said, bytes):
+            arguments = chain.from_iterable(
+                _arguments(append, new_ids.get(append.user, 0)) for append in appends
+            )
+            answer = self._client.run_once("append", digest, *arguments)
+            if isinstance(answer, bytes):
                 break
-            self._list(said)
-            fresh.update(zip(said, self._borns(len(said)), strict=True))
+            self._list_users(answer)
+            new_ids.update(zip(answer, self._new_ids(len(answer)), strict=True))
         done = []
-        for answer in said.split(b","):
-            new, last, current = answer.split(b" ")
-            flags = tuple([flag == ord("1") for flag in new])
-            done.append(Appended(flags, int(last), current == b"1"))
+        for part in answer.split(b","):
+            flags, length, current = part.split(b" ")
+            new = tuple([flag == ord("1") for flag in flags])
+            done.append(Appended(new, int(length), current == b"1"))
         return done
 
-    def _append_long(self, digest: str, whole: Append) -> Appended:
+    def _append_long(self, digest: str, append: Append) -> Appended:
         """One that is several steps: the record goes with the last one, if nobody came between."""
         new: list[bool] = []
-        at, born, alone = whole.last, whole.born, True
-        for start in range(0, len(whole.events), PIECE):
-            events = whole.events[start : start + PIECE]
-            piece = whole._replace(born=born, last=at, events=events)
-            if not alone or start + PIECE < len(whole.events):
-                piece = piece._replace(record=None, seen=())
-            [done] = self._append(digest, [piece])
+        log_id, length, alone = append.born, append.last, True
+        for start in range(0, len(append.events), CALL_EVENTS):
+            events = append.events[start : start + CALL_EVENTS]
+            step = append._replace(born=log_id, last=length, events=events)
+            if not alone or start + CALL_EVENTS < len(append.events):
+                step = step._replace(record=None, seen=())
+            [done] = self._append(digest, [step])
             new += done.new
-            at += len(events)
-            alone = alone and all(done.new) and done.last == at
-            if not born and alone:
-                born = self.read(digest, [(whole.user, ())])[0].born
+            length += len(events)
+            alone = alone and all(done.new) and done.last == length
+            if not log_id and alone:
+                log_id = self.read(digest, [(append.user, ())])[0].born
         return Appended(tuple(new), done.last, done.current)
 
-    def _with_new(self, script: Script, calls: Iterable[Any]) -> bytes:
-        """The answer of a script, the users listed that it says are not."""
-        arguments = list(calls)
-        while not isinstance(said := self._link.change(script, *arguments), bytes):
-            self._list(said)
-        return said
+    def _replace(self, arguments: Sequence[Any]) -> list[bool]:
+        while not isinstance(answer := self._client.run_once("replace", *arguments), bytes):
+            self._list_users(answer)
+        return [flag == ord("1") for flag in answer]
 
-    def _note(self, digest: str) -> None:
-        """Note a digest whose records will be in the store."""
+    def _add_digest(self, digest: str) -> None:
+        """Note the digest of a model whose records will be in the store."""
         if digest not in self._digests:
-            self._link.ask("SADD", self._prefix + b"digests", digest)
+            self._client.command("SADD", self._prefix + b"digests", digest)
             self._digests.add(digest)
 
-    def _list(self, users: Sequence[bytes]) -> None:
+    def _list_users(self, users: Sequence[bytes]) -> None:
         """List new users, before they are there: one that is not listed would never be found."""
-        pairs = [part for user in users for part in (0, user)]
-        self._link.ask("ZADD", self._prefix + b"users", *pairs)
+        scored = [value for user in users for value in (0, user)]
+        self._client.command("ZADD", self._prefix + b"users", *scored)
 
-    def _borns(self, many: int) -> range:
-        """Numbers of new logs."""
-        end = self._link.ask("INCRBY", self._prefix + b"born", many) + 1
-        return range(end - many, end)
+    def _new_ids(self, count: int) -> range:
+        """Ids of new logs."""
+        end = self._client.command("INCRBY", self._prefix + b"born", count) + 1
+        return range(end - count, end)
 
-    def _note_old(self, logs: Sequence[tuple[int, int, bytes]]) -> None:
-        """Note logs that will be garbage, should this process die: born, last and user."""
+    def _note_unfinished(self, logs: Sequence[LogRef]) -> None:
+        """Note logs that will be garbage, should this process die."""
         now = int(time.time())
-        pairs = [
-            part for born, last, user in logs for part in (born, b"%d %d " % (now, last) + user)
-        ]
-        self._link.ask("HSET", self._prefix + b"old", *pairs)
+        notes = [(log.log_id, b"%d %d %b" % (now, log.length, log.user)) for log in logs]
+        self._client.command("HSET", self._prefix + b"old", *chain(*notes))
 
-    def _erase(self, logs: Sequence[tuple[int, int, bytes]]) -> bool:
-        """Delete logs, ids, records and bitmaps; -> False if one is a user's that went on."""
-        for born, last, user in logs:
-            for step in range(-(-last // ERASED)):
-                if self._link.run(ERASE, user, born, last, step) == b"0":
-                    return False
-        return True
+    def _forget_unfinished(self, logs: Sequence[LogRef]) -> None:
+        self._client.command("HDEL", self._prefix + b"old", *[log.log_id for log in logs])
 
-    def _pages(self, after: bytes, limit: int) -> Iterator[list[bytes]]:
-        """All users after one, some at a time."""
+    def _erase(self, log: LogRef) -> bool:
+        """Delete a log, its records and bitmaps; -> False if it is a user's and has grown."""
+        steps = range(-(-log.length // ERASED_EVENTS))
+        return all(
+            self._client.run("erase", log.user, log.log_id, log.length, step) == b"1"
+            for step in steps
+        )
+
+    def _user_pages(self, after: bytes, limit: int) -> Iterator[list[bytes]]:
+        """All users after one, at most `limit` or 1,000 at a time."""
         start = b"(" + after if after else b"-"
         while limit > 0:
-            end, *users = self._link.run(USERS, start, min(limit, LISTED))
+            end, *users = self._client.run("users", start, min(limit, LISTED_USERS))
             if end is None:
                 return
             if users:
                 yield users
             start = b"(" + end
 
-    def _clean(self) -> None:
-        """Delete what was left half done, and answers that nobody asks for any more."""
-        found, until = self._link.ask("HGETALL", self._prefix + b"old"), int(time.time()) - LEFT
-        for born, noted in zip(found[::2], found[1::2], strict=True):
-            since, last, user = noted.split(b" ", 2)
-            if int(since) < until:
-                log = (int(born), int(last), user)
-                if self.read("", [(user, ())])[0].born != log[0]:
-                    self._erase([log])
-                self._link.ask("HDEL", self._prefix + b"old", born)
-        cursor, pattern = b"0", _escaped(self._prefix) + b"done:*"
-        while True:
-            cursor, keys = self._link.ask("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
+    def _erase_unfinished(self) -> None:
+        """Delete what killed processes left of logs, unless it has become a user's."""
+        notes = self._client.command("HGETALL", self._prefix + b"old")
+        for log_id, note in notes.items():
+            since, length, user = note.split(b" ", 2)
+            if int(since) < int(time.time()) - UNFINISHED:
+                log = LogRef(int(log_id), int(length), user)
+                if self.read("", [(user, ())])[0].born != log.log_id:
+                    self._erase(log)
+                self._forget_unfinished([log])
+
+    def _delete_old_answers(self) -> None:
+        """Delete answers to numbered calls that nobody asks for any more."""
+        for keys in self._client.keys(self._prefix + b"done:"):
             for key in keys:
-                said = self._link.ask("GET", key)
-                if said is not None and int(said.split(b" ", 2)[1]) < until:
-                    self._link.ask("UNLINK", key)
-            if cursor == b"0":
-                return
+                answer = self._client.command("GET", key)
+                if answer and int(answer.split(b" ", 2)[1]) < int(time.time()) - UNFINISHED:
+                    self._client.command("UNLINK", key)
 
-    def _persistence(self) -> dict[str, str]:
-        return parse_info(self._link.ask("INFO", "persistence"))
-
-    def _rewritten(self) -> dict[str, str]:
-        """What INFO tells of the files, once none is being written."""
+    def _wait_for_file(self) -> dict[str, Any]:
+        """What INFO has of the append-only file, once it is not being written anew."""
         pause = 0.005
         while True:
-            info = self._persistence()
-            if info["aof_rewrite_in_progress"] == info["aof_rewrite_scheduled"] == "0":
+            info: dict[str, Any] = self._client.command("INFO", "persistence")
+            if not info["aof_rewrite_in_progress"] and not info["aof_rewrite_scheduled"]:
                 return info
             time.sleep(pause)
             pause = min(0.5, 1.5 * pause)
 
-    def _meta(self) -> bytes:
-        return self._link.ask("GET", self._prefix + b"meta") or b""
+    def _meta_text(self) -> bytes:
+        return self._client.command("GET", self._prefix + b"meta") or b""
 
-    def _load(self, text: bytes) -> dict[str, Any]:
+    def _parse_meta(self, text: bytes) -> dict[str, Any]:
         try:
             meta = json.loads(text or b"{}")
         except ValueError:
@@ -411,43 +403,38 @@ class RedisStore:
         return meta
 
 
-def _arguments(append: Append, fresh: int) -> list[Any]:
-    """What the script is given of one."""
-    pairs = [
-        part
+def _arguments(append: Append, new_id: int) -> list[Any]:
+    """What append.lua is given of one."""
+    events = [
+        value
         for event in append.events
-        for part in (
+        for value in (
             b"-" if event.event_id is None else b"+" + event.event_id,
             pack_event(event),
         )
     ]
     return [
-        *(append.user, append.born, append.last, append.version.to_bytes(8, "little"), fresh),
-        *(append.record or b"", len(append.events), len(append.seen), *pairs, *append.seen),
+        *(append.user, append.born, append.last, append.version.to_bytes(8, "little"), new_id),
+        *(append.record or b"", len(append.events), len(append.seen), *events, *append.seen),
     ]
 
 
 def _size(append: Append) -> tuple[int, int]:
-    """Bytes that the script is given of one, about, and keys that it writes at most."""
-    many = len(append.events)
-    pages = len({index // (8 * PAGE) for index in append.seen})
-    return len(append.record or b"") + 100 * many, many + many // BLOCK + pages + 5
+    """Bytes that append.lua is given of one, about, and keys that it writes at most."""
+    events = len(append.events)
+    pages = len({item // (8 * PAGE_BYTES) for item in append.seen})
+    return len(append.record or b"") + 100 * events, events + events // BLOCK_EVENTS + pages + 5
 
 
 def _parts(calls: Iterable[tuple[T, int, int]]) -> Iterator[list[T]]:
     """Calls put together as one script takes them; each with its bytes and count of keys."""
     part: list[T] = []
-    size = keys = 0
-    for call, more, many in calls:
-        if part and (size + more > BYTES or keys + many > KEYS):
+    part_size = part_keys = 0
+    for call, size, keys in calls:
+        if part and (part_size + size > CALL_BYTES or part_keys + keys > CALL_KEYS):
             yield part
-            part, size, keys = [], 0, 0
+            part, part_size, part_keys = [], 0, 0
         part.append(call)
-        size, keys = size + more, keys + many
+        part_size, part_keys = part_size + size, part_keys + keys
     if part:
         yield part
-
-
-def _escaped(text: bytes) -> bytes:
-    """Text that a pattern of Redis's matches as it is."""
-    return b"".join(b"\\" + bytes([byte]) if byte in b"*?[]\\^" else bytes([byte]) for byte in text)

@@ -1,0 +1,24 @@
+-- Write records, and bitmaps in place of those that stand here.
+-- Arguments: digest.
+--   Per user: user; id of the log, version of the record that was read; record; numbers of the
+--   bitmap's pages, packed; these pages.
+-- -> how many were written: those whose log is the same and whose record nobody else wrote.
+
+local digest = arguments(1)
+local written = 0
+while arguments_left() do
+  local user, log_id, read_version, record, packed_numbers = arguments(5)
+  local current = log_of(user) == log_id and read_version == record_version(digest, log_id)
+  if current then
+    written = written + 1
+    write_later(record_key(digest, log_id), record)
+    write_later(page_list_key(digest, log_id), packed_numbers)
+  end
+  for _, page in ipairs(page_numbers(packed_numbers)) do
+    local content = arguments(1)
+    if current then
+      write_later(page_key(digest, log_id, page), content)
+    end
+  end
+end
+return write(tostring(written))

@@ -1,0 +1,24 @@
+-- Make logs that were built beside those of their users the users' own.
+-- Arguments per user: user; id and length of the log that was read; id and length of the new one.
+-- -> per user '1', or '0' where the log is another one by now, or the new one was deleted; or, with
+--    nothing written, a table of new users that are not listed yet.
+
+local answers, unlisted = {}, {}
+while arguments_left() do
+  local user, read_id, read_length, new_id, new_length = arguments(5)
+  local stored_id, stored_length = log_of(user)
+  if read_id == (stored_id or '0') and read_length == (stored_length or '0')
+    and call('EXISTS', block_key(new_id, new_length - 1)) == 1 then
+    answers[#answers + 1] = '1'
+    write_later(user_key(user), new_id .. ' ' .. new_length)
+    if not call('ZSCORE', users_key, user) then
+      unlisted[#unlisted + 1] = user
+    end
+  else
+    answers[#answers + 1] = '0'
+  end
+end
+if #unlisted > 0 then
+  return unlisted
+end
+return write(table.concat(answers))

@@ -1,0 +1,8 @@
+-- Take a user that is not there any more from the list of users.
+-- Arguments: user.
+
+local user = arguments(1)
+if not log_of(user) then
+  call('ZREM', users_key, user)
+end
+return ''

@@ -1,0 +1,265 @@
+"""Calls to a Redis server: sent again where an answer is lost, with errors in plain words.
+
+redis-py has the connections, the scripts and the retries. What is here besides:
+
+- A call that only reads, or may be done twice, is simply sent again for some seconds. One that must
+  be done once is numbered (lua/numbered.lua), in a sequence that no other call uses meanwhile.
+- Each new connection is checked before anything is sent over it (redis_settings.py).
+- Errors say what to do, and never show a password.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from threading import Event
+from typing import Any, NoReturn
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from redis import Redis
+from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
+from redis.connection import ConnectionPool, parse_url
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    ConnectionError,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
+from redis.retry import Retry
+
+from longrec.core.errors import DataError, LongrecError, UsageError
+from longrec.serving.stores.protocol import StoreFull, StoreUnavailable
+from longrec.serving.stores.redis_layout import SCRIPTS, script_text
+
+PATIENCE = 6.0
+"""Seconds for which a call that failed is sent again."""
+PREFIX = "longrec:"
+TIMEOUTS = {"socket_timeout": 10.0, "socket_connect_timeout": 3.0}
+"""Seconds to wait for an answer and for a connection, unless the URL says others."""
+
+_OPTIONS = {
+    *("host", "port", "db", "username", "password", "connection_class", "client_name"),
+    *("socket_timeout", "socket_connect_timeout", "socket_keepalive", "health_check_interval"),
+}
+_PASSING = r"\b(LOADING|BUSY|MASTERDOWN|NOREPLICAS|TRYAGAIN|NOSCRIPT)\b|NoScript"
+"""In errors of a server that will soon answer otherwise."""
+
+
+class RedisAddress:
+    """A Redis URL taken apart.
+
+    Attributes
+    ----------
+    public_url : str
+        The URL without credentials and options.
+    prefix : bytes
+        What all keys begin with.
+    options : dict
+        What redis-py's connections take.
+    """
+
+    def __init__(self, url: str) -> None:
+        scheme = url.partition("://")[0]
+        parsed = _parse_url(url)
+        if parsed is None:  # the error's own text may have parts of a password
+            raise UsageError(
+                f"the URL {scheme}://… cannot be read: write {scheme}://user:password@host:6379/0, "
+                "what is special in the password percent-encoded, and numbers as numbers"
+            )
+        self.options, host_and_port, prefix = parsed
+        self.prefix = prefix.encode()
+        self.public_url = f"{scheme}://{host_and_port}/{self.options['db']}"
+        if prefix != PREFIX:
+            self.public_url += "?" + urlencode({"prefix": prefix})
+        for name in self.options:
+            if name not in _OPTIONS and not (scheme == "rediss" and name.startswith("ssl_")):
+                raise UsageError(
+                    f"{self.public_url}: {name!r} is no option of a store's URL; there are prefix, "
+                    "socket_timeout, socket_connect_timeout, socket_keepalive, "
+                    "health_check_interval, client_name, and ssl_… of rediss://"
+                )
+
+
+def _parse_url(url: str) -> tuple[dict[str, Any], str, str] | None:
+    """Options, host with port, and prefix of a URL; None if it is none."""
+    try:
+        parts = urlsplit(url)
+        if parts.fragment or "@" in parts.path + parts.query:  # of a password, not encoded
+            return None
+        query = parse_qsl(parts.query)
+        rest = urlencode([(name, value) for name, value in query if name != "prefix"])
+        options: dict[str, Any] = parse_url(  # type: ignore[no-untyped-call]
+            urlunsplit(parts._replace(query=rest))
+        )
+        options.setdefault("db", int(parts.path.strip("/") or 0))
+        host = parts.hostname or "localhost"
+        host_and_port = f"[{host}]" if ":" in host else host
+        host_and_port += f":{parts.port or 6379}"
+    except ValueError:
+        return None
+    return options, host_and_port, dict(query).get("prefix", PREFIX)
+
+
+class RedisClient:
+    """Calls to a server, from any number of threads.
+
+    Parameters
+    ----------
+    address : RedisAddress
+    check_connection : callable
+        Called with each new connection, before anything else is sent; raises to refuse it.
+    """
+
+    def __init__(self, address: RedisAddress, check_connection: Callable[[Any], None]) -> None:
+        self.url, self._prefix = address.public_url, address.prefix
+        self._password = address.options.get("password")
+
+        def connected(connection: Any) -> None:
+            try:
+                connection.on_connect()
+                check_connection(connection)
+            except BaseException:
+                connection.disconnect()
+                raise
+
+        self._pool = ConnectionPool(
+            **TIMEOUTS | address.options,
+            max_connections=2**31,  # one per thread that calls
+            protocol=2,
+            retry=Retry(NoBackoff(), 0),
+            redis_connect_func=connected,
+        )
+        redis = Redis(connection_pool=self._pool)
+        self._execute: Callable[..., Any] = redis.execute_command
+        self._scripts: dict[str, Callable[..., Any]] = {
+            name: redis.register_script(script_text(name)) for name in SCRIPTS
+        }
+        self._sequences: list[tuple[str, int]] = []
+        self._pid, self._closed = os.getpid(), Event()
+
+    def command(self, *command: Any) -> Any:
+        """The answer to a command that changes nothing, or may be done twice."""
+        return self._retried(lambda: self._execute(*command), changing=False)
+
+    def keys(self, beginning: bytes) -> Iterator[list[bytes]]:
+        """All keys of the server that begin so, some at a time."""
+        cursor, pattern = 0, re.sub(rb"([*?\[\]\\^])", rb"\\\1", beginning) + b"*"
+        while True:
+            cursor, keys = self.command("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
+            if keys:
+                yield keys
+            if cursor == 0:
+                return
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        """The answer of a script that may be run twice."""
+        call = self._scripts[script]
+        return self._retried(lambda: call(args=[self._prefix, *arguments]), changing=False)
+
+    def run_once(self, script: str, *arguments: Any) -> Any:
+        """The answer of a numbered script; it is done once, also where it is sent again."""
+        if self._pid != os.getpid():  # the parent goes on with its sequences
+            self._pid, self._sequences = os.getpid(), []
+        try:
+            sequence, number = self._sequences.pop()
+        except IndexError:
+            sequence, number = os.urandom(8).hex(), 0
+        number += 1
+        call = self._scripts[script]
+        complete = [self._prefix, sequence, number, int(time.time()), *arguments]
+        try:
+            return self._retried(lambda: call(args=complete), changing=True)
+        finally:
+            self._sequences.append((sequence, number))
+
+    def close(self) -> None:
+        """Close the connections; those in use, when their calls have ended."""
+        self._closed.set()
+        self._pool.disconnect(inuse_connections=False)
+
+    def _retried(self, call: Callable[[], Any], changing: bool) -> Any:
+        if self._closed.is_set():
+            raise UsageError(f"{self.url} was closed")
+        failed_since: float | None = None
+
+        def may_retry(error: Exception) -> bool:
+            nonlocal failed_since
+            failed_since = failed_since or time.monotonic()
+            return _is_passing(error) and time.monotonic() <= failed_since + PATIENCE
+
+        retry = Retry(
+            ExponentialWithJitterBackoff(base=0.01, cap=0.5),
+            retries=-1,
+            supported_errors=(ConnectionError, TimeoutError, ResponseError),
+        )
+        try:
+            return retry.call_with_retry(call, lambda error: None, may_retry)
+        except RedisError as error:
+            self._explain(error, changing)
+        finally:
+            if self._closed.is_set():
+                self._pool.disconnect(inuse_connections=False)
+
+    def _explain(self, error: RedisError, changing: bool) -> NoReturn:
+        """Raise what went wrong in words that say what to do."""
+        text = f"{type(error).__name__} {error}"
+        if isinstance(error, AuthenticationError | AuthorizationError):
+            # Nothing of it is shown: neither who nor by what.
+            raise LongrecError(
+                f"{self.url} refuses the login: give user and password that it knows, "
+                f"{self.url.partition(':')[0]}://user:password@…"
+            ) from None
+        if _is_passing(error):
+            message = f"{self.url} cannot be reached: {self._without_secrets(error)}"
+            if changing:
+                message += (
+                    ". What was being written may be in the store or not; an event that has an "
+                    "event_id may be sent again, which is harmless"
+                )
+            raise StoreUnavailable(message) from error
+        if re.search(r"OutOfMemory|\bOOM\b", text):
+            raise StoreFull(
+                f"{self.url}: Redis has used the memory that maxmemory allows, and nothing of this "
+                "was written. Raise it (CONFIG SET maxmemory …, and in redis.conf) or make room"
+            ) from None
+        if "MISCONF" in text:
+            raise StoreFull(
+                f"{self.url}: Redis cannot write to its disk, and nothing of this was written. "
+                f"Make room there. It said: {self._without_secrets(error)}"
+            ) from None
+        if re.search("ReadOnly|READONLY", text):
+            raise LongrecError(
+                f"{self.url} has become a read-only replica, and nothing of this was written: give "
+                "the URL of its master"
+            ) from None
+        if re.search(r"NoPermission|NOPERM|permission", text):
+            raise LongrecError(
+                f"{self.url}: this user lacks a permission: {self._without_secrets(error)}. "
+                f"A store needs ACL SETUSER … ~{self._prefix.decode()}* +@all -@admin +info "
+                "+config|get, and to compact +bgrewriteaof"
+            ) from None
+        if "WRONGTYPE" in text:
+            raise DataError(
+                f"{self.url}: what stands under {self._prefix.decode()!r} is no store of users; "
+                "take another database or ?prefix=…"
+            ) from None
+        raise LongrecError(f"{self.url}: Redis answered: {self._without_secrets(error)}") from None
+
+    def _without_secrets(self, error: Exception) -> str:
+        text = str(error)
+        if self._password:
+            text = text.replace(self._password, "…")
+        return text[:300]
+
+
+def _is_passing(error: Exception) -> bool:
+    """Whether the same call may soon succeed."""
+    if isinstance(error, AuthenticationError | AuthorizationError):
+        return False
+    if isinstance(error, ConnectionError | TimeoutError):
+        return True
+    return re.search(_PASSING, f"{type(error).__name__} {error}") is not None

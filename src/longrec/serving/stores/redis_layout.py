@@ -1,0 +1,118 @@
+"""Keys and values of a Redis store, and the scripts that read and write them.
+
+All keys begin with the store's prefix. A log has an id (`born` in the store's interface): a new one
+when it is rewritten, so that a log can be built beside the old one.
+
+    meta                    JSON
+    born                    the last id given to a log
+    users                   sorted set of users, all scores 0, to page through; it may have more
+    user:USER               id and length of the user's log, in decimals
+    log:LOG:N               events 64 N + 1 to 64 N + 64, each with its size before it
+    id:LOG:EVENT_ID         of each event id in the log, empty
+    record:DIGEST:LOG       the record
+    pages:DIGEST:LOG        numbers of the bitmap's pages, u32 each
+    seen:DIGEST:LOG:N       page N: 8,192 bits
+    digests                 set of digests that records were written of
+    old                     hash: LOG -> time, length and user, of logs being built or deleted
+    done:SEQUENCE           number, time and answer of the last call of a sequence (numbered.lua)
+    run                     the server's run that was seen last (redis_settings.py)
+
+**A script writes with one command**, MSET or UNLINK. Several would stand in Redis's append-only
+file as a transaction. If Redis dies while it writes one, its next start drops what was written of
+it, but may leave that in the file, and the start after that carries it out: events would be there
+twice. And what is one command shares one sync, however many users it is about; commands that are
+sent together need not.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from longrec.serving.stores.lmdb_layout import event_of, value_of
+from longrec.serving.stores.protocol import HEADER, Event
+
+BLOCK_EVENTS = 64
+"""Events of a log in one value."""
+PAGE_BYTES = 1024
+"""Bytes of a bitmap in one value."""
+ERASED_EVENTS = 2048
+"""Events that one call of erase.lua deletes; whole blocks."""
+
+NUMBERED = frozenset(("append", "put", "replace", "change_meta"))
+"""Scripts that must be done once, also where their answer is lost."""
+SCRIPTS = NUMBERED | {"read", "events", "users", "count", "erase", "unlist", "drop"}
+
+_SIZE = struct.Struct("<I")
+
+
+class LogRef(NamedTuple):
+    """A log as it was when somebody looked: its id, how many events it had, and whose it was."""
+
+    log_id: int
+    length: int
+    user: bytes
+
+
+def script_text(name: str) -> str:
+    """A script in full: the constants it shares with Python, what all begin with, and its own."""
+    constants = {
+        "BLOCK_EVENTS": BLOCK_EVENTS,
+        "PAGE_BYTES": PAGE_BYTES,
+        "ERASED_EVENTS": ERASED_EVENTS,
+        "HEADER_BYTES": HEADER.size,
+        "VERSION_OFFSET": struct.calcsize("<4sI8sq"),  # where the version stands in a header
+    }
+    parts = [f"local {constant} = {value}\n" for constant, value in constants.items()]
+    files = ["common", *(["numbered"] if name in NUMBERED else []), name]
+    return "".join(
+        parts
+        + [Path(__file__).with_name("lua").joinpath(f"{file}.lua").read_text() for file in files]
+    )
+
+
+def pack_event(event: Event) -> bytes:
+    """An event with its size before it, as events stand one after the other in a block."""
+    value = value_of(event)
+    return _SIZE.pack(len(value)) + value
+
+
+def unpack_block(block: bytes) -> Iterator[Event]:
+    """The events of a block."""
+    start = 0
+    while start < len(block):
+        end = start + _SIZE.size + _SIZE.unpack_from(block, start)[0]
+        yield event_of(block[start + _SIZE.size : end])
+        start = end
+
+
+def log_pairs(events: Sequence[Event], log_id: int) -> Iterator[tuple[bytes, bytes]]:
+    """Keys, without the prefix, and values of a whole log."""
+    for start in range(0, len(events), BLOCK_EVENTS):
+        block = b"".join(map(pack_event, events[start : start + BLOCK_EVENTS]))
+        yield b"log:%d:%d" % (log_id, start // BLOCK_EVENTS), block
+    for event in events:
+        if event.event_id is not None:
+            yield b"id:%d:%b" % (log_id, event.event_id), b""
+
+
+def split_bitmap(bitmap: bytes) -> tuple[bytes, list[bytes]]:
+    """Numbers, packed, and contents of the pages of a bitmap that have bits."""
+    pages = {
+        start // PAGE_BYTES: page
+        for start in range(0, len(bitmap), PAGE_BYTES)
+        if (page := bitmap[start : start + PAGE_BYTES].rstrip(b"\0"))
+    }
+    return struct.pack(f"<{len(pages)}I", *pages), list(pages.values())
+
+
+def join_bitmap(packed_numbers: bytes, pages: Sequence[bytes]) -> bytes:
+    """The bitmap of its pages."""
+    bitmap = bytearray()
+    numbers = struct.unpack(f"<{len(packed_numbers) // 4}I", packed_numbers)
+    for number, page in sorted(zip(numbers, pages, strict=True)):
+        bitmap.extend(bytes(number * PAGE_BYTES - len(bitmap)))
+        bitmap.extend(page)
+    return bytes(bitmap)
