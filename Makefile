@@ -5,14 +5,17 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 THREADS ?= 2
 WORKERS ?= 2
+USERS ?= 2000
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --durations 20
 # Sources are compiled once, not in each of the many processes that tests start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-slow test-long lint types clean
+.PHONY: install demo test test-slow test-long lint types clean
 
 demo: $(READY)
-	$(BIN)/longrec --threads $(THREADS) demo --out demo
+	$(BIN)/longrec --threads $(THREADS) demo --out demo --users $(USERS)
+
+install: $(READY)
 
 test: $(READY)
 	$(PYTEST)
