@@ -1,8 +1,8 @@
 """Time ways to find ten items, on a trained run and users of its own data, one at a time.
 
-    python benchmarks/index.py RUN [--only scan ivf] [--barred .5] [--threads 2]
+    python benchmarks/index.py RUN [--only scan ivf] [--excluded .5] [--threads 2]
 
-A user's seen items are barred, and with --barred this share of all items, drawn anew for each user.
+A user's seen items are excluded, and with --excluded this share of all items, drawn for each user.
 Prints per way and setting recall@10 against exact search, p50 and p99 in milliseconds of one thread
 (of its processor time: what else the machine does counts less so), and once per way the seconds of
 its making on --threads and its MiB beside the vectors.
@@ -31,10 +31,9 @@ from longrec.core.console import progress_bar
 from longrec.recommender import Recommender
 from longrec.retrieval.approximate import CellIndex, build_cells
 from longrec.retrieval.exact import ExactIndex
-from longrec.retrieval.index import Index
+from longrec.retrieval.index import Index, as_booleans
 from longrec.retrieval.index_cache import open_index
 from longrec.retrieval.int8_scan import Scan
-from longrec.retrieval.item_mask import as_booleans
 from longrec.retrieval.recall import K, Queries, queries_of
 
 Search = Callable[[int], np.ndarray]
@@ -70,9 +69,9 @@ class Bench:
         return self._one(index, self.vectors.size)
 
     def index(self) -> Way:
-        index = open_index(self.recommender, "approximate")
+        index = open_index(self.recommender, "approximate").index
         assert isinstance(index, CellIndex)
-        return self._one(index, self._bytes(index.cells), f"{index.looked_into} cells")
+        return self._one(index, self._bytes(index.cells), f"{index.probes} cells")
 
     def ivf(self) -> Way:
         cells = build_cells(self.vectors)
@@ -122,8 +121,8 @@ class Bench:
         small = self.vectors[1:] / np.linalg.norm(self.vectors, axis=1).max()
         graph.add(np.arange(1, self.n_items + 1), small, threads=self.threads)
         users = self.users / np.linalg.norm(self.users, axis=1, keepdims=True)
-        out = as_booleans(self.queries.barred, self.n_items)
-        # It has no filter in Python: so many more are asked for as are barred, and half as many.
+        out = as_booleans(self.queries.excluded, self.n_items)
+        # It has no filter in Python: so many more are asked for as are excluded, and half as many.
         more = int(1.5 * np.median(out.sum(1)))
 
         def settings() -> Iterator[tuple[str, Search]]:
@@ -168,7 +167,7 @@ class Bench:
     def _allowed(self, at: int) -> Any:
         import faiss
 
-        self._bits = faiss.IDSelectorBitmap(self.queries.barred[at])
+        self._bits = faiss.IDSelectorBitmap(self.queries.excluded[at])
         return faiss.IDSelectorNot(self._bits)
 
     def _best(self, at: int, items: np.ndarray) -> np.ndarray:
@@ -178,7 +177,7 @@ class Bench:
     def _search(self, index: Index) -> Search:
         def search(at: int) -> np.ndarray:
             here = slice(at, at + 1)
-            found = index.search(self.queries.h[here], K, self.queries.barred[here])
+            found = index.search(self.queries.h[here], K, self.queries.excluded[here])
             return found.items[0].numpy()
 
         return search
@@ -202,7 +201,7 @@ def main() -> None:
     )
     parser.add_argument("run")
     parser.add_argument("--only", nargs="+", choices=WAYS, default=WAYS)
-    parser.add_argument("--barred", type=float, default=0.0)
+    parser.add_argument("--excluded", type=float, default=0.0)
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     import faiss
@@ -210,9 +209,11 @@ def main() -> None:
     recommender = longrec.load(given.run)
     queries = queries_of(recommender)
     random, n_items = np.random.default_rng(0), recommender.catalog.n_items
-    if given.barred:
-        more = random.random((len(queries.h), 8 * queries.barred.shape[1])) < given.barred
-        queries = queries._replace(barred=queries.barred | np.packbits(more, 1, bitorder="little"))
+    if given.excluded:
+        more = random.random((len(queries.h), 8 * queries.excluded.shape[1])) < given.excluded
+        queries = queries._replace(
+            excluded=queries.excluded | np.packbits(more, 1, bitorder="little")
+        )
     bench = Bench(recommender, queries, given.threads)
     torch.set_num_threads(1)
     [(_, best)] = bench.exact().settings

@@ -19,7 +19,7 @@ import torch
 from longrec.models import build_model
 from longrec.models.hydrarec import HydraRecConfig
 from longrec.retrieval.exact import ExactIndex
-from longrec.retrieval.item_mask import as_bits
+from longrec.retrieval.index import as_bits
 
 REPEATS = 30
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from longrec.data.splits import leave_one_out
 from longrec.evaluation.metrics import summarise
-from longrec.runs.train import evaluate, train
+from longrec.runs.evaluate import evaluate
+from longrec.runs.train import train
 from longrec.simulator.ceiling import ceiling
 from longrec.simulator.simulate import SimulationConfig, simulate
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from longrec.data.prepare import prepare
     from longrec.data.read import read_events
     from longrec.recommender import Recommender, load
-    from longrec.runs.train import evaluate, train
+    from longrec.runs.evaluate import evaluate
+    from longrec.runs.train import train
 
 _HOME = {
     "read_events": "longrec.data.read",
@@ -29,7 +30,7 @@ _HOME = {
     "open_histories": "longrec.data.histories",
     "Histories": "longrec.data.histories",
     "train": "longrec.runs.train",
-    "evaluate": "longrec.runs.train",
+    "evaluate": "longrec.runs.evaluate",
     "compare": "longrec.compare.compare",
     "load": "longrec.recommender",
     "Recommender": "longrec.recommender",

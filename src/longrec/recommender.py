@@ -25,10 +25,8 @@ from longrec.inference.explain import (
     explain_history,
     find_item,
 )
-from longrec.retrieval.exact import ExactIndex
-from longrec.retrieval.index import COLD, PERSONAL, Index
-from longrec.retrieval.item_mask import as_bits, row_bytes
-from longrec.retrieval.similar import similar
+from longrec.retrieval.exact import ExactIndex, similar
+from longrec.retrieval.index import COLD, PERSONAL, Index, as_bits, row_bytes
 from longrec.serving.stores.protocol import Durability
 from longrec.serving.stream.stream import Stream
 
@@ -63,7 +61,8 @@ class Recommender(Artifact):
         beside : bool
             Whether to open a store that serves another model, to build this one's records beside.
         index : Index or None
-            How items are found, `longrec.retrieval.index_cache.open_index(self)`; None: exactly.
+            How items are found, `longrec.retrieval.index_cache.open_index(self).index`; None:
+            exactly.
 
         Raises
         ------

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from longrec.compare.plan import PLAN, Plan, folder_name, model_texts, read_plan
+from longrec.compare.plan import COMPARISON, Plan, folder_name, model_texts, read_plan
 from longrec.core.errors import DataError, UsageError
 
 
@@ -85,21 +85,14 @@ def test_a_plan_goes_on_with_more_models_or_seeds_and_nothing_else(tmp_path):
 
 def test_other_folders_are_left_alone(tmp_path):
     assert read_plan(tmp_path / "new") is None
-    assert read_plan(tmp_path) is None
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(UsageError, match="holds other files"):
         read_plan(tmp_path)
     with pytest.raises(UsageError, match="is a file"):
         read_plan(tmp_path / "mine.txt")
-    (tmp_path / PLAN).write_text("{")
-    with pytest.raises(DataError, match="damaged"):
-        read_plan(tmp_path)
     plan("elastic").write(tmp_path)
-    document = json.loads((tmp_path / PLAN).read_text())
-    (tmp_path / PLAN).write_text(json.dumps(document | {"format": 99}))
-    with pytest.raises(DataError, match="format 99"):
-        read_plan(tmp_path)
-    (tmp_path / PLAN).write_text(json.dumps(document | {"further": 1}))
+    document = json.loads((tmp_path / COMPARISON.document).read_text())
+    (tmp_path / COMPARISON.document).write_text(json.dumps(document | {"further": 1}))
     with pytest.raises(DataError, match="damaged"):
         read_plan(tmp_path)
 

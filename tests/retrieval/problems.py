@@ -1,4 +1,4 @@
-"""What the tests of indexes share: catalogs, users, barred items, and the plain definition.
+"""What the tests of indexes share: catalogs, users, excluded items, and the plain definition.
 
 Vectors are of whole numbers, so that products are the same to the bit in every order of summing,
 and few of them, so that most problems have ties.
@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from longrec.models import Model, SequenceModel
-from longrec.retrieval.index import Index
-from longrec.retrieval.item_mask import as_bits
+from longrec.retrieval.index import Index, as_bits
 
 
 class Several(SequenceModel):
@@ -52,7 +51,7 @@ class Given(Model):
 
 
 class Problem(NamedTuple):
-    """A model, users h (n, ...), how many items are wanted; those barred, by user or for all."""
+    """A model, users h (n, ...), how many items are wanted; those excluded, by user or for all."""
 
     model: Model
     h: Tensor
@@ -60,7 +59,7 @@ class Problem(NamedTuple):
     out: list[set[int]] | None
 
     @property
-    def barred(self) -> np.ndarray | None:
+    def excluded(self) -> np.ndarray | None:
         """As an index takes it."""
         return None if self.out is None else packed(self.out, self.model.n_items)
 
@@ -94,15 +93,15 @@ def by_sorting(problem: Problem) -> list[list[tuple[int, float]]]:
     out = problem.out or [set()]
     found = []
     for number, scores in enumerate(rows):
-        barred = out[0 if len(out) == 1 else number]
-        allowed = [(item, scores[item]) for item in range(1, len(scores)) if item not in barred]
+        excluded = out[0 if len(out) == 1 else number]
+        allowed = [(item, scores[item]) for item in range(1, len(scores)) if item not in excluded]
         found.append(sorted(allowed, key=lambda pair: (-pair[1], pair[0]))[: problem.k])
     return found
 
 
 def answers(index: Index, problem: Problem) -> list[list[tuple[int, float]]]:
     """What an index gives, in the same form, its shape looked at."""
-    found = index.search(problem.h, problem.k, problem.barred)
+    found = index.search(problem.h, problem.k, problem.excluded)
     width = min(problem.k, problem.model.n_items)
     assert found.items.shape == found.scores.shape == (len(problem.h), width)
     assert found.items.dtype == torch.int64
@@ -115,13 +114,13 @@ def answers(index: Index, problem: Problem) -> list[list[tuple[int, float]]]:
     return rows
 
 
-def answered_alike_in_threads(index: Index, h: Tensor, barred: np.ndarray | None) -> bool:
+def answered_alike_in_threads(index: Index, h: Tensor, excluded: np.ndarray | None) -> bool:
     """Whether eight threads at once, each asking for one user over and over, get what one gets."""
-    wanted = [index.search(h[row : row + 1], 10, barred).items for row in range(8)]
+    wanted = [index.search(h[row : row + 1], 10, excluded).items for row in range(8)]
     alike: list[bool] = []
 
     def ask(row: int) -> None:
-        found = (index.search(h[row : row + 1], 10, barred).items for _ in range(20))
+        found = (index.search(h[row : row + 1], 10, excluded).items for _ in range(20))
         alike.append(all(torch.equal(items, wanted[row]) for items in found))
 
     threads = [threading.Thread(target=ask, args=(row,)) for row in range(8)]

@@ -1,4 +1,4 @@
-"""The approximate index: exact where it looks everywhere and about what is barred; always full."""
+"""The approximate index: exact where it probes all and about what is excluded; always full."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ from retrieval.problems import (
 )
 
 from longrec.core.errors import UsageError
-from longrec.retrieval import approximate, few
+from longrec.retrieval import approximate
+from longrec.retrieval import best as best_scores
 from longrec.retrieval.approximate import CellIndex, build_cells
 
 pytest.importorskip("faiss")
 
 
-def index_of(model: Several, per_cell: int = 4, looked_into: int | None = None) -> CellIndex:
+def index_of(model: Several, per_cell: int = 4, probes: int | None = None) -> CellIndex:
     """Cells of so few items that small catalogs have many; all are looked into by default."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(approximate, "PER_CELL", per_cell)
         cells = build_cells(model.item_vectors().detach().numpy())
-    return CellIndex(model, cells, looked_into or cells.nlist)
+    return CellIndex(model, cells, probes or cells.nlist)
 
 
 @given(problems(), st.sampled_from([1, 4, 256]))
 def test_looking_into_all_cells_equals_sorting_but_for_ties(problem, share):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(few, "FEW", share)
+        patch.setattr(best_scores, "FEW", share)
         found = answers(index_of(problem.model), problem)
     scores = problem.model.score(problem.h)
     for row, (ours, wanted) in enumerate(zip(found, by_sorting(problem), strict=True)):
@@ -48,8 +49,8 @@ def test_looking_into_all_cells_equals_sorting_but_for_ties(problem, share):
 @given(problems(), st.sampled_from([1, 4, 256]))
 def test_one_cell_gives_as_many_items_as_are_allowed_and_no_other(problem, share):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(few, "FEW", share)
-        found = answers(index_of(problem.model, looked_into=1), problem)
+        patch.setattr(best_scores, "FEW", share)
+        found = answers(index_of(problem.model, probes=1), problem)
     scores = problem.model.score(problem.h)
     out = problem.out or [set()]
     for row, (ours, wanted) in enumerate(zip(found, by_sorting(problem), strict=True)):
@@ -70,12 +71,12 @@ def large() -> tuple[Several, np.ndarray]:
 
 
 @pytest.mark.parametrize("allowed", [1, 9, 50, 300, 400, 2500, 4999])
-def test_recall_stands_whatever_share_is_barred(large, allowed):
+def test_recall_stands_whatever_share_is_excluded(large, allowed):
     model, users = large
     random = np.random.default_rng(allowed)
     out = [set(random.permutation(np.arange(1, 5001))[allowed:].tolist()) for _ in users]
     problem = Problem(model, torch.from_numpy(users), 10, out)
-    index = index_of(model, per_cell=50, looked_into=4)
+    index = index_of(model, per_cell=50, probes=4)
     hits = wanted = 0
     for ours, best in zip(answers(index, problem), by_sorting(problem), strict=True):
         assert len(ours) == len(best)
@@ -89,17 +90,17 @@ def test_among_few_items_is_exact(large):
     among = set(range(100, 5000, 98))
     out = [set(range(5001)) - among]
     problem = Problem(model, torch.from_numpy(users), 10, out)
-    index = index_of(model, per_cell=50, looked_into=1)
+    index = index_of(model, per_cell=50, probes=1)
     found = [[item for item, _ in row] for row in answers(index, problem)]
     assert found == [[item for item, _ in row] for row in by_sorting(problem)]
 
 
 def test_many_threads(large):
     model, users = large
-    index = index_of(model, per_cell=50, looked_into=4)
-    barred = packed([set(range(0, 5001, 2))], 5000)
+    index = index_of(model, per_cell=50, probes=4)
+    excluded = packed([set(range(0, 5001, 2))], 5000)
     h = torch.from_numpy(users)
-    assert answered_alike_in_threads(index, h, barred)
+    assert answered_alike_in_threads(index, h, excluded)
 
 
 def test_a_model_without_vectors_is_refused_by_name():

@@ -22,7 +22,8 @@ from retrieval.problems import (
     problems,
 )
 
-from longrec.retrieval import exact, few
+from longrec.retrieval import best as best_scores
+from longrec.retrieval import exact
 from longrec.retrieval import int8_scan as scan
 from longrec.retrieval.exact import ExactIndex
 from longrec.retrieval.int8_scan import Scan
@@ -45,7 +46,7 @@ def test_equals_sorting(problem, at_once):
 @given(problems(), st.sampled_from([1, 3, 8]), st.sampled_from([2, 16]))
 def test_a_scan_in_8_bits_equals_sorting(problem, at_once, share):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(few, "FEW", share)
+        patch.setattr(best_scores, "FEW", share)
         patch.setattr(exact, "LARGE", 0)
         patch.setattr(exact, "_scan_if_faster", Scan)
         patch.setattr(scan, "AT_ONCE", at_once)
@@ -98,15 +99,15 @@ def test_a_scan_loses_nothing_whatever_the_vectors(scale, dim, scanning):
     h[0] = 0
     scores = np.where(np.arange(3000) > 0, h.numpy().astype(np.float64) @ vectors.T, -np.inf)
     out = [set(np.flatnonzero(random.random(3000) < share).tolist()) for share in (0.0, 0.6, 0.99)]
-    for barred in (None, *out):
-        problem = Problem(Several(vectors).eval(), h, 10, None if barred is None else [barred])
+    for excluded in (None, *out):
+        problem = Problem(Several(vectors).eval(), h, 10, None if excluded is None else [excluded])
         index = ExactIndex(problem.model)
         wanted = scores.copy()
-        wanted[:, sorted(barred or ())] = -np.inf
+        wanted[:, sorted(excluded or ())] = -np.inf
         kth = np.sort(wanted, axis=1)[:, -10]
         for row, found in enumerate(answers(index, problem)):
             assert len(found) == 10
-            assert not {item for item, _ in found} & (barred or set())
+            assert not {item for item, _ in found} & (excluded or set())
             # To the rounding of float32: of items that it cannot tell apart either may stand there.
             slack = 1e-5 * np.linalg.norm(h[row]) * np.linalg.norm(vectors, axis=1).max()
             assert all(wanted[row, item] >= kth[row] - slack for item, _ in found)
@@ -142,9 +143,9 @@ def test_a_scan_scores_few_items_in_full(monkeypatch):
 
     def counted(vectors, items, user, k):
         scored.append(len(items))
-        return few.best_among(vectors, items, user, k)
+        return best_scores.score_items(vectors, items, user, k)
 
-    monkeypatch.setattr(scan, "best_among", counted)
+    monkeypatch.setattr(scan, "score_items", counted)
     Scan(vectors).search(random.standard_normal((20, 1, 64)).astype(np.float32), 10, None)
     assert np.median(scored) < 3_000
     assert max(scored) < 20_000

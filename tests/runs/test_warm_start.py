@@ -17,7 +17,7 @@ from longrec.data.splits import make_split
 from longrec.mixers import Context
 from longrec.models import MODELS, SequenceModel, build_model
 from longrec.recommender import Recommender
-from longrec.runs.warm_start import inherit
+from longrec.runs.warm_start import inherit_weights
 from longrec.simulator.simulate import SimulationConfig, simulate
 
 TINY = {"dim": 8, "layers": 1, "heads": 1, "experts": 3, "ffn_dim": 8, "dropout": 0}
@@ -115,7 +115,7 @@ def test_every_model_says_of_known_items_what_it_said(name):
     if not isinstance(was, SequenceModel):
         return  # counted anew
     assert moved == was.item_tables(), "every table by item is named"
-    inherit(now, catalog, Recommender(name, was, config, TrainConfig(), old_catalog))
+    inherit_weights(now, catalog, Recommender(name, was, config, TrainConfig(), old_catalog))
     items = torch.randint(1, 13, (2, 6))
     index = torch.from_numpy(np.append(0, catalog.find(old_catalog.ids)))
     ctx = Context(times=torch.arange(12).reshape(2, 6) * 1000)

@@ -272,32 +272,6 @@ def test_no_checkpoint(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["tensors.safetensors", "state.json"])
-@pytest.mark.parametrize("keep", [0.0, 0.5, None])
-def test_a_damaged_checkpoint_says_so(tmp_path, name, keep):
-    save_checkpoint(tmp_path, tensors_of(1), {"place": 1})
-    (folder,) = tmp_path.glob("checkpoint-*")
-    content = (folder / name).read_bytes()
-    if keep is None:
-        (folder / name).unlink()
-    else:
-        (folder / name).write_bytes(content[: int(len(content) * keep)])
-    with pytest.raises(DataError, match=r"checkpoint-000000001: the checkpoint cannot be read"):
-        load_checkpoint(tmp_path)
-
-
-def test_a_checkpoint_of_another_version_says_so(tmp_path):
-    save_checkpoint(tmp_path, tensors_of(1), {"place": 1})
-    (folder,) = tmp_path.glob("checkpoint-*")
-    state = json.loads((folder / "state.json").read_text())
-    (folder / "state.json").write_text(json.dumps(state | {"format": 99}))
-    with pytest.raises(DataError, match="has format 99, this longrec reads 1"):
-        load_checkpoint(tmp_path)
-    (folder / "state.json").write_text("[1, 2]")
-    with pytest.raises(DataError, match="cannot be read"):
-        load_checkpoint(tmp_path)
-
-
 def test_a_checkpoint_of_another_model_says_so(tmp_path, histories):
     settings = settings_of("elastic", max_epochs=1)
     training_child.train(histories.path, tmp_path, settings)

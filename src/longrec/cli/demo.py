@@ -23,7 +23,8 @@ from longrec.evaluation.report.contents import Report, ReportRow, UserRecommenda
 from longrec.evaluation.report.page import write_report
 from longrec.evaluation.summary import Metrics, summarise_ranks
 from longrec.recommender import Recommender
-from longrec.runs.train import evaluate, train
+from longrec.runs.evaluate import evaluate
+from longrec.runs.train import train
 from longrec.simulator.ceiling import ceiling
 from longrec.simulator.simulate import Simulation, SimulationConfig, simulate
 

@@ -23,6 +23,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     end_with_parent()
     die_first_of_memory()
+    import longrec.runs.evaluate
     import longrec.runs.train  # noqa: F401  # what every run needs, before it does anything
 
     imported = resident_bytes()

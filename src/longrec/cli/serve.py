@@ -29,16 +29,16 @@ def index(
     Example: [bold]longrec index run --kind approximate[/bold]
     """
     from longrec.recommender import load
-    from longrec.retrieval.index_cache import make_index
+    from longrec.retrieval.index_cache import open_index
 
     recommender = load(run)
     with console.progress_bar("building the index") as progress:
-        found, about = make_index(recommender, kind, progress)
+        opened = open_index(recommender, kind, progress)
     facts = {
-        "index": found.name,
-        "items": found.n_items,
-        "recall_at_10": found.recall,
-        **(about or {}),
+        "index": opened.index.name,
+        "items": opened.index.n_items,
+        "recall_at_10": opened.index.recall,
+        **(opened.about or {}),
     }
     print_result(json, {"run": str(run)} | facts, str(run), facts)
 

@@ -107,7 +107,7 @@ def evaluate(
     Example: [bold]longrec evaluate run --split test --json[/bold]
     """
     from longrec.recommender import load
-    from longrec.runs.train import evaluate as measure
+    from longrec.runs.evaluate import evaluate as measure
 
     recommender = load(run)
     with console.progress_bar("ranking") as progress:

@@ -24,7 +24,7 @@ from longrec.compare.report import provenance_facts, write_results
 from longrec.compare.results import Comparison, Failure, Stage, collect, is_evaluated, is_trained
 from longrec.core import console
 from longrec.core.errors import UsageError
-from longrec.core.lock import held
+from longrec.core.lock import locked
 from longrec.data.histories import Histories, open_histories
 from longrec.evaluation.report.contents import ReportRow
 
@@ -94,7 +94,7 @@ def compare(
             raise UsageError(f"bounds are of the kind ceiling or bound; {row.name!r} is a model")
     jobs = plan.jobs(folder)
     read_plan(folder)  # refuses a folder with other things before anything is written to it
-    with held(folder, "comparison"):
+    with locked(folder, "comparison"):
         begun = read_plan(folder)
         if begun is not None:
             plan.check_continues(begun, folder)

@@ -7,7 +7,6 @@ Everything is checked before the first run begins.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -17,13 +16,19 @@ from typing import Any
 from longrec.config.parse import check_model, parse_settings
 from longrec.config.training import TrainConfig
 from longrec.core.errors import DataError, UsageError
-from longrec.core.files import write_file
 from longrec.core.lock import LOCK
+from longrec.core.sealed import SealedKind
 from longrec.models import MODELS, CountingModel
 from longrec.models.common.base import config_keys
 
-FORMAT = 1
-PLAN = "compare.json"
+COMPARISON = SealedKind(
+    "a comparison",
+    "compare.json",
+    version=1,
+    mend="compare in a new folder",
+    made_by="longrec compare",
+    signed=False,
+)
 _SET_BY = {"max_minutes": "the budget", "seed": "the number of seeds"}
 _MUST_STAY = {
     "fingerprint": "histories with the fingerprint",
@@ -147,8 +152,7 @@ class Plan:
 
     def write(self, folder: Path) -> None:
         """Write the plan into the comparison's folder."""
-        document = {"format": FORMAT} | asdict(self)
-        write_file(folder / PLAN, json.dumps(document, indent=1))
+        COMPARISON.write(folder, COMPARISON.describe(asdict(self)))
 
     def check_continues(self, begun: Plan, folder: Path) -> None:
         """Raise UsageError unless this plan is the one begun, with more models or seeds at most."""
@@ -182,7 +186,7 @@ def read_plan(folder: Path) -> Plan | None:
     UsageError
         When the folder is a file or holds other things.
     """
-    path = folder / PLAN
+    path = folder / COMPARISON.document
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; a comparison needs a folder")
     if not path.is_file():
@@ -191,16 +195,12 @@ def read_plan(folder: Path) -> Plan | None:
                 f"{folder} holds other files and no comparison: choose an empty or new folder"
             )
         return None
+    document = COMPARISON.read(folder)
+    del document["format"]
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        version = raw.pop("format")
-        if version == FORMAT:
-            return Plan(**raw | {"models": tuple(raw["models"])})
-    except (ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
-        raise DataError(f"{path} is damaged ({error}): compare in a new folder.") from error
-    raise DataError(
-        f"{path} has format {version}, this longrec reads {FORMAT}: compare in a new folder."
-    )
+        return Plan(**document | {"models": tuple(document["models"])})
+    except (KeyError, TypeError, UsageError) as error:
+        raise DataError(f"{path} is damaged ({error}): {COMPARISON.mend}.") from error
 
 
 def model_texts(models: str | Sequence[str]) -> tuple[str, ...]:

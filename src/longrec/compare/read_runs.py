@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import polars as pl
 import torch
 
 from longrec.config.parse import parse_settings
+from longrec.core import sealed
 from longrec.core.errors import DataError
 from longrec.evaluation.report.contents import MEMORY, Cost, ReportRow
 from longrec.evaluation.summary import Metrics, summarise_ranks
@@ -127,12 +127,7 @@ def read_json(path: Path) -> dict[str, Any]:
     DataError
         When it is missing or damaged.
     """
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing: train and evaluate the run") from None
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({error}): train and evaluate again") from error
+    return sealed.read_json(path, "train and evaluate the run")
 
 
 def origin(run: Path) -> str:

@@ -21,3 +21,9 @@ class UsageError(LongrecError):
 
 class DataError(LongrecError):
     """A file or its content cannot be used: missing, damaged, of another version, out of range."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a library's message, for use inside one of ours."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -1,13 +1,19 @@
-"""Files that appear whole or not at all, and digests by which damage to them is told."""
+"""Files and folders that appear whole or not at all, and digests that find damage in them."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from longrec.core.errors import DataError, UsageError, first_line
 
 
 def write_file(path: Path, data: bytes | str) -> None:
@@ -39,3 +45,78 @@ def digest_of_file(path: Path) -> str:
 def digest_of_config(config: Mapping[str, Any]) -> str:
     """SHA-256 of a config without its own digest, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+
+
+def is_free(path: Path) -> bool:
+    """Whether nothing stands at a path but perhaps an empty folder."""
+    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
+
+
+@contextmanager
+def writing_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A temporary folder beside `path` that takes its place when the block ends without error.
+
+    Parameters
+    ----------
+    path : Path
+    overwrite : bool
+        Whether it may replace what stands there; the caller knows what that is.
+
+    Raises
+    ------
+    UsageError
+        When something stands there that may not be replaced.
+    DataError
+        When the folder cannot be written; nothing is left behind then.
+    """
+    _check_free(path, overwrite)
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        temporary.chmod(0o777 & ~_umask())
+        yield temporary
+        for file in temporary.iterdir():
+            sync(file)
+        sync(temporary)
+        _check_free(path, overwrite)  # somebody may have made it meanwhile
+        _move_into_place(temporary, path)
+        sync(path.parent)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            reason = (
+                "no space left, or larger than files may be here; free space or use another disk"
+            )
+        else:
+            reason = first_line(error)
+        raise DataError(f"{path} was not written: {reason}. Nothing was left behind.") from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_free(path: Path, overwrite: bool) -> None:
+    if not overwrite and not is_free(path):
+        raise UsageError(f"{path} exists: it is left alone. Name another folder.")
+
+
+def _move_into_place(new: Path, path: Path) -> None:
+    """Rename a folder to `path`; what stood there goes once the new one is in place."""
+    if not path.exists():
+        os.replace(new, path)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
+    os.replace(path, aside / "old")
+    try:
+        os.replace(new, path)
+    except OSError:
+        os.replace(aside / "old", path)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,67 +1,65 @@
-"""Folders that one process writes to at a time."""
+"""Locks that let one process at a time write to a folder or a file.
+
+A lock ends when it is released and when its process dies, however that happens. A process forked
+while it is held does not share it.
+"""
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+
+from filelock import BaseFileLock, FileLock, Timeout
 
 from longrec.core.errors import LongrecError
 
 LOCK = ".lock"
-"""Stands in a folder while a process holds it."""
+"""The file that stands in a folder while a process writes to it."""
+PATIENCE = 0.05
+"""Seconds that a lock which is being released is waited for."""
 
 
 @contextmanager
-def held(folder: Path, what: str) -> Iterator[None]:
-    """Make a folder and hold it: no other process that asks gets it meanwhile.
+def locked(folder: Path, what: str) -> Iterator[None]:
+    """Make a folder and lock it, so that no other `what` ("training", …) writes to it meanwhile.
 
     Raises
     ------
     LongrecError
-        When it cannot be written to, or another `what` ("training", …) holds it.
+        When it cannot be written to, or another `what` has locked it.
     """
-    with take(folder, f"{folder}: another {what} is writing to it"):
-        try:
-            yield
-        finally:
-            (folder / LOCK).unlink(missing_ok=True)
+    lock = lock_folder(folder, f"{folder}: another {what} is writing to it")
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            (folder / LOCK).unlink()
+        lock.release()
 
 
-def take(folder: Path, taken: str) -> TextIO:
-    """Make a folder and hold it, as `take_file` holds the file `LOCK` in it."""
+def lock_folder(folder: Path, refusal: str) -> BaseFileLock:
+    """Make a folder and lock it by a file in it, until `release` or the end of the process.
+
+    Raises
+    ------
+    LongrecError
+        When it cannot be written to; with the words `refusal` when another process has locked it.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise LongrecError(f"{folder} cannot be written to: {error}") from error
-    return take_file(folder / LOCK, taken)
+    return lock_file(folder / LOCK, refusal)
 
 
-def take_file(path: Path, taken: str) -> TextIO:
-    """Make a file and hold it until what is returned is closed, or the process dies.
-
-    Raises
-    ------
-    LongrecError
-        When it cannot be written; with the words `taken` when another process holds it.
-    """
-    while True:
-        try:
-            lock = path.open("w")
-        except OSError as error:
-            raise LongrecError(f"{path.parent} cannot be written to: {error}") from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.close()
-            raise LongrecError(taken) from None
-        # Who held it before may have deleted the file since we opened it: then we hold nothing.
-        try:
-            if os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
-                return lock
-        except FileNotFoundError:
-            pass
-        lock.close()
+def lock_file(path: Path, refusal: str) -> BaseFileLock:
+    """Make a file and lock it; see `lock_folder`."""
+    lock = FileLock(path, thread_local=False)
+    try:
+        lock.acquire(timeout=PATIENCE, poll_interval=PATIENCE / 5)
+    except Timeout:
+        raise LongrecError(refusal) from None
+    except OSError as error:
+        raise LongrecError(f"{path.parent} cannot be written to: {error}") from error
+    return lock

@@ -18,7 +18,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from longrec.core.errors import DataError, UsageError
+from longrec.core.errors import DataError, UsageError, first_line
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,9 +182,3 @@ def hash_ids(hasher: Any, ids: pl.Series) -> None:
         ends = np.frombuffer(chunk.buffers()[1], dtype=np.int64)
         first, last = ends[chunk.offset], ends[chunk.offset + len(chunk)]
         hasher.update(memoryview(chunk.buffers()[2] or b"")[first:last])
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of a library's message, for use inside one of ours."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__

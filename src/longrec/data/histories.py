@@ -28,12 +28,23 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from longrec.core.errors import DataError
-from longrec.data.catalog import Catalog, SortedIds, first_line, hash_ids
-from longrec.data.folders import writing_folder
+from longrec.core.errors import DataError, first_line
+from longrec.core.sealed import SealedKind
+from longrec.data.catalog import Catalog, SortedIds, hash_ids
 
 SCHEMA_VERSION = 1
 FILES = ("users.arrow", "offsets.arrow", "events.arrow", "catalog.parquet")
+HISTORIES = SealedKind(
+    "a histories folder",
+    "meta.json",
+    SCHEMA_VERSION,
+    mend="prepare the log again",
+    made_by="longrec prepare LOG --out HISTORIES",
+    signed=False,  # to read gigabytes at each opening would cost more than sizes and `verify`
+    keys={"files": dict},
+    files=FILES,
+    version_key="schema_version",
+)
 
 
 @dataclass(frozen=True)
@@ -139,7 +150,7 @@ class Histories:
             bad = int(np.flatnonzero((self.items < 1) | (self.items > self.n_items))[0])
             raise DataError(
                 f"{self.path / 'events.arrow'}: event {bad} has item {int(self.items[bad])}, "
-                f"outside 1..{self.n_items}. Prepare the log again."
+                f"outside 1..{self.n_items}: {HISTORIES.mend}."
             )
         found = content_digest(
             self.user_ids, self.offsets, self.items, self.times, self.catalog.ids, self.extra
@@ -147,7 +158,7 @@ class Histories:
         if found != self.fingerprint:
             raise DataError(
                 f"{self.path}: the content has digest {found[:12]}…, meta.json says "
-                f"{self.fingerprint[:12]}…: a file was edited or damaged. Prepare the log again."
+                f"{self.fingerprint[:12]}…: a file was edited or damaged; {HISTORIES.mend}."
             )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -169,15 +180,11 @@ def open_histories(path: Path | str) -> Histories:
     stamps = {}
     for name in FILES:
         file = path / name
-        if not file.is_file():
-            raise DataError(
-                f"{file} is missing: the histories folder is damaged. Prepare it again."
-            )
         stamps[name] = _stamp(file)
         if meta.files.get(name) != stamps[name][0]:
             raise DataError(
                 f"{file} has {stamps[name][0]:,} bytes, meta.json says {meta.files.get(name)!s}: "
-                "the file was truncated or changed. Prepare the log again."
+                f"the file was truncated or changed; {HISTORIES.mend}."
             )
     users = _map_columns(path / "users.arrow")
     offsets = _map_columns(path / "offsets.arrow")
@@ -256,7 +263,7 @@ def write_histories(
     for name, column in columns.items():
         if len(column) != offsets[-1]:
             raise DataError(f"Column {name!r} has {len(column)} rows for {offsets[-1]} events.")
-    with writing_folder(Path(path), overwrite=overwrite) as folder:
+    with HISTORIES.writing(Path(path), overwrite=overwrite) as folder:
         _write_arrow(folder / "users.arrow", {"id": user_ids.rechunk().to_arrow()})
         _write_arrow(folder / "offsets.arrow", {"offset": pa.array(offsets)})
         _write_arrow(folder / "events.arrow", {n: pa.array(c) for n, c in columns.items()})
@@ -277,7 +284,9 @@ def write_histories(
             files={name: (folder / name).stat().st_size for name in FILES},
             labels=dict(labels or {}),
         )
-        (folder / "meta.json").write_text(json.dumps(asdict(meta), indent=2), encoding="utf-8")
+        (folder / HISTORIES.document).write_text(
+            json.dumps(asdict(meta), indent=2), encoding="utf-8"
+        )
     return open_histories(path)
 
 
@@ -301,30 +310,15 @@ def content_digest(
 
 
 def _read_meta(path: Path) -> HistoriesMeta:
-    file = path / "meta.json"
-    if not path.exists():
-        raise DataError(f"{path}: no such folder. `longrec prepare LOG --out {path}` makes one.")
-    if not path.is_dir() or not file.is_file():
-        raise DataError(
-            f"{path} is not a histories folder (it has no meta.json). Prepare the log first: "
-            "`longrec prepare LOG --out HISTORIES`."
-        )
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-        version = raw["schema_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{file} is not readable as histories ({first_line(error)}).") from error
-    if version != SCHEMA_VERSION:
-        newer = isinstance(version, int) and version > SCHEMA_VERSION
-        mend = "Install a newer longrec" if newer else "Prepare the log again"
-        raise DataError(
-            f"{file} has schema version {version!r}; this longrec reads {SCHEMA_VERSION}. {mend}."
-        )
+    document = HISTORIES.read(path)
     known = {item.name for item in fields(HistoriesMeta)}
-    if known != set(raw):
-        odd = sorted(known.symmetric_difference(raw))
-        raise DataError(f"{file} lacks or adds {', '.join(odd)}: it was edited. Prepare it again.")
-    return HistoriesMeta(**raw)
+    if known != set(document):
+        odd = ", ".join(sorted(known.symmetric_difference(document)))
+        raise DataError(
+            f"{path / HISTORIES.document} lacks or adds {odd}: it was edited by hand; "
+            f"{HISTORIES.mend}."
+        )
+    return HistoriesMeta(**document)
 
 
 def _write_arrow(path: Path, columns: Mapping[str, pa.Array]) -> None:
@@ -341,9 +335,7 @@ def _map_columns(path: Path) -> dict[str, pa.Array]:
                 raise DataError(f"{path} has {reader.num_record_batches} record batches, not 1.")
             batch = reader.get_batch(0)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            f"{path} is damaged ({first_line(error)}). Prepare the log again."
-        ) from error
+        raise DataError(f"{path} is damaged ({first_line(error)}): {HISTORIES.mend}.") from error
     return dict(zip(batch.schema.names, batch.columns, strict=True))
 
 

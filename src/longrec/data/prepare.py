@@ -16,8 +16,7 @@ import polars as pl
 from longrec.core.errors import DataError, UsageError
 from longrec.data.catalog import Catalog
 from longrec.data.extend import Columns, fit_events, known_first, merge
-from longrec.data.folders import refuse_existing
-from longrec.data.histories import Histories, open_histories, write_histories
+from longrec.data.histories import HISTORIES, Histories, open_histories, write_histories
 from longrec.data.read import Events, read_events
 from longrec.data.times import to_seconds
 
@@ -65,7 +64,7 @@ def prepare(
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise UsageError(f"{name} is a whole number from 0, not {value!r}.")
     out = Path(out)
-    refuse_existing(out, overwrite=overwrite)
+    HISTORIES.check_replaceable(out, overwrite=overwrite)
     old = None if extend is None else _opened(extend)
     if old is not None and (k_core > 1 or dedup or min_length > 1):
         raise UsageError(

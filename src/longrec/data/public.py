@@ -24,8 +24,7 @@ from pathlib import Path
 
 import polars as pl
 
-from longrec.core.errors import DataError, UsageError
-from longrec.data.catalog import first_line
+from longrec.core.errors import DataError, UsageError, first_line
 from longrec.data.sources import ENGINE_ERRORS
 
 Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all if known

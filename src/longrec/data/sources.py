@@ -19,8 +19,7 @@ from typing import IO, Any
 
 import polars as pl
 
-from longrec.core.errors import DataError, UsageError
-from longrec.data.catalog import first_line
+from longrec.core.errors import DataError, UsageError, first_line
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".inter": "\t"}
 PARQUET = (".parquet", ".pq")

@@ -11,12 +11,10 @@ FOLDER/
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -27,11 +25,10 @@ import torch
 from longrec.artifact.artifact import Artifact
 from longrec.artifact.provenance import command, commit
 from longrec.config.parse import settings_of
-from longrec.core.errors import DataError, UsageError
-from longrec.core.files import digest_of_config, digest_of_file
+from longrec.core.errors import UsageError
 from longrec.core.machine import versions
+from longrec.core.sealed import SealedKind
 from longrec.data.catalog import Catalog
-from longrec.data.folders import writing_folder
 from longrec.export.graphs import (
     TABLE,
     WINDOW,
@@ -47,8 +44,15 @@ from longrec.retrieval.index_cache import FILE as INDEX
 from longrec.retrieval.index_cache import open_index
 from longrec.serving.records.record import flat
 
-FORMAT = 1
-MANIFEST, ITEMS = "manifest.json", "items.parquet"
+ITEMS = "items.parquet"
+EXPORT = SealedKind(
+    "an export",
+    "manifest.json",
+    version=1,
+    mend="copy the whole folder again, or export the run again",
+    made_by="longrec export RUN FOLDER",
+    keys={"graphs": dict},
+)
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
 Manifest = dict[str, Any]
@@ -88,38 +92,8 @@ def export(artifact: Artifact, folder: str | Path, progress: Progress | None = N
             "the CPU: load the run again"
         )
     _check_packages()
-    with _writing(Path(folder)) as work:
+    with EXPORT.writing(Path(folder), overwrite=True) as work:
         return _fill(work, artifact, model, progress or (lambda done, total, words: None))
-
-
-def read_manifest(folder: str | Path) -> Manifest:
-    """What an export's manifest says, all files held against their digests.
-
-    Raises
-    ------
-    DataError
-        When a file is missing, truncated or edited, or the export is of another format.
-    """
-    folder = Path(folder)
-    manifest = _manifest_of(folder)
-    if manifest is None:
-        raise DataError(f"{folder} is no export: it has no whole {MANIFEST}")
-    if manifest["format"] != FORMAT:
-        raise DataError(
-            f"{folder / MANIFEST} has format {manifest['format']!r}, this longrec reads {FORMAT}: "
-            "export the run again"
-        )
-    told = {key: value for key, value in manifest.items() if key != "digest"}
-    if digest_of_config(told) != manifest["digest"]:
-        raise DataError(f"{folder / MANIFEST} was edited: export the run again")
-    for name, digest in manifest["digests"].items():
-        path = folder / name
-        if not path.is_file() or digest_of_file(path) != digest:
-            raise DataError(
-                f"{path} is not what was exported (it is missing, or its digest differs): copy the "
-                "folder again, or export the run again"
-            )
-    return manifest
 
 
 def _fill(work: Path, artifact: Artifact, model: SequenceModel, progress: Progress) -> Manifest:
@@ -137,8 +111,7 @@ def _fill(work: Path, artifact: Artifact, model: SequenceModel, progress: Progre
     index = _copy_index(artifact, work)
     progress(parts - 1, parts, "ONNX Runtime against PyTorch")
     parity = check_parity(model, work, window)
-    manifest: Manifest = {
-        "format": FORMAT,
+    about: Manifest = {
         "longrec": versions()["longrec"],
         "model": artifact.name,
         "settings": settings_of(artifact.model_config),
@@ -170,11 +143,10 @@ def _fill(work: Path, artifact: Artifact, model: SequenceModel, progress: Progre
             "exported": datetime.now(UTC).isoformat(timespec="seconds"),
             "run": artifact.provenance,
         },
-        "digests": {file.name: digest_of_file(file) for file in sorted(work.iterdir())},
     }
-    manifest["digest"] = digest_of_config(manifest)
-    text = json.dumps(manifest, indent=1, allow_nan=False)
-    (work / MANIFEST).write_text(text, encoding="utf-8")
+    json.dumps(about, allow_nan=False)  # other languages read no NaN
+    manifest = EXPORT.describe(about, sorted(work.iterdir()))
+    EXPORT.write(work, manifest)
     progress(parts, parts, "written")
     return manifest
 
@@ -193,13 +165,13 @@ def _copy_index(artifact: Artifact, work: Path) -> dict[str, Any] | None:
     """
     if artifact.folder is None or not (artifact.folder / INDEX).is_file():
         return None
-    index = open_index(artifact, "approximate")
+    index = open_index(artifact, "approximate").index
     assert isinstance(index, CellIndex)
     faiss_package().write_index(index.cells, str(work / INDEX))
     return {
         "file": INDEX,
         "name": index.name,
-        "nprobe": index.looked_into,
+        "nprobe": index.probes,
         "rescored_per_item": NEAR,
         "recall@10": index.recall,
     }
@@ -233,38 +205,3 @@ def _check_packages() -> None:
             raise UsageError(
                 f"exporting needs the package {error.name}: pip install 'longrec[export]'"
             ) from error
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[Path]:
-    """A temporary folder that takes `folder`'s place, also where an earlier export stands there."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        with writing_folder(folder) as work:
-            yield work
-        return
-    if _manifest_of(folder) is None:
-        raise UsageError(
-            f"{folder} exists and is not an earlier export: it is left alone. Name another folder"
-        )
-    with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as name:
-        new, old = Path(name) / "new", Path(name) / "old"
-        with writing_folder(new) as work:
-            yield work
-        folder.rename(old)
-        try:
-            new.rename(folder)
-        except OSError:
-            old.rename(folder)
-            raise
-
-
-def _manifest_of(folder: Path) -> Manifest | None:
-    """An export's manifest as it stands there, or None where there is none."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    known = isinstance(manifest, dict) and {"format", "graphs", "digests", "digest"} <= set(
-        manifest
-    )
-    return manifest if known else None

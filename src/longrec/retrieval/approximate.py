@@ -1,11 +1,11 @@
-"""Approximate top-k: items in cells by direction (an inverted file), a few of them looked into.
+"""Approximate top-k: items in cells by direction (an inverted file), a few of them probed.
 
 The cells hold vectors in 8 bits, so that a million of width 64 take 69 MiB; the best that are found
 with these are scored in full.
 
-The index decides which items are looked at. Everything else is exact: scores are the model's own, a
-barred item is never returned, and where fewer items are allowed or found than wanted, exact search
-answers.
+The index decides which items are looked at. Everything else is exact: scores are the model's own,
+an excluded item is never returned, and where fewer items are allowed or found than wanted, exact
+search answers.
 """
 
 from __future__ import annotations
@@ -19,10 +19,15 @@ from torch import Tensor
 
 from longrec.core.errors import UsageError
 from longrec.models import Model, SequenceModel
-from longrec.retrieval.best import Best, best_of, best_vector
-from longrec.retrieval.few import best_among, search_beside_few
-from longrec.retrieval.index import TopK, as_top_k
-from longrec.retrieval.item_mask import as_booleans, many_allowed
+from longrec.retrieval.best import (
+    Best,
+    as_top_k,
+    best_of,
+    best_vector,
+    score_items,
+    search_or_score,
+)
+from longrec.retrieval.index import TopK, as_booleans, count_allowed
 
 PER_CELL, ROUNDS, SAMPLED = 250, 8, 64
 """Items of a cell on average; rounds of k-means that make cells, and items per cell they read."""
@@ -41,60 +46,61 @@ class CellIndex:
         A SequenceModel, in eval mode.
     cells : faiss.IndexIVFScalarQuantizer
         Made by `build_cells` from this model's vectors, or read from a file.
-    looked_into : int
-        Cells looked into per user vector.
+    probes : int
+        Cells that are searched per user vector.
     recall : float
         Measured with that.
     """
 
     name = "faiss-ivf"
 
-    def __init__(self, model: Model, cells: Any, looked_into: int, recall: float = 0.0) -> None:
+    def __init__(self, model: Model, cells: Any, probes: int, recall: float = 0.0) -> None:
         self._model, self.cells = item_model(model), cells
-        self.n_items, self.looked_into, self.recall = model.n_items, looked_into, recall
+        self.n_items, self.probes, self.recall = model.n_items, probes, recall
         self._vectors = self._model.item_vectors().detach().numpy()
 
     @torch.inference_mode()
-    def search(self, h: Tensor, k: int, barred: np.ndarray | None = None) -> TopK:
-        """The best items of each user among those in the cells that are looked into."""
+    def search(self, h: Tensor, k: int, excluded: np.ndarray | None = None) -> TopK:
+        """The best items of each user among those in the cells that are probed."""
         wide = min(k, self.n_items)
         users = self._model.user_vectors(h).numpy()
-        return as_top_k(search_beside_few(self._look, self._vectors, users, wide, barred), wide)
+        found = search_or_score(self._search_cells, self._vectors, users, wide, excluded)
+        return as_top_k(found, wide)
 
-    def _look(self, users: np.ndarray, k: int, barred: np.ndarray | None) -> list[Best]:
-        """The best items of users (n, R, D), for each or for all of whom items are barred."""
-        if barred is None or len(barred) == 1:
-            return self._look_alike(users, k, None if barred is None else barred[0])
-        rows = zip(users, barred, strict=True)
-        return [self._look_alike(user[None], k, row)[0] for user, row in rows]
+    def _search_cells(self, users: np.ndarray, k: int, excluded: np.ndarray | None) -> list[Best]:
+        """The best items of users (n, R, D), for each or for all of whom items are excluded."""
+        if excluded is None or len(excluded) == 1:
+            return self._search_alike(users, k, None if excluded is None else excluded[0])
+        rows = zip(users, excluded, strict=True)
+        return [self._search_alike(user[None], k, row)[0] for user, row in rows]
 
-    def _look_alike(self, users: np.ndarray, k: int, barred: np.ndarray | None) -> list[Best]:
-        """The same of users for whom the same items are barred."""
-        faiss, selector, looked_into = faiss_package(), None, self.looked_into
-        if barred is not None:
-            bits = faiss.IDSelectorBitmap(np.ascontiguousarray(barred))
+    def _search_alike(self, users: np.ndarray, k: int, excluded: np.ndarray | None) -> list[Best]:
+        """The same of users for whom the same items are excluded."""
+        faiss, selector, probes = faiss_package(), None, self.probes
+        if excluded is not None:
+            bits = faiss.IDSelectorBitmap(np.ascontiguousarray(excluded))
             selector = faiss.IDSelectorNot(bits)
-            # As many items as if nothing were barred: of few that are allowed, the best lie apart.
-            left = many_allowed(barred, self.n_items)
-            looked_into = min(self.cells.nlist, looked_into * self.n_items // left)
-        options = faiss.SearchParametersIVF(sel=selector, nprobe=looked_into)
+            # As many items as with none excluded: of few that are allowed, the best lie apart.
+            left = count_allowed(excluded, self.n_items)
+            probes = min(self.cells.nlist, probes * self.n_items // left)
+        options = faiss.SearchParametersIVF(sel=selector, nprobe=probes)
         flat = np.ascontiguousarray(users.reshape(-1, users.shape[2]))
         _, items = self.cells.search(flat, NEAR * k, params=options)
         found = []
         for user, some in zip(users, items.reshape(len(users), -1), strict=True):
             near = np.unique(some[some > 0])  # -1 stands for none
             if len(near) >= k:
-                found.append(best_among(self._vectors, near, user, k))
+                found.append(score_items(self._vectors, near, user, k))
             else:
-                found.append(self._all(user, k, barred))
+                found.append(self._search_all(user, k, excluded))
         return found
 
-    def _all(self, user: np.ndarray, k: int, barred: np.ndarray | None) -> Best:
-        """The exact answer, where the cells that were looked into hold too few items."""
+    def _search_all(self, user: np.ndarray, k: int, excluded: np.ndarray | None) -> Best:
+        """The exact answer, where the cells that were probed hold too few items."""
         scores = best_vector(user @ self._vectors.T, 1)[0]
         scores[0] = -np.inf
-        if barred is not None:
-            scores[as_booleans(barred, self.n_items)] = -np.inf
+        if excluded is not None:
+            scores[as_booleans(excluded, self.n_items)] = -np.inf
         return best_of(scores, k)
 
 

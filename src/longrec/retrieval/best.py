@@ -1,15 +1,20 @@
-"""The best of many scores, without sorting them: block by block first."""
+"""The best of many scores without sorting them, and of few items without any search."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from longrec.core.arrays import Ints
+from longrec.retrieval.index import TopK, all_allowed, count_allowed
 
 BLOCKS, LARGEST = 128, 1024
 """Blocks that scores are cut into, at least, and scores of one at most."""
+FEW = 16
+"""Where one in so many items is allowed, or fewer, they are scored one by one."""
 
 
 class Best(NamedTuple):
@@ -17,6 +22,10 @@ class Best(NamedTuple):
 
     items: Ints
     scores: np.ndarray
+
+
+Search = Callable[[np.ndarray, int, np.ndarray | None], list[Best]]
+"""Users (n, R, D), k, rows of excluded items or None -> the best items of each user."""
 
 
 def best_vector(products: np.ndarray, users: int) -> np.ndarray:
@@ -27,7 +36,7 @@ def best_vector(products: np.ndarray, users: int) -> np.ndarray:
     return found
 
 
-def reached(scores: np.ndarray, k: int) -> Any:
+def threshold(scores: np.ndarray, k: int) -> Any:
     """A score that at least k of all scores (m,) reach, near the k-th best; the lowest one if there
     are fewer. With few k it is the k-th best of the blocks' best ones."""
     if k >= len(scores):
@@ -42,15 +51,70 @@ def reached(scores: np.ndarray, k: int) -> Any:
 
 def best_of(scores: np.ndarray, k: int) -> Best:
     """The k best items of scores (m,), but for those of -inf."""
-    least = reached(scores, k)
+    least = threshold(scores, k)
     items = np.flatnonzero(scores >= least if least > -np.inf else scores > least)
-    return first(items, scores[items], k)
+    return best_of_items(items, scores[items], k)
 
 
-def first(items: Ints, scores: np.ndarray, k: int) -> Best:
+def best_of_items(items: Ints, scores: np.ndarray, k: int) -> Best:
     """The k best of items, whose indices ascend, by scores of their own."""
     if len(items) > 8 * k:  # a sort of all would take long
-        reach = np.flatnonzero(scores >= np.partition(scores, len(scores) - k)[len(scores) - k])
-        items, scores = items[reach], scores[reach]
+        kth = np.partition(scores, len(scores) - k)[len(scores) - k]
+        above = np.flatnonzero(scores >= kth)
+        items, scores = items[above], scores[above]
     order = np.argsort(-scores, kind="stable")[:k]
     return Best(items[order], scores[order])
+
+
+def score_items(vectors: np.ndarray, items: Ints, user: np.ndarray, k: int) -> Best:
+    """The k best of some items, whose indices ascend, for one user (R, D), each scored in full."""
+    return best_of_items(items, (vectors.take(items, 0) @ user.T).max(1), k)
+
+
+def search_or_score(
+    search: Search, vectors: np.ndarray, users: np.ndarray, k: int, excluded: np.ndarray | None
+) -> list[Best]:
+    """The best items of each user: searched for, or all scored where few items are allowed.
+
+    Parameters
+    ----------
+    search : callable
+        Asked for the users to whom many items are allowed.
+    vectors : ndarray
+        (n_items + 1, D), row 0 is padding.
+    users : ndarray
+        (n, R, D).
+    k : int
+        Items wanted.
+    excluded : ndarray or None
+        Rows of bits, n of them or one; see `Index.search`.
+    """
+    if excluded is None:
+        return search(users, k, None)
+    few = [_few_allowed(row, len(vectors) - 1, k) for row in excluded]
+    if len(excluded) == 1 and few[0] is not None:
+        return [score_items(vectors, few[0], user, k) for user in users]
+    many = [row for row, items in enumerate(few) if items is None]
+    if len(many) == len(excluded):
+        return search(users, k, excluded)
+    found = iter(search(users[many], k, excluded[many]) if many else ())
+    return [
+        next(found) if items is None else score_items(vectors, items, user, k)
+        for user, items in zip(users, few, strict=True)
+    ]
+
+
+def _few_allowed(row: np.ndarray, n_items: int, k: int) -> Ints | None:
+    """All items that a row allows, if they are few."""
+    if count_allowed(row, n_items) > max(k, n_items // FEW):
+        return None
+    return all_allowed(row, n_items)
+
+
+def as_top_k(found: Sequence[Best], k: int) -> TopK:
+    """What was found for each user as one result."""
+    scores = np.full((len(found), k), -np.inf, found[0].scores.dtype if found else np.float32)
+    items = np.zeros((len(found), k), np.int64)
+    for row, best in enumerate(found):
+        scores[row, : len(best.items)], items[row, : len(best.items)] = best.scores, best.items
+    return TopK(torch.from_numpy(scores), torch.from_numpy(items))

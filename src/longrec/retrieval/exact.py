@@ -1,4 +1,4 @@
-"""Exact top-k: every item is scored, and what is barred is never returned."""
+"""Exact top-k: every item is scored, and what is excluded is never returned."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 
 from longrec.models import Model, SequenceModel
-from longrec.retrieval.best import Best, best_of, best_vector
-from longrec.retrieval.few import search_beside_few
-from longrec.retrieval.index import TopK, as_top_k
+from longrec.retrieval.best import Best, as_top_k, best_of, best_vector, search_or_score
+from longrec.retrieval.index import TopK, as_booleans
 from longrec.retrieval.int8_scan import Scan, multiplies_exactly
-from longrec.retrieval.item_mask import as_booleans
 
 AT_ONCE = 1 << 22
 """Scores held at once."""
@@ -52,20 +50,20 @@ class ExactIndex:
                 self._scan = _scan_if_faster(self._vectors)
 
     @torch.inference_mode()
-    def search(self, h: Tensor, k: int, barred: np.ndarray | None = None) -> TopK:
+    def search(self, h: Tensor, k: int, excluded: np.ndarray | None = None) -> TopK:
         """The k best items of each user."""
         wide = min(k, self.n_items)
         found: list[Best] = []
         if self._scan is not None:
             search, vectors = self._scan.search, self._scan.vectors
-            found = search_beside_few(search, vectors, self._users(h), wide, barred)
+            found = search_or_score(search, vectors, self._users(h), wide, excluded)
             return as_top_k(found, wide)
         block = max(1, AT_ONCE // (self.n_items + 1))
         for start in range(0, len(h), block):
             scores = self._scores(h[start : start + block])
             scores[:, 0] = -np.inf
-            if barred is not None:
-                rows = barred if len(barred) == 1 else barred[start : start + block]
+            if excluded is not None:
+                rows = excluded if len(excluded) == 1 else excluded[start : start + block]
                 np.copyto(scores, -np.inf, where=as_booleans(rows, self.n_items))
             found += [best_of(row, wide) for row in scores]
         return as_top_k(found, wide)
@@ -81,6 +79,31 @@ class ExactIndex:
         """User vectors (n, R, D)."""
         assert isinstance(self._model, SequenceModel)
         return self._model.user_vectors(h).numpy()
+
+
+@torch.inference_mode()
+def similar(vectors: Tensor, item: int, k: int) -> tuple[Tensor, Tensor]:
+    """The k items of the largest cosine with an item, itself left out.
+
+    Parameters
+    ----------
+    vectors : Tensor
+        (n_items + 1, D), row 0 is padding.
+    item : int
+        Item index, 1 .. n_items.
+    k : int
+        Items wanted.
+
+    Returns
+    -------
+    (Tensor, Tensor)
+        Item indices (m,) and cosines (m,), best first, m = min(k, n_items - 1).
+    """
+    sizes = torch.linalg.vector_norm(vectors, dim=1).clamp_min(torch.finfo(vectors.dtype).tiny)
+    cosines = (vectors @ (vectors[item] / sizes[item])) / sizes
+    cosines[[0, item]] = -torch.inf
+    best = cosines.topk(max(0, min(k, len(vectors) - 2)))
+    return best.indices.cpu(), best.values.cpu()
 
 
 def _scan_if_faster(vectors: np.ndarray) -> Scan | None:

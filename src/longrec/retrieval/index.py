@@ -1,15 +1,16 @@
-"""What an index is: the best items of the catalog for users, but for those that are barred."""
+"""What an index is: the best items of the catalog for users, but for those that are excluded.
+
+Excluded items are rows of bits: bit i of a row, the lowest of a byte first, is of item index i.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from longrec.retrieval.best import Best
+from longrec.core.arrays import Ints
 
 PERSONAL, COLD = "personal", "cold"
 """How a user's items were found: by the model from a history, or without one the popular items."""
@@ -36,7 +37,7 @@ class Index(Protocol):
     recall: float
     n_items: int
 
-    def search(self, h: Tensor, k: int, barred: np.ndarray | None = None) -> TopK:
+    def search(self, h: Tensor, k: int, excluded: np.ndarray | None = None) -> TopK:
         """The best items of each user.
 
         Parameters
@@ -45,7 +46,7 @@ class Index(Protocol):
             (n, D), what the model knows of each user.
         k : int
             Items per user.
-        barred : ndarray or None
+        excluded : ndarray or None
             (n, n_items // 8 + 1) uint8, or (1, ...) for all users: an item index whose bit is set,
             the lowest of a byte first, is not returned.
 
@@ -57,10 +58,37 @@ class Index(Protocol):
         """
 
 
-def as_top_k(found: Sequence[Best], k: int) -> TopK:
-    """What was found for each user as one result."""
-    scores = np.full((len(found), k), -np.inf, found[0].scores.dtype if found else np.float32)
-    items = np.zeros((len(found), k), np.int64)
-    for row, one in enumerate(found):
-        scores[row, : len(one.items)], items[row, : len(one.items)] = one.scores, one.items
-    return TopK(torch.from_numpy(scores), torch.from_numpy(items))
+def row_bytes(n_items: int) -> int:
+    """Bytes of a row: a bit for each item index, padding included."""
+    return n_items // 8 + 1
+
+
+def as_bits(items: Ints | list[int], n_items: int) -> np.ndarray:
+    """Item indices as a row (row_bytes,) of uint8."""
+    whole = np.zeros(8 * row_bytes(n_items), bool)
+    whole[items] = True
+    return np.packbits(whole, bitorder="little")
+
+
+def as_booleans(rows: np.ndarray, n_items: int) -> np.ndarray:
+    """Rows (n, row_bytes) as booleans (n, n_items + 1)."""
+    return np.unpackbits(rows, axis=-1, count=n_items + 1, bitorder="little").view(bool)
+
+
+def allowed(row: np.ndarray, items: Ints) -> Ints:
+    """Those of some items that a row does not exclude."""
+    found: Ints = items[row[items >> 3] >> (items & 7).astype(np.uint8) & 1 == 0]
+    return found
+
+
+def count_allowed(row: np.ndarray, n_items: int) -> int:
+    """How many items a row allows; up to eight less where bits beside the items are set."""
+    words = len(row) // 8 * 8
+    excluded = np.bitwise_count(row[:words].view(np.uint64)).sum(dtype=np.int64)
+    return n_items - int(excluded) - int(np.bitwise_count(row[words:]).sum())
+
+
+def all_allowed(row: np.ndarray, n_items: int) -> Ints:
+    """All items that a row does not exclude."""
+    items = np.flatnonzero(~as_booleans(row, n_items))
+    return items[items > 0]

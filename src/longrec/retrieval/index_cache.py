@@ -1,7 +1,7 @@
 """The index of a recommender: chosen by the size of its catalog, built, measured, and kept.
 
 RUN/index.faiss   cells of item vectors
-RUN/index.json    which vectors they are of, how many cells are looked into, the recall measured
+RUN/index.json    which vectors they are of, how many cells are probed, the recall measured
 """
 
 from __future__ import annotations
@@ -10,20 +10,22 @@ import hashlib
 import json
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from longrec.artifact.artifact import Artifact
 from longrec.core.choices import IndexKind, check_choice
-from longrec.core.errors import UsageError
+from longrec.core.errors import DataError, UsageError
 from longrec.core.files import digest_of_file, sync, write_file
+from longrec.core.sealed import SealedKind
 from longrec.retrieval.approximate import CellIndex, build_cells, faiss_package, item_model
 from longrec.retrieval.exact import ExactIndex
 from longrec.retrieval.index import Index
-from longrec.retrieval.recall import queries_of, recall, searched
+from longrec.retrieval.recall import queries_of, recall, search_each
 
 Progress = Callable[[float, float, str], None]
 
@@ -32,23 +34,34 @@ APPROXIMATE_FROM, WITHOUT_SCAN = 2_000_000, 300_000
 exact search has no scan in 8 bits, on a processor that does not multiply them fast."""
 WANTED = 0.98
 """Recall@10 that an index is set for."""
-FORMAT = 2
-FILE, ABOUT = "index.faiss", "index.json"
+FILE = "index.faiss"
+KEPT_INDEX = SealedKind(
+    "a run with an index",
+    "index.json",
+    version=2,
+    mend="it is built anew",
+    made_by="longrec index",
+    signed=False,  # its one digest is called "sha256"
+    keys={"vectors": str, "sha256": str, "looked_into": int, "recall": float},
+    files=(FILE,),
+)
 
 
-class Built(NamedTuple):
+@dataclass(frozen=True)
+class OpenedIndex:
     """An index, and what is known of its making; None of an exact one.
 
-    about : "seconds", "bytes", "queries" (on whom recall was measured), "new" (built now).
+    about : "seconds", "bytes", "queries" (on whom recall was measured), "looked_into" (cells probed
+    per user vector), "new" (built now).
     """
 
-    found: Index
+    index: Index
     about: dict[str, Any] | None
 
 
 def open_index(
     artifact: Artifact, kind: IndexKind = "auto", progress: Progress | None = None
-) -> Index:
+) -> OpenedIndex:
     """The index of a recommender, read from its folder or built and kept there.
 
     Parameters
@@ -64,18 +77,11 @@ def open_index(
     UsageError
         When the model has no vectors to search approximately, or faiss is not installed.
     """
-    return make_index(artifact, kind, progress).found
-
-
-def make_index(
-    artifact: Artifact, kind: IndexKind = "auto", progress: Progress | None = None
-) -> Built:
-    """See `open_index`."""
     check_choice("index", kind, IndexKind)
     if kind == "auto":
         kind = "approximate" if _is_large(artifact) else "exact"
     if kind == "exact":
-        return Built(ExactIndex(artifact.model), None)
+        return OpenedIndex(ExactIndex(artifact.model), None)
     vectors = item_model(artifact.model).item_vectors().detach().numpy()
     digest = hashlib.sha256(np.ascontiguousarray(vectors).data).hexdigest()
     return _read(artifact, digest) or _build(artifact, vectors, digest, progress)
@@ -93,61 +99,64 @@ def _is_large(artifact: Artifact) -> bool:
     return items >= (APPROXIMATE_FROM if ExactIndex(artifact.model).in_8_bits else WITHOUT_SCAN)
 
 
-def _read(artifact: Artifact, digest: str) -> Built | None:
+def _read(artifact: Artifact, digest: str) -> OpenedIndex | None:
     """The index that is kept, if there is one, whole, of these vectors."""
     folder = artifact.folder
-    if folder is None or not (folder / ABOUT).is_file() or not (folder / FILE).is_file():
+    if folder is None:
         return None
     try:
-        about = json.loads((folder / ABOUT).read_text("utf-8"))
-        fits = about["format"] == FORMAT and about["vectors"] == digest
-        if not fits or about["sha256"] != digest_of_file(folder / FILE):
+        about = KEPT_INDEX.read(folder)
+        if about["vectors"] != digest or about["sha256"] != digest_of_file(folder / FILE):
             return None
         cells = faiss_package().read_index(str(folder / FILE))
-        looked_into, share = int(about["looked_into"]), float(about["recall"])
-        if cells.ntotal != artifact.catalog.n_items or not 0 < looked_into <= cells.nlist:
-            return None
-        index = CellIndex(artifact.model, cells, looked_into, share)
-    except (ValueError, KeyError, TypeError, RuntimeError, OSError):
+    except (DataError, RuntimeError, OSError):
         return None  # built anew
-    return Built(index, {**_told(about), "new": False})
+    probes = about["looked_into"]
+    if cells.ntotal != artifact.catalog.n_items or not 0 < probes <= cells.nlist:
+        return None
+    index = CellIndex(artifact.model, cells, probes, about["recall"])
+    return OpenedIndex(index, {**_making(about), "new": False})
 
 
 def _build(
     artifact: Artifact, vectors: np.ndarray, digest: str, progress: Progress | None
-) -> Built:
-    faiss_package()
+) -> OpenedIndex:
     begun = perf_counter()
     cells = build_cells(vectors, progress)
     seconds = perf_counter() - begun
     if progress is not None:
         progress(0, 1, "measuring recall")
-    index, words = _set(artifact, CellIndex(artifact.model, cells, 1))
-    about = {
-        "format": FORMAT,
-        "name": index.name,
-        "items": index.n_items,
-        "vectors": digest,
-        "looked_into": index.looked_into,
-        "recall": index.recall,
-        "queries": words,
-        "seconds": round(seconds, 3),
-    }
+    index = CellIndex(artifact.model, cells, 1)
+    queries = _set_probes(artifact, index)
+    about = KEPT_INDEX.describe(
+        {
+            "name": index.name,
+            "items": index.n_items,
+            "vectors": digest,
+            "looked_into": index.probes,
+            "recall": index.recall,
+            "queries": queries,
+            "seconds": round(seconds, 3),
+        }
+    )
     about["bytes"] = _write(artifact.folder, cells, about)
-    return Built(index, {**_told(about), "new": True})
+    return OpenedIndex(index, {**_making(about), "new": True})
 
 
-def _set(artifact: Artifact, index: CellIndex) -> tuple[CellIndex, str]:
-    """Look into as few cells as recall on one half of some users needs; measure on the other."""
+def _set_probes(artifact: Artifact, index: CellIndex) -> str:
+    """Probe as few cells as recall on one half of some users needs; measure it on the other.
+
+    Returns who these users are.
+    """
     queries = queries_of(artifact)
-    halves = [queries._replace(h=queries.h[at::2], barred=queries.barred[at::2]) for at in (0, 1)]
-    whole = ExactIndex(artifact.model)
-    exact = [searched(whole, half) for half in halves]
+    halves = [queries._replace(h=queries.h[n::2], excluded=queries.excluded[n::2]) for n in (0, 1)]
+    exact_index = ExactIndex(artifact.model)
+    exact = [search_each(exact_index, half) for half in halves]
     cells = index.cells.nlist
-    while recall(searched(index, halves[0]), exact[0]) < WANTED and index.looked_into < cells:
-        index.looked_into = min(2 * index.looked_into, cells)
-    index.recall = round(recall(searched(index, halves[1]), exact[1]), 4)
-    return index, queries.words
+    while recall(search_each(index, halves[0]), exact[0]) < WANTED and index.probes < cells:
+        index.probes = min(2 * index.probes, cells)
+    index.recall = round(recall(search_each(index, halves[1]), exact[1]), 4)
+    return queries.words
 
 
 def _write(folder: Path | None, cells: Any, about: dict[str, Any]) -> int:
@@ -156,15 +165,16 @@ def _write(folder: Path | None, cells: Any, about: dict[str, Any]) -> int:
     if folder is None or not folder.is_dir():
         return len(faiss.serialize_index(cells))
     new = folder / f".{FILE}.tmp"
+    document = folder / KEPT_INDEX.document
     try:
         faiss.write_index(cells, str(new))
         sync(new)
         size = new.stat().st_size
         about |= {"bytes": size, "sha256": digest_of_file(new)}
         # The one that stands there fits no description until the new one does.
-        (folder / ABOUT).unlink(missing_ok=True)
+        document.unlink(missing_ok=True)
         new.replace(folder / FILE)
-        write_file(folder / ABOUT, json.dumps(about, indent=2) + "\n")
+        write_file(document, json.dumps(about, indent=2) + "\n")
     except (OSError, RuntimeError):  # a folder that is only to be read: built again next time
         size = len(faiss.serialize_index(cells))
     finally:
@@ -173,5 +183,5 @@ def _write(folder: Path | None, cells: Any, about: dict[str, Any]) -> int:
     return int(size)
 
 
-def _told(about: dict[str, Any]) -> dict[str, Any]:
+def _making(about: dict[str, Any]) -> dict[str, Any]:
     return {key: about.get(key) for key in ("seconds", "bytes", "queries", "looked_into")}

@@ -19,9 +19,8 @@ import numpy as np
 import torch
 
 from longrec.core.arrays import Ints
-from longrec.retrieval.best import Best, best_vector, reached
-from longrec.retrieval.few import best_among
-from longrec.retrieval.item_mask import allowed
+from longrec.retrieval.best import Best, best_vector, score_items, threshold
+from longrec.retrieval.index import allowed
 
 TOP = 127
 ROWS = 65_536
@@ -59,7 +58,7 @@ class Scan:
         self._size, self._lost = size, lost
         self._rounded = torch.from_numpy(rounded).t()
 
-    def search(self, users: np.ndarray, k: int, barred: np.ndarray | None) -> list[Best]:
+    def search(self, users: np.ndarray, k: int, excluded: np.ndarray | None) -> list[Best]:
         """The k best items for each user.
 
         Parameters
@@ -68,7 +67,7 @@ class Scan:
             (n, R, D) user vectors; an item's score is its best one with any of them.
         k : int
             Items wanted.
-        barred : ndarray or None
+        excluded : ndarray or None
             Rows of bits, n of them or one, each of which allows k items; see `Index.search`.
         """
         found: list[Best] = []
@@ -86,11 +85,11 @@ class Scan:
             bounds = lengths * (self._lost + SLACK * self._size) + lost * self._size
             margins = 2 * bounds.max(1) / (scales * self._scale) + 1
             for row, user in enumerate(part):
-                out = None
-                if barred is not None:
-                    out = barred[start + row if len(barred) > 1 else 0]
-                items = _candidates(scores[row], float(margins[row]), k, out)
-                found.append(best_among(self.vectors, items, user, k))
+                bits = None
+                if excluded is not None:
+                    bits = excluded[start + row if len(excluded) > 1 else 0]
+                items = _candidates(scores[row], float(margins[row]), k, bits)
+                found.append(score_items(self.vectors, items, user, k))
         return found
 
 
@@ -114,15 +113,15 @@ def multiplies_exactly(width: int) -> bool:
     return bool((found[0].numpy() == right[:1]).all() and (found[1].numpy() == right).all())
 
 
-def _candidates(scores: np.ndarray, margin: float, k: int, barred: np.ndarray | None) -> Ints:
+def _candidates(scores: np.ndarray, margin: float, k: int, excluded: np.ndarray | None) -> Ints:
     """Items among which the k best are: rounded scores (n_items + 1,) err by half a margin."""
-    if barred is None:
-        least = float(reached(scores, k)) - margin
+    if excluded is None:
+        least = float(threshold(scores, k)) - margin
         return np.flatnonzero(scores >= max(least, LOW + 1))
     wanted = 2 * k
     while True:
-        level = int(reached(scores, wanted))
-        items = allowed(barred, np.flatnonzero(scores >= max(level, LOW + 1)))
+        level = int(threshold(scores, wanted))
+        items = allowed(excluded, np.flatnonzero(scores >= max(level, LOW + 1)))
         if len(items) >= k:
             break
         wanted *= 4
@@ -130,4 +129,4 @@ def _candidates(scores: np.ndarray, margin: float, k: int, barred: np.ndarray | 
     least = float(kth) - margin
     if least >= level:
         return items[scores[items] >= least]
-    return allowed(barred, np.flatnonzero(scores >= max(least, LOW + 1)))
+    return allowed(excluded, np.flatnonzero(scores >= max(least, LOW + 1)))

@@ -13,8 +13,7 @@ from longrec.core.arrays import Ints, places
 from longrec.core.errors import LongrecError
 from longrec.data.aligned import align_items
 from longrec.inference.encode import Events, encode_histories
-from longrec.retrieval.index import Index, TopK
-from longrec.retrieval.item_mask import as_bits
+from longrec.retrieval.index import Index, TopK, as_bits
 
 K = 10
 USERS, EVENTS = 512, 512
@@ -27,7 +26,7 @@ class Queries(NamedTuple):
     """Users to ask an index for: h (n, D), rows of bits of the items seen, and who they are."""
 
     h: Tensor
-    barred: np.ndarray
+    excluded: np.ndarray
     words: str
 
 
@@ -67,10 +66,10 @@ def queries_of(artifact: Artifact, seed: int = 0) -> Queries:
     return Queries(h, np.stack([as_bits(span, n_items) for span in spans]), f"{len(h)} {words}")
 
 
-def searched(index: Index, queries: Queries, k: int = K) -> list[TopK]:
+def search_each(index: Index, queries: Queries, k: int = K) -> list[TopK]:
     """What an index answers, user by user as a service asks it."""
     return [
-        index.search(queries.h[row : row + 1], k, queries.barred[row : row + 1])
+        index.search(queries.h[row : row + 1], k, queries.excluded[row : row + 1])
         for row in range(len(queries.h))
     ]
 

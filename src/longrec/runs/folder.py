@@ -6,7 +6,6 @@ step, so that --resume needs nothing but the folder and the histories, and remov
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,15 +16,23 @@ from typing import Any
 from longrec.artifact.provenance import provenance
 from longrec.config.parse import parse_settings, settings_of
 from longrec.core.errors import DataError, UsageError
-from longrec.core.files import write_file
-from longrec.core.lock import LOCK, held
+from longrec.core.lock import LOCK, locked
+from longrec.core.sealed import SealedKind
 from longrec.data.histories import Histories
 from longrec.recommender import Recommender
 from longrec.runs.warm_start import name_of, origin
 from longrec.training.checkpoint import PREFIX, drop_checkpoints
 
 DEFAULT_MODEL = "elastic"
-PLAN = "training.json"
+BEGUN_RUN = SealedKind(
+    "a run that was begun",
+    "training.json",
+    version=None,
+    mend="train again in a new folder",
+    made_by="longrec train",
+    signed=False,
+    keys={"model": str, "settings": dict, "provenance": dict},
+)
 
 
 @dataclass(frozen=True)
@@ -75,21 +82,21 @@ def make_plan(
     if old is not None:
         about["warm_start"] = origin(old)
     plan = Plan(name, everything, about)
-    write_file(run / PLAN, json.dumps(asdict(plan), indent=1))
+    BEGUN_RUN.write(run, asdict(plan))
     return plan
 
 
 def read_plan(run: Path) -> Plan | None:
     """The plan of a run that was begun and has not ended; None without."""
-    path = run / PLAN
+    path = run / BEGUN_RUN.document
     if not path.is_file():
         return None
+    document = BEGUN_RUN.read(run)
+    plan = Plan(document["model"], document["settings"], document["provenance"])
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        plan = Plan(raw["model"], dict(raw["settings"]), dict(raw["provenance"]))
         str(plan.provenance["data"]["fingerprint"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({error}): train again in a new folder.") from error
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({error}): {BEGUN_RUN.mend}.") from error
     return plan
 
 
@@ -127,7 +134,7 @@ def check_resumable(
 
 def end_run(run: Path) -> None:
     """Remove what only a run that has not ended needs."""
-    (run / PLAN).unlink(missing_ok=True)
+    (run / BEGUN_RUN.document).unlink(missing_ok=True)
     drop_checkpoints(run)
 
 
@@ -146,14 +153,14 @@ def claimed(folder: Path, resume: bool) -> Iterator[None]:
     """
     new = not folder.exists()
     begun = _check_free(folder, resume)
-    with held(folder, "training"):
+    with locked(folder, "training"):
         _check_free(folder, resume)  # the training that held it may have ended just now
         try:
             yield
         except Exception:
             trained = (folder / "config.json").is_file() or any(folder.glob(f"{PREFIX}*"))
             if not begun and not trained:
-                (folder / PLAN).unlink(missing_ok=True)
+                (folder / BEGUN_RUN.document).unlink(missing_ok=True)
                 if new:
                     shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -168,7 +175,7 @@ def _check_free(folder: Path, resume: bool) -> bool:
         )
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; --out takes a folder")
-    begun = (folder / PLAN).is_file()
+    begun = (folder / BEGUN_RUN.document).is_file()
     if begun and not resume:
         raise UsageError(
             f"{folder} holds a run that has not ended: pass --resume (resume=True) to go on with "

@@ -65,7 +65,7 @@ def reopen(begun: Mapping[str, Any]) -> Recommender:
 
 
 @torch.no_grad()
-def inherit(model: Model, catalog: Catalog, old: Recommender) -> None:
+def inherit_weights(model: Model, catalog: Catalog, old: Recommender) -> None:
     """Give `model` over `catalog` the old weights; a counting model is counted anew instead.
 
     A new item starts at the mean of the old items, plus the model's own small random start. Its
@@ -87,7 +87,7 @@ def inherit(model: Model, catalog: Catalog, old: Recommender) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class Before:
+class OldHistories:
     """What the old histories held of each user of the new ones.
 
     Attributes
@@ -104,42 +104,42 @@ class Before:
     known: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, old: Recommender, data: Histories) -> Before | None:
+    def of(cls, old: Recommender, data: Histories) -> OldHistories | None:
         """Look at the histories that `old` was trained on; None where they are gone."""
         try:
-            seen = old.data()
+            old_data = old.data()
         except LongrecError:
             return None
-        rows = seen.find_users(data.user_ids)
+        rows = old_data.find_users(data.user_ids)
         known = rows >= 0
-        begin, end = seen.offsets[:-1][rows], seen.offsets[1:][rows]
-        trained = make_split(old.train_config.split, seen).train_end[rows]
+        begin, end = old_data.offsets[:-1][rows], old_data.offsets[1:][rows]
+        trained = make_split(old.train_config.split, old_data).train_end[rows]
         lengths = np.where(known, end - begin, 0)
-        if data.times is not None and seen.times is not None:
+        if data.times is not None and old_data.times is not None:
             # Counted, since a late event may stand between them.
-            earlier = np.concatenate([[0], (data.times <= seen.times.max()).cumsum()])
+            earlier = np.concatenate([[0], (data.times <= old_data.times.max()).cumsum()])
             whole = np.diff(earlier[data.offsets]) >= lengths
         else:
-            whole = _begins_as(data, seen, begin, lengths)
+            whole = _begins_with(data, old_data, begin, lengths)
         return cls(lengths, np.where(known, trained - begin, 0), whole, known)
 
 
-def _begins_as(
-    data: Histories, seen: Histories, begin: NDArray[np.int64], lengths: NDArray[np.int64]
+def _begins_with(
+    data: Histories, old_data: Histories, begin: NDArray[np.int64], lengths: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """Whether each history begins with `lengths` events of `seen` from `begin` on, (n_users,)."""
+    """Whether each history begins with the `lengths` events of `old_data` from `begin` on."""
     whole = data.lengths >= lengths
     compared = np.where(whole, lengths, 0)
-    index = align_items(seen.catalog, data.catalog)
+    index = align_items(old_data.catalog, data.catalog)
     ours = data.items[places(data.offsets[:-1], compared)]
-    theirs = index[seen.items[places(begin, compared)]]
+    theirs = index[old_data.items[places(begin, compared)]]
     owner = np.repeat(np.arange(data.n_users), compared)
     differing = np.bincount(owner[ours != theirs], minlength=data.n_users)
     return np.asarray(whole & (differing == 0))
 
 
 def describe_start(
-    old: Recommender, data: Histories, split: Split, before: Before | None
+    old: Recommender, data: Histories, split: Split, old_data: OldHistories | None
 ) -> dict[str, Any]:
     """Count what is known, new and left out, for the provenance.
 
@@ -159,26 +159,26 @@ def describe_start(
         "new_items": data.n_items - known,
         "left_out_items": old.catalog.n_items - known,
     }
-    if before is None:  # who was known cannot be told any more
+    if old_data is None:  # who was known cannot be told any more
         return counts | dict.fromkeys(("known_users", "new_users", "users_lacking_events"))
     trained = {
         part: int(
-            (_place(targets, data) < before.trained[targets.users])[
-                before.whole[targets.users]
+            (_events_before(targets, data) < old_data.trained[targets.users])[
+                old_data.whole[targets.users]
             ].sum()
         )
         for part, targets in (("validation", split.validation), ("test", split.test))
     }
     return counts | {
-        "known_users": int(before.known.sum()),
-        "new_users": int((~before.known).sum()),
-        "users_lacking_events": int((~before.whole).sum()),
+        "known_users": int(old_data.known.sum()),
+        "new_users": int((~old_data.known).sum()),
+        "users_lacking_events": int((~old_data.whole).sum()),
         "targets_trained_before": trained,
     }
 
 
-def tell_start(about: Mapping[str, Any], old: Recommender, data: Histories) -> Iterator[str]:
-    """Say to a person what `describe_start` counted, and what to mend."""
+def start_messages(about: Mapping[str, Any], old: Recommender, data: Histories) -> Iterator[str]:
+    """What a person is told of what `describe_start` counted, and what to mend."""
     left = about["left_out_items"]
     yield (
         f"warm start from {name_of(old)}: {about['known_items']:,} items known, "
@@ -211,7 +211,7 @@ def measure_gain(
     new: Recommender,
     data: Histories,
     split: Split,
-    before: Before | None,
+    old_data: OldHistories | None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Rank the test targets of the new period by the old and the new model.
@@ -229,17 +229,17 @@ def measure_gain(
         whose item the old model knows.
     """
     test = split.test
-    here = _arrived(old, data, test, before)
-    if here is None:
+    new_targets = _in_new_period(old, data, test, old_data)
+    if new_targets is None:
         note = (
             f"the histories of {name_of(old)} are gone or have changed and had no times, so that "
             "the new period cannot be told"
         )
         return {"targets": 0, "note": note}
-    if not here.any():
+    if not new_targets.any():
         note = f"no test target of the split {split.name} is newer than the data of {name_of(old)}"
         return {"targets": 0, "note": note}
-    part = Targets(test.users[here], test.positions[here], test.known[here])
+    part = Targets(test.users[new_targets], test.positions[new_targets], test.known[new_targets])
     aligned = align(data, replace(split, test=part), old.catalog)
     model = old.model
     if model.device != new.model.device:  # the caller's own stays where it is
@@ -284,20 +284,20 @@ def _differences(ranks: list[pl.DataFrame], lead: str) -> dict[str, dict[str, An
     return found
 
 
-def _arrived(
-    old: Recommender, data: Histories, targets: Targets, before: Before | None
+def _in_new_period(
+    old: Recommender, data: Histories, targets: Targets, old_data: OldHistories | None
 ) -> NDArray[np.bool_] | None:
     """Which targets the old model cannot have seen, (n,); None where that cannot be told."""
     last = old.provenance.get("data", {}).get("last_time")
     if data.times is not None and last is not None:
         return np.asarray(data.times[targets.positions] > last)
-    if before is None:
+    if old_data is None:
         return None
-    behind = _place(targets, data) >= before.lengths[targets.users]
-    return np.asarray(behind & before.whole[targets.users])
+    after = _events_before(targets, data) >= old_data.lengths[targets.users]
+    return np.asarray(after & old_data.whole[targets.users])
 
 
-def _place(targets: Targets, data: Histories) -> NDArray[np.int64]:
+def _events_before(targets: Targets, data: Histories) -> NDArray[np.int64]:
     """How many events stand before each target, (n,)."""
     return targets.lengths(data.offsets)
 

@@ -20,9 +20,18 @@ from torch import Tensor
 
 from longrec.core.errors import DataError
 from longrec.core.files import sync
+from longrec.core.sealed import SealedKind
 
-FORMAT = 1
 PREFIX = "checkpoint-"
+CHECKPOINT = SealedKind(
+    "a checkpoint",
+    "state.json",
+    version=1,
+    mend="remove the checkpoint's folder and train again without --resume",
+    made_by="longrec train",
+    signed=False,  # it is written each minute, and the tensors' own header tells of a cut
+    files=("tensors.safetensors",),
+)
 
 
 def save_checkpoint(run: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -34,8 +43,8 @@ def save_checkpoint(run: Path, tensors: Mapping[str, Tensor], state: Mapping[str
     temporary = run / f".{PREFIX}new"
     temporary.mkdir()
     save_file({k: v.contiguous() for k, v in tensors.items()}, temporary / "tensors.safetensors")
-    (temporary / "state.json").write_text(json.dumps({"format": FORMAT, **state}))
-    for name in ("tensors.safetensors", "state.json"):
+    (temporary / CHECKPOINT.document).write_text(json.dumps(CHECKPOINT.describe(state)))
+    for name in (*CHECKPOINT.files, CHECKPOINT.document):
         sync(temporary / name)
     sync(temporary)
     os.replace(temporary, run / f"{PREFIX}{number:09d}")
@@ -49,19 +58,13 @@ def load_checkpoint(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | Non
     if not found:
         return None
     folder = found[-1]
+    state = CHECKPOINT.read(folder)
     try:
-        state = dict(json.loads((folder / "state.json").read_text()))
         tensors = load_file(folder / "tensors.safetensors")
-    except (OSError, TypeError, ValueError, SafetensorError) as error:
+    except (OSError, SafetensorError) as error:
         raise DataError(
-            f"{folder}: the checkpoint cannot be read ({error}). Remove this folder and train "
-            "again without --resume."
+            f"{folder / 'tensors.safetensors'} is damaged ({error}): {CHECKPOINT.mend}."
         ) from error
-    if state.get("format") != FORMAT:
-        raise DataError(
-            f"{folder}: the checkpoint has format {state.get('format')}, this longrec reads "
-            f"{FORMAT}. Resume with the version that wrote it, or train again."
-        )
     del state["format"]
     return tensors, state
 

@@ -10,8 +10,8 @@ from statistics import median
 from typing import Any
 
 from longrec.artifact.provenance import command, commit
+from longrec.core.files import writing_folder
 from longrec.core.machine import load_average, machine, usable_cores, versions
-from longrec.data.folders import writing_folder
 from longrec_bench.cost.analysis import crossovers, exponents, ratios
 from longrec_bench.cost.goals import goals
 from longrec_bench.cost.passes import NEGATIVES, WINDOW

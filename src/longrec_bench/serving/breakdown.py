@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from longrec.retrieval.item_mask import row_bytes
+from longrec.retrieval.index import row_bytes
 from longrec.serving.stores.protocol import Append, Event, Store
 from longrec.serving.stream.id_keys import item_key, user_key
 from longrec.serving.stream.stream import Stream

@@ -98,7 +98,7 @@ class CatalogBench:
             if recommender.folder is None:  # servers read it from there
                 recommender = replace(recommender)
                 recommender.save(self.folder / f"{recommender.name}-run")
-            index = open_index(recommender, "auto", self._progress)
+            index = open_index(recommender, "auto", self._progress).index
         on_disk, filled, words = self.workspace.on_disk, "", f"{recommender.name}: filling"
         for transport, durability in product(self.plan.transports, self.plan.durabilities):
             url = self._url(recommender, transport, durability)

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 
 from longrec.models import SequenceModel
-from longrec.retrieval.index import Index
-from longrec.retrieval.item_mask import as_bits
+from longrec.retrieval.index import Index, as_bits
 from longrec.serving.records.engine import Engine
 from longrec.serving.stores.protocol import Store
 from longrec_bench.measurement import Measurement, Row

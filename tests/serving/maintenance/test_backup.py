@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -32,7 +31,7 @@ import longrec.serving.maintenance.restore as restoring
 from longrec.core.errors import DataError, UsageError
 from longrec.core.files import digest_of_config, digest_of_file
 from longrec.serving.maintenance import backup as module
-from longrec.serving.maintenance.backup import Copied, backup, read_backup
+from longrec.serving.maintenance.backup import BACKUP, Copied, backup
 from longrec.serving.maintenance.restore import restore
 from longrec.serving.maintenance.verify import verify
 from longrec.serving.stores import log_reader
@@ -101,7 +100,7 @@ def test_a_restored_store_has_the_logs_that_were_backed_up(logs, page) -> None:
 def test_what_a_backup_says(store, tmp_path) -> None:
     shown = []
     backup(store, tmp_path / "backup", lambda done, total: shown.append((done, total)))
-    told = read_backup(tmp_path / "backup")
+    told = BACKUP.read(tmp_path / "backup")
     assert (told["users"], told["events"]) == (3, 25)
     assert told["store"] == store.meta()
     assert shown[-1] == (25, 25)
@@ -151,8 +150,8 @@ def test_a_backup_of_format_1_is_restored_without_its_records(store, empty, tmp_
     assert restore(folder, empty) == Copied(3, 25)
     assert held_logs(empty) == held_logs(store)
     (folder / "records.parquet").write_bytes(b"edited")
-    with pytest.raises(DataError, match=r"records.parquet is not what was written"):
-        read_backup(folder)
+    with pytest.raises(DataError, match=r"records.parquet is not what was saved"):
+        BACKUP.read(folder)
 
 
 def test_an_empty_store_has_a_backup(empty, tmp_path) -> None:
@@ -264,7 +263,7 @@ def test_a_log_replaced_while_it_is_read(store, tmp_path, monkeypatch, what) -> 
     rows = lines(tmp_path / "backup")
     times = [row["time"] for row in rows if row["user"] == b"a"]
     assert times == ([] if what == "forgotten" else list(range(19, -1, -1)))
-    assert read_backup(tmp_path / "backup")["users"] == (2 if what == "forgotten" else 3)
+    assert BACKUP.read(tmp_path / "backup")["users"] == (2 if what == "forgotten" else 3)
 
 
 # ---- interrupted
@@ -286,7 +285,7 @@ def test_a_killed_backup_leaves_nothing_that_looks_whole(store, tmp_path) -> Non
     left = [path for path in tmp_path.iterdir() if path.name not in ("store", "empty")]
     assert [path.suffix for path in left] == [".part"]
     with pytest.raises(DataError, match="no backup"):
-        read_backup(left[0])
+        BACKUP.read(left[0])
     again = open_store(str(tmp_path / "store"), readonly=True)
     assert backup(again, tmp_path / "backup").users == 3
     again.close()
@@ -369,44 +368,10 @@ def test_a_backup_takes_no_place_that_is_taken(store, tmp_path) -> None:
             backup(store, tmp_path / taken)
 
 
-def harm_truncated(folder: Path) -> None:
-    path = folder / "log.parquet"
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-def harm_edited(folder: Path) -> None:
-    path = folder / "log.parquet"
-    whole = bytearray(path.read_bytes())
-    whole[len(whole) // 2] ^= 1
-    path.write_bytes(whole)
-
-
-def harm_meta(folder: Path) -> None:
-    path = folder / "meta.json"
-    path.write_text(path.read_text().replace('"users": 3', '"users": 4'))
-
-
-@pytest.mark.parametrize(
-    ("harm", "words"),
-    [
-        (harm_truncated, r"log.parquet is not what was written"),
-        (harm_edited, r"log.parquet is not what was written"),
-        (harm_meta, r"meta.json is not what was written"),
-        (lambda folder: (folder / "log.parquet").unlink(), r"log.parquet is not"),
-        (lambda folder: (folder / "meta.json").unlink(), "has no meta.json"),
-        (lambda folder: (folder / "meta.json").write_text("{"), "is damaged"),
-        (lambda folder: (folder / "meta.json").write_text("[]"), "is damaged"),
-        (
-            lambda folder: (folder / "meta.json").write_text('{"format": 9, "digest": ""}'),
-            "upgrade longrec",
-        ),
-        (shutil.rmtree, "has no meta.json"),
-    ],
-)
-def test_a_damaged_backup_is_refused(store, empty, tmp_path, harm, words) -> None:
+def test_nothing_is_restored_of_a_damaged_backup(store, empty, tmp_path) -> None:
     backup(store, tmp_path / "backup")
-    harm(tmp_path / "backup")
-    with pytest.raises(DataError, match=words):
+    (tmp_path / "backup" / "log.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"log.parquet is not what was saved"):
         restore(tmp_path / "backup", empty)
     assert empty.meta() == {"schema": 1} | {k: v for k, v in empty.meta().items() if k == "created"}
     assert empty.totals().users == 0

@@ -16,8 +16,8 @@ from starlette.exceptions import HTTPException
 
 from longrec.core.errors import DataError, LongrecError, UsageError
 from longrec.inference.explain import check_explains, explain_given
+from longrec.retrieval.exact import similar
 from longrec.retrieval.index import COLD, PERSONAL
-from longrec.retrieval.similar import similar
 from longrec.serving.http import access_log as logs
 from longrec.serving.http import schemas
 from longrec.serving.http.batcher import Busy

@@ -156,7 +156,7 @@ def open_stream(
         When run, index or store cannot be opened; the message says why.
     """
     artifact = artifact or Artifact.load(settings.run)
-    index = open_index(artifact, settings.index, progress)
+    index = open_index(artifact, settings.index, progress).index
     return Stream.open(artifact, settings.store, settings.durability, beside, index)
 
 

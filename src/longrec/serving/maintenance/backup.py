@@ -11,7 +11,6 @@ log and are not in it (backups of format 1 hold them; they are not read).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
@@ -22,14 +21,22 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from longrec.core.errors import DataError, UsageError
-from longrec.core.files import digest_of_config, digest_of_file
-from longrec.data.folders import writing_folder
+from longrec.core.errors import UsageError
+from longrec.core.files import is_free, writing_folder
+from longrec.core.sealed import SealedKind
 from longrec.serving.stores.log_reader import NO_MODEL, read_log, retry_if_replaced, user_pages
 from longrec.serving.stores.protocol import Store, check_whole
 
-FORMAT = 2
 LOG = "log.parquet"
+BACKUP = SealedKind(
+    "a backup of a store",
+    "meta.json",
+    version=2,
+    mend="use another copy of the backup; the store was left alone",
+    made_by="longrec store backup URL FOLDER",
+    files=(LOG,),
+    also_reads=(1,),
+)
 SCHEMA = pa.schema(
     [
         ("user", pa.binary()),
@@ -71,7 +78,7 @@ def backup(store: Store, folder: str | Path, progress: Progress | None = None) -
         When it cannot be written, or the store is half restored or lacks events.
     """
     folder = Path(folder)
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    if not is_free(folder):
         raise UsageError(f"{folder} exists; a backup is written into a new folder")
     meta = store.meta()
     check_whole(meta, store.url)
@@ -90,49 +97,13 @@ def backup(store: Store, folder: str | Path, progress: Progress | None = None) -
                     if progress:
                         progress(events, max(events, total))
         about = {
-            "format": FORMAT,
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
             "users": users,
             "events": events,
             "store": _restored_meta(meta),
-            "digests": {LOG: digest_of_file(work / LOG)},
         }
-        about["digest"] = digest_of_config(about)
-        (work / "meta.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+        BACKUP.write(work, BACKUP.describe(about, [work / LOG]))
     return Copied(users, events)
-
-
-def read_backup(folder: Path) -> dict[str, Any]:
-    """What a backup's meta.json says, its files held against their digests.
-
-    Raises
-    ------
-    DataError
-        When it is missing, truncated, edited, or of a newer format.
-    """
-    path = folder / "meta.json"
-    if not path.is_file():
-        raise DataError(f"{folder} is no backup of a store: it has no meta.json")
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-        digest, version = about.pop("digest"), about["format"]
-        if version in (1, FORMAT) and digest == digest_of_config(about):
-            digests = about["digests"].items()
-            damaged = [name for name, wanted in digests if not _is_whole(folder / name, wanted)]
-        else:
-            damaged = ["meta.json"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is damaged ({error}): use another copy of the backup.") from error
-    if isinstance(version, int) and version > FORMAT:
-        raise DataError(
-            f"{path} has format {version}, this longrec reads {FORMAT}: upgrade longrec."
-        )
-    if damaged:
-        raise DataError(
-            f"{folder / damaged[0]} is not what was written (its digest differs): it was truncated "
-            "or edited. Use another copy of the backup; the store was left alone."
-        )
-    return dict(about) | {"digest": digest}
 
 
 class _LogWriter:
@@ -189,7 +160,3 @@ def _restored_meta(meta: dict[str, Any]) -> dict[str, Any]:
         current = meta.get("current")
         kept["models"] = {key: value for key, value in meta["models"].items() if key == current}
     return kept
-
-
-def _is_whole(path: Path, digest: str) -> bool:
-    return path.is_file() and digest_of_file(path) == digest

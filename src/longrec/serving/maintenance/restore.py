@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from longrec.core.errors import DataError, LongrecError, UsageError
-from longrec.serving.maintenance.backup import LOG, Copied, Progress, read_backup
+from longrec.serving.maintenance.backup import BACKUP, LOG, Copied, Progress
 from longrec.serving.stores.log_reader import NO_MODEL
 from longrec.serving.stores.protocol import Append, Event, Store, check_schema
 
@@ -42,7 +42,7 @@ def restore(folder: str | Path, store: Store, progress: Progress | None = None) 
     StoreFull, StoreUnavailable
     """
     folder = Path(folder)
-    about = read_backup(folder)
+    about = BACKUP.read(folder)
     check_schema(about["store"], str(folder))
     _begin(store, about["digest"])
     done = 0

@@ -7,12 +7,13 @@ opens its own.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import threading
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import ClassVar, Generic, TextIO, TypeVar
+from typing import ClassVar, Generic, TypeVar
+
+from filelock import BaseFileLock
 
 from longrec.core.errors import UsageError
 from longrec.serving.stores.protocol import Durability
@@ -40,7 +41,7 @@ class Opened(ABC):
         self._pid = os.getpid()
         # Within the gate its files are open; who writes holds the other one.
         self._gate, self._writing = Gate(), threading.Lock()
-        self._lock: TextIO | None = None
+        self._lock: BaseFileLock | None = None
         self._start()
 
     @abstractmethod
@@ -88,12 +89,10 @@ class Opened(ABC):
                     self._stop()
                     self._pid = 0
 
-    def let_go(self, forked: bool = False) -> None:
-        """Release the lock, or in a child only the child's hold on it."""
+    def release_lock(self) -> None:
+        """Let another process write to it; processes forked from this one never share the lock."""
         if self._lock is not None:
-            if not forked:  # also for children that were forked just now and hold it still
-                fcntl.flock(self._lock, fcntl.LOCK_UN)
-            self._lock.close()
+            self._lock.release()
             self._lock = None
 
     def _check(self) -> None:
@@ -164,11 +163,9 @@ class OpenedStore(Generic[F]):
 
 
 def _after_fork() -> None:
-    """Let go of the locks, which would otherwise outlive the parent in its children."""
+    """In a child nobody holds what another thread of the parent held when it was forked."""
     global _opening
     _opening = threading.Lock()
-    for opened in _opened.values():
-        opened.let_go(forked=True)
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -26,7 +26,7 @@ import lmdb
 
 from longrec.core.errors import DataError
 from longrec.core.files import sync
-from longrec.core.lock import take
+from longrec.core.lock import lock_folder
 from longrec.serving.stores.embedded import Opened
 from longrec.serving.stores.lmdb_file import REOPEN, check_file, copy_tables, explain, open_file
 from longrec.serving.stores.lmdb_layout import Tables, load_meta, save_meta
@@ -136,7 +136,7 @@ class LmdbFolder(Opened):
             raise DataError(f"{self.path} is a file; a store of users is a folder")
         try:
             if not self.readonly:
-                self._lock = take(
+                self._lock = lock_folder(
                     self.path,
                     f"another process writes to {self.path}; a store has one writer (use Redis for "
                     "several): end that process, or open this store readonly",
@@ -205,7 +205,7 @@ class LmdbFolder(Opened):
             with suppress(lmdb.Error):  # what is lost then may be lost
                 self._env.sync(True)
         self._close()
-        self.let_go()
+        self.release_lock()
 
     def _newest(self) -> int:
         names = os.listdir(self.path) if self.path.is_dir() else []

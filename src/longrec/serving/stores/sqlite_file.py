@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from longrec.core.lock import take_file
+from longrec.core.lock import lock_file
 from longrec.serving.stores.embedded import Opened
 from longrec.serving.stores.protocol import Durability, StoreUnavailable
 from longrec.serving.stores.sqlite_layout import (
@@ -105,7 +105,7 @@ class SqliteFile(Opened):
         try:
             check_file(self.path, self.readonly)
             if not self.readonly:
-                self._lock = take_file(
+                self._lock = lock_file(
                     beside(self.path, "-lock"),
                     f"another process writes to {self.path}; a store has one writer (use Redis for "
                     "several): end that process, or open this store readonly",
@@ -146,7 +146,7 @@ class SqliteFile(Opened):
             self._writer = None
         if self._lock is not None:
             beside(self.path, "-lock").unlink(missing_ok=True)
-        self.let_go()
+        self.release_lock()
 
 
 @contextmanager

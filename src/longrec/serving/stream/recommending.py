@@ -11,8 +11,7 @@ import numpy as np
 from longrec.artifact.artifact import Artifact
 from longrec.core.arrays import Ints
 from longrec.core.errors import DataError, UsageError
-from longrec.retrieval.index import Index
-from longrec.retrieval.item_mask import allowed, as_bits, row_bytes
+from longrec.retrieval.index import Index, allowed, as_bits, row_bytes
 from longrec.serving.records.engine import Engine
 from longrec.serving.stores.log_reader import LogReplaced, read_events, retry_if_replaced
 from longrec.serving.stores.protocol import Kept, Put, Store, version_of

@@ -1,0 +1,195 @@
+"""Sealed folders: of one kind and version, whole, and checked when they are read.
+
+A sealed folder has one JSON document that says what stands beside it. It is written last, so that
+a folder without it is none. Kinds that are signed have in it the SHA-256 of every other file
+("digests") and of the document itself ("digest"). What is missing, newer, edited or damaged is said
+in the same words for every kind, with what to do about it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from longrec.core.errors import DataError, UsageError, first_line
+from longrec.core.files import (
+    digest_of_config,
+    digest_of_file,
+    is_free,
+    write_file,
+    writing_folder,
+)
+
+
+@dataclass(frozen=True)
+class SealedKind:
+    """One kind of sealed folder.
+
+    Attributes
+    ----------
+    name : with its article, as messages call it: "a recommender".
+    document : file name of the JSON document.
+    version : the one that this longrec writes and reads; None where the document has none.
+    mend : what to do when a folder is damaged: "copy the folder again".
+    made_by : the command that makes one, for who names a folder that is none.
+    signed : whether the document has digests.
+    keys : further keys that the document must have, and their types.
+    files : names of files that must be there; of a signed kind also those with a digest.
+    version_key : the document's key of the version.
+    also_reads : older versions that are read as well.
+    """
+
+    name: str
+    document: str
+    version: int | None
+    mend: str
+    made_by: str
+    signed: bool = True
+    keys: Mapping[str, type] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+    version_key: str = "format"
+    also_reads: tuple[int, ...] = ()
+
+    def describe(self, about: Mapping[str, Any], files: Iterable[Path] = ()) -> dict[str, Any]:
+        """The document of a folder that holds these files."""
+        version = {} if self.version is None else {self.version_key: self.version}
+        document: dict[str, Any] = {**version, **about}
+        if self.signed:
+            document["digests"] = {path.name: digest_of_file(path) for path in files}
+            document["digest"] = digest_of_config(document)
+        return document
+
+    def write(self, folder: Path, document: Mapping[str, Any]) -> None:
+        """Write the document of `describe`, the last file of a folder."""
+        write_file(folder / self.document, json.dumps(document, indent=1))
+
+    def read(self, folder: Path) -> dict[str, Any]:
+        """The document of a folder whose files are all there and, if signed, as they were written.
+
+        Raises
+        ------
+        DataError
+            When it is missing, of another version, edited or damaged.
+        """
+        document = self.read_document(folder)
+        digests = document["digests"] if self.signed else {}
+        for name in dict.fromkeys((*self.files, *digests)):
+            path = folder / name
+            if not path.is_file():
+                raise DataError(f"{path} is missing: {self.mend}.")
+            if self.signed and digest_of_file(path) != digests.get(name):
+                raise DataError(
+                    f"{path} is not what was saved (its digest differs): it was truncated or "
+                    f"edited; {self.mend}."
+                )
+        return document
+
+    def read_document(self, folder: Path) -> dict[str, Any]:
+        """The document alone, checked; the other files are not looked at.
+
+        Raises
+        ------
+        DataError
+            When it is missing, of another version, edited or damaged.
+        """
+        path = folder / self.document
+        if not folder.exists():
+            raise DataError(f"{folder}: no such folder; `{self.made_by}` makes {self.name}.")
+        if not folder.is_dir():
+            raise DataError(
+                f"{folder} is a file; {self.name} is a folder that `{self.made_by}` makes."
+            )
+        if not path.is_file():
+            raise DataError(
+                f"{folder} is not {self.name}: it has no {self.document}; `{self.made_by}` makes "
+                "one."
+            )
+        document = read_json(path, self.mend)
+        keys: dict[str, type] = {"digest": str, "digests": dict} if self.signed else {}
+        self._check_version(path, document)
+        for key, kind in (keys | dict(self.keys)).items():
+            if not isinstance(document.get(key), kind):
+                raise DataError(f"{path} is damaged (it lacks {key!r}): {self.mend}.")
+        if self.signed:
+            unsigned = {key: value for key, value in document.items() if key != "digest"}
+            if digest_of_config(unsigned) != document["digest"]:
+                raise DataError(
+                    f"{path} was edited by hand (its digest differs): undo that, or {self.mend}."
+                )
+        return document
+
+    def _check_version(self, path: Path, document: Mapping[str, Any]) -> None:
+        if self.version is None:
+            return
+        if self.version_key not in document:
+            raise DataError(f"{path} is damaged (it lacks {self.version_key!r}): {self.mend}.")
+        found, words = document[self.version_key], self.version_key.replace("_", " ")
+        if found not in (self.version, *self.also_reads):
+            newer = isinstance(found, int) and found > self.version
+            raise DataError(
+                f"{path} has {words} {found!r}, this longrec reads {self.version}: "
+                f"{'upgrade longrec' if newer else self.mend}."
+            )
+
+    def writing(self, folder: Path, *, overwrite: bool) -> AbstractContextManager[Path]:
+        """Write a folder as `writing_folder` does, which may replace one of this kind alone.
+
+        Raises
+        ------
+        UsageError
+            When anything else stands there, or one of this kind and it is not to be replaced.
+        DataError
+            When it cannot be written; nothing is left behind then.
+        """
+        self.check_replaceable(folder, overwrite=overwrite)
+        return writing_folder(folder, overwrite=overwrite)
+
+    def check_replaceable(self, folder: Path, *, overwrite: bool) -> None:
+        """Raise UsageError unless a folder of this kind may be written there."""
+        if is_free(folder):
+            return
+        if not self._is_at(folder):
+            raise UsageError(
+                f"{folder} exists and is not {self.name}: it is left alone. Name another folder."
+            )
+        if not overwrite:
+            raise UsageError(
+                f"{folder} exists. Name another folder, or allow it to be replaced with "
+                "overwrite=True (--overwrite)."
+            )
+
+    def _is_at(self, folder: Path) -> bool:
+        """Whether a folder is of this kind, whole or damaged."""
+        if not (folder / self.document).is_file():
+            return False
+        if any((folder / name).is_file() for name in self.files):
+            return True
+        try:
+            document = read_json(folder / self.document, self.mend)
+        except DataError:
+            return False
+        version = () if self.version is None else (self.version_key,)
+        return document.keys() >= {*version, *self.keys}
+
+
+def read_json(path: Path, mend: str) -> dict[str, Any]:
+    """A JSON file that holds an object.
+
+    Raises
+    ------
+    DataError
+        When it is missing or damaged; the message ends with `mend`.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing: {mend}.") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is damaged ({first_line(error)}): {mend}.") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is damaged (it holds no JSON object): {mend}.")
+    return content

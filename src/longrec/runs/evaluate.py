@@ -1,0 +1,104 @@
+"""Evaluate: what `longrec.evaluate` does, for every caller."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+
+from longrec.artifact.artifact import Artifact
+from longrec.artifact.provenance import provenance
+from longrec.core.choices import Part, check_choice
+from longrec.core.errors import DataError, LongrecError
+from longrec.core.files import write_file
+from longrec.core.serialise import serialise
+from longrec.data.aligned import align
+from longrec.data.histories import Histories, open_histories
+from longrec.data.splits import make_split
+from longrec.evaluation.rank_targets import rank_targets
+from longrec.evaluation.summary import Metrics, summarise_ranks
+from longrec.inference.encode import check_times
+
+
+def evaluate(
+    recommender: Artifact,
+    histories: Histories | str | Path | None = None,
+    split: Part = "test",
+    *,
+    protocol: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Metrics:
+    """Rank every target of a split among the whole catalog.
+
+    Parameters
+    ----------
+    recommender : Recommender
+    histories : Histories, path or None
+        The recommender's own training data by default. Items it does not know are left out of
+        inputs, and such targets are misses.
+    split : {"test", "validation"}
+        Which targets.
+    protocol : str or None
+        "leave-one-out", "global-time" or "prequential"; by default the one it was trained under,
+        and the only one whose test events it has not seen.
+    progress : callable or None
+        Called with (events read, events in all).
+
+    Returns
+    -------
+    Metrics
+        A mapping: "ndcg@10", "hr@10", "mrr@10", …, "unfiltered/ndcg@10", …, with intervals,
+        buckets, counts and notes as attributes. A recommender with a folder also keeps it there,
+        as metrics.json and ranks.parquet.
+    """
+    check_choice("split", split, Part)
+    data = recommender.data() if histories is None else histories
+    data = data if isinstance(data, Histories) else open_histories(data)
+    trained_under = recommender.train_config.split
+    chosen = make_split(protocol or trained_under, data)
+    aligned = align(data, chosen, recommender.catalog)
+    targets = getattr(aligned.split, split)
+    if not len(targets):
+        raise LongrecError(f"{data.path}: the split {chosen.name!r} has no {split} targets")
+    if not len(aligned.histories.items):
+        raise DataError(
+            f"{data.path}: the recommender knows none of its items; evaluate it on histories with "
+            "item ids of the kind that it was trained on"
+        )
+    check_times(recommender.model, data.times)
+    ranks = rank_targets(
+        recommender.model, aligned.histories, targets, recommender.train_config.context, progress
+    )
+    notes = dict(aligned.split.notes)
+    own_data = recommender.provenance.get("data", {}).get("fingerprint") == data.fingerprint
+    if own_data and chosen.name != trained_under:
+        notes["warning"] = (
+            f"trained under {trained_under}, so that some of these targets were training events"
+        )
+    warm_start = recommender.provenance.get("warm_start", {})
+    trained_before = (warm_start.get("targets_trained_before") or {}).get(split)
+    if own_data and trained_before:
+        notes["warning"] = (
+            f"the warm start's old run was trained on {trained_before:,} of these targets"
+        )
+    metrics = summarise_ranks(ranks, chosen.name, notes, part=split)
+    if recommender.folder is not None:
+        _keep(recommender, metrics, ranks, data)
+    return metrics
+
+
+def _keep(recommender: Artifact, metrics: Metrics, ranks: pl.DataFrame, data: Histories) -> None:
+    """Leave the evaluation beside the model."""
+    folder = recommender.folder
+    assert folder is not None
+    document = metrics.to_dict() | {
+        "provenance": provenance(data, recommender.train_config.seed),
+        "model": recommender.name,
+    }
+    try:
+        write_file(folder / "ranks.parquet", serialise(ranks, "parquet"))
+        write_file(folder / "metrics.json", json.dumps(document, indent=1))
+    except OSError as error:
+        raise LongrecError(f"{folder}: the evaluation was not kept: {error}") from error
