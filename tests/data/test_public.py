@@ -18,10 +18,9 @@ import pytest
 
 from longrec.core.errors import DataError, UsageError
 from longrec.data.prepare import prepare
-from longrec.data.public import PublicData, fetch, get_public, list_public
+from longrec.data.public import PUBLIC, PublicData, get_public
 
 DAT = b"1::1193::5::978300760\n1::661::3.5::978302109\n2::1193::4::978298413\n"
-BY_NAME = {data.name: data for data in list_public()}
 
 
 def zipped(member: str, content: bytes) -> bytes:
@@ -38,6 +37,7 @@ class Server:
     def __init__(self) -> None:
         self.body = b""
         self.missing = 0
+        self.failures = 0
         self.status = 200
         self.requests = 0
         outer = self
@@ -45,8 +45,9 @@ class Server:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 outer.requests += 1
+                missing = outer.missing or (1000 if outer.requests <= outer.failures else 0)
                 self.send_response(outer.status)
-                self.send_header("Content-Length", str(len(outer.body) + outer.missing))
+                self.send_header("Content-Length", str(len(outer.body) + missing))
                 self.end_headers()
                 self.wfile.write(outer.body)
 
@@ -60,6 +61,7 @@ class Server:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr("pooch.core.time.sleep", lambda seconds: None)  # between tries
     running = Server()
     thread = threading.Thread(target=running.http.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -74,12 +76,13 @@ def movies(server: Server) -> PublicData:
     """MovieLens-1M as its publisher packs it, three ratings long."""
     server.body = zipped("ml-1m/ratings.dat", DAT)
     digest = hashlib.md5(server.body, usedforsecurity=False).hexdigest()
-    return replace(BY_NAME["ml-1m"], url=server.url, digest=f"md5:{digest}")
+    return replace(PUBLIC["ml-1m"], url=server.url, digest=f"md5:{digest}")
 
 
 def test_entries_say_what_a_user_must_know() -> None:
-    assert len(BY_NAME) == len(list_public()) >= 8
-    for data in list_public():
+    assert len(PUBLIC) >= 8
+    for name, data in PUBLIC.items():
+        assert data.name == name
         assert data.url.startswith("https://")
         assert data.page.startswith("https://")
         assert data.terms
@@ -87,13 +90,13 @@ def test_entries_say_what_a_user_must_know() -> None:
         if data.digest:
             algorithm, _, value = data.digest.partition(":")
             assert len(value) == hashlib.new(algorithm).digest_size * 2
-    assert BY_NAME["ml-1m"].digest == "md5:c4d9eecfca2ab87c1945afe126590906"
+    assert PUBLIC["ml-1m"].digest == "md5:c4d9eecfca2ab87c1945afe126590906"
 
 
 def test_download_to_histories(tmp_path: Path, server: Server, movies: PublicData) -> None:
     lines: list[str] = []
     steps: list[tuple[int, int | None]] = []
-    file = fetch(
+    file = get_public(
         movies,
         tmp_path / "data",
         accept_terms=True,
@@ -111,13 +114,13 @@ def test_download_to_histories(tmp_path: Path, server: Server, movies: PublicDat
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["data", "ml-1m.json", "ml-1m.parquet"]
     h = prepare(file, tmp_path / "h")
     assert (h.n_users, h.n_items, h.n_events) == (2, 2, 3)
-    assert fetch(movies, tmp_path / "data") == file  # there already: no terms, no request
+    assert get_public(movies, tmp_path / "data") == file  # there already: no terms, no request
     assert server.requests == 1
 
 
 def test_terms_come_before_the_download(tmp_path: Path, server: Server, movies: PublicData) -> None:
     with pytest.raises(UsageError, match=r"terms.*GroupLens.*accept_terms=True"):
-        fetch(movies, tmp_path)
+        get_public(movies, tmp_path)
     assert server.requests == 0
     assert not list(tmp_path.iterdir())
 
@@ -125,18 +128,18 @@ def test_terms_come_before_the_download(tmp_path: Path, server: Server, movies: 
 def test_a_file_that_the_user_has(tmp_path: Path, server: Server, movies: PublicData) -> None:
     mine = tmp_path / "mine.zip"
     mine.write_bytes(server.body)
-    file = fetch(movies, tmp_path / "data", file=mine)
+    file = get_public(movies, tmp_path / "data", file=mine)
     assert pl.read_parquet(file).height == 3
     assert server.requests == 0
     assert mine.exists()
     with pytest.raises(DataError, match="no such file"):
-        fetch(movies, tmp_path / "other", file=tmp_path / "absent.zip")
+        get_public(movies, tmp_path / "other", file=tmp_path / "absent.zip")
     mine.write_bytes(server.body[:-1])
     with pytest.raises(DataError, match=r"mine\.zip has md5 .* known with .* damaged or another"):
-        fetch(movies, tmp_path / "other", file=mine)
+        get_public(movies, tmp_path / "other", file=mine)
     mine.write_bytes(b"PK not a zip")
     with pytest.raises(DataError, match=r"mine\.zip is damaged"):
-        fetch(replace(movies, digest=None), tmp_path / "other", file=mine)
+        get_public(replace(movies, digest=None), tmp_path / "other", file=mine)
 
 
 def nothing_left(folder: Path) -> bool:
@@ -148,7 +151,7 @@ def test_failed_downloads_leave_nothing(tmp_path: Path, server: Server, movies: 
 
     def fails(says: str, data: PublicData = movies) -> None:
         with pytest.raises(DataError, match=says):
-            fetch(data, out, accept_terms=True)
+            get_public(data, out, accept_terms=True)
         assert nothing_left(out)
 
     fails("has md5 .* is known with 0000", replace(movies, digest="md5:" + "0" * 32))
@@ -164,6 +167,20 @@ def test_failed_downloads_leave_nothing(tmp_path: Path, server: Server, movies: 
     fails("not as expected", replace(movies, digest=None))
     server.http.server_close()
     fails("could not be downloaded", replace(movies, url="http://127.0.0.1:9/x"))
+
+
+def test_a_transfer_that_breaks_is_tried_again(
+    tmp_path: Path, server: Server, movies: PublicData
+) -> None:
+    server.failures = 2
+    steps: list[int] = []
+    file = get_public(
+        movies, tmp_path, accept_terms=True, progress=lambda done, total: steps.append(done)
+    )
+    assert server.requests == 3
+    assert steps[-1] == len(server.body)
+    assert max(steps) == len(server.body)
+    assert pl.read_parquet(file).height == 3
 
 
 def test_unknown_name(tmp_path: Path) -> None:
@@ -197,11 +214,11 @@ REVIEWS = [
     ],
 )
 def test_each_format_reads(tmp_path: Path, name: str, content: bytes, rows: list) -> None:
-    data = replace(BY_NAME[name], digest=None)
+    data = replace(PUBLIC[name], digest=None)
     packed = tmp_path / "packed"
     packed.write_bytes(zipped(data.member, content) if data.member else gzip.compress(content))
     lines: list[str] = []
-    file = fetch(data, tmp_path / "out", file=packed, report=lines.append)
+    file = get_public(data, tmp_path / "out", file=packed, report=lines.append)
     assert pl.read_parquet(file).rows() == rows
     assert hashlib.sha256(packed.read_bytes()).hexdigest() in "\n".join(lines)
     assert prepare(file, tmp_path / "h").n_events == len(rows)

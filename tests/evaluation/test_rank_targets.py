@@ -116,7 +116,8 @@ def test_equals_the_loop(monkeypatch, histories, name, settings, context, at_onc
 @pytest.mark.parametrize("name", ["elastic", "hydrarec", "sasrec-rotary", "sasrec"])
 @pytest.mark.parametrize("context", [None, 9])
 def test_prequential_targets_equal_one_by_one(monkeypatch, histories, name, context):
-    split = prequential(histories, min_length=20)
+    monkeypatch.setattr("longrec.data.splits.LONG", 20)
+    split = prequential(histories)
     assert len(split.test) > 2 * len(np.unique(split.test.users))
     settings = {"max_length": 12} if name == "sasrec" else {}
     model = model_of(name, 30, **SMALL, **settings)

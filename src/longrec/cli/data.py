@@ -103,9 +103,9 @@ def data_list(json: Json = False) -> None:
     """
     from dataclasses import asdict
 
-    from longrec.data.public import list_public
+    from longrec.data.public import PUBLIC
 
-    entries = list_public()
+    entries = list(PUBLIC.values())
     if json:
         console.print_json([asdict(entry) for entry in entries])
         return

@@ -8,18 +8,14 @@ that holds events, and writes it as Parquet that `read_events` recognises.
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import os
 import shutil
 import tempfile
-import urllib.error
-import urllib.request
 import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
 
 import polars as pl
@@ -29,6 +25,9 @@ from longrec.data.sources import ENGINE_ERRORS
 
 Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all if known
 BLOCK = 1 << 20
+RETRIES = 2
+TIMEOUT = 60
+"""Seconds without an answer of the publisher's server."""
 EVENT_COLUMNS = ("user_id", "item_id", "rating", "timestamp")
 
 
@@ -131,7 +130,7 @@ def _checkins(name: str) -> PublicData:
     )
 
 
-_ALL = (
+_ENTRIES = (
     _movielens("100k", "100K (100,000 ratings)", "ml-100k/u.data", "tab",
                "0e33842e24a9c977be4e0107933c0723"),
     _movielens("1m", "1M (1,000,209 ratings)", "ml-1m/ratings.dat", "dat",
@@ -152,13 +151,12 @@ _ALL = (
 )  # fmt: skip
 
 
-def list_public() -> list[PublicData]:
-    """All public logs that `get_public` knows."""
-    return list(_ALL)
+PUBLIC = {data.name: data for data in _ENTRIES}
+"""All public logs that `get_public` knows, by name."""
 
 
 def get_public(
-    name: str,
+    data: str | PublicData,
     folder: Path | str,
     *,
     file: Path | str | None = None,
@@ -170,8 +168,8 @@ def get_public(
 
     Parameters
     ----------
-    name
-        as in `list_public`.
+    data
+        a name in `PUBLIC`, or an entry of one's own.
     folder
         where NAME.parquet goes, with NAME.json beside it (address, digest, terms, citation).
     file
@@ -191,29 +189,10 @@ def get_public(
         when the transfer fails or is cut short, the digest differs, or the file is damaged; nothing
         is left behind then.
     """
-    by_name = {data.name: data for data in _ALL}
-    if name not in by_name:
-        raise UsageError(f"No public data is called {name!r}. Known: {', '.join(by_name)}.")
-    return fetch(
-        by_name[name],
-        folder,
-        file=file,
-        accept_terms=accept_terms,
-        progress=progress,
-        report=report,
-    )
-
-
-def fetch(
-    data: PublicData,
-    folder: Path | str,
-    *,
-    file: Path | str | None = None,
-    accept_terms: bool = False,
-    progress: Progress | None = None,
-    report: Callable[[str], None] | None = None,
-) -> Path:
-    """Do what `get_public` says, for any entry."""
+    if isinstance(data, str):
+        if data not in PUBLIC:
+            raise UsageError(f"No public data is called {data!r}. Known: {', '.join(PUBLIC)}.")
+        data = PUBLIC[data]
     say = report or (lambda line: None)
     folder = Path(folder)
     target = folder / f"{data.name}.parquet"
@@ -237,63 +216,97 @@ def fetch(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{data.name}.", dir=folder) as work:
-            packed = Path(file) if file is not None else Path(work) / "packed"
-            if file is None:
-                _download(data.url, packed, progress)
+            packed = _download(data.url, Path(work), progress) if file is None else Path(file)
             digest = _check_digest(data, packed)
             say(f"  digest {digest}" + ("" if data.digest else " (none is published to compare)"))
             events = Path(work) / "events"
             _unpack(data, packed, events)
-            made = Path(work) / "events.parquet"
-            _convert(data, events, made)
+            parquet = Path(work) / "events.parquet"
+            _convert(data, events, parquet)
             note = {
                 key: getattr(data, key) for key in ("name", "title", "url", "terms", "citation")
             }
             note_file = Path(work) / "note.json"
             note_file.write_text(json.dumps(note | {"digest": digest}, indent=2), encoding="utf-8")
             os.replace(note_file, folder / f"{data.name}.json")
-            os.replace(made, target)
+            os.replace(parquet, target)
     except OSError as error:
         raise DataError(f"{target} was not written: {first_line(error)}.") from error
     return target
 
 
-def _download(url: str, target: Path, progress: Progress | None) -> None:
+def _download(url: str, folder: Path, progress: Progress | None) -> Path:
+    """The publisher's file, in a folder of ours."""
+    import pooch
+    import requests
+
     by_hand = "Try again, or download it by hand and pass it with file= (--file)."
-    request = urllib.request.Request(url, headers={"User-Agent": "longrec"})
+    pooch.get_logger().setLevel("WARNING")
+    downloads = pooch.create(
+        folder, "", registry={"packed": None}, urls={"packed": url}, retry_if_failed=RETRIES
+    )
+    get = pooch.HTTPDownloader(
+        progressbar=_DownloadProgress(progress),
+        chunk_size=BLOCK,
+        timeout=TIMEOUT,
+        # A file that is gzipped must not be unpacked on its way, since digests are of the file.
+        headers={"User-Agent": "longrec", "Accept-Encoding": "identity"},
+    )
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer, target.open("wb") as out:
-            length = answer.headers.get("Content-Length")
-            total, done = (int(length) if length else None), 0
-            while block := answer.read(BLOCK):
-                out.write(block)
-                done += len(block)
-                if progress is not None:
-                    progress(done, total)
-    except urllib.error.HTTPError as error:
-        raise DataError(f"{url} answered {error.code} ({error.reason}). {by_hand}") from error
-    except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError) as error:
+        return Path(downloads.fetch("packed", downloader=get))
+    except requests.HTTPError as error:
+        answer = error.response
+        assert answer is not None
+        raise DataError(
+            f"{url} answered {answer.status_code} ({answer.reason}). {by_hand}"
+        ) from error
+    except requests.RequestException as error:
         raise DataError(
             f"{url} could not be downloaded ({first_line(error)}). {by_hand}"
         ) from error
-    if total is not None and done != total:
-        raise DataError(f"{url} was cut short: {done:,} of {total:,} bytes arrived. {by_hand}")
+
+
+class _DownloadProgress:
+    """What pooch calls a progress bar, for a function that takes bytes so far and in all."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress, self._total, self._done = progress, 0, 0
+
+    @property
+    def total(self) -> int:
+        """Bytes in all, 0 where they are not known; set at the begin of each try."""
+        return self._total
+
+    @total.setter
+    def total(self, total: int) -> None:
+        self._total, self._done = total, 0
+
+    def update(self, size: int) -> None:
+        self._done += size
+        if self._progress is not None:
+            done = min(self._done, self._total) if self._total else self._done
+            self._progress(done, self._total or None)
+
+    def reset(self) -> None:
+        """At the end, before an `update` by all bytes, which adds none."""
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 def _check_digest(data: PublicData, file: Path) -> str:
     """The file's digest as "algorithm:hex"; a DataError when it is not the known one."""
+    import pooch
+
     algorithm, _, wanted = (data.digest or "sha256:").partition(":")
-    hasher = hashlib.new(algorithm, usedforsecurity=False)
-    with file.open("rb") as source:
-        while block := source.read(BLOCK):
-            hasher.update(block)
-    if wanted and hasher.hexdigest() != wanted:
+    found = pooch.file_hash(str(file), alg=algorithm)
+    if wanted and found != wanted:
         raise DataError(
-            f"{file.name if file.name != 'packed' else data.url} has {algorithm} "
-            f"{hasher.hexdigest()}, but {data.name} is known with {wanted}: the file is damaged or "
-            f"another version. Get it again from {data.page}."
+            f"{file.name if file.name != 'packed' else data.url} has {algorithm} {found}, but "
+            f"{data.name} is known with {wanted}: the file is damaged or another version. Get it "
+            f"again from {data.page}."
         )
-    return f"{algorithm}:{hasher.hexdigest()}"
+    return f"{algorithm}:{found}"
 
 
 def _unpack(data: PublicData, packed: Path, target: Path) -> None:

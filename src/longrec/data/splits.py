@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 Bools = NDArray[np.bool_]
 Notes = dict[str, int | float | str]
 
+CUTS = (0.8, 0.9)
+"""Quantiles of all times at which global-time cuts, for validation and for the test."""
+LONG, LAST_SHARE = 501, 0.2
+"""Events from which prequential calls a history long, and the share of one that it tests."""
 _BLOCK_EVENTS = 1 << 22  # events looked at together: bounds the memory of the scans below
 
 
@@ -109,33 +113,27 @@ def leave_one_out(histories: Histories) -> Split:
     )
 
 
-def global_time(histories: Histories, validation: float = 0.8, test: float = 0.9) -> Split:
+def global_time(histories: Histories) -> Split:
     """Train before one moment, predict after it: nobody's future helps anybody's past.
 
-    The cuts are the events at the quantiles ``validation`` and ``test`` of all times. An event at
-    exactly a cut lies after it, so ties never straddle a cut. A user's targets are the first event
-    between the cuts (validation) and the first from the second cut on (test; its input holds the
-    user's events between the cuts). Users with nothing before their target are counted, not
-    evaluated. Targets whose item no training event has are misses.
+    The cuts are the events at the quantiles ``CUTS`` of all times. An event at exactly a cut lies
+    after it, so ties never straddle a cut. A user's targets are the first event between the cuts
+    (validation) and the first from the second cut on (test; its input holds the user's events
+    between the cuts). Users with nothing before their target are counted, not evaluated. Targets
+    whose item no training event has are misses.
 
     Raises
     ------
     UsageError
-        Without times, with quantiles out of order, or when no event lies before the first cut.
+        Without times, or when no event lies before the first cut.
     """
     if histories.times is None:
         raise UsageError(
             f"{histories.path}: the split 'global-time' needs times, and this log had none; "
             "use --split leave-one-out, or prepare the log with its time column"
         )
-    if not 0 < validation < test < 1:
-        raise UsageError(
-            f"global-time needs 0 < validation < test < 1, not validation={validation}, test={test}"
-        )
     starts, ends = histories.offsets[:-1], histories.offsets[1:]
-    ranks = [
-        min(int(q * len(histories.times)), len(histories.times) - 1) for q in (validation, test)
-    ]
+    ranks = [min(int(q * len(histories.times)), len(histories.times) - 1) for q in CUTS]
     ordered = np.partition(histories.times, ranks)
     first_cut, second_cut = int(ordered[ranks[0]]), int(ordered[ranks[1]])
     del ordered
@@ -165,10 +163,10 @@ def global_time(histories: Histories, validation: float = 0.8, test: float = 0.9
     )
 
 
-def prequential(histories: Histories, min_length: int = 501, last: float = 0.2) -> Split:
+def prequential(histories: Histories) -> Split:
     """Score every event of the last fifth of long histories from what came before it.
 
-    Histories of at least ``min_length`` events keep their last ``last`` (a share) for the test and
+    Histories of at least ``LONG`` events keep their last fifth (``LAST_SHARE``) for the test and
     the event before that for validation. Of the shorter ones all but the last event train and the
     last validates (below three events: all train). Targets whose item no training event has are
     misses. Targets of one user are not independent: intervals must be clustered by user.
@@ -176,21 +174,17 @@ def prequential(histories: Histories, min_length: int = 501, last: float = 0.2) 
     Raises
     ------
     UsageError
-        When no history is long enough, or the options are out of range.
+        When no history is long enough.
     """
-    if min_length < 3 or not 0 < last <= 0.5:
-        raise UsageError(
-            f"prequential needs min_length >= 3 and 0 < last <= 0.5, not {min_length} and {last}"
-        )
     starts, ends = histories.offsets[:-1], histories.offsets[1:]
     lengths = ends - starts
-    long = lengths >= min_length
+    long = lengths >= LONG
     if not long.any():
         raise UsageError(
-            f"{histories.path}: the split 'prequential' needs histories of {min_length} events or "
+            f"{histories.path}: the split 'prequential' needs histories of {LONG} events or "
             f"more; the longest has {int(lengths.max(initial=0))}; use --split leave-one-out"
         )
-    tested = np.where(long, np.maximum((lengths * last).astype(np.int64), 1), 0)
+    tested = np.where(long, np.maximum((lengths * LAST_SHARE).astype(np.int64), 1), 0)
     validating = np.flatnonzero(lengths >= 3)
     validation_at = ends - tested - 1
     train_end = np.where(lengths >= 3, validation_at, ends)
@@ -204,8 +198,8 @@ def prequential(histories: Histories, min_length: int = 501, last: float = 0.2) 
         test=(users, (ends - tested)[users] + within),
         unseen_is_a_miss=True,
         notes={
-            "min_length": min_length,
-            "last_share": last,
+            "min_length": LONG,
+            "last_share": LAST_SHARE,
             "users_too_short": int((~long).sum()),
         },
     )
@@ -219,7 +213,7 @@ SPLITS: dict[str, Callable[[Histories], Split]] = {
 
 
 def make_split(name: str, histories: Histories) -> Split:
-    """Make the split called ``name`` (a key of ``SPLITS``) with its default options."""
+    """Make the split called ``name``, a key of ``SPLITS``."""
     if name not in SPLITS:
         raise UsageError(f"unknown split {name!r}; choose one of {', '.join(SPLITS)}")
     return SPLITS[name](histories)
