@@ -284,7 +284,7 @@ def test_a_killed_backup_leaves_nothing_that_looks_whole(store, tmp_path) -> Non
     process.communicate()
     left = [path for path in tmp_path.iterdir() if path.name not in ("store", "empty")]
     assert [path.suffix for path in left] == [".part"]
-    with pytest.raises(DataError, match="no backup"):
+    with pytest.raises(DataError, match="not a backup"):
         BACKUP.read(left[0])
     again = open_store(str(tmp_path / "store"), readonly=True)
     assert backup(again, tmp_path / "backup").users == 3
