@@ -14,6 +14,7 @@ import polars as pl
 
 from longrec.artifact.provenance import provenance
 from longrec.compare.read_runs import report_row
+from longrec.compare.report import provenance_facts
 from longrec.core import console
 from longrec.core.errors import UsageError
 from longrec.core.format import duration
@@ -53,33 +54,46 @@ def run_demo(out: Path, users: int, seed: int, as_json: bool) -> None:
     with console.err.status("simulating histories"):
         simulation = simulate(SimulationConfig(users=users, seed=seed))
         histories = simulation.to_histories(out / "histories")
+    about = provenance(histories, seed)
+    facts = provenance_facts(about)
     lengths = histories.lengths
     console.say(
-        f"simulated {histories.n_users:,} users, {histories.n_items:,} items, "
-        f"{histories.n_events:,} events; histories of {lengths.mean():.0f} events on average, "
+        f"simulated {facts['data']}; histories of {lengths.mean():.0f} events on average, "
         f"at most {lengths.max():,}"
     )
-    split = make_split("leave-one-out", histories)
-    trained: dict[str, Recommender] = {}
-    rows: list[ReportRow] = []
-    for name, settings in MODELS.items():
-        trained[name], row = _train(name, histories, out, seed, settings)
-        rows.append(row)
+    models = {name: _train(name, histories, out / name, seed) for name in MODELS}
+    rows = [report_row([out / name], name) for name in MODELS]
     with console.err.status("computing what is attainable, by exact filtering"):
+        split = make_split("leave-one-out", histories)
         rows += attainable(simulation, histories, split, WINDOW)
-    chosen = histories.user_ids.gather([0, histories.n_users // 2, histories.n_users - 1])
-    examples = _examples(histories, chosen, {k: trained[k] for k in ("elastic", "sasrec")})
-    report = write_report(
-        out / "report.html",
-        Report(
-            "longrec demo: simulated histories",
-            rows,
-            examples,
-            _facts(histories, simulation.config, seed),
-            rows[0].metrics.protocol() if isinstance(rows[0].metrics, Metrics) else "",
-        ),
+    users_shown = histories.user_ids.gather([0, histories.n_users // 2, histories.n_users - 1])
+    examples = _examples(histories, users_shown, {k: models[k] for k in ("elastic", "sasrec")})
+    metrics = rows[0].metrics
+    assert isinstance(metrics, Metrics)
+    report = Report(
+        "longrec demo: simulated histories",
+        rows,
+        examples,
+        facts
+        | {
+            "seed": str(seed),
+            "simulation": repr(simulation.config),
+            "fingerprint": histories.fingerprint[:12],
+            "threads": str(about["machine"]["threads"]),
+        },
+        metrics.protocol(),
     )
-    _show(rows, examples, report, as_json)
+    path = write_report(out / "report.html", report)
+    if as_json:
+        found = [
+            {"name": row.name, "kind": row.kind, "train_seconds": row.cost.seconds}
+            | dict(row.metrics)
+            for row in rows
+        ]
+        console.print_json({"report": str(path), "rows": found})
+    else:
+        _print(report, metrics)
+        console.print_text(f"report: {path}")
 
 
 def _clear(out: Path) -> None:
@@ -92,15 +106,13 @@ def _clear(out: Path) -> None:
     (out / MARK).write_text('{"demo": 1}\n')
 
 
-def _train(
-    name: str, histories: Histories, out: Path, seed: int, settings: dict[str, Any]
-) -> tuple[Recommender, ReportRow]:
-    """Train one model, evaluate it on the test targets, and make its row of the report."""
-    run = out / name
-    recommender = train(histories, name, run, seed=seed, progress=True, **settings, **TRAINING)
-    with console.progress_bar(f"{name}: ranking") as ranked:
-        evaluate(recommender, histories, progress=ranked)
-    return recommender, report_row([run], name)
+def _train(name: str, histories: Histories, run: Path, seed: int) -> Recommender:
+    """Train one model, and evaluate it on the test targets."""
+    settings = MODELS[name] | TRAINING
+    recommender = train(histories, name, run, seed=seed, progress=True, **settings)
+    with console.progress_bar(f"{name}: ranking") as progress:
+        evaluate(recommender, histories, progress=progress)
+    return recommender
 
 
 def attainable(
@@ -119,10 +131,10 @@ def attainable(
 
 
 def _examples(
-    histories: Histories, users: pl.Series, trained: dict[str, Recommender]
+    histories: Histories, users: pl.Series, models: dict[str, Recommender]
 ) -> list[UserRecommendations]:
     """Recommendations of each model for some users, with the last events of their histories."""
-    frames = {name: rec.recommend(users, histories, k=5) for name, rec in trained.items()}
+    frames = {name: model.recommend(users, histories, k=5) for name, model in models.items()}
     examples = []
     for row, user in zip(histories.find_users(users), users, strict=True):
         begin, end = histories.offsets[row : row + 2]
@@ -135,54 +147,21 @@ def _examples(
     return examples
 
 
-def _facts(histories: Histories, config: SimulationConfig, seed: int) -> dict[str, str]:
-    made = provenance(histories, seed)
-    machine = made["machine"]
-    return {
-        "command": made["command"],
-        "seed": str(seed),
-        "simulation": repr(config),
-        "data": f"{histories.n_users:,} users, {histories.n_items:,} items, "
-        f"{histories.n_events:,} events, fingerprint {histories.fingerprint[:12]}",
-        "machine": f"{machine['processor']}, {machine['cores']} cores, "
-        f"{machine['threads']} threads",
-        "versions": ", ".join(f"{k} {v}" for k, v in made["versions"].items()),
-        "commit": str(made["commit"] or "installed package"),
-        "time": made["started"],
-    }
-
-
-def _show(
-    rows: list[ReportRow], examples: list[UserRecommendations], report: Path, as_json: bool
-) -> None:
-    lead = rows[0].metrics
-    assert isinstance(lead, Metrics)
-    keys = [lead.headline(metric) for metric in METRICS]
-    if as_json:
-        console.print_json(
-            {
-                "report": str(report),
-                "rows": [
-                    {"name": r.name, "kind": r.kind, "train_seconds": r.cost.seconds}
-                    | dict(r.metrics)
-                    for r in rows
-                ],
-            }
-        )
-        return
+def _print(report: Report, metrics: Metrics) -> None:
+    """The metrics of every row, and the example users, as tables."""
     console.table(
-        f"test targets, {'seen items filtered' if lead.lead == 'filtered' else 'unfiltered'}",
+        f"test targets, {'seen items filtered' if metrics.lead == 'filtered' else 'unfiltered'}",
         ["system", *METRICS, "trained in"],
         [
             [
-                r.name,
-                *(r.metrics[key] for key in keys),
-                "" if r.cost.seconds is None else duration(r.cost.seconds),
+                row.name,
+                *(row.metrics[metrics.headline(metric)] for metric in METRICS),
+                "" if row.cost.seconds is None else duration(row.cost.seconds),
             ]
-            for r in rows
+            for row in report.rows
         ],
     )
-    for example in examples:
+    for example in report.recommendations:
         console.table(
             f"user {example.user}: last events {', '.join(map(str, example.history))}",
             ["model", "recommended"],
@@ -191,4 +170,3 @@ def _show(
                 for name, items in example.by_model.items()
             ],
         )
-    console.out.print(f"report: {report}")
