@@ -1,4 +1,4 @@
-"""The command line: `main` in this process, and the real command where a process is the point."""
+"""The command line: `main` in this process, and forked where a process is the point."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from cli.running import TINY, longrec, make_run
 from forking import run_command
 
 from longrec.cli import main as cli
@@ -48,26 +49,7 @@ VERBS = [
     "data list",
     "data get",
 ]
-TINY = [f"--set={s}" for s in ("dim=8", "layers=1", "heads=1", "experts=3", "ffn_dim=8")]
 NASTY = ["[red]x[/red]", 'say "hi", you', "=1+1", ":smile:", "two\nlines", "\x1b[31mred", "é"]
-
-
-def longrec(*argv):
-    """Run the command line here -> exit status; output is for capsys to read."""
-    before = sys.argv
-    sys.argv = ["longrec", *map(str, argv)]
-    try:
-        cli.main()
-    except SystemExit as end:
-        return 0 if end.code is None else end.code
-    finally:
-        sys.argv = before
-    return 0
-
-
-def command(*argv, **options):
-    """The command in a process of its own."""
-    return run_command(*argv, text=True, **options)
 
 
 @pytest.fixture(scope="module")
@@ -76,30 +58,23 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def log(place):
-    random = np.random.default_rng(0)
-    path = place / "log.csv"
-    pl.DataFrame(
-        {
-            "user_id": random.integers(100, 140, 600),
-            "item_id": [f"i{n:02d}" for n in random.integers(0, 25, 600)],
-            "timestamp": 1_700_000_000 + np.arange(600) * 60,
-        }
-    ).write_csv(path)
-    return path
+def made(place):
+    return make_run(place)
 
 
-@pytest.fixture(scope="module")
-def histories(place, log):
-    assert longrec("prepare", log, "--out", place / "histories") == 0
-    return place / "histories"
+@pytest.fixture
+def log(made):
+    return made.log
 
 
-@pytest.fixture(scope="module")
-def run(place, histories):
-    argv = ["train", histories, "--out", place / "run", *TINY, "--set", "max_epochs=1"]
-    assert longrec(*argv) == 0
-    return place / "run"
+@pytest.fixture
+def histories(made):
+    return made.histories
+
+
+@pytest.fixture
+def run(made):
+    return made.run
 
 
 @pytest.fixture(scope="module")
@@ -350,83 +325,7 @@ def test_ids_that_a_format_cannot_hold(capsys, tmp_path):
     assert pl.read_parquet(out)["item"].to_list() in ([b"x"], [b"\xfe"])
 
 
-# ---- mistakes
-
-
-def mistakes():
-    """Name -> (argv with {run}, {h}, {log}, {tmp} to fill in, status, words on stderr)."""
-    return {
-        "no such verb": ("bake", 2, "No such command"),
-        "no such option": ("evaluate {run} --fast", 2, "No such option"),
-        "no such model": ("train {h} --out {tmp}/r --model elastik", 2, "Did you mean 'elastic'"),
-        "no such key": ("train {h} --out {tmp}/r --set dims=8", 2, "Did you mean dim"),
-        "no such value": ("train {h} --out {tmp}/r --set dim=x", 2, "dim is 'x'"),
-        "impossible value": ("train {h} --out {tmp}/r --set dim=0", 2, "dim is 0"),
-        "no assignment": ("train {h} --out {tmp}/r --set dim", 2, "KEY=VALUE"),
-        "assigned twice": ("train {h} --out {tmp}/r --set dim=8 --set dim=9", 2, "twice"),
-        "context twice": ("train {h} --out {tmp}/r --context 3 --set context=4", 2, "twice"),
-        "no such split": ("train {h} --out {tmp}/r --set split=x", 2, "unknown split 'x'"),
-        "no such device": ("train {h} --out {tmp}/r --device cuda:99", 2, "cannot be used"),
-        "too wide": ("train {h} --out {tmp}/r --set dim=4000000000", 1, "memory"),
-        "no out": ("train {h}", 2, "Missing option"),
-        "no histories": ("train {tmp}/none --out {tmp}/r", 1, "no such folder"),
-        "a log, not histories": ("train {log} --out {tmp}/r", 1, "not a histories folder"),
-        "run exists": ("train {h} --out {run}", 2, "holds a trained recommender"),
-        "resume of the ended": ("train {h} --out {run} --resume", 2, "needs no --resume"),
-        "warm from none": ("train {h} --out {tmp}/r --warm-start {tmp}/none", 1, "no such folder"),
-        "warm in place": ("train {h} --out {run} --warm-start {run}", 2, "another folder"),
-        "warm, other model": (
-            "train {h} --out {tmp}/r --warm-start {run} --model sasrec",
-            2,
-            "goes on with the same model",
-        ),
-        "warm, other size": (
-            "train {h} --out {tmp}/r --warm-start {run} --set dim=16",
-            2,
-            "was built with dim=8, not 16",
-        ),
-        "extend none": ("prepare {log} --out {tmp}/h --extend {tmp}/none", 1, "no such folder"),
-        "extend and filter": (
-            "prepare {log} --out {tmp}/h --extend {h} --dedup",
-            2,
-            "do not combine with extend",
-        ),
-        "no log": ("prepare {tmp}/none.csv --out {tmp}/h", 1, "none.csv"),
-        "no column": ("prepare {log} --out {tmp}/h --user uid", 2, "uid"),
-        "histories exist": ("prepare {log} --out {h}", 2, "--overwrite"),
-        "bad ending": ("prepare {run}/config.json --out {tmp}/h", 1, "config.json"),
-        "negative k-core": ("prepare {log} --out {tmp}/h --k-core -1", 2, "k-core"),
-        "no run": ("evaluate {tmp}/none", 1, "no such folder"),
-        "not a run": ("recommend {h} --all", 1, "not a recommender"),
-        "no such part": ("evaluate {run} --split all", 2, "split"),
-        "no such protocol": ("evaluate {run} --protocol x", 2, "unknown split 'x'"),
-        "not enough history": ("evaluate {run} --protocol prequential", 2, "prequential"),
-        "nobody": ("recommend {run}", 2, "give one of"),
-        "two wishes": ("recommend {run} --user 100 --all", 2, "give one of"),
-        "ids beside all": ("recommend {run} --all 100", 2, "takes no ids"),
-        "history and data": ("recommend {run} --history i01 --data {h}", 2, "leave --data out"),
-        "no items": ("recommend {run} --user 100 -k 0", 2, "-k"),
-        "no such format": ("recommend {run} --user 100 --format xml", 2, "xml"),
-        "table to a file": ("recommend {run} --all --out {tmp}/x.txt", 2, "a table is for"),
-        "out in no folder": ("recommend {run} --all --out {tmp}/no/x.csv", 2, "no folder"),
-        "model unknown": ("models elastik", 2, "Did you mean"),
-        "data unknown": ("data get {{x}}[red] --out {tmp}", 2, "{x}[red]"),
-        "no threads": ("--threads 0 models", 2, "threads"),
-    }
-
-
-@pytest.mark.parametrize("mistake", mistakes())
-def test_a_mistake_is_told_in_a_line(capsys, mistake, run, histories, log, tmp_path):
-    text, status, words = mistakes()[mistake]
-    argv = [word.format(run=run, h=histories, log=log, tmp=tmp_path) for word in text.split()]
-    capsys.readouterr()
-    assert longrec(*argv) == status
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert "Traceback" not in told.err
-    assert words in re.sub(r"[│\s]+", " ", told.err)
-    left = [p for p in tmp_path.iterdir() if p.name != "none"]
-    assert left == [], "nothing half-written"
+# ---- failures
 
 
 def test_a_damaged_run(capsys, run, histories, tmp_path):
@@ -451,8 +350,15 @@ def test_a_bug_is_not_hidden(monkeypatch, run):
 def test_parquet_is_not_for_a_terminal(run):
     ours, theirs = pty.openpty()
     try:
-        process = command(
-            "recommend", run, "--all", "--format", "parquet", stdout=theirs, stderr=subprocess.PIPE
+        process = run_command(
+            "recommend",
+            run,
+            "--all",
+            "--format",
+            "parquet",
+            stdout=theirs,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         told = process.communicate()[1]
     finally:
@@ -468,8 +374,15 @@ def test_parquet_is_not_for_a_terminal(run):
 
 @pytest.mark.parametrize("users", ["--all", "--user=100"])
 def test_a_reader_that_stops_early_is_no_error_to_see(run, users):
-    process = command(
-        "recommend", run, users, "--format", "csv", stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    process = run_command(
+        "recommend",
+        run,
+        users,
+        "--format",
+        "csv",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     process.stdout.close()  # before anything is written, as `| head -0`
     told = process.stderr.read()
@@ -483,7 +396,9 @@ def test_an_interrupted_training_says_how_to_go_on_and_does(histories, tmp_path)
     out = tmp_path / "my run"
     settings = [*TINY, "--set=max_epochs=100000", "--set=patience=100000"]
     often = "--set=checkpoint_minutes=0.00001"
-    process = command("train", histories, "--out", out, *settings, often, stderr=subprocess.PIPE)
+    process = run_command(
+        "train", histories, "--out", out, *settings, often, stderr=subprocess.PIPE, text=True
+    )
     deadline = time.monotonic() + 60
     while not list(out.glob("checkpoint-*")) and time.monotonic() < deadline:
         time.sleep(0.05)

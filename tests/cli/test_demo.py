@@ -7,13 +7,16 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
+from longrec.cli.demo import MODELS
 from longrec.cli.main import app
 from longrec.recommender import load
 
 RUNNER = CliRunner()
 
 
-def test_demo_trains_evaluates_recommends_and_reports(tmp_path: Path) -> None:
+def test_demo_trains_evaluates_recommends_and_reports(tmp_path: Path, monkeypatch) -> None:
+    for name in ("sasrec", "elastic"):
+        monkeypatch.setitem(MODELS[name], "max_epochs", 1)
     out = tmp_path / "demo"
     result = RUNNER.invoke(app, ["demo", "--out", str(out), "--users", "60", "--json"])
     assert result.exit_code == 0, result.output

@@ -1,36 +1,29 @@
 """Comparisons: results on disk, failures alone, and going on after anything.
 
-Runs have a process of their own where one is killed; elsewhere the same command line runs in this
-one, which has imported everything already.
+The processes of runs are forked from one that has imported everything already.
 """
 
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
-from forking import Forked, run_command
+from cli.running import longrec
+from forking import run_command, start_child
 
-import longrec
-from longrec.cli import main as cli
 from longrec.compare.compare import compare
 from longrec.compare.read_runs import EVENT_BYTES, report_row, sizes_of
 from longrec.compare.results import collect
-from longrec.core.child import why_it_failed
 from longrec.core.errors import LongrecError, UsageError
 from longrec.evaluation.report.contents import ReportRow
 
-SOURCE = str(Path(longrec.__file__).parents[1])
 TINY = {"dim": "8", "layers": "1", "ffn_dim": "8", "max_epochs": "3", "batch_tokens": "400"}
 MODELS = "popularity,hydrarec,hydrarec:learning_rate=1e300"
 BUDGET = 5
@@ -38,29 +31,16 @@ ONE = ["--models", "popularity", "--budget", "1"]
 
 
 @pytest.fixture(autouse=True)
-def source(monkeypatch):
-    """Child processes find the package that these tests run."""
-    monkeypatch.setenv("PYTHONPATH", SOURCE)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+def wide(monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")  # readline, which pytest loads, would set it to 80
 
 
-def run_here(arguments, output, memory, tick) -> str | None:
-    """`run_process` without a process: the same files and the same answer."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    printed = io.StringIO()
-    with redirect_stdout(printed), redirect_stderr(printed):
-        status = call(*arguments)
-    output.write_text(printed.getvalue())
-    memory.write_text(json.dumps({"peak_bytes": 300 << 20}))
-    tick()
-    return None if status == 0 else why_it_failed(status, printed.getvalue())
-
-
 @pytest.fixture(scope="module", autouse=True)
-def in_this_process():
+def quick():
+    """Runs are forked, and pages, which are written after each of them, have no figures."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("longrec.compare.compare.run_process", run_here)
+        patch.setattr("longrec.compare.process.start_child", start_child)
+        patch.setattr("longrec.evaluation.report.page._figures", lambda *_: [])
         yield
 
 
@@ -87,18 +67,6 @@ def folder(histories, place):
     ]
     assert "the loss is" in made.failures[0].error
     return out
-
-
-def call(*argv) -> int:
-    """The command line in this process -> exit status."""
-    before, sys.argv = sys.argv, ["longrec", *map(str, argv)]
-    try:
-        cli.main()
-    except SystemExit as end:
-        return 0 if end.code is None else int(end.code)
-    finally:
-        sys.argv = before
-    return 0
 
 
 def test_results_hold_what_the_runs_say(folder):
@@ -158,7 +126,7 @@ def test_the_same_call_keeps_what_ended_and_tries_failures_again(folder, histori
     before = (again / "runs" / "hydrarec" / "model.safetensors").stat()
     settings = [f"--set={k}={v}" for k, v in TINY.items()]
     options = ["--budget", BUDGET, "--out", again, "--seeds", 2, *settings]
-    assert call("compare", histories.path, "--models", f"{MODELS},last-item", *options) == 1
+    assert longrec("compare", histories.path, "--models", f"{MODELS},last-item", *options) == 1
     printed = capsys.readouterr()
     assert "3 of 6 runs have ended already" in printed.err
     assert "2 of the runs failed" in printed.err
@@ -177,15 +145,17 @@ def test_the_same_call_keeps_what_ended_and_tries_failures_again(folder, histori
 def test_a_wrong_call_changes_nothing(folder, histories, tmp_path, capsys):
     before = (folder / "compare.json").read_text()
     common = ["--out", folder, *(f"--set={k}={v}" for k, v in TINY.items()), "--seeds", 2]
-    assert call("compare", histories.path, "--models", MODELS, "--budget", 1, *common) == 2
+    assert longrec("compare", histories.path, "--models", MODELS, "--budget", 1, *common) == 2
     assert "begun with a budget in minutes of 5.0, not 1.0" in capsys.readouterr().err
     assert (folder / "compare.json").read_text() == before
     new = tmp_path / "new"
     for models in ("hydrarec,elastik", "hydrarec:dims=3"):
-        assert call("compare", histories.path, "--models", models, "--budget", 1, "--out", new) == 2
+        assert (
+            longrec("compare", histories.path, "--models", models, "--budget", 1, "--out", new) == 2
+        )
     assert not new.exists()
     (tmp_path / "mine.txt").write_text("keep")
-    assert call("compare", histories.path, *ONE, "--out", tmp_path) == 2
+    assert longrec("compare", histories.path, *ONE, "--out", tmp_path) == 2
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
     with pytest.raises(UsageError, match="'elastic' is a model"):
         compare(histories, "popularity", 1, new, bounds=[ReportRow("elastic", "model", {})])
@@ -199,8 +169,8 @@ def arguments(histories, out, *more: str) -> list[str]:
     return ["compare", str(histories.path), *models, *options, *more]
 
 
-def start(histories, out, *more: str) -> Forked:
-    """The command in a process of its own, which starts others for its runs."""
+def start(histories, out, *more: str):
+    """The command in a process of its own, which forks those of its runs."""
     return run_command(
         *arguments(histories, out, *more),
         forked_children=True,
@@ -210,7 +180,7 @@ def start(histories, out, *more: str) -> Forked:
     )
 
 
-def wait_for(what, seconds: float = 60.0):
+def wait_for(what, seconds: float = 120.0):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         found = what()
@@ -246,7 +216,7 @@ def test_killed_interrupted_and_gone_on_with(histories, tmp_path, capsys):
     assert list(run.glob("checkpoint-*"))
     assert not (run / "config.json").exists()
 
-    assert call(*arguments(histories, out)) == 0
+    assert longrec(*arguments(histories, out)) == 0
     printed = capsys.readouterr().out
     assert "not converged" in printed
     assert "popularity" in printed
@@ -259,7 +229,8 @@ def test_killed_interrupted_and_gone_on_with(histories, tmp_path, capsys):
 @pytest.mark.slow
 def test_a_killed_run_loses_itself_alone(histories, tmp_path):
     out = tmp_path / "out"
-    process = start(histories, out, "--json")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = run_command(*arguments(histories, out, "--json"), **pipes)  # its runs not forked
     checkpoints = out / "runs" / "hydrarec"
     wait_for(lambda: list(checkpoints.glob("checkpoint-*")))
     found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()

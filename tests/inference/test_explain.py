@@ -280,17 +280,3 @@ def test_ids_that_steer_a_terminal_are_shown_as_text(tmp_path, data):
     assert done.exit_code == 0, done.output
     assert "\x1b[2J" not in done.stdout
     assert "[red]\\x1b[2J2" in done.stdout
-
-
-def test_the_command_refuses_calls_that_contradict_themselves(tmp_path, data):
-    folder = recommender(data=data).save(tmp_path / "run")
-    for wrong, argv in {
-        "give either --user": ["--item", 1],
-        "--user takes one id": ["--item", 1, "--user", "a", "b"],
-        "--history brings its own": ["--item", 1, "--history", 1, "--store", "lmdb:///x"],
-        "give one of them": ["--item", 1, "--user", 1, "--store", "lmdb:///x", "--data", "x"],
-    }.items():
-        done = run(folder, *argv)
-        assert isinstance(done.exception, UsageError), done.output
-        assert wrong in str(done.exception)
-    assert run(folder, "--user", 1).exit_code == 2

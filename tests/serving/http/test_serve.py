@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +21,6 @@ from serving.http.test_app import T0, check_answer, events_of
 from serving.redis_server import RedisServer
 from serving.small_streams import FIRST, UNKNOWN, recommender
 
-from longrec.cli.main import main
 from longrec.recommender import Recommender, load
 from longrec.serving.stores.protocol import open_store
 
@@ -70,27 +67,6 @@ def test_it_says_where_it_is_logs_no_ids_and_ends_well(run: Path, tmp_path: Path
     ].items()
     assert "secret" not in "".join(child.said)
     open_store(store).close()  # nobody holds it any more
-
-
-def test_options_that_cannot_be_are_refused_by_name(run: Path, tmp_path: Path, monkeypatch, capsys):
-    def refused(*options: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["longrec", "serve", *options])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        assert ended.value.code in (1, 2)
-        return capsys.readouterr().err
-
-    store = ("--store", str(tmp_path / "users"))
-    assert "--keys FILE" in refused(str(run), *store, "--host", "0.0.0.0")
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        assert "cannot be listened on" in refused(str(run), *store, "--port", port)
-    assert "nothing" in refused(str(tmp_path / "nothing"), *store, "--port", "0")
-    assert "magic://" in refused(str(run), "--store", "magic://x", "--port", "0")
-    assert "at least 1024" in refused(str(run), *store, "--max-body", "5")
-    monkeypatch.setenv("LONGREC_API_KEYS", "short")
-    assert "has 5 characters" in refused(str(run), *store)
-    assert not (tmp_path / "users").exists()
 
 
 class Load:

@@ -1,0 +1,51 @@
+"""The command line in the process of the tests, and a run that it has made."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+
+from longrec.cli import main as cli
+
+TINY = [f"--set={s}" for s in ("dim=8", "layers=1", "heads=1", "experts=3", "ffn_dim=8")]
+
+
+class Made(NamedTuple):
+    """What a test of the command line asks for: a log, its histories, and a run."""
+
+    log: Path
+    histories: Path
+    run: Path
+
+
+def longrec(*argv: object) -> int:
+    """Run `longrec ARGV` here -> exit status; what it prints is for capsys to read."""
+    before, sys.argv = sys.argv, ["longrec", *map(str, argv)]
+    try:
+        cli.main()
+    except SystemExit as end:
+        return 0 if end.code is None else int(end.code)
+    finally:
+        sys.argv = before
+    return 0
+
+
+def make_run(folder: Path) -> Made:
+    """Write a log to a folder, prepare it, and train a tiny model on it for an epoch."""
+    random = np.random.default_rng(0)
+    made = Made(folder / "log.csv", folder / "histories", folder / "run")
+    pl.DataFrame(
+        {
+            "user_id": random.integers(100, 140, 600),
+            "item_id": [f"i{n:02d}" for n in random.integers(0, 25, 600)],
+            "timestamp": 1_700_000_000 + np.arange(600) * 60,
+        }
+    ).write_csv(made.log)
+    assert longrec("prepare", made.log, "--out", made.histories) == 0
+    argv = ["--out", made.run, *TINY, "--set", "max_epochs=1"]
+    assert longrec("train", made.histories, *argv) == 0
+    return made
