@@ -19,7 +19,7 @@ from longrec.config.training import TrainConfig
 from longrec.data.catalog import Catalog
 from longrec.models import MODELS, build_model
 from longrec.recommender import Recommender
-from longrec.serving.stores.protocol import open_store
+from longrec.serving.stores.open import open_store
 
 ITEMS, USERS = 3_400, 2_000
 

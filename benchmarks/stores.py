@@ -25,15 +25,8 @@ from typing import NamedTuple
 
 import lmdb
 
-from longrec.serving.stores.protocol import (
-    HEADER,
-    Append,
-    Durability,
-    Event,
-    Store,
-    open_store,
-    version_of,
-)
+from longrec.serving.stores.open import open_store
+from longrec.serving.stores.protocol import HEADER, Append, Durability, Event, Store, version_of
 
 USERS, ITEMS = 2000, 3400
 DIGEST, RECORD = "ab" * 32, os.urandom(18_500)

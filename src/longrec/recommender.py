@@ -54,7 +54,7 @@ class Recommender(Artifact):
         Parameters
         ----------
         url : str
-            `lmdb:///folder` (or a path) or `sqlite:///file` of a store embedded here,
+            `lmdb:///folder` (or a path) of a store embedded here,
             `redis://host/0` of one shared.
         durability : {"power", "process"}
             What acknowledged events survive.

@@ -11,7 +11,8 @@ import pytest
 from cli.running import longrec, make_run
 from serving.maintenance.small_stores import fill, serve
 
-from longrec.serving.stores.protocol import Event, open_store
+from longrec.serving.stores.open import open_store
+from longrec.serving.stores.protocol import Event
 
 STREAM = "bench stream --models last-item --folder {tmp}"
 SERVE = "bench serve --models last-item --catalogs 40 --folder {tmp}"

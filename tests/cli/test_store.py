@@ -31,7 +31,8 @@ from serving.maintenance.small_stores import (
 from longrec.cli import main as cli
 from longrec.recommender import Recommender
 from longrec.runs.train import train
-from longrec.serving.stores.protocol import Event, Store, open_store
+from longrec.serving.stores.open import open_store
+from longrec.serving.stores.protocol import Event, Store
 
 EVENTS = [Event(n, b"item%d" % (n % 7), b"id%d" % n) for n in range(20)]
 USERS = {b"[red]a\x1b": EVENTS, b"b": EVENTS[:3], b"\xff": EVENTS[3:9]}
@@ -61,10 +62,10 @@ def json_of(call) -> Callable[..., dict]:
     return made
 
 
-@pytest.fixture(params=["lmdb", "sqlite"])
-def store(request, tmp_path: Path) -> Iterator[Store]:
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
     """Three users' store, open in this process as that of a stream is."""
-    opened = open_store(f"{request.param}://{tmp_path}/store")
+    opened = open_store(f"lmdb://{tmp_path}/store")
     serve(opened, OTHER, "hydrarec")
     serve(opened)
     fill(opened, USERS)
@@ -116,7 +117,7 @@ def test_there_and_back(call, json_of, store, tmp_path) -> None:
     again = open_store(str(other), readonly=True)
     assert held_logs(again) == held_logs(store)
     again.close()
-    third = f"sqlite://{tmp_path}/third.db"
+    third = f"lmdb://{tmp_path}/third"
     for argv in (["backup", store.url, tmp_path / "b2"], ["restore", tmp_path / "b2", third]):
         status, out, _ = call(*argv)
         assert status == 0

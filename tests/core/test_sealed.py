@@ -28,7 +28,8 @@ from longrec.retrieval import index_cache
 from longrec.retrieval.index_cache import KEPT_INDEX, open_index
 from longrec.runs.folder import BEGUN_RUN, make_plan, read_plan
 from longrec.serving.maintenance.backup import BACKUP, backup
-from longrec.serving.stores.protocol import Event, open_store
+from longrec.serving.stores.open import open_store
+from longrec.serving.stores.protocol import Event
 from longrec.training.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 
 

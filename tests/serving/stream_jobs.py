@@ -21,7 +21,8 @@ from serving.small_streams import FIRST, UNKNOWN, frame_of, recommender
 
 from longrec.recommender import Recommender
 from longrec.serving.records.engine import Engine
-from longrec.serving.stores.protocol import Durability, StoreUnavailable, open_store
+from longrec.serving.stores.open import open_store
+from longrec.serving.stores.protocol import Durability, StoreUnavailable
 from longrec.serving.stream import rebuild
 from longrec.serving.stream.store_models import register
 from longrec.serving.stream.stream import Stream
@@ -48,7 +49,6 @@ if "pytest" not in sys.modules:  # in a fork server: once, before any child is f
         made(name)
     for name in (
         "longrec.serving.stores.lmdb_store",
-        "longrec.serving.stores.sqlite_store",
         "longrec.serving.stores.redis_store",
         "pandas",
     ):

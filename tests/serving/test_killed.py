@@ -24,7 +24,8 @@ from serving.stream_jobs import BEGIN, CASES, ITEMS, SHARED, made, opened
 from serving.told import Told, finish, log_of, look
 
 from longrec.data.histories import write_histories
-from longrec.serving.stores.protocol import Durability, Event, open_store
+from longrec.serving.stores.open import open_store
+from longrec.serving.stores.protocol import Durability, Event
 from longrec.serving.stream.id_keys import item_key
 
 instants = random.SystemRandom()
@@ -79,11 +80,10 @@ def wait(job: Job, many: int, word: str = "") -> list[str]:
 
 
 @pytest.mark.kills
-@pytest.mark.parametrize("scheme", ["lmdb", "sqlite"])
 @pytest.mark.parametrize("durability", ["power", "process"])
 @pytest.mark.parametrize("case", CASES)
-def test_killed_beside_its_users(server, tmp_path, scheme, case, durability) -> None:
-    url = f"{scheme}://{tmp_path}/store"
+def test_killed_beside_its_users(server, tmp_path, case, durability) -> None:
+    url = f"lmdb://{tmp_path}/store"
     kill_embedded(server, url, durability, case, len(case), kills(2))
 
 
@@ -113,14 +113,13 @@ def older_events(folder: Path) -> tuple[str, dict[str, list[Event]]]:
 def kill_rebuilding(
     server: ForkServer,
     folder: Path,
-    scheme: str,
     durability: Durability,
     case: str,
     seed: int,
     many: int,
 ) -> None:
     histories, older = older_events(folder / "histories")
-    told, url = Told(seed, 3, older), f"{scheme}://{folder}/store"
+    told, url = Told(seed, 3, older), f"lmdb://{folder}/store"
     for kill in range(many):
         with (
             at(seed, kill),
@@ -136,11 +135,10 @@ def kill_rebuilding(
 
 
 @pytest.mark.kills
-@pytest.mark.parametrize("scheme", ["lmdb", "sqlite"])
 @pytest.mark.parametrize("durability", ["power", "process"])
 @pytest.mark.parametrize("case", CASES)
-def test_killed_while_it_rebuilds_beside(server, tmp_path, scheme, case, durability) -> None:
-    kill_rebuilding(server, tmp_path, scheme, durability, case, len(case), kills(2))
+def test_killed_while_it_rebuilds_beside(server, tmp_path, case, durability) -> None:
+    kill_rebuilding(server, tmp_path, durability, case, len(case), kills(2))
 
 
 # ---- Redis: the server, the replicas and the connections between

@@ -22,7 +22,7 @@ import longrec
 from longrec.mixers import Context
 from longrec.recommender import Recommender
 from longrec.serving.records.engine import Engine
-from longrec.serving.stores.protocol import open_store
+from longrec.serving.stores.open import open_store
 from longrec.serving.stream.store_models import register
 from longrec.serving.stream.stream import Stream
 

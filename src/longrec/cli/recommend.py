@@ -159,7 +159,8 @@ def _from_store(
     """Explain from the log of a store, beside whoever writes to it."""
     from contextlib import closing
 
-    from longrec.serving.stores.protocol import check_whole, open_store
+    from longrec.serving.stores.open import open_store
+    from longrec.serving.stores.protocol import check_whole
     from longrec.serving.stream.id_keys import ItemIndex, user_key
     from longrec.serving.stream.user_log import explain_user
 

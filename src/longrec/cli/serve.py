@@ -84,7 +84,7 @@ def serve(
         str,
         typer.Option(
             metavar="URL",
-            help="Where users are kept: lmdb:///folder, sqlite:///file, redis://host/0, rediss://…",
+            help="Where users are kept: lmdb:///folder, redis://host/0, rediss://…",
         ),
     ],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",

@@ -24,7 +24,7 @@ Url = Annotated[
     str,
     typer.Argument(
         metavar="URL",
-        help="lmdb:///folder (or a path), sqlite:///file, redis://host/0, rediss://…",
+        help="lmdb:///folder (or a path), redis://host/0, rediss://…",
         show_default=False,
     ),
 ]
@@ -82,7 +82,18 @@ def backup(url: Url, folder: Backup, json: Json = False) -> None:
 
 
 @app.command()
-def restore(folder: Backup, url: Url, json: Json = False) -> None:
+def restore(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="The backup's folder, or sqlite:///file of a store of longrec 0.1.0.",
+            show_default=False,
+        ),
+    ],
+    url: Url,
+    json: Json = False,
+) -> None:
     """Bring a backup back into an empty store, of the same kind or another.
 
     If it is interrupted, the same command goes on; until it has ended nobody can use the store.
@@ -95,9 +106,9 @@ def restore(folder: Backup, url: Url, json: Json = False) -> None:
     with _opened(url, write=True) as store, console.progress_bar("restoring") as progress:
         safe_url = store.url
         with resumable():
-            copied = bring_back(folder, store, progress)._asdict()
-    document = {"url": safe_url, "path": str(folder)} | copied
-    print_result(json, document, safe_url, {"from": str(folder)} | copied)
+            copied = bring_back(source, store, progress)._asdict()
+    document = {"url": safe_url, "path": source} | copied
+    print_result(json, document, safe_url, {"from": source} | copied)
 
 
 @app.command()
@@ -212,7 +223,7 @@ def compact(url: Url, json: Json = False) -> None:
 @contextmanager
 def _opened(url: str, write: bool = False) -> Iterator[Store]:
     """A store for as long as a command takes; beside its writer unless it is written to."""
-    from longrec.serving.stores.protocol import open_store
+    from longrec.serving.stores.open import open_store
 
     # Redis may be set up for less than "power"; what a file is to keep is not known from it.
     shared = url.startswith(("redis://", "rediss://"))

@@ -20,7 +20,8 @@ from longrec.retrieval.exact import ExactIndex
 from longrec.retrieval.index import Index, TopK
 from longrec.retrieval.index_cache import open_index
 from longrec.retrieval.recall import recall
-from longrec.serving.stores.protocol import Durability, open_store
+from longrec.serving.stores.open import open_store
+from longrec.serving.stores.protocol import Durability
 from longrec.serving.stream.recommending import Ranker
 from longrec.serving.stream.stream import Stream
 from longrec_bench.measurement import Measurement, Progress, Row, interleaved

@@ -22,7 +22,7 @@ from serving.redis_server import RedisServer
 from serving.small_streams import FIRST, UNKNOWN, recommender
 
 from longrec.recommender import Recommender, load
-from longrec.serving.stores.protocol import open_store
+from longrec.serving.stores.open import open_store
 
 
 @pytest.fixture(scope="module")

@@ -35,14 +35,8 @@ from longrec.serving.maintenance.backup import BACKUP, Copied, backup
 from longrec.serving.maintenance.restore import restore
 from longrec.serving.maintenance.verify import verify
 from longrec.serving.stores import log_reader
-from longrec.serving.stores.protocol import (
-    Append,
-    Event,
-    Rewrite,
-    Store,
-    check_whole,
-    open_store,
-)
+from longrec.serving.stores.open import open_store
+from longrec.serving.stores.protocol import Append, Event, Rewrite, Store, check_whole
 
 EVENTS = [Event(n, b"item%d" % (n % 7), b"id%d" % n if n % 3 else None) for n in range(20)]
 
@@ -173,13 +167,11 @@ def server(tmp_path_factory) -> Iterator[RedisServer]:
 
 @settings(max_examples=10)
 @given(logs=logs)
-@pytest.mark.parametrize("kind", ["redis", "sqlite"])
-def test_there_and_back_by_another_kind(server, kind, logs) -> None:
+def test_there_and_back_by_another_kind(server, logs) -> None:
     with server.client() as client, tempfile.TemporaryDirectory() as folder:
         client.flushall()
         first, last = (open_store(f"{folder}/{name}") for name in ("first", "last"))
-        url = server.url if kind == "redis" else f"sqlite://{folder}/between"
-        between = open_store(url, "process")
+        between = open_store(server.url, "process")
         serve(first)
         fill(first, logs)
         backup(first, Path(folder) / "1")
@@ -202,7 +194,8 @@ def test_there_and_back_by_another_kind(server, kind, logs) -> None:
 
 WRITER = """
 import sys
-from longrec.serving.stores.protocol import Append, Event, open_store
+from longrec.serving.stores.open import open_store
+from longrec.serving.stores.protocol import Append, Event
 from serving.maintenance.small_stores import fill
 store = open_store(sys.argv[1], "process")
 for n in range(10**9):
@@ -213,9 +206,8 @@ for n in range(10**9):
 """
 
 
-@pytest.mark.parametrize("scheme", ["lmdb", "sqlite"])
-def test_a_backup_beside_a_writing_process(empty, tmp_path, scheme) -> None:
-    url = f"{scheme}://{tmp_path}/written"
+def test_a_backup_beside_a_writing_process(empty, tmp_path) -> None:
+    url = f"lmdb://{tmp_path}/written"
     store = open_store(url)
     serve(store)
     fill(store, {b"a": EVENTS})

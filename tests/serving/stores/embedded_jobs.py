@@ -12,14 +12,8 @@ import sys
 import time
 
 from longrec.serving.stores import lmdb_folder, lmdb_store, sqlite_store  # noqa: F401
-from longrec.serving.stores.protocol import (
-    HEADER,
-    Append,
-    Event,
-    StoreFull,
-    open_store,
-    read_header,
-)
+from longrec.serving.stores.open import open_store
+from longrec.serving.stores.protocol import HEADER, Append, Event, StoreFull, read_header
 
 DIGEST = "ab" * 32
 USERS = [b"u%d" % number for number in range(7)]

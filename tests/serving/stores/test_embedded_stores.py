@@ -26,13 +26,8 @@ from serving.stores.store_properties import (
 from serving.strace import need_strace
 
 from longrec.core.errors import DataError, LongrecError, UsageError
-from longrec.serving.stores.protocol import (
-    Append,
-    Event,
-    StoreFull,
-    open_store,
-    read_header,
-)
+from longrec.serving.stores.open import open_store
+from longrec.serving.stores.protocol import Append, Event, StoreFull, read_header
 
 
 @pytest.fixture(scope="module")

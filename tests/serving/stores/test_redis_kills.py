@@ -13,7 +13,8 @@ from serving.stores.redis_jobs import USERS, chained, make, send
 from serving.stores.store_properties import bits, events_of, kept, together
 from serving.strace import need_strace
 
-from longrec.serving.stores.protocol import open_store, read_header
+from longrec.serving.stores.open import open_store
+from longrec.serving.stores.protocol import read_header
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ from serving.stores.store_properties import event, events_of, log
 
 from longrec.core.errors import DataError, LongrecError, UsageError
 from longrec.serving.stores import redis_client
-from longrec.serving.stores.protocol import StoreUnavailable, open_store
+from longrec.serving.stores.open import open_store
+from longrec.serving.stores.protocol import StoreUnavailable
 
 PASSWORD = "s3cret/pass#w%rd?"
 QUOTED = "s3cret%2Fpass%23w%25rd%3F"

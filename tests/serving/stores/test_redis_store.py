@@ -29,15 +29,8 @@ from serving.stores.store_properties import (
 
 from longrec.core.errors import DataError, UsageError
 from longrec.serving.stores import redis_client, redis_store
-from longrec.serving.stores.protocol import (
-    Append,
-    Event,
-    Put,
-    Rewrite,
-    StoreFull,
-    StoreUnavailable,
-    open_store,
-)
+from longrec.serving.stores.open import open_store
+from longrec.serving.stores.protocol import Append, Event, Put, Rewrite, StoreFull, StoreUnavailable
 from longrec.serving.stores.redis_layout import ERASED_EVENTS
 
 _names = itertools.count()

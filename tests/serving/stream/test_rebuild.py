@@ -46,9 +46,9 @@ def small_pages(monkeypatch):
     monkeypatch.setattr(module, "USERS", 2)
 
 
-@pytest.fixture(params=["lmdb", "sqlite"])
-def stream(request, tmp_path):
-    with opened("elastic", f"{request.param}://{tmp_path}/store") as one:
+@pytest.fixture
+def stream(tmp_path):
+    with opened("elastic", f"lmdb://{tmp_path}/store") as one:
         yield one
 
 

@@ -16,7 +16,8 @@ from longrec.cli.recommend import explain as command
 from longrec.core.errors import DataError, UsageError
 from longrec.mixers.dispatcher_memory import MemoryDispatcherMixer
 from longrec.serving.stores.log_reader import NO_MODEL
-from longrec.serving.stores.protocol import Append, Event, Rewrite, Store, open_store
+from longrec.serving.stores.open import open_store
+from longrec.serving.stores.protocol import Append, Event, Rewrite, Store
 from longrec.serving.stream.id_keys import ItemIndex
 from longrec.serving.stream.user_log import explain_user
 

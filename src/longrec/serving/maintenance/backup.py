@@ -100,7 +100,7 @@ def backup(store: Store, folder: str | Path, progress: Progress | None = None) -
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
             "users": users,
             "events": events,
-            "store": _restored_meta(meta),
+            "store": restored_meta(meta),
         }
         BACKUP.write(work, BACKUP.describe(about, [work / LOG]))
     return Copied(users, events)
@@ -153,7 +153,7 @@ def _log_of(store: Store, user: bytes) -> list[pa.RecordBatch]:
     return batches
 
 
-def _restored_meta(meta: dict[str, Any]) -> dict[str, Any]:
+def restored_meta(meta: dict[str, Any]) -> dict[str, Any]:
     """A store's meta without the models that it does not serve, nor what a rebuild noted."""
     kept = {key: value for key, value in meta.items() if key != "rebuild"}
     if "models" in meta:

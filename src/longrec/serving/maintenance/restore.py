@@ -9,15 +9,17 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from longrec.core.errors import DataError, LongrecError, UsageError
-from longrec.serving.maintenance.backup import BACKUP, LOG, Copied, Progress
+from longrec.serving.maintenance.backup import BACKUP, LOG, Copied, Progress, restored_meta
+from longrec.serving.maintenance.sqlite_source import read_sqlite
 from longrec.serving.stores.log_reader import NO_MODEL
 from longrec.serving.stores.protocol import Append, Event, Store, check_schema
 
+SQLITE = "sqlite://"
 EVENTS_AT_ONCE = 4_096
 """How many are restored in one step of the store."""
 
 
-def restore(folder: str | Path, store: Store, progress: Progress | None = None) -> Copied:
+def restore(source: str | Path, store: Store, progress: Progress | None = None) -> Copied:
     """Bring a backup back into an empty store, of whatever kind.
 
     Records are not in it: a user's is made when the user is next read, all of them by
@@ -26,8 +28,9 @@ def restore(folder: str | Path, store: Store, progress: Progress | None = None) 
 
     Parameters
     ----------
-    folder : path
-        Of a backup, held against its digests first.
+    source : path
+        A backup's folder, held against its digests first; or `sqlite:///file` of a store that
+        longrec 0.1.0 kept.
     store : Store
         Empty, or half restored from this backup.
     progress : callable or None
@@ -41,12 +44,16 @@ def restore(folder: str | Path, store: Store, progress: Progress | None = None) 
         When the backup is not whole, or what was restored is not what the backup holds.
     StoreFull, StoreUnavailable
     """
-    folder = Path(folder)
-    about = BACKUP.read(folder)
-    check_schema(about["store"], str(folder))
+    if str(source).startswith(SQLITE):
+        about, batches = read_sqlite(Path(str(source).removeprefix(SQLITE)), EVENTS_AT_ONCE)
+        about["store"] = restored_meta(about["store"])
+    else:
+        about = BACKUP.read(Path(source))
+        batches = _batches(Path(source) / LOG, EVENTS_AT_ONCE)
+    check_schema(about["store"], str(source))
     _begin(store, about["digest"])
     done = 0
-    for batch in _batches(folder / LOG, EVENTS_AT_ONCE):
+    for batch in batches:
         _append(store, batch)
         done += len(batch)
         if progress:

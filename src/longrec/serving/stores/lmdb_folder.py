@@ -9,13 +9,16 @@
 Files are numbered since LMDB keeps its place in the lock file too: another file put under the same
 name beside a living reader would be taken up at a wrong place, and be lost.
 
-LMDB allows a process to open a file once, and in a process that was forked it is not to be used.
+LMDB allows a process to open a file once, so all stores of one path in a process share one
+`LmdbFolder`: several streams of a process may write to a store, and several processes may not. In a
+process that was forked it is not to be used; such a process opens its own.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,14 +26,21 @@ from pathlib import Path
 from typing import TypeVar
 
 import lmdb
+from filelock import BaseFileLock
 
-from longrec.core.errors import DataError
+from longrec.core.errors import DataError, UsageError
 from longrec.core.files import sync
 from longrec.core.lock import lock_folder
-from longrec.serving.stores.embedded import Opened
-from longrec.serving.stores.lmdb_file import REOPEN, check_file, copy_tables, explain, open_file
-from longrec.serving.stores.lmdb_layout import Tables, load_meta, save_meta
+from longrec.serving.stores.lmdb_file import (
+    REOPEN,
+    check_size,
+    copy_tables,
+    open_file,
+    raise_in_words,
+)
+from longrec.serving.stores.lmdb_tables import Tables, load_meta, save_meta
 from longrec.serving.stores.protocol import SCHEMA, Durability, StoreUnavailable, check_schema
+from longrec.serving.stores.shared_lock import SharedLock
 
 T = TypeVar("T")
 FILE = re.compile(r"store-(\d+)\.(mdb|mdb-lock|tmp)")
@@ -38,15 +48,70 @@ PAUSE = 1.0
 """Seconds between syncs where commits do not wait for the disk."""
 
 
-class LmdbFolder(Opened):
-    """An open folder."""
-
-    scheme, engine = "lmdb", "LMDB"
+class LmdbFolder:
+    """An open folder: get it with `share`, give it back with `leave`."""
 
     def __init__(self, path: Path, durability: Durability, readonly: bool) -> None:
+        self.path, self.durability, self.readonly = path, durability, readonly
+        self.url, self.users = f"lmdb://{path}", 0
+        self._pid = os.getpid()
+        # Who uses the environment holds the first one, who changes it holds it alone.
+        self._in_use, self._writing = SharedLock(), threading.Lock()
+        self._lock: BaseFileLock | None = None
         self._env: lmdb.Environment | None = None
         self._file, self._synced = path, 0.0
-        super().__init__(path, durability, readonly)
+        self._start()
+
+    @classmethod
+    def share(cls, path: str, durability: Durability, readonly: bool) -> LmdbFolder:
+        """What this process has open at a path, opened if it has not."""
+        real = Path(os.path.realpath(path))
+        with _registry_lock:
+            folder = _folders.get(real)
+            if folder is None:
+                folder = _folders[real] = cls(real, durability, readonly)
+            else:
+                folder._join(durability, readonly)
+            folder.users += 1
+            return folder
+
+    def leave(self) -> None:
+        """One user less; the last one closes it."""
+        with _registry_lock:
+            self.users -= 1
+            if not self.users and self._pid == os.getpid():
+                del _folders[self.path]
+                with self._writing, self._in_use.exclusive():
+                    self._stop()
+                    self._pid = 0
+
+    def _join(self, durability: Durability, readonly: bool) -> None:
+        """Let another store of this process use it."""
+        self._check()
+        if not readonly and self.readonly:
+            with self._in_use.exclusive():
+                self._stop()
+                before, self.readonly, self.durability = self.durability, False, durability
+                try:
+                    self._start()
+                except BaseException:
+                    self.readonly, self.durability = True, before
+                    self._start()
+                    raise
+        elif not readonly and durability != self.durability:
+            raise UsageError(
+                f"{self.url} is open in this process with durability {self.durability!r}: close it "
+                f"before opening it with {durability!r}"
+            )
+
+    def _check(self) -> None:
+        if not self._pid:
+            raise UsageError(f"{self.url} was closed")
+        if self._pid != os.getpid():
+            raise UsageError(
+                f"{self.url} was opened before this process was forked, which LMDB forbids: open "
+                "stores after the fork, or start processes with 'spawn'"
+            )
 
     def read(self, work: Callable[[lmdb.Transaction[bytes], Tables], T]) -> T:
         """Do something within one snapshot."""
@@ -98,7 +163,7 @@ class LmdbFolder(Opened):
             before = self.size()
             try:
                 made = self._build(fill)
-                with self._gate.shut():
+                with self._in_use.exclusive():
                     self._close()
                     try:
                         made.replace(made.with_suffix(".mdb"))
@@ -107,11 +172,11 @@ class LmdbFolder(Opened):
                         made.unlink(missing_ok=True)
                         self._open()
             except (lmdb.Error, OSError) as error:
-                explain(error, self.url, self._file)
+                raise_in_words(error, self.url)
             return before, self.size()
 
     def _do(self, work: Callable[[lmdb.Environment], T]) -> T:
-        """Do something with the environment, a second time if it had to be given up."""
+        """Do something with the environment; once more with a new one where LMDB asks for that."""
         again = False
         while True:
             self._check()
@@ -119,14 +184,14 @@ class LmdbFolder(Opened):
             if env is None or (self.readonly and not os.path.exists(self._file)):
                 self._reopen(env)
                 continue
-            with self._gate:
+            with self._in_use:
                 if env is not self._env:
                     continue
                 try:
                     return work(env)
                 except lmdb.Error as error:
                     if again or not isinstance(error, REOPEN):
-                        explain(error, self.url, self._file)
+                        raise_in_words(error, self.url)
             again = True
             self._reopen(env)
 
@@ -142,7 +207,7 @@ class LmdbFolder(Opened):
                     "several): end that process, or open this store readonly",
                 )
                 if not self._newest():
-                    made = self._build(_begin)
+                    made = self._build(_write_schema)
                     made.replace(made.with_suffix(".mdb"))
                     sync(self.path)
                     sync(self.path.parent)
@@ -150,7 +215,7 @@ class LmdbFolder(Opened):
         except BaseException as error:
             self._stop()
             if isinstance(error, (lmdb.Error, OSError)):
-                explain(error, self.url, self._file)
+                raise_in_words(error, self.url)
             raise
 
     def _open(self) -> None:
@@ -160,7 +225,6 @@ class LmdbFolder(Opened):
             raise DataError(f"{self.path}: there is no store of users in this folder")
         self._file = self.path / f"store-{number}.mdb"
         try:
-            check_file(self._file)
             env = open_file(self._file, self.durability == "power", self.readonly)
         except (lmdb.Error, OSError):
             if not self.readonly or self._file.exists():
@@ -168,6 +232,7 @@ class LmdbFolder(Opened):
             self._open()  # its writer has put another one in its place
             return
         try:
+            check_size(env, self._file)
             meta = env.open_db(b"meta", create=False)
             with env.begin() as transaction:
                 check_schema(load_meta(transaction, meta), self.url)
@@ -185,15 +250,15 @@ class LmdbFolder(Opened):
                     (self.path / name).unlink(missing_ok=True)
         self._env, self._synced = env, time.monotonic()
 
-    def _reopen(self, given_up: lmdb.Environment | None) -> None:
-        with self._gate.shut():
+    def _reopen(self, unusable: lmdb.Environment | None) -> None:
+        with self._in_use.exclusive():
             self._check()
-            if self._env is given_up:
+            if self._env is unusable:
                 self._close()
                 try:
                     self._open()
                 except (lmdb.Error, OSError) as error:
-                    explain(error, self.url, self._file)
+                    raise_in_words(error, self.url)
 
     def _close(self) -> None:
         if self._env is not None:
@@ -205,7 +270,9 @@ class LmdbFolder(Opened):
             with suppress(lmdb.Error):  # what is lost then may be lost
                 self._env.sync(True)
         self._close()
-        self.release_lock()
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def _newest(self) -> int:
         names = os.listdir(self.path) if self.path.is_dir() else []
@@ -229,6 +296,19 @@ class LmdbFolder(Opened):
         return path
 
 
-def _begin(new: lmdb.Environment, tables: Tables) -> None:
+def _write_schema(new: lmdb.Environment, tables: Tables) -> None:
     with new.begin(write=True) as transaction:
         save_meta(transaction, tables.meta, {"schema": SCHEMA})
+
+
+_registry_lock = threading.Lock()
+_folders: dict[Path, LmdbFolder] = {}
+
+
+def _after_fork() -> None:
+    """In a child nobody holds the lock that another thread of the parent held at the fork."""
+    global _registry_lock
+    _registry_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)

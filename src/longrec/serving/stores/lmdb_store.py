@@ -22,27 +22,24 @@ from typing import Any, TypeVar
 
 import lmdb
 
-from longrec.serving.stores.bitmap import split
-from longrec.serving.stores.embedded import OpenedStore, share
+from longrec.core.errors import UsageError
+from longrec.serving.stores.encoding import split_bitmap, unpack_event
 from longrec.serving.stores.lmdb_folder import LmdbFolder
-from longrec.serving.stores.lmdb_layout import (
-    BORN,
-    LOGGED,
-    PAGED,
+from longrec.serving.stores.lmdb_tables import (
+    EVENT_KEY,
+    LOG_KEY,
+    PAGE_KEY,
     Tables,
-    event_of,
-    load_meta,
-    save_meta,
-)
-from longrec.serving.stores.lmdb_rows import (
-    be_born,
-    bitmap_of,
-    born_of,
+    append_to_log,
+    begin_log,
     delete,
     delete_log,
-    last_of,
-    log_append,
+    last_event,
+    load_meta,
     log_events,
+    log_number,
+    read_bitmap,
+    save_meta,
 )
 from longrec.serving.stores.protocol import (
     Append,
@@ -61,13 +58,25 @@ DROPPED = 512
 """Keys deleted in one transaction when all records of a model go."""
 
 
-class LmdbStore(OpenedStore[LmdbFolder]):
+class LmdbStore:
     """A `Store` in a folder."""
+
+    def __init__(self, folder: LmdbFolder, durability: Durability, readonly: bool) -> None:
+        self._folder, self._durability, self._readonly = folder, durability, readonly
+        self._closed = False
 
     @classmethod
     def open(cls, path: str, durability: Durability = "power", readonly: bool = False) -> LmdbStore:
         """Open the store in a folder, made if need be; its errors are those of `open_store`."""
-        return cls(share(LmdbFolder, path, durability, readonly), durability, readonly)
+        return cls(LmdbFolder.share(path, durability, readonly), durability, readonly)
+
+    @property
+    def url(self) -> str:
+        return self._folder.url
+
+    @property
+    def durability(self) -> Durability:
+        return self._durability
 
     def read(
         self, digest: str, asked: Sequence[tuple[bytes, Sequence[bytes]]], seen: bool = False
@@ -82,29 +91,29 @@ class LmdbStore(OpenedStore[LmdbFolder]):
                 if prefix is None:
                     kept.append(Kept(0, 0, None, b"", (False,) * len(names)))
                     continue
-                born, key = BORN.unpack(prefix)[0], model + prefix
+                born, key = LOG_KEY.unpack(prefix)[0], model + prefix
                 record = get(key, db=tables.records)
-                bitmap = bitmap_of(transaction.cursor(tables.seen), key) if seen else b""
+                bitmap = read_bitmap(transaction.cursor(tables.seen), key) if seen else b""
                 known = tuple([get(prefix + name, db=tables.ids) is not None for name in names])
-                kept.append(Kept(born, last_of(log, born), record, bitmap, known))
+                kept.append(Kept(born, last_event(log, born), record, bitmap, known))
             return kept
 
         return self._read(work)
 
     def events(self, user: bytes, born: int, after: int, limit: int) -> list[Event]:
         def work(transaction: lmdb.Transaction[bytes], tables: Tables) -> list[Event]:
-            if not born or born_of(transaction, tables, user) != born:
+            if not born or log_number(transaction, tables, user) != born:
                 return []
             cursor = transaction.cursor(tables.log)
-            many = min(limit, last_of(cursor, born) - after)
+            many = min(limit, last_event(cursor, born) - after)
             if many <= 0:
                 return []
-            cursor.set_range(LOGGED.pack(born, after + 1))
+            cursor.set_range(EVENT_KEY.pack(born, after + 1))
             pairs = list(islice(cursor.iternext(), many))
-            if pairs[-1][0] != LOGGED.pack(born, after + many):  # damaged: only up to the hole
-                keys = [LOGGED.pack(born, after + n + 1) for n in range(many)]
+            if pairs[-1][0] != EVENT_KEY.pack(born, after + many):  # damaged: only up to the hole
+                keys = [EVENT_KEY.pack(born, after + n + 1) for n in range(many)]
                 pairs = [pair for pair, key in zip(pairs, keys, strict=False) if pair[0] == key]
-            return [event_of(value) for _, value in pairs]
+            return [unpack_event(value) for _, value in pairs]
 
         return self._read(work)
 
@@ -112,7 +121,7 @@ class LmdbStore(OpenedStore[LmdbFolder]):
         model = bytes.fromhex(digest)
         return self._write(
             lambda transaction, tables: [
-                log_append(transaction, tables, model, append) for append in appends
+                append_to_log(transaction, tables, model, append) for append in appends
             ]
         )
 
@@ -122,15 +131,15 @@ class LmdbStore(OpenedStore[LmdbFolder]):
         def work(transaction: lmdb.Transaction[memoryview], tables: Tables) -> int:
             written = 0
             for put in puts:
-                key = model + BORN.pack(put.born)
+                key = model + LOG_KEY.pack(put.born)
                 version = version_of(transaction.get(key, db=tables.records))
-                born = born_of(transaction, tables, put.user)
+                born = log_number(transaction, tables, put.user)
                 if born and (born, version) == (put.born, put.version):
                     written += 1
                     transaction.put(key, put.record, db=tables.records)
                     delete(transaction, tables.seen, key)
-                    for page, bits in split(put.seen):
-                        transaction.put(model + PAGED.pack(put.born, page), bits, db=tables.seen)
+                    for page, bits in split_bitmap(put.seen):
+                        transaction.put(model + PAGE_KEY.pack(put.born, page), bits, db=tables.seen)
             return written
 
         return self._write(work)
@@ -139,13 +148,13 @@ class LmdbStore(OpenedStore[LmdbFolder]):
         def work(transaction: lmdb.Transaction[memoryview], tables: Tables) -> list[bool]:
             done = []
             for rewrite in rewrites:
-                born = born_of(transaction, tables, rewrite.user)
-                last = last_of(transaction.cursor(tables.log), born) if born else 0
+                born = log_number(transaction, tables, rewrite.user)
+                last = last_event(transaction.cursor(tables.log), born) if born else 0
                 done.append((born, last) == (rewrite.born, rewrite.last))
                 if done[-1]:
                     if born:
                         delete_log(transaction, tables, born)
-                    born = be_born(transaction, tables, rewrite.user)
+                    born = begin_log(transaction, tables, rewrite.user)
                     log_events(transaction, tables, born, 0, rewrite.events)
             return done
 
@@ -153,7 +162,7 @@ class LmdbStore(OpenedStore[LmdbFolder]):
 
     def forget(self, user: bytes) -> bool:
         def work(transaction: lmdb.Transaction[memoryview], tables: Tables) -> bool:
-            born = born_of(transaction, tables, user)
+            born = log_number(transaction, tables, user)
             if born:
                 transaction.delete(user, db=tables.users)
                 delete_log(transaction, tables, born)
@@ -201,15 +210,39 @@ class LmdbStore(OpenedStore[LmdbFolder]):
                 transaction.stat(table)["entries"] for table in (tables.users, tables.log)
             )
             keys = transaction.cursor(tables.records).iternext(values=False)
-            records = Counter(key[: -BORN.size] for key in keys)
+            records = Counter(key[: -LOG_KEY.size] for key in keys)
             return Totals(users, events, {key.hex(): many for key, many in records.items()}, 0)
 
-        return self._read(work)._replace(bytes=self._opened.size())
+        return self._read(work)._replace(bytes=self._folder.size())
+
+    def compact(self) -> tuple[int, int]:
+        """Write the store anew without what was deleted; writers wait meanwhile, readers do not.
+
+        It needs room for a copy; afterwards nothing is left in its files of what was deleted.
+        """
+        self._check_writable()
+        return self._folder.compact()
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._folder.leave()
 
     def _read(self, work: Callable[[lmdb.Transaction[bytes], Tables], T]) -> T:
-        self._may_read()
-        return self._opened.read(work)
+        self._check_open()
+        return self._folder.read(work)
 
     def _write(self, work: Callable[[lmdb.Transaction[memoryview], Tables], T]) -> T:
-        self._may_write()
-        return self._opened.write(work)
+        self._check_writable()
+        return self._folder.write(work)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError(f"{self.url} was closed")
+
+    def _check_writable(self) -> None:
+        self._check_open()
+        if self._readonly:
+            raise UsageError(
+                f"{self.url} was opened readonly: open it with readonly=False to write to it"
+            )

@@ -22,8 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from longrec.core.choices import Durability as Durability
-from longrec.core.choices import check_choice
-from longrec.core.errors import DataError, LongrecError, UsageError
+from longrec.core.errors import DataError, LongrecError
 
 SCHEMA = 1
 """Version of what stores hold; a store of a newer one is refused."""
@@ -232,59 +231,6 @@ def version_of(record: bytes | memoryview | None) -> int:
         return 0 if record is None else read_header(bytes(record[: HEADER.size])).version
     except DataError:
         return 0
-
-
-def open_store(url: str, durability: Durability = "power", readonly: bool = False) -> Store:
-    """Open a store: `lmdb:///folder` (or a path), `sqlite:///file`, `redis://host/0`, `rediss://…`.
-
-    Parameters
-    ----------
-    url : str
-        A folder of LMDB's, or a file of SQLite's, is made if need be. Three slashes begin a path
-        from the root, as in `sqlite:///var/lib/shop/users.db`, two a relative one.
-    durability : {"power", "process"}
-        What acknowledged events survive.
-    readonly : bool
-        Open a store that must exist, beside the process that writes to it.
-
-    Raises
-    ------
-    UsageError
-        When the URL or the durability is none, or the store's package is not installed.
-    DataError
-        When what stands there is no store of users, or one of a newer schema.
-    LongrecError
-        When another process writes to it, it cannot be reached, or it is not set up to keep what
-        is acknowledged.
-    """
-    check_choice("durability", durability, Durability)
-    scheme, separator, rest = url.partition("://")
-    if not separator:
-        scheme, rest = "lmdb", url.removeprefix("lmdb:")
-    try:
-        if scheme == "lmdb":
-            from longrec.serving.stores.lmdb_store import LmdbStore
-
-            if not rest:
-                raise UsageError(f"{url!r} names no folder: lmdb:///folder/of/the/store")
-            return LmdbStore.open(rest, durability, readonly)
-        if scheme == "sqlite":
-            from longrec.serving.stores.sqlite_store import SqliteStore
-
-            if not rest.strip("/"):
-                raise UsageError(f"{url!r} names no file: sqlite:///folder/of/the/store.db")
-            return SqliteStore.open(rest, durability, readonly)
-        if scheme in ("redis", "rediss"):
-            from longrec.serving.stores.redis_store import RedisStore
-
-            return RedisStore.open(url, durability, readonly)
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"a store at {scheme}:// needs the package {error.name}: pip install 'longrec[serve]'"
-        ) from error
-    raise UsageError(
-        f"{scheme}:// is no store; use lmdb:///folder, sqlite:///file, redis://host/0 or rediss://…"
-    )
 
 
 def check_schema(meta: dict[str, Any], url: str) -> None:

@@ -31,7 +31,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from longrec.serving.stores.lmdb_layout import event_of, value_of
+from longrec.serving.stores import encoding
 from longrec.serving.stores.protocol import HEADER, Event
 
 BLOCK_EVENTS = 64
@@ -75,7 +75,7 @@ def script_text(name: str) -> str:
 
 def pack_event(event: Event) -> bytes:
     """An event with its size before it, as events stand one after the other in a block."""
-    value = value_of(event)
+    value = encoding.pack_event(event)
     return _SIZE.pack(len(value)) + value
 
 
@@ -84,7 +84,7 @@ def unpack_block(block: bytes) -> Iterator[Event]:
     start = 0
     while start < len(block):
         end = start + _SIZE.size + _SIZE.unpack_from(block, start)[0]
-        yield event_of(block[start + _SIZE.size : end])
+        yield encoding.unpack_event(block[start + _SIZE.size : end])
         start = end
 
 

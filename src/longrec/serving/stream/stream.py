@@ -25,7 +25,8 @@ from longrec.inference.explain import Explanation
 from longrec.retrieval.exact import ExactIndex
 from longrec.retrieval.index import COLD, PERSONAL, Index
 from longrec.serving.records.engine import Engine
-from longrec.serving.stores.protocol import Durability, Store, open_store
+from longrec.serving.stores.open import open_store
+from longrec.serving.stores.protocol import Durability, Store
 from longrec.serving.stream.event_frames import EventFrame
 from longrec.serving.stream.group_commit import Group
 from longrec.serving.stream.id_keys import ItemIndex, user_key

@@ -1,0 +1,71 @@
+"""Events as bytes, the same in every store; bitmaps of item indices in pages, as LMDB keeps them.
+
+Of a bitmap an event changes one page, however large the catalog is.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+
+from longrec.serving.stores.protocol import Event
+
+PAGE_ITEMS = 8192
+"""Items per page of a bitmap."""
+
+_HEAD = struct.Struct("<qH")
+_NO_ID = 65535
+
+
+def pack_event(event: Event) -> bytes:
+    """Time i64, length of the event id u16 (65,535: it has none), event id, item."""
+    name = event.event_id
+    if name is None:
+        return _HEAD.pack(event.time, _NO_ID) + event.item
+    return _HEAD.pack(event.time, len(name)) + name + event.item
+
+
+def unpack_event(value: bytes) -> Event:
+    """The event of which `pack_event` made these bytes."""
+    time, length = _HEAD.unpack_from(value)
+    if length == _NO_ID:
+        return Event(time, value[_HEAD.size :], None)
+    split = _HEAD.size + length
+    return Event(time, value[split:], value[_HEAD.size : split])
+
+
+def bits_by_page(indices: Iterable[int]) -> dict[int, list[int]]:
+    """Per page of the bitmap the bits of some items in it."""
+    pages: dict[int, list[int]] = {}
+    for index in indices:
+        pages.setdefault(index // PAGE_ITEMS, []).append(index % PAGE_ITEMS)
+    return pages
+
+
+def add_bits(page: bytes, bits: Iterable[int]) -> bytes:
+    """A page of a bitmap with bits added."""
+    added = bytearray(page)
+    for bit in bits:
+        byte = bit >> 3
+        if byte >= len(added):
+            added.extend(bytes(byte + 1 - len(added)))
+        added[byte] |= 1 << (bit & 7)
+    return bytes(added)
+
+
+def split_bitmap(bitmap: bytes) -> Iterator[tuple[int, bytes]]:
+    """The pages of a bitmap that have bits, each with its number."""
+    size = PAGE_ITEMS // 8
+    for page in range(-(-len(bitmap) // size)):
+        bits = bitmap[page * size : (page + 1) * size].rstrip(b"\0")
+        if bits:
+            yield page, bits
+
+
+def join_bitmap(pages: Iterable[tuple[int, bytes]]) -> bytes:
+    """The bitmap of its pages, in order."""
+    whole = bytearray()
+    for page, bits in pages:
+        whole.extend(bytes(page * (PAGE_ITEMS // 8) - len(whole)))
+        whole.extend(bits)
+    return bytes(whole)

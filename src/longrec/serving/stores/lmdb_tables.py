@@ -1,0 +1,161 @@
+"""The tables of an LMDB store, and what is done to them within a transaction.
+
+    table    key                                       value
+    meta     "meta"                                    JSON
+             "born"                                    the last log number given out, u64
+    users    user                                      number of the user's log, u64
+    log      log number, number of the event: u64 each the event (encoding.py)
+    ids      log number u64, event id                  nothing
+    records  digest, log number u64                    the record
+    seen     digest, log number u64, page u32          a page of the bitmap (encoding.py)
+
+Numbers in keys are big-endian, so that LMDB's order is theirs. The last number of a log stands
+nowhere but in its last key: it cannot disagree, and an event changes one page less.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import lmdb
+
+from longrec.serving.stores.encoding import add_bits, bits_by_page, join_bitmap, pack_event
+from longrec.serving.stores.protocol import Append, Appended, Event, version_of
+
+LOG_KEY = struct.Struct(">Q")
+EVENT_KEY = struct.Struct(">QQ")
+PAGE_KEY = struct.Struct(">QI")
+_LAST_EVENT = 2**64 - 1
+
+
+class Tables(NamedTuple):
+    """LMDB's handles of the tables."""
+
+    meta: Any
+    users: Any
+    log: Any
+    ids: Any
+    records: Any
+    seen: Any
+
+
+def load_meta(transaction: lmdb.Transaction[Any], meta: Any) -> dict[str, Any]:
+    """What is kept of the store itself."""
+    return dict(json.loads(bytes(transaction.get(b"meta", b"{}", db=meta))))
+
+
+def save_meta(transaction: lmdb.Transaction[Any], meta: Any, value: dict[str, Any]) -> None:
+    """Keep that."""
+    transaction.put(b"meta", json.dumps(value).encode(), db=meta)
+
+
+def append_to_log(
+    transaction: lmdb.Transaction[memoryview], tables: Tables, model: bytes, append: Append
+) -> Appended:
+    """Log events, and write record and bitmap if these are made from what is stored."""
+    born = log_number(transaction, tables, append.user)
+    last, current = 0, append.born == born
+    if born:
+        last = last_event(transaction.cursor(tables.log), born)
+    else:  # new, or forgotten since it was read
+        born = begin_log(transaction, tables, append.user)
+    key = model + LOG_KEY.pack(born)
+    current = (
+        current
+        and append.record is not None
+        and append.last == last
+        and append.version == version_of(transaction.get(key, db=tables.records))
+    )
+    new, last = log_events(transaction, tables, born, last, append.events)
+    if not current or append.record is None or not all(new):
+        return Appended(new, last, False)
+    transaction.put(key, append.record, db=tables.records)
+    for page, added in bits_by_page(append.seen).items():
+        page_key = model + PAGE_KEY.pack(born, page)
+        before = bytes(transaction.get(page_key, b"", db=tables.seen))
+        bits = add_bits(before, added)
+        if bits != before:
+            transaction.put(page_key, bits, db=tables.seen)
+    return Appended(new, last, True)
+
+
+def log_events(
+    transaction: lmdb.Transaction[memoryview],
+    tables: Tables,
+    born: int,
+    last: int,
+    events: Sequence[Event],
+) -> tuple[tuple[bool, ...], int]:
+    """Log those of the events that are new; -> which they are, and the log's last number now."""
+    new, prefix = [], LOG_KEY.pack(born)
+    for event in events:
+        name = event.event_id
+        is_new = name is None or transaction.put(prefix + name, b"", overwrite=False, db=tables.ids)
+        if is_new:
+            last += 1
+            transaction.put(EVENT_KEY.pack(born, last), pack_event(event), db=tables.log)
+        new.append(is_new)
+    return tuple(new), last
+
+
+def log_number(transaction: lmdb.Transaction[Any], tables: Tables, user: bytes) -> int:
+    """The number of a user's log; 0 if there is no such user."""
+    found = transaction.get(user, db=tables.users)
+    return LOG_KEY.unpack(found)[0] if found is not None else 0
+
+
+def begin_log(transaction: lmdb.Transaction[memoryview], tables: Tables, user: bytes) -> int:
+    """Give a user a log, with a number that no log had before."""
+    before = transaction.get(b"born", db=tables.meta)
+    born: int = (LOG_KEY.unpack(before)[0] if before is not None else 0) + 1
+    transaction.put(b"born", LOG_KEY.pack(born), db=tables.meta)
+    transaction.put(user, LOG_KEY.pack(born), db=tables.users)
+    return born
+
+
+def last_event(log: lmdb.Cursor[Any], born: int) -> int:
+    """The number of the last event in a log."""
+    found = log.prev() if log.set_range(EVENT_KEY.pack(born, _LAST_EVENT)) else log.last()
+    owner, number = EVENT_KEY.unpack(log.key()) if found else (0, 0)
+    return number if owner == born else 0
+
+
+def read_bitmap(seen: lmdb.Cursor[bytes], prefix: bytes) -> bytes:
+    """The bitmap whose pages' keys begin with `prefix`."""
+    pages = []
+    more = seen.set_range(prefix)
+    while more and seen.key().startswith(prefix):
+        pages.append((PAGE_KEY.unpack(seen.key()[-PAGE_KEY.size :])[1], seen.value()))
+        more = seen.next()
+    return join_bitmap(pages)
+
+
+def delete_log(transaction: lmdb.Transaction[memoryview], tables: Tables, born: int) -> None:
+    """Delete a log, its event ids, and all models' records and bitmaps of it."""
+    prefix = LOG_KEY.pack(born)
+    delete(transaction, tables.log, prefix)
+    delete(transaction, tables.ids, prefix)
+    records = transaction.cursor(tables.records)
+    more = records.first()
+    while more:  # from model to model
+        model = bytes(records.key()[: -LOG_KEY.size])
+        delete(transaction, tables.records, model + prefix)
+        delete(transaction, tables.seen, model + prefix)
+        more = records.set_range(model + b"\xff" * (LOG_KEY.size + 1))
+
+
+def delete(
+    transaction: lmdb.Transaction[memoryview], table: Any, prefix: bytes, most: int = sys.maxsize
+) -> int:
+    """Delete the first keys, at most so many, that begin with `prefix`; -> how many."""
+    cursor, deleted = transaction.cursor(table), 0
+    more = cursor.set_range(prefix)
+    while more and deleted < most and cursor.key()[: len(prefix)] == prefix:
+        cursor.delete()
+        deleted += 1
+        more = bool(cursor.key())
+    return deleted

@@ -1,0 +1,57 @@
+"""From a URL to an open store."""
+
+from __future__ import annotations
+
+from longrec.core.choices import check_choice
+from longrec.core.errors import UsageError
+from longrec.serving.stores.protocol import Durability, Store
+
+
+def open_store(url: str, durability: Durability = "power", readonly: bool = False) -> Store:
+    """Open a store: `lmdb:///folder` (or a path), `redis://host/0` or `rediss://…`.
+
+    Parameters
+    ----------
+    url : str
+        A folder of LMDB's is made if need be. Three slashes begin a path from the root, as in
+        `lmdb:///var/lib/shop/users`, two a relative one.
+    durability : {"power", "process"}
+        What acknowledged events survive.
+    readonly : bool
+        Open a store that must exist, beside the process that writes to it.
+
+    Raises
+    ------
+    UsageError
+        When the URL or the durability is none, or the store's package is not installed.
+    DataError
+        When what stands there is no store of users, or one of a newer schema.
+    LongrecError
+        When another process writes to it, it cannot be reached, or it is not set up to keep what
+        is acknowledged.
+    """
+    check_choice("durability", durability, Durability)
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        scheme, rest = "lmdb", url.removeprefix("lmdb:")
+    try:
+        if scheme == "lmdb":
+            from longrec.serving.stores.lmdb_store import LmdbStore
+
+            if not rest:
+                raise UsageError(f"{url!r} names no folder: lmdb:///folder/of/the/store")
+            return LmdbStore.open(rest, durability, readonly)
+        if scheme in ("redis", "rediss"):
+            from longrec.serving.stores.redis_store import RedisStore
+
+            return RedisStore.open(url, durability, readonly)
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"a store at {scheme}:// needs the package {error.name}: pip install 'longrec[serve]'"
+        ) from error
+    if scheme == "sqlite":
+        raise UsageError(
+            f"stores in SQLite were of longrec 0.1.0; carry this one over with: longrec store "
+            f"restore {url} lmdb:///a/new/folder"
+        )
+    raise UsageError(f"{scheme}:// is no store; use lmdb:///folder, redis://host/0 or rediss://…")
