@@ -59,8 +59,8 @@ def assert_answers(rec: Recommender, url: str) -> None:
         assert_same_rows(found, EXPECTED["stream"])
     assert log_of(url) == EXPECTED["log"]
     with rec.open_stream(url, "process") as stream:
-        assert stream.observe("late", "i2", 9, event_id="x").duplicate
-        assert not stream.observe("late", "i2", 9, event_id="y").duplicate
+        assert not stream.observe("late", "i2", 9, event_id="x").new
+        assert stream.observe("late", "i2", 9, event_id="y").new
 
 
 def log_of(url: str) -> list[list]:

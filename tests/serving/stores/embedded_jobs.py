@@ -11,7 +11,7 @@ import resource
 import sys
 import time
 
-from longrec.serving.stores import lmdb_folder, lmdb_store, sqlite_store  # noqa: F401
+from longrec.serving.stores import lmdb_folder, lmdb_store  # noqa: F401
 from longrec.serving.stores.open import open_store
 from longrec.serving.stores.protocol import HEADER, Append, Event, StoreFull, read_header
 
