@@ -247,7 +247,7 @@ def test_killed_restores_go_on(call, json_of, store, tmp_path) -> None:
         "import sys\n"
         "import longrec.serving.maintenance.restore as restoring\n"
         "restoring.EVENTS_AT_ONCE = 40\n"
-        "from longrec.serving.stores.protocol import open_store\n"
+        "from longrec.serving.stores.open import open_store\n"
         "print('going', flush=True)\n"
         "restoring.restore(sys.argv[1], open_store(sys.argv[2]))\n"
     )

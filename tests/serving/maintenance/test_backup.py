@@ -266,7 +266,7 @@ def test_a_killed_backup_leaves_nothing_that_looks_whole(store, tmp_path) -> Non
     code = (
         "import sys, time, signal\n"
         "from longrec.serving.maintenance.backup import backup\n"
-        "from longrec.serving.stores.protocol import open_store\n"
+        "from longrec.serving.stores.open import open_store\n"
         "def tell(done, total):\n    print('going', flush=True)\n    time.sleep(60)\n"
         "backup(open_store(sys.argv[1], readonly=True), sys.argv[2], tell)\n"
     )
