@@ -44,13 +44,19 @@ def yes_or_no(row: Row) -> str:
 
 
 def print_result(
-    tables: Iterable[Table], facts: Mapping[str, object], method: Sequence[str]
+    found: dict[str, Any],
+    as_json: bool,
+    tables: Callable[[dict[str, Any]], Iterable[Table]],
+    facts: Callable[[dict[str, Any]], Mapping[str, object]],
 ) -> None:
-    """Print tables, what is known of the machine, and how it was measured."""
-    for one in tables:
+    """Print rows for programs; or tables, what is known of the machine, and how it was measured."""
+    if as_json:
+        console.print_json(found["cells"])
+        return
+    for one in tables(found):
         console.table(one.title, one.columns, one.lines)
-    console.facts_table("machine", facts)
-    for line in method:
+    console.facts_table("machine", facts(found))
+    for line in found["method"]:
         console.print_text(f"- {line}")
 
 

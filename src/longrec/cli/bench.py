@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,18 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from longrec.cli.options import Json
+from longrec.cli.output import resumable
 from longrec.core import console
-from longrec.core.errors import LongrecError, UsageError
+from longrec.core.errors import UsageError
 from longrec.core.files import write_file
 
 if TYPE_CHECKING:
     from longrec.recommender import Recommender
-    from longrec_bench.measurement import Progress
     from longrec_bench.serving.plan import ServingPlan
 
 app = typer.Typer(help="Costs measured on the machine at hand.")
 
 CATALOGS = "3400,100000,1000000"
+LEFT = "nothing is left of the stores"
 
 
 def _list_option(metavar: str, text: str) -> Any:
@@ -93,7 +93,7 @@ def stream(
     plan = _serving_plan("python", histories, durability, clients, rounds, seconds)
     sizes = None if items is None else [items]
     chosen = _recommenders([] if run is None else [run], models, sizes, [3400], "--items")
-    with _progress("nothing is left of the stores") as progress:
+    with resumable(LEFT), console.progress_bar("measuring") as progress:
         found = bench_serving(chosen, plan, folder, store, as_served=False, progress=progress)
     _report_serving(found, out, json)
 
@@ -138,7 +138,7 @@ def serve(
     sizes = None if catalogs is None else _numbers("catalogs", catalogs)
     usual = _numbers("catalogs", CATALOGS)
     chosen = _recommenders(runs or [], models, sizes, usual, "--catalogs")
-    with _progress("nothing is left of the stores") as progress:
+    with resumable(LEFT), console.progress_bar("measuring") as progress:
         found = bench_serving(chosen, plan, folder, as_served=True, progress=progress)
     _report_serving(found, out, json)
 
@@ -200,14 +200,11 @@ def cost(
         cap=cap,
         rounds=rounds,
     )
-    with _progress("nothing was written") as progress:
+    with resumable("nothing was written"), console.progress_bar("measuring") as progress:
         found = bench_cost(plan, progress)
     if out is not None:
         write_folder(out, found)
-    if json:
-        console.print_json(found["cells"])
-    else:
-        print_result(tables(found), facts(found), found["method"])
+    print_result(found, json, tables, facts)
     share = found["machine"]["processor_share"]
     if threads == 1 and share is not None and share < 0.9:
         console.say(
@@ -218,16 +215,6 @@ def cost(
         console.say(f"{len(found['skipped'])} cells were not measured; --out tells why")
 
 
-@contextmanager
-def _progress(left: str) -> Iterator[Progress]:
-    """A progress bar; an interrupted measurement says what is left."""
-    try:
-        with console.progress_bar("measuring") as progress:
-            yield progress
-    except KeyboardInterrupt:
-        raise LongrecError(f"interrupted; {left}") from None
-
-
 def _report_serving(found: dict[str, Any], out: Path | None, json: bool) -> None:
     """Write and print what was found."""
     from longrec_bench.serving.tables import facts, tables
@@ -235,10 +222,7 @@ def _report_serving(found: dict[str, Any], out: Path | None, json: bool) -> None
 
     if out is not None:
         write_file(out, dumps(found, indent=2, allow_nan=False) + "\n")
-    if json:
-        console.print_json(found["cells"])
-    else:
-        print_result(tables(found), facts(found), found["method"])
+    print_result(found, json, tables, facts)
     if found["machine"]["in_memory"]:
         console.say(
             f"warning: measured on {found['machine']['file_system']}, where a sync costs and keeps "

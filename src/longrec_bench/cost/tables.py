@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from longrec.core.format import number
-from longrec.core.machine import versions_text
+from longrec.core.machine import machine_text, versions_text
 from longrec_bench.cost.analysis import PEERS
 from longrec_bench.cost.plan import PASSES
 from longrec_bench.cost.sweep import size_of
@@ -82,7 +82,7 @@ def facts(found: dict[str, Any]) -> dict[str, str]:
     machine = found["machine"]
     pinned = "pinned" if machine["pinned"] else "not pinned on this system"
     return {
-        "processor": f"{machine['processor']}, {machine['cores']} cores",
+        "processor": machine_text(machine),
         "threads": f"{machine['threads']}, {pinned}",
         "load before": str(machine["load_before"]),
         "of their time the threads worked": f"{machine['processor_share'] or 0:.0%}",
