@@ -1,4 +1,4 @@
-"""What is measured in turns: a condition, the seconds of its calls, and the row that they give."""
+"""What is measured in rounds: a condition, the seconds of its calls, the row that they give."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class Measurement:
-    """One thing that is measured in several turns, so that turns of several things can alternate.
+    """One thing that is measured by several samples, so that those of several things alternate.
 
     Parameters
     ----------
@@ -35,8 +35,8 @@ class Measurement:
         self.condition = condition
         self.clear()
 
-    def turn(self) -> None:
-        """Do it some times and note how long that took."""
+    def sample(self) -> None:
+        """Do it some times and note how long that took: one sample."""
         raise NotImplementedError
 
     def clear(self) -> None:

@@ -15,8 +15,8 @@ class Plan:
 
     Attributes
     ----------
-    rounds : in each of which everything has one turn, in an order drawn anew.
-    seed : of what is drawn: the order of turns, weights, inputs, users and events.
+    rounds : in each of which everything has one sample, in an order drawn anew.
+    seed : of what is drawn: the order of samples, weights, inputs, users and events.
     """
 
     rounds: int

@@ -246,7 +246,7 @@ def test_a_named_folder_is_removed_again(small, tmp_path, monkeypatch):
         assert list((tmp_path / "new").rglob("last-item-python-process"))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pairs.Reencoding, "turn", interrupted)
+    monkeypatch.setattr(pairs.Reencoding, "sample", interrupted)
     with pytest.raises(KeyboardInterrupt):
         bench_serving([small], plan, store=str(tmp_path / "new"), as_served=False)
     assert not list(tmp_path.iterdir())
@@ -324,7 +324,7 @@ def test_an_interrupted_command_leaves_nothing(tmp_path):
 
 
 def test_keys_of_its_own_in_a_redis(small, tmp_path, monkeypatch):
-    turn, made = pairs.Pairs.turn, set[bytes]()
+    turn, made = pairs.Pairs.sample, set[bytes]()
     plan = ServingPlan(**ONE, clients=(1,))
     with (
         RedisServer(tmp_path / "redis", appendfsync="everysec") as server,
@@ -337,7 +337,7 @@ def test_keys_of_its_own_in_a_redis(small, tmp_path, monkeypatch):
             made.update(client.keys("*"))
             turn(self)
 
-        monkeypatch.setattr(pairs.Pairs, "turn", watched)
+        monkeypatch.setattr(pairs.Pairs, "sample", watched)
         url = f"{server.url}?prefix=a%5B*%5D"
         found = bench_serving([small], plan, tmp_path / "here", url, as_served=False)
         assert len(made) > 256

@@ -123,7 +123,7 @@ def test_reading_again_bars_what_was_read():
     model = window_models(recommender)[0]
     assert model.items.data_ptr() == recommender.item_vectors().data_ptr()
     again = Reencoding({}, users, model, Noting(model))
-    again.turn()
+    again.sample()
     for number, out in enumerate(barred):
         assert set(users.items[number]) <= set(out.tolist()) <= half_of(users, number)
         assert set(again._recent[number].tolist()) <= set(out.tolist())

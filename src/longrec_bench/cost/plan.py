@@ -30,7 +30,7 @@ BATCH, EVENTS = 10, 200
 
 @dataclass(frozen=True, kw_only=True)
 class CostPlan(Plan):
-    """What is measured, and for how long; each turn is a process of its own.
+    """What is measured, and for how long; each sample is a process of its own.
 
     Attributes
     ----------
@@ -79,7 +79,7 @@ class CostPlan(Plan):
             raise UsageError("nothing is left to measure: name a mixer, model, slots or catalogs")
 
     def groups(self) -> Iterator[list[Task]]:
-        """Tasks that take turns with each other; short histories and small tables come first."""
+        """Tasks that are sampled in the same rounds; short histories and small tables come first."""
         readers = {"mixer": self.mixers or (), "model": self.models or ()}
         for length in sorted(self.lengths):
             for which in PASSES:

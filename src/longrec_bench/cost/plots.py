@@ -77,8 +77,8 @@ def _draw_memory(kind: str, colours: Colours, axes: Any, rows: Sequence[Row]) ->
 
 def _draw_ratios(peer: str, kind: str, colours: Colours, axes: Any, rows: Sequence[Row]) -> None:
     """How many times as fast as fused attention, and what a free mixer would give, dashed."""
-    shown = [row for row in rows if row[kind] != FREE]
-    list(_draw_lines(kind, colours, axes, shown, "length", lambda row: float(row["ratio"])))
+    compared = [row for row in rows if row[kind] != FREE]
+    list(_draw_lines(kind, colours, axes, compared, "length", lambda row: float(row["ratio"])))
     ceiling = {row["length"]: row["ceiling"] for row in rows if row.get("ceiling")}
     if ceiling:
         x = sorted(ceiling)
@@ -118,7 +118,7 @@ def _draw_lines(
 
 
 def _make_logarithmic(axes: Any, which: str) -> None:
-    """A logarithmic axis with plain numbers, more of them where few decades are shown."""
+    """A logarithmic axis with plain numbers, more of them over few decades."""
     axes.set(**{f"{which}scale": "log"})
     axis = getattr(axes, f"{which}axis")
     low, high = axis.get_view_interval()

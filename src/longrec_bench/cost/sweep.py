@@ -1,4 +1,4 @@
-"""All tasks of a plan in interleaved turns, a process each; what would not fit is skipped."""
+"""All tasks of a plan in interleaved rounds, a process per sample; what would not fit is skipped."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from longrec_bench.cost.systems import Task, expected_growth
 from longrec_bench.measurement import Measurement, Progress, Row, interleaved
 
 MOST, MOST_STEPS, SHARE = 20, 200, 0.02
-"""Timed passes in a turn, and steps; a turn times no more once they took this share of the cap."""
+"""Timed passes in a sample, and steps; a sample times no more once they took this share of the cap."""
 ENOUGH = 4.0
-"""Caps that all turns of a task may take together; it gets no further turn then, but has two."""
+"""Caps that all samples of a task may take together; it gets no further sample then, but has two."""
 GRACE = 60.0
-"""Seconds that a turn has besides three caps: for its setup, the first pass and a timed one."""
+"""Seconds that a sample has besides three caps: for its setup, the first pass and a timed one."""
 SPARE = 0.8
 """Of the available memory that a pass may be predicted to need."""
 
@@ -28,13 +28,13 @@ Measure = Callable[[Task], dict[str, Any]]
 
 
 class TaskMeasurement(Measurement):
-    """A task and what its turns so far gave.
+    """A task and what its samples so far gave.
 
     Parameters
     ----------
-    measure : does one turn.
+    measure : does one sample.
     always : what it is told besides the task.
-    enough : seconds after which two turns are enough.
+    enough : seconds after which two samples are enough.
     """
 
     def __init__(self, task: Task, measure: Measure, always: Task, enough: float) -> None:
@@ -44,16 +44,16 @@ class TaskMeasurement(Measurement):
         self._measure, self._always, self._enough = measure, always, enough
         self.peaks: list[int] = []
         self._operations: int | None = None
-        self._processor, self._spent, self._turns = 0.0, 0.0, 0
+        self._processor, self._spent, self._samples = 0.0, 0.0, 0
 
-    def turn(self) -> None:
+    def sample(self) -> None:
         """Measure in one more process, unless it failed or took long enough."""
-        if self.failed is not None or (self._turns > 1 and self._spent > self._enough):
+        if self.failed is not None or (self._samples > 1 and self._spent > self._enough):
             return
         most = MOST_STEPS if self.task["pass"] == "step" else MOST
-        asked = self.task | self._always | {"count": self._turns == 0, "most": most}
+        asked = self.task | self._always | {"count": self._samples == 0, "most": most}
         found = self._measure(asked)
-        self._turns += 1
+        self._samples += 1
         self.failed = found.get("failed")
         if self.failed is not None:
             return
@@ -65,7 +65,7 @@ class TaskMeasurement(Measurement):
         self._spent += sum(found["seconds"]) + median(found["seconds"]) + found["setup"]
 
     def row(self) -> Row:
-        """The figures of all turns, at least one of which was well: of readers per history."""
+        """The figures of all samples, at least one of which was well: of readers per history."""
         condition, middle = dict(self.task), median(self.seconds)
         kind, name, batch = (condition.pop(key) for key in ("kind", "name", "batch"))
         events = batch * (1 if condition["pass"] == "step" else condition["length"])
@@ -110,7 +110,7 @@ class Sweep:
         }
 
     def rates(self) -> dict[str, float]:
-        """The machine's rates, the best of as many turns as tasks have.
+        """The machine's rates, the best of as many samples as tasks have.
 
         Raises
         ------
@@ -127,7 +127,7 @@ class Sweep:
         return best
 
     def run(self) -> None:
-        """Give all tasks of the plan their turns."""
+        """Sample all tasks of the plan."""
         rng, groups = random.Random(self.plan.seed), list(self.plan.groups())
         done, total = 0, sum(map(len, groups)) * self.plan.rounds
         for group in groups:
@@ -135,7 +135,7 @@ class Sweep:
             for number, (_, one) in enumerate(interleaved(tasks, self.plan.rounds, rng)):
                 words = f"{one.task['name']}, {size_of(one.task):,}"
                 self.progress(done + number, total, words)
-                one.turn()
+                one.sample()
             done += self.plan.rounds * len(group)
             for one in tasks:
                 if one.failed is not None:

@@ -1,4 +1,4 @@
-"""One turn of a measurement, in a process of its own.
+"""One sample of a measurement, in a process of its own.
 
 Each process is forked from one that has imported all and computed nothing (multiprocessing's fork
 server), so that all begin alike and at once. It ends with its parent, and by itself where memory

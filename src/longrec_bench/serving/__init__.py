@@ -2,6 +2,6 @@
 
 plan.py says what is measured and recommenders.py makes models of random weights; users.py are who
 asks, through clients.py; workspace.py holds the stores; pairs.py and breakdown.py are what is
-timed; catalog.py gives all over one catalog their turns; bench.py is the whole of it; analysis.py
+timed; catalog.py samples all of one catalog in rounds; bench.py is the whole of it; analysis.py
 and tables.py say what the figures mean.
 """

@@ -37,8 +37,8 @@ def bench_serving(
 ) -> dict[str, Any]:
     """Measure pairs of an event and a recommendation, through streams and over HTTP.
 
-    One catalog is measured after the other; within one everything takes turns, reading windows of
-    a history again included.
+    One catalog is measured after the other; within one everything is sampled in interleaved
+    rounds, reading windows of a history again included.
 
     Parameters
     ----------

@@ -36,7 +36,7 @@ class StreamParts(Measurement):
     Parameters
     ----------
     stream : whose model streams exactly.
-    store : the same, opened once more.
+    store : of the same users, opened a second time.
     whole : pairs of one client on it.
     """
 
@@ -50,7 +50,7 @@ class StreamParts(Measurement):
         super().clear()
         self._parts = {name: array("d") for name in (*PARTS, "rank")}
 
-    def turn(self) -> None:
+    def sample(self) -> None:
         for number in islice(self._order, PAIRS):
             self._pair(*self.users.event(number, self._rng))
 
@@ -70,13 +70,13 @@ class StreamParts(Measurement):
         store, engine = self.store, self.stream.engine
         key, name = self._timed("ids", lambda: (user_key(user), item_key(item)))
         index = self.stream.items.one(name)
-        kept = self._timed("read", lambda: store.read(engine.digest, [(key, ())]))[0]
-        records = self._timed("record", lambda: engine.layout.load([kept.record]))
+        stored = self._timed("read", lambda: store.read(engine.digest, [(key, ())]))[0]
+        records = self._timed("record", lambda: engine.layout.load([stored.record]))
         version = int(records["version"][0])
         self._timed("step", lambda: engine.advance(records, [[(index, time)]]))
         records["version"] += 1
         append = Append(
-            *(key, kept.born, kept.last, version, [Event(time, name, None)]),
+            *(key, stored.born, stored.last, version, [Event(time, name, None)]),
             record=engine.dump(records, 0),
             seen=[index],
         )

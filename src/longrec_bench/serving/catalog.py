@@ -1,4 +1,4 @@
-"""Everything that is measured over one catalog: stores are filled, then all takes its turns."""
+"""All that is measured over one catalog: stores are filled, then everything is sampled."""
 
 from __future__ import annotations
 
@@ -100,13 +100,13 @@ class CatalogBench:
                 recommender = replace(recommender)
                 recommender.save(self.folder / f"{recommender.name}-run")
             index = open_index(recommender, "auto", self._progress).index
-        on_disk, filled, words = self.workspace.on_disk, "", f"{recommender.name}: filling"
+        on_disk, first, words = self.workspace.on_disk, "", f"{recommender.name}: filling"
         for transport, durability in product(self.plan.transports, self.plan.durabilities):
             url = self._url(recommender, transport, durability)
-            if on_disk and filled:
-                shutil.copytree(filled, url, ignore=shutil.ignore_patterns("*-lock", ".lock"))
+            if on_disk and first:
+                shutil.copytree(first, url, ignore=shutil.ignore_patterns("*-lock", ".lock"))
                 continue
-            filled = url
+            first = url
             with recommender.open_stream(url, "process" if on_disk else durability) as stream:
                 stream.rebuild(
                     histories, progress=lambda done, total: self._progress(done, total, words)
@@ -118,7 +118,7 @@ class CatalogBench:
         return self.workspace.url(f"{self.n_items}/{name}")
 
     def measure(self, also: Sequence[Measurement]) -> None:
-        """Give everything its turns, `also` among it, after one each that does not count."""
+        """Sample everything in rounds, `also` among it, after one sample each that does not count."""
         with self._stack:
             servers = [server for system in self.systems for server in self._add_calls(system)]
             self._add_reencoding(self.systems[0])
@@ -128,13 +128,13 @@ class CatalogBench:
             calls = [one for system in self.systems for one in system.calls]
             measurements, rounds = [*calls, *self._parts, *also], self.plan.rounds
             for one in measurements:
-                one.turn()
+                one.sample()
                 one.clear()
             for number, one in interleaved(measurements, rounds, random.Random(self.plan.seed)):
                 self._progress(number, rounds, "measuring")
                 span_begins = number * SPANS // rounds != (number - 1) * SPANS // rounds
                 if span_begins or not isinstance(one, ConcurrentPairs):
-                    one.turn()
+                    one.sample()
 
     def breakdown(self) -> list[Row]:
         """Where the time of a pair goes, of one client and the middle length of history."""
@@ -178,8 +178,8 @@ class CatalogBench:
         """Pairs of a stream and, where it streams exactly, their parts and its model's step."""
         recommender, plan = system.recommender, self.plan
         url = self._url(recommender, "python", durability)
-        opened = recommender.open_stream(url, durability, index=system.index)
-        stream = self._stack.enter_context(opened)
+        stream = recommender.open_stream(url, durability, index=system.index)
+        self._stack.enter_context(stream)
         pairs = self._add_pairs(system, condition, Pairs, partial(StreamClient, stream))
         if stream.engine.window is not None:
             return
@@ -248,7 +248,7 @@ class CatalogBench:
 def recall_of(stream: Stream, groups: Sequence[Users]) -> float:
     """Share of the exact ten best items that a stream's index finds, over all users as they stand.
 
-    Items that they have seen are barred in both, as a recommendation bars them.
+    Items that they have seen are excluded in both, as a recommendation excludes them.
     """
     everything = ExactIndex(stream.artifact.model)
     exact = Ranker(stream.artifact, stream.store, stream.engine, stream.items, everything)

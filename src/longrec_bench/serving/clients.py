@@ -24,7 +24,7 @@ class Client(Protocol):
     """Asks for one thing after the other, from one thread at a time."""
 
     def connect(self) -> None:
-        """Called before each turn, outside of what is timed."""
+        """Called before each sample, outside of what is timed."""
 
     def observe(self, user: str, item: Any, time: int) -> None: ...
 

@@ -59,7 +59,7 @@ class DiskSync(Measurement):
         self._sync = getattr(os, "fdatasync", os.fsync)
         self._write()
 
-    def turn(self) -> None:
+    def sample(self) -> None:
         with self.timed():
             self._write()
 

@@ -69,7 +69,7 @@ class Pairs(Calls):
         super().__init__(condition, users, seed=1)
         self.client = client
 
-    def turn(self) -> None:
+    def sample(self) -> None:
         self.client.connect()
         self.ask()
 
@@ -96,7 +96,7 @@ class ConcurrentPairs(Calls):
 
     Parameters
     ----------
-    span : seconds of a turn.
+    span : seconds of a sample.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class ConcurrentPairs(Calls):
         super().clear()
         self._wall = 0.0
 
-    def turn(self) -> None:
+    def sample(self) -> None:
         for client in self.clients:
             client.connect()
         began, n = array("d"), len(self.clients)
@@ -173,11 +173,13 @@ class Steps(Calls):
     ) -> None:
         super().__init__(condition, users, seed=3)
         self.engine, self.batch = engine, batch
-        kept = store.read(engine.digest, [(user.encode(), ()) for user in users.ids[:batch]])
-        self._records = engine.layout.load(list(islice(cycle([one.record for one in kept]), batch)))
+        stored = store.read(engine.digest, [(user.encode(), ()) for user in users.ids[:batch]])
+        self._records = engine.layout.load(
+            list(islice(cycle([one.record for one in stored]), batch))
+        )
         self._times = count(END + 1)
 
-    def turn(self) -> None:
+    def sample(self) -> None:
         for time in islice(self._times, PAIRS):
             users = islice(cycle(range(len(self.users))), self.batch)
             events = [[(self.users.index(number, self._rng), time)] for number in users]
@@ -201,7 +203,7 @@ class Reencoding(Calls):
         self._seen = np.stack([as_bits(row, model.n_items) for row in users.items])
 
     @torch.inference_mode()
-    def turn(self) -> None:
+    def sample(self) -> None:
         for number in islice(self._order, SLOW_PAIRS):
             item = self.users.index(number, self._rng)
             with self.timed():

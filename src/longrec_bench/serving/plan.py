@@ -11,11 +11,11 @@ from longrec_bench.plan import Plan
 Transport = Literal["python", "http"]
 
 PAIRS = 10
-"""Pairs per turn."""
+"""Pairs per sample."""
 SLOW_PAIRS = 2
-"""Pairs per turn of what reads a window again, which takes long."""
+"""Pairs per sample of what reads a window again, which takes long."""
 SPANS = 5
-"""Turns into which the seconds of clients at once are divided."""
+"""Samples into which the seconds of clients at once are divided."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class ServingPlan(Plan):
     transports : "python", calls of a stream in this process; "http", `longrec serve` in another.
     durabilities : of stores, "power" or "process".
     clients : numbers of clients at once.
-    rounds : in which everything has its turn; a turn of one client has 10 pairs.
+    rounds : in which everything is sampled; a sample of one client has 10 pairs.
     seconds : in all for each measurement of several clients.
     """
 
