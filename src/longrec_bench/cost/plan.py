@@ -79,7 +79,7 @@ class CostPlan(Plan):
             raise UsageError("nothing is left to measure: name a mixer, model, slots or catalogs")
 
     def groups(self) -> Iterator[list[Task]]:
-        """Tasks that are sampled in the same rounds; short histories and small tables come first."""
+        """Tasks sampled in the same rounds; short histories and small tables come first."""
         readers = {"mixer": self.mixers or (), "model": self.models or ()}
         for length in sorted(self.lengths):
             for which in PASSES:

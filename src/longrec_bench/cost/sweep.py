@@ -1,4 +1,4 @@
-"""All tasks of a plan in interleaved rounds, a process per sample; what would not fit is skipped."""
+"""All tasks of a plan in interleaved rounds, a process per sample; what will not fit is skipped."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from longrec_bench.cost.systems import Task, expected_growth
 from longrec_bench.measurement import Measurement, Progress, Row, interleaved
 
 MOST, MOST_STEPS, SHARE = 20, 200, 0.02
-"""Timed passes in a sample, and steps; a sample times no more once they took this share of the cap."""
+"""Timed passes of a sample, and steps; there are no more once they took this share of the cap."""
 ENOUGH = 4.0
-"""Caps that all samples of a task may take together; it gets no further sample then, but has two."""
+"""Caps that all samples of a task may take together; there is no further one then, but two."""
 GRACE = 60.0
 """Seconds that a sample has besides three caps: for its setup, the first pass and a timed one."""
 SPARE = 0.8

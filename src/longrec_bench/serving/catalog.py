@@ -118,7 +118,7 @@ class CatalogBench:
         return self.workspace.url(f"{self.n_items}/{name}")
 
     def measure(self, also: Sequence[Measurement]) -> None:
-        """Sample everything in rounds, `also` among it, after one sample each that does not count."""
+        """Sample everything in rounds, `also` too, after one sample each that does not count."""
         with self._stack:
             servers = [server for system in self.systems for server in self._add_calls(system)]
             self._add_reencoding(self.systems[0])
