@@ -66,7 +66,7 @@ def test_keys_of_two_configs_never_collide():
         ({"dim": 9, "heads": 2}, ["9", "2"]),
         ({"dropout": 1.5}, ["dropout is 1.5"]),
         ({"forgetting": "never"}, ["forgetting is 'never'", "'events'"]),
-        ({"loss": "hinge"}, ["loss is 'hinge'", "'full'"]),
+        ({"loss": "bpr"}, ["loss is 'bpr'", "'full'"]),
         ({"max_epochs": -1}, ["max_epochs is -1", "at least 0"]),
         ({"learning_rate": "nan"}, ["learning_rate is nan"]),
         ({"weight_decay": "nan"}, ["weight_decay is nan"]),

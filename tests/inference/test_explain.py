@@ -95,7 +95,7 @@ def test_the_score_is_what_events_bank_and_rest_add_to_it(case):
     aim = (gain - gain.mean()) / (x.var(correction=0) + model.norm.eps).sqrt()
     rest = float(model.norm.bias @ model.items[9] + aim @ model.items[items[-1]] * model.scale)
     for layer, block in enumerate(model.blocks):
-        read = block.mixer.convolution.define(parts[layer, "before"][1][0])
+        read, _ = block.mixer.convolution.define(parts[layer, "before"][1][0])
         value = read @ block.mixer.inputs.weight.chunk(4)[3].t()
         rest += float(aim @ parts[layer, "ffn"][1][0, -1])
         along = (value * (aim @ block.mixer.output.weight)).unflatten(-1, (block.mixer.heads, -1))

@@ -67,7 +67,7 @@ def attend(
 @torch.no_grad()
 def define(mixer: DispatcherMixer, x: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
     """A (H, T) and the memory bank's share (H,), number by number."""
-    h = mixer.convolution.define(x)
+    h, _ = mixer.convolution.define(x)
     q, k, k2, _ = (
         (h @ w.t()).unflatten(-1, (mixer.heads, -1)) for w in mixer.inputs.weight.chunk(4)
     )

@@ -12,7 +12,7 @@ from mixers.mixer_properties import Counter
 from torch import nn
 
 from longrec.mixers.product_keys import (
-    GUARD_REACH,
+    BALANCE_REACH,
     SPARSE_ROWS,
     InterestMemory,
     Usage,
@@ -78,7 +78,7 @@ def test_sparse_gradients_are_the_dense_ones():
     torch.testing.assert_close(grads[1].to_dense(), grads[0])
 
 
-def test_the_guard_lowers_the_bias_of_what_is_read_too_often():
+def test_balancing_lowers_the_bias_of_what_is_read_too_often():
     memory = bank(64, 4)
     u = torch.randn(50, 8, dtype=torch.float64)
     read = memory(u)
@@ -92,34 +92,34 @@ def test_the_guard_lowers_the_bias_of_what_is_read_too_often():
     often = use > 50 * 4 / 8
     assert (memory.bias.grad[often] > 0).all()
     assert (memory.bias.grad[use == 0] < 0).all()
-    for quiet in (bank(64, 4, guard=False), bank(64, 4).eval()):
+    for quiet in (bank(64, 4, balance=False), bank(64, 4).eval()):
         quiet(u).weights.sum().backward()
         assert quiet.bias.grad is None
 
 
 def test_the_centre_moves_towards_the_mean_question():
-    memory, u = bank(guard=True), torch.randn(50, 8, dtype=torch.float64) + 2
+    memory, u = bank(balance=True), torch.randn(50, 8, dtype=torch.float64) + 2
     mean = nn.functional.layer_norm(memory.query(u), (8,)).mean(0)
     optimizer = torch.optim.AdamW(memory.parameters(), 1e-2)
-    before = (mean - GUARD_REACH * memory.centre).norm()
+    before = (mean - BALANCE_REACH * memory.centre).norm()
     for _ in range(30):
         memory.zero_grad()
         memory(u).weights.sum().backward()  # their sum is fixed: no other gradient
         optimizer.step()
     mean = nn.functional.layer_norm(memory.query(u), (8,)).mean(0)
-    assert (mean - GUARD_REACH * memory.centre).norm() < before / 3
+    assert (mean - BALANCE_REACH * memory.centre).norm() < before / 3
 
 
-def test_without_the_guard_a_question_is_the_papers():
-    memory, u = bank(guard=False), torch.randn(5, 8, dtype=torch.float64)
+def test_without_balancing_a_question_is_the_papers():
+    memory, u = bank(balance=False), torch.randn(5, 8, dtype=torch.float64)
     plain = nn.functional.layer_norm(memory.query(u), (8,), eps=1e-12)
     torch.testing.assert_close(memory._questions(u), plain, rtol=1e-3, atol=1e-3)
 
 
-def collapse(guard: bool) -> dict[str, float]:
+def collapse(balance: bool) -> dict[str, float]:
     """Train questions that look alike to be told apart; what of the bank is used at the end."""
     torch.manual_seed(0)
-    memory, tell = InterestMemory(8, 256, 4, guard), nn.Linear(8, 3)
+    memory, tell = InterestMemory(8, 256, 4, balance), nn.Linear(8, 3)
     common, random = torch.randn(8) * 3, torch.Generator().manual_seed(1)
     optimizer = torch.optim.AdamW([*memory.parameters(), *tell.parameters()], 1e-3)
     for _ in range(500):
@@ -136,12 +136,12 @@ def collapse(guard: bool) -> dict[str, float]:
     return usage.statistics()
 
 
-def test_the_guard_keeps_a_bank_from_collapsing():
-    without, with_guard = collapse(False), collapse(True)
+def test_balancing_keeps_a_bank_from_collapsing():
+    without, balanced = collapse(False), collapse(True)
     assert without["memory_share"] < 0.2
-    assert with_guard["memory_share"] > 3 * without["memory_share"]
-    assert with_guard["memory_entropy"] > without["memory_entropy"] + 0.2
-    assert with_guard["memory_kl"] < 0.7 * without["memory_kl"]
+    assert balanced["memory_share"] > 3 * without["memory_share"]
+    assert balanced["memory_entropy"] > without["memory_entropy"] + 0.2
+    assert balanced["memory_kl"] < 0.7 * without["memory_kl"]
 
 
 def test_usage_statistics():

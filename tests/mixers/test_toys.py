@@ -56,8 +56,8 @@ class Sums(StreamingMixer):
 
 
 class Leaking(Sums):
-    def mix(self, x: Tensor, ctx: Context) -> Tensor:
-        return super().mix(x, ctx) + 1e-3 * x.mean(1, keepdim=True)
+    def forward(self, x: Tensor, ctx: Context = EMPTY) -> Tensor:
+        return super().forward(x, ctx) + 1e-3 * x.mean(1, keepdim=True)
 
 
 class Quadratic(Sums):
@@ -109,7 +109,7 @@ class Mean(Mixer):
         super().__init__()
         self.output = nn.Linear(dim, dim, bias=False)
 
-    def mix(self, x: Tensor, ctx: Context) -> Tensor:
+    def forward(self, x: Tensor, ctx: Context = EMPTY) -> Tensor:
         count, mask = torch.tensor([[x.shape[1]]]), ctx.mask(x)
         if mask is not None:
             x, count = x * mask[..., None], mask.sum(1, keepdim=True)
@@ -129,8 +129,8 @@ class Mean(Mixer):
 
 
 class MeanOfPadding(Mean):
-    def mix(self, x: Tensor, ctx: Context) -> Tensor:
-        return super().mix(x, EMPTY)
+    def forward(self, x: Tensor, ctx: Context = EMPTY) -> Tensor:
+        return super().forward(x, EMPTY)
 
 
 class MeanOfNothing(Mean):

@@ -9,10 +9,11 @@ import torch
 from models.small_models import SEQUENCE, N, make, near, sequences
 from torch import Tensor, nn
 
-from longrec.mixers import MIXERS, Context, Mixer, StreamingMixer
+from longrec.mixers import MIXERS, Context, StreamingMixer
 from longrec.mixers.base import map_state
 from longrec.models import MODELS, SequenceModel, build_model, register_model
 from longrec.models.common.base import Model, config_keys
+from longrec.models.common.config import SequenceConfig
 from longrec.models.elastic import ElasticConfig
 from longrec.models.sasrec import SASRecConfig, SASRecRotaryConfig
 
@@ -79,14 +80,12 @@ def test_padding_is_never_scored_and_scores_are_one_per_item(name):
 
 
 @pytest.mark.parametrize("name", SEQUENCE)
-def test_alone_padded_and_packed_are_one(name):
+def test_alone_and_padded_are_one(name):
     model = make(name)
     items, times = sequences()
     lengths = torch.tensor([30, 1, 13])
     real = torch.arange(30) < lengths[:, None]
     padded = model.encode(items * real, Context(lengths=lengths, times=times))
-    packed = Context(times=times[real][None], cu_seqlens=torch.tensor([0, 30, 31, 44]))
-    near(model.encode(items[real][None], packed)[0], padded[real], "packed")
     for row, length in enumerate(lengths.tolist()):
         one = slice(row, row + 1), slice(0, length)
         near(model.encode(items[one], Context(times=times[one]))[0], padded[row, :length], "alone")
@@ -278,7 +277,8 @@ def test_rotary_needs_pairs():
 
 
 @dataclass(frozen=True)
-class ToyConfig:
+class ToyConfig(SequenceConfig):
+    model = "toy"
     dim: int = 8
 
 
@@ -319,9 +319,7 @@ def test_a_new_mechanism_is_one_class_and_its_registration(monkeypatch):
         config_class = ToyConfig
 
         def __init__(self, config: ToyConfig, n_items: int) -> None:
-            mixers: list[Mixer] = [ToyMixer(config.dim)]
-            super().__init__(n_items, mixers, config.dim, 16, 0.1)
-            self.config = config
+            super().__init__(config, n_items, [ToyMixer(config.dim)])
 
     model = build_model("toy", ToyConfig(), N).eval()
     items, _ = sequences()

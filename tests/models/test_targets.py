@@ -128,13 +128,6 @@ def test_causal_models_refuse_masks(name):
         replace(MODELS[name].config_class(), targets="masked")
 
 
-@pytest.mark.parametrize("name", BIDIRECTIONAL)
-def test_packed_rows_are_not_for_training(name):
-    packed = Context(times=torch.arange(5)[None], cu_seqlens=torch.tensor([0, 2, 5]))
-    with pytest.raises(ValueError, match=f"{name} sees whole histories: give it a padded batch"):
-        make(name).hidden(torch.ones(1, 5, dtype=torch.int64), packed)
-
-
 def test_sparse_tables_are_the_slots_of_large_memory_banks():
     model = make("hydrarec")
     assert model.sparse_tables() == []

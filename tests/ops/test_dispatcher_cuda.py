@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from longrec.ops import dispatcher_cuda
-from longrec.ops.dispatcher_cuda import mix_segments, scan
+from longrec.ops.dispatcher import naive_experts, naive_read
+from longrec.ops.dispatcher_cuda import dispatcher_by_kernel, scan
 
 HERE = Path(__file__).parent
 H, D, R = 2, 4, 3
@@ -63,17 +64,10 @@ def defined(
     mean: Tensor,
     log_weight: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The dispatcher event by event, as docs and papers write it: y, P and z after the last one."""
-    z = log_weight.exp()
-    sums, rows, pairs = mean * z[..., None], [], torch.cat([key, value], dim=-1)
-    for t in range(q.shape[2]):
-        keep, w = (-forget[:, :, t]).exp(), scores[:, :, t].exp()
-        z = z * keep + w
-        sums = sums * keep[..., None] + w[..., None] * pairs[:, :, t, None]
-        read_key, read_value = (sums / z.clamp_min(1e-30)[..., None]).chunk(2, dim=-1)
-        logits = torch.einsum("bhd,bhrd->bhr", q[:, :, t], read_key) / q.shape[-1] ** 0.5
-        rows.append(torch.einsum("bhr,bhrd->bhd", logits.softmax(-1), read_value))
-    return torch.stack(rows, dim=2), sums / z.clamp_min(1e-30)[..., None], z.log()
+    """The definition: y, P and log z after the last event."""
+    pairs = torch.cat([key, value], dim=-1)
+    experts, log_weight = naive_experts(pairs, scores, forget, mean, log_weight)
+    return naive_read(q, experts), experts[:, :, -1], log_weight
 
 
 def brought(
@@ -124,13 +118,13 @@ def gradients(outputs: tuple[Tensor, ...], inputs: list[Tensor], real: Tensor) -
 
 
 def compare(inputs: list[Tensor], kind: torch.dtype, tolerance: float, device: str = "cpu") -> None:
-    """mix_segments in `kind` against the definition in float64: outputs, states and gradients."""
+    """The form by kernel in `kind` against the definition in float64, gradients included."""
     real = inputs[3].isfinite().any(-1, keepdim=True)
     learnt = [n for n, part in enumerate(inputs) if bool(part.isfinite().any())]
     slow = [part.clone().requires_grad_(n in learnt) for n, part in enumerate(inputs)]
     whole = torch.float64 if kind == torch.float64 else torch.float32
     fast = [part.detach().to(device, whole).requires_grad_(part.requires_grad) for part in slow]
-    wanted, got = defined(*slow), mix_segments(*fast, kind)
+    wanted, got = defined(*slow), dispatcher_by_kernel(*fast, kind)
     assert got[0].dtype == kind
     for name, mine, theirs in zip(("y", "P", "log z"), got, wanted, strict=True):
         at = real.expand_as(theirs) if name == "y" else slice(None)
@@ -164,7 +158,7 @@ def test_outputs_states_and_gradients_are_those_of_the_definition(
 def test_a_row_without_events_keeps_its_state_and_sends_no_nan() -> None:
     for past in (False, True):
         inputs = [part.requires_grad_() for part in brought([9, 0], past)]
-        y, mean, log_weight = mix_segments(*inputs, torch.float64)
+        y, mean, log_weight = dispatcher_by_kernel(*inputs, torch.float64)
         near("P", mean[1], inputs[5][1])
         near("log z", log_weight[1], inputs[6][1])
         found = torch.autograd.grad(y.sum() + mean.sum() + log_weight[0].sum(), inputs)
@@ -178,33 +172,12 @@ def test_a_row_without_events_keeps_its_state_and_sends_no_nan() -> None:
 def test_a_history_goes_on_where_it_was_cut(events: int, cut: int) -> None:
     cut = min(cut, events - 1)
     inputs = brought([events])
-    wanted = mix_segments(*inputs, torch.float64)
-    first = mix_segments(*(x[:, :, :cut] for x in inputs[:5]), *inputs[5:], torch.float64)
-    second = mix_segments(*(x[:, :, cut:] for x in inputs[:5]), *first[1:], torch.float64)
+    wanted = dispatcher_by_kernel(*inputs, torch.float64)
+    first = dispatcher_by_kernel(*(x[:, :, :cut] for x in inputs[:5]), *inputs[5:], torch.float64)
+    second = dispatcher_by_kernel(*(x[:, :, cut:] for x in inputs[:5]), *first[1:], torch.float64)
     near("y", torch.cat([first[0], second[0]], dim=2), wanted[0])
     near("P", second[1], wanted[1])
     near("log z", second[2], wanted[2])
-
-
-def _packed(alone: list[list[Tensor]], kind: torch.dtype) -> list[Any]:
-    """Arguments of mix_segments for what several histories without a past bring, in one row."""
-    parts = [torch.cat(part, dim=2).to(kind) for part in list(zip(*alone, strict=True))[:5]]
-    first = torch.tensor([0] + [len(inputs[0][0, 0]) for inputs in alone[:-1]]).cumsum(0)
-    starts = torch.zeros(parts[0].shape[2], dtype=torch.bool)
-    starts[first] = True
-    return [*parts, *(part.to(kind) for part in alone[0][5:]), kind, starts]
-
-
-@pytest.mark.usefixtures("reference")
-@settings(max_examples=30)
-@given(lengths=st.lists(st.integers(1, 20), min_size=1, max_size=6), seed=st.integers(0, 99))
-def test_packed_histories_are_as_alone(lengths: list[int], seed: int) -> None:
-    alone = [brought([length], seed=seed + n) for n, length in enumerate(lengths)]
-    y, mean, log_weight = mix_segments(*_packed(alone, torch.float64))
-    each = [mix_segments(*inputs, torch.float64) for inputs in alone]
-    near("y", y, torch.cat([part[0] for part in each], dim=2))
-    near("P", mean, each[-1][1])
-    near("log z", log_weight, each[-1][2])
 
 
 @pytest.mark.usefixtures("reference")
@@ -236,7 +209,7 @@ def test_a_scan_is_its_recurrence(events: int, seed: int) -> None:
 def test_float32_is_exact_to_its_rounding_over_many_events() -> None:
     inputs = brought([3000], past=True)
     inputs[4] = inputs[4] * 1e-3  # experts that hardly forget
-    y, mean, log_weight = mix_segments(*(part.float() for part in inputs), torch.float32)
+    y, mean, log_weight = dispatcher_by_kernel(*(part.float() for part in inputs), torch.float32)
     for name, mine, theirs in zip(
         ("y", "P", "log z"), (y, mean, log_weight), defined(*inputs), strict=True
     ):
@@ -245,9 +218,9 @@ def test_float32_is_exact_to_its_rounding_over_many_events() -> None:
 
 def test_nothing_but_half_precision_on_cuda_is_for_the_kernel() -> None:
     x = torch.randn(1, 2, 4)
-    assert dispatcher_cuda.kernel_type(x) is None
+    assert dispatcher_cuda.kernel_dtype(x) is None
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert dispatcher_cuda.kernel_type(x.bfloat16()) is None
+        assert dispatcher_cuda.kernel_dtype(x.bfloat16()) is None
 
 
 def interpreted() -> None:
@@ -264,12 +237,6 @@ def interpreted() -> None:
     dispatcher_cuda.SEGMENT = 66  # two segments of more than a chunk of the kernel
     compare(brought([131], past=True, width=16, experts=5), torch.float32, 1e-4)
     compare(brought([140], past=True, width=16, experts=16), torch.float16, 1e-2)
-    alone = [brought([length], seed=length, width=16, experts=5) for length in (3, 1, 40)]
-    y, mean, log_weight = mix_segments(*_packed(alone, torch.float32))
-    each = [defined(*inputs) for inputs in alone]
-    near("packed y", y, torch.cat([part[0] for part in each], dim=2), 1e-5)
-    near("packed P", mean, each[-1][1], 1e-5)
-    near("packed log z", log_weight, each[-1][2], 1e-5)
 
 
 @pytest.mark.slow

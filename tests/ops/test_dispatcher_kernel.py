@@ -26,7 +26,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr(dispatcher_cuda, "load_kernel", lambda: called)
     monkeypatch.setattr(dispatcher_cuda, "SEGMENT", 16)
     monkeypatch.setattr(dispatcher_cuda, "BLOCK", 5)
-    monkeypatch.setattr(dispatcher, "kernel_type", lambda x: x.dtype)
+    monkeypatch.setattr(dispatcher, "kernel_dtype", lambda x: x.dtype)
     return found
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from longrec.models import Model, SequenceModel
+from longrec.models.hydrarec import HydraRecConfig
 from longrec.retrieval.index import Index, as_bits
 
 
@@ -24,7 +25,7 @@ class Several(SequenceModel):
     name = "several"
 
     def __init__(self, vectors: np.ndarray) -> None:
-        super().__init__(len(vectors) - 1, [], vectors.shape[1], 1, 0.0)
+        super().__init__(HydraRecConfig(dim=vectors.shape[1]), len(vectors) - 1, [])
         self.items.data = torch.from_numpy(vectors.astype(np.float32))
 
     def user_vectors(self, h: Tensor) -> Tensor:

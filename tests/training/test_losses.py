@@ -12,7 +12,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from longrec.training import losses
 from longrec.training.losses import (
-    bayesian_personalised_ranking,
     binary_cross_entropy,
     full_cross_entropy,
     generalised_binary_cross_entropy,
@@ -166,14 +165,9 @@ def gbce_of_a_row(hit: Tensor, others: Tensor, m: int, n_items: int, t: float) -
     return -(positive.log() + sum(log_sigma(-s) for s in others)) / (m + 1)
 
 
-def bpr_of_a_row(hit: Tensor, others: Tensor, m: int, n_items: int) -> Tensor:
-    return -sum(log_sigma(hit - s) for s in others) / len(others)
-
-
 Loss = Callable[..., Tensor]
 PAIRWISE = {
     "bce": (binary_cross_entropy, bce_of_a_row),
-    "bpr": (bayesian_personalised_ranking, bpr_of_a_row),
     "gbce t=0": (partial(generalised_binary_cross_entropy, t=0.0), partial(gbce_of_a_row, t=0.0)),
     "gbce": (partial(generalised_binary_cross_entropy, t=0.75), partial(gbce_of_a_row, t=0.75)),
     "gbce t=1": (partial(generalised_binary_cross_entropy, t=1.0), partial(gbce_of_a_row, t=1.0)),

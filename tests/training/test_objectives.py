@@ -88,7 +88,7 @@ def test_each_target_of_a_user_is_ranked_from_what_stands_before_it(histories, n
 
 @pytest.mark.parametrize(
     ("name", "loss", "epochs"),
-    [("hydrarec", "gbce", 40), ("hydrarec", "bpr", 6), ("bert4rec", "bce", 10)],
+    [("hydrarec", "gbce", 40), ("bert4rec", "bce", 10)],
 )
 def test_pairwise_losses_learn(tmp_path, tastes, name, loss, epochs):
     """gBCE first lowers all scores to the base rate, and only then tells items apart."""

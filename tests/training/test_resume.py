@@ -86,7 +86,11 @@ class Killed(BaseException):
         ("sasrec-rotary", {}, {"context": 30}),
         ("elastic", {"targets": "last"}, {"loss": "gbce", "negatives": 10}),
         ("bert4rec", {}, {"workers": 2, "context": 30}),
-        ("hydrarec-bidirectional", {"targets": "last"}, {"loss": "bpr", "prefixes": 2}),
+        (
+            "hydrarec-bidirectional",
+            {"targets": "last"},
+            {"loss": "bce", "prefixes": 2},
+        ),
         ("elastic-paper", {"memory_slots": SPARSE_ROWS}, {"mask_share": 0.3, "max_epochs": 3}),
         ("elastic", {"memory_slots": 64, "memory_topk": 4}, {"loss": "bce", "negatives": 5}),
     ],
@@ -99,7 +103,7 @@ def test_stopping_at_any_step_changes_nothing(tmp_path, histories, name, model, 
     ("name", "training"),
     [
         ("elastic", {"loss": "sampled"}),
-        ("sasrec", {"loss": "bpr", "context": 30}),
+        ("sasrec", {"loss": "bce", "context": 30}),
         ("bert4rec", {"loss": "gbce", "context": 30}),
     ],
 )

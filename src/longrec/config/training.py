@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Annotated, Literal
 
-LossName = Literal["full", "sampled", "gbce", "bce", "bpr"]
+from longrec.core.bounds import Bounds, check_bounds
+
+LossName = Literal["full", "sampled", "gbce", "bce"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
@@ -28,7 +30,7 @@ class TrainConfig:
     clip : largest norm of the gradient.
     average : decay per step of the moving average of weights that is validated and kept; 0: none.
     loss : "full" cross-entropy over the catalog, or one against sampled negatives: "sampled"
-        softmax with logQ correction, "gbce", "bce" or "bpr".
+        softmax with logQ correction, "gbce" or "bce".
     negatives : negatives per batch, shared by its targets; every loss but "full" draws them.
     gbce_t : calibration of the loss "gbce", 0 (plain BCE) to 1.
     mask_share, mask_last : chance of an event to be hidden, and of a row to have its last event
@@ -41,60 +43,38 @@ class TrainConfig:
     seed : of everything drawn at random.
     """
 
-    max_epochs: int = 200
-    max_minutes: float | None = None
-    patience: int = 10
-    validate_every: int = 1
-    validation_users: int = 10_000
+    max_epochs: Annotated[int, Bounds(ge=0)] = 200
+    max_minutes: Annotated[float | None, Bounds(gt=0)] = None
+    patience: Annotated[int, Bounds(ge=1)] = 10
+    validate_every: Annotated[int, Bounds(ge=1)] = 1
+    validation_users: Annotated[int, Bounds(ge=1)] = 10_000
     split: str = "leave-one-out"
-    context: int | None = None
-    window: int = 4096
-    batch_tokens: int = 2000
-    learning_rate: float = 1e-3
-    beta1: float = 0.9
-    beta2: float = 0.98
-    weight_decay: float = 0.01
-    warmup_steps: int = 200
-    clip: float = 1.0
-    average: float = 0.999
+    context: Annotated[int | None, Bounds(ge=1)] = None
+    window: Annotated[int, Bounds(ge=1)] = 4096
+    batch_tokens: Annotated[int, Bounds(ge=1)] = 2000
+    learning_rate: Annotated[float, Bounds(gt=0)] = 1e-3
+    beta1: Annotated[float, Bounds(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Bounds(ge=0, lt=1)] = 0.98
+    weight_decay: Annotated[float, Bounds(ge=0)] = 0.01
+    warmup_steps: Annotated[int, Bounds(ge=0)] = 200
+    clip: Annotated[float, Bounds(gt=0)] = 1.0
+    average: Annotated[float, Bounds(ge=0, lt=1)] = 0.999
     loss: LossName = "full"
-    negatives: int = 512
-    gbce_t: float = 0.75
-    mask_share: float = 0.2
-    mask_last: float = 0.1
-    prefixes: int = 4
+    negatives: Annotated[int, Bounds(ge=1)] = 512
+    gbce_t: Annotated[float, Bounds(ge=0, le=1)] = 0.75
+    mask_share: Annotated[float, Bounds(gt=0, lt=1)] = 0.2
+    mask_last: Annotated[float, Bounds(ge=0, le=1)] = 0.1
+    prefixes: Annotated[int, Bounds(ge=1)] = 4
     precision: Precision = "auto"
-    workers: int = 0
-    checkpoint_minutes: float = 1.0
-    seed: int = 0
+    workers: Annotated[int, Bounds(ge=0)] = 0
+    checkpoint_minutes: Annotated[float, Bounds(gt=0)] = 1.0
+    seed: Annotated[int, Bounds(ge=0)] = 0
 
     def __post_init__(self) -> None:
-        for name in (
-            *("patience", "validate_every", "validation_users"),
-            *("window", "batch_tokens", "prefixes"),
-        ):
-            _at_least(self, name, 1)
-        for name in ("max_epochs", "warmup_steps", "workers", "seed", "weight_decay"):
-            _at_least(self, name, 0)
-        for name in ("negatives", "context"):
-            if getattr(self, name) is not None:
-                _at_least(self, name, 1)
-        for name in ("learning_rate", "clip", "checkpoint_minutes"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
-        if self.max_minutes is not None and not self.max_minutes > 0:
-            raise ValueError(f"max_minutes is {self.max_minutes}; it must be above 0")
-        for name in ("beta1", "beta2", "average"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must lie in [0, 1)")
-        for name in ("gbce_t", "mask_last"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must lie in [0, 1]")
-        if not 0 < self.mask_share < 1:
-            raise ValueError(f"mask_share is {self.mask_share}; it must lie above 0 and below 1")
+        check_bounds(self)
         if self.loss == "full":
             fact = "loss is 'full', which draws none"
-            refuse_unread(self, ("negatives",), fact, "loss=sampled (or gbce, bce, bpr)")
+            refuse_unread(self, ("negatives",), fact, "loss=sampled (or gbce, bce)")
         if self.loss != "gbce":
             refuse_unread(self, ("gbce_t",), f"loss is {self.loss!r}", "loss=gbce")
 
@@ -117,8 +97,3 @@ def refuse_unread(config: TrainConfig, names: Iterable[str], fact: str, reader: 
                 f"{name} is {getattr(config, name)}, but {fact}, and only {reader} reads it: "
                 f"leave {name} out or set {reader}"
             )
-
-
-def _at_least(config: TrainConfig, name: str, least: int) -> None:
-    if getattr(config, name) < least:
-        raise ValueError(f"{name} is {getattr(config, name)}; it must be at least {least}")

@@ -14,7 +14,8 @@ f = 1 ("events") or log1p of the time gap ("time"): experts start at half-lives 
 events, so that one layer holds short-, mid- and lifelong interests. It belongs to the gated slot
 attention family (arXiv 2409.07146).
 
-`dispatcher_chunks` has the parallel form: chunks of C events, matrix products only.
+The forms of it are in longrec.ops: `dispatcher` (definition, one event), `dispatcher_chunked` (the
+parallel form: chunks of C events, matrix products only) and `dispatcher_cuda`.
 """
 
 from __future__ import annotations
@@ -28,17 +29,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize, pad
 
-from longrec.mixers.base import (
-    EMPTY,
-    Context,
-    State,
-    StreamingMixer,
-    register_mixer,
-)
-from longrec.ops.dispatcher_chunked import LOG2_E, TINY, Chunks, mix_chunks
-from longrec.ops.dispatcher_cuda import begins, kernel_type, mix_segments
-from longrec.ops.head_projections import into_heads, out_of_heads
-from longrec.ops.short_conv import ShortConvolution
+from longrec.mixers.base import EMPTY, Context, State, StreamingMixer, register_mixer
+from longrec.mixers.short_conv import ShortConvolution
+from longrec.ops.dispatcher import MIN_WEIGHT, dispatcher_step, naive_experts, naive_read
+from longrec.ops.dispatcher_chunked import LOG2_E, ChunkInputs, dispatcher_by_chunks
+from longrec.ops.dispatcher_cuda import dispatcher_by_kernel, kernel_dtype
+from longrec.ops.heads import into_heads, out_of_heads, project_plainly
 
 Forgetting = Literal["events", "time", "none"]
 MAX_TEMPERATURE = 12.0
@@ -145,42 +141,33 @@ class DispatcherMixer(StreamingMixer):
         self.output = nn.Linear(dim, dim, bias=False)
         self.experts = nn.Parameter(torch.randn(heads, experts, dim // heads))
         # Temperatures spread over 2..8 in an order that has nothing to do with the half-lives.
-        place = torch.arange(heads * experts, dtype=torch.float64).view(experts, heads)
-        place = place.t().contiguous()  # fused optimisers mix up strided weights on resuming
-        tau = 2 + 6 * (place * (math.sqrt(5) - 1) / 2 % 1)
+        number = torch.arange(heads * experts, dtype=torch.float64).view(experts, heads)
+        number = number.t().contiguous()  # fused optimisers mix up strided weights on resuming
+        tau = 2 + 6 * (number * (math.sqrt(5) - 1) / 2 % 1)
         self.temperature = nn.Parameter(torch.logit(tau / MAX_TEMPERATURE).float())
         if forgetting != "none":
             short, long = half_lives
-            life = short * (long / short) ** (place / max(heads * experts - 1, 1))
-            self.log_rate = nn.Parameter((math.log(2) / life).log().float())
+            half_life = short * (long / short) ** (number / max(heads * experts - 1, 1))
+            self.log_rate = nn.Parameter((math.log(2) / half_life).log().float())
 
     def initial_state(self, batch: int) -> State:
         heads, experts, width = self.experts.shape
-        kind = torch.promote_types(self.experts.dtype, torch.float32)
-        new = partial(self.experts.new_full, dtype=kind)
+        dtype = torch.promote_types(self.experts.dtype, torch.float32)
         return DispatcherState(
-            new((batch, heads, experts, 2 * width), 0.0),
-            new((batch, heads, experts), -math.inf),
+            self.experts.new_zeros((batch, heads, experts, 2 * width), dtype=dtype),
+            self.experts.new_full((batch, heads, experts), -math.inf, dtype=dtype),
             self.convolution.initial_state(batch),
             torch.full((batch,), NEVER, device=self.experts.device),
         )
 
     def forward(self, x: Tensor, ctx: Context = EMPTY) -> Tensor:
-        """Mix x (B, T, D); packed histories go through a CUDA kernel as they are, not padded."""
-        kind = None if ctx.cu_seqlens is None else kernel_type(x)
-        if kind is None or ctx.cu_seqlens is None or self.forgetting == "time":
-            return super().forward(x, ctx)
-        starts = begins(ctx.cu_seqlens, x.shape[1])
-        return self._out(self._read_by_kernel(x, None, EMPTY, kind, starts).y, x)
-
-    def mix(self, x: Tensor, ctx: Context) -> Tensor:
-        return self._out(self.read_experts(x, None, ctx).y, x)
+        return self._project_out(self.read_experts(x, None, ctx).y, x)
 
     def prefill(self, x: Tensor, state: State, ctx: Context = EMPTY) -> tuple[Tensor, State]:
         read = self.read_experts(x, cast(DispatcherState, state), ctx)
-        return self._out(read.y, x), cast(DispatcherState, read.state)
+        return self._project_out(read.y, x), cast(DispatcherState, read.state)
 
-    def _out(self, y: Tensor, x: Tensor) -> Tensor:
+    def _project_out(self, y: Tensor, x: Tensor) -> Tensor:
         """The output projection of y (H, B, T', d), as long as x (B, T, D)."""
         return out_of_heads(y.to(x.dtype), self.output.weight)[:, : x.shape[1]]
 
@@ -196,89 +183,82 @@ class DispatcherMixer(StreamingMixer):
         Without a past they are a history's first, and no state is made. Then padding need not be
         told from events: it stands at the end, where real events never see it.
         """
-        kind = None if want_logits else kernel_type(x)
-        if kind is not None:
-            return self._read_by_kernel(x, past, ctx, kind)
+        dtype = None if want_logits else kernel_dtype(x)
+        if dtype is not None:
+            return self._read_by_kernel(x, past, ctx, dtype)
         events, lengths = x.shape[1], None if past is None else ctx.lengths
-        count = -(-events // self.chunk)
-        size = -(-events // count)  # chunks of equal size waste least
-        short = count * size - events
-        real, sums, weight = None, None, None
+        chunks = -(-events // self.chunk)
+        size = -(-events // chunks)  # chunks of equal size waste least
+        missing = chunks * size - events
+        is_real, sums, z = None, None, None
         if past is not None:
-            weight = past.log_weight.exp().transpose(0, 1)
-            sums = past.mean.transpose(0, 1) * weight[..., None]
-            if short or lengths is not None:
+            z = past.log_weight.exp().transpose(0, 1)
+            sums = past.mean.transpose(0, 1) * z[..., None]
+            if missing or lengths is not None:
                 ends = x.new_full((1,), events) if lengths is None else lengths
-                real = (torch.arange(count * size, device=x.device) < ends[:, None]).to(weight)
-        padded = pad(x, (0, 0, 0, short)) if short else x
+                is_real = (torch.arange(chunks * size, device=x.device) < ends[:, None]).to(z)
+        padded = pad(x, (0, 0, 0, missing)) if missing else x
         parts = self._parts(padded, None if past is None else past.convolution)
         q, k, pairs = (part.to(torch.promote_types(x.dtype, torch.float32)) for part in parts)
         forget, time = self._forget(x, None if past is None else past.time, lengths, ctx.times)
-        given = Chunks(
+        inputs = ChunkInputs(
             *(q, k, pairs),
-            self._aim().to(q.dtype) * LOG2_E,
-            self._chunked(forget.to(q.dtype), size, short, real),
-            *(real, sums, weight),
+            self._scaled_queries().to(q.dtype) * LOG2_E,
+            self._forget_in_chunks(forget.to(q.dtype), size, missing, is_real),
+            *(is_real, sums, z),
         )
-        y, logits, sums, weight = mix_chunks(given, size, want_logits)
+        y, logits, sums, z = dispatcher_by_chunks(inputs, size, want_logits)
         state = None
         if past is not None:
-            mean = sums / weight.clamp_min(TINY)[..., None]
+            mean = sums / z.clamp_min(MIN_WEIGHT)[..., None]
             # Rows without events stay at log 0, and must not send its gradient back.
-            log_weight = weight.masked_fill(weight == 0, 1.0).log()
-            log_weight = log_weight.masked_fill(weight == 0, -math.inf)
-            kept = self.convolution.after(x, past.convolution, lengths)
-            state = DispatcherState(mean.transpose(0, 1), log_weight.transpose(0, 1), kept, time)
+            log_weight = z.masked_fill(z == 0, 1.0).log()
+            log_weight = log_weight.masked_fill(z == 0, -math.inf)
+            last = self.convolution.state_after(x, past.convolution, lengths)
+            state = DispatcherState(mean.transpose(0, 1), log_weight.transpose(0, 1), last, time)
         return ExpertRead(q, y, logits, state)
 
     def _read_by_kernel(
-        self,
-        x: Tensor,
-        past: DispatcherState | None,
-        ctx: Context,
-        kind: torch.dtype,
-        starts: Tensor | None = None,
+        self, x: Tensor, past: DispatcherState | None, ctx: Context, dtype: torch.dtype
     ) -> ExpertRead:
-        """The same through a CUDA kernel; `starts` tells packed histories apart."""
+        """The same through a CUDA kernel, which computes in `dtype`."""
         lengths = None if past is None else ctx.lengths
-        parts = self._parts(x, None if past is None else past.convolution, starts)
+        parts = self._parts(x, None if past is None else past.convolution)
         q, k, pairs = (part.transpose(0, 1) for part in parts)
         before = cast(DispatcherState, self.initial_state(len(x))) if past is None else past
         forget, time = self._forget(x, before.time, lengths, ctx.times)
         with torch.autocast(x.device.type, enabled=False):
             # Whole precision: at a score of 12 bfloat16 is off by .03.
-            scores = normalize(k.to(before.mean), dim=-1) @ self._aim().to(before.mean).mT
+            queries = self._scaled_queries().to(before.mean)
+            scores = normalize(k.to(before.mean), dim=-1) @ queries.mT
         forget = forget.expand_as(scores)
         if lengths is not None:
             mask = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
             scores = scores.masked_fill(~mask[:, None, :, None], -math.inf)
             forget = forget * mask[:, None, :, None]
         key, value = pairs.chunk(2, dim=-1)
-        y, mean, log_weight = mix_segments(
-            q, key, value, scores, forget, before.mean, before.log_weight, kind, starts
+        y, mean, log_weight = dispatcher_by_kernel(
+            q, key, value, scores, forget, before.mean, before.log_weight, dtype
         )
         state = None
         if past is not None:
-            kept = self.convolution.after(x, past.convolution, lengths)
-            state = DispatcherState(mean, log_weight, kept, time)
+            last = self.convolution.state_after(x, past.convolution, lengths)
+            state = DispatcherState(mean, log_weight, last, time)
         return ExpertRead(parts[0], y.transpose(0, 1), None, state)
 
     def read_experts_once(self, x: Tensor, past: DispatcherState, ctx: Context) -> ExpertRead:
         """The same for one event x (B, D): q and y (B, H, d), logits (B, H, R)."""
-        h, kept = self.convolution.step(x, past.convolution)
+        h, last = self.convolution.step(x, past.convolution)
         q, k, k2, v = (part.unflatten(-1, (self.heads, -1)) for part in self.inputs(h).chunk(4, -1))
-        q = q.to(past.mean.dtype)
+        q, dtype = q.to(past.mean.dtype), past.mean.dtype
         times = None if ctx.times is None else ctx.times[:, None]
         forget, time = self._forget(x, past.time, None, times)
-        score = self._scores(k[:, :, None])[:, :, 0].to(past.mean.dtype)
-        log_weight = torch.logaddexp(past.log_weight - forget[:, :, 0], score)
-        # The new event's share of all weight; what was kept has the rest.
-        share = (score - log_weight).exp()[..., None]
-        mean = past.mean.lerp(torch.cat([k2, v], dim=-1)[:, :, None].to(past.mean.dtype), share)
-        key, value = mean.chunk(2, dim=-1)
-        logits = (q[:, :, None] @ key.transpose(-1, -2))[:, :, 0] / q.shape[-1] ** 0.5
-        y = (logits.softmax(-1)[:, :, None] @ value)[:, :, 0]
-        return ExpertRead(q, y, logits, DispatcherState(mean, log_weight, kept, time))
+        score = self._scores(k[:, :, None])[:, :, 0].to(dtype)
+        pair = torch.cat([k2, v], dim=-1).to(dtype)
+        y, logits, mean, log_weight = dispatcher_step(
+            q, pair, score, forget[:, :, 0], past.mean, past.log_weight
+        )
+        return ExpertRead(q, y, logits, DispatcherState(mean, log_weight, last, time))
 
     def reader(self, x: Tensor, state: State, ctx: Context = EMPTY) -> Reader:
         """How the event x (B, D) that follows `state` reads; `ctx.times` is (B,)."""
@@ -309,43 +289,38 @@ class DispatcherMixer(StreamingMixer):
         forget = forget.expand_as(scores).to(scores.dtype)
         # Event u is discounted by what the events after it forget, summed from the end: there the
         # sums are small where weights are not.
-        after = torch.cat([forget[:, :, 1:], forgotten[:, :, None]], dim=2)
-        after = after.flip(2).cumsum(2).flip(2)
-        mass = (reader.log_share[:, :, None] + scores - after).exp().sum(-1)
-        return Attention(mass, value, after[:, :, 0] + forget[:, :, 0])
+        since = torch.cat([forget[:, :, 1:], forgotten[:, :, None]], dim=2)
+        since = since.flip(2).cumsum(2).flip(2)
+        mass = (reader.log_share[:, :, None] + scores - since).exp().sum(-1)
+        return Attention(mass, value, since[:, :, 0] + forget[:, :, 0])
 
-    def _parts(
-        self, x: Tensor, past: Tensor | None, starts: Tensor | None = None
-    ) -> tuple[Tensor, ...]:
-        """q, k (H, B, T, d) and [k', v] (H, B, T, 2 d) of x (B, T, D), or of a packed row."""
+    def _parts(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, ...]:
+        """q, k (H, B, T, d) and [k', v] (H, B, T, 2 d) of x (B, T, D)."""
         width = x.shape[2] // self.heads
         weight = self.inputs.weight.view(4, self.heads, width, -1).transpose(0, 1).flatten(1, 2)
-        widths = width, width, 2 * width
-        if starts is not None:
-            return into_heads(self.convolution.packed(x, starts), weight, widths)
-        return into_heads(x, weight, widths, self.convolution, past)
+        return into_heads(x, weight, (width, width, 2 * width), self.convolution.kernel, past)
 
-    def _aim(self) -> Tensor:
-        """Unit expert queries times their temperatures, (H, R, d)."""
+    def _scaled_queries(self) -> Tensor:
+        """tau_j e_j: unit expert queries times their temperatures, (H, R, d)."""
         tau = MAX_TEMPERATURE * self.temperature.sigmoid()
         return normalize(self.experts, dim=-1) * tau[..., None]
 
-    def _chunked(self, forget: Tensor, size: int, short: int, real: Tensor | None) -> Tensor | None:
-        """What `_forget` gave as Chunks have it; padding forgets nothing, where that matters."""
+    def _forget_in_chunks(
+        self, forget: Tensor, size: int, missing: int, is_real: Tensor | None
+    ) -> Tensor | None:
+        """What `_forget` gave, as ChunkInputs have it; padding forgets nothing where it matters."""
         if self.forgetting == "none":
             return None
         forget = forget.transpose(0, 1) * LOG2_E
-        if real is not None:
-            if forget.shape[2] > 1:
-                forget = pad(forget, (0, 0, 0, short))
-            return forget * real[None, ..., None]
         if forget.shape[2] > 1:
-            return pad(forget, (0, 0, 0, short))
-        return forget.expand(-1, -1, size, -1)
+            forget = pad(forget, (0, 0, 0, missing))
+        elif is_real is None:
+            forget = forget.expand(-1, -1, size, -1)
+        return forget if is_real is None else forget * is_real[None, ..., None]
 
     def _scores(self, k: Tensor) -> Tensor:
         """s: (B, H, T, d) -> (B, H, T, R), bounded by the temperatures."""
-        return normalize(k, dim=-1) @ self._aim().transpose(-1, -2)
+        return normalize(k, dim=-1) @ self._scaled_queries().transpose(-1, -2)
 
     def _forget(
         self, x: Tensor, last: Tensor | None, lengths: Tensor | None, times: Tensor | None
@@ -373,45 +348,39 @@ class DispatcherMixer(StreamingMixer):
         return (rate * scaled).clamp_max(1), end[:, 0]
 
     def define(self, x: Tensor, times: Tensor | None = None) -> tuple[Tensor, State | None]:
-        reads, state = self.define_reads(x, times)
-        rows = []
-        for q, key, value in reads:
-            share = (torch.einsum("hd,hrd->hr", q, key) / q.shape[-1] ** 0.5).softmax(-1)
-            rows.append(torch.einsum("hr,hrd->hd", share, value).flatten())
-        return torch.stack(rows) @ self.output.weight.t(), state
+        q, experts, state = self.define_experts(x, times)
+        return naive_read(q, experts).flatten(1) @ self.output.weight.t(), state
 
-    def define_reads(
+    def define_experts(
         self, x: Tensor, times: Tensor | None
-    ) -> tuple[list[tuple[Tensor, Tensor, Tensor]], DispatcherState]:
-        """Per event of x (T, D): q (H, d) and the experts' P.k', P.v (H, R, d); the final state."""
-        h = self.convolution.define(x)
-        parts = ((h @ w.t()).unflatten(-1, (self.heads, -1)) for w in self.inputs.weight.chunk(4))
-        q, k, k2, v = parts
+    ) -> tuple[Tensor, Tensor, DispatcherState]:
+        """Of x (T, D): q (T, H, d), the experts after each event (T, H, R, 2 d), the last state."""
+        h, last_inputs = self.convolution.define(x)
+        q, k, k2, v = project_plainly(h, self.inputs.weight, 4, self.heads)
         tau = MAX_TEMPERATURE / (1 + (-self.temperature).exp())
         e = self.experts / self.experts.norm(dim=-1, keepdim=True)
         k = k / k.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-        score = tau * torch.einsum("hrd,thd->thr", e, k)
-        log_kept = torch.zeros_like(score[:0])  # of every earlier event, one row each
-        reads = []
-        for t in range(len(x)):
-            if self.forgetting != "none":
-                f = 1.0
-                if self.forgetting == "time":
-                    assert times is not None
+        scores = tau * torch.einsum("hrd,thd->thr", e, k)
+        forget = torch.zeros_like(scores)
+        if self.forgetting != "none":
+            f = torch.ones(len(x), 1, 1, dtype=x.dtype)
+            if self.forgetting == "time":
+                assert times is not None
+                for t in range(len(x)):
                     gap = max(0, int(times[t] - times[:t].max())) if t else 0
-                    f = math.log1p(gap / self.time_scale)
-                log_kept = log_kept - (self.log_rate.exp() * f).clamp_max(1)
-            log_kept = torch.cat([log_kept, torch.zeros_like(score[:1])])
-            w = (score[: t + 1] + log_kept).exp()
-            z = w.sum(0)
-            key = torch.einsum("uhr,uhd->hrd", w, k2[: t + 1]) / z[..., None]
-            value = torch.einsum("uhr,uhd->hrd", w, v[: t + 1]) / z[..., None]
-            reads.append((q[t], key, value))
-        read = self.forgetting == "time" and times is not None
-        last = times.max()[None] if read and times is not None else torch.tensor([NEVER])
-        return reads, DispatcherState(
-            torch.cat([key, value], -1)[None], z.log()[None], self.convolution.define_state(x), last
+                    f[t] = math.log1p(gap / self.time_scale)
+            forget = (self.log_rate.exp() * f).clamp_max(1)
+        before = cast(DispatcherState, DispatcherMixer.initial_state(self, 1))
+        experts, log_weight = naive_experts(
+            torch.cat([k2, v], -1).transpose(0, 1)[None],
+            scores.transpose(0, 1)[None],
+            forget.expand_as(scores).transpose(0, 1)[None],
+            before.mean,
+            before.log_weight,
         )
+        experts = experts[0].transpose(0, 1)
+        time = times.max()[None] if self.reads_times and times is not None else before.time
+        return q, experts, DispatcherState(experts[-1:], log_weight, last_inputs, time)
 
     @classmethod
     def examples(cls) -> dict[str, Callable[[int], DispatcherMixer]]:

@@ -18,7 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from longrec.mixers.base import Context, Mixer, State, join_heads, register_mixer, split_heads
+from longrec.mixers.base import EMPTY, Context, Mixer, State, register_mixer
+from longrec.ops.attention import naive_attention
+from longrec.ops.heads import join_heads, project_plainly, split_heads
 
 
 @register_mixer("dispatcher-bidirectional")
@@ -44,7 +46,7 @@ class BidirectionalDispatcherMixer(Mixer):
         self.gathered = nn.Linear(dim, 2 * dim, bias=False)  # k2, v2 of what experts gathered
         self.experts = nn.Parameter(torch.randn(experts, dim)) if experts else None
 
-    def mix(self, x: Tensor, ctx: Context) -> Tensor:
+    def forward(self, x: Tensor, ctx: Context = EMPTY) -> Tensor:
         if self.experts is None:
             raise ValueError("this layer has no experts of its own: call dispatch with them")
         return self.dispatch(x, self.experts.expand(len(x), -1, -1), ctx.key_mask(x))[0]
@@ -59,19 +61,11 @@ class BidirectionalDispatcherMixer(Mixer):
 
     def define(self, x: Tensor, times: Tensor | None = None) -> tuple[Tensor, State | None]:
         assert self.experts is not None
-        k, v, q = (x @ w.t() for w in self.inputs.weight.chunk(3))
-        aim = self.experts @ self.aim.weight.t()
-        width, new, rows = x.shape[1] // self.heads, [], []
-        for head in range(self.heads):
-            part = slice(head * width, (head + 1) * width)
-            share = (aim[:, part] @ k[:, part].t() / width**0.5).softmax(1)  # (R, T)
-            new.append(share @ v[:, part])
-        key, value = (torch.cat(new, 1) @ w.t() for w in self.gathered.weight.chunk(2))
-        for head in range(self.heads):
-            part = slice(head * width, (head + 1) * width)
-            share = (q[:, part] @ key[:, part].t() / width**0.5).softmax(1)  # (T, R)
-            rows.append(share @ value[:, part])
-        return torch.cat(rows, 1), None
+        k, v, q = project_plainly(x, self.inputs.weight, 3, self.heads)
+        (aim,) = project_plainly(self.experts, self.aim.weight, 1, self.heads)
+        new = naive_attention(aim, k, v, causal=False).flatten(1)
+        key, value = project_plainly(new, self.gathered.weight, 2, self.heads)
+        return naive_attention(q, key, value, causal=False).flatten(1), None
 
     @classmethod
     def examples(cls) -> dict[str, Callable[[int], BidirectionalDispatcherMixer]]:

@@ -3,11 +3,11 @@
 HydraRec (arXiv 2501.01242) takes it from Hydra attention (arXiv 2209.07484). With
 phi(x) = x / ||x||_2 over features (elementwise products):
 
-    causal   y_t = phi(q_t) * sum_{u<=t} phi(k_u) * v_u
+    causal          y_t = phi(q_t) * sum_{u<=t} phi(k_u) * v_u
+    bidirectional   y_t = phi(q_t) * sum_u m_u phi(k_u) * v_u          m masks padding
 
-|y| grows with t, so `normalise` may divide by the number of events ("count") or by the output's
-root mean square ("rms") before the residual; "none" is the paper. The form that sees the whole
-history is in hydra_bidirectional.py.
+|y| grows with the number of events summed, so `normalise` may divide by it ("count") or by the
+output's root mean square ("rms") before the residual; "none" is the paper.
 """
 
 from __future__ import annotations
@@ -19,12 +19,11 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
-from longrec.mixers.base import EMPTY, Context, State, StreamingMixer, register_mixer
-from longrec.ops.head_projections import into_heads
-from longrec.ops.hydra import EPS, Normalise, mix_sums
-from longrec.ops.short_conv import ShortConvolution
+from longrec.mixers.base import EMPTY, Context, Mixer, State, StreamingMixer, register_mixer
+from longrec.mixers.short_conv import ShortConvolution
+from longrec.ops.heads import into_heads
+from longrec.ops.hydra import Normalise, causal_hydra, naive_hydra, phi, read_sums, sum_type
 
 
 class HydraState(NamedTuple):
@@ -70,7 +69,7 @@ class HydraMixer(StreamingMixer):
             self.convolution.initial_state(batch),
         )
 
-    def mix(self, x: Tensor, ctx: Context) -> Tensor:
+    def forward(self, x: Tensor, ctx: Context = EMPTY) -> Tensor:
         # Nobody reads the state, and padding stands at the end: real events never see it.
         return self._mix(x, None, replace(ctx, lengths=None))[0]
 
@@ -78,45 +77,38 @@ class HydraMixer(StreamingMixer):
         past = cast(HydraState, state)
         y, last = self._mix(x, past, ctx)
         new = torch.full_like(past.count, x.shape[1]) if ctx.lengths is None else ctx.lengths
-        kept = self.convolution.after(x, past.convolution, ctx.lengths)
-        return y, HydraState(last, past.count + new, kept)
+        inputs = self.convolution.state_after(x, past.convolution, ctx.lengths)
+        return y, HydraState(last, past.count + new, inputs)
 
     def _mix(self, x: Tensor, past: HydraState | None, ctx: Context) -> tuple[Tensor, Tensor]:
         """Outputs (B, T, D), and the sum after the last event."""
         kind, mask = sum_type(x), ctx.mask(x)
         before = None if past is None else past.convolution
         weight = self.inputs.weight[None]
-        parts = into_heads(x, weight, (x.shape[2],) * 3, self.convolution, before)
+        parts = into_heads(x, weight, (x.shape[2],) * 3, self.convolution.kernel, before)
         q, k, v = (part.flatten(0, 1).to(kind) for part in parts)
         if mask is not None:
             v = v * mask[:, :, None]
         count = torch.arange(1, x.shape[1] + 1, device=x.device, dtype=kind)[None]
         if past is not None:
             count = past.count[:, None] + count
-        y, last = mix_sums(q, k, v, None if past is None else past.sum, count, self.normalise)
+        past_sum = None if past is None else past.sum
+        y, last = causal_hydra(q, k, v, past_sum, count, self.normalise)
         return self.output(y.to(x.dtype)), last
 
     def step(self, x: Tensor, state: State, ctx: Context = EMPTY) -> tuple[Tensor, State]:
         past = cast(HydraState, state)
-        h, kept = self.convolution.step(x, past.convolution)
+        h, inputs = self.convolution.step(x, past.convolution)
         q, k, v = self.inputs(h).chunk(3, dim=-1)
-        new = HydraState(past.sum + phi(k) * v, past.count + 1, kept)
+        new = HydraState(past.sum + phi(k) * v, past.count + 1, inputs)
         return self.output(read_sums(q, new.sum, new.count, self.normalise)), new
 
     def define(self, x: Tensor, times: Tensor | None = None) -> tuple[Tensor, State | None]:
-        h = self.convolution.define(x)
+        h, inputs = self.convolution.define(x)
         q, k, v = (h @ w.t() for w in self.inputs.weight.chunk(3))
-        total, rows = torch.zeros_like(x[0]), []
-        for t in range(len(x)):
-            total = total + k[t] / k[t].norm().clamp_min(1e-12) * v[t]
-            y = q[t] / q[t].norm().clamp_min(1e-12) * total
-            if self.normalise == "count":
-                y = y / (t + 1)
-            elif self.normalise == "rms":
-                y = y / (y.square().mean() + 1e-6).sqrt()
-            rows.append(y @ self.output.weight.t())
-        count = x.new_full((1,), len(x))
-        return torch.stack(rows), HydraState(total[None], count, self.convolution.define_state(x))
+        y, total = naive_hydra(q, k, v, self.normalise)
+        state = HydraState(total[None], x.new_full((1,), len(x)), inputs)
+        return y @ self.output.weight.t(), state
 
     @classmethod
     def examples(cls) -> dict[str, Callable[[int], HydraMixer]]:
@@ -127,21 +119,46 @@ class HydraMixer(StreamingMixer):
         }
 
 
-def phi(x: Tensor) -> Tensor:
-    """x / ||x||_2 over features."""
-    return normalize(x, dim=-1)
+@register_mixer("hydra-bidirectional")
+class BidirectionalHydraMixer(Mixer):
+    """Bidirectional Hydra attention, as HydraRec publishes it, O(T D) after the projections.
 
+    The sum is one vector per history, and events differ only by phi(q_t).
 
-def read_sums(q: Tensor, sums: Tensor, count: Tensor, normalise: Normalise) -> Tensor:
-    """phi(q) * sums, normalised, in q's type: q and sums (..., D), count (...) events summed."""
-    y = phi(q) * sums
-    if normalise == "count":
-        y = y / count[..., None]
-    elif normalise == "rms":
-        y = y * (y.square().mean(-1, keepdim=True) + EPS).rsqrt()
-    return y.to(q.dtype)
+    Parameters
+    ----------
+    dim, normalise
+        As in HydraMixer.
+    """
 
+    causal = False
+    linear = True
 
-def sum_type(x: Tensor) -> torch.dtype:
-    """Sums over a history are never kept in half precision."""
-    return torch.promote_types(x.dtype, torch.float32)
+    def __init__(self, dim: int, normalise: Normalise = "rms") -> None:
+        super().__init__()
+        self.normalise = normalise
+        self.inputs = nn.Linear(dim, 3 * dim, bias=False)
+        self.output = nn.Linear(dim, dim, bias=False)
+
+    def forward(self, x: Tensor, ctx: Context = EMPTY) -> Tensor:
+        q, k, v = self.inputs(x).chunk(3, dim=-1)
+        pairs = (phi(k) * v).to(sum_type(x))
+        count, mask = pairs.new_full((1, 1), x.shape[1]), ctx.mask(x)
+        if mask is not None:
+            pairs = pairs.masked_fill(~mask[:, :, None], 0.0)
+            count = mask.sum(1, keepdim=True).clamp_min(1).to(pairs.dtype)
+        y = read_sums(q, pairs.sum(1, keepdim=True), count, self.normalise)
+        return cast(Tensor, self.output(y))
+
+    def define(self, x: Tensor, times: Tensor | None = None) -> tuple[Tensor, State | None]:
+        q, k, v = (x @ w.t() for w in self.inputs.weight.chunk(3))
+        y, _ = naive_hydra(q, k, v, self.normalise, causal=False)
+        return y @ self.output.weight.t(), None
+
+    @classmethod
+    def examples(cls) -> dict[str, Callable[[int], BidirectionalHydraMixer]]:
+        return {
+            "paper": partial(cls, normalise="none"),
+            "count": partial(cls, normalise="count"),
+            "default": cls,
+        }

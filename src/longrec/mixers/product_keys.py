@@ -8,20 +8,21 @@ ELASTIC (arXiv 2408.09380) retrieves a user's interests from M slots; product ke
     I = the k slots of largest s_ij + 10 (b1_i + b2_j)
     w = k softmax(s_I),   the answer is w_m LayerNorm(slot_m) for m in I
 
-The largest k sums are found exactly: each of their halves is among the k largest of its table.
-Weights carry the gradient to the keys and to the query net, so nothing is normalised after them;
-they sum to k. LayerNorm before the weighting lets a slot that is seldom read learn at all.
+The largest k sums are found exactly (longrec.ops.product_keys). Weights carry the gradient to the
+keys and to the query net, so nothing is normalised after them; they sum to k. LayerNorm before the
+weighting lets a slot that is seldom read learn at all.
 
-Collapse (few slots used) is guarded twice, by parameters whose gradients are not the loss's. The
-centre c follows the mean question, so that what users have in common does not decide what all of
-them find. The biases b choose and do not weigh; each gets its sub-key's use above the mean
-(balancing without a loss, arXiv 2408.15664), so that the optimiser lowers what is read too often.
+Two parameters whose gradients are not the loss's balance the use of slots, against collapse (few
+slots used). The centre c follows the mean question, so that what users have in common does not
+decide what all of them find. The biases b choose and do not weigh; each gets its sub-key's use
+above the mean (balancing without a loss, arXiv 2408.15664), so that the optimiser lowers what is
+read too often.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
@@ -29,12 +30,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, layer_norm
 
+from longrec.ops.product_keys import give_gradient, naive_top_slots, top_slots
+
 SPARSE_ROWS = 1 << 14
 """Tables of at least so many rows have sparse gradients and are updated row by row."""
-GUARD_REACH = 10.0
-"""What b and c count for: scores are a few units wide, and Adam moves these by 1e-3 per step."""
-GUARD_SCALE = 1e-4
-"""Of the guard's gradients: Adam forgets it, and the clipping of the others must not feel it."""
+BALANCE_REACH = 10.0
+"""Factor of b and c: scores are a few units wide, and Adam moves parameters by 1e-3 per step."""
+BALANCE_SCALE = 1e-4
+"""Factor of their gradients: Adam divides it out, and clipping must not feel them."""
 
 
 class MemoryRead(NamedTuple):
@@ -55,16 +58,16 @@ class InterestMemory(nn.Module):
         M, a square number.
     topk : int
         k, slots read per question, at most M.
-    guard : bool
+    balance : bool
         Whether use is balanced while training.
     """
 
-    def __init__(self, dim: int, slots: int, topk: int, guard: bool = True) -> None:
+    def __init__(self, dim: int, slots: int, topk: int, balance: bool = True) -> None:
         super().__init__()
         side = math.isqrt(slots)
         if side * side != slots or not 1 <= topk <= slots or dim % 2:
             raise ValueError(f"no memory of {slots} slots of width {dim}, {topk} read at a time")
-        self.side, self.topk, self.guard = side, topk, guard
+        self.side, self.topk, self.balance = side, topk, balance
         self.sparse = slots >= SPARSE_ROWS
         self.query = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
         self.centre = nn.Parameter(torch.zeros(dim))
@@ -77,18 +80,7 @@ class InterestMemory(nn.Module):
     def forward(self, u: Tensor) -> MemoryRead:
         """Find the slots for questions u (n, D)."""
         halves = self._questions(u).unflatten(-1, (2, -1)).transpose(0, 1)  # (2, n, D / 2)
-        scores = halves @ self.keys.transpose(1, 2)  # (2, n, S)
-        with torch.no_grad():
-            chosen = scores + GUARD_REACH * self.bias[:, None]
-            best = chosen.topk(min(self.topk, self.side), dim=-1)
-            sums = best.values[0, :, :, None] + best.values[1, :, None]
-            top = sums.flatten(1).topk(self.topk).indices
-            width = best.indices.shape[-1]
-            pair = torch.stack(
-                [best.indices[0].gather(1, top // width), best.indices[1].gather(1, top % width)]
-            )  # (2, n, k)
-        weights = self.topk * scores.gather(2, pair).sum(0).softmax(-1)
-        return MemoryRead(pair[0] * self.side + pair[1], self._balanced(weights, pair))
+        return self._answer(halves @ self.keys.transpose(1, 2), top_slots)
 
     def vectors(self, read: MemoryRead) -> Tensor:
         """What was read, weighted: (n, k, D)."""
@@ -97,31 +89,30 @@ class InterestMemory(nn.Module):
 
     def define(self, u: Tensor) -> MemoryRead:
         """The same as forward, by scoring every slot."""
-        q1, q2 = self._questions(u).chunk(2, dim=-1)
-        s1, s2 = q1 @ self.keys[0].t(), q2 @ self.keys[1].t()
-        scores = (s1[:, :, None] + s2[:, None]).flatten(1)
-        biased = GUARD_REACH * (self.bias[0][:, None] + self.bias[1]).flatten()
-        indices = (scores + biased).topk(self.topk).indices
-        weights = self.topk * scores.gather(1, indices).softmax(-1)
-        pair = torch.stack([indices // self.side, indices % self.side])
-        return MemoryRead(indices, self._balanced(weights, pair))
+        halves = self._questions(u).chunk(2, dim=-1)
+        scores = [q @ keys.t() for q, keys in zip(halves, self.keys, strict=True)]
+        return self._answer(torch.stack(scores), naive_top_slots)
 
     def _questions(self, u: Tensor) -> Tensor:
-        """[q1; q2] of u (n, D); the centre is told where the mean lies."""
+        """[q1; q2] of u (n, D); while training, the centre gets its gradient."""
         q = layer_norm(self.query(u), self.centre.shape)
-        centre = GUARD_REACH * self.centre.detach()
-        if self.guard and self.training:
-            q = _tell(q, self.centre, (centre - q.detach()).sum(0))
+        centre = BALANCE_REACH * self.centre.detach()
+        if self.balance and self.training:
+            q = give_gradient(q, self.centre, (centre - q.detach()).sum(0) * BALANCE_SCALE)
         return cast(Tensor, self.query_norm(q - centre))
 
-    def _balanced(self, weights: Tensor, pair: Tensor) -> Tensor:
-        """The weights as they are; each bias is told its sub-key's use, pair (2, n, k)."""
-        if not (self.guard and self.training):
-            return weights
-        _, questions, topk = pair.shape
-        use = torch.zeros_like(self.bias, requires_grad=False)
-        use.scatter_add_(1, pair.flatten(1), torch.ones_like(pair.flatten(1), dtype=use.dtype))
-        return _tell(weights, self.bias, use / topk - questions / self.side)
+    def _answer(self, scores: Tensor, search: Callable[[Tensor, int], Tensor]) -> MemoryRead:
+        """What is read by scores (2, n, S); while training, the biases get their gradient."""
+        with torch.no_grad():
+            halves = search(scores + BALANCE_REACH * self.bias[:, None], self.topk)  # (2, n, k)
+        weights = self.topk * scores.gather(2, halves).sum(0).softmax(-1)
+        if self.balance and self.training:
+            use = torch.zeros_like(self.bias, requires_grad=False)
+            ones = torch.ones_like(halves.flatten(1), dtype=use.dtype)
+            use.scatter_add_(1, halves.flatten(1), ones)
+            above_mean = use / self.topk - scores.shape[1] / self.side
+            weights = give_gradient(weights, self.bias, above_mean * BALANCE_SCALE)
+        return MemoryRead(halves[0] * self.side + halves[1], weights)
 
 
 def check_memory(slots: int, topk: int, dim: int) -> None:
@@ -136,25 +127,6 @@ def check_memory(slots: int, topk: int, dim: int) -> None:
         raise ValueError(f"memory_topk is {topk}; it must lie in 1..memory_slots, {slots}")
     if slots and dim % 2:
         raise ValueError(f"dim is {dim}; a memory bank needs it even")
-
-
-def _tell(x: Tensor, parameter: Tensor, gradient: Tensor) -> Tensor:
-    told: Tensor = _Tell.apply(x, parameter, gradient)  # type: ignore[no-untyped-call]
-    return told
-
-
-class _Tell(torch.autograd.Function):
-    """x as it is; in backward the parameter gets a gradient that was known beforehand."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, parameter: Tensor, gradient: Tensor) -> Tensor:
-        ctx.save_for_backward(gradient)
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        (gradient,) = ctx.saved_tensors
-        return grads[0], gradient * GUARD_SCALE, None
 
 
 class Usage:
@@ -189,14 +161,14 @@ class Usage:
 def watch_usage(model: nn.Module) -> Iterator[Usage]:
     """Count what the memory banks of a model read while the context lasts."""
     banks = [module for module in model.modules() if isinstance(module, InterestMemory)]
-    usage, hooks, before = Usage(sum(len(bank.slots) for bank in banks)), [], 0
+    usage, hooks, first_slot = Usage(sum(len(bank.slots) for bank in banks)), [], 0
     for bank in banks:
 
-        def count(_: nn.Module, __: Any, read: MemoryRead, first: int = before) -> None:
+        def count(_: nn.Module, __: Any, read: MemoryRead, first: int = first_slot) -> None:
             usage.add(first + read.indices)
 
         hooks.append(bank.register_forward_hook(count))
-        before += len(bank.slots)
+        first_slot += len(bank.slots)
     try:
         yield usage
     finally:

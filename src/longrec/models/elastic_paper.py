@@ -10,22 +10,23 @@ networks. Trained on masked items, or on sampled prefixes (targets=last).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Annotated, cast
 
 import torch
 from torch import Tensor, nn
 
-from longrec.mixers.base import Context, Mixer
+from longrec.core.bounds import Bounds
+from longrec.mixers.base import Context
 from longrec.mixers.dispatcher_bidirectional import BidirectionalDispatcherMixer
 from longrec.mixers.product_keys import InterestMemory, check_memory
 from longrec.models.common.base import SequenceModel, register_model
 from longrec.models.common.blocks import Block
-from longrec.models.common.checks import Targets, check_heads, check_shape, check_targets
+from longrec.models.common.config import AttentionConfig, Targets
 from longrec.models.common.positions import Recency
 
 
 @dataclass(frozen=True)
-class ElasticPaperConfig:
+class ElasticPaperConfig(AttentionConfig):
     """Settings of ELASTIC as published.
 
     With a memory bank (memory_slots, a square number) the experts are the memory_topk slots that a
@@ -33,12 +34,9 @@ class ElasticPaperConfig:
     memory_guard balances the use of slots; expert_residual adds P to what replaces it.
     """
 
-    dim: int = 64
-    layers: int = 2
-    heads: int = 2
-    experts: int = 16
-    ffn_dim: int = 256
-    dropout: float = 0.2
+    model = "elastic-paper"
+    causal = False
+    experts: Annotated[int, Bounds(ge=1)] = 16
     memory_slots: int = 4096
     memory_topk: int = 16
     memory_guard: bool = True
@@ -46,12 +44,8 @@ class ElasticPaperConfig:
     targets: Targets = "masked"
 
     def __post_init__(self) -> None:
-        check_shape(self)
-        check_heads(self.dim, self.heads)
-        check_targets("elastic-paper", self.targets, causal=False)
+        super().__post_init__()
         check_memory(self.memory_slots, self.memory_topk, self.dim)
-        if self.experts < 1:
-            raise ValueError(f"experts is {self.experts}; it must be at least 1")
 
 
 @register_model("elastic-paper")
@@ -63,14 +57,11 @@ class ElasticPaper(SequenceModel):
     config_class = ElasticPaperConfig
 
     def __init__(self, config: ElasticPaperConfig, n_items: int) -> None:
-        mixers: list[Mixer] = [
+        mixers = [
             BidirectionalDispatcherMixer(config.dim, config.heads, experts=0)
             for _ in range(config.layers)
         ]
-        super().__init__(
-            n_items, mixers, config.dim, config.ffn_dim, config.dropout, config.targets
-        )
-        self.config = config
+        super().__init__(config, n_items, mixers)
         self.positions = Recency(config.dim)
         self.memory: InterestMemory | None = None
         if config.memory_slots:

@@ -7,35 +7,26 @@ published form, trained with masked events as BERT4Rec is. Both read histories o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 
-from longrec.mixers.base import Context, Mixer
-from longrec.mixers.hydra import HydraMixer
-from longrec.mixers.hydra_bidirectional import BidirectionalHydraMixer
+from longrec.core.bounds import Bounds
+from longrec.mixers.base import Context
+from longrec.mixers.hydra import BidirectionalHydraMixer, HydraMixer
 from longrec.models.common.base import SequenceModel, register_model
-from longrec.models.common.checks import Targets, check_shape, check_targets
+from longrec.models.common.config import SequenceConfig, Targets
 from longrec.models.common.positions import Recency
 from longrec.ops.hydra import Normalise
 
 
 @dataclass(frozen=True)
-class HydraRecConfig:
+class HydraRecConfig(SequenceConfig):
     """Settings of causal HydraRec; normalise="none" with convolution=0 is the paper's mixer."""
 
-    dim: int = 64
-    layers: int = 2
-    ffn_dim: int = 256
-    dropout: float = 0.2
+    model = "hydrarec"
     normalise: Normalise = "rms"
-    convolution: int = 4
-    targets: Targets = "next"
-
-    def __post_init__(self) -> None:
-        check_shape(self)
-        check_targets("hydrarec", self.targets, causal=True)
-        if self.convolution < 0:
-            raise ValueError(f"convolution is {self.convolution}; it must be at least 0")
+    convolution: Annotated[int, Bounds(ge=0)] = 4
 
 
 @register_model("hydrarec")
@@ -46,30 +37,21 @@ class HydraRec(SequenceModel):
     config_class = HydraRecConfig
 
     def __init__(self, config: HydraRecConfig, n_items: int) -> None:
-        mixers: list[Mixer] = [
+        mixers = [
             HydraMixer(config.dim, config.normalise, config.convolution)
             for _ in range(config.layers)
         ]
-        super().__init__(
-            n_items, mixers, config.dim, config.ffn_dim, config.dropout, config.targets
-        )
-        self.config = config
+        super().__init__(config, n_items, mixers)
 
 
 @dataclass(frozen=True)
-class HydraRecBidirectionalConfig:
+class HydraRecBidirectionalConfig(SequenceConfig):
     """Settings of bidirectional HydraRec; normalise="none" is the paper's mixer."""
 
-    dim: int = 64
-    layers: int = 2
-    ffn_dim: int = 256
-    dropout: float = 0.2
+    model = "hydrarec-bidirectional"
+    causal = False
     normalise: Normalise = "rms"
     targets: Targets = "masked"
-
-    def __post_init__(self) -> None:
-        check_shape(self)
-        check_targets("hydrarec-bidirectional", self.targets, causal=False)
 
 
 @register_model("hydrarec-bidirectional")
@@ -81,13 +63,10 @@ class HydraRecBidirectional(SequenceModel):
     config_class = HydraRecBidirectionalConfig
 
     def __init__(self, config: HydraRecBidirectionalConfig, n_items: int) -> None:
-        mixers: list[Mixer] = [
+        mixers = [
             BidirectionalHydraMixer(config.dim, config.normalise) for _ in range(config.layers)
         ]
-        super().__init__(
-            n_items, mixers, config.dim, config.ffn_dim, config.dropout, config.targets
-        )
-        self.config = config
+        super().__init__(config, n_items, mixers)
         self.recency = Recency(config.dim)
 
     def embed(self, items: Tensor, ctx: Context, masked: Tensor | None = None) -> Tensor:

@@ -7,33 +7,21 @@ rotary positions within a band, so that it reads histories of any length and str
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from longrec.core.bounds import Bounds
 from longrec.mixers.banded import BandedMixer
-from longrec.mixers.base import Mixer
 from longrec.mixers.softmax import SoftmaxMixer
 from longrec.models.common.base import SequenceModel, register_model
-from longrec.models.common.checks import Targets, check_heads, check_shape, check_targets
+from longrec.models.common.config import AttentionConfig, WindowedConfig
 from longrec.models.common.windowed import WindowedModel
 
 
 @dataclass(frozen=True)
-class SASRecConfig:
+class SASRecConfig(WindowedConfig):
     """Settings of SASRec; `max_length` is the paper's n, the events it reads."""
 
-    dim: int = 64
-    layers: int = 2
-    heads: int = 2
-    ffn_dim: int = 256
-    dropout: float = 0.2
-    max_length: int = 200
-    targets: Targets = "next"
-
-    def __post_init__(self) -> None:
-        check_shape(self)
-        check_targets("sasrec", self.targets, causal=True)
-        check_heads(self.dim, self.heads)
-        if self.max_length < 1:
-            raise ValueError(f"max_length is {self.max_length}; it must be at least 1")
+    model = "sasrec"
 
 
 @register_model("sasrec")
@@ -44,30 +32,21 @@ class SASRec(WindowedModel):
     config_class = SASRecConfig
 
     def __init__(self, config: SASRecConfig, n_items: int) -> None:
-        mixers: list[Mixer] = [SoftmaxMixer(config.dim, config.heads) for _ in range(config.layers)]
+        mixers = [SoftmaxMixer(config.dim, config.heads) for _ in range(config.layers)]
         super().__init__(config, n_items, mixers)
 
 
 @dataclass(frozen=True)
-class SASRecRotaryConfig:
+class SASRecRotaryConfig(AttentionConfig):
     """Settings of the streaming variant; `band` is the number of events that a layer reads."""
 
-    dim: int = 64
-    layers: int = 2
-    heads: int = 2
-    ffn_dim: int = 256
-    dropout: float = 0.2
-    band: int = 200
-    targets: Targets = "next"
+    model = "sasrec-rotary"
+    band: Annotated[int, Bounds(ge=1)] = 200
 
     def __post_init__(self) -> None:
-        check_shape(self)
-        check_targets("sasrec-rotary", self.targets, causal=True)
-        check_heads(self.dim, self.heads)
+        super().__post_init__()
         if self.dim // self.heads % 2:
             raise ValueError(f"dim / heads is {self.dim // self.heads}; rotary needs it even")
-        if self.band < 1:
-            raise ValueError(f"band is {self.band}; it must be at least 1")
 
 
 @register_model("sasrec-rotary")
@@ -78,10 +57,5 @@ class SASRecRotary(SequenceModel):
     config_class = SASRecRotaryConfig
 
     def __init__(self, config: SASRecRotaryConfig, n_items: int) -> None:
-        mixers: list[Mixer] = [
-            BandedMixer(config.dim, config.heads, config.band) for _ in range(config.layers)
-        ]
-        super().__init__(
-            n_items, mixers, config.dim, config.ffn_dim, config.dropout, config.targets
-        )
-        self.config = config
+        mixers = [BandedMixer(config.dim, config.heads, config.band) for _ in range(config.layers)]
+        super().__init__(config, n_items, mixers)

@@ -7,10 +7,10 @@ and reads softmax(q_t P_t.k' / sqrt d) P_t.v. The dispatcher's means are that re
 
 a being what is forgotten. z is computed here, in float32: scores lie within 12 of 0, so exp(s) and
 its discounted sums are safe. In float32 the kernel's products are rounded to 10 bits, so whole
-precision stays with `dispatcher_chunks`, and so does whoever needs the logits over experts, which
+precision stays with `dispatcher_chunked`, and so does whoever needs the logits over experts, which
 the kernel does not give.
 
-The kernel walks through a row chunk by chunk. Rows are therefore cut into segments, whose first
+The kernel goes through a row chunk by chunk. Rows are therefore cut into segments, whose first
 states are known beforehand: what a segment adds to P is one matrix product, and P goes from segment
 to segment by a scan. So a single long history keeps the whole device busy.
 
@@ -28,14 +28,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from longrec.ops.dispatcher_chunked import TINY
+from longrec.ops.dispatcher import MIN_WEIGHT
 
 SEGMENT = 1024
 """Most events that the kernel goes through one after the other."""
 BLOCK = 64
 """Events that are scanned by doubling before the blocks' ends are."""
-RESET = -30.0
-"""g where another history begins: no other gate is below -26, and exp(-30) is lost in rounding."""
 HALVES = (torch.bfloat16, torch.float16)
 
 
@@ -58,7 +56,7 @@ def load_kernel() -> Callable[..., Any]:
     return cast(Callable[..., Any], chunk_gsa)
 
 
-def kernel_type(x: Tensor) -> torch.dtype | None:
+def kernel_dtype(x: Tensor) -> torch.dtype | None:
     """The half precision in which the kernel mixes x, or None where it does not serve x.
 
     It serves tensors on CUDA that are in half precision, or will be under autocast.
@@ -69,14 +67,7 @@ def kernel_type(x: Tensor) -> torch.dtype | None:
     return kind if kind in HALVES and available() else None
 
 
-def begins(cu_seqlens: Tensor, events: int) -> Tensor:
-    """(T,) bool, True where the histories of a packed row of T events begin."""
-    # A last history without events begins after the row.
-    starts = torch.zeros(events + 1, dtype=torch.bool, device=cu_seqlens.device)
-    return starts.index_fill(0, cu_seqlens[:-1], True)[:events]
-
-
-def mix_segments(
+def dispatcher_by_kernel(
     q: Tensor,
     key: Tensor,
     value: Tensor,
@@ -85,7 +76,6 @@ def mix_segments(
     mean: Tensor,
     log_weight: Tensor,
     kind: torch.dtype,
-    starts: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The dispatcher over T events, continuing from P and log z.
 
@@ -102,8 +92,6 @@ def mix_segments(
         was none.
     kind : torch.dtype
         What the kernel computes in.
-    starts : Tensor or None
-        (T,) bool, True at the first event of every history, where several are packed into one row.
 
     Returns
     -------
@@ -115,7 +103,7 @@ def mix_segments(
         q, key, value = (x.to(kind).transpose(1, 2) for x in (q, key, value))
         scores, forget = (x.to(mean.dtype).transpose(1, 2) for x in (scores, forget))
         empty = log_weight == -torch.inf
-        gates, share, log_weight = _gates(scores, forget, log_weight, starts)
+        gates, share, log_weight = _gates(scores, forget, log_weight)
         # The kernel's first gate is 1 where there is no weight yet: then there is no P either.
         mean = mean.masked_fill(empty[..., None], 0.0)
         batch, events = q.shape[:2]
@@ -138,27 +126,20 @@ def mix_segments(
         return joined, mean, log_weight
 
 
-def _gates(
-    scores: Tensor, forget: Tensor, log_weight: Tensor, starts: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
+def _gates(scores: Tensor, forget: Tensor, log_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """g and s' (B, T, H, R) of the kernel, and log z after the last event (B, H, R)."""
     keep, weight = (-forget).exp(), scores.exp()
-    if starts is not None:
-        keep = keep.masked_fill(starts[:, None, None], 0.0)
     past = log_weight.exp()[:, None]
     first = weight[:, :1] + keep[:, :1] * past
     z = scan(keep, torch.cat([first, weight[:, 1:]], dim=1))
     previous = torch.cat([past, z[:, :-1]], dim=1)
     kept = keep * previous
     # Without anything to forget g means nothing, and must not send a gradient back.
-    some = kept > 0
-    gates = torch.where(some, kept / z.clamp_min(TINY), 1.0).log()
-    if starts is not None:
-        gates = gates.masked_fill(~some & (previous > 0), RESET)
+    gates = torch.where(kept > 0, kept / z.clamp_min(MIN_WEIGHT), 1.0).log()
     last = z[:, -1]
     empty = last == 0
     after = last.masked_fill(empty, 1.0).log().masked_fill(empty, -torch.inf)
-    return gates, weight / z.clamp_min(TINY), after
+    return gates, weight / z.clamp_min(MIN_WEIGHT), after
 
 
 def _between(gates: Tensor, share: Tensor, pairs: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:

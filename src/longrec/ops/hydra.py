@@ -1,12 +1,15 @@
-"""Causal Hydra attention over a batch, forward and backward written by hand.
+"""Hydra attention (arXiv 2209.07484): its definition, over a batch at once, and for one event.
 
 With phi(x) = x / ||x||_2 over features, products by element, and S the sums before the first event:
 
     S_t = S + cumsum(phi(k) * v)_t      u_t = phi(q_t) * S_t      y_t = u_t c_t
 
 c_t is 1 ("none"), one over the number of events ("count") or 1 / sqrt(mean(u_t^2) + eps) ("rms").
-Every operation goes once over all numbers, so what counts is how often: autograd would go over them
-some forty times, and this goes twenty.
+The bidirectional form has the sum over all events in place of S_t.
+
+The causal form over a batch has forward and backward written by hand: every operation goes once
+over all numbers, so what counts is how often. Autograd would go over them some forty times, and
+this goes twenty.
 """
 
 from __future__ import annotations
@@ -16,15 +19,55 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import normalize
 
 Normalise = Literal["none", "count", "rms"]
 EPS = 1e-6
 """Added to the mean square of u."""
-LEAST = 1e-12
-"""Of a norm."""
+MIN_NORM = 1e-12
+"""Shorter vectors are divided by this instead of their norm."""
 
 
-def mix_sums(
+def naive_hydra(
+    q: Tensor, k: Tensor, v: Tensor, normalise: Normalise, causal: bool = True
+) -> tuple[Tensor, Tensor]:
+    """The definition, for one history: q, k, v (T, D) -> y (T, D), and the last sum (D,)."""
+    total, sums = torch.zeros_like(q[0]), []
+    for t in range(len(q)):
+        total = total + k[t] / k[t].norm().clamp_min(MIN_NORM) * v[t]
+        sums.append(total)
+    rows = []
+    for t in range(len(q)):
+        u = q[t] / q[t].norm().clamp_min(MIN_NORM) * (sums[t] if causal else total)
+        if normalise == "count":
+            u = u / (t + 1 if causal else len(q))
+        elif normalise == "rms":
+            u = u / (u.square().mean() + EPS).sqrt()
+        rows.append(u)
+    return torch.stack(rows), total
+
+
+def phi(x: Tensor) -> Tensor:
+    """x / ||x||_2 over features."""
+    return normalize(x, dim=-1)
+
+
+def read_sums(q: Tensor, sums: Tensor, count: Tensor, normalise: Normalise) -> Tensor:
+    """y of q and S (..., D), in q's type; count (...) is the number of events summed."""
+    u = phi(q) * sums
+    if normalise == "count":
+        u = u / count[..., None]
+    elif normalise == "rms":
+        u = u * (u.square().mean(-1, keepdim=True) + EPS).rsqrt()
+    return u.to(q.dtype)
+
+
+def sum_type(x: Tensor) -> torch.dtype:
+    """Sums over a history are never kept in half precision."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def causal_hydra(
     q: Tensor, k: Tensor, v: Tensor, past: Tensor | None, count: Tensor, normalise: Normalise
 ) -> tuple[Tensor, Tensor]:
     """y (B, T, D) and S_T (B, D), of q, k, v (B, T, D) and S (B, D), None for 0; padding has v = 0.
@@ -32,12 +75,12 @@ def mix_sums(
     count (B or 1, T) is the number of events that S_t sums, for "count"; nothing else reads it.
     """
     if torch.is_grad_enabled():
-        return _MixSums.apply(q, k, v, past, count, normalise)  # type: ignore[no-any-return, no-untyped-call]
+        return _CausalHydra.apply(q, k, v, past, count, normalise)  # type: ignore[no-any-return, no-untyped-call]
     y, sums, *_ = _forward(q, k, v, past, count, normalise)
     return y, sums[:, -1]
 
 
-class _MixSums(torch.autograd.Function):
+class _CausalHydra(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *given: Any) -> tuple[Tensor, Tensor]:
         q, k, v, past, count, ctx.normalise = given
@@ -50,34 +93,34 @@ class _MixSums(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         q, k, v, sums, inverse_q, inverse, scale, y = ctx.saved_tensors
-        to_y, to_last = grads
+        grad_y, grad_last = grads
         width = q.shape[-1]
-        if to_y is None:
-            to_y = torch.zeros_like(q)
+        if grad_y is None:
+            grad_y = torch.zeros_like(q)
         # y = u c: with "rms" c falls as u grows, dc/du_i = -c^3 u_i / D.
-        to_u = to_y * scale
+        grad_u = grad_y * scale
         if ctx.normalise == "rms":
-            along = _along(to_y, y).mul_(scale).div_(-width)
-            to_u = to_u.addcmul_(y, along)
+            along = _along(grad_y, y).mul_(scale).div_(-width)
+            grad_u = grad_u.addcmul_(y, along)
         # u = phi(q) S
-        to_sums = torch.mul(to_u, q).mul_(inverse_q)
-        to_q = to_u.mul_(sums).mul_(inverse_q)
-        to_q = _through_norm(to_q, q, inverse_q)
+        grad_sums = torch.mul(grad_u, q).mul_(inverse_q)
+        grad_q = grad_u.mul_(sums).mul_(inverse_q)
+        grad_q = _through_norm(grad_q, q, inverse_q)
         # Sums from the end: what an event added is in all later ones.
-        if to_last is not None:
-            to_sums[:, -1] += to_last
-        to_added = to_sums.flip(1).cumsum_(1).flip(1)
-        del to_sums
-        to_past = to_added[:, 0].clone() if ctx.needs_input_grad[3] else None
-        to_v = torch.mul(to_added, k).mul_(inverse)
-        to_k = _through_norm(to_added.mul_(v).mul_(inverse), k, inverse)
-        return to_q, to_k, to_v, to_past, None, None
+        if grad_last is not None:
+            grad_sums[:, -1] += grad_last
+        grad_added = grad_sums.flip(1).cumsum_(1).flip(1)
+        del grad_sums
+        grad_past = grad_added[:, 0].clone() if ctx.needs_input_grad[3] else None
+        grad_v = torch.mul(grad_added, k).mul_(inverse)
+        grad_k = _through_norm(grad_added.mul_(v).mul_(inverse), k, inverse)
+        return grad_q, grad_k, grad_v, grad_past, None, None
 
 
 def _inverse_norm(x: Tensor) -> Tensor:
     """1 / ||x|| over features: (B, T, D) -> (B, T, 1)."""
     norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return norm.clamp_min_(LEAST).reciprocal_()
+    return norm.clamp_min_(MIN_NORM).reciprocal_()
 
 
 def _forward(
@@ -106,7 +149,7 @@ def _along(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(-1, keepdim=True)
 
 
-def _through_norm(to_x: Tensor, x: Tensor, inverse: Tensor) -> Tensor:
-    """Gradient of x from to_x, that of phi(x) times 1 / ||x||: less its share along x."""
-    along = _along(to_x, x).mul_(inverse).mul_(inverse)
-    return to_x.addcmul_(x, along, value=-1)
+def _through_norm(grad_x: Tensor, x: Tensor, inverse: Tensor) -> Tensor:
+    """Gradient of x from grad_x, that of phi(x) times 1 / ||x||: less its share along x."""
+    along = _along(grad_x, x).mul_(inverse).mul_(inverse)
+    return grad_x.addcmul_(x, along, value=-1)

@@ -9,12 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from longrec.core.arrays import Floats, Ints
+from longrec.core.bounds import Bounds, check_bounds
 from longrec.core.errors import UsageError
 
 Flags = npt.NDArray[np.bool_]
@@ -78,77 +80,59 @@ class SimulationConfig:
         When a value is out of range; the message says which and what it may be.
     """
 
-    users: int = 2000
-    items: int = 500
+    users: Annotated[int, Bounds(ge=1)] = 2000
+    items: Annotated[int, Bounds(ge=1)] = 500
     mean_length: int = 120
-    interests: int = 10
-    per_user: int = 3
-    errands: int = 4
-    facets: int = 2
-    visit: int = 16
-    evidence_distance: int = 60
-    session: float = 5.0
-    switch: float = 0.8
-    zipf: float = 1.2
-    overlap: float = 0.1
-    background: float = 0.05
-    new_items: float = 0.3
+    interests: Annotated[int, Bounds(ge=1)] = 10
+    per_user: Annotated[int, Bounds(ge=1)] = 3
+    errands: Annotated[int, Bounds(ge=1)] = 4
+    facets: Annotated[int, Bounds(ge=1)] = 2
+    visit: Annotated[int, Bounds(ge=2)] = 16
+    evidence_distance: Annotated[int, Bounds(ge=0)] = 60
+    session: Annotated[float, Bounds(ge=1)] = 5.0
+    switch: Annotated[float, Bounds(ge=0, le=1)] = 0.8
+    zipf: Annotated[float, Bounds(ge=0)] = 1.2
+    overlap: Annotated[float, Bounds(ge=0, le=1)] = 0.1
+    background: Annotated[float, Bounds(gt=0, lt=1)] = 0.05
+    new_items: Annotated[float, Bounds(ge=0, le=1)] = 0.3
     regime: str = "interests"
-    seed: int = 0
+    seed: Annotated[int, Bounds(ge=0)] = 0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be simulated."""
-        for name in ("users", "items", "interests", "per_user", "errands", "facets"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
-        _require(self.regime in REGIMES, "regime", self.regime, f"must be one of {REGIMES}")
-        _require(self.seed >= 0, "seed", self.seed, "must not be negative")
-        _require(self.visit >= 2, "visit", self.visit, "must be at least 2")
-        _require(
-            self.evidence_distance >= 0,
-            "evidence_distance",
-            self.evidence_distance,
-            "must not be negative",
-        )
-        _require(self.session >= 1, "session", self.session, "must be at least 1 event")
-        _require(self.zipf >= 0, "zipf", self.zipf, "must not be negative")
-        for name in ("switch", "overlap", "new_items"):
-            value = getattr(self, name)
-            _require(0 <= value <= 1, name, value, "must lie between 0 and 1")
-        _require(0 < self.background < 1, "background", self.background, "must lie inside (0, 1)")
-        _require(
-            self.per_user <= self.interests,
-            "per_user",
-            self.per_user,
-            f"must not exceed interests={self.interests}",
-        )
+        try:
+            check_bounds(self)
+        except ValueError as error:
+            raise UsageError(f"simulation: {error}") from None
+        if self.regime not in REGIMES:
+            self._refuse("regime", f"be one of {REGIMES}")
+        if self.per_user > self.interests:
+            self._refuse("per_user", f"not exceed interests, which is {self.interests}")
         hidden = comb(self.interests, self.per_user) * self.per_user * self.facets
-        _require(
-            hidden <= MAX_HIDDEN,
-            "per_user",
-            self.per_user,
-            f"makes {hidden} hidden states, exact filtering allows {MAX_HIDDEN}: "
-            "lower interests, per_user or facets",
-        )
+        if hidden > MAX_HIDDEN:
+            self._refuse(
+                "per_user",
+                f"be lower, or interests or facets: they make {hidden} hidden states, and exact "
+                f"filtering allows {MAX_HIDDEN}",
+            )
         fewest = 1 + (self.interests + self.errands) * self.facets
-        _require(self.items >= fewest, "items", self.items, f"must be at least {fewest}")
+        if self.items < fewest:
+            self._refuse("items", f"be at least {fewest}")
         shortest = self.cycle + endings(self.visit)[-1] + 1
-        _require(
-            self.mean_length >= shortest,
-            "mean_length",
-            self.mean_length,
-            f"must be at least {shortest}: every history holds a visit of {self.visit} events, "
-            f"{self.evidence_distance} away, and the return",
-        )
+        if self.mean_length < shortest:
+            self._refuse(
+                "mean_length",
+                f"be at least {shortest}: every history holds a visit of {self.visit} events, "
+                f"{self.evidence_distance} away, and the return",
+            )
+
+    def _refuse(self, name: str, rule: str) -> None:
+        raise UsageError(f"simulation: {name} is {getattr(self, name)!r}; it must {rule}")
 
     @property
     def cycle(self) -> int:
         """Events from the start of one visit to the start of the next, ``h + D``."""
         return self.visit + self.evidence_distance
-
-
-def _require(holds: bool, name: str, value: object, rule: str) -> None:
-    if not holds:
-        raise UsageError(f"simulation: {name}={value!r} {rule}")
 
 
 def endings(visit: int) -> range:

@@ -33,7 +33,7 @@ from longrec.mixers import Context
 from longrec.mixers.base import map_state
 from longrec.mixers.product_keys import watch_usage
 from longrec.models import CountingModel, Model, SequenceModel, UserState
-from longrec.models.common.checks import check_targets
+from longrec.models.common.config import check_targets
 from longrec.training.checkpoint import load_checkpoint, save_checkpoint
 from longrec.training.objective import make_objective, reads_few_items
 from longrec.training.optimiser import ITEMS, Optimiser

@@ -72,7 +72,7 @@ class _FullCrossEntropy(torch.autograd.Function):
             torch.mm(part, table.t(), out=logits)
             torch.softmax(logits, -1, out=chances)
             chance = chances[:few].gather(1, wanted)[:, 0].to(kind)
-            total += _surprise(chance, part[:few], table, wanted)
+            total += _sum_nll(chance, part[:few], table, wanted)
             to_h[start : start + rows] = (chances @ table)[:few]
             if products == kind:
                 to_items[1:].addmm_(chances.t(), part)
@@ -90,7 +90,7 @@ class _FullCrossEntropy(torch.autograd.Function):
         return to_h * grads[0], to_items * grads[0], None, None
 
 
-def _surprise(chance: Tensor, vectors: Tensor, table: Tensor, wanted: Tensor) -> Tensor:
+def _sum_nll(chance: Tensor, vectors: Tensor, table: Tensor, wanted: Tensor) -> Tensor:
     """Sum of -log softmax(vectors (n, D) table^T)[wanted (n, 1)], whose softmax is chance (n,)."""
     lost = chance < RARE
     if not bool(lost.any()):
@@ -168,7 +168,8 @@ def binary_cross_entropy(
         Scalar.
     """
     hit, scores, other = _scores(h, items, targets, negatives, sparse)
-    return (softplus(-hit) + (softplus(scores) * other).sum(1) / _count(other)).mean()
+    count = other.sum(1).clamp_min(1)  # a row without negatives adds 0
+    return (softplus(-hit) + (softplus(scores) * other).sum(1) / count).mean()
 
 
 def generalised_binary_cross_entropy(
@@ -203,17 +204,6 @@ def generalised_binary_cross_entropy(
     return total.mean() / (len(negatives) + 1)
 
 
-def bayesian_personalised_ranking(
-    h: Tensor, items: Tensor, targets: Tensor, negatives: Tensor, sparse: bool = False
-) -> Tensor:
-    """BPR (arXiv 1205.2618): mean of -mean_j log sigma(s_target - s_j), over negatives j.
-
-    Parameters and result are those of `binary_cross_entropy`.
-    """
-    hit, scores, other = _scores(h, items, targets, negatives, sparse)
-    return ((softplus(scores - hit[:, None]) * other).sum(1) / _count(other)).mean()
-
-
 def _scores(
     h: Tensor, items: Tensor, targets: Tensor, negatives: Tensor, sparse: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -221,7 +211,3 @@ def _scores(
     hit = (h * embedding(targets, items, sparse=sparse)).sum(1)
     scores = h @ embedding(negatives, items, sparse=sparse).t()
     return hit, scores, negatives != targets[:, None]
-
-
-def _count(other: Tensor) -> Tensor:
-    return other.sum(1).clamp_min(1)  # a row without negatives adds 0

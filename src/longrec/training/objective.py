@@ -15,7 +15,6 @@ from longrec.data.batches import TrainingData
 from longrec.data.splits import training_events
 from longrec.models import SequenceModel
 from longrec.training.losses import (
-    bayesian_personalised_ranking,
     binary_cross_entropy,
     full_cross_entropy,
     generalised_binary_cross_entropy,
@@ -24,8 +23,6 @@ from longrec.training.losses import (
 
 ROWS_PER_READ = 10
 """An item table is updated by rows if it has so many times the rows that a step reads."""
-
-Pairwise = Callable[..., Tensor]
 
 
 class Objective(NamedTuple):
@@ -49,33 +46,34 @@ def make_objective(
     config: TrainConfig, data: TrainingData, device: torch.device, products: torch.dtype
 ) -> Objective:
     """The loss that the config names; over all items it multiplies in the type `products`."""
+    if config.loss == "full":
+        return _full(products, device)
+    if config.loss == "sampled":
+        return _sampled(config.negatives, data, device)
+    pairwise: Callable[..., Tensor] = binary_cross_entropy
+    if config.loss == "gbce":
+        pairwise = partial(generalised_binary_cross_entropy, t=config.gbce_t)
     n_items = data.histories.n_items
-    match config.loss:
-        case "full":
-            none = torch.zeros(0, dtype=torch.int64, device=device)
-            return Objective(lambda: none, partial(_full, products))
-        case "sampled":
-            return _sampled(config.negatives, data, device)
-        case "gbce":
-            loss = _pairwise(partial(generalised_binary_cross_entropy, t=config.gbce_t))
-        case "bce":
-            loss = _pairwise(binary_cross_entropy)
-        case "bpr":
-            loss = _pairwise(bayesian_personalised_ranking)
 
     def draw() -> Tensor:
         """Negatives are drawn from all items alike, as these losses' papers do."""
         return torch.randint(1, n_items + 1, (config.negatives,), device=device)
 
+    def loss(model: SequenceModel, h: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
+        return pairwise(h, model.item_vectors(), targets, negatives, sparse=model.sparse_items)
+
     return Objective(draw, loss)
 
 
-def _full(
-    products: torch.dtype, model: SequenceModel, h: Tensor, targets: Tensor, _: Tensor
-) -> Tensor:
+def _full(products: torch.dtype, device: torch.device) -> Objective:
+    none = torch.zeros(0, dtype=torch.int64, device=device)
     # In float32 h's own type counts: a model may be trained in float64.
     kind = None if products == torch.float32 else products
-    return full_cross_entropy(h, model.item_vectors(), targets, kind)
+
+    def loss(model: SequenceModel, h: Tensor, targets: Tensor, _: Tensor) -> Tensor:
+        return full_cross_entropy(h, model.item_vectors(), targets, kind)
+
+    return Objective(lambda: none, loss)
 
 
 def _sampled(number: int, data: TrainingData, device: torch.device) -> Objective:
@@ -98,12 +96,3 @@ def _sampled(number: int, data: TrainingData, device: torch.device) -> Objective
         return sampled_softmax(h, items, targets, negatives, log_expected, model.sparse_items)
 
     return Objective(draw, loss)
-
-
-def _pairwise(
-    loss: Pairwise,
-) -> Callable[[SequenceModel, Tensor, Tensor, Tensor], Tensor]:
-    def pairwise(model: SequenceModel, h: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
-        return loss(h, model.item_vectors(), targets, negatives, sparse=model.sparse_items)
-
-    return pairwise

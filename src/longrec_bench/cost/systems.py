@@ -16,10 +16,12 @@ import torch
 from torch import Tensor
 
 from longrec.mixers import MIXERS, Context, Mixer, State, StreamingMixer
-from longrec.mixers.base import EMPTY, join_heads, split_heads
+from longrec.mixers.base import EMPTY
 from longrec.mixers.softmax import SoftmaxMixer
 from longrec.models import MODELS, SequenceModel, build_model
 from longrec.models.common.blocks import Block
+from longrec.models.common.config import SequenceConfig
+from longrec.ops.heads import join_heads, split_heads
 
 Task = dict[str, Any]
 """What to measure: "kind", "name", "length", "pass", "batch", and "slots" or "catalog"."""
@@ -37,7 +39,7 @@ SASREC, SASREC_NAIVE, FREE = "sasrec", "sasrec-naive", "free"
 class NaiveSoftmaxMixer(SoftmaxMixer):
     """Causal softmax attention that stores its T x T scores."""
 
-    def mix(self, x: Tensor, ctx: Context) -> Tensor:
+    def forward(self, x: Tensor, ctx: Context = EMPTY) -> Tensor:
         q, k, v = (split_heads(part, self.heads) for part in self.inputs(x).chunk(3, dim=-1))
         scores = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5
         later = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
@@ -68,6 +70,12 @@ class FreeMixer(StreamingMixer):
         return {"free": lambda dim: cls()}
 
 
+class FreeConfig(SequenceConfig):
+    """Settings of the model below."""
+
+    model = FREE
+
+
 class FreeModel(SequenceModel):
     """The blocks that all models share, with a mixer that costs nothing."""
 
@@ -75,8 +83,7 @@ class FreeModel(SequenceModel):
     streaming = "exact"
 
     def __init__(self) -> None:
-        shape = (DIM, MODEL_SHAPE["ffn_dim"], MODEL_SHAPE["dropout"])
-        super().__init__(ITEMS, [FreeMixer(), FreeMixer()], *shape)  # type: ignore[arg-type]
+        super().__init__(FreeConfig(dim=DIM, dropout=0.0), ITEMS, [FreeMixer(), FreeMixer()])
 
 
 def mixer_names() -> list[str]:

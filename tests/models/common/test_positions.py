@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from longrec.mixers import Context
-from longrec.models.common.positions import FARTHEST, Recency, places_from_end
+from longrec.models.common.positions import FARTHEST, Recency, positions_from_end
 
 
 def test_recency_is_exact_below_16_and_by_eighths_of_a_doubling_above():
@@ -38,17 +38,15 @@ def test_recency_counts_from_each_rows_end():
 
 def test_the_last_place_has_the_last_position_however_rows_come():
     items = torch.ones(2, 5, dtype=torch.int64)
-    assert places_from_end(items, Context(), 8, 8).tolist() == [[3, 4, 5, 6, 7]]
-    padded = places_from_end(items, Context(lengths=torch.tensor([5, 2])), 8, 8)
+    assert positions_from_end(items, Context(), 8, 8).tolist() == [[3, 4, 5, 6, 7]]
+    padded = positions_from_end(items, Context(lengths=torch.tensor([5, 2])), 8, 8)
     assert padded.tolist() == [[3, 4, 5, 6, 7], [6, 7, 7, 7, 7]]
-    packed = Context(cu_seqlens=torch.tensor([0, 2, 5]))
-    assert places_from_end(items[:1], packed, 8, 8).tolist() == [[6, 7, 5, 6, 7]]
 
 
 def test_rows_longer_than_the_table_are_refused():
     items = torch.ones(1, 9, dtype=torch.int64)
-    assert places_from_end(items, Context(lengths=torch.tensor([8])), 8, 8).max() == 7
+    assert positions_from_end(items, Context(lengths=torch.tensor([8])), 8, 8).max() == 7
     with pytest.raises(ValueError, match=r"a row has 9 events; max_length is 8$"):
-        places_from_end(items, Context(), 8, 8)
+        positions_from_end(items, Context(), 8, 8)
     with pytest.raises(ValueError, match="9 events with its mask; max_length is 7 and a mask"):
-        places_from_end(items, Context(), 8, 7)
+        positions_from_end(items, Context(), 8, 7)

@@ -7,7 +7,7 @@ Item index 0 is padding and never scored.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, cast
 
@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from longrec.mixers import Context, Mixer, State, StreamingMixer
-from longrec.mixers.base import EMPTY, through_padding
+from longrec.mixers.base import EMPTY
 from longrec.mixers.product_keys import InterestMemory
 from longrec.models.common.blocks import Block, Dropout
-from longrec.models.common.checks import Targets
+from longrec.models.common.config import SequenceConfig
 
 Streaming = Literal["exact", "windowed", "none"]
 
@@ -54,6 +54,7 @@ class Model(nn.Module):
     streaming: ClassVar[Streaming]
     streams_as: ClassVar[str | None] = None
     config_class: ClassVar[type[Any]]
+    config: Any
     max_length: int | None = None
     n_items: int
     reads_times: bool = False
@@ -87,16 +88,12 @@ class SequenceModel(Model):
 
     Parameters
     ----------
+    config : SequenceConfig
+        With targets="masked" there is a mask vector to learn.
     n_items : int
         Items in the catalog; the embedding has n_items + 1 rows.
-    mixers : list of Mixer
+    mixers : sequence of Mixer
         One per layer.
-    dim, ffn_dim : int
-        Width of the model and of the hidden layer of its feed-forward networks.
-    dropout : float
-        On the embedding and on the output of every mixer and feed-forward network.
-    targets : {"next", "masked", "last"}
-        Which events it is trained to predict; with "masked" there is a mask vector to learn.
 
     Attributes
     ----------
@@ -105,26 +102,20 @@ class SequenceModel(Model):
 
     sparse_items: bool = False
 
-    def __init__(
-        self,
-        n_items: int,
-        mixers: list[Mixer],
-        dim: int,
-        ffn_dim: int,
-        dropout: float,
-        targets: Targets = "next",
-    ) -> None:
+    def __init__(self, config: SequenceConfig, n_items: int, mixers: Sequence[Mixer]) -> None:
         super().__init__()
-        self.n_items, self.targets = n_items, targets
+        self.config, self.n_items, self.targets, dim = config, n_items, config.targets, config.dim
         self.items = nn.Parameter(torch.randn(n_items + 1, dim) * 0.02)
         with torch.no_grad():
             self.items[0] = 0
-        if targets == "masked":
+        if config.targets == "masked":
             self.mask = nn.Parameter(torch.randn(dim) * 0.02)
         self.scale = dim**0.5
         self.reads_times = any(mixer.reads_times for mixer in mixers)
-        self.dropout = Dropout(dropout)
-        self.blocks = nn.ModuleList(Block(mixer, dim, ffn_dim, dropout) for mixer in mixers)
+        self.dropout = Dropout(config.dropout)
+        self.blocks = nn.ModuleList(
+            Block(mixer, dim, config.ffn_dim, config.dropout) for mixer in mixers
+        )
         self.norm = nn.LayerNorm(dim)
 
     @property
@@ -144,15 +135,13 @@ class SequenceModel(Model):
         return vectors.mul(self.scale)
 
     def through_blocks(self, x: Tensor, ctx: Context, masked: Tensor | None = None) -> Tensor:
-        """x (B, T, D) -> (B, T, D); bidirectional models get padded batches, never packed ones."""
+        """x (B, T, D) -> (B, T, D)."""
         for block in self.blocks:
             x = block(x, ctx)
         return x
 
     def hidden(self, items: Tensor, ctx: Context = EMPTY, masked: Tensor | None = None) -> Tensor:
         """items (B, T) -> (B, T, D), one vector per event or mask: what training reads."""
-        if ctx.cu_seqlens is not None and not self.causal:
-            raise ValueError(f"{self.name} sees whole histories: give it a padded batch to train")
         x = self.dropout(self.embed(items, ctx, masked))
         return cast(Tensor, self.norm(self.through_blocks(x, ctx, masked)))
 
@@ -162,8 +151,6 @@ class SequenceModel(Model):
         A model of masked events gets a mask after each row's last event, and what it makes of that
         mask is the row's last h; its other h are those of the events themselves.
         """
-        if ctx.cu_seqlens is not None and not self.causal:
-            return through_padding(self.encode, items, ctx)
         if self.targets != "masked":
             return self.hidden(items, ctx)
         events, rows = items.shape[1], torch.arange(len(items), device=items.device)

@@ -41,28 +41,24 @@ class Recency(nn.Module):
         return nn.functional.embedding(self.buckets(distance), self.weight)
 
 
-def places_from_end(items: Tensor, ctx: Context, table: int, max_length: int) -> Tensor:
-    """Row of a table of positions for each place of items (B, T): (B or 1, T) int64.
+def positions_from_end(items: Tensor, ctx: Context, table: int, max_length: int) -> Tensor:
+    """Row of a table of positions for each event of items (B, T): (B or 1, T) int64.
 
-    The papers pad in front, so the last place always has the table's last row.
+    The papers pad in front, so the last event always has the table's last row.
 
     Raises
     ------
     ValueError
-        When a row has more places than the table.
+        When a row has more events than the table has positions.
     """
-    if ctx.cu_seqlens is not None:
-        lengths = ctx.cu_seqlens.diff()
-        ends = torch.repeat_interleave(ctx.cu_seqlens[1:], lengths)[None]
-    else:
-        lengths = torch.tensor([items.shape[1]]) if ctx.lengths is None else ctx.lengths
-        ends = lengths.to(items.device)[:, None]
-    # A row has no more events than places: most calls need not look at the data.
+    lengths = torch.tensor([items.shape[1]]) if ctx.lengths is None else ctx.lengths
+    # Most calls are so short that they need not look at the data.
     if items.shape[1] > table and int(lengths.max()) > table:
         masks = "" if table == max_length else " and a mask after them"
         raise ValueError(
             f"a row has {int(lengths.max())} events{masks and ' with its mask'}; "
             f"max_length is {max_length}{masks}"
         )
-    place = torch.arange(items.shape[1], device=items.device) + table - ends
-    return place.clamp_max(table - 1)
+    ends = lengths.to(items.device)[:, None]
+    position = torch.arange(items.shape[1], device=items.device) + table - ends
+    return position.clamp_max(table - 1)

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from longrec.mixers.base import Context, Mixer
 from longrec.models.common.base import SequenceModel
-from longrec.models.common.checks import HasShape, Targets
-from longrec.models.common.positions import places_from_end
-
-
-class HasWindow(HasShape, Protocol):
-    """The settings that such a model has besides."""
-
-    @property
-    def max_length(self) -> int: ...
-    @property
-    def targets(self) -> Targets: ...
+from longrec.models.common.config import WindowedConfig
+from longrec.models.common.positions import positions_from_end
 
 
 class WindowedModel(SequenceModel):
@@ -30,15 +21,12 @@ class WindowedModel(SequenceModel):
 
     streaming = "windowed"
 
-    def __init__(self, config: HasWindow, n_items: int, mixers: list[Mixer]) -> None:
-        super().__init__(
-            n_items, mixers, config.dim, config.ffn_dim, config.dropout, config.targets
-        )
-        self.config = config
+    def __init__(self, config: WindowedConfig, n_items: int, mixers: Sequence[Mixer]) -> None:
+        super().__init__(config, n_items, mixers)
         self.max_length = config.max_length
         table = config.max_length + (config.targets == "masked")
         self.positions = nn.Parameter(torch.randn(table, config.dim) * 0.02)
 
     def embed(self, items: Tensor, ctx: Context, masked: Tensor | None = None) -> Tensor:
-        place = places_from_end(items, ctx, len(self.positions), self.config.max_length)
-        return super().embed(items, ctx, masked) + self.positions[place]
+        position = positions_from_end(items, ctx, len(self.positions), self.config.max_length)
+        return super().embed(items, ctx, masked) + self.positions[position]

@@ -1,7 +1,8 @@
-"""Projections into heads and out of them, each head's vectors in a block of their own.
+"""Vectors split into heads, and projections into heads and out of them.
 
-A view of one head in (B, T, H d) has rows of d numbers far apart, and every pass over such rows
-costs a multiple of one over numbers that lie together. A product per head needs no copy either way.
+`into_heads` and `out_of_heads` keep each head's vectors in a block of memory of their own. A view
+of one head in (B, T, H d) has rows of d numbers far apart, and every pass over such rows costs a
+multiple of one over numbers that lie together. A product per head needs no copy either way.
 """
 
 from __future__ import annotations
@@ -12,30 +13,57 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from longrec.ops.short_conv import NEAR, ShortConvolution, convolve, convolve_back
+from longrec.ops.short_conv import CACHED_NUMBERS, convolve, convolve_back
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(B, T, D) -> (B, H, T, D / H)."""
+    split: Tensor = x.unflatten(-1, (heads, -1))
+    return split.transpose(1, 2)
+
+
+def join_heads(x: Tensor) -> Tensor:
+    """(B, H, T, d) -> (B, T, H d)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def project_plainly(x: Tensor, weight: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
+    """x (T, D) times `parts` stacked matrices, as definitions write it: each (T, H, d)."""
+    return tuple((x @ w.t()).unflatten(-1, (heads, -1)) for w in weight.chunk(parts))
 
 
 def into_heads(
     x: Tensor,
     weight: Tensor,
     widths: tuple[int, ...],
-    convolution: ShortConvolution | None = None,
+    kernel: Tensor | None = None,
     past: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
-    """x (B, T, D), convolved first if wanted, times weight (H, W, D).
+    """x (B, T, D), first through a short convolution if wanted, times weight (H, W, D).
 
-    -> an (H, B, T, w) for each w of widths, which add to W. `past` is what the convolution kept,
-    None for nothing. What was convolved is not stored but made again, unless it is short. In
-    autocast the products are in its type, as those of a linear layer are.
+    The convolved x is not stored for backward but computed again, unless it is short. In autocast
+    the products are in its type, as those of a linear layer are.
+
+    Parameters
+    ----------
+    x, weight : Tensor
+    widths : tuple of int
+        Which add to W.
+    kernel, past : Tensor or None
+        (n, D) and (B, n - 1, D), as `convolve` takes them; no kernel is no convolution.
+
+    Returns
+    -------
+    tuple of Tensor
+        An (H, B, T, w) for each w of widths.
     """
-    kind, device = _product_type(x), x.device.type
-    kernel = convolution.weight.t() if convolution is not None and convolution.width else None
     past = None if past is None or kernel is None else past.to(x.dtype)
-    given = x, past, None if kernel is None else kernel.to(x.dtype), weight.to(kind), widths
-    with torch.autocast(device, enabled=False):
+    kernel = None if kernel is None else kernel.to(x.dtype)
+    weight = weight.to(_product_type(x))
+    with torch.autocast(x.device.type, enabled=False):
         if torch.is_grad_enabled():
-            return _IntoHeads.apply(*given)  # type: ignore[no-any-return, no-untyped-call]
-        return _products(_convolved(*given[:3]), *given[3:])
+            return _IntoHeads.apply(x, past, kernel, weight, widths)  # type: ignore[no-any-return, no-untyped-call]
+        return _products(_convolved(x, past, kernel), weight, widths)
 
 
 def out_of_heads(y: Tensor, weight: Tensor) -> Tensor:
@@ -76,7 +104,7 @@ class _IntoHeads(torch.autograd.Function):
         h = _convolved(x, past, kernel)
         ctx.widths = widths
         # Of short histories it is the number of calls that counts, and not memory.
-        ctx.save_for_backward(x, past, kernel, weight, h if h.numel() <= NEAR else None)
+        ctx.save_for_backward(x, past, kernel, weight, h if h.numel() <= CACHED_NUMBERS else None)
         return _products(h, weight, widths)
 
     @staticmethod

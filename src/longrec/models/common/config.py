@@ -1,0 +1,79 @@
+"""Settings that sequence models share, with their ranges; errors name field, value and mend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from longrec.core.bounds import Bounds, check_bounds
+
+Targets = Literal["next", "masked", "last"]
+"""Which events a model is trained to predict.
+
+"next": every event but the first, from what is known after the one before (causal models).
+"masked": a share of the events, each replaced by a mask vector (bidirectional models).
+"last": the event after each of a few sampled prefixes, from the prefix's last event (any model).
+"""
+
+
+@dataclass(frozen=True)
+class SequenceConfig:
+    """Settings of every sequence model.
+
+    Attributes
+    ----------
+    model : the name of the model, for messages.
+    causal : whether its mixers are causal.
+    dim, ffn_dim : width of the model, and of the hidden layer of its feed-forward networks.
+    layers : number of blocks.
+    dropout : on the embedding and on the output of every mixer and feed-forward network.
+    targets : which events it is trained to predict.
+    """
+
+    model: ClassVar[str]
+    causal: ClassVar[bool] = True
+
+    dim: Annotated[int, Bounds(ge=1)] = 64
+    layers: Annotated[int, Bounds(ge=1)] = 2
+    ffn_dim: Annotated[int, Bounds(ge=1)] = 256
+    dropout: Annotated[float, Bounds(ge=0, lt=1)] = 0.2
+    targets: Targets = "next"
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        check_targets(self.model, self.targets, self.causal)
+
+
+@dataclass(frozen=True)
+class AttentionConfig(SequenceConfig):
+    """Settings of models whose mixers have heads, a divisor of `dim`."""
+
+    heads: Annotated[int, Bounds(ge=1)] = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dim % self.heads:
+            raise ValueError(
+                f"heads is {self.heads}; it must be a divisor of dim, which is {self.dim}"
+            )
+
+
+@dataclass(frozen=True)
+class WindowedConfig(AttentionConfig):
+    """Settings of models that read the last `max_length` events, a mask after them apart."""
+
+    max_length: Annotated[int, Bounds(ge=1)] = 200
+
+
+def check_targets(model: str, targets: Targets, causal: bool) -> None:
+    """Targets that the model cannot copy and that its mixers can learn from."""
+    if targets == "next" and not causal:
+        raise ValueError(
+            f"targets is 'next', but {model} sees later events, so that predicting each next "
+            "item would train it to copy: use targets=masked or targets=last"
+        )
+    if targets == "masked" and causal:
+        raise ValueError(
+            f"targets is 'masked', but {model} sees no later events: use targets=next or "
+            "targets=last"
+        )
