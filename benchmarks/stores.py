@@ -1,12 +1,13 @@
-"""Time the embedded stores, LMDB and SQLite: read some users, then log an event of each.
+"""Time a store: read some users, then log an event of each.
 
-    taskset -c 0 python benchmarks/stores.py FOLDER [--repeats 3]
+    taskset -c 0 python benchmarks/stores.py FOLDER [--redis redis://host/0] [--repeats 3]
 
 Through `Store.read` and `Store.append`, as a stream does: per event it is read whether its id is
 known, the user's record (18,500 bytes) and bitmap (425 bytes), and written are event, id, record
 and bitmap. A group of events of different users is one commit, which waits for the disk with
-"power" and not with "process". Runs are interleaved; printed are medians of the repeats,
-LMDB / SQLite. FOLDER should lie on the disk that a store would lie on.
+"power" and not with "process". Printed are medians of the repeats, for LMDB and, where a server is
+named, for Redis; runs of both are interleaved. FOLDER should lie on the disk that a store would lie
+on. The server must be set up for the durability (`--durability`): Redis has one setting at a time.
 """
 
 from __future__ import annotations
@@ -15,15 +16,12 @@ import argparse
 import itertools
 import os
 import random
-import shutil
-import sqlite3
 import statistics
+import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
-
-import lmdb
+from typing import NamedTuple, get_args
 
 from longrec.serving.stores.open import open_store
 from longrec.serving.stores.protocol import HEADER, Append, Durability, Event, Store, version_of
@@ -33,7 +31,7 @@ DIGEST, RECORD = "ab" * 32, os.urandom(18_500)
 EVENTS = {1: 500, 8: 4000, 64: 12_800, 256: 25_600}
 """Events timed per group."""
 
-LINE = "{:8} {:>5}  {:>17}  {:>17}  {:>17}  {:>17}  {:>11}"
+LINE = "{:6} {:8} {:>5}  {:>17}  {:>9}  {:>9}  {:>10}  {:>7}"
 
 
 class Taken(NamedTuple):
@@ -61,10 +59,9 @@ def step(store: Store, group: Iterable[tuple[int, int]]) -> None:
     assert all(result.current for result in store.append(DIGEST, appends))
 
 
-def run(scheme: str, durability: Durability, group: int, folder: Path, seed: int) -> Taken:
-    """Fill a new store with users, then time groups of events."""
-    folder.mkdir()
-    store = open_store(f"{scheme}://{folder}/store", durability)
+def run(url: str, durability: Durability, group: int, seed: int) -> Taken:
+    """Fill an empty store with users, then time groups of events; the users are deleted again."""
+    store = open_store(url, durability)
     numbers, dice, seconds = itertools.count(), random.Random(seed), []
     for start in range(0, USERS, 500):
         step(store, [(user, next(numbers)) for user in range(start, start + 500)])
@@ -74,8 +71,10 @@ def run(scheme: str, durability: Durability, group: int, folder: Path, seed: int
         step(store, batch)
         seconds.append(time.perf_counter() - began)
     megabytes = store.totals().bytes / 1e6
+    if url.startswith("redis"):
+        for user in store.users(b"", USERS):
+            store.forget(user)
     store.close()
-    shutil.rmtree(folder)
     ordered = sorted(seconds)
     p50, p99 = (1e3 * ordered[int(len(ordered) * share)] for share in (0.5, 0.99))
     return Taken(len(seconds) * group / sum(seconds), p50, p99, 1e3 * ordered[-1], megabytes)
@@ -85,25 +84,28 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="made for this")
+    parser.add_argument("--redis", metavar="URL", help="of a server that holds nothing else")
+    parser.add_argument("--durability", choices=get_args(Durability), action="append")
     parser.add_argument("--repeats", type=int, default=3)
-    asked = parser.parse_args()
-    asked.folder.mkdir(parents=True)
-    print(f"lmdb {lmdb.__version__}, sqlite {sqlite3.sqlite_version}")
-    heads = ("", "group", "events per second", "p50 ms", "p99 ms", "longest ms", "file MB")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True)
+    kinds = ["lmdb", "redis"] if options.redis else ["lmdb"]
+    heads = ("", "", "group", "events per second", "p50 ms", "p99 ms", "longest ms", "MB")
     print(LINE.format(*heads))
-    durabilities: tuple[Durability, ...] = ("power", "process")
-    for durability, group in itertools.product(durabilities, EVENTS):
-        taken: dict[str, list[Taken]] = {"lmdb": [], "sqlite": []}
-        for repeat, scheme in itertools.product(range(asked.repeats), taken):
-            place = asked.folder / scheme
-            taken[scheme].append(run(scheme, durability, group, place, repeat))
-        medians = [map(statistics.median, zip(*runs, strict=True)) for runs in taken.values()]
-        digits = (",.0f", ".3f", ".2f", ".1f", ".0f")
-        pairs = [
-            f"{ours:{digit}} / {theirs:{digit}}"
-            for ours, theirs, digit in zip(*medians, digits, strict=True)
-        ]
-        print(LINE.format(durability, group, *pairs), flush=True)
+    for durability, group in itertools.product(options.durability or get_args(Durability), EVENTS):
+        taken: dict[str, list[Taken]] = {kind: [] for kind in kinds}
+        for repeat, kind in itertools.product(range(options.repeats), kinds):
+            if kind == "redis":
+                url = f"{options.redis}?prefix=benchmark-{durability}-{group}-{repeat}:"
+                taken[kind].append(run(url, durability, group, repeat))
+            else:
+                with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+                    taken[kind].append(run(f"lmdb://{folder}", durability, group, repeat))
+        for kind, runs in taken.items():
+            medians = [statistics.median(values) for values in zip(*runs, strict=True)]
+            formats = (",.0f", ".3f", ".2f", ".1f", ".0f")
+            cells = [f"{value:{form}}" for value, form in zip(medians, formats, strict=True)]
+            print(LINE.format(kind, durability, group, *cells), flush=True)
 
 
 if __name__ == "__main__":

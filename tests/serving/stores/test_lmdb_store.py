@@ -65,7 +65,7 @@ def test_files_of_others_are_told(path):
     file = file_of(path)
     content = file.read_bytes()
     file.write_bytes(b"what is this" * 2000)
-    with pytest.raises(DataError, match="no file of LMDB's"):
+    with pytest.raises(DataError, match=r"damaged or no store of users \(.*not an LMDB file"):
         LmdbStore.open(path)
     file.unlink()
     with lmdb.open(str(file), subdir=False, max_dbs=2) as env:
@@ -119,10 +119,10 @@ class Broken:
         self.env.close()
 
 
-def test_an_environment_that_lmdb_gave_up_is_opened_anew(store):
+def test_an_environment_that_lmdb_gave_up_is_folder_anew(store):
     send(store, [1])
     for act in (lambda: send(store, [2]), lambda: store.append(DIGEST, []), store.users):
-        broken = store._opened._env = Broken(store._opened._env)
+        broken = store._folder._env = Broken(store._folder._env)
         if act == store.users:
             assert store.users(b"", 9) == [user_of(1), user_of(2)]
         else:

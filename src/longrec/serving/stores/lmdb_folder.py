@@ -225,6 +225,11 @@ class LmdbFolder:
             raise DataError(f"{self.path}: there is no store of users in this folder")
         self._file = self.path / f"store-{number}.mdb"
         try:
+            if not os.path.getsize(self._file):  # LMDB would begin a new store in it
+                raise DataError(
+                    f"{self._file} is damaged: it is empty: restore it from a backup "
+                    "(`longrec store restore`)"
+                )
             env = open_file(self._file, self.durability == "power", self.readonly)
         except (lmdb.Error, OSError):
             if not self.readonly or self._file.exists():
