@@ -37,9 +37,8 @@ def test_memory_is_the_process_own_and_failures_are_told(tmp_path):
     assert out.read_text().startswith("longrec")
     measured.write_text(json.dumps({"peak_bytes": 1 << 50}))
     error = run_process(["evaluate", "/nowhere"], out, measured, lambda: None)
-    assert error == (
-        "exit status 1: /nowhere: no such folder; train a recommender with `longrec train`."
-    )
+    assert error is not None
+    assert error.startswith("exit status 1: /nowhere: no such folder; `longrec train` makes")
     assert out.read_text().startswith("longrec")  # what was said before is kept
     assert json.loads(measured.read_text())["peak_bytes"] == 1 << 50  # the larger of both
 
