@@ -54,7 +54,9 @@ def lock_folder(folder: Path, refusal: str) -> BaseFileLock:
 
 
 def lock_file(path: Path, refusal: str) -> BaseFileLock:
-    """Make a file and lock it; see `lock_folder`."""
+    """Make a file in a folder that is there, and lock it; see `lock_folder`."""
+    if not path.parent.is_dir():  # which filelock would make
+        raise LongrecError(f"{path.parent} cannot be written to: there is no such folder")
     lock = FileLock(path, thread_local=False)
     try:
         lock.acquire(timeout=PATIENCE, poll_interval=PATIENCE / 5)

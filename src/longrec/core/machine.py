@@ -1,4 +1,7 @@
-"""The machine and the software that a figure was measured with, as plain values and in words."""
+"""The machine and the software that a figure was measured with, as plain values and in words.
+
+psutil is imported where it is asked, so that training does not need what it needs of the system.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 
@@ -59,6 +61,8 @@ def versions_text(versions: Mapping[str, str]) -> str:
 
 def load_average() -> float | None:
     """Processes that wanted to run in the last minute, on average; None if the system is silent."""
+    import psutil
+
     try:
         return round(psutil.getloadavg()[0], 2)
     except OSError:
@@ -72,6 +76,8 @@ def usable_cores() -> set[int]:
 
 def file_system(folder: Path) -> str:
     """The type of the file system that a folder lies on: "ext4", …; "unknown" if not told."""
+    import psutil
+
     path = folder.resolve()
     with suppress(OSError):
         mounts = {
@@ -85,6 +91,8 @@ def file_system(folder: Path) -> str:
 
 def available_memory() -> int:
     """Bytes that a process can still take: of the machine, and of its control group if any."""
+    import psutil
+
     available = psutil.virtual_memory().available
     group = Path("/sys/fs/cgroup")
     with suppress(OSError, ValueError):  # "max" where there is no limit

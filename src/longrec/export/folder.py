@@ -93,10 +93,12 @@ def export(artifact: Artifact, folder: str | Path, progress: Progress | None = N
         )
     _check_packages()
     with EXPORT.writing(Path(folder), overwrite=True) as work:
-        return _fill(work, artifact, model, progress or (lambda done, total, words: None))
+        return _write_files(work, artifact, model, progress or (lambda done, total, words: None))
 
 
-def _fill(work: Path, artifact: Artifact, model: SequenceModel, progress: Progress) -> Manifest:
+def _write_files(
+    work: Path, artifact: Artifact, model: SequenceModel, progress: Progress
+) -> Manifest:
     """Write all files of an export into a folder."""
     window = artifact.limit if model.streaming == "windowed" else None
     graphs = graphs_of(model, window)
@@ -182,11 +184,11 @@ def _empty_state(model: SequenceModel) -> list[dict[str, Any]]:
 
     Numbers are text, since JSON has no -inf and many of its readers no 64-bit integers.
     """
-    told = []
+    tensors = []
     for name, tensor in zip(layout_of(model).fields, flat(model.initial_state(1)), strict=True):
         values = np.unique(tensor.numpy())
         assert len(values) <= 1, f"{name} does not begin as one number"
-        told.append(
+        tensors.append(
             {
                 "name": name,
                 "dtype": tensor.numpy().dtype.name,
@@ -194,7 +196,7 @@ def _empty_state(model: SequenceModel) -> list[dict[str, Any]]:
                 "fill": str(values[0]) if len(values) else "0",
             }
         )
-    return told
+    return tensors
 
 
 def _check_packages() -> None:

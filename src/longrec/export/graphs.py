@@ -41,24 +41,24 @@ TABLE = "item_vectors.npy"
 """The file in which the graphs, too, find the item vectors: they stand on the disk once."""
 
 
-class Step(nn.Module):
-    """The model's step on the flat list of a state's tensors."""
+class OnState(nn.Module):
+    """A graph that takes and gives the flat list of a state's tensors."""
 
     def __init__(self, model: SequenceModel, layout: RecordLayout) -> None:
         super().__init__()
         self.model, self.layout = model, layout
+
+
+class Step(OnState):
+    """The model's step."""
 
     def forward(self, items: Tensor, times: Tensor, state: Sequence[Tensor]) -> list[Tensor]:
         """items, times (B,) -> the new state."""
         return flat(self.model.step(items, self.layout.state_of(state), times)[1])
 
 
-class Prefill(nn.Module):
-    """The model's prefill on the flat list of a state's tensors."""
-
-    def __init__(self, model: SequenceModel, layout: RecordLayout) -> None:
-        super().__init__()
-        self.model, self.layout = model, layout
+class Prefill(OnState):
+    """The model's prefill."""
 
     def forward(
         self, items: Tensor, lengths: Tensor, times: Tensor, state: Sequence[Tensor]

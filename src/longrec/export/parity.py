@@ -25,9 +25,9 @@ from longrec.serving.records.record import flat
 TOLERANCE = 1e-4
 """Largest difference allowed, in standard deviations of a user's scores over the items."""
 STEPS = 3
-FIRST = (0, 1, 2, WINDOW - 1, WINDOW, WINDOW + 1, 300, 5)
-THEN = (300, 0, WINDOW - STEPS, WINDOW, 1, 2, 150, WINDOW)
-PLAN = np.array([FIRST, THEN]).T
+PREFILL_FIRST = (0, 1, 2, WINDOW - 1, WINDOW, WINDOW + 1, 300, 5)
+PREFILL_AFTER = (300, 0, WINDOW - STEPS, WINDOW, 1, 2, 150, WINDOW)
+PREFILLS = np.array([PREFILL_FIRST, PREFILL_AFTER]).T
 """Per history the events that are prefilled first, and after STEPS steps."""
 LONGEST_GAP = 1e6
 """Seconds between events: log-uniform up to this, so that every expert forgets by some."""
@@ -108,18 +108,18 @@ def check_parity(model: SequenceModel, folder: Path, window: int | None) -> Pari
     LongrecError
         When a score differs by more than TOLERANCE standard deviations.
     """
-    lengths = PLAN.sum(1) + STEPS
+    lengths = PREFILLS.sum(1) + STEPS
     if window is not None:
         lengths = np.unique(np.clip([1, 2, window // 2, window - 1, window], 1, window))
     items, times = _histories(model.n_items, len(lengths), int(lengths.max()))
-    runtime, away = Runtime(folder), []
+    runtime, differences = Runtime(folder), []
     for rows in (slice(None), slice(-1, None)):  # in one batch, and alone
         given = items[rows], times[rows]
         with torch.inference_mode():
             ctx = Context(torch.from_numpy(lengths[rows]), torch.from_numpy(given[1]))
             h = model.encode(torch.from_numpy(given[0]), ctx)
         if window is None:
-            readings = _stream(model, runtime, *given, PLAN[rows])
+            readings = _stream(model, runtime, *given, PREFILLS[rows])
         else:
             feed = {"items": given[0], "lengths": lengths[rows]}
             readings = iter([(lengths[rows], runtime.run("encode", feed)["h"])])
@@ -130,8 +130,8 @@ def check_parity(model: SequenceModel, folder: Path, window: int | None) -> Pari
                 found = model.score(torch.from_numpy(output)[some])[:, 1:]
             difference = (found - wanted).abs().amax(1)
             spread = wanted.std(1, correction=0).clamp_min(torch.finfo(wanted.dtype).tiny)
-            away.append(torch.stack([difference, difference / spread], dim=1))
-    every = torch.cat(away)
+            differences.append(torch.stack([difference, difference / spread], dim=1))
+    every = torch.cat(differences)
     # amax hands a NaN on, and a comparison with it is false.
     difference, of_spread = every.amax(0).tolist()
     if not of_spread <= TOLERANCE:

@@ -1,0 +1,91 @@
+"""Locks: one process writes, others are refused at once, and a dead process holds none."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from time import monotonic
+
+import pytest
+
+from longrec.core.errors import LongrecError
+from longrec.core.lock import LOCK, lock_file, lock_folder, locked
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from longrec.core.lock import lock_folder
+lock = lock_folder(Path(sys.argv[1]), "taken")
+print("locked", flush=True)
+time.sleep(60)
+"""
+
+WITHOUT_FCNTL = """
+import sys
+class Without:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("fcntl", "resource"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Without())
+import longrec
+for name in longrec.__all__:
+    getattr(longrec, name)
+"""
+
+
+def python(code: str, *arguments: object, **options: object) -> subprocess.Popen[str]:
+    path = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=path)
+
+
+def test_another_process_is_refused_at_once_and_a_killed_one_holds_nothing(tmp_path):
+    process = python(HOLDER, tmp_path)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "locked\n"
+    begun = monotonic()
+    with (
+        pytest.raises(LongrecError, match="another training is writing to it"),
+        locked(tmp_path, "training"),
+    ):
+        raise AssertionError("two processes hold one lock")
+    assert monotonic() - begun < 2
+    process.kill()
+    process.communicate()
+    with locked(tmp_path, "training"):
+        assert (tmp_path / LOCK).exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_within_a_process_it_is_held_once_and_any_thread_may_release_it(tmp_path):
+    lock = lock_file(tmp_path / "store-lock", "taken")
+    with pytest.raises(LongrecError, match="taken"):
+        lock_file(tmp_path / "store-lock", "taken")
+    thread = threading.Thread(target=lock.release)
+    thread.start()
+    thread.join()
+    lock_file(tmp_path / "store-lock", "taken").release()
+
+
+def test_a_failure_within_it_releases_it(tmp_path):
+    with pytest.raises(KeyError), locked(tmp_path / "new", "training"):
+        raise KeyError
+    with locked(tmp_path / "new", "training"):
+        pass
+
+
+def test_where_nothing_can_be_written_it_says_so(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "folder"):
+        with pytest.raises(LongrecError, match="cannot be written to"):
+            lock_folder(folder, "taken")
+    with pytest.raises(LongrecError, match="cannot be written to"):
+        lock_file(tmp_path / "absent" / "lock", "taken")
+
+
+def test_all_public_names_import_where_python_has_no_fcntl():
+    process = python(WITHOUT_FCNTL)
+    process.communicate()
+    assert process.returncode == 0
