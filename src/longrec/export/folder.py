@@ -93,12 +93,10 @@ def export(artifact: Artifact, folder: str | Path, progress: Progress | None = N
         )
     _check_packages()
     with EXPORT.writing(Path(folder), overwrite=True) as work:
-        return _write_files(work, artifact, model, progress or (lambda done, total, words: None))
+        return _write(work, artifact, model, progress or (lambda done, total, words: None))
 
 
-def _write_files(
-    work: Path, artifact: Artifact, model: SequenceModel, progress: Progress
-) -> Manifest:
+def _write(work: Path, artifact: Artifact, model: SequenceModel, progress: Progress) -> Manifest:
     """Write all files of an export into a folder."""
     window = artifact.limit if model.streaming == "windowed" else None
     graphs = graphs_of(model, window)
