@@ -54,7 +54,8 @@ ROOMS = (
 class Walk:
     """A path through the code: functions as "room/file.py:name", each of which calls the next.
 
-    A step that starts with "> " is called by the step before the last one, as the last one was.
+    A step that starts with "* " is where somebody from outside comes in; one with "> " is called by
+    the caller of the step before it.
     """
 
     title: str
@@ -162,12 +163,12 @@ def broken_steps(house: House, walk: Walk) -> list[str]:
     """Steps of a walk that do not exist, or that the step before does not call."""
     found, caller, last = [], "", ""
     for step in walk.steps:
-        beside, name = step.startswith("> "), step.removeprefix("> ")
-        body = definition(house, name)
-        if body is None:
+        mark, name = (step[0], step[2:]) if step[1] == " " else ("", step)
+        if definition(house, name) is None:
             found.append(f"{walk.title}: there is no {name}")
             continue
-        caller = caller if beside else last
+        if mark != ">":
+            caller = "" if mark == "*" else last
         called = name.rpartition(":")[2].rpartition(".")[2]
         if caller and called not in names_in(definition(house, caller)):
             found.append(f"{walk.title}: {caller} does not call {called}")
@@ -243,7 +244,7 @@ def draw(house: House) -> str:
     for walk in WALKS:
         lines += [f"## {walk.title}", ""]
         for number, step in enumerate(walk.steps, 1):
-            name = step.removeprefix("> ")
+            name = step.removeprefix("* ").removeprefix("> ")
             lines.append(f"{number}. `{name}`: {summary(definition(house, name))}")
         lines.append("")
     return "\n".join(lines)
@@ -275,7 +276,62 @@ def _direct(room: str, reached: dict[str, set[str]]) -> list[str]:
     return sorted(reached[room] - indirect)
 
 
-WALKS: tuple[Walk, ...] = ()
+WALKS = (
+    Walk(
+        "From a log to the loss",
+        (
+            "* data/read.py:read_events",
+            "* data/prepare.py:prepare",
+            "data/histories.py:write_histories",
+            "* runs/train.py:train",
+            "runs/train.py:_train",
+            "training/fit.py:fit",
+            "training/fit.py:training_data",
+            "> training/fit.py:_Fit",
+            "training/objective.py:make_objective",
+            "* training/fit.py:_Fit.run_epoch",
+            "training/fit.py:_Fit.step",
+            "training/fit.py:_Fit.encode",
+            "models/common/base.py:SequenceModel.prefill",
+            "* training/objective.py:_full",
+            "training/losses.py:full_cross_entropy",
+        ),
+    ),
+    Walk(
+        "From an event to a recommendation",
+        (
+            "* recommender.py:Recommender.open_stream",
+            "serving/stream/stream.py:Stream.open",
+            "serving/stores/open.py:open_store",
+            "* serving/stream/stream.py:Stream.observe",
+            "serving/stream/stream.py:Stream._submit",
+            "* serving/stream/writer.py:Writer.write",
+            "serving/stream/writer.py:Writer._append",
+            "serving/records/engine.py:Engine.advance",
+            "> serving/stores/lmdb_store.py:LmdbStore.append",
+            "serving/stores/lmdb_tables.py:append_to_log",
+            "* serving/stream/stream.py:Stream.recommend",
+            "* serving/stream/recommending.py:Ranker.recommend",
+            "serving/stream/recommending.py:Ranker._rank",
+            "serving/stream/recommending.py:Ranker._search",
+            "retrieval/exact.py:ExactIndex.search",
+        ),
+    ),
+    Walk(
+        "From a run's folder to an answer over HTTP",
+        (
+            "* serving/http/server.py:serve",
+            "serving/http/service.py:open_stream",
+            "artifact/artifact.py:Artifact.load",
+            "artifact/folder.py:read_folder",
+            "* serving/http/service.py:open_stream",
+            "retrieval/index_cache.py:open_index",
+            "> serving/stream/stream.py:Stream.open",
+            "* serving/http/app.py:Server",
+            "serving/http/service.py:Service.rank",
+        ),
+    ),
+)
 
 
 def main() -> int:
