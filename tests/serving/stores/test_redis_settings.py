@@ -7,30 +7,13 @@ import pytest
 from serving.redis_server import RedisServer
 from serving.stores.store_properties import event, events_of, log
 
-from longrec.core.errors import DataError, LongrecError, UsageError
+from longrec.core.errors import LongrecError, UsageError
 from longrec.serving.stores import redis_client
 from longrec.serving.stores.open import open_store
 from longrec.serving.stores.protocol import StoreUnavailable
 
 PASSWORD = "s3cret/pass#w%rd?"
 QUOTED = "s3cret%2Fpass%23w%25rd%3F"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with RedisServer(tmp_path_factory.mktemp("redis")) as started:
-        yield started
-
-
-@pytest.fixture
-def admin(server):
-    with server.client() as client:
-        client.flushall()
-        client.config_set("no-appendfsync-on-rewrite", "no")
-        client.config_set("maxmemory-policy", "noeviction")
-        client.config_set("appendfsync", "always")
-        client.config_set("appendonly", "yes")
-        yield client
 
 
 @pytest.fixture
@@ -243,20 +226,3 @@ def test_prefixes_and_databases_are_stores_of_their_own(server, admin):
         store.close()
     keys = {re.match(rb"longrec:|a:", key)[0] for key in admin.keys("*")}
     assert keys == {b"longrec:", b"a:"}
-
-
-def test_a_store_of_a_newer_schema_is_left_as_it_is(server, admin):
-    store = open_store(server.url)
-    store.change_meta(lambda meta: meta.update(schema=2))
-    store.close()
-    before = {key: admin.dump(key) for key in admin.keys("*")}
-    with pytest.raises(DataError, match="has schema 2, this longrec reads 1: upgrade"):
-        open_store(server.url)
-    assert {key: admin.dump(key) for key in admin.keys("*")} == before
-
-
-@pytest.mark.parametrize("content", ["what is this", "[1, 2]", None])
-def test_what_others_keep_there_is_told(server, admin, content):
-    admin.set("longrec:meta", content) if content else admin.rpush("longrec:meta", "x")
-    with pytest.raises(DataError, match=r"no store of users.*prefix="):
-        open_store(server.url)

@@ -36,7 +36,7 @@ from longrec.serving.stores.protocol import HEADER, Event
 
 BLOCK_EVENTS = 64
 """Events of a log in one value."""
-PAGE_BYTES = 1024
+PAGE_BYTES = encoding.PAGE_ITEMS // 8
 """Bytes of a bitmap in one value."""
 ERASED_EVENTS = 2048
 """Events that one call of erase.lua deletes; whole blocks."""
@@ -75,8 +75,8 @@ def script_text(name: str) -> str:
 
 def pack_event(event: Event) -> bytes:
     """An event with its size before it, as events stand one after the other in a block."""
-    value = encoding.pack_event(event)
-    return _SIZE.pack(len(value)) + value
+    packed = encoding.pack_event(event)
+    return _SIZE.pack(len(packed)) + packed
 
 
 def unpack_block(block: bytes) -> Iterator[Event]:
@@ -100,19 +100,11 @@ def log_pairs(events: Sequence[Event], log_id: int) -> Iterator[tuple[bytes, byt
 
 def split_bitmap(bitmap: bytes) -> tuple[bytes, list[bytes]]:
     """Numbers, packed, and contents of the pages of a bitmap that have bits."""
-    pages = {
-        start // PAGE_BYTES: page
-        for start in range(0, len(bitmap), PAGE_BYTES)
-        if (page := bitmap[start : start + PAGE_BYTES].rstrip(b"\0"))
-    }
+    pages = dict(encoding.split_bitmap(bitmap))
     return struct.pack(f"<{len(pages)}I", *pages), list(pages.values())
 
 
 def join_bitmap(packed_numbers: bytes, pages: Sequence[bytes]) -> bytes:
     """The bitmap of its pages."""
-    bitmap = bytearray()
     numbers = struct.unpack(f"<{len(packed_numbers) // 4}I", packed_numbers)
-    for number, page in sorted(zip(numbers, pages, strict=True)):
-        bitmap.extend(bytes(number * PAGE_BYTES - len(bitmap)))
-        bitmap.extend(page)
-    return bytes(bitmap)
+    return encoding.join_bitmap(sorted(zip(numbers, pages, strict=True)))

@@ -26,6 +26,7 @@ from itertools import chain
 from typing import Any, TypeVar
 
 from longrec.core.errors import DataError
+from longrec.serving.stores.encoding import PAGE_ITEMS
 from longrec.serving.stores.protocol import (
     SCHEMA,
     Append,
@@ -43,7 +44,6 @@ from longrec.serving.stores.redis_client import RedisAddress, RedisClient
 from longrec.serving.stores.redis_layout import (
     BLOCK_EVENTS,
     ERASED_EVENTS,
-    PAGE_BYTES,
     LogRef,
     join_bitmap,
     log_pairs,
@@ -422,7 +422,7 @@ def _arguments(append: Append, new_id: int) -> list[Any]:
 def _size(append: Append) -> tuple[int, int]:
     """Bytes that append.lua is given of one, about, and keys that it writes at most."""
     events = len(append.events)
-    pages = len({item // (8 * PAGE_BYTES) for item in append.seen})
+    pages = len({item // PAGE_ITEMS for item in append.seen})
     return len(append.record or b"") + 100 * events, events + events // BLOCK_EVENTS + pages + 5
 
 
