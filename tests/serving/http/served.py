@@ -22,7 +22,7 @@ from serving.small_streams import opened
 
 from longrec.serving.http.app import Server
 from longrec.serving.http.keys import Keys
-from longrec.serving.http.protocol import protocol
+from longrec.serving.http.server import limited_protocol
 from longrec.serving.http.settings import Settings
 
 
@@ -51,7 +51,11 @@ def local(
     server = Server(chosen, stream, known)
     sock = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
-        server.app, http=protocol(chosen.timeout), lifespan="on", log_config=None, access_log=False
+        server.app,
+        http=limited_protocol(chosen.timeout),
+        lifespan="on",
+        log_config=None,
+        access_log=False,
     )
     running = uvicorn.Server(config)
     loops: list[asyncio.AbstractEventLoop] = []

@@ -85,8 +85,8 @@ def test_any_portions_give_what_the_whole_history_gives(case, rows, cuts) -> Non
 @pytest.mark.parametrize("case", ["elastic by time", "hydrarec", "sasrec-rotary"])
 def test_many_users_of_all_lengths_at_once(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps, prefills, several windows and padded batches in one call."""
-    monkeypatch.setattr(module, "WINDOW", 37)
-    monkeypatch.setattr(module, "TOKENS", 111)
+    monkeypatch.setattr(module, "PREFILL_EVENTS", 37)
+    monkeypatch.setattr(module, "PREFILL_TOKENS", 111)
     random = np.random.default_rng(0)
     lengths = [0, 1, 2, 16, 17, 36, 37, 38, 74, 75, 100, *random.integers(0, 90, 60).tolist()]
     rows = [

@@ -11,11 +11,11 @@ from serving.small_streams import in_threads
 
 from longrec.core.errors import UsageError
 from longrec.serving.stream import group_commit as module
-from longrec.serving.stream.group_commit import Group
+from longrec.serving.stream.group_commit import GroupCommit
 
 
 def test_alone_it_is_a_call() -> None:
-    group = Group(lambda works: [2 * work for work in works])
+    group = GroupCommit(lambda works: [2 * work for work in works])
     assert [group.submit(n) for n in range(5)] == [0, 2, 4, 6, 8]
 
 
@@ -33,7 +33,7 @@ def test_many_threads(at_once: int) -> None:
         busy.release()
         return [(number, turn, "done") for number, turn in works]
 
-    group = Group(do, at_once)
+    group = GroupCommit(do, at_once)
     results = in_threads(16, lambda number: [group.submit((number, t)) for t in range(60)])
     for number, found in enumerate(results):
         assert found == [(number, turn, "done") for turn in range(60)]
@@ -44,7 +44,7 @@ def test_many_threads(at_once: int) -> None:
         assert [turn for n, turn in done if n == number] == list(range(60))
 
 
-def meanwhile(do, many: int, at_once: int = 256) -> tuple[Group, list]:
+def meanwhile(do, many: int, at_once: int = 256) -> tuple[GroupCommit, list]:
     """A group that has done the work 0, and then `many` others, all of which came meanwhile.
 
     -> the group, and by work what its thread got.
@@ -57,7 +57,7 @@ def meanwhile(do, many: int, at_once: int = 256) -> tuple[Group, list]:
             assert go.wait(60)
         return do(works)
 
-    group = Group(held, at_once)
+    group = GroupCommit(held, at_once)
 
     def work(number: int):
         if number > many:
@@ -70,7 +70,7 @@ def meanwhile(do, many: int, at_once: int = 256) -> tuple[Group, list]:
     return group, in_threads(many + 2, work)[:-1]
 
 
-def queued(group: Group, many: int) -> None:
+def queued(group: GroupCommit, many: int) -> None:
     """Wait until so many are in the queue."""
     end = time.monotonic() + 60
     while len(group._queue) < many:
@@ -106,7 +106,7 @@ def test_what_fails_fails_for_all_of_the_group_and_for_nobody_else() -> None:
 
 
 def test_a_result_that_is_an_exception_is_raised_for_its_work_alone() -> None:
-    group = Group(lambda works: [KeyError(w) if w == 3 else w for w in works])
+    group = GroupCommit(lambda works: [KeyError(w) if w == 3 else w for w in works])
     with pytest.raises(KeyError):
         group.submit(3)
     _, results = meanwhile(lambda works: [KeyError(w) if w == 3 else w for w in works], 5)
@@ -185,7 +185,7 @@ def test_who_leaves_the_queue_is_not_waited_for(led: bool, monkeypatch) -> None:
                 self.woken = Interrupted(self.woken, go.set if led else None)
 
     monkeypatch.setattr(module, "_Job", Leaving)
-    group = Group(do)
+    group = GroupCommit(do)
     first = threading.Thread(target=group.submit, args=(0,))
     first.start()
     began.wait(60)

@@ -13,7 +13,7 @@ NAME = "longrec.serve"
 log = logging.getLogger(NAME)
 
 
-class Lines(logging.Formatter):
+class JsonLines(logging.Formatter):
     """A record as a line of JSON: its own words and fields, and where it failed."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -37,7 +37,7 @@ def where(error: BaseException) -> dict[str, Any]:
     }
 
 
-def tell(event: str, level: int = logging.INFO, **fields: Any) -> None:
+def write(event: str, level: int = logging.INFO, **fields: Any) -> None:
     """Write a line."""
     if log.isEnabledFor(level):
         log.log(level, event, extra={"fields": fields})
@@ -46,7 +46,7 @@ def tell(event: str, level: int = logging.INFO, **fields: Any) -> None:
 def start() -> None:
     """Write this log, and warnings of the server beneath, to standard error."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Lines())
+    handler.setFormatter(JsonLines())
     log.setLevel(logging.INFO)
     beneath = logging.getLogger("uvicorn")
     beneath.setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""Works of many requests, gathered and done in a thread of their own, a batch at a time.
+"""The work of many requests, gathered and done in a thread of its own, a batch at a time.
 
 A batch is what came while the one before was done: a request alone waits for nobody, and the more
 there are the larger batches get. What may wait is bounded.
@@ -13,32 +13,28 @@ from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from typing import Generic, TypeVar
 
-from longrec.serving.stream.group_commit import own
+from longrec.serving.http.errors import Busy
+from longrec.serving.stream.group_commit import run_batch
 
 W = TypeVar("W")
 R = TypeVar("R")
 
 AT_ONCE = 1024
-"""Weight of a batch at most, unless one work alone has more."""
+"""Weight of a batch at most, unless one job alone has more."""
 
-Told = Callable[[int, list[float], float], None]
-"""Called with a batch's works, the seconds that each waited, and the seconds that it took."""
-
-
-class Busy(Exception):
-    """Too much is waiting, or the server is closing: try again in a second."""
+OnBatch = Callable[[int, list[float], float], None]
+"""Called with how many jobs a batch had, the seconds that each waited, and the seconds it took."""
 
 
 class Batcher(Generic[W, R]):
-    """Does works in batches, in their order; made and called in an event loop's thread.
+    """Does work in batches, in its order; made and called in an event loop's thread.
 
     Parameters
     ----------
     name : of its thread.
-    do : takes works, gives as many results, an exception for a work that failed alone; what it
-        raises fails all of them. It is called in the batcher's thread.
-    limit : weight of the works that may wait.
-    told : see `Told`.
+    do : as of `run_batch`; called in the batcher's thread.
+    limit : weight of the work that may wait.
+    on_batch : see `OnBatch`.
     """
 
     def __init__(
@@ -46,9 +42,9 @@ class Batcher(Generic[W, R]):
         name: str,
         do: Callable[[list[W]], Sequence[R | BaseException]],
         limit: int,
-        told: Told,
+        on_batch: OnBatch,
     ) -> None:
-        self._do, self._limit, self._told = do, limit, told
+        self._do, self._limit, self._on_batch = do, limit, on_batch
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._queue: deque[_Job[W, R]] = deque()
@@ -58,7 +54,7 @@ class Batcher(Generic[W, R]):
         self.waiting = 0
 
     async def submit(self, work: W, weight: int = 1) -> R:
-        """The result of a work.
+        """The result of some work.
 
         Raises
         ------
@@ -100,11 +96,7 @@ class Batcher(Generic[W, R]):
 
     def _run(self, batch: list[_Job[W, R]]) -> None:
         began = perf_counter()
-        results: Sequence[R | BaseException]
-        try:
-            results = self._do([job.work for job in batch])
-        except BaseException as error:
-            results = [error, *(own(error) for _ in batch[1:])]
+        results = run_batch(self._do, [job.work for job in batch])
         taken = perf_counter() - began
         self._loop.call_soon_threadsafe(self._end, batch, results, began, taken)
 
@@ -123,11 +115,11 @@ class Batcher(Generic[W, R]):
                 job.future.set_exception(result)
             else:
                 job.future.set_result(result)
-        self._told(len(batch), [began - job.since for job in batch], taken)
+        self._on_batch(len(batch), [began - job.since for job in batch], taken)
 
 
 class _Job(Generic[W, R]):
-    """A work that waits since a moment, and who waits for it."""
+    """Work, since when it waits, and the future of its result."""
 
     __slots__ = ("future", "since", "weight", "work")
 

@@ -7,11 +7,10 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from longrec.serving.http.service import item_id
 from longrec.serving.stream.stream import Stream
 
 USER, TIME = "ann", 1_763_715_600
-ENOUGH = 4
-"""Items that examples need."""
 
 
 def openapi(routes: FastAPI, stream: Stream) -> dict[str, Any]:
@@ -66,9 +65,6 @@ def bodies(stream: Stream) -> dict[str, dict[str, Any]]:
 
 
 def example_items(stream: Stream) -> list[Any]:
-    """The most popular items' ids, as JSON has them, at least four (the last one repeated)."""
-    popular = stream.artifact.catalog.popular[:ENOUGH]
-    found = [stream.ids[int(index) - 1] for index in popular]
-    plain = [one.item() if hasattr(one, "item") else one for one in found]
-    texts = [one if isinstance(one, int | str) else str(one) for one in plain]
-    return [*texts, *texts[-1:] * (ENOUGH - len(texts))]
+    """The ids of the four most popular items; the last one again in smaller catalogs."""
+    ids = [item_id(stream, index) for index in stream.artifact.catalog.popular[:4]]
+    return [*ids, *ids[-1:] * (4 - len(ids))]

@@ -25,13 +25,19 @@ K = Annotated[int, Field(strict=True, ge=1, le=BEST, description="Items wanted."
 Ids = Annotated[list[Id], Field(max_length=IDS)]
 
 
-class Given(BaseModel):
+class RequestBody(BaseModel):
     """Of a request: what is not known is an error."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class EventIn(Given):
+class Answer(BaseModel):
+    """Of an answer: JSON knows no infinity."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class EventIn(RequestBody):
     """One event of a user with an item."""
 
     user: Id
@@ -42,27 +48,27 @@ class EventIn(Given):
     )
 
 
-class EventsIn(Given):
+class EventsIn(RequestBody):
     """Events, in their order."""
 
     events: list[EventIn] = Field(min_length=1, max_length=EVENTS)
 
 
-class EventsOut(BaseModel):
+class EventsOut(Answer):
     """What became of them: logged, or known by their event ids already."""
 
     accepted: int
     duplicates: int
 
 
-class HistoryEvent(Given):
+class HistoryEvent(RequestBody):
     """An event of a history that is sent along."""
 
     item: Id
     time: Time
 
 
-class Wanted(Given):
+class HistoryBody(RequestBody):
     """Whose history counts: that of a user of the store, or one that is sent along."""
 
     user: Id | None = None
@@ -71,13 +77,13 @@ class Wanted(Given):
     )
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> Wanted:
+    def _one_of_both(self) -> HistoryBody:
         if (self.user is None) == (self.history is None):
             raise ValueError("give either user or history")
         return self
 
 
-class RecommendationsIn(Wanted):
+class RecommendationsIn(HistoryBody):
     """What is wanted, and what of it is not."""
 
     k: K = 10
@@ -86,7 +92,7 @@ class RecommendationsIn(Wanted):
     exclude_seen: bool = Field(True, description="Leave out items of the history.")
 
 
-class Recommended(BaseModel):
+class Recommended(Answer):
     """An item; rank 1 is the best."""
 
     item: str | int
@@ -94,7 +100,7 @@ class Recommended(BaseModel):
     rank: int
 
 
-class RecommendationsOut(BaseModel):
+class RecommendationsOut(Answer):
     """The best items now."""
 
     items: list[Recommended]
@@ -104,14 +110,14 @@ class RecommendationsOut(BaseModel):
     )
 
 
-class ExplanationIn(Wanted):
+class ExplanationIn(HistoryBody):
     """Which item's score is to be looked into."""
 
     item: Id
     top: int = Field(10, strict=True, ge=1, le=LOG, description="Events that are shown.")
 
 
-class ExplainedEvent(BaseModel):
+class ExplainedEvent(Answer):
     """An event of the history; position 1 is the oldest."""
 
     position: int
@@ -121,7 +127,7 @@ class ExplainedEvent(BaseModel):
     contribution: float
 
 
-class ExplanationOut(BaseModel):
+class ExplanationOut(Answer):
     """Where the model's attention lies, which is no cause."""
 
     item: str | int
@@ -135,7 +141,7 @@ class ExplanationOut(BaseModel):
     model: str
 
 
-class Logged(BaseModel):
+class Logged(Answer):
     """An event as it was logged; ids as text."""
 
     item: str
@@ -143,7 +149,7 @@ class Logged(BaseModel):
     event_id: str | None
 
 
-class Record(BaseModel):
+class Record(Answer):
     """How far the model's record of a user is."""
 
     events: int = Field(description="Events of the log that it has taken in.")
@@ -151,7 +157,7 @@ class Record(BaseModel):
     late: int
 
 
-class UserOut(BaseModel):
+class UserOut(Answer):
     """What is kept of a user."""
 
     user: str
@@ -161,13 +167,13 @@ class UserOut(BaseModel):
     next: int | None = Field(description="`after` for the next part of the log, if there is one.")
 
 
-class Forgotten(BaseModel):
+class Forgotten(Answer):
     """Whether there was such a user."""
 
     forgotten: bool
 
 
-class SimilarOut(BaseModel):
+class SimilarOut(Answer):
     """Items by the cosine of their vectors with the item's."""
 
     item: str | int
@@ -175,14 +181,14 @@ class SimilarOut(BaseModel):
     model: str
 
 
-class IndexOut(BaseModel):
+class IndexOut(Answer):
     """How items are found."""
 
     name: str
     recall_at_10: float = Field(description="Against exact search, measured when it was built.")
 
 
-class Swap(BaseModel):
+class Swap(Answer):
     """A change of the model: what is done now, or how it failed."""
 
     state: Literal["loading", "indexing", "rebuilding", "failed"]
@@ -190,7 +196,7 @@ class Swap(BaseModel):
     error: str | None = None
 
 
-class ModelOut(BaseModel):
+class ModelOut(Answer):
     """The model that is served."""
 
     name: str
@@ -202,13 +208,13 @@ class ModelOut(BaseModel):
     swap: Swap | None
 
 
-class Health(BaseModel):
+class Health(Answer):
     """The server runs."""
 
     ok: bool
 
 
-class Ready(BaseModel):
+class Ready(Answer):
     """It can answer: the store is there."""
 
     ready: bool
@@ -230,7 +236,7 @@ class Problem(BaseModel):
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Statuses that a route may answer with besides 200, for the OpenAPI schema."""
-    words = {
+    descriptions = {
         400: "The body is no JSON, or did not come to its end.",
         401: "No known API key.",
         403: "Not for this host.",
@@ -244,6 +250,6 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
     always = (400, 401, 403, 408, 413, 429, 503)
     return {
-        status: {"model": Problem, "description": words[status]}
+        status: {"model": Problem, "description": descriptions[status]}
         for status in sorted({*always, *statuses})
     }

@@ -9,22 +9,25 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from longrec.core.errors import LongrecError, UsageError
-from longrec.serving.http import access_log as logs
+from longrec.serving.http import access_log
 from longrec.serving.http.app import Server
 from longrec.serving.http.keys import VARIABLE, Keys
-from longrec.serving.http.protocol import protocol
 from longrec.serving.http.service import open_stream
 from longrec.serving.http.settings import Settings
 from longrec.serving.stream.stream import Stream
 
 SWITCH = 0.0005
 """Seconds after which a thread must let another one go on: the default, 5 ms, is long here."""
-MANY, SPARE = 16_384, 256
+OPEN_FILES, SPARE = 16_384, 256
 """Files that may be open at once, and those that are no connections."""
+HEAD = 64 << 10
+"""Bytes of a request's head at most."""
 DRAIN = 30
 """Seconds that requests under way may take after the server was told to stop."""
 
@@ -64,7 +67,7 @@ def serve(
             raise
         host, port = sock.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        logs.start()
+        access_log.start()
         before = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH)
         try:
@@ -73,7 +76,7 @@ def serve(
             sys.setswitchinterval(before)
 
 
-class _Quiet(uvicorn.Server):
+class _WithoutSignals(uvicorn.Server):
     """uvicorn's server, which leaves signals to us: a drained end is no death by a signal.
 
     Parameters
@@ -90,7 +93,7 @@ class _Quiet(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._ready()
-            logs.tell("serving")
+            access_log.write("serving")
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -103,7 +106,7 @@ async def _run(
     config = uvicorn.Config(
         server.app,
         loop="none",
-        http=protocol(settings.timeout),
+        http=limited_protocol(settings.timeout),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -114,25 +117,25 @@ async def _run(
         limit_concurrency=_connections(),
         timeout_graceful_shutdown=DRAIN,
     )
-    quiet, loop = _Quiet(config, ready), asyncio.get_running_loop()
+    running, loop = _WithoutSignals(config, ready), asyncio.get_running_loop()
 
     def stop() -> None:
-        quiet.force_exit = quiet.should_exit  # asked twice: at once
-        quiet.should_exit = True
-        logs.tell("stopping")
+        running.force_exit = running.should_exit  # asked twice: at once
+        running.should_exit = True
+        access_log.write("stopping")
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    loop.add_signal_handler(signal.SIGHUP, lambda: server.swapper.begin())
-    await quiet.serve(sockets=[sock])
-    logs.tell("stopped")
+    loop.add_signal_handler(signal.SIGHUP, lambda: server.reloader.begin())
+    await running.serve(sockets=[sock])
+    access_log.write("stopped")
 
 
 def _connections() -> int:
     """Connections at once: as many as files may be open, but for some."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    if most == resource.RLIM_INFINITY or most > MANY:
-        most = MANY
+    if most == resource.RLIM_INFINITY or most > OPEN_FILES:
+        most = OPEN_FILES
     resource.setrlimit(
         resource.RLIMIT_NOFILE, (most, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     )
@@ -157,3 +160,56 @@ def _listening(settings: Settings) -> Iterator[socket.socket]:
         yield sock
     finally:
         sock.close()
+
+
+def limited_protocol(seconds: float) -> type[asyncio.Protocol]:
+    """uvicorn's protocol with a limit on the time and the size of a request's head.
+
+    Connections that take too long, or too much, before the head is whole are closed.
+    """
+
+    class Limited(HttpToolsProtocol):
+        _timer: asyncio.TimerHandle | None = None
+        _head = 0
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._start_timer()
+
+        def data_received(self, data: bytes) -> None:
+            if self._timer is None and not self._in_body():
+                self._start_timer()  # another request of the same connection begins
+            if self._timer is not None:
+                self._head += len(data)
+            super().data_received(data)
+            if self._timer is not None and self._head > HEAD and not self.transport.is_closing():
+                self.send_400_response("The request's head is too large.")
+
+        def on_headers_complete(self) -> None:
+            self._stop_timer()
+            super().on_headers_complete()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._stop_timer()
+            super().connection_lost(exc)
+
+        def _in_body(self) -> bool:
+            """Whether the last request that began is still being read."""
+            return self.cycle is not None and self.cycle.more_body
+
+        def _start_timer(self) -> None:
+            self._head = 0
+            self._timer = self.loop.call_later(seconds, self._close)
+
+        def _stop_timer(self) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+        def _close(self) -> None:
+            self._timer = None
+            if not self.transport.is_closing():
+                self.transport.close()
+
+    kind: Any = Limited
+    return kind  # type: ignore[no-any-return]

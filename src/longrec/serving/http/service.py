@@ -12,10 +12,11 @@ from typing import TypeVar
 from longrec.artifact.artifact import Artifact
 from longrec.retrieval.index_cache import open_index
 from longrec.serving.http.batcher import Batcher
-from longrec.serving.http.lane import Lane
 from longrec.serving.http.settings import Settings
 from longrec.serving.http.telemetry import Telemetry
-from longrec.serving.stream.group_commit import own
+from longrec.serving.http.threads import Threads
+from longrec.serving.stream.group_commit import run_batch
+from longrec.serving.stream.id_keys import id_of
 from longrec.serving.stream.recommending import Recommendation, RecommendRequest
 from longrec.serving.stream.stream import Stream
 from longrec.serving.stream.user_log import record_lag
@@ -25,35 +26,35 @@ T = TypeVar("T")
 W = TypeVar("W")
 R = TypeVar("R")
 
-ASIDE, LONG = (2, 64), (1, 8)
+SHORT, LONG = (2, 64), (1, 8)
 """Threads, and how much may be asked at once: of what is rarely asked, and of what takes long."""
-LOOK_EVERY, LOOK_AT = 15.0, 512
-"""Seconds between two looks at the store, and users looked at each time."""
+LAG_EVERY, LAG_USERS = 15.0, 512
+"""Seconds between two looks at how far records are behind, and users looked at each time."""
 
 
-class Served:
-    """A stream that is served, and how many requests are at it."""
+class ServedStream:
+    """A stream that is served, and how many requests use it."""
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
-        self._users, self._free = 0, asyncio.Event()
-        self._free.set()
+        self._users, self._unused = 0, asyncio.Event()
+        self._unused.set()
 
     @contextmanager
-    def used(self) -> Iterator[Stream]:
+    def in_use(self) -> Iterator[Stream]:
         """Keep it open meanwhile."""
         self._users += 1
-        self._free.clear()
+        self._unused.clear()
         try:
             yield self.stream
         finally:
             self._users -= 1
             if not self._users:
-                self._free.set()
+                self._unused.set()
 
     async def unused(self) -> None:
-        """Wait until no request is at it."""
-        await self._free.wait()
+        """Wait until no request uses it."""
+        await self._unused.wait()
 
 
 class Service:
@@ -68,23 +69,23 @@ class Service:
 
     def __init__(self, settings: Settings, stream: Stream, telemetry: Telemetry) -> None:
         self.settings, self.telemetry = settings, telemetry
-        self.current = Served(stream)
-        told = telemetry.batch
+        self.current = ServedStream(stream)
+        on_batch = telemetry.batch
         self._events: Batcher[tuple[Stream, list[Entry]], list[Observed]] = Batcher(
-            "events", _log, settings.queue, partial(told, "events", "log")
+            "events", _log, settings.queue, partial(on_batch, "events", "log")
         )
         self._queries: Batcher[tuple[Stream, RecommendRequest], Recommendation] = Batcher(
-            "queries", _rank, settings.queue, partial(told, "recommendations", "rank")
+            "queries", _rank, settings.queue, partial(on_batch, "recommendations", "rank")
         )
-        self.aside, self.long = Lane("aside", *ASIDE), Lane("long", *LONG)
+        self.short, self.long = Threads(*SHORT), Threads(*LONG)
         telemetry.watch("events", lambda: self._events.waiting)
         telemetry.watch("recommendations", lambda: self._queries.waiting)
-        self._looking = asyncio.create_task(self._look())
+        self._monitor = asyncio.create_task(self._watch_lag())
         self._after = b""
-        self.show()
+        self._report_model()
 
-    def show(self) -> None:
-        """Tell the metrics which model is served."""
+    def _report_model(self) -> None:
+        """Let the metrics say which model is served."""
         stream = self.current.stream
         artifact, index = stream.artifact, stream.index
         self.telemetry.model(
@@ -110,36 +111,32 @@ class Service:
         return answer
 
     async def replace(self, stream: Stream) -> Stream:
-        """Serve another stream from now on; -> the old one, once no request is at it."""
-        old, self.current = self.current, Served(stream)
-        self.show()
+        """Serve another stream from now on; -> the old one, once no request uses it."""
+        old, self.current = self.current, ServedStream(stream)
+        self._report_model()
         await old.unused()
         return old.stream
 
     async def close(self) -> None:
         """Do what waits, then close the stream."""
-        self._looking.cancel()
+        self._monitor.cancel()
         await self._events.close()
         await self._queries.close()
-        self.aside.close()
-        self.long.close()
+        await self.short.close()
+        await self.long.close()
         self.current.stream.close()
 
-    async def _look(self) -> None:
-        """Note now and then how the store is."""
-        while True:
-            with suppress(Exception):  # of a store that is away: routes say so
-                await self._look_once()
-            await asyncio.sleep(LOOK_EVERY)
-
-    async def _look_once(self) -> None:
+    async def _watch_lag(self) -> None:
+        """Measure now and then how many records are behind their logs."""
         telemetry = self.telemetry
-        with self.current.used() as stream:
-            digest = stream.engine.digest
-            look = partial(record_lag, stream.store, digest, self._after, LOOK_AT)
-            users, behind, self._after = await self.aside.do(look)
-        telemetry.looked.set(users)
-        telemetry.behind.set(behind)
+        while True:
+            with suppress(Exception), self.current.in_use() as stream:  # the store may be away
+                digest = stream.engine.digest
+                lag = partial(record_lag, stream.store, digest, self._after, LAG_USERS)
+                users, behind, self._after = await self.short.run(lag)
+                telemetry.looked.set(users)
+                telemetry.behind.set(behind)
+            await asyncio.sleep(LAG_EVERY)
 
 
 def open_stream(
@@ -160,25 +157,32 @@ def open_stream(
     return Stream.open(artifact, settings.store, settings.durability, beside, index)
 
 
+def item_id(stream: Stream, index: int) -> str | int:
+    """An item's own id as JSON has it: numbers stay numbers, and what is neither is text."""
+    item = stream.ids[int(index) - 1]
+    item = item.item() if hasattr(item, "item") else item
+    if isinstance(item, bytes):
+        return id_of(item)
+    return item if isinstance(item, int | str) else str(item)
+
+
 def _log(works: Sequence[tuple[Stream, list[Entry]]]) -> list[list[Observed] | BaseException]:
-    return _by_stream(works, lambda stream, some: stream.writer.write(some))
+    return _by_stream(works, lambda stream, batches: stream.writer.write(batches))
 
 
-def _rank(works: Sequence[tuple[Stream, RecommendRequest]]) -> list[Recommendation | BaseException]:
-    return _by_stream(works, lambda stream, some: stream.ranker.recommend_each(some))
+def _rank(
+    works: Sequence[tuple[Stream, RecommendRequest]],
+) -> list[Recommendation | BaseException]:
+    return _by_stream(works, lambda stream, requests: stream.ranker.recommend_each(requests))
 
 
 def _by_stream(
     works: Sequence[tuple[Stream, W]],
     do: Callable[[Stream, list[W]], Sequence[R | BaseException]],
 ) -> list[R | BaseException]:
-    """Do works, those for one stream in one go: there are two while the model is changed."""
-    done: list[R | BaseException] = []
+    """Do work, that for one stream in one go: there are two while the model is changed."""
+    results: list[R | BaseException] = []
     for _, neighbours in groupby(works, key=lambda work: id(work[0])):
-        (stream, first), *rest = neighbours
-        some = [first, *(work for _, work in rest)]
-        try:
-            done += do(stream, some)
-        except Exception as error:  # the other stream's works are done
-            done += [error, *(own(error) for _ in rest)]
-    return done
+        streams, batch = zip(*neighbours, strict=True)
+        results += run_batch(partial(do, streams[0]), list(batch))
+    return results

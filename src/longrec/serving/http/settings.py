@@ -1,4 +1,4 @@
-"""What a server is told at its start."""
+"""The settings of a server, fixed at its start."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Settings:
 
     Attributes
     ----------
-    run : folder of the recommender; read again when the model is swapped.
+    run : folder of the recommender; read again when the model is changed.
     store : URL of the users' store.
     durability : what acknowledged events survive, "power" or "process".
     host, port : address to listen on; port 0: any free one.

@@ -1,8 +1,9 @@
-"""What a server tells of itself to Prometheus; no id of a user or item is in it."""
+"""A server's metrics for Prometheus; no id of a user or item is in them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from prometheus_client import (
     CollectorRegistry,
@@ -33,80 +34,64 @@ class Telemetry:
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
-        self._requests = Counter(
+        counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
+        histogram = partial(Histogram, registry=registry)
+        self._requests = counter(
             "longrec_requests_total",
             "Requests answered, by route and status.",
             ("route", "method", "status"),
-            registry=registry,
         )
-        self._seconds = Histogram(
+        self._seconds = histogram(
             "longrec_request_seconds",
             "From a request's head to the end of its answer.",
             ("route",),
             buckets=BUCKETS,
-            registry=registry,
         )
-        stages = Histogram(
+        stages = histogram(
             "longrec_stage_seconds",
             "Where a request's time goes: parse (its body read and checked), queue (waiting for "
             "the batch before), log (a batch of events), rank (a batch of recommendations), reply.",
             ("stage",),
             buckets=BUCKETS,
-            registry=registry,
         )
         self._stages = {stage: stages.labels(stage) for stage in STAGES}
-        self._queue = Gauge(
+        self._queue = gauge(
             "longrec_queue_length",
             "Events, or recommendations, that wait for their batch.",
             ("queue",),
-            registry=registry,
         )
-        self._batches = Histogram(
-            "longrec_batch_size",
-            "Requests done together.",
-            ("queue",),
-            buckets=SIZES,
-            registry=registry,
+        self._batches = histogram(
+            "longrec_batch_size", "Requests done together.", ("queue",), buckets=SIZES
         )
-        self._events = Counter(
+        self._events = counter(
             "longrec_events_total",
             "Events: accepted; duplicate, not logged again; and of the accepted ones: unknown, "
             "with an item that the model does not know, and late, earlier than one before.",
             ("outcome",),
-            registry=registry,
         )
         for outcome in ("accepted", "duplicate", "unknown", "late"):
             self._events.labels(outcome)
-        self.cold = Counter(
-            "longrec_cold_total", "Recommendations of popular items alone.", registry=registry
+        self.cold = counter("longrec_cold_total", "Recommendations of popular items alone.")
+        self.swaps = counter(
+            "longrec_swaps_total", "Changes of the model: done, failed.", ("outcome",)
         )
-        self.swaps = Counter(
-            "longrec_swaps_total",
-            "Changes of the model: done, failed.",
-            ("outcome",),
-            registry=registry,
-        )
-        self.swapping = Gauge(
+        self.swapping = gauge(
             "longrec_swap_progress",
             "How far a change of the model is, from 0 to 1; -1: none is going on.",
-            registry=registry,
         )
         self.swapping.set(-1)
         self._model = Info("longrec_model", "The model that is served.", registry=registry)
-        self._recall = Gauge(
+        self._recall = gauge(
             "longrec_index_recall",
             "recall@10 of the index against exact search, measured when it was built.",
-            registry=registry,
         )
-        self.looked = Gauge(
+        self.looked = gauge(
             "longrec_records_looked_at",
             "Users whose records were looked at in the last round of some.",
-            registry=registry,
         )
-        self.behind = Gauge(
+        self.behind = gauge(
             "longrec_records_behind",
             "How many of these records were behind their log, or missing.",
-            registry=registry,
         )
 
     def model(self, name: str, digest: str, catalog: str, index: str, recall: float) -> None:
@@ -146,9 +131,9 @@ class Telemetry:
             "unknown": sum(one.new and not one.known for one in outcomes),
             "late": sum(one.new and one.late for one in outcomes),
         }
-        for outcome, many in counts.items():
-            if many:
-                self._events.labels(outcome).inc(many)
+        for outcome, count in counts.items():
+            if count:
+                self._events.labels(outcome).inc(count)
 
     def text(self) -> bytes:
         """All of it in Prometheus' text format."""

@@ -49,7 +49,7 @@ class Replay:
         ends = stored["sequence"].tolist()
         asked = [kept._replace(last=end) for (_, kept), end in zip(users, ends, strict=True)]
         names = [user for user, _ in users]
-        met = catch_up(store, self.engine, self.items, names, asked, fresh)
+        replayed = catch_up(store, self.engine, self.items, names, asked, fresh)
         gone = fresh["sequence"] != stored["sequence"]
         outdated = stored["skipped"] > fresh["skipped"]
         same = self._same(stored, fresh)
@@ -60,7 +60,7 @@ class Replay:
             elif not same[row]:
                 found.append("differing")
             else:
-                alike = bitmap(met.get(row, NONE)) == kept.seen.rstrip(b"\0")
+                alike = bitmap(replayed.get(row, NONE)) == kept.seen.rstrip(b"\0")
                 found.append("same" if alike else "bitmap")
         return found
 

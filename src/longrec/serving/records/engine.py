@@ -20,12 +20,11 @@ from longrec.serving.records.record import RecordLayout
 
 WIDE, NARROW = 128, 32
 """Records per step of the recorded programs: fewer cost more each, more leave the cache."""
-FEW = 16
-"""Events up to which a user's are stepped one by one rather than read in parallel."""
-ALONE = 4
-"""Events up to which they are stepped one by one: a step of NARROW takes as long."""
-TOKENS = 16_384
-WINDOW = 4096
+ONE_BY_ONE = 4
+"""Events in all up to which each is a step of its own: a step of NARROW records takes as long."""
+STEPPED = 16
+"""Events of a user up to which they are stepped rather than read in parallel."""
+PREFILL_TOKENS, PREFILL_EVENTS = 16_384, 4096
 """Events read in parallel at once, in all and of one user; the state carries on."""
 
 NEVER = torch.iinfo(torch.int64).min
@@ -96,13 +95,13 @@ class Engine:
         Events of unknown items are counted and skipped. A late event, earlier than one before it,
         counts as simultaneous with that one.
         """
-        if sum(map(len, events)) <= ALONE:
-            for row, some in enumerate(events):
-                for item, time in some:
-                    self._alone(records, row, item, time)
+        if sum(map(len, events)) <= ONE_BY_ONE:
+            for row, history in enumerate(events):
+                for item, time in history:
+                    self._advance_one(records, row, item, time)
             return
-        counts = np.array([len(some) for some in events], np.int64)
-        items, times = np.array([event for some in events for event in some], np.int64).T
+        counts = np.array([len(history) for history in events], np.int64)
+        items, times = np.array([event for history in events for event in history], np.int64).T
         owner = np.repeat(np.arange(len(records)), counts)
         records["sequence"] += counts
         np.add.at(records["skipped"], owner[items == 0], 1)
@@ -117,9 +116,9 @@ class Engine:
                 last = np.flatnonzero(counts)
                 records["time"][last] = clocks[(starts + counts - 1)[last]]
                 return
-            few = counts <= FEW
-            self._step(records, items, clocks, starts, np.where(few, counts, 0))
-            self._prefill(records, items, clocks, starts, np.where(few, 0, counts))
+            stepped = counts <= STEPPED
+            self._step(records, items, clocks, starts, np.where(stepped, counts, 0))
+            self._prefill(records, items, clocks, starts, np.where(stepped, 0, counts))
 
     def read(self, records: np.ndarray, tails: Events | None = None) -> Tensor:
         """What retrieval takes of users with known events: (n, D).
@@ -177,15 +176,15 @@ class Engine:
             given = torch.from_numpy(items), self.layout.state(chosen), torch.from_numpy(times)
             self.layout.keep(chosen, self._exact.step(*given)[1])
             records[rows] = chosen
-        elif len(rows) <= ALONE:
+        elif len(rows) <= ONE_BY_ONE:
             for row, item, time in zip(rows, items, times, strict=True):
                 self._one.run_one(records, row, item, time)
         else:
             program = self._narrow if len(rows) <= NARROW else self._wide
             program.run(records, rows, items, times)
 
-    def _alone(self, records: np.ndarray, row: int, item: int, time: int) -> None:
-        """One event of one user: the same as `advance` does for many, without arrays."""
+    def _advance_one(self, records: np.ndarray, row: int, item: int, time: int) -> None:
+        """One event of one user, as `advance` does many, but without arrays."""
         records["sequence"][row] += 1
         if item == 0:
             records["skipped"][row] += 1
@@ -217,13 +216,13 @@ class Engine:
         order = order[: int((counts > 0).sum())]
         begin = 0
         while begin < len(order):
-            longest = min(int(counts[order[begin]]), WINDOW)
-            rows = order[begin : begin + max(1, TOKENS // longest)]
+            longest = min(int(counts[order[begin]]), PREFILL_EVENTS)
+            rows = order[begin : begin + max(1, PREFILL_TOKENS // longest)]
             begin += len(rows)
             chosen = records[rows]
             state = self.layout.state(chosen)
-            for first in range(0, int(counts[rows[0]]), WINDOW):
-                lengths = (counts[rows] - first).clip(0, WINDOW)
+            for first in range(0, int(counts[rows[0]]), PREFILL_EVENTS):
+                lengths = (counts[rows] - first).clip(0, PREFILL_EVENTS)
                 batch = np.zeros((2, len(rows), lengths.max()), np.int64)
                 to = (
                     np.repeat(np.arange(len(rows)), lengths),
@@ -253,6 +252,6 @@ def _clocks(times: Ints, before: Ints, owner: Ints, starts: Ints) -> Ints:
     first = starts[owner[np.flatnonzero(np.diff(owner, prepend=-1))]]
     clocks[first] = np.maximum(clocks[first], before[owner[first]])
     low = clocks.min()
-    # Each user's times above those of the users before it: one running maximum serves all.
-    lift = owner * (clocks.max() - low + 1)
-    return np.asarray(np.maximum.accumulate(clocks - low + lift) - lift + low)
+    # Each user's times are put above those of the users before: one running maximum serves all.
+    offsets = owner * (clocks.max() - low + 1) - low
+    return np.asarray(np.maximum.accumulate(clocks + offsets) - offsets)

@@ -4,7 +4,7 @@
     0       4      "LRU" and the layout's version, 1
     4       4      size of the record in bytes
     8       8      start of the model's state digest
-    16      32     sequence, version, skipped, late: `Header` in interface.py
+    16      32     sequence, version, skipped, late: `Header` in stores/protocol.py
     48      ...    the model's state, tensor by tensor in the order of its named tuples
 
 Little-endian throughout, each tensor at a multiple of 8 bytes. The digest decides what the tensors

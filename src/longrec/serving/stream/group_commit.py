@@ -19,19 +19,18 @@ W = TypeVar("W")
 R = TypeVar("R")
 
 AT_ONCE = 256
-"""Works done in one go at most."""
+"""Pieces of work done in one go at most."""
 
 
-class Group(Generic[W, R]):
-    """Does works one group after the other, each in the order in which they came.
+class GroupCommit(Generic[W, R]):
+    """Does the work of threads one group after the other, each in the order in which it came.
 
     Parameters
     ----------
     do : callable
-        Takes works, gives as many results; a result that is an exception is raised for its work
-        alone, and what `do` raises for all of them. Never called twice at once.
+        As of `run_batch`. Never called twice at once.
     at_once : int
-        Most works per call.
+        Most pieces of work per call.
     """
 
     def __init__(
@@ -40,15 +39,15 @@ class Group(Generic[W, R]):
         self._do, self._at_once = do, at_once
         self._mutex = threading.Lock()
         self._queue: deque[_Job[W, R]] = deque()
-        self._led = False
+        self._has_leader = False
 
     def submit(self, work: W) -> R:
-        """The result of a work, once its group is done; what is raised is this caller's own."""
+        """The result of some work, once its group is done; what is raised is this caller's own."""
         job: _Job[W, R] = _Job(work)
         with self._mutex:
             self._queue.append(job)
-            if not self._led:
-                self._led = job.leads = True
+            if not self._has_leader:
+                self._has_leader = job.leads = True
         if not job.leads:
             try:
                 job.woken.acquire()
@@ -68,15 +67,14 @@ class Group(Generic[W, R]):
             with self._mutex:
                 while self._queue and len(jobs) < self._at_once:
                     jobs.append(self._queue.popleft())
-            results = self._do([job.work for job in jobs])
-            for job, result in zip(jobs, results, strict=True):
+            for job, result in zip(jobs, run_batch(self._do, [j.work for j in jobs]), strict=True):
                 if isinstance(result, BaseException):
                     job.error = result
                 else:
                     job.result = result
-        except BaseException as error:
+        except BaseException as error:  # interrupted
             for job in jobs:
-                job.error = error if job is jobs[0] else own(error)
+                job.error = error if job is jobs[0] else error_of_another(error)
             if not jobs:
                 raise
         finally:
@@ -87,7 +85,7 @@ class Group(Generic[W, R]):
 
     def _pass_on(self) -> None:
         """Let the first in the queue lead, if there is one; the mutex is held."""
-        self._led = bool(self._queue)
+        self._has_leader = bool(self._queue)
         if self._queue:
             self._queue[0].leads = True
             self._queue[0].woken.release()
@@ -101,7 +99,7 @@ class Group(Generic[W, R]):
 
 
 class _Job(Generic[W, R]):
-    """A work, and whether its thread leads; it sleeps until `woken` is released."""
+    """Some work, and whether its thread leads; it sleeps until `woken` is released."""
 
     __slots__ = ("error", "leads", "result", "woken", "work")
     result: R
@@ -114,16 +112,29 @@ class _Job(Generic[W, R]):
         self.woken.acquire()
 
 
-def own(error: BaseException) -> BaseException:
-    """An exception of another thread's own: raising one in two threads mixes their tracebacks."""
+def run_batch(
+    do: Callable[[list[W]], Sequence[R | BaseException]], batch: list[W]
+) -> Sequence[R | BaseException]:
+    """What `do` gives for a batch of work, as many results.
+
+    A result that is an exception belongs to its work alone; what `do` raises belongs to all.
+    """
+    try:
+        return do(batch)
+    except BaseException as error:
+        return [error, *(error_of_another(error) for _ in batch[1:])]
+
+
+def error_of_another(error: BaseException) -> BaseException:
+    """An exception for a further thread: raising one in two threads mixes their tracebacks."""
     if not isinstance(error, Exception):
-        own: BaseException = LongrecError(
+        copied: BaseException = LongrecError(
             "the thread that wrote for this one was interrupted: the event may be in the log or not"
         )
     else:
         try:
-            own = copy.copy(error)
+            copied = copy.copy(error)
         except Exception:
-            own = LongrecError(f"{type(error).__name__}: {error}")
-    own.__cause__ = error
-    return own
+            copied = LongrecError(f"{type(error).__name__}: {error}")
+    copied.__cause__ = error
+    return copied

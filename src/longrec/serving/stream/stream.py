@@ -28,7 +28,7 @@ from longrec.serving.records.engine import Engine
 from longrec.serving.stores.open import open_store
 from longrec.serving.stores.protocol import Durability, Store
 from longrec.serving.stream.event_frames import EventFrame
-from longrec.serving.stream.group_commit import Group
+from longrec.serving.stream.group_commit import GroupCommit
 from longrec.serving.stream.id_keys import ItemIndex, user_key
 from longrec.serving.stream.rebuild import Rebuild, Rebuilt
 from longrec.serving.stream.recommending import (
@@ -83,8 +83,10 @@ class Stream:
         self.items = ItemIndex(artifact.catalog)
         self.ranker = Ranker(artifact, store, engine, self.items, self.index)
         self.writer = Writer(store, engine, self.items)
-        self._group: Group[Sequence[Entry], list[Observed]] = Group(self.writer.write)
-        self._requests: Group[RecommendRequest, Recommendation] = Group(self.ranker.recommend_each)
+        self._commits: GroupCommit[Sequence[Entry], list[Observed]] = GroupCommit(self.writer.write)
+        self._requests: GroupCommit[RecommendRequest, Recommendation] = GroupCommit(
+            self.ranker.recommend_each
+        )
         ids = artifact.catalog.ids
         numbers = ids.dtype.is_integer() and not ids.null_count()
         self.ids = ids.to_numpy() if numbers else ids  # which takes longer to index
@@ -354,7 +356,7 @@ class Stream:
         }
 
     def _submit(self, rows: Sequence[Entry]) -> list[Observed]:
-        observed = self._group.submit(rows)
+        observed = self._commits.submit(rows)
         self._warn_of(self.writer.counters.longest)
         return observed
 

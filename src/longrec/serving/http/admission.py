@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import secrets
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping
 from math import ceil
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any
 
-from longrec.serving.http import access_log as logs
+from longrec.serving.http import access_log
+from longrec.serving.http.errors import Refused, problem
 from longrec.serving.http.keys import Keys
-from longrec.serving.http.rate import Rates
 from longrec.serving.http.settings import Settings
 from longrec.serving.http.telemetry import Telemetry
 
@@ -31,21 +31,35 @@ _LOCAL = re.compile(rb"(localhost|127(\.\d+){3}|\[::1\])(:\d+)?", re.IGNORECASE)
 _HEADERS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 
 
-class Refused(Exception):
-    """A request that is not answered: the status, a code and a message, perhaps further headers."""
-
-    def __init__(self, status: int, code: str, message: str, **headers: str) -> None:
-        super().__init__(message)
-        self.status, self.code, self.message = status, code, message
-        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+BUCKETS = 10_000
+"""Buckets kept; the one that was not asked for longest goes first."""
 
 
-def problem(code: str, message: str) -> bytes:
-    """The body of every answer that is an error."""
-    return json.dumps({"error": {"code": code, "message": message}}).encode()
+class RateLimiter:
+    """How often somebody may ask: a bucket of tokens each, by name, refilled at a steady rate.
+
+    Parameters
+    ----------
+    rate : tokens per second; a full bucket holds twice as many, at least one.
+    """
+
+    def __init__(self, rate: float) -> None:
+        self._rate, self._full = rate, max(1.0, 2 * rate)
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, name: str) -> float:
+        """Take a token: 0 if there was one, else the seconds until there is."""
+        now = monotonic()
+        tokens, since = self._buckets.pop(name, (self._full, now))
+        tokens = min(self._full, tokens + (now - since) * self._rate)
+        wait = 0.0 if tokens >= 1 else (1 - tokens) / self._rate
+        self._buckets[name] = (tokens if wait else tokens - 1, now)
+        if len(self._buckets) > BUCKETS:
+            self._buckets.popitem(last=False)
+        return wait
 
 
-class Guard:
+class Admission:
     """An ASGI application around another one.
 
     Parameters
@@ -58,7 +72,7 @@ class Guard:
 
     def __init__(self, app: App, settings: Settings, keys: Keys, telemetry: Telemetry) -> None:
         self._app, self._settings, self._keys, self._telemetry = app, settings, keys, telemetry
-        self._rates = Rates(settings.rate)
+        self._rates = RateLimiter(settings.rate)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -70,30 +84,32 @@ class Guard:
         scope[BEGAN] = perf_counter()
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
-        name = given if _ID.fullmatch(given) else secrets.token_hex(8).encode()
+        request_id = given if _ID.fullmatch(given) else secrets.token_hex(8).encode()
         status = 0
 
-        async def tell(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [
                     *message.get("headers", ()),
                     *_HEADERS,
-                    (b"x-request-id", name),
+                    (b"x-request-id", request_id),
                 ]
             await send(message)
 
         try:
-            await self._answer(scope, headers, receive, tell)
+            await self._answer(scope, headers, receive, send_with_headers)
         except Refused as refused:
             if not status:
-                await _refuse(refused, tell)
+                await _refuse(refused, send_with_headers)
         except Exception as error:
             # The routes have answered; it goes no further, since its words may hold ids.
-            logs.log.error("failed", exc_info=error, extra={"fields": {"id": name.decode()}})
+            access_log.log.error(
+                "failed", exc_info=error, extra={"fields": {"id": request_id.decode()}}
+            )
         finally:
-            self._count(scope, status, name.decode())
+            self._count(scope, status, request_id.decode())
 
     async def _answer(
         self,
@@ -105,13 +121,13 @@ class Guard:
         if scope["path"] not in OPEN:
             self._admit(scope, headers)
         body = await self._body(headers, receive)
-        given = False
+        replayed = False
 
         async def replay() -> Message:
-            nonlocal given
-            if given:
+            nonlocal replayed
+            if replayed:
                 return await receive()
-            given = True
+            replayed = True
             return {"type": "http.request", "body": body, "more_body": False}
 
         try:
@@ -186,7 +202,7 @@ class Guard:
             ) from None
         return b"".join(parts)
 
-    def _count(self, scope: MutableMapping[str, Any], status: int, name: str) -> None:
+    def _count(self, scope: MutableMapping[str, Any], status: int, request_id: str) -> None:
         now = perf_counter()
         seconds = now - scope[BEGAN]
         route = getattr(scope.get("route"), "path_format", "other")
@@ -195,9 +211,9 @@ class Guard:
         if ANSWERED in scope:
             self._telemetry.stage("reply", now - scope[ANSWERED])
         if self._settings.log_requests:
-            logs.tell(
+            access_log.write(
                 "request",
-                id=name,
+                id=request_id,
                 method=method,
                 route=route,
                 status=status,

@@ -17,9 +17,9 @@ from serving.http.served import local
 from serving.small_streams import FIRST
 
 from longrec.core.errors import DataError, UsageError
-from longrec.serving.http.access_log import Lines
+from longrec.serving.http.access_log import JsonLines
+from longrec.serving.http.admission import RateLimiter
 from longrec.serving.http.keys import Keys
-from longrec.serving.http.rate import Rates
 
 KEY, OTHER = "k" * 16 + "-one", "k" * 16 + "-two"
 EVENT = {"user": "ann", "item": FIRST, "time": 1_700_000_000}
@@ -184,9 +184,9 @@ def test_too_many_requests_are_told_when_to_come_again(tmp_path: Path):
 
 def test_rates_fill_again_and_stay_few(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("longrec.serving.http.rate.monotonic", lambda: now[0])
-    monkeypatch.setattr("longrec.serving.http.rate.MANY", 3)
-    rates = Rates(0.5)
+    monkeypatch.setattr("longrec.serving.http.admission.monotonic", lambda: now[0])
+    monkeypatch.setattr("longrec.serving.http.admission.BUCKETS", 3)
+    rates = RateLimiter(0.5)
     assert rates.take("a") == 0
     assert rates.take("a") == pytest.approx(2)
     now[0] = 1.0
@@ -236,7 +236,7 @@ def test_slow_clients_are_let_go(tmp_path: Path):
         connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
         for pause in (0.1, 0.6, 0):  # one that waits between whole requests is not let go
             connection.request("GET", "/healthz")
-            assert connection.getresponse().read() == b'{"ok": true}'
+            assert connection.getresponse().read() == b'{"ok":true}'
             time.sleep(pause)
         connection.close()
         assert server.client.get("/v1/model").status_code == 200
@@ -333,6 +333,6 @@ def test_what_fails_is_logged_without_ids_and_told_without_inside(tmp_path: Path
         assert answer.json()["error"]["code"] == "failed"
         assert "secret" not in answer.text
         assert "KeyError" not in answer.text
-    lines = [Lines().format(record) for record in caplog.records]
+    lines = [JsonLines().format(record) for record in caplog.records]
     assert any(json.loads(line).get("error", {}).get("type") == "KeyError" for line in lines)
     assert not any("secret-user-17" in line for line in lines)

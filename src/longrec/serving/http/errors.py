@@ -1,0 +1,83 @@
+"""What is answered where something fails: a status, a code for programs, words for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from longrec.core.errors import DataError, LongrecError, UsageError
+from longrec.serving.http import access_log
+from longrec.serving.stores.protocol import StoreFull, StoreUnavailable
+
+RETRY = {"retry-after": "1"}
+FAILED = "the server failed; its log tells more under this request's id"
+
+
+class Busy(Exception):
+    """Too much is waiting, or the server is closing: try again in a second."""
+
+
+class Refused(Exception):
+    """A request that is not answered: the status, a code and a message, perhaps further headers."""
+
+    def __init__(self, status: int, code: str, message: str, **headers: str) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message = status, code, message
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+def problem(code: str, message: str) -> bytes:
+    """The body of every answer that is an error."""
+    return json.dumps({"error": {"code": code, "message": message}}).encode()
+
+
+def add_error_handlers(routes: FastAPI) -> None:
+    """Answer what routes raise with a `Problem`."""
+
+    def add(
+        kind: type[Exception],
+        status: int,
+        code: str,
+        words: Callable[[Any], str] = str,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        async def answer(request: Request, error: Exception) -> Response:
+            if status == 500 and kind is not Exception:  # that one is raised on, and logged then
+                access_log.log.error(code, exc_info=error)
+            body = problem(code, words(error))
+            return Response(body, status, headers, media_type="application/json")
+
+        routes.add_exception_handler(kind, answer)
+
+    async def answer_http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        code = {400: "json", 404: "unknown", 405: "method", 409: "unavailable"}
+        body = problem(code.get(error.status_code, "http"), error.detail)
+        return Response(body, error.status_code, error.headers, media_type="application/json")
+
+    add(RequestValidationError, 422, "value", _invalid_fields)
+    add(UsageError, 422, "value")
+    add(Busy, 503, "busy", lambda _: "too much is waiting: send it again", RETRY)
+    add(StoreUnavailable, 503, "store", headers=RETRY)
+    add(StoreFull, 503, "full", headers=RETRY)
+    add(DataError, 500, "data")
+    add(LongrecError, 500, "failed")
+    add(Exception, 500, "failed", lambda _: FAILED)
+    routes.add_exception_handler(HTTPException, answer_http)
+
+
+def _invalid_fields(error: RequestValidationError) -> str:
+    """What is wrong with which fields; their values are not repeated."""
+    found = error.errors()
+    if found and found[0]["type"] == "json_invalid":
+        return "the body is no JSON"
+    words = []
+    for one in found[:5]:
+        field = ".".join(str(part) for part in one["loc"] if part not in ("body", "query"))
+        words.append(f"{field or 'body'}: {one['msg']}")
+    return "; ".join(words)
