@@ -61,13 +61,13 @@ histories = st.lists(
 @pytest.mark.parametrize("case", CASES)
 def test_any_portions_give_what_the_whole_history_gives(case, rows, cuts) -> None:
     moved = engine(case)
-    records = moved.load([None] * len(rows))
+    records = moved.layout.load([None] * len(rows))
     done, turn = 0, 0
     while done < max(map(len, rows)):
         size = cuts[turn % len(cuts)]
         moved.advance(records, [row[done : done + size] for row in rows])
         # A restart: nothing but bytes goes on.
-        records = moved.load([moved.dump(records, i) for i in range(len(rows))])
+        records = moved.layout.load([moved.dump(records, i) for i in range(len(rows))])
         done, turn = done + size, turn + 1
     for i, row in enumerate(rows):
         assert records["sequence"][i] == len(row)
@@ -100,17 +100,17 @@ def test_many_users_of_all_lengths_at_once(case: str, monkeypatch: pytest.Monkey
         for n in lengths
     ]
     moved = engine(case)
-    records = moved.load([None] * len(rows))
+    records = moved.layout.load([None] * len(rows))
     moved.advance(records, rows)
     for i, row in enumerate(rows):
         if any(item for item, _ in row):
             wanted = whole(case, row)
             assert (moved.read(records)[i].double() - wanted).abs().max() < 2e-4 * wanted.std()
     # 200 users by one event each go through the wide, the narrow and the single program.
-    again = moved.load([None] * 200)
+    again = moved.layout.load([None] * 200)
     one = [[(1 + i % N, i)] for i in range(200)]
     moved.advance(again, one)
-    alone = moved.load([None] * 200)
+    alone = moved.layout.load([None] * 200)
     for i in range(0, 200, 3):
         moved.advance(alone[i : i + 1], one[i : i + 1])
         assert np.abs(again["output"][i] - alone["output"][i]).max() < 1e-5
@@ -133,10 +133,10 @@ def test_windowed_models_read_the_last_events_again(name: str) -> None:
     rec = recommender(name)
     moved = Engine(rec)
     assert moved.window == (1 if name in ("popularity", "last-item") else 30)
-    assert moved.size == HEADER.size + 8
+    assert moved.layout.size == HEADER.size + 8
     assert "last" in moved.statement
     tails = [[(1 + (3 * j + i) % N, j) for j in range(n)] for i, n in enumerate([1, 5, 50])]
-    records = moved.load([None] * 3)
+    records = moved.layout.load([None] * 3)
     moved.advance(records, tails)
     h = moved.read(records, tails)
     for row, tail in zip(h, tails, strict=True):
@@ -174,7 +174,7 @@ def test_a_long_life_stays_accurate(case: str, events: int) -> None:
     items = random.integers(1, N + 1, events)
     times = random.integers(0, 200_000, events).cumsum()
     moved = engine(case)
-    records = moved.load([None])
+    records = moved.layout.load([None])
     for item, time in zip(items.tolist(), times.tolist(), strict=True):
         moved._alone(records, 0, item, time)
     assert records["sequence"][0] == records["count"][0] == events
