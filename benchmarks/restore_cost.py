@@ -23,7 +23,7 @@ from store_size import ITEMS, recommender
 
 from longrec.serving.maintenance.backup import backup
 from longrec.serving.maintenance.restore import restore
-from longrec.serving.stores.protocol import open_store
+from longrec.serving.stores.open import open_store
 
 
 @contextmanager
