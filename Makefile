@@ -28,8 +28,8 @@ test-long: $(READY)
 	LONGREC_TEST_KILLS=200 $(PYTEST) --timeout 3600 -m 'long or kills'
 
 lint: $(READY)
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks tools
+	$(BIN)/ruff check src tests benchmarks tools
 
 types: $(READY)
 	$(BIN)/mypy
