@@ -17,7 +17,7 @@ from models.small_models import N
 from serving.small_streams import EXACT, FIRST, recommender
 
 from longrec.core.errors import LongrecError, UsageError
-from longrec.export.folder import export, read_manifest
+from longrec.export.folder import EXPORT, export
 from longrec.export.graphs import TABLE, WINDOW, layout_of
 from longrec.export.parity import TOLERANCE, Runtime, check_parity
 from longrec.models import MODELS
@@ -79,7 +79,7 @@ def test_rows_of_a_batch_do_not_meet(exported):
 
 def test_the_manifest_describes_state_and_graphs(exported):
     rec, folder, manifest = exported
-    assert read_manifest(folder) == json.loads(json.dumps(manifest))
+    assert EXPORT.read(folder) == json.loads(json.dumps(manifest))
     for name, tensor in zip(
         layout_of(rec.model).fields, flat(rec.model.initial_state(3)), strict=True
     ):
