@@ -83,10 +83,10 @@ def _of_run(longrec, histories, name: str, run: Path, settings: dict) -> dict[st
     curve = (run / "log.csv").read_text().splitlines() if (run / "log.csv").is_file() else []
     timed = {"seconds", "events_per_second"}
     head = curve[0].split(",") if curve else []
-    kept = [n for n, column in enumerate(head) if column not in timed]
+    stored = [n for n, column in enumerate(head) if column not in timed]
     found = {
         "state_digest": rec.state_digest,
-        "log": [[line.split(",")[n] for n in kept] for line in curve],
+        "log": [[line.split(",")[n] for n in stored] for line in curve],
         "metrics": {key: float(value).hex() for key, value in dict(metrics).items()},
         "lists": [*lists["item"].to_list(), *(x.hex() for x in lists["score"].to_list())],
     }

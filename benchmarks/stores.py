@@ -49,12 +49,14 @@ def step(store: Store, group: Iterable[tuple[int, int]]) -> None:
     rows = [(b"user%06d" % user, b"%016d" % number, number) for user, number in group]
     appends = []
     read = store.read(DIGEST, [(user, [name]) for user, name, _ in rows], seen=True)
-    for (user, name, number), kept in zip(rows, read, strict=True):
-        version = version_of(kept.record) + 1
-        head = HEADER.pack(b"LRU1", len(RECORD), b"digest..", kept.last + 1, version, 0, 0)
+    for (user, name, number), stored in zip(rows, read, strict=True):
+        version = version_of(stored.record) + 1
+        head = HEADER.pack(b"LRU1", len(RECORD), b"digest..", stored.last + 1, version, 0, 0)
         event = Event(number, b"item%d" % (number % ITEMS), name)
         after = head + RECORD[HEADER.size :]
-        append = Append(user, kept.born, kept.last, version - 1, [event], after, [number % ITEMS])
+        append = Append(
+            user, stored.log_id, stored.last, version - 1, [event], after, [number % ITEMS]
+        )
         appends.append(append)
     assert all(result.current for result in store.append(DIGEST, appends))
 

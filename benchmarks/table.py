@@ -52,7 +52,7 @@ def metric_cell(row: ReportRow, key: str) -> str:
 def table_line(row: ReportRow) -> list[str]:
     """One line of the main table."""
     cost = row.cost
-    kept = cost.keeps if cost.state_bytes is None else size(cost.state_bytes)
+    stored = cost.keeps if cost.state_bytes is None else size(cost.state_bytes)
     time = "" if cost.seconds is None else f"{cost.epochs:g}, {cost.seconds / 60:.0f}"
     return [
         row.name,
@@ -60,7 +60,7 @@ def table_line(row: ReportRow) -> list[str]:
         f"{row.metrics['unfiltered/ndcg@10']:.4f} / {row.metrics['unfiltered/hr@10']:.4f}",
         time,
         "" if cost.peak_bytes is None else size(cost.peak_bytes),
-        kept,
+        stored,
         how_ended(row) if row.contends else row.kind,
     ]
 

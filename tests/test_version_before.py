@@ -69,7 +69,7 @@ def log_of(url: str) -> list[list]:
         return [
             [user.decode(), e.time, e.item.decode(), e.event_id and e.event_id.decode()]
             for user in store.users(b"", 100)
-            for e in store.events(user, store.read("", [(user, ())])[0].born, 0, 100)
+            for e in store.events(user, store.read("", [(user, ())])[0].log_id, 0, 100)
         ]
     finally:
         store.close()

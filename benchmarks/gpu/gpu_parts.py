@@ -24,12 +24,12 @@ from longrec.training.losses import full_cross_entropy
 @contextmanager
 def by_chunks() -> Iterator[None]:
     """ELASTIC without the kernel, as on a machine that has none."""
-    kept = dispatcher_cuda.available
+    stored = dispatcher_cuda.available
     dispatcher_cuda.available = lambda: False  # type: ignore[assignment]
     try:
         yield
     finally:
-        dispatcher_cuda.available = kept
+        dispatcher_cuda.available = stored
 
 
 def systems() -> dict[str, tuple[str, Callable[[], AbstractContextManager[Any]]]]:

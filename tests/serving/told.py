@@ -11,7 +11,7 @@ from serving.stream_jobs import SHARED, common, made, own, turn_of
 
 from longrec.serving.maintenance.verify import verify
 from longrec.serving.stores.open import open_store
-from longrec.serving.stores.protocol import Durability, Event, Kept, Store, read_header
+from longrec.serving.stores.protocol import Durability, Event, Store, StoredUser, read_header
 from longrec.serving.stream.catch_up import bits
 from longrec.serving.stream.id_keys import event_key, item_key, user_key
 
@@ -139,14 +139,14 @@ class Told:
                 assert known or running or event.event_id in begun, f"nobody sent {event}"
 
 
-def log_of(store: Store, user: bytes) -> tuple[Kept, list[Event]]:
+def log_of(store: Store, user: bytes) -> tuple[StoredUser, list[Event]]:
     """A user's whole log, which others may be replacing."""
     while True:
-        [kept] = store.read(NO_MODEL, [(user, ())])
-        events = store.events(user, kept.born, 0, kept.last)
-        if len(events) == kept.last:
-            return kept, events
-        assert store.read(NO_MODEL, [(user, ())])[0].born != kept.born, "a log lacks events"
+        [stored] = store.read(NO_MODEL, [(user, ())])
+        events = store.events(user, stored.log_id, 0, stored.last)
+        if len(events) == stored.last:
+            return stored, events
+        assert store.read(NO_MODEL, [(user, ())])[0].log_id != stored.log_id, "a log lacks events"
 
 
 def look(told: Told, url: str, durability: Durability, case: str) -> None:
@@ -162,8 +162,8 @@ def hold_records(store: Store, case: str) -> int:
     """Hold every record against what the log gives, up to where it is; -> how many there are."""
     rec, engine = made(case)
     users = store.users(b"", 10_000)
-    kept = store.read(engine.digest, [(user, ()) for user in users], seen=True)
-    pairs = [(u, one) for u, one in zip(users, kept, strict=True) if one.record is not None]
+    stored = store.read(engine.digest, [(user, ()) for user in users], seen=True)
+    pairs = [(u, one) for u, one in zip(users, stored, strict=True) if one.record is not None]
     stored, fresh = (
         engine.layout.load([one.record for _, one in pairs]),
         engine.layout.load([None] * len(pairs)),
@@ -171,7 +171,7 @@ def hold_records(store: Store, case: str) -> int:
     moves = []
     for (user, one), end in zip(pairs, stored["sequence"].tolist(), strict=True):
         assert end <= one.last
-        events = store.events(user, one.born, 0, end)
+        events = store.events(user, one.log_id, 0, end)
         moves.append([(index_of(event), event.time) for event in events])
     engine.advance(fresh, moves)
     for row, ((_, one), move) in enumerate(zip(pairs, moves, strict=True)):
@@ -183,14 +183,14 @@ def hold_records(store: Store, case: str) -> int:
     return len(pairs)
 
 
-def hold_counts(kept: Kept, move: Sequence[tuple[int, int]]) -> None:
+def hold_counts(stored: StoredUser, move: Sequence[tuple[int, int]]) -> None:
     """Hold what a record counts, and its bitmap, against its events (item index, time)."""
     known = [(item, time) for item, time in move if item]
     times = [time for _, time in known]
-    header = read_header(kept.record or b"")
+    header = read_header(stored.record or b"")
     assert (header.sequence, header.skipped) == (len(move), len(move) - len(known))
     assert header.late == np.sum(times < np.maximum.accumulate(np.array(times, np.int64)))
-    seen = np.flatnonzero(bits(kept.seen, N + 1))
+    seen = np.flatnonzero(bits(stored.seen, N + 1))
     assert set(seen.tolist()) == {item for item, _ in known}
 
 

@@ -84,8 +84,8 @@ def ranks(
             inside[log.items[log.offsets[u] : e]] for u, e in zip(users, ends, strict=True)
         ]
         for row, history in enumerate(histories):
-            kept = history[history > 0][-window:]
-            read[row, window - len(kept) :] = kept
+            stored = history[history > 0][-window:]
+            read[row, window - len(stored) :] = stored
         scores = score(torch.from_numpy(read)).numpy()
         barred = np.zeros(scores.shape, np.bool_)
         for row, history in enumerate(histories):

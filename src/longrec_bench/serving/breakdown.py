@@ -76,7 +76,7 @@ class StreamParts(Measurement):
         self._timed("step", lambda: engine.advance(records, [[(index, time)]]))
         records["version"] += 1
         append = Append(
-            *(key, stored.born, stored.last, version, [Event(time, name, None)]),
+            *(key, stored.log_id, stored.last, version, [Event(time, name, None)]),
             record=engine.dump(records, 0),
             seen=[index],
         )

@@ -222,7 +222,7 @@ def test_what_was_answered_before_the_end_is_in_the_store(number, run: Path, tmp
     kept = open_store(store, readonly=True)
     for user, history in load_.sent.items():
         [found] = kept.read("0" * 64, [(user.encode(), ())])
-        logged = kept.events(user.encode(), found.born, 0, 10**6)
+        logged = kept.events(user.encode(), found.log_id, 0, 10**6)
         got = [(int(event.item), event.time) for event in logged]
         assert got[: len(history)] == history
         assert len(got) <= len(history) + 1

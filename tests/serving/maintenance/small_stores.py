@@ -7,7 +7,15 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from longrec.serving.stores.protocol import HEADER, Append, Event, Kept, Put, Store, read_header
+from longrec.serving.stores.protocol import (
+    HEADER,
+    Append,
+    Event,
+    Put,
+    Store,
+    StoredUser,
+    read_header,
+)
 
 MODEL, OTHER = "ab" * 32, "cd" * 32
 
@@ -22,11 +30,11 @@ def record(sequence: int, version: int = 1, digest: str = MODEL, extra: bytes = 
 def fill(store: Store, logs: dict[bytes, Sequence[Event]], digest: str = MODEL) -> None:
     """Log events of users, each with a record that has taken in all of them."""
     for user, events in logs.items():
-        kept = store.read(digest, [(user, ())])[0]
-        version = read_header(kept.record).version if kept.record else 0
-        new = record(kept.last + len(events), version + 1, digest)
+        stored = store.read(digest, [(user, ())])[0]
+        version = read_header(stored.record).version if stored.record else 0
+        new = record(stored.last + len(events), version + 1, digest)
         store.append(
-            digest, [Append(user, kept.born, kept.last, version, list(events), new, [1, 9])]
+            digest, [Append(user, stored.log_id, stored.last, version, list(events), new, [1, 9])]
         )
 
 
@@ -41,30 +49,30 @@ def serve(store: Store, digest: str = MODEL, name: str = "elastic") -> None:
     store.change_meta(change)
 
 
-def held(store: Store, digest: str = MODEL) -> dict[bytes, tuple[Kept, list[Event]]]:
+def held(store: Store, digest: str = MODEL) -> dict[bytes, tuple[StoredUser, list[Event]]]:
     """All that is kept of every user, but for the number of the log, which is the store's own."""
     return dict(_held(store, digest))
 
 
-def _held(store: Store, digest: str) -> Iterator[tuple[bytes, tuple[Kept, list[Event]]]]:
+def _held(store: Store, digest: str) -> Iterator[tuple[bytes, tuple[StoredUser, list[Event]]]]:
     for user in store.users(b"", 10**6):
-        born = store.read(digest, [(user, ())])[0].born
-        events = store.events(user, born, 0, 10**6)
+        log_id = store.read(digest, [(user, ())])[0].log_id
+        events = store.events(user, log_id, 0, 10**6)
         ids = [event.event_id for event in events if event.event_id is not None]
-        kept = store.read(digest, [(user, ids)], seen=True)[0]
-        yield user, (kept._replace(born=0), events)
+        stored = store.read(digest, [(user, ids)], seen=True)[0]
+        yield user, (stored._replace(log_id=0), events)
 
 
-def held_logs(store: Store) -> dict[bytes, tuple[Kept, list[Event]]]:
+def held_logs(store: Store) -> dict[bytes, tuple[StoredUser, list[Event]]]:
     """What a backup brings back of every user: the log, and no records."""
     return held(store, "0" * 64)
 
 
 def put_record(store: Store, user: bytes, new: bytes, digest: str = MODEL) -> None:
     """Put some bytes in the place of a user's record."""
-    kept = store.read(digest, [(user, ())])[0]
-    version = HEADER.unpack_from(kept.record)[4] if kept.record else 0
-    assert store.put(digest, [Put(user, kept.born, version, new, b"\x02")]) == 1
+    stored = store.read(digest, [(user, ())])[0]
+    version = HEADER.unpack_from(stored.record)[4] if stored.record else 0
+    assert store.put(digest, [Put(user, stored.log_id, version, new, b"\x02")]) == 1
 
 
 binary = st.binary(min_size=1, max_size=12)

@@ -231,7 +231,7 @@ def test_a_backup_beside_a_writing_process(empty, tmp_path) -> None:
         writer.kill()
         writer.communicate()
     assert restore(tmp_path / "backup3", empty) == written
-    assert all(kept.last == len(events) for kept, events in held_logs(empty).values())
+    assert all(stored.last == len(events) for stored, events in held_logs(empty).values())
     beside.close()
 
 
@@ -240,14 +240,14 @@ def test_a_log_replaced_while_it_is_read(store, tmp_path, monkeypatch, what) -> 
     monkeypatch.setattr(log_reader, "EVENTS", 5)
     real, calls = store.events, []
 
-    def events(user: bytes, born: int, after: int, limit: int) -> list[Event]:
+    def events(user: bytes, log_id: int, after: int, limit: int) -> list[Event]:
         if user == b"a" and after == 10 and not calls:
             calls.append(after)
             if what == "forgotten":
                 store.forget(user)
             else:
-                assert store.rewrite([Rewrite(user, born, 20, EVENTS[::-1])]) == [True]
-        return real(user, born, after, limit)
+                assert store.rewrite([Rewrite(user, log_id, 20, EVENTS[::-1])]) == [True]
+        return real(user, log_id, after, limit)
 
     monkeypatch.setattr(store, "events", events)
     backup(store, tmp_path / "backup")

@@ -86,8 +86,8 @@ def test_a_whole_store_has_no_problems(logs, page) -> None:
 
 def test_records_that_are_behind_are_counted_and_no_problem(store) -> None:
     put_record(store, b"a", record(19, 2))
-    kept = store.read(MODEL, [(b"b", ())])[0]
-    store.append(MODEL, [Append(b"b", kept.born, kept.last, 9, EVENTS[5:6], None, ())])
+    stored = store.read(MODEL, [(b"b", ())])[0]
+    store.append(MODEL, [Append(b"b", stored.log_id, stored.last, 9, EVENTS[5:6], None, ())])
     store.append(MODEL, [Append(b"d", 0, 0, 0, EVENTS[:1], None, ())])
     found = verify(store)
     assert found.problems == ()
@@ -95,29 +95,29 @@ def test_records_that_are_behind_are_counted_and_no_problem(store) -> None:
 
 
 def drop_event(transaction: lmdb.Transaction, tables: Tables) -> None:
-    born = born_of(transaction, tables, b"b")
-    assert transaction.delete(EVENT_KEY.pack(born, 2), db=tables.log)
+    log_id = born_of(transaction, tables, b"b")
+    assert transaction.delete(EVENT_KEY.pack(log_id, 2), db=tables.log)
 
 
 def drop_event_of_long(transaction: lmdb.Transaction, tables: Tables) -> None:
-    born = born_of(transaction, tables, b"a")
-    assert transaction.delete(EVENT_KEY.pack(born, 7), db=tables.log)
+    log_id = born_of(transaction, tables, b"a")
+    assert transaction.delete(EVENT_KEY.pack(log_id, 7), db=tables.log)
 
 
 def drop_first(transaction: lmdb.Transaction, tables: Tables) -> None:
-    born = born_of(transaction, tables, b"b")
-    assert transaction.delete(EVENT_KEY.pack(born, 1), db=tables.log)
+    log_id = born_of(transaction, tables, b"b")
+    assert transaction.delete(EVENT_KEY.pack(log_id, 1), db=tables.log)
 
 
 def drop_id(transaction: lmdb.Transaction, tables: Tables) -> None:
-    born = born_of(transaction, tables, b"a")
-    assert transaction.delete(LOG_KEY.pack(born) + b"id19", db=tables.ids)
+    log_id = born_of(transaction, tables, b"a")
+    assert transaction.delete(LOG_KEY.pack(log_id) + b"id19", db=tables.ids)
 
 
 def double_id(transaction: lmdb.Transaction, tables: Tables) -> None:
-    born = born_of(transaction, tables, b"a")
+    log_id = born_of(transaction, tables, b"a")
     twice = pack_event(EVENTS[1]._replace(item=b"again"))
-    assert transaction.put(EVENT_KEY.pack(born, 20), twice, db=tables.log)
+    assert transaction.put(EVENT_KEY.pack(log_id, 20), twice, db=tables.log)
 
 
 def foreign_events(transaction: lmdb.Transaction, tables: Tables) -> None:
@@ -176,8 +176,8 @@ def test_a_store_on_redis(tmp_path) -> None:
         serve(store)
         fill(store, {b"a": EVENTS, b"b": EVENTS[:3]})
         assert verify(store).problems == ()
-        born, other = (store.read(MODEL, [(user, ())])[0].born for user in (b"a", b"b"))
-        assert client.delete(f"longrec:id:{born}:id19")
+        log_id, other = (store.read(MODEL, [(user, ())])[0].log_id for user in (b"a", b"b"))
+        assert client.delete(f"longrec:id:{log_id}:id19")
         assert client.get("longrec:user:b") == f"{other} 3".encode()
         client.set("longrec:user:b", f"{other} 2")
         wanted = {"ids": (1, (b"a",)), "ahead": (1, (b"b",))}
@@ -189,12 +189,12 @@ def test_a_log_replaced_meanwhile_is_read_again(store, monkeypatch) -> None:
     monkeypatch.setattr(log_reader, "EVENTS", 5)
     real, calls = store.events, []
 
-    def events(user: bytes, born: int, after: int, limit: int) -> list[Event]:
+    def events(user: bytes, log_id: int, after: int, limit: int) -> list[Event]:
         if user == b"a" and after == 10 and not calls:
             calls.append(after)
             store.forget(user)
             fill(store, {user: EVENTS[:2], b"new": EVENTS[:4]})
-        return real(user, born, after, limit)
+        return real(user, log_id, after, limit)
 
     monkeypatch.setattr(store, "events", events)
     found = verify(store)
@@ -251,9 +251,9 @@ def stored(folder: Path, case: str, lengths: tuple[int, ...] = (1, 30, 150)) -> 
         append = Append(user, 0, 0, 0, events[:done], replay.engine.dump(records, 0), indices)
         seen = [index for index in indices if index]
         assert opened.append(replay.digest, [append._replace(seen=seen)])[0].current
-        born = opened.read(replay.digest, [(user, ())])[0].born
+        log_id = opened.read(replay.digest, [(user, ())])[0].log_id
         if done < length:
-            late = Append(user, born, done, 0, events[done:], None, ())
+            late = Append(user, log_id, done, 0, events[done:], None, ())
             opened.append(replay.digest, [late])
     return opened
 
@@ -289,20 +289,20 @@ def test_every_part_of_a_state_is_held_against_the_log(tmp_path, case) -> None:
 
 
 def write(store: Store, digest: str, user: bytes, new: bytes, seen: bytes) -> None:
-    kept = store.read(digest, [(user, ())])[0]
-    version = read_header(kept.record).version
-    assert store.put(digest, [Put(user, kept.born, version, new, seen)]) == 1
+    stored = store.read(digest, [(user, ())])[0]
+    version = read_header(stored.record).version
+    assert store.put(digest, [Put(user, stored.log_id, version, new, seen)]) == 1
 
 
 @pytest.mark.parametrize("change", [lambda s: s | {3}, lambda s: set(list(s)[1:]), lambda s: set()])
 def test_a_tampered_bitmap_is_found(tmp_path, change) -> None:
     store = stored(tmp_path, "elastic", (2, 9))
     replay = replay_of("elastic")
-    kept = store.read(replay.digest, [(b"u0", ())], seen=True)[0]
-    bits = np.unpackbits(np.frombuffer(kept.seen, np.uint8), bitorder="little")
+    before = store.read(replay.digest, [(b"u0", ())], seen=True)[0]
+    bits = np.unpackbits(np.frombuffer(before.seen, np.uint8), bitorder="little")
     changed = change(set(np.flatnonzero(bits).tolist()))
     write(
-        *(store, replay.digest, b"u0", kept.record),
+        *(store, replay.digest, b"u0", before.record),
         bitmap(np.array(sorted(changed), np.int64)),
     )
     assert kinds(verify(store, replay)) == {"bitmap": (1, (b"u0",))}
@@ -326,11 +326,11 @@ def test_records_of_another_model_are_not_compared(store) -> None:
 def test_a_record_of_another_size_is_unreadable(tmp_path) -> None:
     store = stored(tmp_path, "hydrarec", (5,))
     replay = replay_of("hydrarec")
-    kept = store.read(replay.digest, [(b"u0", ())], seen=True)[0]
-    size = len(kept.record) - 8
-    parts = list(HEADER.unpack_from(kept.record))
+    before = store.read(replay.digest, [(b"u0", ())], seen=True)[0]
+    size = len(before.record) - 8
+    parts = list(HEADER.unpack_from(before.record))
     parts[1] = size
-    short = HEADER.pack(*parts) + kept.record[HEADER.size : size]
-    write(store, replay.digest, b"u0", short, kept.seen)
+    short = HEADER.pack(*parts) + before.record[HEADER.size : size]
+    write(store, replay.digest, b"u0", short, before.seen)
     assert kinds(verify(store, replay)) == {"unreadable": (1, (b"u0",))}
     store.close()

@@ -46,10 +46,12 @@ def send(store, events):
         read = found[user]
         header = read_header(read.record) if read.record else None
         reached, version = (header.sequence, header.version) if header else (0, 0)
-        missed = store.events(user, read.born, reached, read.last - reached)  # caught up by replay
+        missed = store.events(
+            user, read.log_id, reached, read.last - reached
+        )  # caught up by replay
         record = record_after(read.record, [*missed, *new])
         items = [event.time % 5000 for event in new]
-        appends.append(Append(user, read.born, read.last, version, new, record, items))
+        appends.append(Append(user, read.log_id, read.last, version, new, record, items))
     return dict(zip(events, store.append(DIGEST, appends), strict=True))
 
 

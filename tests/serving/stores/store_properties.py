@@ -22,10 +22,10 @@ from longrec.serving.stores.protocol import (
     HEADER,
     Append,
     Event,
-    Kept,
     Put,
     Rewrite,
     Store,
+    StoredUser,
     read_header,
 )
 
@@ -44,16 +44,18 @@ def event(number: int, named: bool = True) -> Event:
     return Event(1000 - number, b"item%d" % number, b"event%d" % number if named else None)
 
 
-def read_user(store: Store, user: bytes, digest: str = DIGEST, names: Sequence[bytes] = ()) -> Kept:
+def read_user(
+    store: Store, user: bytes, digest: str = DIGEST, names: Sequence[bytes] = ()
+) -> StoredUser:
     return store.read(digest, [(user, names)], seen=True)[0]
 
 
-def version(found: Kept) -> int:
+def version(found: StoredUser) -> int:
     return read_header(found.record).version if found.record is not None else 0
 
 
 def step(
-    found: Kept,
+    found: StoredUser,
     user: bytes,
     events: Sequence[Event],
     seen: Sequence[int] = (),
@@ -61,7 +63,7 @@ def step(
 ) -> Append:
     """What a stream writes that has read `found`."""
     after = record(version(found) + 1, found.last + len(events), filling)
-    return Append(user, found.born, found.last, version(found), events, after, seen)
+    return Append(user, found.log_id, found.last, version(found), events, after, seen)
 
 
 def log(store: Store, user: bytes, *events: Event, seen: Sequence[int] = ()) -> None:
@@ -71,7 +73,7 @@ def log(store: Store, user: bytes, *events: Event, seen: Sequence[int] = ()) -> 
 
 def events_of(store: Store, user: bytes, digest: str = DIGEST) -> list[Event]:
     found = read_user(store, user, digest)
-    return store.events(user, found.born, 0, found.last + 10) if found.born else []
+    return store.events(user, found.log_id, 0, found.last + 10) if found.log_id else []
 
 
 def all_events(store: Store) -> list[bytes | None]:
@@ -121,7 +123,7 @@ class StoreContract:
         opened.close()
 
     def test_a_new_store_is_empty(self, store):
-        assert read_user(store, b"u", names=[b"a"]) == Kept(0, 0, None, b"", (False,))
+        assert read_user(store, b"u", names=[b"a"]) == StoredUser(0, 0, None, b"", (False,))
         assert store.users(b"", 10) == []
         assert set(store.meta()) <= {"schema"}
         totals = store.totals()
@@ -134,7 +136,7 @@ class StoreContract:
         first = Append(b"u", 0, 0, 0, [event(1), event(2, named=False)], record(1, 2), [3, 20_000])
         assert store.append(DIGEST, [first]) == [((True, True), 2, True)]
         found = read_user(store, b"u", names=[b"event1", b"event2"])
-        assert found.born > 0
+        assert found.log_id > 0
         assert (found.last, found.record, found.known) == (2, record(1, 2), (True, False))
         assert bits(found.seen) == {3, 20_000}
         assert store.read(DIGEST, [(b"u", ())])[0].seen == b""
@@ -181,12 +183,12 @@ class StoreContract:
         log(store, b"a", *map(event, range(1, 8)))
         log(store, b"u", *map(event, range(1, 31)))
         log(store, b"z", *map(event, range(1, 8)))
-        born = read_user(store, b"u").born
+        log_id = read_user(store, b"u").log_id
         wanted = [event(number) for number in range(1, 31)]
         for after, limit in itertools.product((0, 1, 13, 29, 30, 31), (0, 1, 7, 30, 100)):
-            assert store.events(b"u", born, after, limit) == wanted[after : after + limit]
-        assert store.events(b"u", born + 100, 0, 5) == []
-        assert store.events(b"nobody", born, 0, 5) == []
+            assert store.events(b"u", log_id, after, limit) == wanted[after : after + limit]
+        assert store.events(b"u", log_id + 100, 0, 5) == []
+        assert store.events(b"nobody", log_id, 0, 5) == []
         assert store.events(b"nobody", 0, 0, 5) == []
 
     def test_a_retry_is_logged_once(self, store):
@@ -214,13 +216,13 @@ class StoreContract:
         late = step(old, b"u", [event(3)], [3])
         assert store.append(DIGEST, [late]) == [((True,), 3, False)]
         found = read_user(store, b"u")
-        assert (found.record, found.last, found.born) == (new.record, 3, new.born)
+        assert (found.record, found.last, found.log_id) == (new.record, 3, new.log_id)
         assert bits(found.seen) == {1, 2}
         for wrong in (
             late._replace(last=3, version=1),  # another one wrote a record
             late._replace(last=2, version=2),  # another one logged
-            late._replace(last=3, version=2, born=0),
-            late._replace(last=3, version=2, born=old.born + 100),
+            late._replace(last=3, version=2, log_id=0),
+            late._replace(last=3, version=2, log_id=old.log_id + 100),
         ):
             number = found.last + 1
             wrong = wrong._replace(events=[event(number)])
@@ -230,14 +232,14 @@ class StoreContract:
             late = late._replace(last=number)
         assert store.append(DIGEST, [step(found, b"u", [event(50)], [5])])[0].current
         # Without a record only the log goes on.
-        bare = Append(b"u", found.born, 8, 3, [event(51)], None, [6])
+        bare = Append(b"u", found.log_id, 8, 3, [event(51)], None, [6])
         assert store.append(DIGEST, [bare])[0] == ((True,), found.last + 2, False)
         assert bits(read_user(store, b"u").seen) == {1, 2, 5}
 
     def test_a_record_is_put_if_the_log_is_the_same_and_nobody_wrote_one(self, store):
         log(store, b"u", event(1), event(2), seen=[1, 9000])
         found = read_user(store, b"u")
-        good = Put(b"u", found.born, 0, record(1, 2, 9), bitmap([70_000]))
+        good = Put(b"u", found.log_id, 0, record(1, 2, 9), bitmap([70_000]))
         assert store.put(OTHER, [good]) == 1
         other = read_user(store, b"u", OTHER)
         assert (other.record, bits(other.seen)) == (good.record, {70_000})
@@ -245,15 +247,15 @@ class StoreContract:
         for wrong in (
             good,
             good._replace(version=2),
-            good._replace(born=found.born + 1, version=1),
-            good._replace(born=0, version=1),
+            good._replace(log_id=found.log_id + 1, version=1),
+            good._replace(log_id=0, version=1),
             good._replace(user=b"v", version=1),
-            good._replace(user=b"v", version=0, born=0),
+            good._replace(user=b"v", version=0, log_id=0),
         ):
             assert store.put(OTHER, [wrong]) == 0
         assert read_user(store, b"u", OTHER) == other
         assert store.users(b"", 9) == [b"u"]
-        again = Put(b"u", found.born, 1, record(2, 2, 10), bitmap([0, 8191, 8192]))
+        again = Put(b"u", found.log_id, 1, record(2, 2, 10), bitmap([0, 8191, 8192]))
         assert store.put(OTHER, [again, good._replace(user=b"v")]) == 1
         assert bits(read_user(store, b"u", OTHER).seen) == {0, 8191, 8192}
         assert store.put(OTHER, [again._replace(version=2, record=record(3, 2), seen=b"")]) == 1
@@ -263,7 +265,7 @@ class StoreContract:
         for user in (b"t", b"u", b"v"):
             log(store, user, event(1), event(2), seen=[5, 30_000])
             found = read_user(store, user)
-            assert store.put(OTHER, [Put(user, found.born, 0, record(1, 2), bitmap([1]))]) == 1
+            assert store.put(OTHER, [Put(user, found.log_id, 0, record(1, 2), bitmap([1]))]) == 1
         old, beside = read_user(store, b"u"), [read_user(store, user) for user in (b"t", b"v")]
         assert store.forget(b"u")
         assert not store.forget(b"u")
@@ -273,31 +275,31 @@ class StoreContract:
         assert totals.records == {DIGEST: 2, OTHER: 2}
         for digest in (DIGEST, OTHER):
             gone = read_user(store, b"u", digest, [b"event1"])
-            assert gone == Kept(0, 0, None, b"", (False,))
-        assert store.events(b"u", old.born, 0, 9) == []
+            assert gone == StoredUser(0, 0, None, b"", (False,))
+        assert store.events(b"u", old.log_id, 0, 9) == []
         assert [read_user(store, user) for user in (b"t", b"v")] == beside
         # Who read the old log: its event is logged, its record is of another log.
-        assert store.put(DIGEST, [Put(b"u", old.born, 1, record(2, 2), b"")]) == 0
+        assert store.put(DIGEST, [Put(b"u", old.log_id, 1, record(2, 2), b"")]) == 0
         assert store.append(DIGEST, [step(old, b"u", [event(1)])]) == [((True,), 1, False)]
         new = read_user(store, b"u")
-        assert new.born not in (0, old.born)
+        assert new.log_id not in (0, old.log_id)
         assert (new.record, new.seen) == (None, b"")
-        assert store.put(DIGEST, [Put(b"u", old.born, 0, record(1, 1), b"")]) == 0
+        assert store.put(DIGEST, [Put(b"u", old.log_id, 0, record(1, 1), b"")]) == 0
 
     def test_a_log_is_rewritten_if_it_is_the_same(self, store):
         log(store, b"u", event(1), event(2), seen=[5])
         log(store, b"v", event(1))
         old = read_user(store, b"u")
-        assert store.put(OTHER, [Put(b"u", old.born, 0, record(1, 2), bitmap([1]))]) == 1
+        assert store.put(OTHER, [Put(b"u", old.log_id, 0, record(1, 2), bitmap([1]))]) == 1
         events = [event(3), event(1), event(4, named=False)]
-        right = Rewrite(b"u", old.born, 2, events)
+        right = Rewrite(b"u", old.log_id, 2, events)
         new_user = Rewrite(b"w", 0, 0, [event(9)])
         wrong = [
             right._replace(last=1),
-            right._replace(born=old.born + 100),
-            right._replace(born=0, last=0),
+            right._replace(log_id=old.log_id + 100),
+            right._replace(log_id=0, last=0),
             new_user._replace(last=1),
-            new_user._replace(born=old.born + 100),
+            new_user._replace(log_id=old.log_id + 100),
             new_user._replace(user=b"v"),
         ]
         assert store.rewrite(wrong) == [False] * 6
@@ -305,12 +307,12 @@ class StoreContract:
         assert store.users(b"", 9) == [b"u", b"v"]
         assert store.rewrite([right, new_user]) == [True, True]
         new = read_user(store, b"u", names=[b"event1", b"event2", b"event3"])
-        assert new.born not in (0, old.born)
-        assert new == Kept(new.born, 3, None, b"", (True, False, True))
+        assert new.log_id not in (0, old.log_id)
+        assert new == StoredUser(new.log_id, 3, None, b"", (True, False, True))
         assert read_user(store, b"u", OTHER).record is None
         assert events_of(store, b"u") == events
         assert events_of(store, b"w") == [event(9)]
-        assert store.events(b"u", old.born, 0, 9) == []
+        assert store.events(b"u", old.log_id, 0, 9) == []
         assert store.rewrite([right]) == [False]
         assert store.totals().events == 5
         assert store.totals().records == {DIGEST: 1}
@@ -338,23 +340,23 @@ class StoreContract:
     def test_a_dropped_model_takes_its_records_and_nothing_else(self, store):
         for user in (b"u", b"v"):
             log(store, user, event(1), seen=[4])
-            born = read_user(store, user).born
-            store.put(OTHER, [Put(user, born, 0, record(1, 1), bitmap([9]))])
+            log_id = read_user(store, user).log_id
+            store.put(OTHER, [Put(user, log_id, 0, record(1, 1), bitmap([9]))])
         before = read_user(store, b"u", OTHER)
         assert store.totals().records == {DIGEST: 2, OTHER: 2}
         assert store.drop(DIGEST) == 2
         assert store.drop(DIGEST) == 0
         gone = read_user(store, b"u")
-        assert (gone.record, gone.seen, gone.last, gone.born) == (None, b"", 1, before.born)
+        assert (gone.record, gone.seen, gone.last, gone.log_id) == (None, b"", 1, before.log_id)
         assert read_user(store, b"u", OTHER) == before
         assert store.totals().records == {OTHER: 2}
-        assert store.put(DIGEST, [Put(b"u", before.born, 0, record(1, 1), b"")]) == 1
+        assert store.put(DIGEST, [Put(b"u", before.log_id, 0, record(1, 1), b"")]) == 1
 
     def test_opened_again_it_is_the_same(self, make):
         store = make("again")
         log(store, b"u", event(1), event(2), seen=[1, 10_000])
         log(store, b"gone", event(1))
-        gone = read_user(store, b"gone").born
+        gone = read_user(store, b"gone").log_id
         store.forget(b"gone")
         store.change_meta(lambda meta: meta.update(current=DIGEST))
         before = read_user(store, b"u", names=[b"event1"])
@@ -371,7 +373,7 @@ class StoreContract:
             totals = store.totals()
             assert (totals.users, totals.events, totals.records) == (1, 2, {DIGEST: 1})
         log(store, b"gone", event(1))
-        assert read_user(store, b"gone").born not in (gone, before.born)
+        assert read_user(store, b"gone").log_id not in (gone, before.log_id)
         store.close()
 
     def test_appends_from_many_threads_end_in_one_order(self, store):
@@ -455,9 +457,9 @@ _ACTIONS = st.one_of(
 
 @dataclass
 class Log:
-    """What plain dictionaries hold of one user; `born` is the store's choice."""
+    """What plain dictionaries hold of one user; `log_id` is the store's choice."""
 
-    born: int
+    log_id: int
     events: list[Event] = field(default_factory=list)
     records: dict[str, bytes] = field(default_factory=dict)
     seen: dict[str, set[int]] = field(default_factory=dict)
@@ -482,8 +484,8 @@ class Played:
     def __init__(self, make: Make, name: str) -> None:
         self.make, self.name, self.store = make, name, make(name)
         self.logs: dict[bytes, Log] = {}
-        self.born: set[int] = set()
-        self.reads: dict[tuple[str, bytes], list[Kept]] = {}
+        self.used_ids: set[int] = set()
+        self.reads: dict[tuple[str, bytes], list[StoredUser]] = {}
         self.written = 0
 
     def play(self, action: tuple[Any, ...]) -> None:
@@ -492,17 +494,17 @@ class Played:
     def close(self) -> None:
         self.store.close()
 
-    def read(self, digest: str, user: bytes, aged: int) -> Kept:
+    def read(self, digest: str, user: bytes, aged: int) -> StoredUser:
         """What a writer has read, now or some reads ago."""
         reads = self.reads.setdefault((digest, user), [])
         reads.append(read_user(self.store, user, digest))
         return reads[-min(aged + 1, len(reads))]
 
     def new_log(self, user: bytes) -> Log:
-        born = read_user(self.store, user).born
-        assert born not in self.born | {0}, "a log's number was used again"
-        self.born.add(born)
-        self.logs[user] = Log(born)
+        log_id = read_user(self.store, user).log_id
+        assert log_id not in self.used_ids | {0}, "a log's number was used again"
+        self.used_ids.add(log_id)
+        self.logs[user] = Log(log_id)
         return self.logs[user]
 
     def append(self, digest, user, events, seen, aged, with_record) -> None:
@@ -513,10 +515,10 @@ class Played:
             append = append._replace(record=None)
         before = self.logs.get(user)
         right = with_record and (
-            found.born == 0
+            found.log_id == 0
             if before is None
-            else (found.born, found.last, version(found))
-            == (before.born, len(before.events), before.version(digest))
+            else (found.log_id, found.last, version(found))
+            == (before.log_id, len(before.events), before.version(digest))
         )
         [result] = self.store.append(digest, [append])
         log = before or self.new_log(user)
@@ -532,8 +534,11 @@ class Played:
         self.written += 1
         after = record(version(found) + 1, found.last, self.written)
         log = self.logs.get(user)
-        right = log is not None and (found.born, version(found)) == (log.born, log.version(digest))
-        put = Put(user, found.born, version(found), after, bitmap(seen))
+        right = log is not None and (found.log_id, version(found)) == (
+            log.log_id,
+            log.version(digest),
+        )
+        put = Put(user, found.log_id, version(found), after, bitmap(seen))
         assert self.store.put(digest, [put]) == right
         if right:
             log.records[digest], log.seen[digest] = after, set(seen)
@@ -541,11 +546,11 @@ class Played:
     def rewrite(self, user, events, aged) -> None:
         found = self.read(DIGEST, user, aged)
         log = self.logs.get(user)
-        right = (found.born, found.last) == ((log.born, len(log.events)) if log else (0, 0))
+        right = (found.log_id, found.last) == ((log.log_id, len(log.events)) if log else (0, 0))
         names = [one.event_id for one in events if one.event_id is not None]
         if len(set(names)) < len(names):
             events = events[:1]
-        assert self.store.rewrite([Rewrite(user, found.born, found.last, events)]) == [right]
+        assert self.store.rewrite([Rewrite(user, found.log_id, found.last, events)]) == [right]
         if right:
             self.new_log(user).events.extend(events)
 
@@ -579,11 +584,11 @@ class Played:
             ):
                 log = self.logs.get(user, Log(0))
                 logged = {one.event_id for one in log.events}
-                assert found[:3] == (log.born, len(log.events), log.records.get(digest))
+                assert found[:3] == (log.log_id, len(log.events), log.records.get(digest))
                 assert bits(found.seen) == log.seen.get(digest, set())
                 assert found.known == tuple(name in logged for name in names)
                 if digest == DIGEST:
-                    assert self.store.events(user, found.born, 0, 100) == log.events
+                    assert self.store.events(user, found.log_id, 0, 100) == log.events
         totals = self.store.totals()
         counts = (len(self.logs), sum(len(log.events) for log in self.logs.values()))
         assert (totals.users, totals.events) == counts

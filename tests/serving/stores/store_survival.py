@@ -198,10 +198,10 @@ class SurvivalContract:
                 lambda: store.append(
                     DIGEST, [Append(b"new", 0, 0, 0, [Event(1, large, b"a")], None, [])]
                 ),
-                lambda: store.put(OTHER, [Put(b"u1", found.born, 0, longer, b"")]),
+                lambda: store.put(OTHER, [Put(b"u1", found.log_id, 0, longer, b"")]),
                 lambda: store.change_meta(lambda meta: meta.update(large="x" * LARGE)),
                 lambda: store.rewrite(
-                    [Rewrite(b"u1", found.born, found.last, [Event(1, large, None)])]
+                    [Rewrite(b"u1", found.log_id, found.last, [Event(1, large, None)])]
                 ),
             ):
                 with pytest.raises(StoreFull, match=words):
@@ -260,8 +260,8 @@ class SurvivalContract:
                     ],
                 )
             rewritten = [Event(1, b"other-" + users[0], b"id-" + users[0])]
-            born = read_user(store, users[0]).born
-            assert store.rewrite([Rewrite(users[0], born, 1, rewritten)]) == [True]
+            log_id = read_user(store, users[0]).log_id
+            assert store.rewrite([Rewrite(users[0], log_id, 1, rewritten)]) == [True]
             assert all(store.forget(user) for user in users if user.endswith(b"forgotten"))
             before, after = store.compact()
             assert after < before
@@ -287,7 +287,7 @@ class SurvivalContract:
             while not stop.is_set():
                 for user in store.users(b"", 10):
                     found = read_user(store, user)
-                    assert len(store.events(user, found.born, 0, found.last)) == found.last
+                    assert len(store.events(user, found.log_id, 0, found.last)) == found.last
 
         def compact() -> None:
             try:
@@ -315,7 +315,7 @@ class SurvivalContract:
                     found = read_user(reader, user)
                     assert read_header(found.record).sequence == found.last >= last.get(user, 0)
                     last[user] = found.last
-                    assert len(reader.events(user, found.born, 0, found.last)) == found.last
+                    assert len(reader.events(user, found.log_id, 0, found.last)) == found.last
                 compacted += job.line() == "compacted"
             numbers = [int(line) for line in job.killed() if line.isdigit()]
         # What was acknowledged before is there.

@@ -186,10 +186,10 @@ def test_much_in_one_call_goes_in_parts(store, monkeypatch):
     appends = [Append(user, 0, 0, 0, events, record(1, 3), [7]) for user in users]
     assert store.append(DIGEST, appends) == [((True,) * 3, 3, True)] * 400
     found = store.read(DIGEST, [(user, [b"event1"]) for user in users], seen=True)
-    assert len({one.born for one in found}) == 400
+    assert len({one.log_id for one in found}) == 400
     assert {one[1:] for one in found} == {(3, record(1, 3), bitmap([7]), (True,))}
     puts = [
-        Put(user, one.born, 0, record(1, 3), b"") for user, one in zip(users, found, strict=True)
+        Put(user, one.log_id, 0, record(1, 3), b"") for user, one in zip(users, found, strict=True)
     ]
     assert store.put(OTHER, puts) == 400
     assert store.drop(DIGEST) == 400
@@ -209,7 +209,7 @@ def test_a_very_long_log_is_replaced_in_one_step(store, server):
 
     def write() -> None:
         try:
-            assert store.rewrite([Rewrite(b"u", read_user(store, b"u").born, 1, long)]) == [True]
+            assert store.rewrite([Rewrite(b"u", read_user(store, b"u").log_id, 1, long)]) == [True]
         finally:
             time.sleep(0.02)
             stop.set()
@@ -241,7 +241,7 @@ def test_what_was_left_half_done_goes_when_it_is_compacted(store, admin, monkeyp
         patched.setattr(store._client, "run", killing(run))
         patched.setattr(store._client, "run_once", killing(change))
         with pytest.raises(KeyboardInterrupt):
-            store.rewrite([Rewrite(b"u", read_user(store, b"u").born, 1, [event(2), event(3)])])
+            store.rewrite([Rewrite(b"u", read_user(store, b"u").log_id, 1, [event(2), event(3)])])
     now = [event(1)] if at == "replace" else [event(2), event(3)]
     good, left = (1, 2) if at == "replace" else (2, 1)
     for since in (
@@ -263,7 +263,7 @@ def test_what_was_left_half_done_goes_when_it_is_compacted(store, admin, monkeyp
         else:
             assert not gone
     assert admin.exists(b"longrec:log:%d:0" % good)
-    assert store.rewrite([Rewrite(b"u", read_user(store, b"u").born, len(now), [event(4)])]) == [
+    assert store.rewrite([Rewrite(b"u", read_user(store, b"u").log_id, len(now), [event(4)])]) == [
         True
     ]
     assert events_of(store, b"u") == [event(4)]
@@ -277,7 +277,9 @@ def test_forgetting_takes_all_keys_of_a_user_with_it(
     """Also of what is logged while it forgets."""
     before = set(admin.keys("*")) | {b"longrec:born", b"longrec:digests"}
     log(store, b"u", *[event(number, number % 3 > 0) for number in range(many)], seen=[1, 40_000])
-    store.put(OTHER, [Put(b"u", read_user(store, b"u").born, 0, record(1, 2), bitmap([9, 90_000]))])
+    store.put(
+        OTHER, [Put(b"u", read_user(store, b"u").log_id, 0, record(1, 2), bitmap([9, 90_000]))]
+    )
     other, read = open_store(server.url), store.read
 
     def overtake(*arguments):
@@ -299,6 +301,6 @@ def test_bitmaps_are_the_same_after_events_one_by_one_and_at_once(store):
     for number, index in enumerate(indices):
         log(store, b"u", event(number), seen=[index])
     found = read_user(store, b"u")
-    store.put(OTHER, [Put(b"u", found.born, 0, record(1, 12), bitmap(indices) + bytes(5))])
+    store.put(OTHER, [Put(b"u", found.log_id, 0, record(1, 12), bitmap(indices) + bytes(5))])
     assert found.seen == read_user(store, b"u", OTHER).seen == bitmap(indices)
     assert bits(found.seen) == set(indices)

@@ -69,19 +69,19 @@ def histories_of(path: Path, rows: list[list[tuple[int, int]]], timed: bool = Tr
 
 
 def log_of(stream: Stream, user: str) -> list[tuple[int, int]]:
-    [kept] = stream.store.read(stream.engine.digest, [(user.encode(), ())])
-    events = stream.store.events(user.encode(), kept.born, 0, 10**6) if kept.born else []
+    [stored] = stream.store.read(stream.engine.digest, [(user.encode(), ())])
+    events = stream.store.events(user.encode(), stored.log_id, 0, 10**6) if stored.log_id else []
     return [(int(event.item), event.time) for event in events]
 
 
 def check_records(stream: Stream, case: str, users) -> None:
     """Every user's record is at the end of its log, and gives what the log gives."""
     for user in users:
-        [kept] = stream.store.read(stream.engine.digest, [(user.encode(), ())], seen=True)
+        [stored] = stream.store.read(stream.engine.digest, [(user.encode(), ())], seen=True)
         history = log_of(stream, user)
         if history:
-            assert read_header(kept.record).sequence == kept.last == len(history)
-            seen = set((np.flatnonzero(bits(kept.seen, 99)) + FIRST - 1).tolist())
+            assert read_header(stored.record).sequence == stored.last == len(history)
+            seen = set((np.flatnonzero(bits(stored.seen, 99)) + FIRST - 1).tolist())
             assert seen == {item for item, _ in history if item != UNKNOWN}
         check(case, stream.recommend(user), history)
 

@@ -65,9 +65,9 @@ def stream(tmp_path):
 
 def record_of(stream: Stream, user: bytes):
     """The stored record of a user as an array, and the user's seen items."""
-    [kept] = stream.store.read(stream.engine.digest, [(user, ())], seen=True)
-    return stream.engine.layout.load([kept.record])[0], set(
-        np.flatnonzero(bits(kept.seen, 99)).tolist()
+    [stored] = stream.store.read(stream.engine.digest, [(user, ())], seen=True)
+    return stream.engine.layout.load([stored.record])[0], set(
+        np.flatnonzero(bits(stored.seen, 99)).tolist()
     )
 
 
@@ -338,9 +338,9 @@ def test_seen_items_of_records_that_are_long_behind(exclude_seen: bool, stream) 
     """Written back with the record are those from before, and those of the events replayed."""
     history = [(FIRST + (n if n < 10 else 20 + n % 5), n) for n in range(50)]
     stream.observe_many(frame_of(("u", *event) for event in history[:10]))
-    [kept] = stream.store.read(stream.engine.digest, [(b"u", ())])
+    [stored] = stream.store.read(stream.engine.digest, [(b"u", ())])
     events = [Event(time, b"%d" % item, None) for item, time in history[10:]]
-    stream.store.append("00" * 32, [Append(b"u", kept.born, 10, 0, events, None, ())])
+    stream.store.append("00" * 32, [Append(b"u", stored.log_id, 10, 0, events, None, ())])
     check("elastic", stream.recommend("u", 10, (), None, exclude_seen), history, exclude_seen)
     record, seen = record_of(stream, b"u")
     assert record["sequence"] == 50
@@ -423,10 +423,10 @@ def test_another_replica_writes(tmp_path) -> None:
 
 def test_a_damaged_record_harms_its_user_alone(lively) -> None:
     digest = lively.engine.digest
-    [kept] = lively.store.read(digest, [(b"u1", ())])
-    version = read_header(kept.record).version
+    [stored] = lively.store.read(digest, [(b"u1", ())])
+    version = read_header(stored.record).version
     bad = HEADER.pack(b"LRU1", 56, b"12345678", 1, version, 0, 0) + b"nonsense"
-    assert lively.store.put(digest, [Put(b"u1", kept.born, version, bad, b"")])
+    assert lively.store.put(digest, [Put(b"u1", stored.log_id, version, bad, b"")])
     results = in_threads(10, lambda n: lively.observe(f"u{n % 5}", FIRST, 100 + n))
     for number, found in enumerate(results):
         if number % 5 == 1:
@@ -443,11 +443,11 @@ def test_a_damaged_record_harms_its_user_alone(lively) -> None:
 
 def test_a_record_ahead_of_its_log_is_refused(lively) -> None:
     digest = lively.engine.digest
-    kept, other = lively.store.read(digest, [(b"u1", ()), (b"u2", ())])
+    stored, other = lively.store.read(digest, [(b"u1", ()), (b"u2", ())])
     record = lively.engine.layout.load([other.record])
     record["sequence"] += 1
-    version = read_header(kept.record).version
-    lively.store.put(digest, [Put(b"u1", kept.born, version, record.tobytes(), b"")])
+    version = read_header(stored.record).version
+    lively.store.put(digest, [Put(b"u1", stored.log_id, version, record.tobytes(), b"")])
     for call in (lambda: lively.recommend("u1"), lambda: lively.observe("u1", FIRST, 99)):
         with pytest.raises(DataError, match="has event 13 and the log ends at 12: rebuild"):
             call()
@@ -482,8 +482,8 @@ def test_threads(case: str, tmp_path) -> None:
         assert stats["groups"] < threads * turns  # some were committed together
         orders: dict[tuple[int, str], list[int]] = {}
         for user in users:
-            [kept] = stream.store.read(stream.engine.digest, [(user.encode(), ())])
-            events = stream.store.events(user.encode(), kept.born, 0, 10**6)
+            [stored] = stream.store.read(stream.engine.digest, [(user.encode(), ())])
+            events = stream.store.events(user.encode(), stored.log_id, 0, 10**6)
             history = [(int(event.item), event.time) for event in events]
             assert record_of(stream, user.encode())[0]["sequence"] == len(history)
             check(case, stream.recommend(user), history)
@@ -520,8 +520,8 @@ def test_frames_of_any_kind(stream, kind: str) -> None:
     counts = stream.observe_many(FRAMES[kind](), progress=lambda *both: told.append(both))
     assert counts == Counts(3, 0, 1, 1)
     assert told == [(3, 3)]
-    [kept] = stream.store.read(stream.engine.digest, [(b"u", ())])
-    events = stream.store.events(b"u", kept.born, 0, 9)
+    [stored] = stream.store.read(stream.engine.digest, [(b"u", ())])
+    events = stream.store.events(b"u", stored.log_id, 0, 9)
     assert events == [(1_700_000_000, b"103", None), (1_600_000_000, b"100", None)]
 
 

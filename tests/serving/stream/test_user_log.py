@@ -35,8 +35,8 @@ def log(events: int) -> list[Event]:
 
 
 def add(store: Store, user: bytes, events: list[Event]) -> None:
-    [kept] = store.read(NO_MODEL, [(user, ())])
-    store.append(NO_MODEL, [Append(user, kept.born, kept.last, 0, events, None, ())])
+    [stored] = store.read(NO_MODEL, [(user, ())])
+    store.append(NO_MODEL, [Append(user, stored.log_id, stored.last, 0, events, None, ())])
 
 
 @pytest.fixture
@@ -112,12 +112,12 @@ def test_a_log_that_is_replaced_while_it_is_read_is_read_again(store):
         def __init__(self, often: int) -> None:
             self.often, self.url, self.read = often, store.url, store.read
 
-        def events(self, user: bytes, born: int, after: int, limit: int) -> list[Event]:
+        def events(self, user: bytes, log_id: int, after: int, limit: int) -> list[Event]:
             if self.often:
                 self.often -= 1
-                [kept] = store.read(NO_MODEL, [(user, ())])
-                store.rewrite([Rewrite(user, kept.born, kept.last, log(kept.last + 1))])
-            return store.events(user, born, after, limit)
+                [stored] = store.read(NO_MODEL, [(user, ())])
+                store.rewrite([Rewrite(user, stored.log_id, stored.last, log(stored.last + 1))])
+            return store.events(user, log_id, after, limit)
 
     found = explain_user(rec, Restless(2), index_of(rec), b"anna", FIRST)
     now = explain_user(rec, store, index_of(rec), b"anna", FIRST)

@@ -141,9 +141,9 @@ class _LogWriter:
 
 def _log_of(store: Store, user: bytes) -> list[pa.RecordBatch]:
     """A user's whole log; empty where there is no such user."""
-    [kept] = store.read(NO_MODEL, [(user, ())])
+    [stored] = store.read(NO_MODEL, [(user, ())])
     batches, number = [], 0
-    for events in read_log(store, user, kept):
+    for events in read_log(store, user, stored):
         times, items, ids = zip(*events, strict=True)
         numbers = range(number + 1, number + len(events) + 1)
         columns = [user] * len(events), numbers, times, ids, items
@@ -155,8 +155,8 @@ def _log_of(store: Store, user: bytes) -> list[pa.RecordBatch]:
 
 def restored_meta(meta: dict[str, Any]) -> dict[str, Any]:
     """A store's meta without the models that it does not serve, nor what a rebuild noted."""
-    kept = {key: value for key, value in meta.items() if key != "rebuild"}
+    stored = {key: value for key, value in meta.items() if key != "rebuild"}
     if "models" in meta:
         current = meta.get("current")
-        kept["models"] = {key: value for key, value in meta["models"].items() if key == current}
-    return kept
+        stored["models"] = {key: value for key, value in meta["models"].items() if key == current}
+    return stored

@@ -9,7 +9,7 @@ import torch
 
 from longrec.artifact.artifact import Artifact
 from longrec.serving.records.engine import Engine
-from longrec.serving.stores.protocol import Kept, Store
+from longrec.serving.stores.protocol import Store, StoredUser
 from longrec.serving.stream.catch_up import bitmap, catch_up
 from longrec.serving.stream.id_keys import ItemIndex
 
@@ -33,7 +33,7 @@ class Replay:
         self.items = ItemIndex(artifact.catalog)
         self.digest = self.engine.digest
 
-    def compare(self, store: Store, users: Sequence[tuple[bytes, Kept]]) -> list[str]:
+    def compare(self, store: Store, users: Sequence[tuple[bytes, StoredUser]]) -> list[str]:
         """How each user's record, which can be read, stands to a replay up to the same event.
 
         Returns
@@ -44,23 +44,26 @@ class Replay:
         """
         if not users:
             return []
-        stored = self.engine.layout.load([kept.record for _, kept in users])
+        stored = self.engine.layout.load([stored_user.record for _, stored_user in users])
         fresh = self.engine.layout.load([None] * len(users))
         ends = stored["sequence"].tolist()
-        asked = [kept._replace(last=end) for (_, kept), end in zip(users, ends, strict=True)]
+        asked = [
+            stored_user._replace(last=end)
+            for (_, stored_user), end in zip(users, ends, strict=True)
+        ]
         names = [user for user, _ in users]
         replayed = catch_up(store, self.engine, self.items, names, asked, fresh)
         gone = fresh["sequence"] != stored["sequence"]
         outdated = stored["skipped"] > fresh["skipped"]
         same = self._same(stored, fresh)
         found = []
-        for row, (_, kept) in enumerate(users):
+        for row, (_, stored_user) in enumerate(users):
             if gone[row] or outdated[row]:
                 found.append("gone" if gone[row] else "outdated")
             elif not same[row]:
                 found.append("differing")
             else:
-                alike = bitmap(replayed.get(row, NONE)) == kept.seen.rstrip(b"\0")
+                alike = bitmap(replayed.get(row, NONE)) == stored_user.seen.rstrip(b"\0")
                 found.append("same" if alike else "bitmap")
         return found
 

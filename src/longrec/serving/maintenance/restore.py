@@ -103,15 +103,15 @@ def _append(store: Store, rows: list[dict[str, Any]]) -> None:
     events: dict[bytes, list[dict[str, Any]]] = {}
     for row in rows:
         events.setdefault(row["user"], []).append(row)
-    kept = store.read(NO_MODEL, [(user, ()) for user in events])
+    stored = store.read(NO_MODEL, [(user, ()) for user in events])
     appends = []
-    for (user, some), found in zip(events.items(), kept, strict=True):
+    for (user, some), found in zip(events.items(), stored, strict=True):
         new = [row for row in some if row["number"] > found.last]
         if new and new[0]["number"] != found.last + 1:
             raise LongrecError(f"{store.url}: another process writes to it; nobody else may")
         if new:
             logged = [Event(row["time"], row["item"], row["event_id"]) for row in new]
-            appends.append(Append(user, found.born, found.last, 0, logged, None, ()))
+            appends.append(Append(user, found.log_id, found.last, 0, logged, None, ()))
     done = store.append(NO_MODEL, appends) if appends else []
     for append, appended in zip(appends, done, strict=True):
         if appended.last != append.last + len(append.events):

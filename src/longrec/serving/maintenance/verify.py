@@ -16,7 +16,14 @@ from longrec.serving.stores.log_reader import (
     read_log,
     user_pages,
 )
-from longrec.serving.stores.protocol import HEADER, Header, Kept, Store, check_whole, read_header
+from longrec.serving.stores.protocol import (
+    HEADER,
+    Header,
+    Store,
+    StoredUser,
+    check_whole,
+    read_header,
+)
 
 if TYPE_CHECKING:
     from longrec.serving.maintenance.replay import Replay
@@ -151,18 +158,18 @@ class _Check:
     def users(self, page: Sequence[bytes]) -> list[bytes]:
         """Check some users; -> those whose log was replaced meanwhile, of whom nothing counts."""
         asked = [(user, ()) for user in page]
-        kept = {
+        stored = {
             digest: self.store.read(digest, asked, seen=True)
             for digest in [*self.digests, NO_MODEL]
         }
         again, comparable = [], []
         for number, user in enumerate(page):
-            of_user = {digest: kept[digest][number] for digest in kept}
+            of_user = {digest: stored[digest][number] for digest in stored}
             found = of_user[NO_MODEL]
-            if not found.born:
+            if not found.log_id:
                 continue
             try:
-                if any(one.born != found.born for one in of_user.values()):
+                if any(one.log_id != found.log_id for one in of_user.values()):
                     raise LogReplaced
                 whole = self._log(user, found)
             except LogReplaced:
@@ -187,15 +194,15 @@ class _Check:
         if len(self.some[kind]) < SHOWN:
             self.some[kind].append(user)
 
-    def _log(self, user: bytes, kept: Kept) -> bool:
+    def _log(self, user: bytes, stored: StoredUser) -> bool:
         """Whether the events are all there; their ids are looked up besides."""
         once: set[bytes] = set()
         wrong = False
         try:
-            for events in read_log(self.store, user, kept):
+            for events in read_log(self.store, user, stored):
                 ids = [event.event_id for event in events if event.event_id is not None]
                 known = self.store.read(NO_MODEL, [(user, ids)])[0]
-                if known.born != kept.born:
+                if known.log_id != stored.log_id:
                     raise LogReplaced
                 wrong |= not all(known.known) or not once.isdisjoint(ids)
                 wrong |= len(set(ids)) < len(ids)
@@ -207,11 +214,11 @@ class _Check:
             self._note("ids", user)
         return True
 
-    def _records(self, user: bytes, kept: dict[str, Kept]) -> set[str]:
+    def _records(self, user: bytes, stored: dict[str, StoredUser]) -> set[str]:
         """Digests of the models whose records of the user can be read and are of its log."""
         good = set()
         for digest in self.digests:
-            record, last = kept[digest].record, kept[digest].last
+            record, last = stored[digest].record, stored[digest].last
             if record is None:
                 self.behind[digest] += last > 0
                 continue

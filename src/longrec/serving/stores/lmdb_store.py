@@ -34,10 +34,10 @@ from longrec.serving.stores.lmdb_tables import (
     begin_log,
     delete,
     delete_log,
+    find_log_id,
     last_event,
     load_meta,
     log_events,
-    log_number,
     read_bitmap,
     save_meta,
 )
@@ -46,9 +46,9 @@ from longrec.serving.stores.protocol import (
     Appended,
     Durability,
     Event,
-    Kept,
     Put,
     Rewrite,
+    StoredUser,
     Totals,
     version_of,
 )
@@ -80,38 +80,38 @@ class LmdbStore:
 
     def read(
         self, digest: str, asked: Sequence[tuple[bytes, Sequence[bytes]]], seen: bool = False
-    ) -> list[Kept]:
+    ) -> list[StoredUser]:
         model = bytes.fromhex(digest)
 
-        def work(transaction: lmdb.Transaction[bytes], tables: Tables) -> list[Kept]:
+        def work(transaction: lmdb.Transaction[bytes], tables: Tables) -> list[StoredUser]:
             get, log = transaction.get, transaction.cursor(tables.log)
-            kept = []
+            stored = []
             for user, names in asked:
                 prefix = get(user, db=tables.users)
                 if prefix is None:
-                    kept.append(Kept(0, 0, None, b"", (False,) * len(names)))
+                    stored.append(StoredUser(0, 0, None, b"", (False,) * len(names)))
                     continue
-                born, key = LOG_KEY.unpack(prefix)[0], model + prefix
+                log_id, key = LOG_KEY.unpack(prefix)[0], model + prefix
                 record = get(key, db=tables.records)
                 bitmap = read_bitmap(transaction.cursor(tables.seen), key) if seen else b""
                 known = tuple([get(prefix + name, db=tables.ids) is not None for name in names])
-                kept.append(Kept(born, last_event(log, born), record, bitmap, known))
-            return kept
+                stored.append(StoredUser(log_id, last_event(log, log_id), record, bitmap, known))
+            return stored
 
         return self._read(work)
 
-    def events(self, user: bytes, born: int, after: int, limit: int) -> list[Event]:
+    def events(self, user: bytes, log_id: int, after: int, limit: int) -> list[Event]:
         def work(transaction: lmdb.Transaction[bytes], tables: Tables) -> list[Event]:
-            if not born or log_number(transaction, tables, user) != born:
+            if not log_id or find_log_id(transaction, tables, user) != log_id:
                 return []
             cursor = transaction.cursor(tables.log)
-            many = min(limit, last_event(cursor, born) - after)
+            many = min(limit, last_event(cursor, log_id) - after)
             if many <= 0:
                 return []
-            cursor.set_range(EVENT_KEY.pack(born, after + 1))
+            cursor.set_range(EVENT_KEY.pack(log_id, after + 1))
             pairs = list(islice(cursor.iternext(), many))
-            if pairs[-1][0] != EVENT_KEY.pack(born, after + many):  # damaged: only up to the hole
-                keys = [EVENT_KEY.pack(born, after + n + 1) for n in range(many)]
+            if pairs[-1][0] != EVENT_KEY.pack(log_id, after + many):  # damaged: only up to the hole
+                keys = [EVENT_KEY.pack(log_id, after + n + 1) for n in range(many)]
                 pairs = [pair for pair, key in zip(pairs, keys, strict=False) if pair[0] == key]
             return [unpack_event(value) for _, value in pairs]
 
@@ -131,15 +131,17 @@ class LmdbStore:
         def work(transaction: lmdb.Transaction[memoryview], tables: Tables) -> int:
             written = 0
             for put in puts:
-                key = model + LOG_KEY.pack(put.born)
+                key = model + LOG_KEY.pack(put.log_id)
                 version = version_of(transaction.get(key, db=tables.records))
-                born = log_number(transaction, tables, put.user)
-                if born and (born, version) == (put.born, put.version):
+                log_id = find_log_id(transaction, tables, put.user)
+                if log_id and (log_id, version) == (put.log_id, put.version):
                     written += 1
                     transaction.put(key, put.record, db=tables.records)
                     delete(transaction, tables.seen, key)
                     for page, bits in split_bitmap(put.seen):
-                        transaction.put(model + PAGE_KEY.pack(put.born, page), bits, db=tables.seen)
+                        transaction.put(
+                            model + PAGE_KEY.pack(put.log_id, page), bits, db=tables.seen
+                        )
             return written
 
         return self._write(work)
@@ -148,25 +150,25 @@ class LmdbStore:
         def work(transaction: lmdb.Transaction[memoryview], tables: Tables) -> list[bool]:
             done = []
             for rewrite in rewrites:
-                born = log_number(transaction, tables, rewrite.user)
-                last = last_event(transaction.cursor(tables.log), born) if born else 0
-                done.append((born, last) == (rewrite.born, rewrite.last))
+                log_id = find_log_id(transaction, tables, rewrite.user)
+                last = last_event(transaction.cursor(tables.log), log_id) if log_id else 0
+                done.append((log_id, last) == (rewrite.log_id, rewrite.last))
                 if done[-1]:
-                    if born:
-                        delete_log(transaction, tables, born)
-                    born = begin_log(transaction, tables, rewrite.user)
-                    log_events(transaction, tables, born, 0, rewrite.events)
+                    if log_id:
+                        delete_log(transaction, tables, log_id)
+                    log_id = begin_log(transaction, tables, rewrite.user)
+                    log_events(transaction, tables, log_id, 0, rewrite.events)
             return done
 
         return self._write(work)
 
     def forget(self, user: bytes) -> bool:
         def work(transaction: lmdb.Transaction[memoryview], tables: Tables) -> bool:
-            born = log_number(transaction, tables, user)
-            if born:
+            log_id = find_log_id(transaction, tables, user)
+            if log_id:
                 transaction.delete(user, db=tables.users)
-                delete_log(transaction, tables, born)
-            return born > 0
+                delete_log(transaction, tables, log_id)
+            return log_id > 0
 
         return self._write(work)
 

@@ -1,13 +1,13 @@
 """The tables of an LMDB store, and what is done to them within a transaction.
 
-    table    key                                       value
-    meta     "meta"                                    JSON
-             "born"                                    the last log number given out, u64
-    users    user                                      number of the user's log, u64
-    log      log number, number of the event: u64 each the event (encoding.py)
-    ids      log number u64, event id                  nothing
-    records  digest, log number u64                    the record
-    seen     digest, log number u64, page u32          a page of the bitmap (encoding.py)
+    table    key                                     value
+    meta     "meta"                                  JSON
+             "born"                                  the last log id given out, u64
+    users    user                                    id of the user's log, u64
+    log      log id, number of the event: u64 each   the event (encoding.py)
+    ids      log id u64, event id                    nothing
+    records  digest, log id u64                      the record
+    seen     digest, log id u64, page u32            a page of the bitmap (encoding.py)
 
 Numbers in keys are big-endian, so that LMDB's order is theirs. The last number of a log stands
 nowhere but in its last key: it cannot disagree, and an event changes one page less.
@@ -57,25 +57,25 @@ def append_to_log(
     transaction: lmdb.Transaction[memoryview], tables: Tables, model: bytes, append: Append
 ) -> Appended:
     """Log events, and write record and bitmap if these are made from what is stored."""
-    born = log_number(transaction, tables, append.user)
-    last, current = 0, append.born == born
-    if born:
-        last = last_event(transaction.cursor(tables.log), born)
+    log_id = find_log_id(transaction, tables, append.user)
+    last, current = 0, append.log_id == log_id
+    if log_id:
+        last = last_event(transaction.cursor(tables.log), log_id)
     else:  # new, or forgotten since it was read
-        born = begin_log(transaction, tables, append.user)
-    key = model + LOG_KEY.pack(born)
+        log_id = begin_log(transaction, tables, append.user)
+    key = model + LOG_KEY.pack(log_id)
     current = (
         current
         and append.record is not None
         and append.last == last
         and append.version == version_of(transaction.get(key, db=tables.records))
     )
-    new, last = log_events(transaction, tables, born, last, append.events)
+    new, last = log_events(transaction, tables, log_id, last, append.events)
     if not current or append.record is None or not all(new):
         return Appended(new, last, False)
     transaction.put(key, append.record, db=tables.records)
     for page, added in bits_by_page(append.seen).items():
-        page_key = model + PAGE_KEY.pack(born, page)
+        page_key = model + PAGE_KEY.pack(log_id, page)
         before = bytes(transaction.get(page_key, b"", db=tables.seen))
         bits = add_bits(before, added)
         if bits != before:
@@ -86,42 +86,42 @@ def append_to_log(
 def log_events(
     transaction: lmdb.Transaction[memoryview],
     tables: Tables,
-    born: int,
+    log_id: int,
     last: int,
     events: Sequence[Event],
 ) -> tuple[tuple[bool, ...], int]:
     """Log those of the events that are new; -> which they are, and the log's last number now."""
-    new, prefix = [], LOG_KEY.pack(born)
+    new, prefix = [], LOG_KEY.pack(log_id)
     for event in events:
         name = event.event_id
         is_new = name is None or transaction.put(prefix + name, b"", overwrite=False, db=tables.ids)
         if is_new:
             last += 1
-            transaction.put(EVENT_KEY.pack(born, last), pack_event(event), db=tables.log)
+            transaction.put(EVENT_KEY.pack(log_id, last), pack_event(event), db=tables.log)
         new.append(is_new)
     return tuple(new), last
 
 
-def log_number(transaction: lmdb.Transaction[Any], tables: Tables, user: bytes) -> int:
-    """The number of a user's log; 0 if there is no such user."""
+def find_log_id(transaction: lmdb.Transaction[Any], tables: Tables, user: bytes) -> int:
+    """The id of a user's log; 0 if there is no such user."""
     found = transaction.get(user, db=tables.users)
     return LOG_KEY.unpack(found)[0] if found is not None else 0
 
 
 def begin_log(transaction: lmdb.Transaction[memoryview], tables: Tables, user: bytes) -> int:
-    """Give a user a log, with a number that no log had before."""
+    """Give a user a log, with an id that no log had before."""
     before = transaction.get(b"born", db=tables.meta)
-    born: int = (LOG_KEY.unpack(before)[0] if before is not None else 0) + 1
-    transaction.put(b"born", LOG_KEY.pack(born), db=tables.meta)
-    transaction.put(user, LOG_KEY.pack(born), db=tables.users)
-    return born
+    log_id: int = (LOG_KEY.unpack(before)[0] if before is not None else 0) + 1
+    transaction.put(b"born", LOG_KEY.pack(log_id), db=tables.meta)
+    transaction.put(user, LOG_KEY.pack(log_id), db=tables.users)
+    return log_id
 
 
-def last_event(log: lmdb.Cursor[Any], born: int) -> int:
+def last_event(log: lmdb.Cursor[Any], log_id: int) -> int:
     """The number of the last event in a log."""
-    found = log.prev() if log.set_range(EVENT_KEY.pack(born, _LAST_EVENT)) else log.last()
+    found = log.prev() if log.set_range(EVENT_KEY.pack(log_id, _LAST_EVENT)) else log.last()
     owner, number = EVENT_KEY.unpack(log.key()) if found else (0, 0)
-    return number if owner == born else 0
+    return number if owner == log_id else 0
 
 
 def read_bitmap(seen: lmdb.Cursor[bytes], prefix: bytes) -> bytes:
@@ -134,9 +134,9 @@ def read_bitmap(seen: lmdb.Cursor[bytes], prefix: bytes) -> bytes:
     return join_bitmap(pages)
 
 
-def delete_log(transaction: lmdb.Transaction[memoryview], tables: Tables, born: int) -> None:
+def delete_log(transaction: lmdb.Transaction[memoryview], tables: Tables, log_id: int) -> None:
     """Delete a log, its event ids, and all models' records and bitmaps of it."""
-    prefix = LOG_KEY.pack(born)
+    prefix = LOG_KEY.pack(log_id)
     delete(transaction, tables.log, prefix)
     delete(transaction, tables.ids, prefix)
     records = transaction.cursor(tables.records)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from longrec.core.errors import DataError
-from longrec.serving.stores.protocol import Event, Kept, Store
+from longrec.serving.stores.protocol import Event, Store, StoredUser
 
 T = TypeVar("T")
 
@@ -36,8 +36,10 @@ def user_pages(store: Store) -> Iterator[list[bytes]]:
         after = users[-1]
 
 
-def read_events(store: Store, user: bytes, kept: Kept, after: int, count: int) -> list[Event]:
-    """The `count` events after number `after` of the log that a user had when `kept` was read.
+def read_events(
+    store: Store, user: bytes, stored: StoredUser, after: int, count: int
+) -> list[Event]:
+    """The `count` events after number `after` of the log that a user had when `stored` was read.
 
     Raises
     ------
@@ -46,21 +48,21 @@ def read_events(store: Store, user: bytes, kept: Kept, after: int, count: int) -
     LogDamaged
         When it is the same one, and has fewer events.
     """
-    events = store.events(user, kept.born, after, count)
+    events = store.events(user, stored.log_id, after, count)
     if len(events) < count:
-        if store.read(NO_MODEL, [(user, ())])[0].born != kept.born:
+        if store.read(NO_MODEL, [(user, ())])[0].log_id != stored.log_id:
             raise LogReplaced
         raise LogDamaged(
-            f"{store.url}: a user's log of {kept.last:,} events lacks some after "
+            f"{store.url}: a user's log of {stored.last:,} events lacks some after "
             f"{after + len(events):,}. See `longrec store verify`; the mend is to restore a backup."
         )
     return events
 
 
-def read_log(store: Store, user: bytes, kept: Kept) -> Iterator[list[Event]]:
-    """A user's whole log as `kept` has it, some events at a time; errors as of `read_events`."""
-    for after in range(0, kept.last, EVENTS):
-        yield read_events(store, user, kept, after, min(EVENTS, kept.last - after))
+def read_log(store: Store, user: bytes, stored: StoredUser) -> Iterator[list[Event]]:
+    """A user's whole log as `stored` has it, some events at a time; errors as of `read_events`."""
+    for after in range(0, stored.last, EVENTS):
+        yield read_events(store, user, stored, after, min(EVENTS, stored.last - after))
 
 
 def retry_if_replaced(store: Store, read: Callable[[], T], tries: int = TRIES) -> T:

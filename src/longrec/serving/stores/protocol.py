@@ -62,10 +62,10 @@ HEADER = struct.Struct("<4sI8sqqqq")
 """Magic and layout version, size in bytes, start of the state digest; then `Header`."""
 
 
-class Kept(NamedTuple):
+class StoredUser(NamedTuple):
     """What a store has of one user for one model.
 
-    born : number of this user's log, another one after the user was forgotten or the log rewritten;
+    log_id : of this user's log, another one after the user was forgotten or the log rewritten;
         0: there is no such user;
     last : number of the last event in the log, 0 if there is none;
     record : bytes, or None;
@@ -73,7 +73,7 @@ class Kept(NamedTuple):
     known : per event id asked about, whether it is in the log.
     """
 
-    born: int
+    log_id: int
     last: int
     record: bytes | None
     seen: bytes
@@ -83,14 +83,14 @@ class Kept(NamedTuple):
 class Append(NamedTuple):
     """Events of one user, and the record that holds after them.
 
-    born, last, version : of the log and the record (0: none) that `record` was made from;
+    log_id, last, version : of the log and the record (0: none) that `record` was made from;
     events : at least one, in order;
     record : bytes, or None where the writer made none;
     seen : item indices to add to the bitmap.
     """
 
     user: bytes
-    born: int
+    log_id: int
     last: int
     version: int
     events: Sequence[Event]
@@ -119,17 +119,17 @@ class Put(NamedTuple):
     """
 
     user: bytes
-    born: int
+    log_id: int
     version: int
     record: bytes
     seen: bytes
 
 
 class Rewrite(NamedTuple):
-    """A whole new log of one user, if the old one still ends at `last` (0 and born 0: no user)."""
+    """A whole new log of one user, if the old one still ends at `last` (0, log_id 0: no user)."""
 
     user: bytes
-    born: int
+    log_id: int
     last: int
     events: Sequence[Event]
 
@@ -158,13 +158,13 @@ class Store(Protocol):
 
     def read(
         self, digest: str, asked: Sequence[tuple[bytes, Sequence[bytes]]], seen: bool = False
-    ) -> list[Kept]:
+    ) -> list[StoredUser]:
         """What is kept of users, each asked for with event ids that may be in its log."""
 
-    def events(self, user: bytes, born: int, after: int, limit: int) -> list[Event]:
+    def events(self, user: bytes, log_id: int, after: int, limit: int) -> list[Event]:
         """At most `limit` events numbered after + 1, ...; fewer only at the log's end.
 
-        None of them where the user's log is not `born` any more.
+        None of them where the user's log is not `log_id` any more.
         """
 
     def append(self, digest: str, appends: Sequence[Append]) -> list[Appended]:
@@ -179,7 +179,7 @@ class Store(Protocol):
         """Write records made by replay; -> how many were written."""
 
     def rewrite(self, rewrites: Sequence[Rewrite]) -> list[bool]:
-        """Replace logs, with new `born`; the user's records and bitmaps of all models go.
+        """Replace logs, with new ids; the user's records and bitmaps of all models go.
 
         -> per Rewrite, whether it was done. An empty list of events is not allowed.
         """

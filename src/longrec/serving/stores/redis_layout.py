@@ -1,6 +1,6 @@
 """Keys and values of a Redis store, and the scripts that read and write them.
 
-All keys begin with the store's prefix. A log has an id (`born` in the store's interface): a new one
+All keys begin with the store's prefix. A log has an id: a new one
 when it is rewritten, so that a log can be built beside the old one.
 
     meta                    JSON

@@ -33,9 +33,9 @@ from longrec.serving.stores.protocol import (
     Appended,
     Durability,
     Event,
-    Kept,
     Put,
     Rewrite,
+    StoredUser,
     StoreFull,
     Totals,
     check_schema,
@@ -103,7 +103,7 @@ class RedisStore:
 
     def read(
         self, digest: str, asked: Sequence[tuple[bytes, Sequence[bytes]]], seen: bool = False
-    ) -> list[Kept]:
+    ) -> list[StoredUser]:
         answers, found = [], []
         for start in range(0, len(asked), READ_USERS):
             part = asked[start : start + READ_USERS]
@@ -111,16 +111,16 @@ class RedisStore:
             answers += self._client.run("read", digest, int(seen), *users)
         for answer, (_, ids) in zip(answers, asked, strict=True):
             if answer is None:
-                found.append(Kept(0, 0, None, b"", (False,) * len(ids)))
+                found.append(StoredUser(0, 0, None, b"", (False,) * len(ids)))
             else:
                 log_id, length, record, packed_numbers, pages, known = answer
                 bitmap = join_bitmap(packed_numbers, pages)
                 known = tuple(map(bool, known))
-                found.append(Kept(int(log_id), int(length), record, bitmap, known))
+                found.append(StoredUser(int(log_id), int(length), record, bitmap, known))
         return found
 
-    def events(self, user: bytes, born: int, after: int, limit: int) -> list[Event]:
-        answer = self._client.run("events", user, born, after, after + limit - 1)
+    def events(self, user: bytes, log_id: int, after: int, limit: int) -> list[Event]:
+        answer = self._client.run("events", user, log_id, after, after + limit - 1)
         if not answer:
             return []
         length, *blocks = answer
@@ -148,7 +148,7 @@ class RedisStore:
         for put in puts:
             version = put.version.to_bytes(8, "little")
             packed_numbers, pages = split_bitmap(put.seen)
-            call = [put.user, put.born, version, put.record, packed_numbers, *pages]
+            call = [put.user, put.log_id, version, put.record, packed_numbers, *pages]
             calls.append((call, len(put.record) + len(put.seen), 2 + len(pages)))
         return sum(
             int(self._client.run_once("put", digest, *chain(*part))) for part in _parts(calls)
@@ -165,7 +165,7 @@ class RedisStore:
             LogRef(log_id, len(rewrite.events), rewrite.user)
             for log_id, rewrite in zip(self._new_ids(len(rewrites)), rewrites, strict=True)
         ]
-        old_logs = [LogRef(rewrite.born, rewrite.last, rewrite.user) for rewrite in rewrites]
+        old_logs = [LogRef(rewrite.log_id, rewrite.last, rewrite.user) for rewrite in rewrites]
         unfinished = new_logs + [log for log in old_logs if log.log_id]
         self._note_unfinished(unfinished)
         pairs = chain.from_iterable(
@@ -190,10 +190,10 @@ class RedisStore:
         found = False
         while True:
             [stored] = self.read("", [(user, ())])
-            if not stored.born:
+            if not stored.log_id:
                 self._client.run("unlist", user)
                 return found
-            found, log = True, LogRef(stored.born, stored.last, user)
+            found, log = True, LogRef(stored.log_id, stored.last, user)
             if log.length <= ERASED_EVENTS:
                 self._erase(log)
                 continue
@@ -295,10 +295,10 @@ class RedisStore:
     def _append_long(self, digest: str, append: Append) -> Appended:
         """One that is several steps: the record goes with the last one, if nobody came between."""
         new: list[bool] = []
-        log_id, length, alone = append.born, append.last, True
+        log_id, length, alone = append.log_id, append.last, True
         for start in range(0, len(append.events), CALL_EVENTS):
             events = append.events[start : start + CALL_EVENTS]
-            step = append._replace(born=log_id, last=length, events=events)
+            step = append._replace(log_id=log_id, last=length, events=events)
             if not alone or start + CALL_EVENTS < len(append.events):
                 step = step._replace(record=None, seen=())
             [done] = self._append(digest, [step])
@@ -306,7 +306,7 @@ class RedisStore:
             length += len(events)
             alone = alone and all(done.new) and done.last == length
             if not log_id and alone:
-                log_id = self.read(digest, [(append.user, ())])[0].born
+                log_id = self.read(digest, [(append.user, ())])[0].log_id
         return Appended(tuple(new), done.last, done.current)
 
     def _replace(self, arguments: Sequence[Any]) -> list[bool]:
@@ -365,7 +365,7 @@ class RedisStore:
             since, length, user = note.split(b" ", 2)
             if int(since) < int(time.time()) - UNFINISHED:
                 log = LogRef(int(log_id), int(length), user)
-                if self.read("", [(user, ())])[0].born != log.log_id:
+                if self.read("", [(user, ())])[0].log_id != log.log_id:
                     self._erase(log)
                 self._forget_unfinished([log])
 
@@ -414,7 +414,7 @@ def _arguments(append: Append, new_id: int) -> list[Any]:
         )
     ]
     return [
-        *(append.user, append.born, append.last, append.version.to_bytes(8, "little"), new_id),
+        *(append.user, append.log_id, append.last, append.version.to_bytes(8, "little"), new_id),
         *(append.record or b"", len(append.events), len(append.seen), *events, *append.seen),
     ]
 

@@ -9,7 +9,7 @@ import numpy as np
 from longrec.core.arrays import Ints
 from longrec.core.errors import DataError
 from longrec.serving.records.engine import Engine
-from longrec.serving.stores.protocol import Kept, Store
+from longrec.serving.stores.protocol import Store, StoredUser
 from longrec.serving.stream.id_keys import ItemIndex
 
 CHUNK = 4096
@@ -18,7 +18,7 @@ AT_ONCE = 65_536
 """Events of all users read at once."""
 
 
-def records_of(engine: Engine, kept: Sequence[Kept]) -> np.ndarray:
+def records_of(engine: Engine, stored: Sequence[StoredUser]) -> np.ndarray:
     """The records of users (n,), empty ones for those without.
 
     Raises
@@ -26,8 +26,8 @@ def records_of(engine: Engine, kept: Sequence[Kept]) -> np.ndarray:
     DataError
         When one is no record of this model, and so is no cache of any log.
     """
-    records = engine.layout.load([one.record for one in kept])
-    for row, one in enumerate(kept):
+    records = engine.layout.load([one.record for one in stored])
+    for row, one in enumerate(stored):
         if one.record is not None and records["sequence"][row] > one.last:
             raise DataError(
                 f"a user's record has event {records['sequence'][row]} and the log ends at "
@@ -41,10 +41,10 @@ def catch_up(
     engine: Engine,
     items: ItemIndex,
     users: Sequence[bytes],
-    kept: Sequence[Kept],
+    stored: Sequence[StoredUser],
     records: np.ndarray,
 ) -> dict[int, Ints]:
-    """Let records (n,) go on to the ends of their logs, `kept.last`, in place.
+    """Let records (n,) go on to the ends of their logs, `stored.last`, in place.
 
     A record stays behind where its log was replaced by another one meanwhile.
 
@@ -53,9 +53,9 @@ def catch_up(
     dict
         Per row that went on, the indices of the items replayed, to be added to the seen ones.
     """
-    if len(kept) == 1 and records["sequence"][0] == kept[0].last:  # the usual case
+    if len(stored) == 1 and records["sequence"][0] == stored[0].last:  # the usual case
         return {}
-    last = np.array([one.last for one in kept], np.int64)
+    last = np.array([one.last for one in stored], np.int64)
     behind = np.flatnonzero(records["sequence"] < last).tolist()
     replayed: dict[int, list[Ints]] = {row: [] for row in behind}
     while behind:
@@ -63,7 +63,7 @@ def catch_up(
         for row in behind:
             done = int(records["sequence"][row])
             wanted = min(CHUNK, int(last[row]) - done, left)
-            events = store.events(users[row], kept[row].born, done, wanted)
+            events = store.events(users[row], stored[row].log_id, done, wanted)
             if len(events) == wanted:
                 rows.append(row)
                 parts.append(events)

@@ -24,7 +24,7 @@ from longrec.serving.stores.log_reader import (
     read_log,
     retry_if_replaced,
 )
-from longrec.serving.stores.protocol import Event, Kept, Put, Rewrite, Store, version_of
+from longrec.serving.stores.protocol import Event, Put, Rewrite, Store, StoredUser, version_of
 from longrec.serving.stream.catch_up import bitmap, catch_up
 from longrec.serving.stream.id_keys import ItemIndex, keys_of
 
@@ -148,7 +148,7 @@ class Rebuild:
         """Make the records of some users, and write them unless others write newer ones."""
         page = _Page(self.store, self.engine, self.items, users)
         retry_if_replaced(self.store, page.write, TRIES)
-        self._done["users"] += sum(one.last > 0 for one in page.kept)
+        self._done["users"] += sum(one.last > 0 for one in page.stored)
         self._done["events"] += page.replayed
         known = page.records["sequence"] - page.records["skipped"]
         self.longest = max(self.longest, int(known.max()))
@@ -161,8 +161,10 @@ class Rebuild:
         after, some = b"", False
         while users := self.store.users(after, USERS):
             after = users[-1]
-            kept = self.store.read(self.engine.digest, [(user, ()) for user in users])
-            missing = [u for u, one in zip(users, kept, strict=True) if one.last and not one.record]
+            stored = self.store.read(self.engine.digest, [(user, ()) for user in users])
+            missing = [
+                u for u, one in zip(users, stored, strict=True) if one.last and not one.record
+            ]
             if missing:
                 some = True
                 self._make_records(missing)
@@ -174,7 +176,7 @@ class _Page:
 
     Attributes
     ----------
-    kept : what the store has of them; records : (n,) as far as they are replayed;
+    stored : what the store has of them; records : (n,) as far as they are replayed;
     seen : per user the indices of the items replayed; pending : users not written yet;
     replayed : events.
     """
@@ -183,10 +185,10 @@ class _Page:
         self, store: Store, engine: Engine, items: ItemIndex, users: Sequence[bytes]
     ) -> None:
         self.store, self.engine, self.items, self.users = store, engine, items, users
-        self.kept = store.read(engine.digest, [(user, ()) for user in users])
+        self.stored = store.read(engine.digest, [(user, ()) for user in users])
         self.records = engine.layout.load([None] * len(users))
         self.seen: list[Ints] = [np.zeros(0, np.int64)] * len(users)
-        self.pending = [row for row, one in enumerate(self.kept) if one.last]
+        self.pending = [row for row, one in enumerate(self.stored) if one.last]
         self.replayed = 0
 
     def write(self) -> None:
@@ -200,12 +202,12 @@ class _Page:
         self._replay()
         puts = []
         for row in self.pending:
-            version = version_of(self.kept[row].record)
+            version = version_of(self.stored[row].record)
             self.records["version"][row] = version + 1
-            if self.records["sequence"][row] == self.kept[row].last:
+            if self.records["sequence"][row] == self.stored[row].last:
                 record = self.engine.dump(self.records, row)
                 seen = bitmap(self.seen[row])
-                puts.append(Put(self.users[row], self.kept[row].born, version, record, seen))
+                puts.append(Put(self.users[row], self.stored[row].log_id, version, record, seen))
         if self.store.put(self.engine.digest, puts) == len(self.pending):
             return
         self._find_pending({put.user: put.record for put in puts})
@@ -214,7 +216,7 @@ class _Page:
 
     def _replay(self) -> None:
         before = int(self.records["sequence"].sum())
-        found = catch_up(self.store, self.engine, self.items, self.users, self.kept, self.records)
+        found = catch_up(self.store, self.engine, self.items, self.users, self.stored, self.records)
         for row, more in found.items():
             self.seen[row] = np.union1d(self.seen[row], more)
         self.replayed += int(self.records["sequence"].sum()) - before
@@ -226,10 +228,10 @@ class _Page:
         for row, now in zip(self.pending, self.store.read(self.engine.digest, asked), strict=True):
             if now.last and now.record != written.get(self.users[row], b""):
                 pending.append(row)
-                if now.born != self.kept[row].born:  # another log: from its beginning
+                if now.log_id != self.stored[row].log_id:  # another log: from its beginning
                     self.records[row] = self.engine.layout.load([None])[0]
                     self.seen[row] = np.zeros(0, np.int64)
-                self.kept[row] = now
+                self.stored[row] = now
         self.pending = pending
 
 
@@ -257,14 +259,14 @@ def _put_in_front(
 
     def import_pending() -> None:
         nonlocal imported
-        kept = store.read(NO_MODEL, [(user, ()) for user in pending])
+        stored = store.read(NO_MODEL, [(user, ()) for user in pending])
         rewrites = []
-        for user, one in zip(list(pending), kept, strict=True):
+        for user, one in zip(list(pending), stored, strict=True):
             try:
                 events = _older_events(store, user, one, pending[user], timed)
                 if events:
                     logged = [event for part in read_log(store, user, one) for event in part]
-                    rewrites.append(Rewrite(user, one.born, one.last, [*events, *logged]))
+                    rewrites.append(Rewrite(user, one.log_id, one.last, [*events, *logged]))
                 else:
                     del pending[user]
             except LogReplaced:
@@ -281,12 +283,12 @@ def _put_in_front(
 
 
 def _older_events(
-    store: Store, user: bytes, kept: Kept, events: Sequence[Event], timed: bool
+    store: Store, user: bytes, stored: StoredUser, events: Sequence[Event], timed: bool
 ) -> list[Event]:
     """Those of some events that are earlier than the user's log; all where there is none."""
-    if not kept.last:
+    if not stored.last:
         return list(events)
-    [first] = read_events(store, user, kept, 0, 1)
+    [first] = read_events(store, user, stored, 0, 1)
     return [event for event in events if timed and event.time < first.time]
 
 

@@ -14,7 +14,7 @@ from longrec.core.errors import DataError, UsageError
 from longrec.retrieval.index import Index, allowed, as_bits, row_bytes
 from longrec.serving.records.engine import Engine
 from longrec.serving.stores.log_reader import LogReplaced, read_events, retry_if_replaced
-from longrec.serving.stores.protocol import Kept, Put, Store, version_of
+from longrec.serving.stores.protocol import Put, Store, StoredUser, version_of
 from longrec.serving.stream.catch_up import bitmap, bits, catch_up, records_of
 from longrec.serving.stream.id_keys import ItemIndex, item_key, seconds, user_key
 
@@ -67,12 +67,12 @@ class Recommendation(NamedTuple):
 class UserStates(NamedTuple):
     """What is known of n users.
 
-    kept : what the store has of them; records : (n,) at the ends of their logs;
+    stored_users : what the store has of them; records : (n,) at the ends of their logs;
     replayed : per user whose record was behind, the item indices of the events replayed;
     recent : for models with a window, per user the last events that it reads; else empty.
     """
 
-    kept: list[Kept]
+    stored_users: list[StoredUser]
     records: np.ndarray
     replayed: dict[int, Ints]
     recent: list[History]
@@ -187,16 +187,24 @@ class Ranker:
         if any(requests[row].exclude_seen or requests[row].excluded is not None for row in rows):
             excluded = np.zeros((len(rows), self._mask_bytes), np.uint8)
             for mask, row in zip(excluded, rows, strict=True):
-                self._exclude(mask, requests[row], states.kept[row], states.replayed.get(row))
+                self._exclude(
+                    mask, requests[row], states.stored_users[row], states.replayed.get(row)
+                )
         found = self.index.search(h, width, excluded)
         return found.items.numpy(), found.scores.float().numpy()
 
     def _exclude(
-        self, mask: np.ndarray, request: RecommendRequest, kept: Kept, replayed: Ints | None
+        self,
+        mask: np.ndarray,
+        request: RecommendRequest,
+        stored_user: StoredUser,
+        replayed: Ints | None,
     ) -> None:
         """Set the bits of what a request's user is not to get."""
         if request.exclude_seen:
-            seen = np.frombuffer(kept.seen, np.uint8)[: self._mask_bytes]  # more: a newer catalog's
+            seen = np.frombuffer(stored_user.seen, np.uint8)[
+                : self._mask_bytes
+            ]  # more: a newer catalog's
             mask[: len(seen)] = seen
             if replayed is not None:
                 mask |= as_bits(replayed, self.catalog.n_items)
@@ -223,7 +231,7 @@ class Ranker:
         histories = [request.history for request in requests]
         records = self.engine.layout.load([None] * len(requests))
         self.engine.advance(records, histories)
-        kept = [Kept(0, len(history), None, b"", ()) for history in histories]
+        stored_users = [StoredUser(0, len(history), None, b"", ()) for history in histories]
         replayed = {
             row: np.unique([item for item, _ in history if item])
             for row, history in enumerate(histories)
@@ -234,20 +242,20 @@ class Ranker:
             recent = [[e for e in history if e[0]][-self.engine.window :] for history in histories]
         of_users = [row for row, request in enumerate(requests) if request.user is not None]
         for number, row in enumerate(of_users):
-            records[row], kept[row] = stored.records[number], stored.kept[number]
+            records[row], stored_users[row] = stored.records[number], stored.stored_users[number]
             if number in stored.replayed:
                 replayed[row] = stored.replayed[number]
             if recent:
                 recent[row] = stored.recent[number]
-        return UserStates(kept, records, replayed, recent)
+        return UserStates(stored_users, records, replayed, recent)
 
     def _states(self, users: Sequence[bytes], seen: bool) -> UserStates:
         """What the store has of users, records that are behind caught up; `seen`: with bitmaps."""
-        kept = self.store.read(self.engine.digest, [(user, ()) for user in users], seen)
-        records = records_of(self.engine, kept)
+        stored_users = self.store.read(self.engine.digest, [(user, ()) for user in users], seen)
+        records = records_of(self.engine, stored_users)
         before = records["sequence"].copy()
-        replayed = catch_up(self.store, self.engine, self.items, users, kept, records)
-        if (records["sequence"] != [one.last for one in kept]).any():
+        replayed = catch_up(self.store, self.engine, self.items, users, stored_users, records)
+        if (records["sequence"] != [one.last for one in stored_users]).any():
             raise LogReplaced
         if replayed:
             events = records["sequence"] - before
@@ -256,17 +264,17 @@ class Ranker:
             rows = np.flatnonzero(events >= WRITE_BACK).tolist()
             if rows and not seen:  # the whole bitmap is written with the record
                 return self._states(users, True)
-            self._write_back(users, kept, records, replayed, rows)
+            self._write_back(users, stored_users, records, replayed, rows)
         recent: list[History] = []
         if self.engine.window is not None:
-            pairs = zip(users, kept, strict=True)
+            pairs = zip(users, stored_users, strict=True)
             recent = [self._recent(user, one, self.engine.window) for user, one in pairs]
-        return UserStates(kept, records, replayed, recent)
+        return UserStates(stored_users, records, replayed, recent)
 
     def _write_back(
         self,
         users: Sequence[bytes],
-        kept: Sequence[Kept],
+        stored_users: Sequence[StoredUser],
         records: np.ndarray,
         replayed: dict[int, Ints],
         rows: list[int],
@@ -275,12 +283,12 @@ class Ranker:
         written["version"] += 1
         puts = []
         for row in rows:
-            seen = np.flatnonzero(bits(kept[row].seen, 8 * len(kept[row].seen)))
+            seen = np.flatnonzero(bits(stored_users[row].seen, 8 * len(stored_users[row].seen)))
             puts.append(
                 Put(
                     user=users[row],
-                    born=kept[row].born,
-                    version=version_of(kept[row].record),
+                    log_id=stored_users[row].log_id,
+                    version=version_of(stored_users[row].record),
                     record=self.engine.dump(written, row),
                     seen=bitmap(np.concatenate([seen, replayed[row]])),
                 )
@@ -288,13 +296,13 @@ class Ranker:
         if puts:
             self.store.put(self.engine.digest, puts)
 
-    def _recent(self, user: bytes, kept: Kept, window: int) -> History:
+    def _recent(self, user: bytes, stored_user: StoredUser, window: int) -> History:
         """The last known events of a user, as many as the model reads, oldest first."""
         recent: History = []
-        end, count = kept.last, window
+        end, count = stored_user.last, window
         while end > 0 and len(recent) < window:
             start = max(0, end - count)
-            events = read_events(self.store, user, kept, start, end - start)
+            events = read_events(self.store, user, stored_user, start, end - start)
             indices = self.items.find([event.item for event in events])
             pairs = zip(indices, events, strict=True)
             recent = [(index, event.time) for index, event in pairs if index] + recent

@@ -41,14 +41,14 @@ def user_log(store: Store, digest: str, user: bytes, after: int, limit: int) -> 
     None: no such user."""
 
     def read() -> UserLog | None:
-        [kept] = store.read(digest, [(user, ())])
-        if not kept.last:
+        [stored] = store.read(digest, [(user, ())])
+        if not stored.last:
             return None
-        count = max(0, min(limit, kept.last - after))
-        part = read_events(store, user, kept, after, count) if count else []
-        header = None if kept.record is None else read_header(kept.record)
+        count = max(0, min(limit, stored.last - after))
+        part = read_events(store, user, stored, after, count) if count else []
+        header = None if stored.record is None else read_header(stored.record)
         end = after + count
-        return UserLog(kept.last, header, part, end if end < kept.last else None)
+        return UserLog(stored.last, header, part, end if end < stored.last else None)
 
     return retry_if_replaced(store, read)
 
@@ -56,10 +56,10 @@ def user_log(store: Store, digest: str, user: bytes, after: int, limit: int) -> 
 def record_lag(store: Store, digest: str, after: bytes, limit: int) -> RecordLag:
     """How many records of the next `limit` users are behind; from the first again at the end."""
     users = store.users(after, limit)
-    kept = store.read(digest, [(user, ()) for user in users])
+    stored = store.read(digest, [(user, ()) for user in users])
     behind = sum(
         one.last > 0 and (one.record is None or read_header(one.record).sequence < one.last)
-        for one in kept
+        for one in stored
     )
     return RecordLag(len(users), behind, users[-1] if len(users) == limit else b"")
 
@@ -106,10 +106,10 @@ def explain_user(
 
     def read() -> np.ndarray:
         """Item indices and times (2, T) of the whole log."""
-        [kept] = store.read(NO_MODEL, [(user, ())])
+        [stored] = store.read(NO_MODEL, [(user, ())])
         parts = [
             np.array([items.find([e.item for e in events]), [e.time for e in events]], np.int64)
-            for events in read_log(store, user, kept)
+            for events in read_log(store, user, stored)
         ]
         return np.concatenate(parts, axis=1) if parts else np.empty((2, 0), np.int64)
 

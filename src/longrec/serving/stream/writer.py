@@ -12,7 +12,7 @@ from longrec.core.arrays import Ints
 from longrec.core.errors import DataError
 from longrec.serving.records.engine import Engine
 from longrec.serving.records.record import TIME
-from longrec.serving.stores.protocol import Append, Event, Kept, Store
+from longrec.serving.stores.protocol import Append, Event, Store, StoredUser
 from longrec.serving.stream.catch_up import catch_up, records_of
 from longrec.serving.stream.id_keys import ItemIndex, event_key, item_key, seconds, user_key
 
@@ -107,24 +107,24 @@ class Writer:
             [name for n in numbers if (name := entries[n].event.event_id) is not None]
             for numbers in of_user.values()
         ]
-        kept = self.store.read(self.engine.digest, list(zip(keys, event_ids, strict=True)))
-        records = records_of(self.engine, kept)
+        stored = self.store.read(self.engine.digest, list(zip(keys, event_ids, strict=True)))
+        records = records_of(self.engine, stored)
         before = int(records["sequence"].sum())
-        replayed = catch_up(self.store, self.engine, self.items, keys, kept, records)
+        replayed = catch_up(self.store, self.engine, self.items, keys, stored, records)
         self.counters.replayed += int(records["sequence"].sum()) - before
         new = [
             _new(entries, numbers, set(compress(asked, one.known)))
-            for numbers, asked, one in zip(of_user.values(), event_ids, kept, strict=True)
+            for numbers, asked, one in zip(of_user.values(), event_ids, stored, strict=True)
         ]
-        return _Users(keys, new, kept, records, replayed)
+        return _Users(keys, new, stored, records, replayed)
 
     def _append(self, entries: Sequence[Entry], users: _Users) -> list[Observed]:
         """Log the new events with the records that hold after them."""
-        keys, new, kept, records, replayed = users
+        keys, new, stored, records, replayed = users
         late = _late(entries, new, records[TIME])
         versions = records["version"].tolist()
         # No record where the log was replaced while it was read: it catches up when it is read.
-        complete = (records["sequence"] == [one.last for one in kept]).tolist()
+        complete = (records["sequence"] == [one.last for one in stored]).tolist()
         self.engine.advance(
             records,
             [[(entries[n].item, entries[n].event.time) for n in numbers] for numbers in new],
@@ -138,8 +138,8 @@ class Writer:
             appends.append(
                 Append(
                     user=keys[row],
-                    born=kept[row].born,
-                    last=kept[row].last,
+                    log_id=stored[row].log_id,
+                    last=stored[row].last,
                     version=versions[row],
                     events=[entries[n].event for n in new[row]],
                     record=self.engine.dump(records, row) if complete[row] else None,
@@ -166,7 +166,7 @@ class _Users(NamedTuple):
 
     keys: list[bytes]
     new: list[list[int]]
-    kept: list[Kept]
+    stored: list[StoredUser]
     records: np.ndarray
     replayed: dict[int, Ints]
 
