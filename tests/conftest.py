@@ -6,15 +6,13 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-import polars as pl
 import pytest
 import torch
 from forking import ONE_THREAD, address_of_session
 from hypothesis import settings
+from small_histories import MakeHistories, tiny_histories, walks
 
-from longrec.data.catalog import Catalog
-from longrec.data.histories import Histories, write_histories
+from longrec.data.histories import Histories
 
 torch.set_num_threads(1)
 os.environ.update(ONE_THREAD)  # also in processes that tests start
@@ -48,34 +46,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(" ".join([item.module.__name__, *ids])))
 
 
-MakeHistories = Callable[..., Histories]
-
-
-def tiny_histories(
-    path: Path,
-    rows: Sequence[Sequence[int]],
-    times: Sequence[Sequence[int]] | None = None,
-    n_items: int | None = None,
-) -> Histories:
-    """Histories with these item indices per user, at these times."""
-    items = np.array([item for row in rows for item in row], dtype=np.int32)
-    size = n_items or int(items.max(initial=0))
-    moments = None if times is None else np.array([t for row in times for t in row])
-    return write_histories(
-        path,
-        user_ids=pl.Series([f"user{n:05d}" for n in range(len(rows))]),
-        offsets=np.cumsum([0, *map(len, rows)]),
-        items=items,
-        times=moments,
-        catalog=Catalog(
-            pl.Series(np.arange(1000, 1000 + size)),
-            np.bincount(items, minlength=size + 1)[1:].astype(np.int64),
-        ),
-        source="test",
-        time_unit=None if times is None else "s",
-    )
-
-
 @pytest.fixture
 def make_histories(tmp_path: Path) -> MakeHistories:
     """Call it with rows (and times, n_items) to get histories in a folder of their own."""
@@ -91,16 +61,6 @@ def make_histories(tmp_path: Path) -> MakeHistories:
         return tiny_histories(tmp_path / f"histories{made}", rows, times, n_items)
 
     return make
-
-
-def walks(users: int, n_items: int, shortest: int, longest: int, seed: int = 0) -> list[list[int]]:
-    """Item indices per user: mostly the next item of a ring, so that one can learn something."""
-    random = np.random.default_rng(seed)
-    rows = []
-    for length in random.integers(shortest, longest + 1, users):
-        jumps = np.where(random.random(length) < 0.8, 1, random.integers(1, n_items, length))
-        rows.append(((random.integers(n_items) + jumps.cumsum()) % n_items + 1).tolist())
-    return rows
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from conftest import MakeHistories, tiny_histories, walks
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_histories import MakeHistories, tiny_histories, walks
 
 import longrec
 from longrec.data.histories import Histories

@@ -15,7 +15,6 @@ import polars as pl
 import pytest
 import typer.main
 from cli.running import longrec
-from conftest import tiny_histories, walks
 from forking import run_code
 from serving.maintenance.small_stores import (
     MODEL,
@@ -27,6 +26,7 @@ from serving.maintenance.small_stores import (
     record,
     serve,
 )
+from small_histories import tiny_histories, walks
 
 from longrec.cli import main as cli
 from longrec.recommender import Recommender

@@ -51,7 +51,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def histories(place):
-    from conftest import tiny_histories, walks
+    from small_histories import tiny_histories, walks
 
     return tiny_histories(place / "histories", walks(60, 30, 3, 40), n_items=30)
 

@@ -12,9 +12,9 @@ from unittest import mock
 
 import pytest
 import torch
-from conftest import tiny_histories
 from serving.maintenance.small_stores import fill
 from serving.small_streams import recommender
+from small_histories import tiny_histories
 
 from longrec.artifact.folder import RECOMMENDER
 from longrec.compare.plan import COMPARISON, Plan

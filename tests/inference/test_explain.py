@@ -9,10 +9,10 @@ import polars as pl
 import pytest
 import torch
 import typer
-from conftest import tiny_histories, walks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models.small_models import N, make, sequences
+from small_histories import tiny_histories, walks
 from typer.testing import CliRunner
 
 from longrec.cli.recommend import explain as command

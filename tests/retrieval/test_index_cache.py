@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from conftest import MakeHistories
 from serving.small_streams import recommender
+from small_histories import MakeHistories
 from typer.testing import CliRunner
 
 from longrec.cli.main import app

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_histories, walks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from serving.small_streams import frame_of
+from small_histories import tiny_histories, walks
 
 import longrec
 from longrec.mixers import Context

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from conftest import tiny_histories
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from serving.small_streams import (
@@ -22,6 +21,7 @@ from serving.small_streams import (
     quick_engine,
     recommender,
 )
+from small_histories import tiny_histories
 
 from longrec.core.errors import DataError, UsageError
 from longrec.data.catalog import Catalog
