@@ -1,6 +1,7 @@
 """Calls to a Redis server: sent again where an answer is lost, with errors in plain words.
 
-redis-py has the connections, the scripts and the retries. What is here besides:
+redis-py has connections, parsing and retries. Its pool and client are not used: they take more of
+the processor's time per call than all the rest (docs/decisions/0013-redis.md). What is here:
 
 - A call that only reads, or may be done twice, is simply sent again for some seconds. One that must
   be done once is numbered (lua/numbered.lua), in a sequence that no other call uses meanwhile.
@@ -10,21 +11,21 @@ redis-py has the connections, the scripts and the retries. What is here besides:
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from threading import Event
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-from redis import Redis
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
-from redis.connection import ConnectionPool, parse_url
+from redis.connection import Connection, parse_url
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     ConnectionError,
+    NoScriptError,
     RedisError,
     ResponseError,
     TimeoutError,
@@ -45,7 +46,7 @@ _OPTIONS = {
     *("host", "port", "db", "username", "password", "connection_class", "client_name"),
     *("socket_timeout", "socket_connect_timeout", "socket_keepalive", "health_check_interval"),
 }
-_PASSING = r"\b(LOADING|BUSY|MASTERDOWN|NOREPLICAS|TRYAGAIN|NOSCRIPT)\b|NoScript"
+_PASSING = r"\b(LOADING|BUSY|MASTERDOWN|NOREPLICAS|TRYAGAIN)\b"
 """In errors of a server that will soon answer otherwise."""
 
 
@@ -104,8 +105,26 @@ def _parse_url(url: str) -> tuple[dict[str, Any], str, str] | None:
     return options, host_and_port, dict(query).get("prefix", PREFIX)
 
 
+class _Connection:
+    """A connection, and the sequence of its numbered calls."""
+
+    def __init__(self, connection: Any) -> None:
+        self.connection, self.sequence, self.number = connection, os.urandom(8).hex(), 0
+
+    def send(self, *command: Any) -> Any:
+        try:
+            packed = b"".join(self.connection.pack_command(*command))
+            self.connection.send_packed_command([packed])
+            return self.connection.read_response()
+        except ResponseError:
+            raise
+        except BaseException:  # an answer may still come, and would be taken for the next one's
+            self.connection.disconnect()
+            raise
+
+
 class RedisClient:
-    """Calls to a server, from any number of threads.
+    """Calls to a server, from any number of threads, each on a connection of its own.
 
     Parameters
     ----------
@@ -117,92 +136,116 @@ class RedisClient:
     def __init__(self, address: RedisAddress, check_connection: Callable[[Any], None]) -> None:
         self.url, self._prefix = address.public_url, address.prefix
         self._password = address.options.get("password")
-
-        def connected(connection: Any) -> None:
-            try:
-                connection.on_connect()
-                check_connection(connection)
-            except BaseException:
-                connection.disconnect()
-                raise
-
-        self._pool = ConnectionPool(
-            **TIMEOUTS | address.options,
-            max_connections=2**31,  # one per thread that calls
-            protocol=2,
-            retry=Retry(NoBackoff(), 0),
-            redis_connect_func=connected,
-        )
-        redis = Redis(connection_pool=self._pool)
-        self._execute: Callable[..., Any] = redis.execute_command
-        self._scripts: dict[str, Callable[..., Any]] = {
-            name: redis.register_script(script_text(name)) for name in SCRIPTS
+        self._options = TIMEOUTS | address.options
+        self._connection_class = self._options.pop("connection_class", Connection)
+        self._check_connection = check_connection
+        self._idle: list[_Connection] = []
+        self._pid, self._closed = os.getpid(), False
+        texts = {name: script_text(name) for name in SCRIPTS}
+        self._scripts = {
+            name: (hashlib.sha1(text.encode()).hexdigest(), text) for name, text in texts.items()
         }
-        self._sequences: list[tuple[str, int]] = []
-        self._pid, self._closed = os.getpid(), Event()
 
     def command(self, *command: Any) -> Any:
         """The answer to a command that changes nothing, or may be done twice."""
-        return self._retried(lambda: self._execute(*command), changing=False)
+        return self._call(lambda connection: connection.send(*command), changing=False)
 
     def keys(self, beginning: bytes) -> Iterator[list[bytes]]:
         """All keys of the server that begin so, some at a time."""
-        cursor, pattern = 0, re.sub(rb"([*?\[\]\\^])", rb"\\\1", beginning) + b"*"
+        cursor, pattern = b"0", re.sub(rb"([*?\[\]\\^])", rb"\\\1", beginning) + b"*"
         while True:
             cursor, keys = self.command("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
             if keys:
                 yield keys
-            if cursor == 0:
+            if cursor == b"0":
                 return
 
     def run(self, script: str, *arguments: Any) -> Any:
         """The answer of a script that may be run twice."""
-        call = self._scripts[script]
-        return self._retried(lambda: call(args=[self._prefix, *arguments]), changing=False)
+        complete = (self._prefix, *arguments)
+        return self._call(lambda connection: self._run(connection, script, complete), False)
 
     def run_once(self, script: str, *arguments: Any) -> Any:
         """The answer of a numbered script; it is done once, also where it is sent again."""
-        if self._pid != os.getpid():  # the parent goes on with its sequences
-            self._pid, self._sequences = os.getpid(), []
-        try:
-            sequence, number = self._sequences.pop()
-        except IndexError:
-            sequence, number = os.urandom(8).hex(), 0
-        number += 1
-        call = self._scripts[script]
-        complete = [self._prefix, sequence, number, int(time.time()), *arguments]
-        try:
-            return self._retried(lambda: call(args=complete), changing=True)
-        finally:
-            self._sequences.append((sequence, number))
+        number: int | None = None
+
+        def call(connection: _Connection) -> Any:
+            nonlocal number
+            if number is None:
+                number = connection.number = connection.number + 1
+            numbered = (self._prefix, connection.sequence, number, int(time.time()), *arguments)
+            return self._run(connection, script, numbered)
+
+        return self._call(call, changing=True)
 
     def close(self) -> None:
         """Close the connections; those in use, when their calls have ended."""
-        self._closed.set()
-        self._pool.disconnect(inuse_connections=False)
+        self._closed = True
+        while self._idle:
+            self._idle.pop().connection.disconnect()
 
-    def _retried(self, call: Callable[[], Any], changing: bool) -> Any:
-        if self._closed.is_set():
-            raise UsageError(f"{self.url} was closed")
-        failed_since: float | None = None
+    def _run(self, connection: _Connection, script: str, arguments: tuple[Any, ...]) -> Any:
+        digest, text = self._scripts[script]
+        try:
+            return connection.send("EVALSHA", digest, 0, *arguments)
+        except NoScriptError:  # a server that was started anew knows none
+            return connection.send("EVAL", text, 0, *arguments)
 
-        def may_retry(error: Exception) -> bool:
-            nonlocal failed_since
-            failed_since = failed_since or time.monotonic()
-            return _is_passing(error) and time.monotonic() <= failed_since + PATIENCE
+    def _call(self, call: Callable[[_Connection], Any], changing: bool) -> Any:
+        connection = self._take()
+        try:
+            return call(connection)
+        except RedisError as error:
+            return self._retry(lambda: call(connection), error, changing)
+        finally:
+            if self._closed:
+                connection.connection.disconnect()
+            else:
+                self._idle.append(connection)
 
+    def _retry(self, call: Callable[[], Any], error: RedisError, changing: bool) -> Any:
+        """The answer to a call that has failed once."""
+        until = time.monotonic() + PATIENCE
         retry = Retry(
             ExponentialWithJitterBackoff(base=0.01, cap=0.5),
             retries=-1,
             supported_errors=(ConnectionError, TimeoutError, ResponseError),
         )
         try:
-            return retry.call_with_retry(call, lambda error: None, may_retry)
-        except RedisError as error:
-            self._explain(error, changing)
-        finally:
-            if self._closed.is_set():
-                self._pool.disconnect(inuse_connections=False)
+            if not _is_passing(error):
+                raise error
+            return retry.call_with_retry(
+                call,
+                lambda error: None,
+                lambda error: _is_passing(error) and time.monotonic() <= until,
+            )
+        except RedisError as last:
+            self._explain(last, changing)
+
+    def _take(self) -> _Connection:
+        if self._closed:
+            raise UsageError(f"{self.url} was closed")
+        if self._pid != os.getpid():  # these are the parent's
+            self._pid, self._idle = os.getpid(), []
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return _Connection(
+                self._connection_class(
+                    **self._options,
+                    protocol=2,
+                    retry=Retry(NoBackoff(), 0),
+                    redis_connect_func=self._connected,
+                )
+            )
+
+    def _connected(self, connection: Any) -> None:
+        try:
+            connection.on_connect()
+            self._check_connection(connection)
+        except BaseException:
+            connection.disconnect()
+            raise
 
     def _explain(self, error: RedisError, changing: bool) -> NoReturn:
         """Raise what went wrong in words that say what to do."""

@@ -51,7 +51,7 @@ from longrec.serving.stores.redis_layout import (
     split_bitmap,
     unpack_block,
 )
-from longrec.serving.stores.redis_settings import check_server, end_transaction
+from longrec.serving.stores.redis_settings import check_server, end_transaction, parse_info
 
 T = TypeVar("T")
 CALL_BYTES = 2**23
@@ -245,7 +245,7 @@ class RedisStore:
                 for digest, count in zip(digests, records, strict=True)
                 if count
             },
-            bytes=self._client.command("INFO", "memory")["used_memory"],
+            bytes=int(parse_info(self._client.command("INFO", "memory"))["used_memory"]),
         )
 
     def compact(self) -> tuple[int, int]:
@@ -256,7 +256,7 @@ class RedisStore:
         self._erase_unfinished()
         self._delete_old_answers()
         # A rewriting of the file that has begun may not know of what was deleted since.
-        before = self._wait_for_file()["aof_current_size"]
+        before = int(self._wait_for_file()["aof_current_size"])
         self._client.command("BGREWRITEAOF")
         info = self._wait_for_file()
         if info["aof_last_bgrewrite_status"] != "ok":
@@ -264,7 +264,7 @@ class RedisStore:
                 f"{self._url}: Redis could not write its append-only file anew; nothing was "
                 "lost. Its log says why; mostly its disk is full or its memory too small to fork"
             )
-        return before, info["aof_current_size"]
+        return before, int(info["aof_current_size"])
 
     def close(self) -> None:
         self._client.close()
@@ -361,7 +361,7 @@ class RedisStore:
     def _erase_unfinished(self) -> None:
         """Delete what killed processes left of logs, unless it has become a user's."""
         notes = self._client.command("HGETALL", self._prefix + b"old")
-        for log_id, note in notes.items():
+        for log_id, note in zip(notes[::2], notes[1::2], strict=True):
             since, length, user = note.split(b" ", 2)
             if int(since) < int(time.time()) - UNFINISHED:
                 log = LogRef(int(log_id), int(length), user)
@@ -377,12 +377,12 @@ class RedisStore:
                 if answer and int(answer.split(b" ", 2)[1]) < int(time.time()) - UNFINISHED:
                     self._client.command("UNLINK", key)
 
-    def _wait_for_file(self) -> dict[str, Any]:
+    def _wait_for_file(self) -> dict[str, str]:
         """What INFO has of the append-only file, once it is not being written anew."""
         pause = 0.005
         while True:
-            info: dict[str, Any] = self._client.command("INFO", "persistence")
-            if not info["aof_rewrite_in_progress"] and not info["aof_rewrite_scheduled"]:
+            info = parse_info(self._client.command("INFO", "persistence"))
+            if info["aof_rewrite_in_progress"] == info["aof_rewrite_scheduled"] == "0":
                 return info
             time.sleep(pause)
             pause = min(0.5, 1.5 * pause)
