@@ -227,14 +227,13 @@ def draw(house: House) -> str:
         "",
         "An arrow is drawn where no other way down leads to the same room; the table has all.",
         "",
-        "| room | what it is | files | lines | imports |",
-        "|---|---|---|---|---|",
+        "| room | what it is | files | imports |",
+        "|---|---|---|---|",
     ]
     for room in reversed(ROOMS):
         modules = [module for module in house.files if house.room(module) == room]
-        size = sum(len(house.files[m].read_text("utf-8").splitlines()) for m in modules)
         below = ", ".join(other for other in ROOMS if other in reached[room]) or "nothing"
-        lines.append(f"| `{room}` | {_about(house, room)} | {len(modules)} | {size:,} | {below} |")
+        lines.append(f"| `{room}` | {_about(house, room)} | {len(modules)} | {below} |")
     total = sum(map(len, reached.values()))
     lines += [
         "",
@@ -245,7 +244,8 @@ def draw(house: House) -> str:
         lines += [f"## {walk.title}", ""]
         for number, step in enumerate(walk.steps, 1):
             name = step.removeprefix("* ").removeprefix("> ")
-            lines.append(f"{number}. `{name}`: {summary(definition(house, name))}")
+            words = summary(definition(house, name))
+            lines.append(f"{number}. `{name}`" + (f": {words}" if words else ""))
         lines.append("")
     return "\n".join(lines)
 
