@@ -2,6 +2,7 @@
 
     python tools/architecture.py            # says what is wrong; exit status 1 if anything is
     python tools/architecture.py --write    # also draws docs/architecture.md anew
+    python tools/architecture.py --sizes    # also says how many lines each room has
 
 Every import counts: inside functions and for type checkers alone, too. `ROOMS` lists the rooms from
 the ground up; an import may only go down, or stay in its room, and no files may import each other
@@ -102,6 +103,12 @@ def _imported(path: Path, files: dict[str, Path]) -> Iterator[str]:
                     yield name
                 elif node.module in files:
                     yield node.module
+
+
+def lines_of(house: House, room: str) -> int:
+    """Lines of a room's files."""
+    files = [path for module, path in house.files.items() if house.room(module) == room]
+    return sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files)
 
 
 def circles(imports: dict[str, set[str]]) -> list[list[str]]:
@@ -337,15 +344,18 @@ WALKS = (
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--write", action="store_true", help="draw docs/architecture.md anew")
-    write = parser.parse_args().write
+    parser.add_argument("--sizes", action="store_true", help="print the lines of each room")
+    asked = parser.parse_args()
     house = read_house()
     found = problems(house)
     for line in found:
         print(line)
     if found:
         return 1
-    if write:
+    if asked.write:
         PAGE.write_text(draw(house), encoding="utf-8")
+    for room in ROOMS if asked.sizes else ():
+        print(f"{room:20} {lines_of(house, room):6,}")
     print(f"{len(house.files)} files in {len(ROOMS)} rooms: no circle, no arrow upwards")
     return 0
 
