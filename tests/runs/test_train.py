@@ -78,7 +78,7 @@ def begin(data, run, **settings):
         pass
 
     def stop(report):
-        if report.place.total_steps >= 2:
+        if report.status.total_steps >= 2:
             raise Stop
 
     with pytest.raises(Stop):

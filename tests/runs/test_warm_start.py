@@ -354,7 +354,7 @@ class Stop(BaseException):
 
 def begin(data, out, steps, **settings):
     def stop(report):
-        if report.place.total_steps >= steps:
+        if report.status.total_steps >= steps:
             raise Stop
 
     with pytest.raises(Stop):

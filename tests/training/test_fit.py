@@ -18,7 +18,7 @@ from longrec.evaluation.rank_targets import rank_targets
 from longrec.mixers import product_keys as memory
 from longrec.models import MODELS
 from longrec.training import fit as fitting
-from longrec.training.fit import draw, fit
+from longrec.training.fit import draw_targets, fit
 from longrec.training.losses import full_cross_entropy
 
 
@@ -85,7 +85,7 @@ def test_training_learns(tmp_path, histories, name):
     assert result.events == 12 * int(
         (leave_one_out(histories).train_end - histories.offsets[:-1] - 1).sum()
     )
-    assert told[-1].place.epoch == 12
+    assert told[-1].status.epoch == 12
     assert any(report.validating is not None for report in told)
 
 
@@ -303,12 +303,12 @@ def test_counting_models_count_training_events_only(tmp_path, make_histories):
 
 def test_validation_draws_users_once_by_the_seed(histories):
     targets = leave_one_out(histories).validation
-    some = draw(targets, 10, 0)
+    some = draw_targets(targets, 10, 0)
     assert len(some) == 10
     assert (np.diff(some.users) > 0).all()
-    assert np.array_equal(some.positions, draw(targets, 10, 0).positions)
-    assert not np.array_equal(some.positions, draw(targets, 10, 1).positions)
-    assert draw(targets, 1000, 0) is targets
+    assert np.array_equal(some.positions, draw_targets(targets, 10, 0).positions)
+    assert not np.array_equal(some.positions, draw_targets(targets, 10, 1).positions)
+    assert draw_targets(targets, 1000, 0) is targets
 
 
 def test_unseen_items_miss_in_validation(tmp_path, histories, monkeypatch):

@@ -124,7 +124,7 @@ def test_a_step_makes_nothing_of_the_catalogs_size(tmp_path, make_histories, rin
     with Large(many) as seen:
         for batch in batches:
             fitted.step(batch)
-            fitted.place.total_steps += 1
+            fitted.status.total_steps += 1
     assert seen.made == set()
     assert seen.changed == {"index_copy_"}
     moved = (model.items != before).any(1)

@@ -126,14 +126,14 @@ def stop_and_go_on(tmp_path: Path, histories, settings: dict) -> None:
         histories.path,
         tmp_path / "whole",
         seldom(settings),
-        lambda report: steps.append(report.place.total_steps),
+        lambda report: steps.append(report.status.total_steps),
     )
     last = steps[-1]
     assert last >= 20
     for stop in (1, last // 3, last - 1):
 
         def tell(report, stop=stop):
-            if report.place.total_steps >= stop and report.validating is None:
+            if report.status.total_steps >= stop and report.validating is None:
                 raise Killed
 
         with pytest.raises(Killed):
@@ -149,7 +149,7 @@ def test_a_first_validation_is_done_once(tmp_path, histories):
     training_child.train(histories.path, tmp_path / "whole", seldom(settings))
 
     def tell(report):
-        if report.place.rows and report.place.total_steps:
+        if report.status.rows and report.status.total_steps:
             raise Killed
 
     with pytest.raises(Killed):

@@ -40,5 +40,5 @@ def main() -> None:
         Path(sys.argv[1]),
         Path(sys.argv[2]),
         json.loads(sys.argv[3]),
-        lambda report: print(report.place.total_steps, flush=True),
+        lambda report: print(report.status.total_steps, flush=True),
     )

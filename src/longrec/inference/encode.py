@@ -30,13 +30,13 @@ class Requests:
 
     begin, lengths : (n,) stretch i covers events begin[i] .. begin[i] + lengths[i] - 1.
     first : (n + 1,) targets first[i] .. first[i + 1] - 1 belong to stretch i.
-    place : (n_targets,) the event within its stretch after which a target is predicted.
+    read_at : (n_targets,) the event within its stretch after which a target is predicted.
     """
 
     begin: Ints
     lengths: Ints
     first: Ints
-    place: Ints
+    read_at: Ints
 
 
 def requests_of(
@@ -100,10 +100,10 @@ def encode_targets(
                 h, state = model.prefill(items, state, ctx)
             else:
                 h = model.encode(items, ctx)
-            place = requests.place[wanted] - k * window
-            here = (place >= 0) & (place < window)
+            read_at = requests.read_at[wanted] - k * window
+            here = (read_at >= 0) & (read_at < window)
             if here.any():
-                at = torch.from_numpy(owner[here]), torch.from_numpy(place[here])
+                at = torch.from_numpy(owner[here]), torch.from_numpy(read_at[here])
                 use(wanted[here], h[at[0].to(device), at[1].to(device)])
             done += int(lengths.sum())
             if progress is not None:

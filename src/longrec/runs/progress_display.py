@@ -41,11 +41,11 @@ class TrainingProgress:
 
     def __call__(self, report: Report) -> None:
         """Show a report."""
-        place = report.place
-        if len(place.rows) > self._validations:
-            self._validations = len(place.rows)
-            row = place.rows[-1]
-            best = " best" if row["ndcg10"] == place.best else ""
+        status = report.status
+        if len(status.rows) > self._validations:
+            self._validations = len(status.rows)
+            row = status.rows[-1]
+            best = " best" if row["ndcg10"] == status.best else ""
             self._bar.console.print(
                 f"{self.name}  epoch {row['epoch']:>3}  {_loss(row['loss'], 4)}"
                 f"validation NDCG@10 {row['ndcg10']:.4f}{best}  {row['seconds']:.0f} s",
@@ -55,16 +55,16 @@ class TrainingProgress:
         if now - self._last_update < 0.2:
             return
         self._last_update = now
-        state = f"{_loss(report.loss, 3)}best NDCG@10 {max(place.best, 0):.4f}"
-        if place.total_steps:
+        state = f"{_loss(report.loss, 3)}best NDCG@10 {max(status.best, 0):.4f}"
+        if status.total_steps:
             left = duration(self._seconds_left(report))
             state += f"  {report.events_per_second:,.0f} events/s  at most {left} left"
-        step = place.step
+        step = status.step
         if report.validating is not None:
             state, step = f"validating {report.validating:.0%}  {state}", report.steps
         self._bar.update(
             self._task,
-            description=f"{self.name} epoch {place.epoch + 1}/{self.max_epochs}",
+            description=f"{self.name} epoch {status.epoch + 1}/{self.max_epochs}",
             completed=step,
             total=report.steps,
             state=state,
@@ -72,11 +72,11 @@ class TrainingProgress:
 
     def _seconds_left(self, report: Report) -> float:
         """Seconds until the last epoch or the time limit, whichever is first."""
-        place = report.place
-        done = place.epoch + place.step / max(report.steps, 1)
-        left = place.seconds / max(done, 1e-9) * max(self.max_epochs - done, 0)
+        status = report.status
+        done = status.epoch + status.step / max(report.steps, 1)
+        left = status.seconds / max(done, 1e-9) * max(self.max_epochs - done, 0)
         if self.max_minutes is not None:
-            left = min(left, 60 * self.max_minutes - place.seconds)
+            left = min(left, 60 * self.max_minutes - status.seconds)
         return max(left, 0)
 
 

@@ -38,7 +38,7 @@ from longrec.training.checkpoint import load_checkpoint, save_checkpoint
 from longrec.training.objective import make_objective, reads_few_items
 from longrec.training.optimiser import ITEMS, Optimiser
 from longrec.training.precision import choose_precision
-from longrec.training.progress import FitResult, Place, Progress, Report, Row, write_log
+from longrec.training.progress import FitResult, FitStatus, Progress, Report, Row, write_log
 
 
 def fit(
@@ -133,80 +133,80 @@ class _Fit:
     ) -> None:
         self.model, self.data, self.config, self.folder = model, data, config, run
         self.progress, self.device = progress, model.device
-        self.place = Place(precision=choose_precision(config.precision, self.device))
+        self.status = FitStatus(precision=choose_precision(config.precision, self.device))
         model.sparse_items = reads_few_items(config, model.n_items)
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
         self.best: dict[str, Tensor] = _copy(model)
         self.optimiser = Optimiser(model, self.average, config, model.sparse_tables())
         self.objective = make_objective(config, data, self.device, self.products)
-        self.validation = draw(split.validation, config.validation_users, config.seed)
+        self.validation = draw_targets(split.validation, config.validation_users, config.seed)
         self.state: UserState | None = None
         self.saved = 0.0
 
     def run(self, resume: bool, validate_first: bool) -> FitResult:
         if resume:
             self.load()
-        place, config = self.place, self.config
+        status, config = self.status, self.config
         if self.device.type == "cpu":
             keep_freed_memory()
-        began = time.perf_counter() - place.seconds
-        self.saved = place.seconds
-        if validate_first and not place.total_steps and not place.rows:
+        began = time.perf_counter() - status.seconds
+        self.saved = status.seconds
+        if validate_first and not status.total_steps and not status.rows:
             self.validate(began)
             self.save()
         # An interrupt may fall between an update and its count: only whole steps are saved.
-        while not place.stop and place.epoch < config.max_epochs:
+        while not status.stop and status.epoch < config.max_epochs:
             if not self.run_epoch(began):
                 break
-            place.epoch, place.step = place.epoch + 1, 0
-            last = place.epoch == config.max_epochs
-            if place.epoch % config.validate_every == 0 or last:
+            status.epoch, status.step = status.epoch + 1, 0
+            last = status.epoch == config.max_epochs
+            if status.epoch % config.validate_every == 0 or last:
                 self.validate(began)
             self.save()
-        if place.stop == "max_minutes" and place.loss_events:
+        if status.stop == "max_minutes" and status.loss_events:
             self.validate(began)
             self.save()
         self.model.load_state_dict(self.best)
         self.model.eval()
-        stop = place.stop or "max_epochs"
-        rows = [Row(**row) for row in place.rows]
-        kept = next((row for row in rows if row.ndcg10 == place.best), None)
+        stop = status.stop or "max_epochs"
+        rows = [Row(**row) for row in status.rows]
+        best = next((row for row in rows if row.ndcg10 == status.best), None)
         return FitResult(
             stop=stop,
             converged=stop == "converged",
-            epochs=place.epoch,
-            seconds=place.seconds,
-            events=place.events,
+            epochs=status.epoch,
+            seconds=status.seconds,
+            events=status.events,
             rows=rows,
-            precision=place.precision,
-            validation={} if kept is None else {"ndcg@10": kept.ndcg10, "hr@10": kept.hr10},
+            precision=status.precision,
+            validation={} if best is None else {"ndcg@10": best.ndcg10, "hr@10": best.hr10},
             dropped=self.data.dropped,
         )
 
     def run_epoch(self, began: float) -> bool:
-        """Train from the place reached to the epoch's end (True), or until time is up (False)."""
-        place, config = self.place, self.config
-        epoch = self.data.epoch(place.epoch)
+        """Train from where it stands to the epoch's end (True), or until time is up (False)."""
+        status, config = self.status, self.config
+        epoch = self.data.epoch(status.epoch)
         self.model.train()
-        for batch in epoch.batches(place.step, config.workers):
+        for batch in epoch.batches(status.step, config.workers):
             loss, targets = self.step(batch.to(self.device))
-            place.step, place.total_steps = place.step + 1, place.total_steps + 1
-            place.events += int(batch.lengths.sum())
-            place.loss_events += targets
-            place.loss_sum += loss * targets
-            place.seconds = time.perf_counter() - began
-            self.tell(len(epoch), loss)
-            if config.max_minutes is not None and place.seconds > 60 * config.max_minutes:
-                place.stop = "max_minutes"
+            status.step, status.total_steps = status.step + 1, status.total_steps + 1
+            status.events += int(batch.lengths.sum())
+            status.loss_events += targets
+            status.loss_sum += loss * targets
+            status.seconds = time.perf_counter() - began
+            self.report(len(epoch), loss)
+            if config.max_minutes is not None and status.seconds > 60 * config.max_minutes:
+                status.stop = "max_minutes"
                 return False
-            if place.seconds - self.saved > 60 * config.checkpoint_minutes:
+            if status.seconds - self.saved > 60 * config.checkpoint_minutes:
                 self.save()
         return True
 
     def step(self, batch: Batch) -> tuple[float, int]:
         """One update; the loss and the number of targets."""
-        place, config = self.place, self.config
-        torch.manual_seed(_seed(config.seed, place.epoch, place.step))
+        status, config = self.status, self.config
+        torch.manual_seed(_seed(config.seed, status.epoch, status.step))
         real = batch.targets > 0
         targets, negatives = batch.targets[real], self.objective.draw()
         self.optimiser.refresh(ITEMS, batch.items, targets, negatives)
@@ -217,12 +217,12 @@ class _Fit:
         value = float(loss.detach())
         if not np.isfinite(value):
             raise LongrecError(
-                f"the loss is {value} at epoch {place.epoch}, step {place.step}; try a lower "
+                f"the loss is {value} at epoch {status.epoch}, step {status.step}; try a lower "
                 f"learning_rate (now {config.learning_rate}) or clip (now {config.clip})"
             )
         self.optimiser.zero_grad()
         loss.backward()
-        self.optimiser.step(place.total_steps)
+        self.optimiser.step(status.total_steps)
         return value, len(targets)
 
     def encode(self, batch: Batch) -> Tensor:
@@ -244,7 +244,7 @@ class _Fit:
     @property
     def products(self) -> torch.dtype:
         """The type of products; a run goes on in the one that it began in, on any machine."""
-        return torch.bfloat16 if self.place.precision == "bfloat16" else torch.float32
+        return torch.bfloat16 if self.status.precision == "bfloat16" else torch.float32
 
     def precision(self) -> AbstractContextManager[Any]:
         # On a CPU the loss alone multiplies in bfloat16: its shapes are always the same, while each
@@ -255,52 +255,52 @@ class _Fit:
 
     def validate(self, began: float) -> None:
         """Rank the validation targets with the averaged weights; keep them if they are best."""
-        place = self.place
+        status = self.status
         self.data.histories.check()  # files that change under a run would give other events
         self.optimiser.settle()
 
-        def tell(done: int, of: int) -> None:
-            self.tell(1, place.loss, done / of)
+        def report(done: int, of: int) -> None:
+            self.report(1, status.loss, done / of)
 
         with watch_usage(self.average) as usage:
             ranks = rank_targets(
-                self.average, self.data.histories, self.validation, self.data.context, tell
+                self.average, self.data.histories, self.validation, self.data.context, report
             )
         metrics = _metrics(ranks)
-        place.seconds = time.perf_counter() - began
+        status.seconds = time.perf_counter() - began
         row = Row(
-            place.epoch,
-            place.total_steps,
-            round(place.seconds, 2),
-            place.events,
-            place.loss,
+            status.epoch,
+            status.total_steps,
+            round(status.seconds, 2),
+            status.events,
+            status.loss,
             metrics["ndcg@10"],
             metrics["hr@10"],
             **usage.statistics(),
         )
-        place.rows.append(asdict(row))
-        place.loss_sum, place.loss_events = 0.0, 0
+        status.rows.append(asdict(row))
+        status.loss_sum, status.loss_events = 0.0, 0
         if not len(self.validation):
-            self.keep()  # nothing to choose by: the latest weights are kept
-        elif metrics["ndcg@10"] > place.best:
-            place.best, place.best_epoch, place.worse = metrics["ndcg@10"], place.epoch, 0
-            self.keep()
+            self.keep_weights()  # nothing to choose by: the latest weights are kept
+        elif metrics["ndcg@10"] > status.best:
+            status.best, status.best_epoch, status.worse = metrics["ndcg@10"], status.epoch, 0
+            self.keep_weights()
         else:
-            place.worse += 1
-            if place.worse >= self.config.patience:
-                place.stop = "converged"
-        write_log(self.folder / "log.csv", place.rows)
-        self.tell(1, row.loss)
+            status.worse += 1
+            if status.worse >= self.config.patience:
+                status.stop = "converged"
+        write_log(self.folder / "log.csv", status.rows)
+        self.report(1, row.loss)
 
-    def keep(self) -> None:
+    def keep_weights(self) -> None:
         """Keep the averaged weights as the best, where the best before them stand."""
         for name, tensor in self.average.state_dict().items():
             self.best[name].copy_(tensor)
 
-    def tell(self, steps: int, loss: float | None, validating: float | None = None) -> None:
+    def report(self, steps: int, loss: float | None, validating: float | None = None) -> None:
         if self.progress is not None:
-            rate = self.place.events / max(self.place.seconds, 1e-9)
-            self.progress(Report(self.place, steps, loss, rate, validating))
+            rate = self.status.events / max(self.status.seconds, 1e-9)
+            self.progress(Report(self.status, steps, loss, rate, validating))
 
     def save(self) -> None:
         """Write a checkpoint of everything that the next step depends on."""
@@ -310,8 +310,8 @@ class _Fit:
         tensors |= {f"optimizer.{k}": v for k, v in self.optimiser.tensors().items()}
         if self.state is not None:
             tensors |= {f"carried.{n}": part for n, part in enumerate(_leaves(self.state))}
-        save_checkpoint(self.folder, tensors, asdict(self.place))
-        self.saved = self.place.seconds
+        save_checkpoint(self.folder, tensors, asdict(self.status))
+        self.saved = self.status.seconds
 
     def load(self) -> None:
         """Go to the last checkpoint, if there is one."""
@@ -324,7 +324,7 @@ class _Fit:
             return {k[len(name) :]: v for k, v in tensors.items() if k.startswith(name)}
 
         try:
-            self.place = Place(**state)
+            self.status = FitStatus(**state)
             self.objective = make_objective(self.config, self.data, self.device, self.products)
             self.model.load_state_dict(part("model."))
             self.average.load_state_dict(part("average."))
@@ -337,9 +337,9 @@ class _Fit:
                 "Resume with the settings and data it was written with, or train again without "
                 "--resume."
             ) from error
-        limit = self.config.max_minutes
-        if self.place.stop == "max_minutes" and (limit is None or self.place.seconds < 60 * limit):
-            self.place.stop = ""  # more time was given
+        limit, status = self.config.max_minutes, self.status
+        if status.stop == "max_minutes" and (limit is None or status.seconds < 60 * limit):
+            status.stop = ""  # more time was given
         carried = part("carried.")
         if carried:
             leaves = iter([carried[str(n)].to(self.device) for n in range(len(carried))])
@@ -356,11 +356,11 @@ def _count(
     trains = training_events(histories.offsets, split.train_end)
     model.count(torch.from_numpy(before[trains]), torch.from_numpy(items[trains]))
     model.eval()
-    targets = draw(split.validation, config.validation_users, config.seed)
+    targets = draw_targets(split.validation, config.validation_users, config.seed)
     metrics = _metrics(rank_targets(model, histories, targets))
-    kept = {k: metrics[k] for k in ("ndcg@10", "hr@10")} if len(targets) else {}
+    validation = {k: metrics[k] for k in ("ndcg@10", "hr@10")} if len(targets) else {}
     seconds = time.perf_counter() - began
-    return FitResult("counted", True, 1, seconds, int(trains.sum()), [], kept, 0)
+    return FitResult("counted", True, 1, seconds, int(trains.sum()), [], validation, 0)
 
 
 def _metrics(ranks: pl.DataFrame) -> dict[str, float]:
@@ -374,7 +374,7 @@ def _metrics(ranks: pl.DataFrame) -> dict[str, float]:
     return summarise(rank, ks=(10,))
 
 
-def draw(targets: Targets, most: int, seed: int) -> Targets:
+def draw_targets(targets: Targets, most: int, seed: int) -> Targets:
     """At most `most` of the targets, drawn by the seed, in their order."""
     if len(targets) <= most:
         return targets

@@ -1,4 +1,4 @@
-"""What a fit tells: a row per validation, its place while it runs, and its result."""
+"""What a fit reports: a row per validation, its status while it runs, and its result."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class Row:
 
 
 @dataclass
-class Place:
-    """Where a fit stands; everything besides tensors that a checkpoint holds."""
+class FitStatus:
+    """Where a fit stands: everything besides tensors that a checkpoint holds."""
 
     epoch: int = 0
     step: int = 0  # of the epoch, the next to do
@@ -65,9 +65,9 @@ class Place:
 
 @dataclass(frozen=True)
 class Report:
-    """What a progress display is told after a step or a validation."""
+    """What a progress display gets after a step or a validation."""
 
-    place: Place
+    status: FitStatus
     steps: int
     loss: float | None
     events_per_second: float
