@@ -101,8 +101,10 @@ def restore(
 
     Example: [bold]longrec store restore backup-monday redis://localhost:6379/0[/bold]
     """
+    from longrec.serving.maintenance.restore import check_source
     from longrec.serving.maintenance.restore import restore as bring_back
 
+    check_source(source)
     with _opened(url, write=True) as store, console.progress_bar("restoring") as progress:
         safe_url = store.url
         with resumable():

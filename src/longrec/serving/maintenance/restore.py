@@ -71,6 +71,14 @@ def restore(source: str | Path, store: Store, progress: Progress | None = None) 
     return restored
 
 
+def check_source(source: str | Path) -> None:
+    """Raise DataError where there is nothing to restore, before a store is made for it."""
+    if not str(source).startswith(SQLITE):
+        BACKUP.read_document(Path(source))
+    elif not Path(str(source).removeprefix(SQLITE)).is_file():
+        raise DataError(f"{source}: there is no such file; name the store of longrec 0.1.0")
+
+
 def _batches(path: Path, rows: int) -> Iterator[list[dict[str, Any]]]:
     with pq.ParquetFile(path) as file:
         for number in range(file.num_row_groups):  # one in memory at a time

@@ -43,8 +43,6 @@ def read_sqlite(path: Path, rows: int) -> tuple[dict[str, Any], Iterator[list[di
     DataError
         When the file is no store of users, or is damaged.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file; name the store that longrec 0.1.0 kept")
     try:
         with closing(_connect(path)) as connection:
             if connection.execute("pragma application_id").fetchone()[0] != APPLICATION:
