@@ -14,6 +14,7 @@ from small_histories import MakeHistories, tiny_histories, walks
 
 from longrec.data.histories import Histories
 
+os.environ.pop("COLUMNS", None)  # readline sets it to 80, which workers inherit
 torch.set_num_threads(1)
 os.environ.update(ONE_THREAD)  # also in processes that tests start
 settings.register_profile("longrec", deadline=None, derandomize=True)
@@ -28,22 +29,22 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give to one worker what shares a module's fixture, so that it is made once.
+    """Give to one worker all tests of a file that has a fixture for itself, which is made once.
 
     All other tests go to whichever worker is free (pytest-xdist's loadgroup).
     """
+    sharing = {
+        item.module
+        for item in items
+        if isinstance(item, pytest.Function)
+        and any(
+            definitions[-1].scope == "module"
+            for definitions in item._fixtureinfo.name2fixturedefs.values()
+        )
+    }
     for item in items:
-        if not isinstance(item, pytest.Function):
-            continue
-        shared = [
-            name
-            for name, definitions in item._fixtureinfo.name2fixturedefs.items()
-            if definitions[-1].scope == "module"
-        ]
-        if shared:
-            params = item.callspec.indices if hasattr(item, "callspec") else {}
-            ids = [str(params[name]) for name in sorted(shared) if name in params]
-            item.add_marker(pytest.mark.xdist_group(" ".join([item.module.__name__, *ids])))
+        if isinstance(item, pytest.Function) and item.module in sharing:
+            item.add_marker(pytest.mark.xdist_group(item.module.__name__))
 
 
 @pytest.fixture
