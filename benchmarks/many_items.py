@@ -86,10 +86,10 @@ class Steps:
         self.ends: float | None = None
 
     def __call__(self, report: Report) -> None:
-        now, targets = time.process_time(), report.place.loss_events
-        if targets > self.last[1] > 0 and report.place.total_steps > WARM_UP:
+        now, targets = time.process_time(), report.status.loss_events
+        if targets > self.last[1] > 0 and report.status.total_steps > WARM_UP:
             self.taken.append((now - self.last[0]) / (targets - self.last[1]))
-        if report.place.total_steps == WARM_UP:
+        if report.status.total_steps == WARM_UP:
             self.ends = now + self.seconds
         if self.ends is not None and now > self.ends:
             raise Enough

@@ -42,7 +42,7 @@ class Watch:
         self.first = self.last = (0.0, 0.0, 0, 0)
 
     def __call__(self, report: Report) -> None:
-        place = report.place
+        place = report.status
         now = (time.perf_counter(), time.process_time(), place.total_steps, place.loss_events)
         # There may be reports without a step: each takes the place of the one before.
         if place.total_steps <= WARM:
