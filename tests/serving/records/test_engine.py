@@ -164,6 +164,7 @@ def test_a_record_of_other_weights_is_refused() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)  # a million events one by one
 @pytest.mark.parametrize(
     ("case", "events"),
     [*((case, 100_000) for case in CASES), ("elastic", 1_000_000), ("hydrarec", 1_000_000)],
