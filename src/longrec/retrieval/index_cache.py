@@ -78,25 +78,22 @@ def open_index(
         When the model has no vectors to search approximately, or faiss is not installed.
     """
     check_choice("index", kind, IndexKind)
-    if kind == "auto":
-        kind = "approximate" if _is_large(artifact) else "exact"
-    if kind == "exact":
-        return OpenedIndex(ExactIndex(artifact.model), None)
+    if kind != "approximate":
+        exact = ExactIndex(artifact.model)
+        if kind == "exact" or not _is_large(artifact, exact):
+            return OpenedIndex(exact, None)
     vectors = item_model(artifact.model).item_vectors().detach().numpy()
     digest = hashlib.sha256(np.ascontiguousarray(vectors).data).hexdigest()
     return _read(artifact, digest) or _build(artifact, vectors, digest, progress)
 
 
-def _is_large(artifact: Artifact) -> bool:
+def _is_large(artifact: Artifact, exact: ExactIndex) -> bool:
     """Whether exact search would take long, and there is another one."""
     try:
         item_model(artifact.model)
     except UsageError:
         return False
-    items = artifact.catalog.n_items
-    if items < min(APPROXIMATE_FROM, WITHOUT_SCAN):
-        return False
-    return items >= (APPROXIMATE_FROM if ExactIndex(artifact.model).in_8_bits else WITHOUT_SCAN)
+    return exact.n_items >= (APPROXIMATE_FROM if exact.in_8_bits else WITHOUT_SCAN)
 
 
 def _read(artifact: Artifact, digest: str) -> OpenedIndex | None:
