@@ -23,8 +23,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple, get_args
 
+from longrec.core.choices import Durability
 from longrec.serving.stores.open import open_store
-from longrec.serving.stores.protocol import HEADER, Append, Durability, Event, Store, version_of
+from longrec.serving.stores.protocol import HEADER, Append, Event, Store, version_of
 
 USERS, ITEMS = 2000, 3400
 DIGEST, RECORD = "ab" * 32, os.urandom(18_500)

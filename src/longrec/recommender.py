@@ -13,6 +13,7 @@ import torch
 
 from longrec.artifact.artifact import Artifact
 from longrec.core.arrays import places
+from longrec.core.choices import Durability
 from longrec.core.errors import UsageError
 from longrec.data.aligned import align_items
 from longrec.data.catalog import as_ids
@@ -27,7 +28,6 @@ from longrec.inference.explain import (
 )
 from longrec.retrieval.exact import ExactIndex, similar
 from longrec.retrieval.index import COLD, PERSONAL, Index, as_bits, row_bytes
-from longrec.serving.stores.protocol import Durability
 from longrec.serving.stream.stream import Stream
 
 MASK_BYTES = 1 << 25

@@ -14,13 +14,13 @@ import torch
 from models.small_models import N, make
 
 from longrec.config.training import TrainConfig
+from longrec.core.choices import Durability
 from longrec.data.catalog import Catalog
 from longrec.mixers import Context
 from longrec.models import MODELS
 from longrec.recommender import Recommender
 from longrec.serving.records.engine import Engine
 from longrec.serving.stores.open import open_store
-from longrec.serving.stores.protocol import Durability
 from longrec.serving.stream.store_models import register
 from longrec.serving.stream.stream import Stream
 

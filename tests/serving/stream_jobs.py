@@ -19,10 +19,11 @@ from unittest.mock import patch
 
 from serving.small_streams import FIRST, UNKNOWN, frame_of, recommender
 
+from longrec.core.choices import Durability
 from longrec.recommender import Recommender
 from longrec.serving.records.engine import Engine
 from longrec.serving.stores.open import open_store
-from longrec.serving.stores.protocol import Durability, StoreUnavailable
+from longrec.serving.stores.protocol import StoreUnavailable
 from longrec.serving.stream import rebuild
 from longrec.serving.stream.store_models import register
 from longrec.serving.stream.stream import Stream

@@ -23,9 +23,10 @@ from serving.stores.cutting_proxy import CuttingProxy
 from serving.stream_jobs import BEGIN, CASES, ITEMS, SHARED, made, opened
 from serving.told import Told, finish, log_of, look
 
+from longrec.core.choices import Durability
 from longrec.data.histories import write_histories
 from longrec.serving.stores.open import open_store
-from longrec.serving.stores.protocol import Durability, Event
+from longrec.serving.stores.protocol import Event
 from longrec.serving.stream.id_keys import item_key
 
 instants = random.SystemRandom()

@@ -9,9 +9,10 @@ from serving import stream_jobs
 from serving.small_streams import FIRST, UNKNOWN, N, check
 from serving.stream_jobs import SHARED, common, made, own, turn_of
 
+from longrec.core.choices import Durability
 from longrec.serving.maintenance.verify import verify
 from longrec.serving.stores.open import open_store
-from longrec.serving.stores.protocol import Durability, Event, Store, StoredUser, read_header
+from longrec.serving.stores.protocol import Event, Store, StoredUser, read_header
 from longrec.serving.stream.catch_up import bits
 from longrec.serving.stream.id_keys import event_key, item_key, user_key
 

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import torch
 
+from longrec.core.choices import Durability
 from longrec.data.histories import Histories
 from longrec.models import SequenceModel
 from longrec.recommender import Recommender
@@ -21,7 +22,6 @@ from longrec.retrieval.index import Index, TopK
 from longrec.retrieval.index_cache import open_index
 from longrec.retrieval.recall import recall
 from longrec.serving.stores.open import open_store
-from longrec.serving.stores.protocol import Durability
 from longrec.serving.stream.recommending import Ranker
 from longrec.serving.stream.stream import Stream
 from longrec_bench.measurement import Measurement, Progress, Row, interleaved

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from longrec.serving.stores.protocol import Durability
+from longrec.core.choices import Durability
 from longrec_bench.plan import Plan
 
 Transport = Literal["python", "http"]

@@ -11,8 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from longrec.core.choices import Durability
 from longrec.core.errors import LongrecError
-from longrec.serving.stores.protocol import Durability
 
 START, STOP = 300.0, 40.0
 """Seconds that a server may take to start, and to stop."""

@@ -38,11 +38,11 @@ from serving.stores.store_properties import (
     together,
 )
 
+from longrec.core.choices import Durability
 from longrec.core.errors import DataError, UsageError
 from longrec.serving.stores.open import open_store
 from longrec.serving.stores.protocol import (
     Append,
-    Durability,
     Event,
     Put,
     Rewrite,

@@ -26,10 +26,11 @@ from serving.stores.store_properties import StoreContract, all_events, event, ev
 from serving.stores.store_survival import SurvivalContract, check_logs
 from serving.strace import need_strace
 
+from longrec.core.choices import Durability
 from longrec.core.errors import DataError, LongrecError, UsageError
 from longrec.serving.stores import lmdb_file
 from longrec.serving.stores.open import open_store
-from longrec.serving.stores.protocol import Durability, Store, StoreFull
+from longrec.serving.stores.protocol import Store, StoreFull
 
 
 @pytest.fixture

@@ -28,9 +28,10 @@ from serving.stores.store_properties import (
 from serving.stores.store_survival import SurvivalContract
 from serving.strace import need_strace
 
+from longrec.core.choices import Durability
 from longrec.serving.stores import redis_client, redis_store
 from longrec.serving.stores.open import open_store
-from longrec.serving.stores.protocol import Append, Durability, Put, Rewrite, Store, StoreFull
+from longrec.serving.stores.protocol import Append, Put, Rewrite, Store, StoreFull
 from longrec.serving.stores.redis_layout import ERASED_EVENTS
 
 _names = itertools.count()

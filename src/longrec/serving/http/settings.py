@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
-from longrec.core.choices import IndexKind
+from longrec.core.choices import Durability, IndexKind
 from longrec.core.errors import UsageError
-from longrec.serving.stores.protocol import Durability
 
 
 @dataclass(frozen=True)

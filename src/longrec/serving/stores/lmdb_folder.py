@@ -28,6 +28,7 @@ from typing import TypeVar
 import lmdb
 from filelock import BaseFileLock
 
+from longrec.core.choices import Durability
 from longrec.core.errors import DataError, UsageError
 from longrec.core.files import sync
 from longrec.core.lock import lock_folder
@@ -39,7 +40,7 @@ from longrec.serving.stores.lmdb_file import (
     raise_in_words,
 )
 from longrec.serving.stores.lmdb_tables import Tables, load_meta, save_meta
-from longrec.serving.stores.protocol import SCHEMA, Durability, StoreUnavailable, check_schema
+from longrec.serving.stores.protocol import SCHEMA, StoreUnavailable, check_schema
 from longrec.serving.stores.shared_lock import SharedLock
 
 T = TypeVar("T")

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 import lmdb
 
+from longrec.core.choices import Durability
 from longrec.core.errors import UsageError
 from longrec.serving.stores.encoding import split_bitmap, unpack_event
 from longrec.serving.stores.lmdb_folder import LmdbFolder
@@ -44,7 +45,6 @@ from longrec.serving.stores.lmdb_tables import (
 from longrec.serving.stores.protocol import (
     Append,
     Appended,
-    Durability,
     Event,
     Put,
     Rewrite,

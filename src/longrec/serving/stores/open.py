@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from longrec.core.choices import check_choice
+from longrec.core.choices import Durability, check_choice
 from longrec.core.errors import UsageError
-from longrec.serving.stores.protocol import Durability, Store
+from longrec.serving.stores.protocol import Store
 
 
 def open_store(url: str, durability: Durability = "power", readonly: bool = False) -> Store:

@@ -21,7 +21,7 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from longrec.core.choices import Durability as Durability
+from longrec.core.choices import Durability
 from longrec.core.errors import DataError, LongrecError
 
 SCHEMA = 1

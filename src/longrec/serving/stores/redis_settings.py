@@ -18,8 +18,8 @@ from typing import Any
 
 from redis.exceptions import BusyLoadingError, ResponseError
 
+from longrec.core.choices import Durability
 from longrec.core.errors import LongrecError, UsageError
-from longrec.serving.stores.protocol import Durability
 
 _WHY = {
     "appendonly": "what it acknowledged would be lost when it ends",

@@ -25,13 +25,13 @@ from contextlib import suppress
 from itertools import chain
 from typing import Any, TypeVar
 
+from longrec.core.choices import Durability
 from longrec.core.errors import DataError
 from longrec.serving.stores.encoding import PAGE_ITEMS
 from longrec.serving.stores.protocol import (
     SCHEMA,
     Append,
     Appended,
-    Durability,
     Event,
     Put,
     Rewrite,

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from longrec.artifact.artifact import Artifact
+from longrec.core.choices import Durability
 from longrec.core.errors import LongrecError, UsageError
 from longrec.data.histories import Histories, open_histories
 from longrec.inference.explain import Explanation
@@ -26,7 +27,7 @@ from longrec.retrieval.exact import ExactIndex
 from longrec.retrieval.index import COLD, PERSONAL, Index
 from longrec.serving.records.engine import Engine
 from longrec.serving.stores.open import open_store
-from longrec.serving.stores.protocol import Durability, Store
+from longrec.serving.stores.protocol import Store
 from longrec.serving.stream.event_frames import EventFrame
 from longrec.serving.stream.group_commit import GroupCommit
 from longrec.serving.stream.id_keys import ItemIndex, user_key
