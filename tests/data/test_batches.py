@@ -63,7 +63,7 @@ any_data = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=50)
 @given(any_data)
 def test_every_event_but_the_first_is_a_target_once(drawn):
     lengths, context = drawn["lengths"], drawn["context"]
@@ -129,7 +129,7 @@ def rows_of(batch: Batch) -> list[tuple[list[int], list[int], list[int] | None]]
     return rows
 
 
-@settings(max_examples=100)
+@settings(max_examples=35)
 @given(any_data, st.floats(0.01, 0.99), st.sampled_from([0.0, 0.3, 1.0]))
 def test_masked_rows_hold_their_targets(drawn, share, last):
     lengths, context = drawn["lengths"], drawn["context"]
@@ -166,7 +166,7 @@ def test_masked_rows_hold_their_targets(drawn, share, last):
         assert data.targets_per_epoch == len(wanted)
 
 
-@settings(max_examples=100)
+@settings(max_examples=35)
 @given(any_data, st.integers(1, 6))
 def test_prefixes_predict_the_event_after_them(drawn, number):
     lengths, context = drawn["lengths"], drawn["context"]

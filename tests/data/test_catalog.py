@@ -28,7 +28,7 @@ IDS = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(IDS, st.randoms())
 def test_find_and_take_are_inverse_in_any_order(ids: list, random) -> None:
     random.shuffle(ids)

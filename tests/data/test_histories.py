@@ -6,12 +6,12 @@ import json
 import os
 import pickle
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from forking import run_code
 
 from longrec.core.errors import DataError, UsageError
 from longrec.data.catalog import Catalog
@@ -186,15 +186,10 @@ except DataError as error:
 
 
 def test_a_file_size_limit_leaves_nothing(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(tmp_path / "h")],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert done.returncode == 1, done.stderr
-    assert "no space left" in done.stdout
+    done = run_code(LIMITED, tmp_path / "h", stdout=subprocess.PIPE, text=True)
+    said, _ = done.communicate()
+    assert done.returncode == 1, said
+    assert "no space left" in said
     assert not list(tmp_path.iterdir())
 
 

@@ -59,7 +59,7 @@ def frame_of(rows: list[tuple]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=["user", "item", "time"], orient="row")
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=40)
 @given(LOGS, st.booleans(), st.sampled_from([0, 2, 3]), st.sampled_from([1, 2, 3]))
 def test_prepare_is_its_definition(tmp_path_factory, rows, dedup, k, shortest) -> None:
     out = tmp_path_factory.mktemp("prepare") / "h"
@@ -83,7 +83,7 @@ def test_prepare_is_its_definition(tmp_path_factory, rows, dedup, k, shortest) -
     assert lost_users == len({row[0] for row in rows}) - h.n_users
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=12)
 @given(LOGS, st.randoms())
 def test_an_order_column_makes_the_order_of_rows_irrelevant(tmp_path_factory, rows, random) -> None:
     folder = tmp_path_factory.mktemp("order")

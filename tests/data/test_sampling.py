@@ -11,7 +11,7 @@ from longrec.data.sampling import Masking, Prefixes
 
 
 def test_prefixes_are_distinct_and_as_many_as_can_be():
-    @settings(max_examples=200)
+    @settings(max_examples=60)
     @given(
         st.lists(st.integers(0, 40), min_size=1, max_size=12),
         st.integers(1, 50),

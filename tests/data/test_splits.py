@@ -140,7 +140,7 @@ def test_make_split_knows_its_names():
     assert set(SPLITS) == {"leave-one-out", "global-time", "prequential"}
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(any_logs(), st.sampled_from(sorted(SPLITS)))
 def test_no_target_trains_and_inputs_end_before_targets(histories: Logs, name: str):
     with mock.patch.object(splits, "LONG", 3):
@@ -171,7 +171,7 @@ def test_no_target_trains_and_inputs_end_before_targets(histories: Logs, name: s
     assert split.notes["test_targets"] == len(split.test)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(any_logs())
 def test_global_time_never_lets_the_future_in(histories: Logs):
     try:
@@ -194,7 +194,7 @@ def test_global_time_never_lets_the_future_in(histories: Logs):
             assert low <= times[-1] < high
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(any_logs(), st.integers(1, 9))
 def test_repeats_equal_their_definition_whatever_the_blocks(histories: Logs, block: int):
     positions = np.arange(len(histories.items))[::-1]

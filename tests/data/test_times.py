@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta, timezone
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longrec.core.errors import DataError, UsageError
@@ -128,6 +128,7 @@ def test_a_late_fraction_does_not_break_a_column_of_integers_as_text() -> None:
     assert events.last_time == 2.5
 
 
+@settings(max_examples=40)
 @given(st.lists(st.integers(0, YEAR_2100), min_size=1), st.sampled_from(sorted(PER_SECOND)))
 def test_seconds_round_down(seconds: list[int], unit: str) -> None:
     per = PER_SECOND[unit]

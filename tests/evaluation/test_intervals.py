@@ -14,7 +14,7 @@ def test_covers_the_true_mean_about_95_times_in_100():
     hits = 0
     for trial in range(300):
         sample = generator.random(200) < 0.3
-        low, high = bootstrap_interval(sample, seed=trial, draws=400)
+        low, high = bootstrap_interval(sample, seed=trial, draws=200)
         hits += low <= 0.3 <= high
     assert 0.91 <= hits / 300 <= 0.985
 
@@ -91,7 +91,7 @@ def test_equal_models_do_not_differ():
 def test_no_difference_is_called_clear_about_one_time_in_twenty():
     generator = np.random.default_rng(8)
     called = sum(
-        paired_bootstrap(generator.random(150), generator.random(150), draws=400, seed=seed).clear
+        paired_bootstrap(generator.random(80), generator.random(80), draws=300, seed=seed).clear
         for seed in range(200)
     )
     assert called <= 20

@@ -44,7 +44,7 @@ def test_what_is_no_rank_is_refused(ranks: list[float]):
         metrics.summarise(ranks)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([1, 5, 10]))
 def test_equals_scikit_learn_over_whole_score_matrices(seed: int, k: int):
     generator = np.random.default_rng(seed)

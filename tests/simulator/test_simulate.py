@@ -15,7 +15,7 @@ from longrec.simulator.config import (
     SESSION_GAP,
     build_world,
     epochs_of,
-    menu_epochs,
+    offer_epochs,
 )
 from longrec.simulator.simulate import SimulationConfig, simulate
 
@@ -72,7 +72,7 @@ def test_time_gaps_show_exactly_the_sessions(simulation):
 def test_no_item_occurs_before_it_arrives_and_new_items_do_occur(simulation):
     times, items = simulation.events["time"].to_numpy(), numbers(simulation)
     arrival = simulation.world.arrival[items]
-    assert (arrival <= menu_epochs(times, first_events(simulation))).all()
+    assert (arrival <= offer_epochs(times, first_events(simulation))).all()
     assert (arrival <= epochs_of(times)).all()
     assert (arrival > 0).mean() > 0.02
     assert simulation.world.arrival.max() < EPOCHS

@@ -55,13 +55,14 @@ def fit_events(events: Events, old: Histories) -> Events:
         if not (theirs.is_integer() and (ours.is_integer() or ours == pl.String)):
             raise DataError(
                 f"{events.source}: the {role} ids are of type {theirs}, those of {old.path} are "
-                f"{ours}: no {role} would be known again. Convert the column {_name(events, role)}."
+                f"{ours}: no {role} would be known again. Convert the column "
+                f"{events.names[role]!r}."
             )
         cast = pl.col(role).cast(ours, strict=False)
         if events.collect(frame.select(cast.is_null().sum())).item():
             raise DataError(
                 f"{events.source}: a {role} id does not fit the type {ours} of {old.path}. Prepare "
-                f"the old log again with a wider type of {_name(events, role)}."
+                f"the old log again with a wider type of {events.names[role]!r}."
             )
         frame = frame.with_columns(cast)
     return replace(events, frame=frame)
@@ -73,7 +74,7 @@ def known_first(old: pl.Series, found: pl.Series) -> pl.Series:
 
 
 def merge(
-    old: Histories, columns: Columns, labels: dict[str, list[str]], say: Callable[[str], None]
+    old: Histories, columns: Columns, labels: dict[str, list[str]], report: Callable[[str], None]
 ) -> tuple[Columns, int]:
     """Columns of both logs' events in order of users and time, and how many duplicates were left.
 
@@ -85,15 +86,17 @@ def merge(
         new events in order, `user` and `item` as rows of ids that begin with the old ones.
     labels
         words of the new events' text columns, which begin with the old ones.
-    say
-        is told what was skipped and what came late.
+    report
+        is called with lines on what was skipped and what came late.
     """
     if set(labels) != set(old.meta.labels):
         raise DataError(
             f"{old.path} has text in the event columns {_listed(old.meta.labels)}, the new log in "
             f"{_listed(labels)}: convert them to one type."
         )
-    before = _columns_of(old)
+    users = np.repeat(np.arange(old.n_users, dtype=np.int32), old.lengths)
+    times = {} if old.times is None else {"time": old.times}
+    before = {"user": users, "item": old.items - np.int32(1), **times, **old.extra}
     for name in old.extra:
         if before[name].dtype.kind != columns[name].dtype.kind:
             raise DataError(
@@ -105,26 +108,19 @@ def merge(
         fresh = ~_duplicated(before, columns)
         duplicates = int(len(fresh) - fresh.sum())
         columns = {name: column[fresh] for name, column in columns.items()}
-        say(f"  skipped {duplicates:,} events that {old.path} holds already")
-    keys = [_clock(part) for part in (before, columns)]
+        report(f"  skipped {duplicates:,} events that {old.path} holds already")
+    clocks = [_clock(part) for part in (before, columns)]
     latest = np.full(1 + max(part["user"].max(initial=0) for part in (before, columns)), NEVER)
-    latest[before["user"]] = keys[0]  # the last of a user's events is what stays
-    late = int((keys[1] < latest[columns["user"]]).sum())
+    latest[before["user"]] = clocks[0]  # assigned in order, so that the user's last one stays
+    late = int((clocks[1] < latest[columns["user"]]).sum())
     if late:
-        say(
+        report(
             f"  {late:,} events are older than their user's last event in {old.path}: they take "
             "their place in time"
         )
     merged = {name: np.concatenate([before[name], columns[name]]) for name in before}
-    order = np.lexsort((np.concatenate(keys), merged["user"]))  # stable: the old come first
+    order = np.lexsort((np.concatenate(clocks), merged["user"]))  # stable: the old come first
     return {name: column[order] for name, column in merged.items()}, duplicates
-
-
-def _columns_of(old: Histories) -> Columns:
-    """The histories as `prepare` holds events."""
-    users = np.repeat(np.arange(old.n_users, dtype=np.int32), old.lengths)
-    times = {} if old.times is None else {"time": old.times}
-    return {"user": users, "item": old.items - np.int32(1), **times, **old.extra}
 
 
 def _duplicated(before: Columns, columns: Columns) -> np.ndarray:
@@ -135,12 +131,12 @@ def _duplicated(before: Columns, columns: Columns) -> np.ndarray:
     keys = ["user", "item", "time"]
     begin = columns["time"].min(initial=np.iinfo(np.int64).max)
     overlap = before["time"] >= begin  # only these can be in both
-    held = pl.DataFrame({key: before[key][overlap] for key in keys}).group_by(keys).len("held")
+    known = pl.DataFrame({key: before[key][overlap] for key in keys}).group_by(keys).len("known")
     new = pl.DataFrame({key: columns[key] for key in keys})
-    counted = new.with_columns(turn=pl.int_range(pl.len()).over(keys)).join(
-        held, on=keys, how="left", maintain_order="left"
+    counted = new.with_columns(number=pl.int_range(pl.len()).over(keys)).join(
+        known, on=keys, how="left", maintain_order="left"
     )
-    mask: np.ndarray = (counted["turn"] < counted["held"].fill_null(0)).to_numpy()
+    mask: np.ndarray = (counted["number"] < counted["known"].fill_null(0)).to_numpy()
     return mask
 
 
@@ -151,15 +147,8 @@ def _clock(columns: Columns) -> np.ndarray:
     """
     if "time" not in columns:
         return np.zeros(len(columns["user"]), dtype=np.int64)
-    times, users = columns["time"], columns["user"]
-    if ((users[1:] != users[:-1]) | (times[1:] >= times[:-1])).all():
-        return times
-    frame = pl.DataFrame({"user": users, "time": times})
+    frame = pl.DataFrame({"user": columns["user"], "time": columns["time"]})
     return frame.select(pl.col("time").cum_max().over("user")).to_series().to_numpy()
-
-
-def _name(events: Events, role: str) -> str:
-    return repr(events.names[role])
 
 
 def _listed(names: Iterable[str]) -> str:

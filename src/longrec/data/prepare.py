@@ -65,34 +65,40 @@ def prepare(
             raise UsageError(f"{name} is a whole number from 0, not {value!r}.")
     out = Path(out)
     HISTORIES.check_replaceable(out, overwrite=overwrite)
-    old = None if extend is None else _opened(extend)
-    if old is not None and (k_core > 1 or dedup or min_length > 1):
-        raise UsageError(
-            "k_core, dedup and min_length do not combine with extend, since an old user or item "
-            "could lose its index: leave them out, or prepare both logs together."
-        )
+    old = open_histories(extend) if isinstance(extend, Path | str) else extend
+    if old is not None:
+        if k_core > 1 or dedup or min_length > 1:
+            raise UsageError(
+                "k_core, dedup and min_length do not combine with extend, since an old user or "
+                "item could lose its index: leave them out, or prepare both logs together."
+            )
+        old.verify()  # a damaged byte would get a fresh fingerprint
     events = read_events(source, **read_options)
-    say = report or (lambda line: None)
-    say(events.describe())
+    report = report or (lambda line: None)
+    report(events.describe())
     dropped: dict[str, int] = {}
     if old is None:
         user_ids, item_ids = _distinct(events, "user"), _distinct(events, "item")
         columns, labels = _collect(events, user_ids, item_ids, {})
         _order(events, columns)
         if dedup:
-            _keep(columns, _first_of_pairs(columns, len(item_ids)), dropped, "repeated")
+            pairs = pl.DataFrame({role: columns[role] for role in ("user", "item")})
+            first = pairs.select(pl.struct("user", "item").is_first_distinct()).to_series()
+            _apply_filter(columns, first.to_numpy(), dropped, "repeated")
         if k_core > 1:
-            _keep(columns, _core(columns, len(user_ids), len(item_ids), k_core), dropped, "k_core")
+            core = _core(columns, len(user_ids), len(item_ids), k_core)
+            _apply_filter(columns, core, dropped, "k_core")
         if min_length > 1:
             lengths = np.bincount(columns["user"], minlength=len(user_ids))
-            _keep(columns, lengths[columns["user"]] >= min_length, dropped, "short")
+            _apply_filter(columns, lengths[columns["user"]] >= min_length, dropped, "short")
         if not len(columns["user"]):
+            losses = ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in dropped.items())
             raise DataError(
-                f"{events.source}: the filters leave no event (dropped: {_counts(dropped)}). Lower "
-                "k_core or min_length."
+                f"{events.source}: the filters leave no event (dropped: {losses}). Lower k_core or "
+                "min_length."
             )
-        for name, line in dropped.items():
-            say(f"  dropped {line:,} {name.replace('_', ' ')}")
+        for name, count in dropped.items():
+            report(f"  dropped {count:,} {name.replace('_', ' ')}")
         user_ids = _reindex(columns, "user", user_ids)
         item_ids = _reindex(columns, "item", item_ids)
     else:
@@ -101,11 +107,10 @@ def prepare(
         item_ids = known_first(old.catalog.ids, _distinct(events, "item"))
         columns, labels = _collect(events, user_ids, item_ids, old.meta.labels)
         _order(events, columns)
-        columns, duplicates = merge(old, columns, labels, say)
-        dropped = old.meta.dropped | {
-            "duplicate_events": old.meta.dropped.get("duplicate_events", 0) + duplicates
-        }
-        say(
+        columns, duplicates = merge(old, columns, labels, report)
+        duplicates += old.meta.dropped.get("duplicate_events", 0)
+        dropped = old.meta.dropped | {"duplicate_events": duplicates}
+        report(
             f"  beside {old.path}: {len(user_ids) - old.n_users:,} new users, "
             f"{len(item_ids) - old.n_items:,} new items, "
             f"{len(columns['user']) - old.n_events:,} new events"
@@ -128,13 +133,6 @@ def prepare(
         dropped=dropped,
         overwrite=overwrite,
     )
-
-
-def _opened(extend: Histories | Path | str) -> Histories:
-    """The histories to extend, read whole: a damaged byte would get a fresh fingerprint."""
-    old = extend if isinstance(extend, Histories) else open_histories(extend)
-    old.verify()
-    return old
 
 
 def _distinct(events: Events, role: str) -> pl.Series:
@@ -211,14 +209,6 @@ def _order(events: Events, columns: Columns) -> None:
         columns["time"] = to_seconds(columns["time"], events.per_second)
 
 
-def _first_of_pairs(columns: Columns, n_items: int) -> np.ndarray:
-    """Mask of the first event of each (user, item)."""
-    pairs = columns["user"].astype(np.int64) * n_items + columns["item"]
-    first = np.zeros(len(pairs), dtype=bool)
-    first[np.unique(pairs, return_index=True)[1]] = True
-    return first
-
-
 def _core(columns: Columns, n_users: int, n_items: int, k: int) -> np.ndarray:
     """Mask of the k-core: the largest part of the log where every user and item has k events."""
     users, items = columns["user"], columns["item"]
@@ -232,18 +222,19 @@ def _core(columns: Columns, n_users: int, n_items: int, k: int) -> np.ndarray:
         keep = smaller
 
 
-def _keep(columns: Columns, mask: np.ndarray, dropped: dict[str, int], why: str) -> None:
+def _apply_filter(columns: Columns, mask: np.ndarray, dropped: dict[str, int], reason: str) -> None:
     """Apply a mask to every column, and count the events, users and items that vanish."""
-    before = {role: _present(columns[role]) for role in ("user", "item")}
-    dropped[f"{why}_events"] = int(len(mask) - mask.sum())
+    roles = () if reason == "repeated" else ("user", "item")
+    before = {role: _distinct_values(columns[role]) for role in roles}
+    dropped[f"{reason}_events"] = int(len(mask) - mask.sum())
     if not mask.all():
         for name in columns:
             columns[name] = columns[name][mask]
-    for role in () if why == "repeated" else ("user", "item"):
-        dropped[f"{why}_{role}s"] = before[role] - _present(columns[role])
+    for role in roles:
+        dropped[f"{reason}_{role}s"] = before[role] - _distinct_values(columns[role])
 
 
-def _present(indices: np.ndarray) -> int:
+def _distinct_values(indices: np.ndarray) -> int:
     return int(np.count_nonzero(np.bincount(indices)))
 
 
@@ -251,11 +242,7 @@ def _reindex(columns: Columns, role: str, ids: pl.Series) -> pl.Series:
     """Close the gaps that filters left, and give the ids that remain."""
     present = np.bincount(columns[role], minlength=len(ids)) > 0
     if not present.all():
-        place = np.cumsum(present, dtype=np.int32) - np.int32(1)
-        columns[role] = place[columns[role]]
+        new_index = np.cumsum(present, dtype=np.int32) - np.int32(1)
+        columns[role] = new_index[columns[role]]
         ids = ids.filter(pl.Series(present))
     return ids
-
-
-def _counts(dropped: dict[str, int]) -> str:
-    return ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in dropped.items())

@@ -16,6 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -28,7 +29,8 @@ BLOCK = 1 << 20
 RETRIES = 2
 TIMEOUT = 60
 """Seconds without an answer of the publisher's server."""
-EVENT_COLUMNS = ("user_id", "item_id", "rating", "timestamp")
+RATINGS = {"user_id": pl.Int64, "item_id": pl.Int64, "rating": pl.Float64, "timestamp": pl.Int64}
+"""Columns of the Parquet file; logs of other ids or without ratings differ in that."""
 
 
 @dataclass(frozen=True)
@@ -88,69 +90,68 @@ _CHO = (
 _SNAP = "https://snap.stanford.edu/data"
 
 
-def _movielens(size: str, title: str, member: str, form: str, md5: str | None) -> PublicData:
-    return PublicData(
-        name=f"ml-{size}",
-        title=f"MovieLens {title}",
-        url=f"https://files.grouplens.org/datasets/movielens/ml-{size}.zip",
-        digest=None if md5 is None else f"md5:{md5}",
-        member=member,
-        form=form,
-        terms=_GROUPLENS,
-        citation=_HARPER,
-        page=f"https://grouplens.org/datasets/movielens/{size}/",
-    )
-
-
-def _amazon(name: str, category: str, reviews: str) -> PublicData:
-    return PublicData(
-        name=f"amazon-{name}-2014",
-        title=f"Amazon reviews 2014, {category.replace('_', ' ')}, 5-core ({reviews} reviews)",
-        url=f"{_SNAP}/amazon/productGraph/categoryFiles/reviews_{category}_5.json.gz",
-        digest=None,
-        member=None,
-        form="json",
-        terms=_AMAZON,
-        citation=_MCAULEY,
-        page="https://cseweb.ucsd.edu/~jmcauley/datasets/amazon/links.html",
-    )
-
-
-def _checkins(name: str) -> PublicData:
-    return PublicData(
-        name=name,
-        title=f"{name.capitalize()} check-ins (SNAP)",
-        url=f"{_SNAP}/loc-{name}_totalCheckins.txt.gz",
-        digest=None,
-        member=None,
-        form="checkins",
-        terms="The publisher states no licence; offered for research, cite the paper.",
-        citation=_CHO,
-        page=f"{_SNAP}/loc-{name}.html",
-    )
-
-
-_ENTRIES = (
-    _movielens("100k", "100K (100,000 ratings)", "ml-100k/u.data", "tab",
-               "0e33842e24a9c977be4e0107933c0723"),
-    _movielens("1m", "1M (1,000,209 ratings)", "ml-1m/ratings.dat", "dat",
-               "c4d9eecfca2ab87c1945afe126590906"),
-    _movielens("10m", "10M (10,000,054 ratings)", "ml-10M100K/ratings.dat", "dat",
-               "ce571fd55effeba0271552578f2648bd"),
-    _movielens("20m", "20M (20,000,263 ratings)", "ml-20m/ratings.csv", "csv",
-               "cd245b17a1ae2cc31bb14903e1204af3"),
-    _movielens("25m", "25M (25,000,095 ratings)", "ml-25m/ratings.csv", "csv",
-               "6b51fb2759a8657d3bfcbfc42b592ada"),
-    _movielens("32m", "32M (32,000,204 ratings)", "ml-32m/ratings.csv", "csv",
-               "d472be332d4daa821edc399621853b57"),
-    _amazon("beauty", "Beauty", "198,502"),
-    _amazon("sports", "Sports_and_Outdoors", "296,337"),
-    _amazon("toys", "Toys_and_Games", "167,597"),
-    _checkins("gowalla"),
-    _checkins("brightkite"),
+_MOVIELENS = (  # size, its words, member, form, MD5
+    ("100k", "100K (100,000 ratings)", "ml-100k/u.data", "tab", "0e33842e24a9c977be4e0107933c0723"),
+    ("1m", "1M (1,000,209 ratings)", "ml-1m/ratings.dat", "dat",
+     "c4d9eecfca2ab87c1945afe126590906"),
+    ("10m", "10M (10,000,054 ratings)", "ml-10M100K/ratings.dat", "dat",
+     "ce571fd55effeba0271552578f2648bd"),
+    ("20m", "20M (20,000,263 ratings)", "ml-20m/ratings.csv", "csv",
+     "cd245b17a1ae2cc31bb14903e1204af3"),
+    ("25m", "25M (25,000,095 ratings)", "ml-25m/ratings.csv", "csv",
+     "6b51fb2759a8657d3bfcbfc42b592ada"),
+    ("32m", "32M (32,000,204 ratings)", "ml-32m/ratings.csv", "csv",
+     "d472be332d4daa821edc399621853b57"),
 )  # fmt: skip
-
-
+_REVIEWS = (  # name, the publisher's category, reviews
+    ("beauty", "Beauty", "198,502"),
+    ("sports", "Sports_and_Outdoors", "296,337"),
+    ("toys", "Toys_and_Games", "167,597"),
+)
+_ENTRIES = (
+    *(
+        PublicData(
+            name=f"ml-{size}",
+            title=f"MovieLens {words}",
+            url=f"https://files.grouplens.org/datasets/movielens/ml-{size}.zip",
+            digest=f"md5:{md5}",
+            member=member,
+            form=form,
+            terms=_GROUPLENS,
+            citation=_HARPER,
+            page=f"https://grouplens.org/datasets/movielens/{size}/",
+        )
+        for size, words, member, form, md5 in _MOVIELENS
+    ),
+    *(
+        PublicData(
+            name=f"amazon-{name}-2014",
+            title=f"Amazon reviews 2014, {category.replace('_', ' ')}, 5-core ({reviews} reviews)",
+            url=f"{_SNAP}/amazon/productGraph/categoryFiles/reviews_{category}_5.json.gz",
+            digest=None,
+            member=None,
+            form="json",
+            terms=_AMAZON,
+            citation=_MCAULEY,
+            page="https://cseweb.ucsd.edu/~jmcauley/datasets/amazon/links.html",
+        )
+        for name, category, reviews in _REVIEWS
+    ),
+    *(
+        PublicData(
+            name=name,
+            title=f"{name.capitalize()} check-ins (SNAP)",
+            url=f"{_SNAP}/loc-{name}_totalCheckins.txt.gz",
+            digest=None,
+            member=None,
+            form="checkins",
+            terms="The publisher states no licence; offered for research, cite the paper.",
+            citation=_CHO,
+            page=f"{_SNAP}/loc-{name}.html",
+        )
+        for name in ("gowalla", "brightkite")
+    ),
+)
 PUBLIC = {data.name: data for data in _ENTRIES}
 """All public logs that `get_public` knows, by name."""
 
@@ -193,19 +194,16 @@ def get_public(
         if data not in PUBLIC:
             raise UsageError(f"No public data is called {data!r}. Known: {', '.join(PUBLIC)}.")
         data = PUBLIC[data]
-    say = report or (lambda line: None)
+    report = report or (lambda line: None)
     folder = Path(folder)
     target = folder / f"{data.name}.parquet"
     if target.exists():
-        say(f"{target} is here already.")
+        report(f"{target} is here already.")
         return target
-    for line in (
-        data.title,
-        f"  from   {data.url}",
-        f"  terms  {data.terms}",
-        f"  cite   {data.citation}",
-    ):
-        say(line)
+    report(data.title)
+    report(f"  from   {data.url}")
+    report(f"  terms  {data.terms}")
+    report(f"  cite   {data.citation}")
     if file is None and not accept_terms:
         raise UsageError(
             f"{data.name} is offered under its publisher's terms ({data.page}): {data.terms} Pass "
@@ -218,14 +216,17 @@ def get_public(
         with tempfile.TemporaryDirectory(prefix=f".{data.name}.", dir=folder) as work:
             packed = _download(data.url, Path(work), progress) if file is None else Path(file)
             digest = _check_digest(data, packed)
-            say(f"  digest {digest}" + ("" if data.digest else " (none is published to compare)"))
+            compared = "" if data.digest else " (none is published to compare)"
+            report(f"  digest {digest}{compared}")
             events = Path(work) / "events"
             _unpack(data, packed, events)
             parquet = Path(work) / "events.parquet"
-            _convert(data, events, parquet)
-            note = {
-                key: getattr(data, key) for key in ("name", "title", "url", "terms", "citation")
-            }
+            try:
+                _read_form(data.form, events).sink_parquet(parquet, compression="zstd")
+            except ENGINE_ERRORS as error:
+                raise DataError(f"{data.name} is not as expected ({first_line(error)}).") from error
+            keys = ("name", "title", "url", "terms", "citation")
+            note = {key: getattr(data, key) for key in keys}
             note_file = Path(work) / "note.json"
             note_file.write_text(json.dumps(note | {"digest": digest}, indent=2), encoding="utf-8")
             os.replace(note_file, folder / f"{data.name}.json")
@@ -240,17 +241,24 @@ def _download(url: str, folder: Path, progress: Progress | None) -> Path:
     import pooch
     import requests
 
+    def get(url: str, file: str, _: object) -> None:
+        # A file that is gzipped must not be unpacked on its way, since digests are of the file.
+        headers = {"User-Agent": "longrec", "Accept-Encoding": "identity"}
+        with (
+            requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer,
+            open(file, "wb") as out,
+        ):
+            answer.raise_for_status()
+            total = int(answer.headers.get("Content-Length", 0)) or None
+            for block in answer.iter_content(BLOCK):
+                out.write(block)
+                if progress is not None:
+                    progress(out.tell(), total)
+
     by_hand = "Try again, or download it by hand and pass it with file= (--file)."
     pooch.get_logger().setLevel("WARNING")
     downloads = pooch.create(
         folder, "", registry={"packed": None}, urls={"packed": url}, retry_if_failed=RETRIES
-    )
-    get = pooch.HTTPDownloader(
-        progressbar=_DownloadProgress(progress),
-        chunk_size=BLOCK,
-        timeout=TIMEOUT,
-        # A file that is gzipped must not be unpacked on its way, since digests are of the file.
-        headers={"User-Agent": "longrec", "Accept-Encoding": "identity"},
     )
     try:
         return Path(downloads.fetch("packed", downloader=get))
@@ -264,34 +272,6 @@ def _download(url: str, folder: Path, progress: Progress | None) -> Path:
         raise DataError(
             f"{url} could not be downloaded ({first_line(error)}). {by_hand}"
         ) from error
-
-
-class _DownloadProgress:
-    """What pooch calls a progress bar, for a function that takes bytes so far and in all."""
-
-    def __init__(self, progress: Progress | None) -> None:
-        self._progress, self._total, self._done = progress, 0, 0
-
-    @property
-    def total(self) -> int:
-        """Bytes in all, 0 where they are not known; set at the begin of each try."""
-        return self._total
-
-    @total.setter
-    def total(self, total: int) -> None:
-        self._total, self._done = total, 0
-
-    def update(self, size: int) -> None:
-        self._done += size
-        if self._progress is not None:
-            done = min(self._done, self._total) if self._total else self._done
-            self._progress(done, self._total or None)
-
-    def reset(self) -> None:
-        """At the end, before an `update` by all bytes, which adds none."""
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 def _check_digest(data: PublicData, file: Path) -> str:
@@ -329,41 +309,25 @@ def _unpack(data: PublicData, packed: Path, target: Path) -> None:
         ) from error
 
 
-def _convert(data: PublicData, events: Path, target: Path) -> None:
-    """Write the events as Parquet with the columns user_id, item_id, rating (if any), timestamp."""
-    try:
-        _read_form(data.form, events).sink_parquet(target, compression="zstd")
-    except ENGINE_ERRORS as error:
-        raise DataError(f"{data.name} is not as expected ({first_line(error)}).") from error
-
-
 def _read_form(form: str, events: Path) -> pl.LazyFrame:
+    """Events with the columns user_id, item_id, rating (if any) and timestamp."""
     if form == "json":
-        types = {"reviewerID": pl.String, "asin": pl.String, "overall": pl.Float64,
-                 "unixReviewTime": pl.Int64}  # fmt: skip
-        lazy = pl.scan_ndjson(events, schema=types)
-        return lazy.select(
-            pl.col(old).alias(new) for old, new in zip(types, EVENT_COLUMNS, strict=True)
-        )
+        names = dict(zip(("reviewerID", "asin", "overall", "unixReviewTime"), RATINGS, strict=True))
+        schema = dict(zip(names, (pl.String, pl.String, pl.Float64, pl.Int64), strict=True))
+        return pl.scan_ndjson(events, schema=schema).select(names.keys()).rename(names)
+    scan = partial(pl.scan_csv, events, has_header=False)
     if form == "checkins":
-        names = ["user_id", "timestamp", "latitude", "longitude", "item_id"]
-        kinds = [pl.Int64, pl.String, pl.Float64, pl.Float64, pl.String]
-        schema = dict(zip(names, kinds, strict=True))
-        lazy = pl.scan_csv(events, separator="\t", has_header=False, schema=schema, quote_char=None)
+        schema = {"user_id": pl.Int64, "timestamp": pl.String, "latitude": pl.Float64,
+                  "longitude": pl.Float64, "item_id": pl.String}  # fmt: skip
+        lazy = scan(separator="\t", schema=schema, quote_char=None)
         when = pl.col("timestamp").str.to_datetime("%Y-%m-%dT%H:%M:%SZ").dt.epoch("s")
         return lazy.select("user_id", "item_id", timestamp=when)
-    kinds = [pl.Int64, pl.Int64, pl.Float64, pl.Int64]
     if form == "dat":
         # "1::1193::5::978300760" is seven fields between single colons, every other one empty.
+        kinds = list(RATINGS.values())
         schema = {f"field_{i}": kinds[i // 2] if i % 2 == 0 else pl.String for i in range(7)}
-        lazy = pl.scan_csv(events, separator=":", has_header=False, schema=schema, quote_char=None)
-        return lazy.select(
-            pl.col(f"field_{2 * i}").alias(name) for i, name in enumerate(EVENT_COLUMNS)
-        )
-    return pl.scan_csv(
-        events,
-        separator="\t" if form == "tab" else ",",
-        has_header=False,
-        skip_rows=1 if form == "csv" else 0,  # the header
-        schema=dict(zip(EVENT_COLUMNS, kinds, strict=True)),
-    )
+        lazy = scan(separator=":", schema=schema, quote_char=None)
+        return lazy.select(pl.col(f"field_{2 * i}").alias(name) for i, name in enumerate(RATINGS))
+    if form == "tab":
+        return scan(separator="\t", schema=RATINGS)
+    return scan(separator=",", schema=RATINGS, skip_rows=1)  # the header

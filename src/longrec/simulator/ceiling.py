@@ -19,23 +19,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
-from longrec.core.arrays import Floats, Ints
+from longrec.core.arrays import Floats, Ints, places
 from longrec.core.errors import UsageError
-from longrec.simulator.config import SESSION_GAP, Flags, World, epochs_of, menu_epochs
+from longrec.data.histories import Histories
+from longrec.data.splits import Targets, repeats
+from longrec.simulator.config import SESSION_GAP, Flags, World, epochs_of, offer_epochs
 from longrec.simulator.markov import chains_of
 from longrec.simulator.simulate import Simulation
 
-if TYPE_CHECKING:
-    from longrec.data.histories import Histories
-    from longrec.data.splits import Targets
-
-RUNS_AT_ONCE = 256  # users (or windows) filtered together: their states fit in the cache
-TARGETS_AT_ONCE = 512  # rows of probabilities handed over together
+STRETCHES_AT_ONCE = 256  # filtered together: their states fit in the cache
+TARGETS_AT_ONCE = 512  # rows of probabilities in one block
 TIE = 1e-12  # relative difference below which two probabilities count as equal
 
 
@@ -45,7 +42,7 @@ class _Observed:
 
     offsets: Ints
     items: Ints  # simulated item numbers
-    menu: Ints  # epoch whose items the event could choose from
+    offer: Ints  # epoch whose items the event could choose from
     session: Flags  # whether the event started a session
     column: Ints  # (N,) catalog index of each simulated item, 0 where it never occurred
 
@@ -65,91 +62,104 @@ def _observe(simulation: Simulation, histories: Histories) -> _Observed:
     return _Observed(
         offsets=offsets,
         items=number[histories.items],
-        menu=menu_epochs(times, offsets[:-1]),
+        offer=offer_epochs(times, offsets[:-1]),
         session=np.diff(times, prepend=times[:1]) >= SESSION_GAP,
         column=column,
     )
 
 
-@dataclass(frozen=True)
-class _Runs:
-    """Stretches of events to filter, longest first, and the targets inside each."""
+class _Filter:
+    """The law of the hidden state of n stretches of events, moved on by one event at a time.
 
-    begin: Ints  # (R,) absolute first event
-    steps: Ints  # (R,) events up to the last target
-    run_of: Ints  # (n,) run of each target
-    step_of: Ints  # (n,) events of the run before each target
+    Home and away have a chain, a law of its state (n, states) and components of their own; an
+    event is seen by the chain of its phase alone, and the gate by none.
+    """
+
+    def __init__(self, world: World, observed: _Observed, n: int) -> None:
+        self.world, self.observed = world, observed
+        self.item_weights = np.ascontiguousarray(world.weights.T)  # (N, K): an event reads one row
+        home, away = chains_of(world)
+        self.phases = (
+            (world.is_home, home, home.start(n), slice(0, world.home)),
+            (world.is_away, away, away.start(n), slice(world.home, world.background)),
+        )
+
+    def predict(self, stretches: Ints, counts: Ints) -> Floats:
+        """Law of the next event's component, (m, K), in stretches (m,).
+
+        `counts` (m,) are the events of the user before that event, also those before the stretch.
+        """
+        world, config = self.world, self.world.config
+        gate, place = world.is_gate(counts), counts % config.cycle
+        law = np.zeros((stretches.size, world.gate + 1))
+        law[:, world.background] = np.where(gate, 0.0, config.background)
+        law[:, world.gate] = gate
+        session = np.where(world.surely_starts(counts), 1.0, 1 / config.session)
+        for in_phase, chain, state, components in self.phases:
+            rows = np.flatnonzero(in_phase(counts))
+            prior = chain.ahead(state[stretches[rows]], session[rows], place[rows])
+            law[rows, components] = (1 - config.background) * chain.components(prior)
+        return law
+
+    def absorb(self, stretches: Ints, counts: Ints, events: Ints) -> None:
+        """Condition the states of stretches (m,) on their next events (m,), absolute places."""
+        world, observed, eps = self.world, self.observed, self.world.config.background
+        place = counts % world.config.cycle
+        for in_phase, chain, state, components in self.phases:
+            rows = np.flatnonzero(in_phase(counts))
+            if not rows.size:
+                continue
+            stretch, event = stretches[rows], events[rows]
+            weights, totals = (
+                self.item_weights[observed.items[event]],
+                world.totals[observed.offer[event]],
+            )
+            likelihood = (1 - eps) * weights[:, components] / totals[:, components]
+            noise = weights[:, world.background] / totals[:, world.background]
+            likelihood += eps * noise[:, None]
+            old, session = state[stretch], observed.session[event].astype(np.float64)
+            # A stretch's first event takes a transition too: its state starts stationary.
+            prior = chain.ahead(old, session, place[rows])
+            state[stretch] = chain.absorb(old, prior, likelihood, place[rows])
 
 
-def _plan(offsets: Ints, users: Ints, positions: Ints, window: int | None) -> _Runs:
-    """One run per user, or with a window one per target."""
-    if window is None:
-        unique, run_of = np.unique(users, return_inverse=True)
-        begin = offsets[unique]
-    else:
-        run_of = np.arange(users.size)
-        begin = np.maximum(offsets[users], positions - window)
-    step_of = positions - begin[run_of]
-    steps = np.zeros(begin.size, dtype=np.int64)
-    np.maximum.at(steps, run_of, step_of)
-    order = np.argsort(-steps, kind="stable")
-    rank = np.empty_like(order)
-    rank[order] = np.arange(order.size)
-    return _Runs(begin[order], steps[order], rank[run_of], step_of)
-
-
-def _filter(
-    world: World, seen: _Observed, users: Ints, positions: Ints, window: int | None
+def _component_laws(
+    world: World, observed: _Observed, users: Ints, positions: Ints, window: int | None
 ) -> Iterator[tuple[Ints, Floats]]:
-    """Yield (rows of targets, law of the component (rows, K)), each target once."""
-    runs = _plan(seen.offsets, users, positions, window)
-    home, away = chains_of(world)
-    eps = world.config.background
-    tables = np.ascontiguousarray(world.weights.T)  # (N, K): an event reads one row
-    spans = ((home, slice(0, world.home)), (away, slice(world.home, world.background)))
-    origin = np.zeros(runs.begin.size, dtype=np.int64)
-    origin[runs.run_of] = seen.offsets[users]
-    for low in range(0, runs.begin.size, RUNS_AT_ONCE):
-        block = slice(low, low + RUNS_AT_ONCE)
-        begin, steps = runs.begin[block], runs.steps[block]
-        states = [chain.start(begin.size) for chain, _ in spans]
-        targets = np.flatnonzero((runs.run_of >= low) & (runs.run_of < low + begin.size))
-        targets = targets[np.argsort(runs.step_of[targets], kind="stable")]
-        edges = np.searchsorted(runs.step_of[targets], np.arange(steps[0] + 2))
-        for step in range(steps[0] + 1):
-            alive = int(np.searchsorted(-steps, -step, side="right"))
-            at = begin[:alive] + step
-            counts = at - origin[block][:alive]
-            place = counts % world.config.cycle
-            is_home, is_gate = world.is_home(counts), world.is_gate(counts)
-            phases = (is_home, ~is_home & ~is_gate)
-            due = targets[edges[step] : edges[step + 1]]
-            if due.size:
-                law = np.zeros((due.size, world.gate + 1))
-                row = runs.run_of[due] - low
-                law[:, world.background] = np.where(is_gate[row], 0.0, eps)
-                law[:, world.gate] = is_gate[row]
-                chance = np.where(world.surely_starts(counts), 1.0, 1 / world.config.session)
-                for state, (chain, span), here in zip(states, spans, phases, strict=True):
-                    mine = np.flatnonzero(here[row])
-                    r = row[mine]
-                    prior = chain.ahead(state[r], chance[r], place[r])
-                    law[mine, span] = (1 - eps) * chain.components(prior)
-                yield due, law
-            for state, (chain, span), here in zip(states, spans, phases, strict=True):
-                rows = np.flatnonzero(
-                    here & (steps[:alive] > step)
-                )  # a last target is not absorbed
-                if rows.size == 0:
-                    continue
-                x, e = seen.items[at[rows]], seen.menu[at[rows]]
-                noise = tables[x, world.background] / world.totals[e, world.background]
-                likelihood = (1 - eps) * tables[x, span] / world.totals[e, span]
-                likelihood += eps * noise[:, None]
-                old = state[rows]
-                # A run's first event takes a transition too: the law it starts from is stationary.
-                prior = chain.ahead(old, seen.session[at[rows]].astype(np.float64), place[rows])
-                state[rows] = chain.absorb(old, prior, likelihood, place[rows])
+    """Yield (rows of targets, law of the component (rows, K)), each target once.
+
+    A stretch is what one filter reads: a user's events, or with a window those before one target.
+    Stretches stand longest first, so that at each step those that go on are the first ones.
+    """
+    if window is None:
+        readers, stretch_of = np.unique(users, return_inverse=True)
+        first = begin = observed.offsets[readers]
+    else:
+        stretch_of = np.arange(users.size)
+        first = observed.offsets[users]
+        begin = np.maximum(first, positions - window)
+    step_of = positions - begin[stretch_of]  # events of the stretch before each target
+    steps = np.zeros(begin.size, dtype=np.int64)  # events up to the stretch's last target
+    np.maximum.at(steps, stretch_of, step_of)
+    longest_first = np.argsort(-steps, kind="stable")
+    begin, first, steps = begin[longest_first], first[longest_first], steps[longest_first]
+    stretch_of = np.argsort(longest_first)[stretch_of]
+    before = begin - first  # events of the user before the stretch
+
+    for low in range(0, begin.size, STRETCHES_AT_ONCE):
+        high = min(low + STRETCHES_AT_ONCE, begin.size)
+        belief = _Filter(world, observed, high - low)
+        targets = np.flatnonzero((stretch_of >= low) & (stretch_of < high))
+        targets = targets[np.argsort(step_of[targets], kind="stable")]
+        bounds = np.searchsorted(step_of[targets], np.arange(steps[low] + 2))
+        for step in range(steps[low] + 1):
+            rows = targets[bounds[step] : bounds[step + 1]]
+            if rows.size:
+                yield rows, belief.predict(stretch_of[rows] - low, before[stretch_of[rows]] + step)
+            # The last target itself is not read.
+            reading = np.arange(np.searchsorted(-steps[low:high], -step, side="left"))
+            events = begin[low + reading] + step
+            belief.absorb(reading, before[low + reading] + step, events)
 
 
 def predictive(
@@ -189,21 +199,21 @@ def predictive(
     if window is not None and window < 1:
         raise UsageError(f"window={window} must be at least 1 event")
     world = simulation.world
-    seen = _observe(simulation, histories)
+    observed = _observe(simulation, histories)
     users, positions = np.asarray(targets.users), np.asarray(targets.positions)
     laws = (
         _true_laws(simulation, positions)
         if latent
-        else _filter(world, seen, users, positions, window)
+        else _component_laws(world, observed, users, positions, window)
     )
-    occurred = np.flatnonzero(seen.column)
+    occurred = np.flatnonzero(observed.column)
     times = np.asarray(histories.times)
-    for rows, law in _gathered(laws):
-        menu = epochs_of(times[positions[rows] - 1])
-        by_item = (law / world.totals[menu]) @ world.weights
-        by_item *= world.arrival[None, :] <= menu[:, None]
+    for rows, law in _in_blocks(laws):
+        offer = epochs_of(times[positions[rows] - 1])
+        by_item = (law / world.totals[offer]) @ world.weights
+        by_item *= world.arrival[None, :] <= offer[:, None]
         out = np.zeros((rows.size, histories.n_items + 1))
-        out[:, seen.column[occurred]] = by_item[:, occurred]
+        out[:, observed.column[occurred]] = by_item[:, occurred]
         yield rows, out
 
 
@@ -213,26 +223,24 @@ def _true_laws(simulation: Simulation, positions: Ints) -> Iterator[tuple[Ints, 
     component = simulation.latent["component"].to_numpy()
     for low in range(0, positions.size, TARGETS_AT_ONCE):
         rows = np.arange(low, min(low + TARGETS_AT_ONCE, positions.size))
+        true = component[positions[rows]]
+        share = np.where(true == world.gate, 0.0, eps)
         law = np.zeros((rows.size, world.gate + 1))
-        law[:, world.background] = eps
-        law[np.arange(rows.size), component[positions[rows]]] = 1 - eps
-        gates = component[positions[rows]] == world.gate
-        law[gates] = np.eye(world.gate + 1)[world.gate]
+        law[:, world.background] = share
+        law[np.arange(rows.size), true] = 1 - share
         yield rows, law
 
 
-def _gathered(pieces: Iterator[tuple[Ints, Floats]]) -> Iterator[tuple[Ints, Floats]]:
-    """Join small pieces to blocks of about TARGETS_AT_ONCE rows."""
-    held: list[tuple[Ints, Floats]] = []
-    size = 0
-    for piece in pieces:
-        held.append(piece)
-        size += piece[0].size
-        if size >= TARGETS_AT_ONCE:
-            yield np.concatenate([r for r, _ in held]), np.concatenate([w for _, w in held])
-            held, size = [], 0
-    if held:
-        yield np.concatenate([r for r, _ in held]), np.concatenate([w for _, w in held])
+def _in_blocks(parts: Iterator[tuple[Ints, Floats]]) -> Iterator[tuple[Ints, Floats]]:
+    """Join small parts to blocks of about TARGETS_AT_ONCE rows."""
+    block: list[tuple[Ints, Floats]] = []
+    for part in parts:
+        block.append(part)
+        if sum(rows.size for rows, _ in block) >= TARGETS_AT_ONCE:
+            yield np.concatenate([rows for rows, _ in block]), np.concatenate([x for _, x in block])
+            block = []
+    if block:
+        yield np.concatenate([rows for rows, _ in block]), np.concatenate([x for _, x in block])
 
 
 def ceiling(
@@ -268,24 +276,18 @@ def ceiling(
     offsets, items = np.asarray(histories.offsets), np.asarray(histories.items)
     lengths = positions - offsets[users]
     ranks = np.zeros((2, users.size), dtype=np.int64)
-    repeat = np.zeros(users.size, dtype=np.bool_)
     index = np.arange(histories.n_items + 1)[None, :]
     for rows, probabilities in predictive(simulation, histories, targets, window, latent):
-        true = items[positions[rows]]
-        place = np.arange(rows.size)
-        own = probabilities[place, true][:, None]
+        row, true = np.arange(rows.size), items[positions[rows]]
+        own = probabilities[row, true][:, None]
         above = probabilities > own * (1 + TIE)
         above |= (probabilities >= own * (1 - TIE)) & (index <= true[:, None])
         above[:, 0] = False
         ranks[1, rows] = above.sum(axis=1)
-        owner = np.repeat(place, lengths[rows])
-        skipped = np.repeat(np.cumsum(lengths[rows]) - lengths[rows], lengths[rows])
-        event = np.arange(owner.size) - skipped + offsets[users[rows]][owner]
-        seen = np.zeros_like(above)
-        seen[owner, items[event]] = True
-        repeat[rows] = seen[place, true]
-        seen[place, true] = False
-        ranks[0, rows] = (above & ~seen).sum(axis=1)
+        events = places(offsets[users[rows]], lengths[rows])
+        above[np.repeat(row, lengths[rows]), items[events]] = False  # seen items are filtered,
+        above[row, true] = True  # the target never
+        ranks[0, rows] = above.sum(axis=1)
     return pl.DataFrame(
         {
             "user": users,
@@ -294,6 +296,6 @@ def ceiling(
             "rank": ranks[0],
             "rank_unfiltered": ranks[1],
             "known": np.asarray(targets.known),
-            "repeat": repeat,
+            "repeat": repeats(histories, users, positions),
         }
     )

@@ -195,6 +195,10 @@ class World:
         """Whether the events with these counts (0 = a user's first) are home events."""
         return np.asarray(counts % self.config.cycle < self.config.visit)
 
+    def is_away(self, counts: Ints) -> Flags:
+        """Whether the events with these counts are away events."""
+        return ~self.is_home(counts) & ~self.is_gate(counts)
+
     def is_gate(self, counts: Ints) -> Flags:
         """Whether the events with these counts are the gate."""
         at_end = counts % self.config.cycle == self.config.cycle - 1
@@ -270,16 +274,16 @@ def epochs_of(times: Ints) -> Ints:
     return np.clip((times - START) // EPOCH_SECONDS, 0, EPOCHS - 1)
 
 
-def menu_epochs(times: Ints, first: Ints) -> Ints:
+def offer_epochs(times: Ints, first: Ints) -> Ints:
     """Epoch whose items each event could choose from: that of the event before, (n,).
 
     What a user sees was fixed when the event before happened, so that a prediction needs no
     knowledge of the target's own time. A user's first event (absolute places `first`) has its own.
     """
     own = epochs_of(times)
-    menu = np.concatenate([own[:1], own[:-1]])
-    menu[first] = own[first]
-    return menu
+    offer = np.concatenate([own[:1], own[:-1]])
+    offer[first] = own[first]
+    return offer
 
 
 def numbered_ids(letter: str, n: int) -> pl.Series:

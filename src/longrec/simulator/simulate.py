@@ -22,15 +22,15 @@ the ordered pair of the last two. What is hidden is small and discrete, so
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
 from longrec.core.arrays import Ints
+from longrec.data.histories import Histories
+from longrec.data.prepare import prepare
 from longrec.simulator.config import (
     ORDER_NOISE,
     SESSION_GAP,
@@ -40,12 +40,9 @@ from longrec.simulator.config import (
     World,
     build_world,
     endings,
-    menu_epochs,
     numbered_ids,
+    offer_epochs,
 )
-
-if TYPE_CHECKING:
-    from longrec.data.histories import Histories
 
 __all__ = ["Simulation", "SimulationConfig", "simulate"]
 
@@ -82,8 +79,6 @@ class Simulation:
 
         Item number j has the catalog index of id j; items that never occurred have none.
         """
-        from longrec.data.prepare import prepare
-
         return prepare(self.events, path, user="user", item="item", time="time", time_unit="s")
 
 
@@ -106,30 +101,29 @@ def simulate(config: SimulationConfig) -> Simulation:
     first = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
     user = np.repeat(np.arange(config.users), lengths)
     counts = np.arange(user.size) - first[user]
-    home, gate = world.is_home(counts), world.is_gate(counts)
+    home, away, gate = world.is_home(counts), world.is_away(counts), world.is_gate(counts)
     starts = (rng.random(user.size) < 1 / config.session) | world.surely_starts(counts)
     times = _times(rng, starts, first, user)
-    menu = menu_epochs(times, first)
+    facets = world.away // config.errands
 
     if config.regime == "recall":
         playlists = rng.choice(world.home, (config.users, config.visit), p=world.playlist_prior)
         component = playlists[user, np.minimum(counts % config.cycle, config.visit - 1)]
     elif config.regime == "order":
-        component = _pair_walk(rng, world, user, home)
+        component = _interests_by_pairs(rng, world, user, home)
     else:
         owned = world.subsets[
             rng.choice(len(world.subsets), size=config.users, p=world.subset_prior)
         ]
-        slot, facet = _walk(rng, config, config.per_user, starts, home, counts == 0)
-        component = owned[user, slot] * config.facets + facet
-    facets = 1 if config.regime == "order" else config.facets
-    errand, facet = _walk(
-        rng, config, config.errands, starts, ~home & ~gate, counts == config.visit, facets
-    )
+        slot, facet = _sessions(rng, config, starts, home, counts == 0, config.per_user, facets)
+        component = owned[user, slot] * facets + facet
+    arrives = counts == config.visit
+    errand, facet = _sessions(rng, config, starts, away, arrives, config.errands, facets)
     component = np.where(home, component, world.home + errand * facets + facet)
     component = np.where(gate, world.gate, component)
     noise = (rng.random(user.size) < config.background) & ~gate
-    items = _draw(rng, world, np.where(noise, world.background, component), menu)
+    laws = np.where(noise, world.background, component)
+    items = _draw_items(rng, world, laws, offer_epochs(times, first))
     events = pl.DataFrame(
         {
             "user": numbered_ids("u", config.users).gather(user),
@@ -168,67 +162,60 @@ def _times(rng: np.random.Generator, starts: Flags, first: Ints, user: Ints) -> 
     return np.asarray(total - (total[first] - gaps[first])[user], dtype=np.int64)
 
 
-def _walk(
+def _sessions(
     rng: np.random.Generator,
     config: SimulationConfig,
-    slots: int,
     starts: Flags,
     here: Flags,
-    births: Flags,
-    facets: int | None = None,
+    first: Flags,
+    slots: int,
+    facets: int,
 ) -> tuple[Ints, Ints]:
     """Slot and facet of each event, (n,) both; the slot moves only where `here` is true.
 
-    A switch adds 1 .. slots-1 modulo `slots`, so a running sum is the whole walk; a user's first
-    event (`births`) adds a uniform number, which makes the sum over earlier users irrelevant.
+    A switch adds 1 .. slots-1 modulo `slots`, so a running sum gives all slots; a user's `first`
+    event adds a uniform number, which makes the sum over earlier users irrelevant.
     """
     n = starts.size
     switches = here & starts & (rng.random(n) < config.switch)
     shift = np.where(switches, rng.integers(1, max(slots, 2), n), 0)
-    shift = np.where(births, rng.integers(0, slots, n), shift)
+    shift = np.where(first, rng.integers(0, slots, n), shift)
     slot = np.cumsum(shift) % slots
-    drawn = rng.integers(0, config.facets if facets is None else facets, n)
+    drawn = rng.integers(0, facets, n)
     facet = drawn[np.maximum.accumulate(np.where(starts, np.arange(n), 0))]
     return slot.astype(np.int64), facet.astype(np.int64)
 
 
-def _pair_walk(rng: np.random.Generator, world: World, user: Ints, home: Flags) -> Ints:
+def _interests_by_pairs(rng: np.random.Generator, world: World, user: Ints, home: Flags) -> Ints:
     """Interest of each home event in regime "order", (n,); zero elsewhere."""
     c = world.config.interests
     fresh = rng.integers(0, c, user.size)
     ignores = rng.random(user.size) < ORDER_NOISE
-    pair = rng.integers(0, c, (2, world.config.users))
+    before, last = rng.integers(0, c, (2, world.config.users))
     out = np.zeros(user.size, dtype=np.int64)
-    for rows in _by_turn(user, np.flatnonzero(home)):
-        who = user[rows]
-        out[rows] = np.where(
-            ignores[rows], fresh[rows], world.pair_rule[pair[0, who], pair[1, who]]
-        )
-        pair[0, who], pair[1, who] = pair[1, who], out[rows]
+    rows = np.flatnonzero(home)
+    number = np.arange(rows.size) - np.searchsorted(user[rows], user[rows])  # of the user's events
+    by_number = rows[np.argsort(number, kind="stable")]
+    for at in np.split(by_number, np.cumsum(np.bincount(number))[:-1]):  # all first, all second, …
+        who = user[at]
+        out[at] = np.where(ignores[at], fresh[at], world.pair_rule[before[who], last[who]])
+        before[who], last[who] = last[who], out[at]
     return out
 
 
-def _by_turn(user: Ints, rows: Ints) -> Iterator[Ints]:
-    """Split rows (grouped by user) into each user's first, second, … row."""
-    who = user[rows]
-    turn = np.arange(rows.size) - np.searchsorted(who, who)
-    order = np.argsort(turn, kind="stable")
-    yield from np.split(rows[order], np.cumsum(np.bincount(turn))[:-1])
-
-
-def _draw(rng: np.random.Generator, world: World, component: Ints, menu: Ints) -> Ints:
+def _draw_items(rng: np.random.Generator, world: World, component: Ints, offer: Ints) -> Ints:
     """Items (n,) from each event's component, drawn again until they had arrived.
 
     Drawing again is exactly the law renormalised over the arrived items.
     """
     n_items = world.config.items
     laws = world.weights / world.weights.sum(axis=1, keepdims=True)
-    ladder = (np.cumsum(laws, axis=1) + np.arange(len(laws))[:, None]).ravel()
+    bounds = (np.cumsum(laws, axis=1) + np.arange(len(laws))[:, None]).ravel()
     items = np.zeros(component.size, dtype=np.int64)
     pending = np.arange(component.size)
     while pending.size:
         k = component[pending]
-        rung = np.searchsorted(ladder, k + rng.random(pending.size), side="right")
-        items[pending] = np.clip(rung - k * n_items, 0, n_items - 1)
-        pending = pending[world.arrival[items[pending]] > menu[pending]]
+        place = np.searchsorted(bounds, k + rng.random(pending.size), side="right")
+        items[pending] = np.clip(place - k * n_items, 0, n_items - 1)
+        pending = pending[world.arrival[items[pending]] > offer[pending]]
     return items
