@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from longrec.compare.plan import PLAN
-from longrec.compare.read_runs import origin, read_ranks, report_row
+from longrec.compare.read_runs import made_with, read_ranks, report_row
 from longrec.compare.report import how_ended
 from longrec.compare.results import collect
 from longrec.core.format import size
@@ -96,7 +96,7 @@ def main() -> None:
         for pair in pairs
         if pair.a == pairs[0].a
     ]
-    facts = {run.name: origin(run) for runs in folders.values() for run in runs}
+    facts = {run.name: made_with(run) for runs in folders.values() for run in runs}
     print(markdown(COLUMNS, [table_line(row) for row in rows]), end="\n\n")
     usage = markdown(USAGE, [usage_line(row) for row in rows if row.memory_use()])
     if usage:

@@ -39,6 +39,8 @@ ADDRESS = "LONGREC_TESTS_FORK_SERVER"
 """The variable that tells forked processes where to have others forked."""
 LONGREC = "longrec"
 """As a module to import: all of longrec but what exports and benchmarks."""
+LAZY = ("torch._dynamo", "pyarrow.dataset")
+"""What an optimiser and a Parquet file import when first used, which takes seconds."""
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 KILLS = int(os.environ.get("LONGREC_TEST_KILLS", "20"))
 """How often a kind of store, or training, is killed at random instants, in all tests together."""
@@ -320,6 +322,8 @@ def import_modules(modules: Sequence[str]) -> None:
                         importlib.import_module(found.name)
                     except ImportError:  # of an extra that is not installed
                         continue
+            for lazy in LAZY:
+                importlib.import_module(lazy)
     # Threads of allocators have names of their own, and are at home with forks.
     names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
     assert not names or names.count(Path("/proc/self/comm").read_text()) == 1, f"threads: {names}"

@@ -30,8 +30,8 @@ from longrec.retrieval.exact import ExactIndex, similar
 from longrec.retrieval.index import COLD, PERSONAL, Index, as_bits, row_bytes
 from longrec.serving.stream.stream import Stream
 
-MASK_BYTES = 1 << 25
-"""Bytes of the bits of seen items that are held at once."""
+SEEN_BYTES = 1 << 25
+"""Bytes of the bits of seen items that are in memory at once."""
 
 
 class Recommender(Artifact):
@@ -54,8 +54,7 @@ class Recommender(Artifact):
         Parameters
         ----------
         url : str
-            `lmdb:///folder` (or a path) of a store embedded here,
-            `redis://host/0` of one shared.
+            `lmdb:///folder` (or a path) of a store embedded here, `redis://host/0` of one shared.
         durability : {"power", "process"}
             What acknowledged events survive.
         beside : bool
@@ -149,25 +148,23 @@ class Recommender(Artifact):
         """
         if k < 1:
             raise UsageError(f"k is {k}; it must be at least 1")
-        if histories is not None:
-            if users is not None or data is not None:
-                raise UsageError("give either users (with data) or histories, not both")
-            ids: pl.Series = pl.Series("user", np.arange(len(histories)))
-            items, offsets = self._given(histories)
-            times = None
-        else:
+        if histories is None:
             data = self._histories(data)
             if users is None:
                 rows, ids = np.arange(data.n_users), data.user_ids
             else:
-                rows = data.find_users(users)
-                ids = _own_ids(users, data.user_ids.dtype)
-            items, times, offsets = _gather(data, rows)
-            items = align_items(data.catalog, self.catalog)[items]
-        found = self._top(items, times, offsets, k, exclude_seen, progress)
-        return found.with_columns(user=ids.gather(found["row"].to_numpy())).select(
-            "user", "rank", "item", "score", "policy"
-        )
+                rows, ids = data.find_users(users), _own_ids(users, data.user_ids.dtype)
+            events, lengths = self._events_of(data, rows)
+        else:
+            if users is not None or data is not None:
+                raise UsageError("give either users (with data) or histories, not both")
+            for history in histories:
+                _check_history(history)
+            ids = pl.Series(np.arange(len(histories)))
+            lengths = np.array([len(history) for history in histories], np.int64)
+            flat = [item for history in histories for item in history]
+            events = Events(self.catalog.find(flat) if flat else np.zeros(0, np.int64), None)
+        return self._top_k(ids, events, lengths, k, exclude_seen, progress)
 
     def explain(
         self,
@@ -205,79 +202,74 @@ class Recommender(Artifact):
         DataError
             When the training data is wanted and is gone or has changed.
         """
-        check_explains(self.model)
-        index = find_item(self.catalog, item)
         if (user is None) == (history is None):
             raise UsageError("give either user (with data) or history (with times)")
+        model, catalog = self.model, self.catalog
         if history is not None:
             if data is not None:
                 raise UsageError("a history brings its own events: leave data out")
-            self._given([history])
-            return explain_given(
-                self.model, self.catalog, item, history, times, self.limit, progress
-            )
+            _check_history(history)
+            return explain_given(model, catalog, item, history, times, self.limit, progress)
         if times is not None:
             raise UsageError("times go with a history: a user's events have their own")
+        check_explains(model)
+        index = find_item(catalog, item)
         data = self._histories(data)
-        rows = data.find_users([user])
-        if rows[0] < 0:
+        row = data.find_users([user])
+        if row[0] < 0:
             raise UsageError(f"user {user!r} is not in {data.path}: give one that is")
-        items, moments, _ = _gather(data, rows)
-        items = align_items(data.catalog, self.catalog)[items]
-        check_times(self.model, moments)
-        return explain_history(
-            self.model, self.catalog, index, items, moments, self.limit, progress
-        )
+        events, _ = self._events_of(data, row)
+        check_times(model, events.times)
+        return explain_history(model, catalog, index, *events, self.limit, progress)
 
     def _histories(self, data: Histories | str | Path | None) -> Histories:
         """The histories asked for; None: those that this was trained on."""
         data = self.data() if data is None else data
         return data if isinstance(data, Histories) else open_histories(data)
 
-    def _given(self, histories: Sequence[Sequence[Any]]) -> tuple[np.ndarray, np.ndarray]:
-        """Item indices of given histories, one after the other, and their bounds."""
-        for history in histories:
-            if isinstance(history, str | bytes) or not hasattr(history, "__len__"):
-                raise UsageError(
-                    f"histories is a list of histories, each a list of item ids, not {history!r}"
-                )
-        lengths = [len(history) for history in histories]
-        flat = [item for history in histories for item in history]
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        return self.catalog.find(flat) if flat else np.zeros(0, np.int64), offsets
+    def _events_of(self, data: Histories, rows: np.ndarray) -> tuple[Events, np.ndarray]:
+        """The events of some users in this catalog's item indices, and how many are whose.
 
-    def _top(
+        Row -1 is a user without events; item 0 is an item that the catalog does not have.
+        """
+        lengths = np.where(rows >= 0, data.lengths[rows], 0)
+        where = places(np.where(rows >= 0, data.offsets[:-1][rows], 0), lengths)
+        items = align_items(data.catalog, self.catalog)[data.items[where]]
+        return Events(items, None if data.times is None else data.times[where]), lengths
+
+    def _top_k(
         self,
-        items: np.ndarray,
-        times: np.ndarray | None,
-        offsets: np.ndarray,
+        users: pl.Series,
+        events: Events,
+        lengths: np.ndarray,
         k: int,
         exclude_seen: bool,
         progress: Callable[[int, int], None] | None,
     ) -> pl.DataFrame:
-        """Top k per history as a frame: row, rank, item, score, policy."""
-        check_times(self.model, times)
-        users = len(offsets) - 1
-        known = items > 0
-        owner = np.repeat(np.arange(users), np.diff(offsets))[known]
-        items, times = items[known], None if times is None else times[known]
-        lengths = np.bincount(owner, minlength=users)
+        """The frame of `recommend` for users with so many events each, one user after the other."""
+        check_times(self.model, events.times)
+        n_users, n_items = len(lengths), self.catalog.n_items
+        known = events.items > 0
+        owner = np.repeat(np.arange(n_users), lengths)[known]
+        items = events.items[known]
+        times = None if events.times is None else events.times[known]
+        lengths = np.bincount(owner, minlength=n_users)
         ends = lengths.cumsum()
-        width = min(k, self.catalog.n_items)
-        scores = torch.full((users, width), -torch.inf)
-        best = torch.zeros((users, width), dtype=torch.int64)
-        at_once = max(1, MASK_BYTES // row_bytes(self.catalog.n_items))
+        width = min(k, n_items)
+        scores = torch.full((n_users, width), -torch.inf)
+        best = torch.zeros((n_users, width), dtype=torch.int64)
+        users_at_once = max(1, SEEN_BYTES // row_bytes(n_items))
 
         def search(rows: np.ndarray, h: torch.Tensor) -> None:
             h = h[torch.from_numpy(np.argsort(rows)).to(h.device)]
             rows = np.sort(rows)
-            for start in range(0, len(rows), at_once):
-                part = rows[start : start + at_once]
+            for start in range(0, len(rows), users_at_once):
+                part = rows[start : start + users_at_once]
                 seen = None
                 if exclude_seen:
-                    spans = [items[ends[row] - lengths[row] : ends[row]] for row in part]
-                    seen = np.stack([as_bits(span, self.catalog.n_items) for span in spans])
-                found = self.index.search(h[start : start + at_once], k, seen)
+                    histories = [items[ends[row] - lengths[row] : ends[row]] for row in part]
+                    seen = np.stack([as_bits(history, n_items) for history in histories])
+                found = self.index.search(h[start : start + users_at_once], k, seen)
                 scores[part], best[part] = found.scores.float(), found.items
 
         events = Events(items.astype(np.int32), times)
@@ -287,17 +279,17 @@ class Recommender(Artifact):
             popular = self.catalog.popular[:width]
             best[cold] = torch.from_numpy(popular)
             scores[cold] = torch.from_numpy(self.catalog.counts[popular - 1]).float()
-        policy = np.where(lengths > 0, PERSONAL, COLD)
-        rows = pl.DataFrame(
+        index = best.flatten().numpy()
+        found = pl.DataFrame(
             {
-                "row": np.repeat(np.arange(users), width),
-                "rank": np.tile(np.arange(1, width + 1), users),
-                "index": best.flatten().numpy(),
+                "user": users.gather(np.repeat(np.arange(n_users), width)),
+                "rank": np.tile(np.arange(1, width + 1), n_users),
+                "item": self.catalog.take(index),
                 "score": scores.flatten().numpy(),
-                "policy": np.repeat(policy, width),
+                "policy": np.repeat(np.where(lengths > 0, PERSONAL, COLD), width),
             }
-        ).filter(pl.col("index") > 0)
-        return rows.with_columns(item=self.catalog.take(rows["index"].to_numpy()))
+        )
+        return found.filter(pl.Series(index > 0))  # 0: the items ran out
 
 
 def load(folder: str | Path) -> Recommender:
@@ -312,14 +304,11 @@ def load(folder: str | Path) -> Recommender:
     return Recommender.load(folder)
 
 
-def _gather(data: Histories, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-    """Items, times and bounds of the histories of some users; row -1 is an empty history."""
-    begin = np.where(rows >= 0, data.offsets[:-1][rows], 0)
-    lengths = np.where(rows >= 0, data.lengths[rows], 0)
-    offsets = np.concatenate([[0], lengths.cumsum()])
-    where = places(begin, lengths)
-    times = None if data.times is None else data.times[where]
-    return data.items[where], times, offsets
+def _check_history(history: object) -> None:
+    if isinstance(history, str | bytes) or not hasattr(history, "__len__"):
+        raise UsageError(
+            f"histories is a list of histories, each a list of item ids, not {history!r}"
+        )
 
 
 def _own_ids(given: Sequence[Any] | pl.Series, dtype: pl.DataType) -> pl.Series:

@@ -62,7 +62,7 @@ def folder(histories, place):
     out = place / "comparison"
     bound = ReportRow("best possible", "ceiling", {"ndcg@10": 0.9, "unfiltered/ndcg@10": 0.9})
     made = compare(histories, MODELS, BUDGET, out, settings=TINY, seeds=2, bounds=[bound])
-    assert [(f.name, f.seed, f.stage) for f in made.failures] == [
+    assert [(f.name, f.seed, f.phase) for f in made.failures] == [
         ("hydrarec:learning_rate=1e300", seed, "training") for seed in (0, 1)
     ]
     assert "the loss is" in made.failures[0].error
@@ -247,7 +247,7 @@ def test_a_killed_run_loses_itself_alone(histories, tmp_path):
 def test_a_process_that_leaves_nothing_has_failed(histories, tmp_path, monkeypatch):
     monkeypatch.setattr("longrec.compare.compare.run_process", lambda *_: None)
     found = compare(histories, "popularity", 1, tmp_path / "out")
-    assert [(f.stage, f.error) for f in found.failures] == [
+    assert [(f.phase, f.error) for f in found.failures] == [
         ("training", "it ended well and left no result")
     ]
     assert "left no result" in found.report.read_text()

@@ -6,17 +6,14 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from forking import run_code, start_child
 
-import longrec
 from longrec.compare.process import run_process
 from longrec.core.child import why_it_failed
-
-SOURCE = str(Path(longrec.__file__).parents[1])
 
 
 def alive(pid: int) -> bool:
@@ -27,7 +24,7 @@ def alive(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
 
 
-def test_memory_is_the_process_own_and_failures_are_told(tmp_path):
+def test_memory_is_the_process_own_and_failures_are_told(tmp_path, monkeypatch):
     ballast = b"\1" * (900 << 20)
     out, measured = tmp_path / "logs" / "out.txt", tmp_path / "memory.json"
     assert run_process(["--version"], out, measured, lambda: None) is None
@@ -36,6 +33,7 @@ def test_memory_is_the_process_own_and_failures_are_told(tmp_path):
     assert 50 << 20 < found["imported_bytes"] <= found["peak_bytes"] < 800 << 20
     assert out.read_text().startswith("longrec")
     measured.write_text(json.dumps({"peak_bytes": 1 << 50}))
+    monkeypatch.setattr("longrec.compare.process.start_child", start_child)
     error = run_process(["evaluate", "/nowhere"], out, measured, lambda: None)
     assert error is not None
     assert error.startswith("exit status 1: /nowhere: no such folder; `longrec train` makes")
@@ -43,52 +41,44 @@ def test_memory_is_the_process_own_and_failures_are_told(tmp_path):
     assert json.loads(measured.read_text())["peak_bytes"] == 1 << 50  # the larger of both
 
 
-def child_of(pid: int) -> int:
-    """The process that `pid` has started, once it is there and waits."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        if found:
-            return int(found[0])
-        time.sleep(0.05)
-    raise AssertionError("no child was started")
-
-
-WAITS = """
+PARENT = """
 import sys
-from longrec.compare.process import run_process
 from pathlib import Path
-place = Path(sys.argv[1])
-print(run_process(["demo", "--out", str(place / "demo")], place / "out.txt", place / "m.json",
-                  lambda: None))
+import forking
+from longrec.compare import process
+
+def start(*arguments, **streams):
+    child = forking.start_child(*arguments, **streams)
+    print(child.pid, flush=True)
+    return child
+
+process.start_child = start
+folder = Path(sys.argv[1])
+files = folder / "out.txt", folder / "memory.json"
+print(process.run_process(["demo", "--out", str(folder / "demo")], *files, lambda: None))
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for children in /proc")
-@pytest.mark.parametrize("of", ["parent", "child"])
-def test_a_kill_of_one_is_seen_by_the_other(tmp_path, of):
-    parent = subprocess.Popen(
-        [sys.executable, "-c", WAITS, str(tmp_path)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": SOURCE},
-    )
-    child = child_of(parent.pid)
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("killed", ["parent", "child"])
+def test_a_kill_of_one_is_seen_by_the_other(tmp_path, killed):
+    parent = run_code(PARENT, tmp_path, stdout=subprocess.PIPE, text=True)
+    child = int(parent.stdout.readline())
     deadline = time.monotonic() + 30
     while not (tmp_path / "demo").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.kill(parent.pid if of == "parent" else child, signal.SIGKILL)
-    said = parent.communicate(timeout=30)[0]
-    if of == "child":
-        assert said == "killed by signal 9 (SIGKILL), perhaps because memory ran out\n"
+        time.sleep(0.02)
+    os.kill(parent.pid if killed == "parent" else child, signal.SIGKILL)
+    printed = parent.communicate(timeout=30)[0]
+    if killed == "child":
+        assert printed == "killed by signal 9 (SIGKILL), perhaps because memory ran out\n"
     deadline = time.monotonic() + 10
     while alive(child) and time.monotonic() < deadline:
-        time.sleep(0.05)
+        time.sleep(0.02)
     assert not alive(child)
 
 
 @pytest.mark.parametrize(
-    ("status", "said", "told"),
+    ("status", "output", "message"),
     [
         (1, "a\nerror: it is full: mend it\n", "exit status 1: it is full: mend it"),
         (2, "error: one\nerror: two\nlines\n", "exit status 2: two\nlines"),
@@ -102,5 +92,5 @@ def test_a_kill_of_one_is_seen_by_the_other(tmp_path, of):
         (-63, "", "killed by signal 63 (unknown)"),
     ],
 )
-def test_why_a_process_failed(status, said, told):
-    assert why_it_failed(status, said) == told
+def test_why_a_process_failed(status, output, message):
+    assert why_it_failed(status, output) == message

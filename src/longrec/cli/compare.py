@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from longrec.cli.options import Device, Histories, Json
 from longrec.cli.output import resumable
@@ -18,22 +18,21 @@ def compare(
     histories: Histories,
     models: Annotated[
         str,
-        typer.Option(
+        Option(
             metavar="A,B,...",
             help="Models, or variants NAME:KEY=VALUE:KEY=VALUE, with commas between.",
             show_default=False,
         ),
     ],
     budget: Annotated[
-        float,
-        typer.Option(metavar="MINUTES", help="Of training, for each run.", show_default=False),
+        float, Option(metavar="MINUTES", help="Of training, for each run.", show_default=False)
     ],
-    out: Annotated[Path, typer.Option(help="The comparison's folder.", show_default=False)],
+    out: Annotated[Path, Option(help="The comparison's folder.", show_default=False)],
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting common to all models."),
+        Option("--set", metavar="KEY=VALUE", help="A setting common to all models."),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each model.")] = 1,
+    seeds: Annotated[int, Option(min=1, help="Trainings of each model.")] = 1,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -71,7 +70,7 @@ def compare(
         raise LongrecError(
             f"{len(comparison.failures)} of the runs failed: "
             + "; ".join(
-                f"{failure.name} in {failure.stage} ({failure.error}; see {failure.log})"
+                f"{failure.name} in {failure.phase} ({failure.error}; see {failure.log})"
                 for failure in comparison.failures
             )
             + ". The same command tries them again."
@@ -79,11 +78,9 @@ def compare(
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for histories, runs and report.")] = Path(
-        "demo"
-    ),
-    users: Annotated[int, typer.Option(min=50, help="Users to simulate.")] = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything.")] = 0,
+    out: Annotated[Path, Option(help="Folder for histories, runs and report.")] = Path("demo"),
+    users: Annotated[int, Option(min=50, help="Users to simulate.")] = 2000,
+    seed: Annotated[int, Option(min=0, help="Seed of everything.")] = 0,
     json: Json = False,
 ) -> None:
     """Simulate histories, train ELASTIC and SASRec, compare them with what is attainable.

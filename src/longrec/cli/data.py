@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from longrec.cli.options import Json
 from longrec.cli.output import print_result
@@ -17,39 +18,39 @@ app = typer.Typer(help="Named public data: what there is, and how to get it.")
 def prepare(
     log: Annotated[
         list[str],
-        typer.Argument(
+        Argument(
             metavar="LOG...",
             help="CSV, TSV, Parquet or RecBole .inter: files, a folder, or a glob.",
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The histories folder to write.", show_default=False)],
-    user: Annotated[str | None, typer.Option(help="Column of user ids.")] = None,
-    item: Annotated[str | None, typer.Option(help="Column of item ids.")] = None,
-    time: Annotated[str | None, typer.Option(help="Column of times.")] = None,
-    order: Annotated[str | None, typer.Option(help="Column that orders a user's events.")] = None,
+    out: Annotated[Path, Option(help="The histories folder to write.", show_default=False)],
+    user: Annotated[str | None, Option(help="Column of user ids.")] = None,
+    item: Annotated[str | None, Option(help="Column of item ids.")] = None,
+    time: Annotated[str | None, Option(help="Column of times.")] = None,
+    order: Annotated[str | None, Option(help="Column that orders a user's events.")] = None,
     row_order: Annotated[
-        bool, typer.Option("--row-order", help="The log's rows are in the order of events.")
+        bool, Option("--row-order", help="The log's rows are in the order of events.")
     ] = False,
     time_unit: Annotated[
-        str | None, typer.Option(help="s, ms, us, ns or datetime, instead of detecting it.")
+        str | None, Option(help="s, ms, us, ns or datetime, instead of detecting it.")
     ] = None,
     column: Annotated[
-        list[str] | None, typer.Option("--column", help="A further column to keep; repeatable.")
+        list[str] | None, Option("--column", help="A further column to keep; repeatable.")
     ] = None,
     k_core: Annotated[
-        int, typer.Option(min=0, help="Drop users and items with fewer events; 0 keeps all.")
+        int, Option(min=0, help="Drop users and items with fewer events; 0 keeps all.")
     ] = 0,
     dedup: Annotated[
-        bool, typer.Option("--dedup", help="Keep only the first event of a user with an item.")
+        bool, Option("--dedup", help="Keep only the first event of a user with an item.")
     ] = False,
-    min_length: Annotated[int, typer.Option(min=1, help="Drop shorter histories.")] = 1,
+    min_length: Annotated[int, Option(min=1, help="Drop shorter histories.")] = 1,
     extend: Annotated[
         Path | None,
-        typer.Option(metavar="HISTORIES", help="Histories that the log continues: write both."),
+        Option(metavar="HISTORIES", help="Histories that the log continues: write both."),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a histories folder that exists.")
+        bool, Option("--overwrite", help="Replace a histories folder that exists.")
     ] = False,
     json: Json = False,
 ) -> None:
@@ -117,13 +118,13 @@ def data_list(json: Json = False) -> None:
 
 @app.command("get")
 def data_get(
-    name: Annotated[str, typer.Argument(help="A name from `longrec data list`.")],
-    out: Annotated[Path, typer.Option(help="Folder for the log.")] = Path("data"),
+    name: Annotated[str, Argument(help="A name from `longrec data list`.")],
+    out: Annotated[Path, Option(help="Folder for the log.")] = Path("data"),
     file: Annotated[
-        Path | None, typer.Option(help="The publisher's file, if you have it: nothing is fetched.")
+        Path | None, Option(help="The publisher's file, if you have it: nothing is fetched.")
     ] = None,
     accept_terms: Annotated[
-        bool, typer.Option("--accept-terms", help="You have read the publisher's terms.")
+        bool, Option("--accept-terms", help="You have read the publisher's terms.")
     ] = False,
     json: Json = False,
 ) -> None:
@@ -139,7 +140,7 @@ def data_get(
             out,
             file=file,
             accept_terms=accept_terms,
-            progress=lambda done, total: progress(done, total),
+            progress=progress,
             report=console.say,
         )
     if json:

@@ -10,8 +10,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from longrec.artifact.provenance import provenance
 from longrec.compare.read_runs import report_row
 from longrec.compare.report import provenance_facts
@@ -30,7 +28,8 @@ from longrec.simulator.ceiling import ceiling
 from longrec.simulator.simulate import Simulation, SimulationConfig, simulate
 
 WINDOW = 50
-MARK = "demo.json"
+MARKER = "demo.json"
+"""A file that says that a folder holds a demo, which the next one may replace."""
 MODELS: dict[str, dict[str, Any]] = {
     "popularity": {},
     "last-item": {},
@@ -61,19 +60,23 @@ def run_demo(out: Path, users: int, seed: int, as_json: bool) -> None:
         f"simulated {facts['data']}; histories of {lengths.mean():.0f} events on average, "
         f"at most {lengths.max():,}"
     )
-    models = {name: _train(name, histories, out / name, seed) for name in MODELS}
+    models = {}
+    for name, settings in MODELS.items():
+        models[name] = train(
+            histories, name, out / name, seed=seed, progress=True, **settings, **TRAINING
+        )
+        with console.progress_bar(f"{name}: ranking") as progress:
+            evaluate(models[name], histories, progress=progress)
     rows = [report_row([out / name], name) for name in MODELS]
     with console.err.status("computing what is attainable, by exact filtering"):
         split = make_split("leave-one-out", histories)
         rows += attainable(simulation, histories, split, WINDOW)
-    users_shown = histories.user_ids.gather([0, histories.n_users // 2, histories.n_users - 1])
-    examples = _examples(histories, users_shown, {k: models[k] for k in ("elastic", "sasrec")})
     metrics = rows[0].metrics
     assert isinstance(metrics, Metrics)
     report = Report(
         "longrec demo: simulated histories",
         rows,
-        examples,
+        _examples(histories, {name: models[name] for name in ("elastic", "sasrec")}),
         facts
         | {
             "seed": str(seed),
@@ -99,20 +102,11 @@ def run_demo(out: Path, users: int, seed: int, as_json: bool) -> None:
 def _clear(out: Path) -> None:
     """Make room for the demo; only an earlier demo is replaced."""
     if out.exists() and any(out.iterdir()):
-        if not (out / MARK).is_file():
+        if not (out / MARKER).is_file():
             raise UsageError(f"{out} exists and holds no demo: choose another folder with --out")
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
-    (out / MARK).write_text('{"demo": 1}\n')
-
-
-def _train(name: str, histories: Histories, run: Path, seed: int) -> Recommender:
-    """Train one model, and evaluate it on the test targets."""
-    settings = MODELS[name] | TRAINING
-    recommender = train(histories, name, run, seed=seed, progress=True, **settings)
-    with console.progress_bar(f"{name}: ranking") as progress:
-        evaluate(recommender, histories, progress=progress)
-    return recommender
+    (out / MARKER).write_text('{"demo": 1}\n')
 
 
 def attainable(
@@ -130,18 +124,16 @@ def attainable(
     ]
 
 
-def _examples(
-    histories: Histories, users: pl.Series, models: dict[str, Recommender]
-) -> list[UserRecommendations]:
-    """Recommendations of each model for some users, with the last events of their histories."""
-    frames = {name: model.recommend(users, histories, k=5) for name, model in models.items()}
+def _examples(histories: Histories, models: dict[str, Recommender]) -> list[UserRecommendations]:
+    """Recommendations of each model for three users, with the last events of their histories."""
     examples = []
-    for row, user in zip(histories.find_users(users), users, strict=True):
+    for row in (0, histories.n_users // 2, histories.n_users - 1):
+        user = histories.user_ids[row]
         begin, end = histories.offsets[row : row + 2]
         recent = histories.catalog.take(histories.items[max(begin, end - 8) : end]).to_list()
         by_model = {
-            name: frame.filter(pl.col("user") == user).select("item", "score").rows()
-            for name, frame in frames.items()
+            name: model.recommend([user], histories, k=5).select("item", "score").rows()
+            for name, model in models.items()
         }
         examples.append(UserRecommendations(user, recent, by_model))
     return examples

@@ -5,15 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+Json = Annotated[bool, Option("--json", help="Print one JSON document instead of text.")]
 Data = Annotated[
     Path | None,
-    typer.Option("--data", help="A histories folder; the run's own training data by default."),
+    Option("--data", help="A histories folder; the run's own training data by default."),
 ]
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.", show_default=False)]
+Run = Annotated[Path, Argument(metavar="RUN", help="A run's folder.", show_default=False)]
 Histories = Annotated[
-    Path, typer.Argument(metavar="HISTORIES", help="A histories folder.", show_default=False)
+    Path, Argument(metavar="HISTORIES", help="A histories folder.", show_default=False)
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
+Device = Annotated[str, Option(help="auto, cpu, cuda, cuda:1, …")]
+History = Annotated[
+    list[str] | None, Option(metavar="ITEM...", help="A history, oldest item first.")
+]

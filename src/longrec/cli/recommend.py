@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-import typer
+from typer import Argument, Option
 
-from longrec.cli.options import Data, Json, Run
+from longrec.cli.options import Data, History, Json, Run
+from longrec.cli.store import open_for_command
 from longrec.core import console
 from longrec.core.errors import UsageError
 from longrec.core.files import write_file
@@ -23,27 +24,22 @@ Format = Literal["table", "csv", "parquet", "json"]
 def recommend(
     run: Run,
     more: Annotated[
-        list[str] | None, typer.Argument(metavar="[ID...]", help="Further ids.", hidden=True)
+        list[str] | None, Argument(metavar="[ID...]", help="Further ids.", hidden=True)
     ] = None,
     data: Data = None,
     user: Annotated[
-        list[str] | None, typer.Option(metavar="ID...", help="Users to recommend to.")
+        list[str] | None, Option(metavar="ID...", help="Users to recommend to.")
     ] = None,
-    history: Annotated[
-        list[str] | None, typer.Option(metavar="ITEM...", help="A history, oldest item first.")
-    ] = None,
-    everybody: Annotated[bool, typer.Option("--all", help="All users of the data.")] = False,
-    k: Annotated[int, typer.Option("-k", min=1, help="Items per user.")] = 10,
-    seen: Annotated[
-        bool, typer.Option("--seen", help="Recommend items of the history, too.")
-    ] = False,
+    history: History = None,
+    everybody: Annotated[bool, Option("--all", help="All users of the data.")] = False,
+    k: Annotated[int, Option("-k", min=1, help="Items per user.")] = 10,
+    seen: Annotated[bool, Option("--seen", help="Recommend items of the history, too.")] = False,
     form: Annotated[
         Format | None,
-        typer.Option("--format", help="How to write them: by --out's ending, else as a table."),
+        Option("--format", help="How to write them: by --out's ending, else as a table."),
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(help="A .csv, .parquet or .json file instead of standard output."),
+        Path | None, Option(help="A .csv, .parquet or .json file instead of standard output.")
     ] = None,
 ) -> None:
     """Recommend items to users, or for a history that you give.
@@ -51,7 +47,6 @@ def recommend(
     Example: [bold]longrec recommend run --user 42 43 -k 5 --format json[/bold]
     """
     from longrec.core.serialise import serialise
-    from longrec.data.histories import open_histories
     from longrec.recommender import load
 
     if sum((bool(user), bool(history), everybody)) != 1:
@@ -62,17 +57,16 @@ def recommend(
         raise UsageError("--history brings its own events: leave --data out")
     chosen = _chosen_format(form, out)
     recommender = load(run)
-    opened = None if data is None else open_histories(data)
+    ids = [*(history or user or []), *(more or [])]
     with console.progress_bar("recommending") as progress:
-        if history:
-            found = recommender.recommend(
-                histories=[[*history, *(more or [])]], k=k, exclude_seen=not seen, progress=progress
-            )
-        else:
-            users = None if everybody else [*(user or []), *(more or [])]
-            found = recommender.recommend(
-                users, opened, k=k, exclude_seen=not seen, progress=progress
-            )
+        found = recommender.recommend(
+            None if history or everybody else ids,
+            data,
+            [ids] if history else None,
+            k=k,
+            exclude_seen=not seen,
+            progress=progress,
+        )
     if chosen == "table":
         console.table("recommendations", found.columns, found.rows())
         return
@@ -105,22 +99,19 @@ def _chosen_format(form: Format | None, out: Path | None) -> str:
 
 def explain(
     run: Run,
-    item: Annotated[str, typer.Option(help="The item, recommended or not.", show_default=False)],
+    item: Annotated[str, Option(help="The item, recommended or not.", show_default=False)],
     more: Annotated[
-        list[str] | None, typer.Argument(metavar="[ITEM...]", help="Further items.", hidden=True)
+        list[str] | None, Argument(metavar="[ITEM...]", help="Further items.", hidden=True)
     ] = None,
     user: Annotated[
-        str | None, typer.Option(metavar="ID", help="A user of the data or of the store.")
+        str | None, Option(metavar="ID", help="A user of the data or of the store.")
     ] = None,
     data: Data = None,
     store: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="A store whose log has the user's events."),
+        str | None, Option(metavar="URL", help="A store whose log has the user's events.")
     ] = None,
-    history: Annotated[
-        list[str] | None, typer.Option(metavar="ITEM...", help="A history, oldest item first.")
-    ] = None,
-    top: Annotated[int, typer.Option(min=1, help="Events to show.")] = 10,
+    history: History = None,
+    top: Annotated[int, Option(min=1, help="Events to show.")] = 10,
     json: Json = False,
 ) -> None:
     """Show the events that a model attended to for an item: attention, not cause.
@@ -143,50 +134,46 @@ def explain(
     with console.progress_bar("explaining") as progress:
         if store is not None:
             assert user is not None
-            found = _from_store(recommender, store, user, item, progress)
+            found = _explain_from_store(recommender, store, user, item, progress)
         else:
             given = [*history, *(more or [])] if history else None
             found = recommender.explain(item, user, data, given, progress=progress)
     if json:
         console.print_json(found.to_dict(top))
     else:
-        _show(found, top)
+        _print_explanation(found, top)
 
 
-def _from_store(
+def _explain_from_store(
     recommender: Recommender, url: str, user: str, item: str, progress: Any
 ) -> Explanation:
     """Explain from the log of a store, beside whoever writes to it."""
-    from contextlib import closing
-
-    from longrec.serving.stores.open import open_store
     from longrec.serving.stores.protocol import check_whole
     from longrec.serving.stream.id_keys import ItemIndex, user_key
     from longrec.serving.stream.user_log import explain_user
 
-    # Nothing is written, so what the store would keep through a power cut is no matter.
-    with closing(open_store(url, "process", readonly=True)) as store:
+    with open_for_command(url) as store:
         check_whole(store.meta(), store.url)
         items = ItemIndex(recommender.catalog)
         return explain_user(recommender, store, items, user_key(user), item, progress)
 
 
-def _show(found: Explanation, top: int) -> None:
+def _print_explanation(found: Explanation, top: int) -> None:
     """The events with most attention as a table, and the rest in words."""
     import polars as pl
 
-    shown = found.events[found.top(top)]
-    if shown["time"].null_count():
-        shown = shown.drop("time")
+    events = found.events[found.top(top)]
+    if events["time"].null_count():
+        events = events.drop("time")
     else:
-        shown = shown.with_columns(pl.from_epoch("time").dt.strftime("%Y-%m-%d %H:%M:%S"))
-    console.table(f"item {found.item}, score {found.score:.4f}", shown.columns, shown.rows())
-    others = len(found.events) - len(shown)
-    here = float(shown["attention"].to_numpy().sum())
-    less = float(found.events["attention"].to_numpy().sum()) - here
-    words = [f"{here:.1%} of attention is on these events"]
+        events = events.with_columns(pl.from_epoch("time").dt.strftime("%Y-%m-%d %H:%M:%S"))
+    console.table(f"item {found.item}, score {found.score:.4f}", events.columns, events.rows())
+    others = len(found.events) - len(events)
+    on_these = float(events["attention"].to_numpy().sum())
+    on_others = float(found.events["attention"].to_numpy().sum()) - on_these
+    words = [f"{on_these:.1%} of attention is on these events"]
     if others:
-        words.append(f"{less:.1%} on {others:,} others")
+        words.append(f"{on_others:.1%} on {others:,} others")
     if found.memory:
         words.append(f"{found.memory:.1%} on the memory bank")
     console.out.print(", ".join(words) + ".", markup=False)

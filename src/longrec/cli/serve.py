@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Option
 
 from longrec.cli.options import Json, Run
 from longrec.cli.output import print_result
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def index(
     run: Run,
     kind: Annotated[
-        IndexKind, typer.Option(help="auto: approximate in catalogs so large that it is ahead.")
+        IndexKind, Option(help="auto: approximate in catalogs so large that it is ahead.")
     ] = "auto",
     json: Json = False,
 ) -> None:
@@ -33,12 +33,12 @@ def index(
 
     recommender = load(run)
     with console.progress_bar("building the index") as progress:
-        opened = open_index(recommender, kind, progress)
+        found = open_index(recommender, kind, progress)
     facts = {
-        "index": opened.index.name,
-        "items": opened.index.n_items,
-        "recall_at_10": opened.index.recall,
-        **(opened.about or {}),
+        "index": found.index.name,
+        "items": found.index.n_items,
+        "recall_at_10": found.index.recall,
+        **(found.about or {}),
     }
     print_result(json, {"run": str(run)} | facts, str(run), facts)
 
@@ -47,7 +47,7 @@ def export(
     run: Run,
     out: Annotated[
         Path,
-        typer.Option(
+        Option(
             metavar="FOLDER",
             help="New, empty, or an earlier export, which is replaced.",
             show_default=False,
@@ -82,37 +82,36 @@ def serve(
     run: Run,
     store: Annotated[
         str,
-        typer.Option(
-            metavar="URL",
-            help="Where users are kept: lmdb:///folder, redis://host/0, rediss://…",
+        Option(
+            metavar="URL", help="Where users are kept: lmdb:///folder, redis://host/0, rediss://…"
         ),
     ],
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
+    host: Annotated[str, Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, Option(min=0, max=65535, help="0: any free one.")] = 8000,
     keys: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             metavar="FILE",
             help="API keys, one per line, read again when it changes; else LONGREC_API_KEYS.",
         ),
     ] = None,
     without_keys: Annotated[
-        bool, typer.Option("--without-keys", help="Listen beyond this machine without keys.")
+        bool, Option("--without-keys", help="Listen beyond this machine without keys.")
     ] = False,
     durability: Annotated[
-        Durability, typer.Option(help="power: on disk before it is answered; process.")
+        Durability, Option(help="power: on disk before it is answered; process.")
     ] = "power",
     index: Annotated[
-        IndexKind, typer.Option(help="How items are found; auto: by the size of the catalog.")
+        IndexKind, Option(help="How items are found; auto: by the size of the catalog.")
     ] = "auto",
-    max_body: Annotated[int, typer.Option(help="Bytes of a request's body.")] = 1 << 20,
+    max_body: Annotated[int, Option(help="Bytes of a request's body.")] = 1 << 20,
     rate: Annotated[
-        float, typer.Option(help="Requests per second of a key, or of an address without keys.")
+        float, Option(help="Requests per second of a key, or of an address without keys.")
     ] = 2000.0,
-    queue: Annotated[int, typer.Option(help="Events that may wait; more get 503.")] = 2048,
-    timeout: Annotated[float, typer.Option(help="Seconds for a request.")] = 10.0,
+    queue: Annotated[int, Option(help="Events that may wait; more get 503.")] = 2048,
+    timeout: Annotated[float, Option(help="Seconds for a request.")] = 10.0,
     log_requests: Annotated[
-        bool, typer.Option("--log-requests/--no-log-requests", help="A line for each request.")
+        bool, Option("--log-requests/--no-log-requests", help="A line for each request.")
     ] = True,
 ) -> None:
     """Serve fresh recommendations over HTTP; TERM drains and stops, HUP takes RUN's new model.

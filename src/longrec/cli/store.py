@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from longrec.cli.options import Json, Run
 from longrec.cli.output import print_result, resumable
@@ -22,14 +22,14 @@ app = typer.Typer(help="Stores of users: looked at, backed up, restored, verifie
 
 Url = Annotated[
     str,
-    typer.Argument(
+    Argument(
         metavar="URL",
         help="lmdb:///folder (or a path), redis://host/0, rediss://…",
         show_default=False,
     ),
 ]
 Backup = Annotated[
-    Path, typer.Argument(metavar="FOLDER", help="The backup's folder.", show_default=False)
+    Path, Argument(metavar="FOLDER", help="The backup's folder.", show_default=False)
 ]
 
 
@@ -41,8 +41,8 @@ def info(url: Url, json: Json = False) -> None:
     """
     from longrec.serving.maintenance.retention import models_of
 
-    with _opened(url) as store:
-        meta, totals, safe_url = store.meta(), store.totals(), store.url
+    with open_for_command(url) as store:
+        meta, totals = store.meta(), store.totals()
     models = models_of(meta, totals.records)
     facts = {
         "schema": meta.get("schema"),
@@ -53,9 +53,9 @@ def info(url: Url, json: Json = False) -> None:
     }
     whole = "restoring" not in meta
     if json:
-        console.print_json({"url": safe_url, "whole": whole} | facts | {"models": models})
+        console.print_json({"url": store.url, "whole": whole} | facts | {"models": models})
         return
-    console.facts_table(safe_url, {key: v for key, v in facts.items() if v is not None})
+    console.facts_table(store.url, {key: v for key, v in facts.items() if v is not None})
     if models:
         columns = ["name", "digest", "current", "records"]
         rows = [
@@ -64,7 +64,7 @@ def info(url: Url, json: Json = False) -> None:
         ]
         console.table("models", columns, rows)
     if not whole:
-        console.say(f"half restored: run `longrec store restore FOLDER {safe_url}` again")
+        console.say(f"half restored: run `longrec store restore FOLDER {store.url}` again")
 
 
 @app.command()
@@ -75,17 +75,17 @@ def backup(url: Url, folder: Backup, json: Json = False) -> None:
     """
     from longrec.serving.maintenance.backup import backup as write
 
-    with _opened(url) as store, console.progress_bar("backing up") as progress:
-        copied, safe_url = write(store, folder, progress)._asdict(), store.url
-    document = {"url": safe_url, "path": str(folder)} | copied
-    print_result(json, document, str(folder), {"from": safe_url} | copied)
+    with open_for_command(url) as store, console.progress_bar("backing up") as progress:
+        copied = write(store, folder, progress)._asdict()
+    document = {"url": store.url, "path": str(folder)} | copied
+    print_result(json, document, str(folder), {"from": store.url} | copied)
 
 
 @app.command()
 def restore(
     source: Annotated[
         str,
-        typer.Argument(
+        Argument(
             metavar="SOURCE",
             help="The backup's folder, or sqlite:///file of a store of longrec 0.1.0.",
             show_default=False,
@@ -105,12 +105,14 @@ def restore(
     from longrec.serving.maintenance.restore import restore as bring_back
 
     check_source(source)
-    with _opened(url, write=True) as store, console.progress_bar("restoring") as progress:
-        safe_url = store.url
-        with resumable():
-            copied = bring_back(source, store, progress)._asdict()
-    document = {"url": safe_url, "path": source} | copied
-    print_result(json, document, safe_url, {"from": source} | copied)
+    with (
+        open_for_command(url, write=True) as store,
+        console.progress_bar("restoring") as progress,
+        resumable(),
+    ):
+        copied = bring_back(source, store, progress)._asdict()
+    document = {"url": store.url, "path": source} | copied
+    print_result(json, document, store.url, {"from": source} | copied)
 
 
 @app.command()
@@ -119,12 +121,10 @@ def rebuild(
     run: Run,
     data: Annotated[
         Path | None,
-        typer.Option(
-            metavar="HISTORIES", help="Bring these histories in first, in front of the logs."
-        ),
+        Option(metavar="HISTORIES", help="Bring these histories in first, in front of the logs."),
     ] = None,
     durability: Annotated[
-        Durability, typer.Option(help="That of whoever serves the store: power, or process.")
+        Durability, Option(help="That of whoever serves the store: power, or process.")
     ] = "power",
     json: Json = False,
 ) -> None:
@@ -136,12 +136,14 @@ def rebuild(
     """
     from longrec.recommender import load
 
-    with load(run).open_stream(url, durability, beside=True) as stream:
-        with console.progress_bar("rebuilding") as progress, resumable():
-            found = stream.rebuild(data, progress)._asdict()
-        safe_url = stream.store.url
-    seconds = {"seconds": f"{found['seconds']:.1f}"}
-    print_result(json, {"url": safe_url} | found, safe_url, found | seconds)
+    with (
+        load(run).open_stream(url, durability, beside=True) as stream,
+        console.progress_bar("rebuilding") as progress,
+        resumable(),
+    ):
+        rebuilt = stream.rebuild(data, progress)._asdict()
+    safe_url, seconds = stream.store.url, f"{rebuilt['seconds']:.1f}"
+    print_result(json, {"url": safe_url} | rebuilt, safe_url, rebuilt | {"seconds": seconds})
 
 
 @app.command()
@@ -149,11 +151,9 @@ def verify(
     url: Url,
     run: Annotated[
         Path | None,
-        typer.Option(
-            metavar="RUN", help="Hold this run's records against a replay of the log, too."
-        ),
+        Option(metavar="RUN", help="Hold this run's records against a replay of the log, too."),
     ] = None,
-    show: Annotated[bool, typer.Option("--show", help="Name the users with problems.")] = False,
+    show: Annotated[bool, Option("--show", help="Name the users with problems.")] = False,
     json: Json = False,
 ) -> None:
     """Check a store: whole logs, event ids, records. The exit status is 1 if there are problems.
@@ -170,10 +170,10 @@ def verify(
         from longrec.serving.maintenance.replay import Replay
 
         replay = Replay(load(run))
-    with _opened(url) as store, console.progress_bar("verifying") as progress:
-        found, meta, safe_url = check(store, replay, progress), store.meta(), store.url
+    with open_for_command(url) as store, console.progress_bar("verifying") as progress:
+        found, meta = check(store, replay, progress), store.meta()
     models = [
-        {**model, "behind": found.behind[model["digest"]]}
+        model | {"behind": found.behind[model["digest"]]}
         for model in models_of(meta, found.records)
     ]
     problems: list[dict[str, Any]] = [
@@ -183,19 +183,20 @@ def verify(
     ]
     compared = {} if run is None else {"compared": found.compared, "outdated": found.outdated}
     counts = {"users": found.users, "events": found.events} | compared
-    document = {"url": safe_url} | counts | {"models": models, "problems": problems}
-    print_result(json, document, safe_url, counts | {"problems": len(problems)})
-    if models and not json:
-        columns = ["name", "records", "behind"]
-        console.table("models", columns, [[model[key] for key in columns] for model in models])
-    for problem in [] if json else problems:
-        console.print_text(f"{problem['number']:,} {problem['problem']}")
-        for user in problem.get("users", ()):
-            console.print_text(f"  {user}")
-        console.print_text(f"  mend: {problem['mend']}")
+    document = {"url": store.url} | counts | {"models": models, "problems": problems}
+    print_result(json, document, store.url, counts | {"problems": len(problems)})
+    if not json:
+        if models:
+            columns = ["name", "records", "behind"]
+            console.table("models", columns, [[model[key] for key in columns] for model in models])
+        for problem in problems:
+            console.print_text(f"{problem['number']:,} {problem['problem']}")
+            for user in problem.get("users", ()):
+                console.print_text(f"  {user}")
+            console.print_text(f"  mend: {problem['mend']}")
     if problems:
         kinds = ", ".join(problem["problem"] for problem in problems)
-        raise LongrecError(f"{safe_url} is not whole: {kinds}")
+        raise LongrecError(f"{store.url} is not whole: {kinds}")
 
 
 @app.command()
@@ -208,29 +209,23 @@ def compact(url: Url, json: Json = False) -> None:
     """
     from longrec.serving.maintenance.retention import drop_old
 
-    with _opened(url):
+    with open_for_command(url):
         pass  # or it is refused, where opening to write would make a store
-    with _opened(url, write=True) as store, console.err.status("compacting"):
+    with open_for_command(url, write=True) as store, console.err.status("compacting"):
         dropped = drop_old(store)
         before, after = store.compact()
-        safe_url = store.url
     for model in [] if json else dropped:
         console.say(
             f"dropped {model['records']:,} records of {model['name']} ({model['digest'][:16]})"
         )
     sizes = {"bytes_before": before, "bytes_after": after}
-    print_result(json, {"url": safe_url, "dropped": dropped} | sizes, safe_url, sizes)
+    print_result(json, {"url": store.url, "dropped": dropped} | sizes, store.url, sizes)
 
 
-@contextmanager
-def _opened(url: str, write: bool = False) -> Iterator[Store]:
+def open_for_command(url: str, write: bool = False) -> closing[Store]:
     """A store for as long as a command takes; beside its writer unless it is written to."""
     from longrec.serving.stores.open import open_store
 
     # Redis may be set up for less than "power"; what a file is to keep is not known from it.
     shared = url.startswith(("redis://", "rediss://"))
-    store = open_store(url, "process" if shared else "power", readonly=not write)
-    try:
-        yield store
-    finally:
-        store.close()
+    return closing(open_store(url, "process" if shared else "power", readonly=not write))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from longrec.cli.options import Data, Device, Histories, Json, Run
 from longrec.cli.output import gain_table, metrics_table, print_result, resumable
@@ -17,24 +17,20 @@ from longrec.core.format import duration
 
 def train(
     histories: Histories,
-    out: Annotated[Path, typer.Option(help="The run's folder.", show_default=False)],
-    model: Annotated[
-        str | None, typer.Option(help="See `longrec models`; elastic if left out.")
-    ] = None,
+    out: Annotated[Path, Option(help="The run's folder.", show_default=False)],
+    model: Annotated[str | None, Option(help="See `longrec models`; elastic if left out.")] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting; see `longrec models NAME`."),
+        Option("--set", metavar="KEY=VALUE", help="A setting; see `longrec models NAME`."),
     ] = None,
     context: Annotated[
-        int | None, typer.Option(min=1, help="Read only the last so many events of a history.")
+        int | None, Option(min=1, help="Read only the last so many events of a history.")
     ] = None,
     warm_start: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="Start from the weights of a run, on newer histories."),
+        Option(metavar="RUN", help="Start from the weights of a run, on newer histories."),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an interrupted run.")
-    ] = False,
+    resume: Annotated[bool, Option("--resume", help="Go on with an interrupted run.")] = False,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -53,15 +49,14 @@ def train(
         if "context" in values:
             raise UsageError("the context is given twice: by --context and by --set")
         values["context"] = context
-    opened = open_histories(histories)
+    data = open_histories(histories)
     console.say(
-        f"{histories}: {opened.n_users:,} users, {opened.n_items:,} items, "
-        f"{opened.n_events:,} events"
+        f"{histories}: {data.n_users:,} users, {data.n_items:,} items, {data.n_events:,} events"
     )
     again = shlex.join(["longrec", "train", str(histories), "--out", str(out)])
     with resumable(f"go on with: {again} --resume"):
         recommender = run(
-            opened,
+            data,
             model,
             out,
             warm_start=warm_start,
@@ -95,10 +90,10 @@ def train(
 def evaluate(
     run: Run,
     data: Data = None,
-    split: Annotated[Part, typer.Option(help="Which targets.")] = "test",
+    split: Annotated[Part, Option(help="Which targets.")] = "test",
     protocol: Annotated[
         str | None,
-        typer.Option(help="leave-one-out, global-time or prequential; that of training if unset."),
+        Option(help="leave-one-out, global-time or prequential; that of training if unset."),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -121,7 +116,7 @@ def evaluate(
 
 
 def models(
-    name: Annotated[str | None, typer.Argument(help="Show one model's settings.")] = None,
+    name: Annotated[str | None, Argument(help="Show one model's settings.")] = None,
     json: Json = False,
 ) -> None:
     """List the models, or the settings of one.

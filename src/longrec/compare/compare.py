@@ -21,12 +21,15 @@ from longrec.artifact.provenance import provenance
 from longrec.compare.plan import Job, Plan, model_texts, read_plan, setting_texts
 from longrec.compare.process import run_process
 from longrec.compare.report import provenance_facts, write_results
-from longrec.compare.results import Comparison, Failure, Stage, collect, is_evaluated, is_trained
+from longrec.compare.results import Comparison, Failure, Phase, collect, is_evaluated, is_trained
 from longrec.core import console
 from longrec.core.errors import UsageError
 from longrec.core.lock import locked
 from longrec.data.histories import Histories, open_histories
 from longrec.evaluation.report.contents import ReportRow
+
+COMMANDS: dict[Phase, str] = {"training": "train", "evaluation": "evaluate"}
+"""The command of each phase of a run."""
 
 
 def compare(
@@ -124,30 +127,28 @@ def compare(
 def _run(job: Job, plan: Plan, position: str, show_progress: bool) -> Failure | None:
     """Train and evaluate, unless that is done; what went wrong, or None."""
     label = job.entry.name + (f", seed {job.seed}" if plan.seeds > 1 else "")
-    stages: tuple[Stage, ...] = ("training", "evaluation")
-    for stage in stages:
-        if stage == "training" and is_trained(job):
-            continue
-        command = "train" if stage == "training" else "evaluate"
+    phases: tuple[Phase, ...] = ("training", "evaluation")
+    for phase in phases[1:] if is_trained(job) else phases:
+        command = COMMANDS[phase]
         log, memory = job.logs / f"{command}.txt", job.logs / f"{command}.json"
-        with _progress(f"{position}: {label}, {stage}", job, plan, stage, show_progress) as tick:
-            error = run_process(_arguments(job, plan, stage), log, memory, tick)
-        done = is_trained(job) if stage == "training" else is_evaluated(job, plan)
+        with _progress(f"{position}: {label}, {phase}", job, plan, phase, show_progress) as tick:
+            error = run_process(_arguments(job, plan, phase), log, memory, tick)
+        done = is_trained(job) if phase == "training" else is_evaluated(job, plan)
         if error is None and not done:
             error = "it ended well and left no result"
         if error is not None:
             if show_progress:
-                console.say(f"{label} failed in {stage}: {error}")
-            return Failure(job.entry.name, job.seed, stage, error, log)
+                console.say(f"{label} failed in {phase}: {error}")
+            return Failure(job.entry.name, job.seed, phase, error, log)
     return None
 
 
-def _arguments(job: Job, plan: Plan, stage: Stage) -> list[str]:
-    """What follows `longrec` on the command line of one stage of a run."""
-    threads = ["--threads", str(plan.threads)]
-    if stage == "evaluation":
-        return [*threads, "evaluate", str(job.run), "--data", plan.histories]
-    arguments = [*threads, "train", plan.histories, "--model", job.entry.model]
+def _arguments(job: Job, plan: Plan, phase: Phase) -> list[str]:
+    """What follows `longrec` on the command line of one phase of a run."""
+    arguments = ["--threads", str(plan.threads), COMMANDS[phase]]
+    if phase == "evaluation":
+        return [*arguments, str(job.run), "--data", plan.histories]
+    arguments += [plan.histories, "--model", job.entry.model]
     arguments += ["--out", str(job.run), "--device", plan.device]
     for key, value in (job.entry.settings | {"seed": str(job.seed)}).items():
         arguments += ["--set", f"{key}={value}"]
@@ -156,25 +157,25 @@ def _arguments(job: Job, plan: Plan, stage: Stage) -> list[str]:
 
 @contextmanager
 def _progress(
-    description: str, job: Job, plan: Plan, stage: Stage, show: bool
+    description: str, job: Job, plan: Plan, phase: Phase, show: bool
 ) -> Iterator[Callable[[], None]]:
     """Say what runs; in a terminal a bar of the budget, with the last validation."""
     if not show:
         yield lambda: None
         return
     console.say(description)
-    if stage == "evaluation":
+    if phase == "evaluation":
         with console.err.status(description):
             yield lambda: None
         return
     began, log = time.monotonic(), job.run / "log.csv"
     with console.progress_bar(description) as bar:
 
-        def tick() -> None:
+        def update() -> None:
             spent = min(time.monotonic() - began, 60 * plan.budget)
             bar(spent, 60 * plan.budget, description + _last_validation(log))
 
-        yield tick
+        yield update
 
 
 def _last_validation(log: Path) -> str:

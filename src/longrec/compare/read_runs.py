@@ -130,8 +130,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return sealed.read_json(path, "train and evaluate the run")
 
 
-def origin(run: Path) -> str:
-    """What a run's numbers must be quoted with."""
+def made_with(run: Path) -> str:
+    """What a run's numbers must be quoted with: command, seed, commit, machine and time."""
     about = read_json(run / "provenance.json")
     machine = about["machine"]
     gpu = "" if machine.get("gpu") is None else f", {machine['gpu']}"

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from longrec.compare.read_runs import origin
+from longrec.compare.read_runs import made_with
 from longrec.compare.results import Comparison
 from longrec.core.files import write_file
 from longrec.core.format import size
@@ -44,7 +44,7 @@ def write_results(comparison: Comparison, facts: Mapping[str, str]) -> None:
         "device": f"{plan.device}, {plan.threads} thread(s)",
     }
     for runs in comparison.runs.values():
-        page_facts |= {run.name: origin(run) for run in runs}
+        page_facts |= {run.name: made_with(run) for run in runs}
     write_report(
         comparison.report,
         Report(
@@ -54,7 +54,7 @@ def write_results(comparison: Comparison, facts: Mapping[str, str]) -> None:
             protocol=comparison.protocol,
             pairs=comparison.pairs,
             failures={
-                (f"{f.name}, seed {f.seed}" if plan.seeds > 1 else f.name): f"{f.stage}: {f.error}"
+                (f"{f.name}, seed {f.seed}" if plan.seeds > 1 else f.name): f"{f.phase}: {f.error}"
                 for f in comparison.failures
             }
             | dict.fromkeys(comparison.waiting, "not run yet"),

@@ -20,18 +20,23 @@ from longrec.evaluation.report.contents import (
 from longrec.evaluation.summary import Metrics
 
 FORMAT = 1
-Stage = Literal["training", "evaluation"]
+Phase = Literal["training", "evaluation"]
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that went wrong: which, in which stage, why, and the file with all that it printed."""
+    """A run that went wrong: which, in which phase, why, and the file with all that it printed."""
 
     name: str
     seed: int
-    stage: Stage
+    phase: Phase
     error: str
     log: Path
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, as results.json has them."""
+        about = {"name": self.name, "seed": self.seed, "stage": self.phase}
+        return about | {"error": self.error, "log": str(self.log)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +103,7 @@ class Comparison:
                 }
                 for pair in self.pairs
             ],
-            "failures": [asdict(f) | {"log": str(f.log)} for f in self.failures],
+            "failures": [failure.to_dict() for failure in self.failures],
             "waiting": self.waiting,
         }
 

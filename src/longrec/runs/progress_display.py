@@ -40,7 +40,6 @@ class TrainingProgress:
         self._bar.stop()
 
     def __call__(self, report: Report) -> None:
-        """Show a report."""
         status = report.status
         if len(status.rows) > self._validations:
             self._validations = len(status.rows)

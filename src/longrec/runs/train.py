@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import torch
 
 from longrec.config.parse import check_model, parse_settings
-from longrec.config.training import TrainConfig
 from longrec.core import console
 from longrec.core.errors import UsageError
 from longrec.data.histories import Histories, open_histories
@@ -137,7 +135,11 @@ def _train(
         if progress is True:
             for line in start_messages(about["warm_start"], old, data):
                 console.say(line)
-    with _display(progress, plan.model, config) as report:
+    with (
+        TrainingProgress(plan.model, config.max_epochs, config.max_minutes)
+        if progress is True
+        else nullcontext(progress or None)
+    ) as report:
         result = fit(model, data, split, config, run, resume, report, old is not None)
     data.check()
     training = asdict(result)
@@ -150,18 +152,6 @@ def _train(
             gain = measure_gain(old, recommender, data, split, old_data, report_ranked)
         about["warm_start"]["gain"] = gain
     return recommender
-
-
-@contextmanager
-def _display(
-    progress: Progress | bool, name: str, config: TrainConfig
-) -> Iterator[Progress | None]:
-    """Where a training reports its progress: the caller's own function, a bar, or nowhere."""
-    if progress is True:
-        with TrainingProgress(name, config.max_epochs, config.max_minutes) as bar:
-            yield bar
-    else:
-        yield progress or None
 
 
 def _device(name: str) -> torch.device:

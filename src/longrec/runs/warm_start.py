@@ -161,14 +161,10 @@ def describe_start(
     }
     if old_data is None:  # who was known cannot be told any more
         return counts | dict.fromkeys(("known_users", "new_users", "users_lacking_events"))
-    trained = {
-        part: int(
-            (_events_before(targets, data) < old_data.trained[targets.users])[
-                old_data.whole[targets.users]
-            ].sum()
-        )
-        for part, targets in (("validation", split.validation), ("test", split.test))
-    }
+    trained = {}
+    for part, targets in (("validation", split.validation), ("test", split.test)):
+        before = targets.lengths(data.offsets) < old_data.trained[targets.users]
+        trained[part] = int((before & old_data.whole[targets.users]).sum())
     return counts | {
         "known_users": int(old_data.known.sum()),
         "new_users": int((~old_data.known).sum()),
@@ -228,60 +224,42 @@ def measure_gain(
         `interval` (95%, of the difference) and `p_value`; `of_known_items` the same for targets
         whose item the old model knows.
     """
-    test = split.test
-    new_targets = _in_new_period(old, data, test, old_data)
-    if new_targets is None:
+    is_new = _in_new_period(old, data, split.test, old_data)
+    if is_new is None:
         note = (
             f"the histories of {name_of(old)} are gone or have changed and had no times, so that "
             "the new period cannot be told"
         )
         return {"targets": 0, "note": note}
-    if not new_targets.any():
+    if not is_new.any():
         note = f"no test target of the split {split.name} is newer than the data of {name_of(old)}"
         return {"targets": 0, "note": note}
-    part = Targets(test.users[new_targets], test.positions[new_targets], test.known[new_targets])
-    aligned = align(data, replace(split, test=part), old.catalog)
-    model = old.model
-    if model.device != new.model.device:  # the caller's own stays where it is
-        model = copy.deepcopy(model).to(new.model.device)
+    test = split.test
+    targets = Targets(test.users[is_new], test.positions[is_new], test.known[is_new])
+    aligned = align(data, replace(split, test=targets), old.catalog)
+    old_model = old.model
+    if old_model.device != new.model.device:  # the caller's own stays where it is
+        old_model = copy.deepcopy(old_model).to(new.model.device)
     contexts = old.train_config.context, new.train_config.context
-    ranks = [
-        rank_targets(model, aligned.histories, aligned.split.test, contexts[0], progress),
-        rank_targets(new.model, data, part, contexts[1], progress),
-    ]
-    # In the old catalog's histories, which lack events, the same target has another place.
-    ranks[0] = ranks[0].with_columns(position=pl.Series(part.positions))
-    known = align_items(data.catalog, old.catalog)[data.items[part.positions]] > 0
-    lead = summarise_ranks(ranks[1], split.name).lead
+    by_old = rank_targets(
+        old_model, aligned.histories, aligned.split.test, contexts[0], progress
+    ).with_columns(position=pl.Series(targets.positions))  # as in `data`, and not as aligned
+    by_new = rank_targets(new.model, data, targets, contexts[1], progress)
+    known = align_items(data.catalog, old.catalog)[data.items[targets.positions]] > 0
+    lead = summarise_ranks(by_new, split.name).lead
     gain: dict[str, Any] = {
-        "targets": len(part),
-        "users": len(np.unique(part.users)),
+        "targets": len(targets),
+        "users": len(np.unique(targets.users)),
         "split": split.name,
         "lead": lead,
         "unknown_to_old": float((~known).mean()),
-        **_differences(ranks, lead),
+        **_compare(by_old, by_new, lead),
     }
     if 0 < known.sum() < len(known):
-        among = [frame.filter(pl.Series(known)) for frame in ranks]
-        gain["of_known_items"] = {"targets": int(known.sum()), **_differences(among, lead)}
+        mask = pl.Series(known)
+        of_known = _compare(by_old.filter(mask), by_new.filter(mask), lead)
+        gain["of_known_items"] = {"targets": int(known.sum()), **of_known}
     return gain
-
-
-def _differences(ranks: list[pl.DataFrame], lead: str) -> dict[str, dict[str, Any]]:
-    """Both models' metrics and the paired difference, new minus old."""
-    found = {}
-    old, new = (summarise_ranks(frame, "") for frame in ranks)
-    for name in METRICS:
-        key = name if lead == "filtered" else UNFILTERED + name
-        difference = compare_ranks(ranks[1], ranks[0], key)
-        found[name] = {
-            "old": old[key],
-            "new": new[key],
-            "difference": difference.mean,
-            "interval": [difference.low, difference.high],
-            "p_value": difference.p_value,
-        }
-    return found
 
 
 def _in_new_period(
@@ -293,13 +271,25 @@ def _in_new_period(
         return np.asarray(data.times[targets.positions] > last)
     if old_data is None:
         return None
-    after = _events_before(targets, data) >= old_data.lengths[targets.users]
+    after = targets.lengths(data.offsets) >= old_data.lengths[targets.users]
     return np.asarray(after & old_data.whole[targets.users])
 
 
-def _events_before(targets: Targets, data: Histories) -> NDArray[np.int64]:
-    """How many events stand before each target, (n,)."""
-    return targets.lengths(data.offsets)
+def _compare(old: pl.DataFrame, new: pl.DataFrame, lead: str) -> dict[str, dict[str, Any]]:
+    """For each metric what both ranks give, and the paired difference, new minus old."""
+    found = {}
+    metrics = [summarise_ranks(ranks, "") for ranks in (old, new)]
+    for name in METRICS:
+        key = name if lead == "filtered" else UNFILTERED + name
+        difference = compare_ranks(new, old, key)
+        found[name] = {
+            "old": metrics[0][key],
+            "new": metrics[1][key],
+            "difference": difference.mean,
+            "interval": [difference.low, difference.high],
+            "p_value": difference.p_value,
+        }
+    return found
 
 
 def name_of(old: Recommender) -> str:
