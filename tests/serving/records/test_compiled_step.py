@@ -110,3 +110,21 @@ def test_a_step_that_decides_by_its_data_is_not_recorded(by_shape: bool) -> None
     layout, model = layout_and_model("hydrarec")
     with pytest.raises(Unrecordable):
         StepProgram(Deciding(model, by_shape), layout, 1)
+
+
+class Counting(torch.nn.Module):
+    """A model whose step counts its events in memory that is made without looking at them."""
+
+    def __init__(self, model: SequenceModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def step(self, items: Tensor, state, times: Tensor):
+        total = torch.zeros(1, dtype=torch.int64)
+        return self.model.step(total.add_(items), state, times)
+
+
+def test_a_step_that_changes_what_is_computed_once_is_not_recorded() -> None:
+    layout, model = layout_and_model("hydrarec")
+    with pytest.raises(Unrecordable, match="computed once"):
+        StepProgram(Counting(model), layout, 1)

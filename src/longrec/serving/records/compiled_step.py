@@ -1,7 +1,7 @@
 """A model's step for a fixed number of users, recorded once, replayed without PyTorch's overhead.
 
 One event costs some 0.2 million operations of arithmetic; called in PyTorch, what takes the time is
-calling its 150 small operations. So `model.step` is traced once into a list of ATen
+calling its 150 small operations. So one call of `model.step` is recorded as a list of ATen
 operations, and that list is replayed on buffers that are allocated once:
 
 - what depends on weights alone (norms of experts, rates, transposed weights) is computed once;
@@ -9,20 +9,22 @@ operations, and that list is replayed on buffers that are allocated once:
 - each other operation becomes one call with its arguments bound, NumPy's where that is known to be
   the same and faster, and PyTorch's for the rest, on the same memory.
 
-Nothing is written twice: whatever model streams is traced from the step that the property tests
+Nothing is written twice: whatever model streams is recorded from the step that the property tests
 hold to its definition. A step that decides by its data cannot be recorded (`Unrecordable`).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from longrec.core.arrays import Ints
 from longrec.models.common.base import SequenceModel
@@ -35,6 +37,36 @@ UNSTEADY = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 
 class Unrecordable(Exception):
     """The step takes different ways for different data."""
+
+
+class Operation(NamedTuple):
+    """A call of an ATen operation, with what it was given and what it gave."""
+
+    target: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    result: Any
+
+
+class _Recorder(TorchDispatchMode):
+    """Keeps every ATen operation that is called while it is active."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.operations: list[Operation] = []
+
+    def record(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if UNSTEADY & set(func.tags):
+            raise Unrecordable(f"{func} decides by its data")
+        result = func(*args, **(kwargs or {}))
+        self.operations.append(Operation(func, args, kwargs or {}, result))
+        return result
+
+
+# Not as a method of that name: PyTorch would wrap it, and import its compiler first (2 seconds).
+_Recorder.__torch_dispatch__ = _Recorder.record  # type: ignore[method-assign,assignment]
 
 
 class StepProgram:
@@ -55,26 +87,18 @@ class StepProgram:
     """
 
     def __init__(self, model: SequenceModel, layout: RecordLayout, batch: int) -> None:
-        # Here, since it takes a second that only those shall wait who stream.
-        from torch.fx.experimental.proxy_tensor import make_fx
-
         self._layout = layout
         self._items, self._times = np.ones(batch, np.int64), np.zeros(batch, np.int64)
         # One record's tensors are whole in memory as they stand in it; those of several are not.
         self._record = layout.load([None] * batch)
         fields = [self._record[name] for name in layout.fields]
         self._state = fields if batch == 1 else [np.ascontiguousarray(part) for part in fields]
-
-        def step(items: Tensor, times: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
-            return tuple(flat(model.step(items, layout.state_of(parts), times)[1]))
-
-        given = [torch.from_numpy(part) for part in (self._items, self._times, *self._state)]
+        inputs = [torch.from_numpy(part) for part in (self._items, self._times, *self._state)]
+        items, times, *parts = inputs
         with torch.no_grad():
-            try:
-                traced = make_fx(step)(*given)
-            except RuntimeError as error:  # of a value asked of what is only traced
-                raise Unrecordable(str(error)) from error
-            self._calls, outputs = _compile(traced, given)
+            with _Recorder() as recorder:
+                outputs = flat(model.step(items, layout.state_of(parts), times)[1])
+            self._calls, outputs = _compile(recorder.operations, inputs, outputs)
         self._results = [part.numpy() for part in outputs]
         if batch == 1:
             self._calls += [
@@ -109,61 +133,60 @@ class StepProgram:
                 call()
 
 
-def _compile(traced: GraphModule, given: Sequence[Tensor]) -> tuple[list[Call], list[Tensor]]:
-    """The calls that compute the outputs from the memory of `given`, and the outputs' tensors."""
-    for node in traced.graph.nodes:
-        if UNSTEADY & set(getattr(node.target, "tags", ())):
-            raise Unrecordable(f"{node.target} decides by its data")
-    traced.graph.eliminate_dead_code()
-    values: dict[Node, Any] = {}
-    fixed: set[Node] = set()  # what no input changes
+def _compile(
+    operations: Sequence[Operation], inputs: Sequence[Tensor], outputs: Sequence[Tensor]
+) -> tuple[list[Call], list[Tensor]]:
+    """The calls that compute the outputs from the memory of `inputs`, and the outputs' tensors."""
+    operations = _needed(operations, outputs)
+    uses = Counter(id(x) for op in operations for x in _tensors((op.args, op.kwargs)))
+    values: dict[int, Tensor] = {id(x): x for x in inputs}  # by the recorded tensor
+    changing = set(values)  # recorded tensors that the inputs change
     calls: list[Call] = []
-    feed = iter(given)
 
-    def value(x: Any) -> Any:
-        return torch.fx.node.map_arg(x, lambda node: values[node])
+    def value(x: Tensor) -> Tensor:
+        return values[id(x)] if id(x) in values else x.detach()
 
-    for node in traced.graph.nodes:
-        if node.op == "placeholder":
-            values[node] = next(feed)
-        elif node.op == "get_attr":
-            values[node] = getattr(traced, str(node.target)).detach()
-            fixed.add(node)
-        elif node.op == "output":
-            return calls, list(value(node.args[0]))
-        else:
-            args, kwargs = value(node.args), value(node.kwargs)
-            found = node.target(*args, **kwargs)  # its memory is where every replay will write
-            values[node] = found
-            if all(source in fixed for source in node.all_input_nodes):
-                fixed.add(node)
-            elif not _is_view(node, args, found):
-                if _may_overwrite(node, args, found):
-                    found = values[node] = args[0]
-                elif isinstance(found, Tensor) and not found.is_contiguous():
-                    found = values[node] = found.contiguous()
-                calls.append(bind(node.target, args, kwargs, found))
-    raise AssertionError("a graph ends with its output")
+    for op in operations:
+        args, kwargs = tree_map_only(Tensor, value, (op.args, op.kwargs))
+        result = op.target(*args, **kwargs)  # its memory is where every replay will write
+        if any(id(x) in changing for x in _tensors((op.args, op.kwargs))):
+            changing.update(map(id, _tensors(op.result)))
+            if not _is_view(op.target, args, result):
+                source = op.args[0] if op.args else None
+                if op.target._schema.is_mutable and id(source) not in changing:
+                    raise Unrecordable(f"{op.target} changes what is computed once")
+                if (
+                    name_of(op.target) == "lerp"
+                    and any(source is x for x in inputs)
+                    and uses[id(source)] == 1
+                    and args[0].shape == result.shape
+                ):  # a large state is computed in its own place, since nobody else reads it
+                    result = args[0]
+                elif isinstance(result, Tensor) and not result.is_contiguous():
+                    result = result.contiguous()
+                calls.append(bind(op.target, args, kwargs, result))
+        values.update(zip(map(id, _tensors(op.result)), _tensors(result), strict=True))
+    return calls, [value(x) for x in outputs]
 
 
-def _is_view(node: Node, args: Sequence[Any], found: Any) -> bool:
+def _needed(operations: Sequence[Operation], outputs: Sequence[Tensor]) -> list[Operation]:
+    """Those that the outputs depend on, in their order."""
+    wanted = set(map(id, outputs))
+    chosen = []
+    for op in reversed(operations):
+        if op.target._schema.is_mutable or not wanted.isdisjoint(map(id, _tensors(op.result))):
+            wanted.update(map(id, _tensors((op.args, op.kwargs))))
+            chosen.append(op)
+    return chosen[::-1]
+
+
+def _tensors(nested: Any) -> list[Tensor]:
+    return [x for x in tree_leaves(nested) if isinstance(x, Tensor)]
+
+
+def _is_view(target: Any, args: Sequence[Any], result: Any) -> bool:
     """Whether what the operation gave lies in the memory of its argument."""
-    schema = getattr(node.target, "_schema", None)
-    if schema is None:  # getitem, of an operation with several results
-        return True
-    first = found[0] if isinstance(found, list) else found  # split gives a list of views
-    if schema.is_mutable or not isinstance(first, Tensor) or not isinstance(args[0], Tensor):
+    first = result[0] if isinstance(result, list) else result  # split gives a list of views
+    if target._schema.is_mutable or not all(isinstance(x, Tensor) for x in (first, args[0])):
         return False
-    return first.untyped_storage().data_ptr() == args[0].untyped_storage().data_ptr()
-
-
-def _may_overwrite(node: Node, args: Sequence[Any], found: Any) -> bool:
-    """Whether a large state may be computed in its own place, since nobody else reads it."""
-    source = node.args[0] if node.args else None
-    return (
-        name_of(node.target) == "lerp"
-        and isinstance(source, Node)
-        and source.op == "placeholder"
-        and len(source.users) == 1
-        and args[0].shape == found.shape
-    )
+    return bool(first.untyped_storage().data_ptr() == args[0].untyped_storage().data_ptr())
