@@ -150,11 +150,11 @@ def _compile(
         args, kwargs = tree_map_only(Tensor, value, (op.args, op.kwargs))
         result = op.target(*args, **kwargs)  # its memory is where every replay will write
         if any(id(x) in changing for x in _tensors((op.args, op.kwargs))):
+            source = op.args[0] if op.args else None
+            if op.target._schema.is_mutable and id(source) not in changing:
+                raise Unrecordable(f"{op.target} changes what is computed once")
             changing.update(map(id, _tensors(op.result)))
             if not _is_view(op.target, args, result):
-                source = op.args[0] if op.args else None
-                if op.target._schema.is_mutable and id(source) not in changing:
-                    raise Unrecordable(f"{op.target} changes what is computed once")
                 if (
                     name_of(op.target) == "lerp"
                     and any(source is x for x in inputs)
