@@ -6,14 +6,14 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from serving import stream_jobs
-from serving.small_streams import FIRST, UNKNOWN, N, check
+from serving.small_streams import FIRST, UNKNOWN, check
 from serving.stream_jobs import SHARED, common, made, own, turn_of
 
 from longrec.core.choices import Durability
 from longrec.serving.maintenance.verify import verify
 from longrec.serving.stores.open import open_store
 from longrec.serving.stores.protocol import Event, Store, StoredUser, read_header
-from longrec.serving.stream.catch_up import bits
+from longrec.serving.stream.catch_up import seen_items
 from longrec.serving.stream.id_keys import event_key, item_key, user_key
 
 NO_MODEL = "00" * 32
@@ -191,8 +191,7 @@ def hold_counts(stored: StoredUser, move: Sequence[tuple[int, int]]) -> None:
     header = read_header(stored.record or b"")
     assert (header.sequence, header.skipped) == (len(move), len(move) - len(known))
     assert header.late == np.sum(times < np.maximum.accumulate(np.array(times, np.int64)))
-    seen = np.flatnonzero(bits(stored.seen, N + 1))
-    assert set(seen.tolist()) == {item for item, _ in known}
+    assert set(seen_items(stored.seen).tolist()) == {item for item, _ in known}
 
 
 def index_of(event: Event) -> int:

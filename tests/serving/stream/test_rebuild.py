@@ -29,7 +29,7 @@ from longrec.data.histories import Histories, write_histories
 from longrec.serving.stores.protocol import read_header
 from longrec.serving.stream import rebuild as module
 from longrec.serving.stream import stream as stream_module
-from longrec.serving.stream.catch_up import bits
+from longrec.serving.stream.catch_up import seen_items
 from longrec.serving.stream.stream import Stream
 
 USERS = ("user00000", "user00001", "user00002", "user00003")
@@ -81,7 +81,7 @@ def check_records(stream: Stream, case: str, users) -> None:
         history = log_of(stream, user)
         if history:
             assert read_header(stored.record).sequence == stored.last == len(history)
-            seen = set((np.flatnonzero(bits(stored.seen, 99)) + FIRST - 1).tolist())
+            seen = set((seen_items(stored.seen) + FIRST - 1).tolist())
             assert seen == {item for item, _ in history if item != UNKNOWN}
         check(case, stream.recommend(user), history)
 

@@ -43,7 +43,7 @@ from longrec.serving.stores.protocol import (
 from longrec.serving.stream import catch_up as catchup
 from longrec.serving.stream import recommending as ranking
 from longrec.serving.stream import stream as module
-from longrec.serving.stream.catch_up import bits
+from longrec.serving.stream.catch_up import seen_items
 from longrec.serving.stream.id_keys import user_key
 from longrec.serving.stream.stream import Counts, Observed, Stream
 
@@ -66,9 +66,8 @@ def stream(tmp_path):
 def record_of(stream: Stream, user: bytes):
     """The stored record of a user as an array, and the user's seen items."""
     [stored] = stream.store.read(stream.engine.digest, [(user, ())], seen=True)
-    return stream.engine.layout.load([stored.record])[0], set(
-        np.flatnonzero(bits(stored.seen, 99)).tolist()
-    )
+    record = stream.engine.layout.load([stored.record])[0]
+    return record, set(seen_items(stored.seen).tolist())
 
 
 # ---- any life of users

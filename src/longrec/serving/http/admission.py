@@ -6,10 +6,11 @@ import asyncio
 import re
 import secrets
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, MutableMapping
 from math import ceil
 from time import monotonic, perf_counter
-from typing import Any
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from longrec.serving.http import access_log
 from longrec.serving.http.errors import Refused, problem
@@ -17,20 +18,13 @@ from longrec.serving.http.keys import Keys
 from longrec.serving.http.settings import Settings
 from longrec.serving.http.telemetry import Telemetry
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
-
-OPEN = ("/healthz", "/readyz")
+PUBLIC = ("/healthz", "/readyz")
 """Paths that need no key and have no rate: they tell nothing but whether the server works."""
 BEGAN, ANSWERED = "longrec.began", "longrec.answered"
 """Where a request's moments stand in its scope."""
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _LOCAL = re.compile(rb"(localhost|127(\.\d+){3}|\[::1\])(:\d+)?", re.IGNORECASE)
 _HEADERS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
-
-
 BUCKETS = 10_000
 """Buckets kept; the one that was not asked for longest goes first."""
 
@@ -70,11 +64,11 @@ class Admission:
     telemetry : where requests are counted.
     """
 
-    def __init__(self, app: App, settings: Settings, keys: Keys, telemetry: Telemetry) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, keys: Keys, telemetry: Telemetry) -> None:
         self._app, self._settings, self._keys, self._telemetry = app, settings, keys, telemetry
         self._rates = RateLimiter(settings.rate)
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
@@ -102,7 +96,12 @@ class Admission:
             await self._answer(scope, headers, receive, send_with_headers)
         except Refused as refused:
             if not status:
-                await _refuse(refused, send_with_headers)
+                await Response(
+                    problem(refused.code, refused.message),
+                    refused.status,
+                    refused.headers,
+                    media_type="application/json",
+                )(scope, receive, send_with_headers)
         except Exception as error:
             # The routes have answered; it goes no further, since its words may hold ids.
             access_log.log.error(
@@ -113,12 +112,12 @@ class Admission:
 
     async def _answer(
         self,
-        scope: MutableMapping[str, Any],
+        scope: Scope,
         headers: dict[bytes, bytes],
         receive: Receive,
         send: Send,
     ) -> None:
-        if scope["path"] not in OPEN:
+        if scope["path"] not in PUBLIC:
             self._admit(scope, headers)
         body = await self._body(headers, receive)
         replayed = False
@@ -142,7 +141,7 @@ class Admission:
                 retry_after="1",
             ) from None
 
-    def _admit(self, scope: MutableMapping[str, Any], headers: dict[bytes, bytes]) -> None:
+    def _admit(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         """Raise Refused unless the request comes from somebody who may ask, and not too often."""
         client = scope.get("client")
         name = client[0] if client else ""
@@ -202,7 +201,7 @@ class Admission:
             ) from None
         return b"".join(parts)
 
-    def _count(self, scope: MutableMapping[str, Any], status: int, request_id: str) -> None:
+    def _count(self, scope: Scope, status: int, request_id: str) -> None:
         now = perf_counter()
         seconds = now - scope[BEGAN]
         route = getattr(scope.get("route"), "path_format", "other")
@@ -219,15 +218,3 @@ class Admission:
                 status=status,
                 ms=round(1e3 * seconds, 3),
             )
-
-
-async def _refuse(refused: Refused, send: Send) -> None:
-    body = problem(refused.code, refused.message)
-    headers = {
-        "content-type": "application/json",
-        "content-length": str(len(body)),
-        **refused.headers,
-    }
-    encoded = [(key.encode(), value.encode()) for key, value in headers.items()]
-    await send({"type": "http.response.start", "status": refused.status, "headers": encoded})
-    await send({"type": "http.response.body", "body": body})

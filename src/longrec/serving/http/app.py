@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
 
 from longrec.core.errors import UsageError
 from longrec.inference.explain import check_explains, explain_given
 from longrec.retrieval.exact import similar
 from longrec.serving.http import schemas
-from longrec.serving.http.admission import ANSWERED, BEGAN, Admission, App
+from longrec.serving.http.admission import ANSWERED, BEGAN, Admission
 from longrec.serving.http.errors import add_error_handlers
-from longrec.serving.http.examples import openapi
 from longrec.serving.http.keys import Keys
 from longrec.serving.http.model_reload import ModelReloader
-from longrec.serving.http.schemas import problems
+from longrec.serving.http.openapi import METRICS, PROMETHEUS, openapi, problems
 from longrec.serving.http.service import Service, item_id
 from longrec.serving.http.settings import Settings
 from longrec.serving.http.telemetry import Telemetry
@@ -32,7 +32,7 @@ from longrec.serving.stream.recommending import RecommendRequest
 from longrec.serving.stream.stream import Stream
 from longrec.serving.stream.user_log import user_log
 
-NOBODY = "nothing is kept of this user"
+UNKNOWN_USER = "nothing is kept of this user"
 READY_WITHIN = 2.0
 """Seconds in which a store must answer to be ready."""
 
@@ -49,12 +49,11 @@ class Server:
 
     service: Service
     reloader: ModelReloader
-    _schema: tuple[Stream, dict[str, Any] | None]
 
     def __init__(self, settings: Settings, stream: Stream, keys: Keys) -> None:
         self._settings, self._stream = settings, stream
         self.telemetry = Telemetry()
-        routes = FastAPI(
+        self._routes = routes = FastAPI(
             title="longrec",
             version="1",
             summary="Fresh next-item recommendations from very long user histories.",
@@ -63,15 +62,34 @@ class Server:
             docs_url=None,  # these pages load scripts from elsewhere
             redoc_url=None,
         )
-        self._add_events(routes)
-        self._add_recommendations(routes)
-        self._add_users(routes)
-        self._add_items(routes)
-        self._add_operations(routes)
+        for method, path, endpoint, answer, *errors in self._table():
+            routes.add_api_route(
+                path,
+                endpoint,
+                methods=[method],
+                response_model=answer,
+                responses=problems(*errors),
+            )
+        routes.add_api_route(
+            "/metrics", self.metrics, response_class=Response, responses=problems() | METRICS
+        )
         add_error_handlers(routes)
+        self._schema: tuple[Stream, dict[str, Any]] | None = None
         routes.openapi = self._openapi  # type: ignore[method-assign]
-        self._routes, self._schema = routes, (stream, None)
-        self.app: App = Admission(routes, settings, keys, self.telemetry)
+        self.app: ASGIApp = Admission(routes, settings, keys, self.telemetry)
+
+    def _table(self) -> Iterator[tuple[Any, ...]]:
+        """Of each route the method, the path, what answers, with what, and errors of its own."""
+        user, similar_items = "/v1/users/{user:path}", "/v1/items/{item:path}/similar"
+        yield "POST", "/v1/events", self.log_events, schemas.EventsOut, 422
+        yield "POST", "/v1/recommendations", self.recommend, schemas.RecommendationsOut, 422
+        yield "POST", "/v1/explanations", self.explain, schemas.ExplanationOut, 404, 409, 422
+        yield "GET", user, self.get_user, schemas.UserOut, 404, 422
+        yield "DELETE", user, self.forget_user, schemas.Forgotten, 422
+        yield "GET", similar_items, self.get_similar, schemas.SimilarOut, 404, 409, 422
+        yield "GET", "/v1/model", self.get_model, schemas.ModelOut
+        yield "GET", "/healthz", self.health, schemas.Health
+        yield "GET", "/readyz", self.ready, schemas.Ready
 
     @asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
@@ -86,178 +104,135 @@ class Server:
     def _openapi(self) -> dict[str, Any]:
         """The schema, made once for each stream that is served."""
         stream = self.service.current.stream
-        of, schema = self._schema
-        if schema is None or of is not stream:
-            schema = openapi(self._routes, stream)
-            self._schema = stream, schema
-        return schema
+        if self._schema is None or self._schema[0] is not stream:
+            self._schema = stream, openapi(self._routes, stream)
+        return self._schema[1]
 
-    def _add_events(self, routes: FastAPI) -> None:
-        @routes.post("/v1/events", response_model=schemas.EventsOut, responses=problems(422))
-        async def log_events(body: schemas.EventsIn, request: Request) -> Response:
-            """Log events; once answered they count in every recommendation."""
-            with self.service.current.in_use() as stream:
-                entry = stream.writer.entry
-                entries = [entry(e.user, e.item, e.time, e.event_id) for e in body.events]
-                self._parsed(request)
-                observed = await self.service.log(stream, entries)
-            accepted = sum(one.new for one in observed)
-            duplicates = len(observed) - accepted
-            return _reply(request, schemas.EventsOut(accepted=accepted, duplicates=duplicates))
+    async def log_events(self, body: schemas.EventsIn, request: Request) -> Response:
+        """Log events; once answered they count in every recommendation."""
+        with self.service.current.in_use() as stream:
+            entry = stream.writer.entry
+            entries = [entry(e.user, e.item, e.time, e.event_id) for e in body.events]
+            self._parsed(request)
+            observed = await self.service.log(stream, entries)
+        accepted = sum(one.new for one in observed)
+        duplicates = len(observed) - accepted
+        return _reply(request, schemas.EventsOut(accepted=accepted, duplicates=duplicates))
 
-    def _add_recommendations(self, routes: FastAPI) -> None:
-        @routes.post(
-            "/v1/recommendations",
-            response_model=schemas.RecommendationsOut,
-            responses=problems(422),
-        )
-        async def recommend(body: schemas.RecommendationsIn, request: Request) -> Response:
-            """The best items for a user of the store, or for a history that is sent along."""
-            with self.service.current.in_use() as stream:
-                wanted = _recommend_request(stream, body)
-                self._parsed(request)
-                found = await self.service.rank(stream, wanted)
-                answer = schemas.RecommendationsOut(
-                    items=_ranked(stream, found.items, found.scores),
-                    model=stream.artifact.state_digest,
-                    policy="personal" if found.personal else "cold",
-                )
-            return _reply(request, answer)
-
-        @routes.post(
-            "/v1/explanations",
-            response_model=schemas.ExplanationOut,
-            responses=problems(404, 409, 422),
-        )
-        async def explain(body: schemas.ExplanationIn, request: Request) -> Response:
-            """Where the model's attention lies for an item: reads the whole history (O(T))."""
-            with self.service.current.in_use() as stream:
-                found = await self.service.long.run_long(partial(_explain, stream, body))
-                answer = schemas.ExplanationOut(**found, model=stream.artifact.state_digest)
-            return _reply(request, answer)
-
-    def _add_users(self, routes: FastAPI) -> None:
-        @routes.get(
-            "/v1/users/{user:path}", response_model=schemas.UserOut, responses=problems(404, 422)
-        )
-        async def get_user(
-            user: str,
-            request: Request,
-            after: int = Query(0, ge=0, le=2**62, description="Events to leave out."),
-            limit: int = Query(100, ge=0, le=schemas.LOG, description="Events to show."),
-        ) -> Response:
-            """What is kept of a user: the log, a part at a time, and how far the record is."""
-            key = user_key(user)
-            with self.service.current.in_use() as stream:
-                digest, store = stream.engine.digest, stream.store
-                found = await self.service.short.run(
-                    lambda: user_log(store, digest, key, after, limit)
-                )
-            if found is None:
-                raise HTTPException(404, NOBODY)
-            record = found.header and schemas.Record(
-                events=found.header.sequence,
-                skipped=found.header.skipped,
-                late=found.header.late,
+    async def recommend(self, body: schemas.RecommendationsIn, request: Request) -> Response:
+        """The best items for a user of the store, or for a history that is sent along."""
+        with self.service.current.in_use() as stream:
+            wanted = _recommend_request(stream, body)
+            self._parsed(request)
+            found = await self.service.rank(stream, wanted)
+            answer = schemas.RecommendationsOut(
+                items=_ranked(stream, found.items, found.scores),
+                model=stream.artifact.state_digest,
+                policy="personal" if found.personal else "cold",
             )
-            log = [
-                schemas.Logged(
-                    item=id_of(event.item),
-                    time=event.time,
-                    event_id=None if event.event_id is None else id_of(event.event_id),
-                )
-                for event in found.part
-            ]
-            answer = schemas.UserOut(
-                user=id_of(key), events=found.events, record=record, log=log, next=found.next
+        return _reply(request, answer)
+
+    async def explain(self, body: schemas.ExplanationIn, request: Request) -> Response:
+        """Where the model's attention lies for an item: reads the whole history (O(T))."""
+        with self.service.current.in_use() as stream:
+            found = await self.service.long.run_long(partial(_explain, stream, body))
+            answer = schemas.ExplanationOut(**found, model=stream.artifact.state_digest)
+        return _reply(request, answer)
+
+    async def get_user(
+        self,
+        user: str,
+        request: Request,
+        after: Annotated[int, Query(ge=0, le=2**62, description="Events to leave out.")] = 0,
+        limit: Annotated[int, Query(ge=0, le=schemas.MAX_LOG, description="Events to show.")] = 100,
+    ) -> Response:
+        """What is kept of a user: the log, a part at a time, and how far the record is."""
+        key = user_key(user)
+        with self.service.current.in_use() as stream:
+            found = await self.service.short.run(
+                lambda: user_log(stream.store, stream.engine.digest, key, after, limit)
             )
-            return _reply(request, answer)
-
-        @routes.delete(
-            "/v1/users/{user:path}", response_model=schemas.Forgotten, responses=problems(422)
+        if found is None:
+            raise HTTPException(404, UNKNOWN_USER)
+        record = found.header and schemas.Record(
+            events=found.header.sequence, skipped=found.header.skipped, late=found.header.late
         )
-        async def forget_user(user: str, request: Request) -> Response:
-            """Erase all that is kept of a user: log, event ids, records."""
-            user_key(user)
-            with self.service.current.in_use() as stream:
-                forgotten = await self.service.short.run(lambda: stream.forget(user))
-            return _reply(request, schemas.Forgotten(forgotten=forgotten))
-
-    def _add_items(self, routes: FastAPI) -> None:
-        @routes.get(
-            "/v1/items/{item:path}/similar",
-            response_model=schemas.SimilarOut,
-            responses=problems(404, 409, 422),
-        )
-        async def get_similar(
-            item: str,
-            request: Request,
-            k: int = Query(10, ge=1, le=schemas.BEST, description="Items wanted."),
-        ) -> Response:
-            """The items whose vectors are nearest to an item's, by cosine."""
-            with self.service.current.in_use() as stream:
-                index = _known(stream, item)
-                try:
-                    vectors = stream.artifact.item_vectors()
-                except UsageError as error:
-                    raise HTTPException(409, str(error)) from error
-                found, scores = await self.service.short.run(lambda: similar(vectors, index, k))
-                answer = schemas.SimilarOut(
-                    item=item_id(stream, index),
-                    items=_ranked(stream, found.tolist(), scores.tolist()),
-                    model=stream.artifact.state_digest,
-                )
-            return _reply(request, answer)
-
-    def _add_operations(self, routes: FastAPI) -> None:
-        @routes.get("/v1/model", response_model=schemas.ModelOut, responses=problems())
-        async def get_model(request: Request) -> Response:
-            """The model that is served, and whether it is being changed."""
-            stream = self.service.current.stream
-            artifact, index = stream.artifact, stream.index
-            answer = schemas.ModelOut(
-                name=artifact.name,
-                digest=artifact.state_digest,
-                catalog_version=artifact.catalog_version,
-                items=artifact.catalog.n_items,
-                statement=stream.engine.statement,
-                index=schemas.IndexOut(name=index.name, recall_at_10=index.recall),
-                swap=self.reloader.now,
+        log = [
+            schemas.Logged(
+                item=id_of(event.item),
+                time=event.time,
+                event_id=None if event.event_id is None else id_of(event.event_id),
             )
-            return _reply(request, answer)
+            for event in found.part
+        ]
+        answer = schemas.UserOut(
+            user=id_of(key), events=found.events, record=record, log=log, next=found.next
+        )
+        return _reply(request, answer)
 
-        @routes.get("/healthz", response_model=schemas.Health, responses=problems())
-        async def health(request: Request) -> Response:
-            """Whether the server runs."""
-            return _reply(request, schemas.Health(ok=True))
+    async def forget_user(self, user: str, request: Request) -> Response:
+        """Erase all that is kept of a user: log, event ids, records."""
+        user_key(user)
+        with self.service.current.in_use() as stream:
+            forgotten = await self.service.short.run(lambda: stream.forget(user))
+        return _reply(request, schemas.Forgotten(forgotten=forgotten))
 
-        @routes.get("/readyz", response_model=schemas.Ready, responses=problems())
-        async def ready(request: Request) -> Response:
-            """Whether it can answer: the store is asked."""
-            with self.service.current.in_use() as stream:
-                try:
-                    async with asyncio.timeout(READY_WITHIN):
-                        await self.service.short.run(stream.store.meta)
-                except TimeoutError:
-                    raise StoreUnavailable(
-                        f"the store did not answer in {READY_WITHIN:g} s"
-                    ) from None
-                digest = stream.artifact.state_digest
-            return _reply(request, schemas.Ready(ready=True, model=digest))
+    async def get_similar(
+        self,
+        item: str,
+        request: Request,
+        k: Annotated[int, Query(ge=1, le=schemas.MAX_ITEMS, description="Items wanted.")] = 10,
+    ) -> Response:
+        """The items whose vectors are nearest to an item's, by cosine."""
+        with self.service.current.in_use() as stream:
+            index = _known(stream, item)
+            try:
+                vectors = stream.artifact.item_vectors()
+            except UsageError as error:
+                raise HTTPException(409, str(error)) from error
+            found, scores = await self.service.short.run(lambda: similar(vectors, index, k))
+            answer = schemas.SimilarOut(
+                item=item_id(stream, index),
+                items=_ranked(stream, found.tolist(), scores.tolist()),
+                model=stream.artifact.state_digest,
+            )
+        return _reply(request, answer)
 
-        @routes.get("/metrics", response_class=Response, responses=problems() | METRICS)
-        async def metrics() -> Response:
-            """For Prometheus."""
-            return Response(self.telemetry.text(), media_type=PROMETHEUS)
+    async def get_model(self, request: Request) -> Response:
+        """The model that is served, and whether it is being changed."""
+        stream = self.service.current.stream
+        artifact, index = stream.artifact, stream.index
+        answer = schemas.ModelOut(
+            name=artifact.name,
+            digest=artifact.state_digest,
+            catalog_version=artifact.catalog_version,
+            items=artifact.catalog.n_items,
+            statement=stream.engine.statement,
+            index=schemas.IndexOut(name=index.name, recall_at_10=index.recall),
+            swap=self.reloader.status,
+        )
+        return _reply(request, answer)
+
+    async def health(self, request: Request) -> Response:
+        """Whether the server runs."""
+        return _reply(request, schemas.Health(ok=True))
+
+    async def ready(self, request: Request) -> Response:
+        """Whether it can answer: the store is asked."""
+        with self.service.current.in_use() as stream:
+            try:
+                async with asyncio.timeout(READY_WITHIN):
+                    await self.service.short.run(stream.store.meta)
+            except TimeoutError:
+                raise StoreUnavailable(f"the store did not answer in {READY_WITHIN:g} s") from None
+            return _reply(request, schemas.Ready(ready=True, model=stream.artifact.state_digest))
+
+    async def metrics(self) -> Response:
+        """For Prometheus."""
+        return Response(self.telemetry.text(), media_type=PROMETHEUS)
 
     def _parsed(self, request: Request) -> None:
         self.telemetry.stage("parse", perf_counter() - request.scope[BEGAN])
-
-
-PROMETHEUS = "text/plain; version=1.0.0; charset=utf-8"
-METRICS: dict[int | str, dict[str, Any]] = {
-    200: {"content": {PROMETHEUS: {"schema": {"type": "string"}}}}
-}
 
 
 def _reply(request: Request, answer: BaseModel) -> Response:
@@ -285,12 +260,11 @@ def _recommend_request(stream: Stream, body: schemas.RecommendationsIn) -> Recom
 
 def _history(stream: Stream, body: schemas.HistoryBody) -> list[tuple[Any, Any]]:
     """A history that was sent along as (item, time)."""
-    timed = stream.artifact.model.reads_times
     events: list[tuple[Any, Any]] = []
     for number, event in enumerate(body.history or ()):
         if isinstance(event, schemas.HistoryEvent):
             events.append((event.item, event.time))
-        elif timed:
+        elif stream.artifact.model.reads_times:
             raise UsageError(
                 f'history.{number}: this model forgets by time; send {{"item": …, "time": …}}'
             )
@@ -310,25 +284,18 @@ def _known(stream: Stream, item: Any) -> int:
 def _explain(
     stream: Stream, body: schemas.ExplanationIn, progress: Callable[..., None]
 ) -> dict[str, Any]:
+    artifact = stream.artifact
     try:
-        check_explains(stream.artifact.model)
+        check_explains(artifact.model)
     except UsageError as error:
         raise HTTPException(409, str(error)) from error
     _known(stream, body.item)
-    if body.history is not None:
-        events = _history(stream, body)
-        artifact = stream.artifact
-        found = explain_given(
-            artifact.model,
-            artifact.catalog,
-            body.item,
-            [item for item, _ in events],
-            [int(time) for _, time in events],
-            artifact.limit,
-            progress,
-        )
-    else:
+    if body.history is None:
         if user_log(stream.store, stream.engine.digest, user_key(body.user), 0, 0) is None:
-            raise HTTPException(404, NOBODY)
-        found = stream.explain(body.user, body.item, progress)
-    return found.to_dict(top=body.top)
+            raise HTTPException(404, UNKNOWN_USER)
+        return stream.explain(body.user, body.item, progress).to_dict(top=body.top)
+    events = _history(stream, body)
+    items, times = [item for item, _ in events], [int(time) for _, time in events]
+    return explain_given(
+        artifact.model, artifact.catalog, body.item, items, times, artifact.limit, progress
+    ).to_dict(top=body.top)

@@ -8,7 +8,7 @@ import logging
 from longrec.artifact.artifact import Artifact
 from longrec.core.errors import LongrecError
 from longrec.serving.http import access_log
-from longrec.serving.http.schemas import Swap
+from longrec.serving.http.schemas import Reload
 from longrec.serving.http.service import Service, open_stream
 from longrec.serving.http.threads import in_thread
 from longrec.serving.maintenance.retention import drop_old
@@ -24,14 +24,14 @@ class ModelReloader:
 
     Attributes
     ----------
-    now : None, or what is being done, or how the last change failed.
+    status : None, or what is being done, or how the last change failed.
     """
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._task: asyncio.Task[None] | None = None
         self._stopped = False
-        self.now: Swap | None = None
+        self.status: Reload | None = None
 
     def begin(self) -> None:
         """Begin, unless one is going on; called in the event loop's thread."""
@@ -58,21 +58,24 @@ class ModelReloader:
                 await in_thread(lambda: self._retire(old))
                 digest = stream.artifact.state_digest
                 access_log.write("swap: done", digest=digest, index=stream.index.name)
-                telemetry.swaps.labels("done").inc()
-            self.now = None
+                telemetry.reloads.labels("done").inc()
+            self.status = None
         except Exception as error:
             words = str(error) if isinstance(error, LongrecError) else type(error).__name__
-            self.now = Swap(state="failed", progress=0, error=words)
-            telemetry.swaps.labels("failed").inc()
+            self.status = Reload(state="failed", progress=0, error=words)
+            telemetry.reloads.labels("failed").inc()
             access_log.log.error("swap: failed, the old model stays", exc_info=error)
-        telemetry.swapping.set(-1)
+        telemetry.reload_progress.set(-1)
 
     def _prepare(self) -> Stream | None:
         """A stream of the new model with all its records; None where it is the one served."""
         self._report("loading", 0)
         settings, old = self._service.settings, self._service.current.stream
         artifact = Artifact.load(settings.run)
-        if _same(artifact, old.artifact):
+        if (artifact.state_digest, artifact.catalog_version) == (
+            old.artifact.state_digest,
+            old.artifact.catalog_version,
+        ):
             return None
         stream = open_stream(
             settings,
@@ -103,10 +106,5 @@ class ModelReloader:
     def _report(self, state: str, progress: float) -> None:
         if self._stopped:
             raise LongrecError("the server is stopping")
-        self.now = Swap.model_validate({"state": state, "progress": round(progress, 4)})
-        self._service.telemetry.swapping.set(progress)
-
-
-def _same(one: Artifact, other: Artifact) -> bool:
-    """Whether nothing would change."""
-    return one.state_digest == other.state_digest and one.catalog_version == other.catalog_version
+        self.status = Reload.model_validate({"state": state, "progress": round(progress, 4)})
+        self._service.telemetry.reload_progress.set(progress)

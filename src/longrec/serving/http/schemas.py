@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, model_validator
 
-EVENTS = 1000
+MAX_EVENTS = 1000
 """Events of one request."""
-IDS = 10_000
+MAX_IDS = 10_000
 """Ids of one list, and events of a history."""
-BEST = 1000
+MAX_ITEMS = 1000
 """Items recommended at once."""
-LOG = 1000
+MAX_LOG = 1000
 """Events of a user's log shown at once."""
 
 Id = Annotated[StrictStr, Field(min_length=1, max_length=400)] | StrictInt
@@ -21,8 +21,8 @@ Time = (
     Annotated[float, Field(strict=True, gt=-1e11, lt=1e11)]
     | Annotated[StrictInt, Field(gt=-(10**11), lt=10**11)]
 )
-K = Annotated[int, Field(strict=True, ge=1, le=BEST, description="Items wanted.")]
-Ids = Annotated[list[Id], Field(max_length=IDS)]
+K = Annotated[int, Field(strict=True, ge=1, le=MAX_ITEMS, description="Items wanted.")]
+Ids = Annotated[list[Id], Field(max_length=MAX_IDS)]
 
 
 class RequestBody(BaseModel):
@@ -51,7 +51,7 @@ class EventIn(RequestBody):
 class EventsIn(RequestBody):
     """Events, in their order."""
 
-    events: list[EventIn] = Field(min_length=1, max_length=EVENTS)
+    events: list[EventIn] = Field(min_length=1, max_length=MAX_EVENTS)
 
 
 class EventsOut(Answer):
@@ -72,7 +72,7 @@ class HistoryBody(RequestBody):
     """Whose history counts: that of a user of the store, or one that is sent along."""
 
     user: Id | None = None
-    history: Annotated[list[Id | HistoryEvent], Field(max_length=IDS)] | None = Field(
+    history: Annotated[list[Id | HistoryEvent], Field(max_length=MAX_IDS)] | None = Field(
         None, description="Items, or items with times, oldest event first; in place of a user."
     )
 
@@ -114,7 +114,7 @@ class ExplanationIn(HistoryBody):
     """Which item's score is to be looked into."""
 
     item: Id
-    top: int = Field(10, strict=True, ge=1, le=LOG, description="Events that are shown.")
+    top: int = Field(10, strict=True, ge=1, le=MAX_LOG, description="Events that are shown.")
 
 
 class ExplainedEvent(Answer):
@@ -188,7 +188,7 @@ class IndexOut(Answer):
     recall_at_10: float = Field(description="Against exact search, measured when it was built.")
 
 
-class Swap(Answer):
+class Reload(Answer):
     """A change of the model: what is done now, or how it failed."""
 
     state: Literal["loading", "indexing", "rebuilding", "failed"]
@@ -205,7 +205,7 @@ class ModelOut(Answer):
     items: int
     statement: str
     index: IndexOut
-    swap: Swap | None
+    swap: Reload | None
 
 
 class Health(Answer):
@@ -232,24 +232,3 @@ class Problem(BaseModel):
     """The body of every answer that is an error."""
 
     error: Error
-
-
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Statuses that a route may answer with besides 200, for the OpenAPI schema."""
-    descriptions = {
-        400: "The body is no JSON, or did not come to its end.",
-        401: "No known API key.",
-        403: "Not for this host.",
-        404: "There is no such thing.",
-        408: "The body came too slowly.",
-        409: "Not available with this model.",
-        413: "The body is too large.",
-        422: "A value cannot be taken; the message names the field.",
-        429: "Too many requests.",
-        503: "Too much is waiting, or the store is away: again after Retry-After seconds.",
-    }
-    always = (400, 401, 403, 408, 413, 429, 503)
-    return {
-        status: {"model": Problem, "description": descriptions[status]}
-        for status in sorted({*always, *statuses})
-    }

@@ -22,7 +22,6 @@ from longrec.serving.stream.stream import Stream
 from longrec.serving.stream.user_log import record_lag
 from longrec.serving.stream.writer import Entry, Observed
 
-T = TypeVar("T")
 W = TypeVar("W")
 R = TypeVar("R")
 
@@ -70,31 +69,24 @@ class Service:
     def __init__(self, settings: Settings, stream: Stream, telemetry: Telemetry) -> None:
         self.settings, self.telemetry = settings, telemetry
         self.current = ServedStream(stream)
-        on_batch = telemetry.batch
         self._events: Batcher[tuple[Stream, list[Entry]], list[Observed]] = Batcher(
-            "events", _log, settings.queue, partial(on_batch, "events", "log")
+            "events",
+            partial(_by_stream, lambda stream, batches: stream.writer.write(batches)),
+            settings.queue,
+            partial(telemetry.batch, "events", "log"),
         )
         self._queries: Batcher[tuple[Stream, RecommendRequest], Recommendation] = Batcher(
-            "queries", _rank, settings.queue, partial(on_batch, "recommendations", "rank")
+            "queries",
+            partial(_by_stream, lambda stream, requests: stream.ranker.recommend_each(requests)),
+            settings.queue,
+            partial(telemetry.batch, "recommendations", "rank"),
         )
         self.short, self.long = Threads(*SHORT), Threads(*LONG)
         telemetry.watch("events", lambda: self._events.waiting)
         telemetry.watch("recommendations", lambda: self._queries.waiting)
         self._monitor = asyncio.create_task(self._watch_lag())
         self._after = b""
-        self._report_model()
-
-    def _report_model(self) -> None:
-        """Let the metrics say which model is served."""
-        stream = self.current.stream
-        artifact, index = stream.artifact, stream.index
-        self.telemetry.model(
-            artifact.name,
-            artifact.state_digest,
-            artifact.catalog_version,
-            index.name,
-            index.recall,
-        )
+        telemetry.model(stream)
 
     async def log(self, stream: Stream, entries: list[Entry]) -> list[Observed]:
         """Log events as one work of a batch."""
@@ -113,7 +105,7 @@ class Service:
     async def replace(self, stream: Stream) -> Stream:
         """Serve another stream from now on; -> the old one, once no request uses it."""
         old, self.current = self.current, ServedStream(stream)
-        self._report_model()
+        self.telemetry.model(stream)
         await old.unused()
         return old.stream
 
@@ -134,8 +126,8 @@ class Service:
                 digest = stream.engine.digest
                 lag = partial(record_lag, stream.store, digest, self._after, LAG_USERS)
                 users, behind, self._after = await self.short.run(lag)
-                telemetry.looked.set(users)
-                telemetry.behind.set(behind)
+                telemetry.checked_records.set(users)
+                telemetry.lagging_records.set(behind)
             await asyncio.sleep(LAG_EVERY)
 
 
@@ -166,19 +158,9 @@ def item_id(stream: Stream, index: int) -> str | int:
     return item if isinstance(item, int | str) else str(item)
 
 
-def _log(works: Sequence[tuple[Stream, list[Entry]]]) -> list[list[Observed] | BaseException]:
-    return _by_stream(works, lambda stream, batches: stream.writer.write(batches))
-
-
-def _rank(
-    works: Sequence[tuple[Stream, RecommendRequest]],
-) -> list[Recommendation | BaseException]:
-    return _by_stream(works, lambda stream, requests: stream.ranker.recommend_each(requests))
-
-
 def _by_stream(
-    works: Sequence[tuple[Stream, W]],
     do: Callable[[Stream, list[W]], Sequence[R | BaseException]],
+    works: Sequence[tuple[Stream, W]],
 ) -> list[R | BaseException]:
     """Do work, that for one stream in one go: there are two while the model is changed."""
     results: list[R | BaseException] = []

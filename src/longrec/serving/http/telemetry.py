@@ -16,6 +16,7 @@ from prometheus_client import (
     generate_latest,
 )
 
+from longrec.serving.stream.stream import Stream
 from longrec.serving.stream.writer import Observed
 
 BUCKETS = (
@@ -72,34 +73,40 @@ class Telemetry:
         for outcome in ("accepted", "duplicate", "unknown", "late"):
             self._events.labels(outcome)
         self.cold = counter("longrec_cold_total", "Recommendations of popular items alone.")
-        self.swaps = counter(
+        self.reloads = counter(
             "longrec_swaps_total", "Changes of the model: done, failed.", ("outcome",)
         )
-        self.swapping = gauge(
+        self.reload_progress = gauge(
             "longrec_swap_progress",
             "How far a change of the model is, from 0 to 1; -1: none is going on.",
         )
-        self.swapping.set(-1)
+        self.reload_progress.set(-1)
         self._model = Info("longrec_model", "The model that is served.", registry=registry)
         self._recall = gauge(
             "longrec_index_recall",
             "recall@10 of the index against exact search, measured when it was built.",
         )
-        self.looked = gauge(
+        self.checked_records = gauge(
             "longrec_records_looked_at",
             "Users whose records were looked at in the last round of some.",
         )
-        self.behind = gauge(
+        self.lagging_records = gauge(
             "longrec_records_behind",
             "How many of these records were behind their log, or missing.",
         )
 
-    def model(self, name: str, digest: str, catalog: str, index: str, recall: float) -> None:
+    def model(self, stream: Stream) -> None:
         """Which model is served from now on."""
+        artifact, index = stream.artifact, stream.index
         self._model.info(
-            {"name": name, "digest": digest, "catalog_version": catalog, "index": index}
+            {
+                "name": artifact.name,
+                "digest": artifact.state_digest,
+                "catalog_version": artifact.catalog_version,
+                "index": index.name,
+            }
         )
-        self._recall.set(recall)
+        self._recall.set(index.recall)
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
         """A request that has been answered."""
@@ -125,13 +132,12 @@ class Telemetry:
 
     def events(self, outcomes: Sequence[Observed]) -> None:
         """What became of events."""
-        counts = {
-            "accepted": sum(one.new for one in outcomes),
-            "duplicate": sum(not one.new for one in outcomes),
-            "unknown": sum(one.new and not one.known for one in outcomes),
-            "late": sum(one.new and one.late for one in outcomes),
-        }
-        for outcome, count in counts.items():
+        for outcome, count in (
+            ("accepted", sum(one.new for one in outcomes)),
+            ("duplicate", sum(not one.new for one in outcomes)),
+            ("unknown", sum(one.new and not one.known for one in outcomes)),
+            ("late", sum(one.new and one.late for one in outcomes)),
+        ):
             if count:
                 self._events.labels(outcome).inc(count)
 

@@ -85,12 +85,9 @@ def catch_up(
     return {row: np.unique(np.concatenate(some)) for row, some in replayed.items() if some}
 
 
-def bits(seen: bytes, size: int) -> np.ndarray:
-    """A bitmap as booleans (size,); what lies beyond, items of a newer catalog, is left out."""
-    found = np.zeros(size, bool)
-    some = np.unpackbits(np.frombuffer(seen, np.uint8), bitorder="little")[:size]
-    found[: len(some)] = some
-    return found
+def seen_items(seen: bytes) -> Ints:
+    """The item indices in a bitmap, ascending."""
+    return np.flatnonzero(np.unpackbits(np.frombuffer(seen, np.uint8), bitorder="little"))
 
 
 def bitmap(indices: Ints) -> bytes:

@@ -15,7 +15,7 @@ from longrec.retrieval.index import Index, allowed, as_bits, row_bytes
 from longrec.serving.records.engine import Engine
 from longrec.serving.stores.log_reader import LogReplaced, read_events, retry_if_replaced
 from longrec.serving.stores.protocol import Put, Store, StoredUser, version_of
-from longrec.serving.stream.catch_up import bitmap, bits, catch_up, records_of
+from longrec.serving.stream.catch_up import bitmap, catch_up, records_of, seen_items
 from longrec.serving.stream.id_keys import ItemIndex, item_key, seconds, user_key
 
 WRITE_BACK = 32
@@ -67,14 +67,13 @@ class Recommendation(NamedTuple):
 class UserStates(NamedTuple):
     """What is known of n users.
 
-    stored_users : what the store has of them; records : (n,) at the ends of their logs;
-    replayed : per user whose record was behind, the item indices of the events replayed;
+    records : (n,) at the ends of their logs.
+    seen : (n, bytes) uint8, the items of their events as bits, as `RecommendRequest.excluded`.
     recent : for models with a window, per user the last events that it reads; else empty.
     """
 
-    stored_users: list[StoredUser]
     records: np.ndarray
-    replayed: dict[int, Ints]
+    seen: np.ndarray
     recent: list[History]
 
 
@@ -146,11 +145,8 @@ class Ranker:
         states = retry_if_replaced(self.store, lambda: self._states(users, seen))
         if len(users) < len(requests):
             states = self._with_histories(requests, states)
-        return self._rank(requests, states)
-
-    def _rank(self, requests: Sequence[RecommendRequest], states: UserStates) -> Recommendations:
-        n = len(requests)
-        width = min(max((request.k for request in requests), default=0), self.catalog.n_items)
+        n, n_items = len(requests), self.catalog.n_items
+        width = min(max((request.k for request in requests), default=0), n_items)
         personal = states.records["sequence"] > states.records["skipped"]
         if self.engine.window is not None:
             personal = np.array([len(recent) > 0 for recent in states.recent], bool)
@@ -185,31 +181,15 @@ class Ranker:
         h = self.engine.read(records, recent)
         excluded = None
         if any(requests[row].exclude_seen or requests[row].excluded is not None for row in rows):
-            excluded = np.zeros((len(rows), self._mask_bytes), np.uint8)
+            excluded = states.seen[list(rows)]
             for mask, row in zip(excluded, rows, strict=True):
-                self._exclude(
-                    mask, requests[row], states.stored_users[row], states.replayed.get(row)
-                )
+                request = requests[row]
+                if not request.exclude_seen:
+                    mask[:] = 0
+                if request.excluded is not None:
+                    mask |= request.excluded
         found = self.index.search(h, width, excluded)
         return found.items.numpy(), found.scores.float().numpy()
-
-    def _exclude(
-        self,
-        mask: np.ndarray,
-        request: RecommendRequest,
-        stored_user: StoredUser,
-        replayed: Ints | None,
-    ) -> None:
-        """Set the bits of what a request's user is not to get."""
-        if request.exclude_seen:
-            seen = np.frombuffer(stored_user.seen, np.uint8)[
-                : self._mask_bytes
-            ]  # more: a newer catalog's
-            mask[: len(seen)] = seen
-            if replayed is not None:
-                mask |= as_bits(replayed, self.catalog.n_items)
-        if request.excluded is not None:
-            mask |= request.excluded
 
     def _indices(self, items: Iterable[Any], name: str) -> list[int]:
         if isinstance(items, str | bytes):
@@ -231,70 +211,69 @@ class Ranker:
         histories = [request.history for request in requests]
         records = self.engine.layout.load([None] * len(requests))
         self.engine.advance(records, histories)
-        stored_users = [StoredUser(0, len(history), None, b"", ()) for history in histories]
-        replayed = {
-            row: np.unique([item for item, _ in history if item])
-            for row, history in enumerate(histories)
-            if history
-        }
+        known = [[event for event in history if event[0]] for history in histories]
+        seen = np.array(
+            [as_bits([item for item, _ in events], self.catalog.n_items) for events in known]
+        )
+        of_users = [row for row, request in enumerate(requests) if request.user is not None]
+        records[of_users], seen[of_users] = stored.records, stored.seen
         recent: list[History] = []
         if self.engine.window is not None:
-            recent = [[e for e in history if e[0]][-self.engine.window :] for history in histories]
-        of_users = [row for row, request in enumerate(requests) if request.user is not None]
-        for number, row in enumerate(of_users):
-            records[row], stored_users[row] = stored.records[number], stored.stored_users[number]
-            if number in stored.replayed:
-                replayed[row] = stored.replayed[number]
-            if recent:
-                recent[row] = stored.recent[number]
-        return UserStates(stored_users, records, replayed, recent)
+            recent = [events[-self.engine.window :] for events in known]
+            for row, events in zip(of_users, stored.recent, strict=True):
+                recent[row] = events
+        return UserStates(records, seen, recent)
 
-    def _states(self, users: Sequence[bytes], seen: bool) -> UserStates:
-        """What the store has of users, records that are behind caught up; `seen`: with bitmaps."""
-        stored_users = self.store.read(self.engine.digest, [(user, ()) for user in users], seen)
-        records = records_of(self.engine, stored_users)
+    def _states(self, users: Sequence[bytes], with_seen: bool) -> UserStates:
+        """What the store has of users, records that are behind caught up."""
+        stored = self.store.read(self.engine.digest, [(user, ()) for user in users], with_seen)
+        records = records_of(self.engine, stored)
         before = records["sequence"].copy()
-        replayed = catch_up(self.store, self.engine, self.items, users, stored_users, records)
-        if (records["sequence"] != [one.last for one in stored_users]).any():
+        replayed = catch_up(self.store, self.engine, self.items, users, stored, records)
+        if (records["sequence"] != [one.last for one in stored]).any():
             raise LogReplaced
         if replayed:
             events = records["sequence"] - before
             with self._count_lock:
                 self.replayed += int(events.sum())
             rows = np.flatnonzero(events >= WRITE_BACK).tolist()
-            if rows and not seen:  # the whole bitmap is written with the record
+            if rows and not with_seen:  # the whole bitmap is written with the record
                 return self._states(users, True)
-            self._write_back(users, stored_users, records, replayed, rows)
+            if rows:
+                self._write_back(users, stored, records, replayed, rows)
+        seen = np.zeros((len(users), self._mask_bytes), np.uint8)
+        for mask, one in zip(seen, stored, strict=True):
+            bitmap_bytes = np.frombuffer(one.seen, np.uint8)[: len(mask)]  # more: a newer catalog's
+            mask[: len(bitmap_bytes)] = bitmap_bytes
+        for row, items in replayed.items():
+            seen[row] |= as_bits(items, self.catalog.n_items)
         recent: list[History] = []
         if self.engine.window is not None:
-            pairs = zip(users, stored_users, strict=True)
+            pairs = zip(users, stored, strict=True)
             recent = [self._recent(user, one, self.engine.window) for user, one in pairs]
-        return UserStates(stored_users, records, replayed, recent)
+        return UserStates(records, seen, recent)
 
     def _write_back(
         self,
         users: Sequence[bytes],
-        stored_users: Sequence[StoredUser],
+        stored: Sequence[StoredUser],
         records: np.ndarray,
         replayed: dict[int, Ints],
         rows: list[int],
     ) -> None:
         written = records.copy()
         written["version"] += 1
-        puts = []
-        for row in rows:
-            seen = np.flatnonzero(bits(stored_users[row].seen, 8 * len(stored_users[row].seen)))
-            puts.append(
-                Put(
-                    user=users[row],
-                    log_id=stored_users[row].log_id,
-                    version=version_of(stored_users[row].record),
-                    record=self.engine.dump(written, row),
-                    seen=bitmap(np.concatenate([seen, replayed[row]])),
-                )
+        puts = [
+            Put(
+                user=users[row],
+                log_id=stored[row].log_id,
+                version=version_of(stored[row].record),
+                record=self.engine.dump(written, row),
+                seen=bitmap(np.concatenate([seen_items(stored[row].seen), replayed[row]])),
             )
-        if puts:
-            self.store.put(self.engine.digest, puts)
+            for row in rows
+        ]
+        self.store.put(self.engine.digest, puts)
 
     def _recent(self, user: bytes, stored_user: StoredUser, window: int) -> History:
         """The last known events of a user, as many as the model reads, oldest first."""

@@ -1,0 +1,83 @@
+"""The OpenAPI schema with examples that work as printed: their items are of the catalog served."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from longrec.serving.http.schemas import Problem
+from longrec.serving.http.service import item_id
+from longrec.serving.stream.stream import Stream
+
+USER, TIME = "ann", 1_763_715_600
+PROMETHEUS = "text/plain; version=1.0.0; charset=utf-8"
+METRICS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {PROMETHEUS: {"schema": {"type": "string"}}}}
+}
+PROBLEMS = {
+    400: "The body is no JSON, or did not come to its end.",
+    401: "No known API key.",
+    403: "Not for this host.",
+    404: "There is no such thing.",
+    408: "The body came too slowly.",
+    409: "Not available with this model.",
+    413: "The body is too large.",
+    422: "A value cannot be taken; the message names the field.",
+    429: "Too many requests.",
+    503: "Too much is waiting, or the store is away: again after Retry-After seconds.",
+}
+"""What each status says that is an error."""
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The errors of a route: those of every route, and these."""
+    return {
+        status: {"model": Problem, "description": description}
+        for status, description in PROBLEMS.items()
+        if status not in (404, 409, 422) or status in statuses
+    }
+
+
+def openapi(routes: FastAPI, stream: Stream) -> dict[str, Any]:
+    """The schema of all routes, with examples."""
+    schema = get_openapi(
+        title=routes.title, version=routes.version, summary=routes.summary, routes=routes.routes
+    )
+    paths, items = schema["paths"], example_items(stream)
+    for path, examples in bodies(items).items():
+        paths[path]["post"]["requestBody"]["content"]["application/json"]["examples"] = {
+            name: {"value": value} for name, value in examples.items()
+        }
+    for path, operations in paths.items():
+        for operation in operations.values():
+            for parameter in operation.get("parameters", ()):
+                if parameter["in"] == "path":
+                    parameter["example"] = str(items[0]) if "items" in path else USER
+    return schema
+
+
+def bodies(items: list[Any]) -> dict[str, dict[str, Any]]:
+    """Bodies by path and name; those for recommendations come after the events that they need."""
+    first, second, third, fourth = items
+    event = {"user": USER, "item": first, "time": TIME, "event_id": "order-1"}
+    later = {"item": second, "time": TIME + 60}
+    others = [{"user": USER, **later}, {"user": "bob", "item": third, "time": TIME + 61}]
+    history = [{"item": first, "time": TIME}, later]
+    return {
+        "/v1/events": {"one event": {"events": [event]}, "several": {"events": others}},
+        "/v1/recommendations": {
+            "for a user": {"user": USER, "k": 5},
+            "for a history": {"history": history, "k": 5},
+            "not these": {"user": USER, "k": 5, "exclude": [third]},
+            "among some": {"user": USER, "k": 2, "among": [third, fourth]},
+        },
+        "/v1/explanations": {"of a user's item": {"user": USER, "item": third, "top": 5}},
+    }
+
+
+def example_items(stream: Stream) -> list[Any]:
+    """The ids of the four most popular items; the last one again in smaller catalogs."""
+    ids = [item_id(stream, index) for index in stream.artifact.catalog.popular[:4]]
+    return [*ids, *ids[-1:] * (4 - len(ids))]
