@@ -28,7 +28,7 @@ def test_a_state_comes_back_from_its_bytes(name: str) -> None:
     with torch.no_grad():
         state = model.prefill(items, model.initial_state(3), ctx_of(times))[1]
     records = layout.load([None] * 3)
-    layout.keep(records, state)
+    layout.write(records, state)
     records["sequence"] = 7
     blobs = [records[i : i + 1].tobytes() for i in range(3)]
     assert {len(blob) for blob in blobs} == {layout.size}
@@ -87,4 +87,4 @@ def test_records_do_not_share_memory_with_their_bytes() -> None:
     records["sequence"][0] = 5
     assert records["sequence"].tolist() == [5, 0]
     assert layout.load([blob])["sequence"][0] == 0
-    assert np.frombuffer(blob, layout.kind)["sequence"][0] == 0
+    assert np.frombuffer(blob, layout.dtype)["sequence"][0] == 0

@@ -174,7 +174,7 @@ class Engine:
         if self._one is None or self._narrow is None or self._wide is None:
             chosen = records[rows]
             given = torch.from_numpy(items), self.layout.state(chosen), torch.from_numpy(times)
-            self.layout.keep(chosen, self._exact.step(*given)[1])
+            self.layout.write(chosen, self._exact.step(*given)[1])
             records[rows] = chosen
         elif len(rows) <= ONE_BY_ONE:
             for row, item, time in zip(rows, items, times, strict=True):
@@ -234,7 +234,7 @@ class Engine:
                 np.maximum.accumulate(batch[1], axis=1, out=batch[1])
                 ctx = Context(lengths=torch.from_numpy(lengths), times=torch.from_numpy(batch[1]))
                 state = model.prefill(torch.from_numpy(batch[0]), state, ctx)[1]
-            self.layout.keep(chosen, state)
+            self.layout.write(chosen, state)
             records[rows] = chosen
 
 

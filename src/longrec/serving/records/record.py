@@ -40,7 +40,7 @@ class RecordLayout:
 
     Attributes
     ----------
-    kind : numpy dtype of a record; its fields are those of the header and the state's tensors.
+    dtype : numpy dtype of a record; its fields are those of the header and the state's tensors.
     fields : names of the state's tensors, in order.
     """
 
@@ -53,14 +53,14 @@ class RecordLayout:
         for name, tensor in _walk(state):
             names.append(name)
             self.fields.append(name)
-            value = np.dtype(_numpy_kind(tensor)).newbyteorder("<")
+            value = tensor.detach().numpy().dtype.newbyteorder("<")
             formats.append((value, tuple(tensor.shape[1:])))
             offsets.append(end)
             end += -(-tensor[0].numel() * value.itemsize // 8) * 8
-        self.kind = np.dtype(
+        self.dtype = np.dtype(
             {"names": names, "formats": formats, "offsets": offsets, "itemsize": end}
         )
-        self._empty = np.zeros(1, self.kind)
+        self._empty = np.zeros(1, self.dtype)
         self._empty["magic"], self._empty["size"] = MAGIC, end
         self._empty["digest"] = np.void(bytes.fromhex(digest)[:8])
         for name, tensor in _walk(state):
@@ -70,7 +70,7 @@ class RecordLayout:
     @property
     def size(self) -> int:
         """Bytes of a record."""
-        return self.kind.itemsize
+        return self.dtype.itemsize
 
     def load(self, blobs: Sequence[bytes | None]) -> np.ndarray:
         """Records (n,) of their bytes, as a copy; of None the record of a user without events.
@@ -83,9 +83,9 @@ class RecordLayout:
         empty = self._empty.tobytes()
         for blob in blobs:
             if blob is not None and (blob[:16] != self._start or len(blob) != self.size):
-                raise DataError(self._complaint(blob))
+                raise DataError(self._mismatch(blob))
         whole = bytearray().join(empty if blob is None else blob for blob in blobs)
-        return np.frombuffer(whole, self.kind)
+        return np.frombuffer(whole, self.dtype)
 
     def state(self, records: np.ndarray) -> Any:
         """The states of records (n,), tensors that share their memory."""
@@ -95,12 +95,12 @@ class RecordLayout:
         """The state whose tensors these are, in order."""
         return _rebuild(self._example, iter(tensors))
 
-    def keep(self, records: np.ndarray, state: Any) -> None:
+    def write(self, records: np.ndarray, state: Any) -> None:
         """Write states into records (n,)."""
         for name, tensor in _walk(state):
             records[name] = tensor.numpy()
 
-    def _complaint(self, blob: bytes) -> str:
+    def _mismatch(self, blob: bytes) -> str:
         mend = "rebuild the records of this model (stream.rebuild())"
         if blob[:3] != MAGIC[:3]:
             return f"a user's record does not begin as one of longrec's: {mend}"
@@ -136,7 +136,3 @@ def _rebuild(example: Any, tensors: Iterator[Tensor]) -> Any:
         next(tensors) if isinstance(part, Tensor) else _rebuild(part, tensors) for part in example
     ]
     return type(example)(*parts) if hasattr(example, "_fields") else tuple(parts)
-
-
-def _numpy_kind(tensor: Tensor) -> Any:
-    return tensor.detach().numpy().dtype

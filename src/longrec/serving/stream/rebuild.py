@@ -23,8 +23,9 @@ from longrec.serving.stores.log_reader import (
     read_events,
     read_log,
     retry_if_replaced,
+    user_pages,
 )
-from longrec.serving.stores.protocol import Event, Put, Rewrite, Store, StoredUser, version_of
+from longrec.serving.stores.protocol import Event, Put, Rewrite, Store, version_of
 from longrec.serving.stream.catch_up import bitmap, catch_up
 from longrec.serving.stream.id_keys import ItemIndex, keys_of
 
@@ -158,9 +159,8 @@ class Rebuild:
         totals = self.store.totals()
         if totals.records.get(self.engine.digest, 0) >= totals.users:
             return False
-        after, some = b"", False
-        while users := self.store.users(after, USERS):
-            after = users[-1]
+        some = False
+        for users in user_pages(self.store):
             stored = self.store.read(self.engine.digest, [(user, ()) for user in users])
             missing = [
                 u for u, one in zip(users, stored, strict=True) if one.last and not one.record
@@ -199,7 +199,11 @@ class _Page:
         LogReplaced
             When some are pending still, since others wrote meanwhile.
         """
-        self._replay()
+        before = int(self.records["sequence"].sum())
+        found = catch_up(self.store, self.engine, self.items, self.users, self.stored, self.records)
+        for row, more in found.items():
+            self.seen[row] = np.union1d(self.seen[row], more)
+        self.replayed += int(self.records["sequence"].sum()) - before
         puts = []
         for row in self.pending:
             version = version_of(self.stored[row].record)
@@ -208,21 +212,13 @@ class _Page:
                 record = self.engine.dump(self.records, row)
                 seen = bitmap(self.seen[row])
                 puts.append(Put(self.users[row], self.stored[row].log_id, version, record, seen))
-        if self.store.put(self.engine.digest, puts) == len(self.pending):
-            return
-        self._find_pending({put.user: put.record for put in puts})
-        if self.pending:
-            raise LogReplaced
-
-    def _replay(self) -> None:
-        before = int(self.records["sequence"].sum())
-        found = catch_up(self.store, self.engine, self.items, self.users, self.stored, self.records)
-        for row, more in found.items():
-            self.seen[row] = np.union1d(self.seen[row], more)
-        self.replayed += int(self.records["sequence"].sum()) - before
+        if self.store.put(self.engine.digest, puts) < len(self.pending):
+            self._find_pending({put.user: put.record for put in puts})
+            if self.pending:
+                raise LogReplaced
 
     def _find_pending(self, written: dict[bytes, bytes]) -> None:
-        """Read again what the store has of the pending users: who is not written, of what log."""
+        """Read the pending users again: those whose records are not what was written stay."""
         asked = [(self.users[row], ()) for row in self.pending]
         pending = []
         for row, now in zip(self.pending, self.store.read(self.engine.digest, asked), strict=True):
@@ -238,21 +234,9 @@ class _Page:
 def _put_in_front(
     store: Store, users: Sequence[bytes], older: Sequence[Sequence[Event]], timed: bool
 ) -> int:
-    """Put events in front of users' logs: those before the first one that is logged.
+    """Put events in front of users' logs, those before the first one that is logged; -> how many.
 
-    Parameters
-    ----------
-    store : Store
-    users : sequence of bytes
-    older : sequence of sequences of Event
-        Per user, in the order in which they are to stand.
-    timed : bool
-        Whether their times count. Otherwise only users without a log get them.
-
-    Returns
-    -------
-    int
-        How many.
+    Where their times do not count (`timed`), only users without a log get them.
     """
     pending = {user: events for user, events in zip(users, older, strict=True) if events}
     imported = 0
@@ -263,7 +247,10 @@ def _put_in_front(
         rewrites = []
         for user, one in zip(list(pending), stored, strict=True):
             try:
-                events = _older_events(store, user, one, pending[user], timed)
+                events = pending[user]
+                if one.last:
+                    [first] = read_events(store, user, one, 0, 1)
+                    events = [event for event in events if timed and event.time < first.time]
                 if events:
                     logged = [event for part in read_log(store, user, one) for event in part]
                     rewrites.append(Rewrite(user, one.log_id, one.last, [*events, *logged]))
@@ -280,16 +267,6 @@ def _put_in_front(
 
     retry_if_replaced(store, import_pending, TRIES)
     return imported
-
-
-def _older_events(
-    store: Store, user: bytes, stored: StoredUser, events: Sequence[Event], timed: bool
-) -> list[Event]:
-    """Those of some events that are earlier than the user's log; all where there is none."""
-    if not stored.last:
-        return list(events)
-    [first] = read_events(store, user, stored, 0, 1)
-    return [event for event in events if timed and event.time < first.time]
 
 
 def _pages(offsets: Ints, start: int) -> Iterator[tuple[int, int]]:

@@ -13,7 +13,7 @@ from longrec.core.errors import DataError
 from longrec.data.catalog import hash_ids
 from longrec.serving.stores.protocol import Store, check_schema, check_whole
 
-SHOWN = 12
+DIGITS = 12
 """Hex digits of a digest that messages show."""
 
 
@@ -34,12 +34,19 @@ def register(store: Store, artifact: Artifact, beside: bool) -> None:
         meta.setdefault("created", datetime.now(UTC).isoformat(timespec="seconds"))
         current = meta.setdefault("current", digest)
         if current != digest and not beside:
-            raise DataError(_another(store.url, meta, artifact))
+            name = models.get(current, {}).get("name", "a model")
+            raise DataError(
+                f"{store.url} serves {name} ({current[:DIGITS]}…), this recommender is "
+                f"{artifact.name} ({digest[:DIGITS]}…), another model or other weights: "
+                "open_stream(url, beside=True).rebuild() makes its records beside the old ones "
+                "and takes over when they are ready"
+            )
         model = models.setdefault(digest, {"name": artifact.name, "catalogs": []})
         _note_catalog(model["catalogs"], artifact, store.url)
 
     meta = store.meta()
-    noted = [c["version"] for c in _of(meta, artifact.state_digest).get("catalogs", [])]
+    model = meta.get("models", {}).get(artifact.state_digest, {})
+    noted = [catalog["version"] for catalog in model.get("catalogs", [])]
     if meta.get("current") == artifact.state_digest and artifact.catalog_version in noted:
         change(meta)  # to check alone: opening a store again writes nothing
     else:
@@ -81,19 +88,3 @@ def _digest_of(ids: pl.Series) -> str:
     hasher = hashlib.sha256()
     hash_ids(hasher, ids if ids.dtype == pl.Binary else ids.cast(pl.String))
     return hasher.hexdigest()
-
-
-def _of(meta: dict[str, Any], digest: str) -> dict[str, Any]:
-    found: dict[str, Any] = meta.get("models", {}).get(digest, {})
-    return found
-
-
-def _another(url: str, meta: dict[str, Any], artifact: Artifact) -> str:
-    current = meta["current"]
-    name = _of(meta, current).get("name", "a model")
-    mine = f"{artifact.name} ({artifact.state_digest[:SHOWN]}…)"
-    return (
-        f"{url} serves {name} ({current[:SHOWN]}…), this recommender is {mine}, another model or "
-        "other weights: open_stream(url, beside=True).rebuild() makes its records beside the old "
-        "ones and takes over when they are ready"
-    )

@@ -28,7 +28,7 @@ from longrec.retrieval.index import COLD, PERSONAL, Index
 from longrec.serving.records.engine import Engine
 from longrec.serving.stores.open import open_store
 from longrec.serving.stores.protocol import Store
-from longrec.serving.stream.event_frames import EventFrame
+from longrec.serving.stream.event_frames import entries_of, read_rows
 from longrec.serving.stream.group_commit import GroupCommit
 from longrec.serving.stream.id_keys import ItemIndex, user_key
 from longrec.serving.stream.rebuild import Rebuild, Rebuilt
@@ -163,7 +163,7 @@ class Stream:
         time_unit: str | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Counts:
-        """Log the events of a frame in the order of its rows, which is looked at as a whole first.
+        """Log the events of a frame in the order of its rows, all of which are checked first.
 
         Parameters
         ----------
@@ -184,10 +184,10 @@ class Stream:
             When the store fails; the message tells how many rows are in.
         """
         self._check_open()
-        rows = EventFrame(frame, user, item, time, event_id, time_unit)
+        rows = read_rows(frame, user, item, time, event_id, time_unit)
         counters = Counters()
         for start in range(0, len(rows), ROWS):
-            part = rows.rows(self.items, start, ROWS)
+            part = entries_of(rows[start : start + ROWS], self.items)
             try:
                 counters.add(self._submit(part))
             except LongrecError as error:

@@ -72,32 +72,10 @@ def explain_user(
     item: Any,
     progress: Callable[[int, int], None] | None = None,
 ) -> Explanation:
-    """What the model reads of a user's log for an item, O(T); see `Recommender.explain`.
+    """What the model reads of a user's log for an item; see `Stream.explain`.
 
     A state keeps no single events, so the log is read, and any recommender may be asked, whichever
-    model the store serves.
-
-    Parameters
-    ----------
-    artifact : Artifact
-    store : Store
-    items : ItemIndex
-        Of the recommender's catalog.
-    user : bytes
-        The user's key.
-    item : id
-    progress : callable or None
-        Called with (events read, events to read) once the log is here.
-
-    Raises
-    ------
-    UsageError
-        When the model's attention is not known, or the item, the user or all of the user's items
-        are unknown.
-    DataError
-        When the log lacks events, or is replaced again and again.
-    StoreUnavailable
-        When the store cannot be reached.
+    the store serves. `items` are those of its catalog.
     """
     check_explains(artifact.model)
     index = items.one(item_key(item))

@@ -112,16 +112,17 @@ class Writer:
         before = int(records["sequence"].sum())
         replayed = catch_up(self.store, self.engine, self.items, keys, stored, records)
         self.counters.replayed += int(records["sequence"].sum()) - before
-        new = [
-            _new(entries, numbers, set(compress(asked, one.known)))
-            for numbers, asked, one in zip(of_user.values(), event_ids, stored, strict=True)
-        ]
-        return _Users(keys, new, stored, records, replayed)
+        new, late = [], set[int]()
+        for numbers, asked, one, clock in zip(
+            of_user.values(), event_ids, stored, records[TIME].tolist(), strict=True
+        ):
+            known = set(compress(asked, one.known))
+            new.append(_new(entries, numbers, known, clock, late))
+        return _Users(keys, new, late, stored, records, replayed)
 
     def _append(self, entries: Sequence[Entry], users: _Users) -> list[Observed]:
         """Log the new events with the records that hold after them."""
-        keys, new, stored, records, replayed = users
-        late = _late(entries, new, records[TIME])
+        keys, new, late, stored, records, replayed = users
         versions = records["version"].tolist()
         # No record where the log was replaced while it was read: it catches up when it is read.
         complete = (records["sequence"] == [one.last for one in stored]).tolist()
@@ -161,35 +162,35 @@ class Writer:
 class _Users(NamedTuple):
     """Users with events to be logged.
 
-    new : per user the numbers of the events that are to be logged; replayed : see `catch_up`.
+    new : per user the numbers of the events that are to be logged; late : of these, of all users,
+    those that are earlier than a known one before them; replayed : see `catch_up`.
     """
 
     keys: list[bytes]
     new: list[list[int]]
+    late: set[int]
     stored: list[StoredUser]
     records: np.ndarray
     replayed: dict[int, Ints]
 
 
-def _new(entries: Sequence[Entry], numbers: Sequence[int], known: set[bytes]) -> list[int]:
-    """Those of a user's events whose ids are neither in the log nor among the ones before."""
+def _new(
+    entries: Sequence[Entry], numbers: Sequence[int], known: set[bytes], clock: int, late: set[int]
+) -> list[int]:
+    """Those of a user's events whose ids are neither in the log nor among the ones before.
+
+    Those of them that are late go into `late`; `clock` is the time of the last known event.
+    """
     new = []
     for number in numbers:
-        name = entries[number].event.event_id
-        if name is None or name not in known:
-            new.append(number)
-            if name is not None:
-                known.add(name)
+        _, (time, _, event_id), item = entries[number]
+        if event_id is not None:
+            if event_id in known:
+                continue
+            known.add(event_id)
+        new.append(number)
+        if item:
+            if time < clock:
+                late.add(number)
+            clock = max(clock, time)
     return new
-
-
-def _late(entries: Sequence[Entry], new: Sequence[Sequence[int]], clocks: np.ndarray) -> set[int]:
-    """Those of the new events, by user, that are earlier than a known one before them."""
-    late = set[int]()
-    for numbers, clock in zip(new, clocks.tolist(), strict=True):
-        for number in numbers:
-            if entries[number].item:
-                if entries[number].event.time < clock:
-                    late.add(number)
-                clock = max(clock, entries[number].event.time)
-    return late
