@@ -103,14 +103,14 @@ class Workspace:
         """Take a prefix that no keys have; the server is asked when the first store is opened."""
         from longrec.serving.stores.redis_client import RedisAddress
 
-        address = RedisAddress(self._redis)
+        address = RedisAddress.parse(self._redis)
         self._description = address.public_url
         self._prefix = f"{address.prefix.decode()}bench-{uuid4().hex[:12]}:"
 
     def _delete_keys(self) -> None:
         from longrec.serving.stores.redis_client import RedisAddress, RedisClient
 
-        client = RedisClient(RedisAddress(self._redis), lambda connection: None)
+        client = RedisClient(RedisAddress.parse(self._redis), lambda connection: None)
         try:
             for keys in client.keys(self._prefix.encode()):
                 client.command("UNLINK", *keys)

@@ -1,4 +1,4 @@
-"""Events as bytes, the same in every store; bitmaps of item indices in pages, as LMDB keeps them.
+"""Events as bytes, and bitmaps of item indices in pages, the same in every store.
 
 Of a bitmap an event changes one page, however large the catalog is.
 """
@@ -6,7 +6,7 @@ Of a bitmap an event changes one page, however large the catalog is.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from longrec.serving.stores.protocol import Event
 
@@ -53,19 +53,20 @@ def add_bits(page: bytes, bits: Iterable[int]) -> bytes:
     return bytes(added)
 
 
-def split_bitmap(bitmap: bytes) -> Iterator[tuple[int, bytes]]:
-    """The pages of a bitmap that have bits, each with its number."""
+def split_bitmap(bitmap: bytes) -> dict[int, bytes]:
+    """The pages of a bitmap that have bits, by their numbers."""
     size = PAGE_ITEMS // 8
-    for page in range(-(-len(bitmap) // size)):
-        bits = bitmap[page * size : (page + 1) * size].rstrip(b"\0")
-        if bits:
-            yield page, bits
+    pages = (
+        (start // size, bitmap[start : start + size].rstrip(b"\0"))
+        for start in range(0, len(bitmap), size)
+    )
+    return {number: bits for number, bits in pages if bits}
 
 
 def join_bitmap(pages: Iterable[tuple[int, bytes]]) -> bytes:
-    """The bitmap of its pages, in order."""
+    """The bitmap of its pages, each with its number."""
     whole = bytearray()
-    for page, bits in pages:
-        whole.extend(bytes(page * (PAGE_ITEMS // 8) - len(whole)))
+    for number, bits in sorted(pages):
+        whole.extend(bytes(number * (PAGE_ITEMS // 8) - len(whole)))
         whole.extend(bits)
     return bytes(whole)

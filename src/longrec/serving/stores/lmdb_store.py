@@ -138,7 +138,7 @@ class LmdbStore:
                     written += 1
                     transaction.put(key, put.record, db=tables.records)
                     delete(transaction, tables.seen, key)
-                    for page, bits in split_bitmap(put.seen):
+                    for page, bits in split_bitmap(put.seen).items():
                         transaction.put(
                             model + PAGE_KEY.pack(put.log_id, page), bits, db=tables.seen
                         )

@@ -16,7 +16,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
@@ -46,63 +46,58 @@ _OPTIONS = {
     *("host", "port", "db", "username", "password", "connection_class", "client_name"),
     *("socket_timeout", "socket_connect_timeout", "socket_keepalive", "health_check_interval"),
 }
-_PASSING = r"\b(LOADING|BUSY|MASTERDOWN|NOREPLICAS|TRYAGAIN)\b"
+_TRANSIENT = r"\b(LOADING|BUSY|MASTERDOWN|NOREPLICAS|TRYAGAIN)\b"
 """In errors of a server that will soon answer otherwise."""
+_BACKOFF = ExponentialWithJitterBackoff(base=0.01, cap=0.5)
 
 
-class RedisAddress:
+class RedisAddress(NamedTuple):
     """A Redis URL taken apart.
 
-    Attributes
-    ----------
-    public_url : str
-        The URL without credentials and options.
-    prefix : bytes
-        What all keys begin with.
-    options : dict
-        What redis-py's connections take.
+    public_url : the URL without credentials and options;
+    prefix : what all keys begin with;
+    options : what redis-py's connections take.
     """
 
-    def __init__(self, url: str) -> None:
+    public_url: str
+    prefix: bytes
+    options: dict[str, Any]
+
+    @classmethod
+    def parse(cls, url: str) -> RedisAddress:
+        """Take a URL apart; its errors, UsageError, show no part of a password."""
         scheme = url.partition("://")[0]
-        parsed = _parse_url(url)
-        if parsed is None:  # the error's own text may have parts of a password
+        readable = True
+        try:
+            parts = urlsplit(url)
+            if parts.fragment or "@" in parts.path + parts.query:  # of a password, not encoded
+                raise ValueError
+            query = parse_qsl(parts.query)
+            rest = urlencode([(name, value) for name, value in query if name != "prefix"])
+            options: dict[str, Any] = parse_url(  # type: ignore[no-untyped-call]
+                urlunsplit(parts._replace(query=rest))
+            )
+            options.setdefault("db", int(parts.path.strip("/") or 0))
+            host, port = parts.hostname or "localhost", parts.port or 6379
+        except ValueError:  # its own text may have parts of a password: nothing is raised from it
+            readable = False
+        if not readable:
             raise UsageError(
                 f"the URL {scheme}://… cannot be read: write {scheme}://user:password@host:6379/0, "
                 "what is special in the password percent-encoded, and numbers as numbers"
             )
-        self.options, host_and_port, prefix = parsed
-        self.prefix = prefix.encode()
-        self.public_url = f"{scheme}://{host_and_port}/{self.options['db']}"
+        prefix = dict(query).get("prefix", PREFIX)
+        public_url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/{options['db']}"
         if prefix != PREFIX:
-            self.public_url += "?" + urlencode({"prefix": prefix})
-        for name in self.options:
+            public_url += "?" + urlencode({"prefix": prefix})
+        for name in options:
             if name not in _OPTIONS and not (scheme == "rediss" and name.startswith("ssl_")):
                 raise UsageError(
-                    f"{self.public_url}: {name!r} is no option of a store's URL; there are prefix, "
+                    f"{public_url}: {name!r} is no option of a store's URL; there are prefix, "
                     "socket_timeout, socket_connect_timeout, socket_keepalive, "
                     "health_check_interval, client_name, and ssl_… of rediss://"
                 )
-
-
-def _parse_url(url: str) -> tuple[dict[str, Any], str, str] | None:
-    """Options, host with port, and prefix of a URL; None if it is none."""
-    try:
-        parts = urlsplit(url)
-        if parts.fragment or "@" in parts.path + parts.query:  # of a password, not encoded
-            return None
-        query = parse_qsl(parts.query)
-        rest = urlencode([(name, value) for name, value in query if name != "prefix"])
-        options: dict[str, Any] = parse_url(  # type: ignore[no-untyped-call]
-            urlunsplit(parts._replace(query=rest))
-        )
-        options.setdefault("db", int(parts.path.strip("/") or 0))
-        host = parts.hostname or "localhost"
-        host_and_port = f"[{host}]" if ":" in host else host
-        host_and_port += f":{parts.port or 6379}"
-    except ValueError:
-        return None
-    return options, host_and_port, dict(query).get("prefix", PREFIX)
+        return cls(public_url, prefix.encode(), options)
 
 
 class _Connection:
@@ -192,35 +187,23 @@ class RedisClient:
             return connection.send("EVAL", text, 0, *arguments)
 
     def _call(self, call: Callable[[_Connection], Any], changing: bool) -> Any:
-        connection = self._take()
+        connection, failures, deadline = self._take(), 0, 0.0
         try:
-            return call(connection)
-        except RedisError as error:
-            return self._retry(lambda: call(connection), error, changing)
+            while True:
+                try:
+                    return call(connection)
+                except RedisError as error:
+                    failures += 1
+                    deadline = deadline or time.monotonic() + PATIENCE
+                    too_late = failures > 1 and time.monotonic() > deadline
+                    if too_late or not _is_transient(error):
+                        self._raise_in_words(error, changing)
+                    time.sleep(_BACKOFF.compute(failures - 1))
         finally:
             if self._closed:
                 connection.connection.disconnect()
             else:
                 self._idle.append(connection)
-
-    def _retry(self, call: Callable[[], Any], error: RedisError, changing: bool) -> Any:
-        """The answer to a call that has failed once."""
-        until = time.monotonic() + PATIENCE
-        retry = Retry(
-            ExponentialWithJitterBackoff(base=0.01, cap=0.5),
-            retries=-1,
-            supported_errors=(ConnectionError, TimeoutError, ResponseError),
-        )
-        try:
-            if not _is_passing(error):
-                raise error
-            return retry.call_with_retry(
-                call,
-                lambda error: None,
-                lambda error: _is_passing(error) and time.monotonic() <= until,
-            )
-        except RedisError as last:
-            self._explain(last, changing)
 
     def _take(self) -> _Connection:
         if self._closed:
@@ -247,16 +230,15 @@ class RedisClient:
             connection.disconnect()
             raise
 
-    def _explain(self, error: RedisError, changing: bool) -> NoReturn:
+    def _raise_in_words(self, error: RedisError, changing: bool) -> NoReturn:
         """Raise what went wrong in words that say what to do."""
-        text = f"{type(error).__name__} {error}"
         if isinstance(error, AuthenticationError | AuthorizationError):
             # Nothing of it is shown: neither who nor by what.
             raise LongrecError(
                 f"{self.url} refuses the login: give user and password that it knows, "
                 f"{self.url.partition(':')[0]}://user:password@…"
             ) from None
-        if _is_passing(error):
+        if _is_transient(error):
             message = f"{self.url} cannot be reached: {self._without_secrets(error)}"
             if changing:
                 message += (
@@ -264,6 +246,9 @@ class RedisClient:
                     "event_id may be sent again, which is harmless"
                 )
             raise StoreUnavailable(message) from error
+        text, answer = error_text(error), self._without_secrets(error)
+        if "WRONGTYPE" in text:
+            raise self.no_store() from None
         if re.search(r"OutOfMemory|\bOOM\b", text):
             raise StoreFull(
                 f"{self.url}: Redis has used the memory that maxmemory allows, and nothing of this "
@@ -272,25 +257,29 @@ class RedisClient:
         if "MISCONF" in text:
             raise StoreFull(
                 f"{self.url}: Redis cannot write to its disk, and nothing of this was written. "
-                f"Make room there. It said: {self._without_secrets(error)}"
+                f"Make room there. It said: {answer}"
             ) from None
         if re.search("ReadOnly|READONLY", text):
-            raise LongrecError(
-                f"{self.url} has become a read-only replica, and nothing of this was written: give "
-                "the URL of its master"
-            ) from None
-        if re.search(r"NoPermission|NOPERM|permission", text):
-            raise LongrecError(
-                f"{self.url}: this user lacks a permission: {self._without_secrets(error)}. "
-                f"A store needs ACL SETUSER … ~{self._prefix.decode()}* +@all -@admin +info "
-                "+config|get, and to compact +bgrewriteaof"
-            ) from None
-        if "WRONGTYPE" in text:
-            raise DataError(
-                f"{self.url}: what stands under {self._prefix.decode()!r} is no store of users; "
-                "take another database or ?prefix=…"
-            ) from None
-        raise LongrecError(f"{self.url}: Redis answered: {self._without_secrets(error)}") from None
+            words = (
+                " has become a read-only replica, and nothing of this was written: give the URL of "
+                "its master"
+            )
+        elif re.search(r"NoPermission|NOPERM|permission", text):
+            words = (
+                f": this user lacks a permission: {answer}. A store needs ACL SETUSER … "
+                f"~{self._prefix.decode()}* +@all -@admin +info +config|get, and to compact "
+                "+bgrewriteaof"
+            )
+        else:
+            words = f": Redis answered: {answer}"
+        raise LongrecError(self.url + words) from None
+
+    def no_store(self) -> DataError:
+        """The error where something else stands under the store's keys."""
+        return DataError(
+            f"{self.url}: what stands under {self._prefix.decode()!r} is no store of users; "
+            "take another database or ?prefix=…"
+        )
 
     def _without_secrets(self, error: Exception) -> str:
         text = str(error)
@@ -299,10 +288,15 @@ class RedisClient:
         return text[:300]
 
 
-def _is_passing(error: Exception) -> bool:
+def error_text(error: Exception) -> str:
+    """Kind and text of an error; redis-py puts the first word of an answer into either."""
+    return f"{type(error).__name__} {error}"
+
+
+def _is_transient(error: Exception) -> bool:
     """Whether the same call may soon succeed."""
     if isinstance(error, AuthenticationError | AuthorizationError):
         return False
     if isinstance(error, ConnectionError | TimeoutError):
         return True
-    return re.search(_PASSING, f"{type(error).__name__} {error}") is not None
+    return re.search(_TRANSIENT, error_text(error)) is not None

@@ -1,7 +1,7 @@
 """Keys and values of a Redis store, and the scripts that read and write them.
 
-All keys begin with the store's prefix. A log has an id: a new one
-when it is rewritten, so that a log can be built beside the old one.
+All keys begin with the store's prefix. A log has an id: a new one when it is rewritten, so that a
+log can be built beside the old one.
 
     meta                    JSON
     born                    the last id given to a log
@@ -29,15 +29,12 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-from longrec.serving.stores import encoding
+from longrec.serving.stores.encoding import PAGE_ITEMS, pack_event, unpack_event
 from longrec.serving.stores.protocol import HEADER, Event
 
 BLOCK_EVENTS = 64
 """Events of a log in one value."""
-PAGE_BYTES = encoding.PAGE_ITEMS // 8
-"""Bytes of a bitmap in one value."""
 ERASED_EVENTS = 2048
 """Events that one call of erase.lua deletes; whole blocks."""
 
@@ -48,34 +45,24 @@ SCRIPTS = NUMBERED | {"read", "events", "users", "count", "erase", "unlist", "dr
 _SIZE = struct.Struct("<I")
 
 
-class LogRef(NamedTuple):
-    """A log as it was when somebody looked: its id, how many events it had, and whose it was."""
-
-    log_id: int
-    length: int
-    user: bytes
-
-
 def script_text(name: str) -> str:
     """A script in full: the constants it shares with Python, what all begin with, and its own."""
     constants = {
         "BLOCK_EVENTS": BLOCK_EVENTS,
-        "PAGE_BYTES": PAGE_BYTES,
+        "PAGE_BYTES": PAGE_ITEMS // 8,
         "ERASED_EVENTS": ERASED_EVENTS,
         "HEADER_BYTES": HEADER.size,
         "VERSION_OFFSET": struct.calcsize("<4sI8sq"),  # where the version stands in a header
     }
-    parts = [f"local {constant} = {value}\n" for constant, value in constants.items()]
-    files = ["common", *(["numbered"] if name in NUMBERED else []), name]
-    return "".join(
-        parts
-        + [Path(__file__).with_name("lua").joinpath(f"{file}.lua").read_text() for file in files]
-    )
+    text = "".join(f"local {constant} = {value}\n" for constant, value in constants.items())
+    for file in ["common", *(["numbered"] if name in NUMBERED else []), name]:
+        text += Path(__file__).with_name("lua").joinpath(f"{file}.lua").read_text()
+    return text
 
 
-def pack_event(event: Event) -> bytes:
+def pack_for_block(event: Event) -> bytes:
     """An event with its size before it, as events stand one after the other in a block."""
-    packed = encoding.pack_event(event)
+    packed = pack_event(event)
     return _SIZE.pack(len(packed)) + packed
 
 
@@ -84,27 +71,15 @@ def unpack_block(block: bytes) -> Iterator[Event]:
     start = 0
     while start < len(block):
         end = start + _SIZE.size + _SIZE.unpack_from(block, start)[0]
-        yield encoding.unpack_event(block[start + _SIZE.size : end])
+        yield unpack_event(block[start + _SIZE.size : end])
         start = end
 
 
 def log_pairs(events: Sequence[Event], log_id: int) -> Iterator[tuple[bytes, bytes]]:
     """Keys, without the prefix, and values of a whole log."""
     for start in range(0, len(events), BLOCK_EVENTS):
-        block = b"".join(map(pack_event, events[start : start + BLOCK_EVENTS]))
+        block = b"".join(map(pack_for_block, events[start : start + BLOCK_EVENTS]))
         yield b"log:%d:%d" % (log_id, start // BLOCK_EVENTS), block
     for event in events:
         if event.event_id is not None:
             yield b"id:%d:%b" % (log_id, event.event_id), b""
-
-
-def split_bitmap(bitmap: bytes) -> tuple[bytes, list[bytes]]:
-    """Numbers, packed, and contents of the pages of a bitmap that have bits."""
-    pages = dict(encoding.split_bitmap(bitmap))
-    return struct.pack(f"<{len(pages)}I", *pages), list(pages.values())
-
-
-def join_bitmap(packed_numbers: bytes, pages: Sequence[bytes]) -> bytes:
-    """The bitmap of its pages."""
-    numbers = struct.unpack(f"<{len(packed_numbers) // 4}I", packed_numbers)
-    return encoding.join_bitmap(sorted(zip(numbers, pages, strict=True)))

@@ -1,32 +1,42 @@
 """What a Redis server must be set up for before longrec entrusts events to it.
 
-It is asked at every connection: a server may have been started anew with other settings.
-
-    setting                     power     process
-    appendonly                  yes       yes
-    maxmemory-policy            noeviction, both
-    appendfsync                 always    everysec or always
-    no-appendfsync-on-rewrite   no        any; with yes Redis syncs nothing while it compacts
-
-Where CONFIG is forbidden, INFO tells the first two: enough for process, too little for power.
+It is asked at every connection: a server may have been started anew with other settings. Where
+CONFIG is forbidden, INFO has the first two of `_SETTINGS`: enough for process, not for power.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis.exceptions import BusyLoadingError, ResponseError
 
 from longrec.core.choices import Durability
 from longrec.core.errors import LongrecError, UsageError
+from longrec.serving.stores.redis_client import error_text
 
-_WHY = {
-    "appendonly": "what it acknowledged would be lost when it ends",
-    "maxmemory-policy": "it would delete users when its memory is full",
-    "appendfsync": "what it acknowledged could be lost in a power cut",
-    "no-appendfsync-on-rewrite": "while it compacts nothing would be synced",
+
+class _Setting(NamedTuple):
+    """Values that do for each durability (none: any), the one to set first; why no others."""
+
+    power: tuple[str, ...]
+    process: tuple[str, ...]
+    why: str
+
+
+_SETTINGS = {
+    "appendonly": _Setting(("yes",), ("yes",), "what it acknowledged would be lost when it ends"),
+    "maxmemory-policy": _Setting(
+        ("noeviction",), ("noeviction",), "it would delete users when its memory is full"
+    ),
+    "appendfsync": _Setting(
+        ("always",), ("everysec", "always"), "what it acknowledged could be lost in a power cut"
+    ),
+    "no-appendfsync-on-rewrite": _Setting(("no",), (), "while it compacts nothing would be synced"),
 }
+_FORBIDDEN = r"NOPERM|NoPermission|no permissions|unknown command"
+"""In errors of commands that a user may not use, or that the server was set up without."""
+_NO_ROOM = r"OutOfMemory|\bOOM\b|MISCONF|ExecAbort|EXECABORT"
 
 
 def check_server(connection: Any, durability: Durability, url: str) -> str:
@@ -47,25 +57,23 @@ def check_server(connection: Any, durability: Durability, url: str) -> str:
     LongrecError
         The message names each setting, the value found and the mend.
     """
-    good = _wanted(durability)
-    commands = [("INFO",), *(("CONFIG", "GET", name) for name in good)]
-    connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-    text, *pairs = [_answer(connection) for _ in commands]
+    good: dict[str, tuple[str, ...]] = {
+        name: values
+        for name, setting in _SETTINGS.items()
+        if (values := setting.power if durability == "power" else setting.process)
+    }
+    asked = [("CONFIG", "GET", name) for name in good]
+    text, *pairs = _ask(connection, [("INFO",), *asked], _FORBIDDEN)
     if text is None:
         raise LongrecError(
             f"{url}: this user may not use INFO, by which longrec sees whether Redis keeps what it "
             "acknowledges: ACL SETUSER … +info +config|get"
         )
     info = parse_info(text)
-    if info.get("loading") == "1":
-        raise BusyLoadingError("Redis is loading its data")
-    if info.get("aof_enabled") == "1" and _not_begun(info):
-        raise BusyLoadingError("appendonly was just set, and Redis is still writing its first file")
-    _check_kind(info, url)
-    found = {}
-    for name, pair in zip(good, pairs, strict=True):
-        if pair is not None and len(pair) == 2:
-            found[name] = pair[1].decode()
+    _check_usable(info, url)
+    found = {
+        name: pair[1].decode() for name, pair in zip(good, pairs, strict=True) if pair and pair[1:]
+    }
     config_forbidden = not found
     if config_forbidden:
         found["appendonly"] = "yes" if info.get("aof_enabled") == "1" else "no"
@@ -75,7 +83,7 @@ def check_server(connection: Any, durability: Durability, url: str) -> str:
     if wrong:
         raise LongrecError(
             f"{url} is not set up for durability {durability!r}: "
-            + "; ".join(f"{name} is {found[name]!r}: {_WHY[name]}" for name in wrong)
+            + "; ".join(f"{name} is {found[name]!r}: {_SETTINGS[name].why}" for name in wrong)
             + ". Mend it: "
             + ", ".join(f"CONFIG SET {name} {good[name][0]}" for name in wrong)
             + "; and in redis.conf: "
@@ -105,20 +113,10 @@ def end_transaction(connection: Any, key: bytes, run: str) -> None:
     run : str
         The server's.
     """
-    connection.send_packed_command(connection.pack_command("GET", key), check_health=False)
-    noted = connection.read_response()
-    if noted == run.encode():
-        return
-    note = ("SET", key, run)  # two of them: one alone is not written as a transaction
-    commands = [("MULTI",), note, note, ("EXEC",)]
-    connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-    for _ in commands:
-        try:
-            connection.read_response()
-        except ResponseError as error:
-            # No memory: then nothing else is written either, and what is there can be read.
-            if not re.search(r"OutOfMemory|\bOOM\b|MISCONF|ExecAbort|EXECABORT", _text(error)):
-                raise
+    if _ask(connection, [("GET", key)], _NO_ROOM) != [run.encode()]:
+        note = ("SET", key, run)  # two of them: one alone is not written as a transaction
+        # No room: then nothing else is written either, and what is there can be read.
+        _ask(connection, [("MULTI",), note, note, ("EXEC",)], _NO_ROOM)
 
 
 def parse_info(text: bytes) -> dict[str, str]:
@@ -127,28 +125,17 @@ def parse_info(text: bytes) -> dict[str, str]:
     return dict(pairs)
 
 
-def _wanted(durability: Durability) -> dict[str, tuple[str, ...]]:
-    """Per setting the values that do, the one to set first."""
-    good: dict[str, tuple[str, ...]] = {
-        "appendonly": ("yes",),
-        "maxmemory-policy": ("noeviction",),
-        "appendfsync": ("everysec", "always"),
-    }
-    if durability == "power":
-        good |= {"appendfsync": ("always",), "no-appendfsync-on-rewrite": ("no",)}
-    return good
-
-
-def _not_begun(info: dict[str, str]) -> bool:
-    """Whether the first append-only file is being written: if it dies before, all is lost."""
-    return info.get("aof_base_size") == "0" and (
+def _check_usable(info: dict[str, str], url: str) -> None:
+    """Refuse a server that is no master on its own; one that is starting, for now."""
+    if info.get("loading") == "1":
+        raise BusyLoadingError("Redis is loading its data")
+    # Until the first append-only file is written, all is lost if Redis dies.
+    if (info.get("aof_enabled"), info.get("aof_base_size")) == ("1", "0") and (
         info.get("aof_rewrite_in_progress") == "1"
         or info.get("aof_rewrite_scheduled") == "1"
         or info.get("aof_last_bgrewrite_status") == "err"
-    )
-
-
-def _check_kind(info: dict[str, str], url: str) -> None:
+    ):
+        raise BusyLoadingError("appendonly was just set, and Redis is still writing its first file")
     mode = info.get("redis_mode", "standalone")
     if mode != "standalone":
         raise UsageError(f"{url} is a Redis in mode {mode}; longrec needs a single server")
@@ -157,15 +144,15 @@ def _check_kind(info: dict[str, str], url: str) -> None:
         raise LongrecError(f"{url} is a read-only replica: give the URL of its master, {master}")
 
 
-def _answer(connection: Any) -> Any:
-    """The next answer; None where the command is forbidden or unknown."""
-    try:
-        return connection.read_response()
-    except ResponseError as error:
-        if re.search(r"NOPERM|NoPermission|no permissions|unknown command", _text(error)):
-            return None
-        raise
-
-
-def _text(error: Exception) -> str:
-    return f"{type(error).__name__} {error}"
+def _ask(connection: Any, commands: list[tuple[Any, ...]], tolerated: str) -> list[Any]:
+    """The answers to commands; None for an error in which the pattern `tolerated` is found."""
+    connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+    answers: list[Any] = []
+    for _ in commands:
+        try:
+            answers.append(connection.read_response())
+        except ResponseError as error:
+            if not re.search(tolerated, error_text(error)):
+                raise
+            answers.append(None)
+    return answers

@@ -19,15 +19,16 @@ users that were forgotten until the next one.
 from __future__ import annotations
 
 import json
+import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from itertools import chain
-from typing import Any, TypeVar
+from itertools import chain, islice
+from typing import Any, NamedTuple, TypeVar
 
 from longrec.core.choices import Durability
 from longrec.core.errors import DataError
-from longrec.serving.stores.encoding import PAGE_ITEMS
+from longrec.serving.stores.encoding import PAGE_ITEMS, join_bitmap, split_bitmap
 from longrec.serving.stores.protocol import (
     SCHEMA,
     Append,
@@ -44,11 +45,8 @@ from longrec.serving.stores.redis_client import RedisAddress, RedisClient
 from longrec.serving.stores.redis_layout import (
     BLOCK_EVENTS,
     ERASED_EVENTS,
-    LogRef,
-    join_bitmap,
     log_pairs,
-    pack_event,
-    split_bitmap,
+    pack_for_block,
     unpack_block,
 )
 from longrec.serving.stores.redis_settings import check_server, end_transaction, parse_info
@@ -66,6 +64,14 @@ UNFINISHED = 3600
 """Seconds after which what was left half done is deleted, when the store is compacted."""
 
 
+class LogRef(NamedTuple):
+    """A log as it was when somebody looked: its id, how many events it had, and whose it was."""
+
+    log_id: int
+    length: int
+    user: bytes
+
+
 class RedisStore:
     """A `Store` on a Redis server."""
 
@@ -80,7 +86,7 @@ class RedisStore:
 
         Its errors are those of `open_store`. All keys begin with the prefix.
         """
-        store = cls(RedisAddress(url), durability)
+        store = cls(RedisAddress.parse(url), durability)
         try:
             meta = store.meta()
             check_schema(meta, store.url)
@@ -114,7 +120,8 @@ class RedisStore:
                 found.append(StoredUser(0, 0, None, b"", (False,) * len(ids)))
             else:
                 log_id, length, record, packed_numbers, pages, known = answer
-                bitmap = join_bitmap(packed_numbers, pages)
+                numbers = struct.unpack(f"<{len(packed_numbers) // 4}I", packed_numbers)
+                bitmap = join_bitmap(zip(numbers, pages, strict=True))
                 known = tuple(map(bool, known))
                 found.append(StoredUser(int(log_id), int(length), record, bitmap, known))
         return found
@@ -147,8 +154,9 @@ class RedisStore:
         calls = []
         for put in puts:
             version = put.version.to_bytes(8, "little")
-            packed_numbers, pages = split_bitmap(put.seen)
-            call = [put.user, put.log_id, version, put.record, packed_numbers, *pages]
+            pages = split_bitmap(put.seen)
+            numbers = struct.pack(f"<{len(pages)}I", *pages)
+            call = [put.user, put.log_id, version, put.record, numbers, *pages.values()]
             calls.append((call, len(put.record) + len(put.seen), 2 + len(pages)))
         return sum(
             int(self._client.run_once("put", digest, *chain(*part))) for part in _parts(calls)
@@ -203,20 +211,14 @@ class RedisStore:
                 self._forget_unfinished([log])
 
     def users(self, after: bytes, limit: int) -> list[bytes]:
-        users: list[bytes] = []
-        for page in self._user_pages(after, limit):
-            users += page
-            if len(users) >= limit:
-                break
-        return users[:limit]
+        return list(islice(chain.from_iterable(self._user_pages(after, limit)), limit))
 
     def meta(self) -> dict[str, Any]:
-        return self._parse_meta(self._meta_text())
+        return self._read_meta()[1]
 
     def change_meta(self, change: Callable[[dict[str, Any]], T]) -> T:
         while True:
-            before = self._meta_text()
-            meta = self._parse_meta(before)
+            before, meta = self._read_meta()
             result = change(meta)
             if self._client.run_once("change_meta", before, json.dumps(meta)) == b"1":
                 return result
@@ -387,20 +389,16 @@ class RedisStore:
             time.sleep(pause)
             pause = min(0.5, 1.5 * pause)
 
-    def _meta_text(self) -> bytes:
-        return self._client.command("GET", self._prefix + b"meta") or b""
-
-    def _parse_meta(self, text: bytes) -> dict[str, Any]:
+    def _read_meta(self) -> tuple[bytes, dict[str, Any]]:
+        """The store's meta, as it is stored and parsed."""
+        text = self._client.command("GET", self._prefix + b"meta") or b""
         try:
             meta = json.loads(text or b"{}")
         except ValueError:
             meta = None
         if not isinstance(meta, dict):
-            raise DataError(
-                f"{self._url}: what stands under {self._prefix.decode()!r} is no store of users; "
-                "take another database or ?prefix=…"
-            )
-        return meta
+            raise self._client.no_store()
+        return text, meta
 
 
 def _arguments(append: Append, new_id: int) -> list[Any]:
@@ -410,7 +408,7 @@ def _arguments(append: Append, new_id: int) -> list[Any]:
         for event in append.events
         for value in (
             b"-" if event.event_id is None else b"+" + event.event_id,
-            pack_event(event),
+            pack_for_block(event),
         )
     ]
     return [
