@@ -334,7 +334,9 @@ def test_an_environment_that_lmdb_gave_up_is_opened_anew(store):
         lambda: store.append(DIGEST, []),
         lambda: store.users(b"", 9) == USERS[1:3] or pytest.fail("users are missing"),
     ):
-        broken = store._folder._env = BrokenEnvironment(store._folder._env)
+        folder = store._folder
+        broken = BrokenEnvironment(folder._file.env)
+        folder._file = folder._file._replace(env=broken)
         use()
         assert broken.closed
     assert sorted(check_logs(store)) == [1, 2]

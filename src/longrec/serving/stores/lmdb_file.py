@@ -1,20 +1,31 @@
-"""One LMDB file: opened, checked, copied, and its errors in plain words."""
+"""The files of an LMDB store: opened, checked and made, and LMDB's errors in plain words.
+
+    store-7.mdb        LMDB's file; the highest number counts, and compacting makes the next one
+    store-7.mdb-lock   LMDB's table of readers
+    store-8.tmp        while compacting
+
+Files are numbered since LMDB keeps its place in the lock file too: another file put under the same
+name beside a living reader would be taken up at a wrong place, and be lost.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import lmdb
 
 from longrec.core.errors import DataError
-from longrec.serving.stores.lmdb_tables import Tables
-from longrec.serving.stores.protocol import StoreFull, StoreUnavailable
+from longrec.core.files import sync
+from longrec.serving.stores.lmdb_tables import Tables, load_meta
+from longrec.serving.stores.protocol import StoreFull, StoreUnavailable, check_schema
 
 MAPS = [2**power for power in (40, 38, 36, 34, 32, 30)]
 """Address space asked for, in bytes: the first that the process gets. It takes no memory."""
@@ -22,6 +33,7 @@ MAPS = [2**power for power in (40, 38, 36, 34, 32, 30)]
 REOPEN = (lmdb.PanicError, lmdb.MapResizedError, lmdb.BadRslotError)
 """What LMDB says when the environment, not the file, has to be given up."""
 
+_NAME = re.compile(r"store-(\d+)\.(mdb|mdb-lock|tmp)")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # EIO: a write was cut short
 _DAMAGED = (
     lmdb.CorruptedError,
@@ -42,8 +54,77 @@ with env.begin() as transaction:
 """
 
 
-def open_file(
-    path: Path, durable: bool, readonly: bool = False, lock: bool = True
+class LmdbFile(NamedTuple):
+    """An open file."""
+
+    path: Path
+    env: lmdb.Environment
+    tables: Tables
+
+
+def newest_number(folder: Path) -> int:
+    """The number of the file that counts; 0 where there is none."""
+    names = os.listdir(folder) if folder.is_dir() else []
+    found = (_NAME.fullmatch(name) for name in names)
+    return max((int(one[1]) for one in found if one and one[2] == "mdb"), default=0)
+
+
+def open_newest(folder: Path, durable: bool, readonly: bool, url: str) -> LmdbFile:
+    """Open the file that counts, and delete others unless it is only read.
+
+    Nothing is changed if it cannot be used: DataError, or what LMDB raises.
+    """
+    number = newest_number(folder)
+    if not number:
+        raise DataError(f"{folder}: there is no store of users in this folder")
+    path = folder / f"store-{number}.mdb"
+    try:
+        if not os.path.getsize(path):  # LMDB would begin a new store in it
+            raise DataError(
+                f"{path} is damaged, it is empty: restore a backup (`longrec store restore`)"
+            )
+        env = _open_environment(path, durable, readonly)
+    except (lmdb.Error, OSError):
+        if readonly and not path.exists():  # its writer has put another one in its place
+            return open_newest(folder, durable, readonly, url)
+        raise
+    try:
+        _check_size(env, path)
+        meta = env.open_db(b"meta", create=False)
+        with env.begin() as transaction:
+            check_schema(load_meta(transaction, meta), url)
+        tables = Tables(*(env.open_db(name.encode(), create=False) for name in Tables._fields))
+    except BaseException:
+        env.close()
+        raise
+    if not readonly:
+        env.reader_check()  # the slots of readers that died
+        for name in os.listdir(folder):  # what a process left that died while compacting
+            found = _NAME.fullmatch(name)
+            if found and (int(found[1]) != number or found[2] == "tmp"):
+                (folder / name).unlink(missing_ok=True)
+    return LmdbFile(path, env, tables)
+
+
+def make_next(folder: Path, fill: Callable[[lmdb.Environment, Tables], None]) -> None:
+    """Make the file that counts from now on; when this returns it is on disk, filled by `fill`."""
+    path = folder / f"store-{newest_number(folder) + 1}.tmp"
+    path.unlink(missing_ok=True)
+    try:
+        env = _open_environment(path, durable=False, readonly=False, lock=False)
+        try:
+            fill(env, Tables(*(env.open_db(name.encode()) for name in Tables._fields)))
+        finally:
+            env.close()
+        sync(path)
+        path.replace(path.with_suffix(".mdb"))
+    finally:
+        path.unlink(missing_ok=True)
+    sync(folder)
+
+
+def _open_environment(
+    path: Path, durable: bool, readonly: bool, lock: bool = True
 ) -> lmdb.Environment:
     """Open a file of LMDB's, with as much address space as the process gets.
 
@@ -74,7 +155,7 @@ def open_file(
     raise AssertionError("unreachable")
 
 
-def check_size(env: lmdb.Environment, path: Path) -> None:
+def _check_size(env: lmdb.Environment, path: Path) -> None:
     """See that a file has all its pages: to read one that is missing ends the process.
 
     Pages at the end that were taken and freed again in one transaction are never written. So a file

@@ -1,13 +1,6 @@
-"""The folder of an LMDB store: its files, who writes to it, and who shares it in this process.
+"""The folder of an LMDB store: who writes to it, and who shares it in this process.
 
-    FOLDER/
-      .lock              held by the process that writes
-      store-7.mdb        LMDB's file; the highest number counts, and compacting makes the next one
-      store-7.mdb-lock   LMDB's table of readers
-      store-8.tmp        while compacting
-
-Files are numbered since LMDB keeps its place in the lock file too: another file put under the same
-name beside a living reader would be taken up at a wrong place, and be lost.
+Its file `.lock` is locked by the process that writes; the others are those of lmdb_file.py.
 
 LMDB allows a process to open a file once, so all stores of one path in a process share one
 `LmdbFolder`: several streams of a process may write to a store, and several processes may not. In a
@@ -17,11 +10,10 @@ process that was forked it is not to be used; such a process opens its own.
 from __future__ import annotations
 
 import os
-import re
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,19 +26,55 @@ from longrec.core.files import sync
 from longrec.core.lock import lock_folder
 from longrec.serving.stores.lmdb_file import (
     REOPEN,
-    check_size,
+    LmdbFile,
     copy_tables,
-    open_file,
+    make_next,
+    newest_number,
+    open_newest,
     raise_in_words,
 )
-from longrec.serving.stores.lmdb_tables import Tables, load_meta, save_meta
-from longrec.serving.stores.protocol import SCHEMA, StoreUnavailable, check_schema
-from longrec.serving.stores.shared_lock import SharedLock
+from longrec.serving.stores.lmdb_tables import Tables, save_meta
+from longrec.serving.stores.protocol import SCHEMA, StoreUnavailable
 
 T = TypeVar("T")
-FILE = re.compile(r"store-(\d+)\.(mdb|mdb-lock|tmp)")
 PAUSE = 1.0
 """Seconds between syncs where commits do not wait for the disk."""
+
+
+class SharedLock:
+    """Many threads hold it together (`with lock:`), or one alone (`with lock.exclusive():`)."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._holders, self._exclusive = 0, False
+
+    def __enter__(self) -> None:
+        with self._changed:
+            while self._exclusive:
+                self._changed.wait()
+            self._holders += 1
+
+    def __exit__(self, *raised: object) -> None:
+        with self._changed:
+            self._holders -= 1
+            if self._exclusive:
+                self._changed.notify_all()
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Wait until nobody else holds it, and let nobody else have it meanwhile."""
+        with self._changed:
+            while self._exclusive:
+                self._changed.wait()
+            self._exclusive = True
+            while self._holders:
+                self._changed.wait()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._exclusive = False
+                self._changed.notify_all()
 
 
 class LmdbFolder:
@@ -56,11 +84,11 @@ class LmdbFolder:
         self.path, self.durability, self.readonly = path, durability, readonly
         self.url, self.users = f"lmdb://{path}", 0
         self._pid = os.getpid()
-        # Who uses the environment holds the first one, who changes it holds it alone.
-        self._in_use, self._writing = SharedLock(), threading.Lock()
-        self._lock: BaseFileLock | None = None
-        self._env: lmdb.Environment | None = None
-        self._file, self._synced = path, 0.0
+        # Shared by those who use the open file; exclusive for who opens another one.
+        self._file_lock, self._write_lock = SharedLock(), threading.Lock()
+        self._folder_lock: BaseFileLock | None = None
+        self._file: LmdbFile | None = None
+        self._synced = 0.0
         self._start()
 
     @classmethod
@@ -82,7 +110,7 @@ class LmdbFolder:
             self.users -= 1
             if not self.users and self._pid == os.getpid():
                 del _folders[self.path]
-                with self._writing, self._in_use.exclusive():
+                with self._write_lock, self._file_lock.exclusive():
                     self._stop()
                     self._pid = 0
 
@@ -90,7 +118,7 @@ class LmdbFolder:
         """Let another store of this process use it."""
         self._check()
         if not readonly and self.readonly:
-            with self._in_use.exclusive():
+            with self._file_lock.exclusive():
                 self._stop()
                 before, self.readonly, self.durability = self.durability, False, durability
                 try:
@@ -117,21 +145,21 @@ class LmdbFolder:
     def read(self, work: Callable[[lmdb.Transaction[bytes], Tables], T]) -> T:
         """Do something within one snapshot."""
 
-        def attempt(env: lmdb.Environment) -> T:
-            with env.begin() as transaction:
-                return work(transaction, self._tables)
+        def attempt(file: LmdbFile) -> T:
+            with file.env.begin() as transaction:
+                return work(transaction, file.tables)
 
-        return self._do(attempt)
+        return self._use(attempt)
 
     def write(self, work: Callable[[lmdb.Transaction[memoryview], Tables], T]) -> T:
         """Do something within one transaction; when it returns, that is as durable as was asked."""
 
-        def attempt(env: lmdb.Environment) -> T:
-            with env.begin(write=True, buffers=True) as transaction:
-                done = work(transaction, self._tables)
+        def attempt(file: LmdbFile) -> T:
+            with file.env.begin(write=True, buffers=True) as transaction:
+                done = work(transaction, file.tables)
             if self.durability == "process" and time.monotonic() > self._synced + PAUSE:
                 try:
-                    env.sync(True)
+                    file.env.sync(True)
                 except lmdb.Error as error:
                     raise StoreUnavailable(
                         f"{self.url} does not reach the disk: {error}"
@@ -139,12 +167,12 @@ class LmdbFolder:
                 self._synced = time.monotonic()
             return done
 
-        with self._writing:
-            return self._do(attempt)
+        with self._write_lock:
+            return self._use(attempt)
 
     def size(self) -> int:
         """Bytes of the file."""
-        return self._do(lambda env: os.path.getsize(self._file))
+        return self._use(lambda file: os.path.getsize(file.path))
 
     def compact(self) -> tuple[int, int]:
         """Copy what is there to a new file and take that; -> bytes before and after.
@@ -154,63 +182,55 @@ class LmdbFolder:
         """
 
         def fill(new: lmdb.Environment, to: Tables) -> None:
-            def attempt(env: lmdb.Environment) -> None:
-                with env.begin(buffers=True) as source:
-                    copy_tables(source, self._tables, new, to)
+            def attempt(file: LmdbFile) -> None:
+                with file.env.begin(buffers=True) as source:
+                    copy_tables(source, file.tables, new, to)
 
-            self._do(attempt)
+            self._use(attempt)
 
-        with self._writing:
+        with self._write_lock:
             before = self.size()
             try:
-                made = self._build(fill)
-                with self._in_use.exclusive():
-                    self._close()
-                    try:
-                        made.replace(made.with_suffix(".mdb"))
-                        sync(self.path)
-                    finally:
-                        made.unlink(missing_ok=True)
-                        self._open()
+                make_next(self.path, fill)
             except (lmdb.Error, OSError) as error:
                 raise_in_words(error, self.url)
+            finally:  # the next one counts also where the folder was not synced
+                self._reopen(self._file)
             return before, self.size()
 
-    def _do(self, work: Callable[[lmdb.Environment], T]) -> T:
-        """Do something with the environment; once more with a new one where LMDB asks for that."""
-        again = False
+    def _use(self, work: Callable[[LmdbFile], T]) -> T:
+        """Do something with the open file; once more with it opened anew where LMDB asks for it."""
+        reopened = False
         while True:
             self._check()
-            env = self._env
-            if env is None or (self.readonly and not os.path.exists(self._file)):
-                self._reopen(env)
+            file = self._file
+            if file is None or (self.readonly and not os.path.exists(file.path)):
+                self._reopen(file)
                 continue
-            with self._in_use:
-                if env is not self._env:
+            with self._file_lock:
+                if file is not self._file:
                     continue
                 try:
-                    return work(env)
+                    return work(file)
                 except lmdb.Error as error:
-                    if again or not isinstance(error, REOPEN):
+                    if reopened or not isinstance(error, REOPEN):
                         raise_in_words(error, self.url)
-            again = True
-            self._reopen(env)
+            reopened = True
+            self._reopen(file)
 
     def _start(self) -> None:
-        """Take the lock, unless it is only read, and open the newest file, or a new one."""
+        """Take the folder's lock, unless it is only read, and open its file, or a new one."""
         if self.path.exists() and not self.path.is_dir():
             raise DataError(f"{self.path} is a file; a store of users is a folder")
         try:
             if not self.readonly:
-                self._lock = lock_folder(
+                self._folder_lock = lock_folder(
                     self.path,
                     f"another process writes to {self.path}; a store has one writer (use Redis for "
                     "several): end that process, or open this store readonly",
                 )
-                if not self._newest():
-                    made = self._build(_write_schema)
-                    made.replace(made.with_suffix(".mdb"))
-                    sync(self.path)
+                if not newest_number(self.path):
+                    make_next(self.path, _write_schema)
                     sync(self.path.parent)
             self._open()
         except BaseException as error:
@@ -220,46 +240,14 @@ class LmdbFolder:
             raise
 
     def _open(self) -> None:
-        """Open the newest file; nothing is changed if it cannot be used."""
-        number = self._newest()
-        if not number:
-            raise DataError(f"{self.path}: there is no store of users in this folder")
-        self._file = self.path / f"store-{number}.mdb"
-        try:
-            if not os.path.getsize(self._file):  # LMDB would begin a new store in it
-                raise DataError(
-                    f"{self._file} is damaged: it is empty: restore it from a backup "
-                    "(`longrec store restore`)"
-                )
-            env = open_file(self._file, self.durability == "power", self.readonly)
-        except (lmdb.Error, OSError):
-            if not self.readonly or self._file.exists():
-                raise
-            self._open()  # its writer has put another one in its place
-            return
-        try:
-            check_size(env, self._file)
-            meta = env.open_db(b"meta", create=False)
-            with env.begin() as transaction:
-                check_schema(load_meta(transaction, meta), self.url)
-            self._tables = Tables(
-                *(env.open_db(name.encode(), create=False) for name in Tables._fields)
-            )
-        except BaseException:
-            env.close()
-            raise
-        if not self.readonly:
-            env.reader_check()  # the slots of readers that died
-            for name in os.listdir(self.path):  # what a process left that died while compacting
-                found = FILE.fullmatch(name)
-                if found and (int(found[1]) != number or found[2] == "tmp"):
-                    (self.path / name).unlink(missing_ok=True)
-        self._env, self._synced = env, time.monotonic()
+        self._file = open_newest(self.path, self.durability == "power", self.readonly, self.url)
+        self._synced = time.monotonic()
 
-    def _reopen(self, unusable: lmdb.Environment | None) -> None:
-        with self._in_use.exclusive():
+    def _reopen(self, unusable: LmdbFile | None) -> None:
+        """Open the newest file in place of one, unless another thread has done so."""
+        with self._file_lock.exclusive():
             self._check()
-            if self._env is unusable:
+            if self._file is unusable:
                 self._close()
                 try:
                     self._open()
@@ -267,39 +255,19 @@ class LmdbFolder:
                     raise_in_words(error, self.url)
 
     def _close(self) -> None:
-        if self._env is not None:
-            self._env.close()
-            self._env = None
+        if self._file is not None:
+            self._file.env.close()
+            self._file = None
 
     def _stop(self) -> None:
-        if self._env is not None and not self.readonly and self.durability == "process":
+        """Close the file and release the folder's lock."""
+        if self._file is not None and not self.readonly and self.durability == "process":
             with suppress(lmdb.Error):  # what is lost then may be lost
-                self._env.sync(True)
+                self._file.env.sync(True)
         self._close()
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
-
-    def _newest(self) -> int:
-        names = os.listdir(self.path) if self.path.is_dir() else []
-        found = (FILE.fullmatch(name) for name in names)
-        return max((int(one[1]) for one in found if one and one[2] == "mdb"), default=0)
-
-    def _build(self, fill: Callable[[lmdb.Environment, Tables], None]) -> Path:
-        """Make the next file under a temporary name, filled and on disk."""
-        path = self.path / f"store-{self._newest() + 1}.tmp"
-        path.unlink(missing_ok=True)
-        try:
-            env = open_file(path, durable=False, lock=False)
-            try:
-                fill(env, Tables(*(env.open_db(name.encode()) for name in Tables._fields)))
-            finally:
-                env.close()
-            sync(path)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
-        return path
+        if self._folder_lock is not None:
+            self._folder_lock.release()
+            self._folder_lock = None
 
 
 def _write_schema(new: lmdb.Environment, tables: Tables) -> None:
