@@ -43,7 +43,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         )
     }
     for item in items:
-        if isinstance(item, pytest.Function) and item.module in sharing:
+        grouped = item.get_closest_marker("xdist_group")
+        if isinstance(item, pytest.Function) and item.module in sharing and not grouped:
             item.add_marker(pytest.mark.xdist_group(item.module.__name__))
 
 

@@ -25,7 +25,7 @@ from longrec.data.histories import HISTORIES, open_histories
 from longrec.export.folder import EXPORT
 from longrec.recommender import load
 from longrec.retrieval import index_cache
-from longrec.retrieval.index_cache import KEPT_INDEX, open_index
+from longrec.retrieval.index_cache import SAVED_INDEX, open_index
 from longrec.runs.folder import BEGUN_RUN, make_plan, read_plan
 from longrec.serving.maintenance.backup import BACKUP, backup
 from longrec.serving.stores.open import open_store
@@ -58,7 +58,7 @@ def write_index(folder: Path) -> None:
 
 def use_index(folder: Path) -> None:
     """An index is a cache: it is built anew where it cannot be used."""
-    with mock.patch.object(index_cache, "_build", side_effect=DataError(KEPT_INDEX.mend)):
+    with mock.patch.object(index_cache, "_build", side_effect=DataError(SAVED_INDEX.mend)):
         open_index(load(folder), "approximate")
 
 
@@ -100,7 +100,7 @@ CASES = {
     "histories": Case(HISTORIES, write_histories, lambda folder: open_histories(folder).verify()),
     "backup": Case(BACKUP, write_backup, BACKUP.read),
     "export": Case(EXPORT, write_export, EXPORT.read),
-    "index": Case(KEPT_INDEX, write_index, use_index),
+    "index": Case(SAVED_INDEX, write_index, use_index),
     "begun run": Case(BEGUN_RUN, write_begun_run, read_plan),
     "checkpoint": Case(CHECKPOINT, write_checkpoint, use_checkpoint),
     "comparison": Case(COMPARISON, write_comparison, read_comparison),

@@ -15,13 +15,13 @@ from serving.small_streams import CASES, FIRST
 
 from longrec.config.training import TrainConfig
 from longrec.data.catalog import Catalog
-from longrec.export.parity import Runtime
+from longrec.export.parity import TOLERANCE, Runtime
 from longrec.mixers import Context
 from longrec.recommender import Recommender
 
 
 def small(case: str, layers: int = 1, context: int | None = None, **settings: Any) -> Recommender:
-    """A recommender with random weights; one layer halves the time that an export takes."""
+    """A recommender with random weights; each layer adds as much again to an export's time."""
     name = case.split()[0]
     model = make(name, torch.float32, **CASES.get(case, {}), layers=layers, **settings)
     ids = pl.Series("id", np.arange(FIRST, FIRST + N))
@@ -64,6 +64,17 @@ def read_in_parts(
             lengths = np.full(len(items), end - start)
             state = runtime.prefill(items[:, start:end], lengths, times[:, start:end], state)
     return state["output"]
+
+
+def check_window(rec: Recommender, folder: Path, manifest: dict[str, Any]) -> None:
+    """An export of a model with a window gives its scores after histories of every kind."""
+    assert manifest["events_per_encode"] == rec.limit
+    assert manifest["state"] == []
+    for length in {1, rec.limit - 1, rec.limit} - {0}:
+        items, times = histories(3, length)
+        feed = {"items": items, "lengths": np.full(3, length)}
+        h = Runtime(folder).run("encode", feed)["h"]
+        assert away(rec, items, times, h) < TOLERANCE
 
 
 def away(rec: Recommender, items: np.ndarray, times: np.ndarray, h: np.ndarray) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from export.small_exports import small
+from export.small_exports import check_window, small
 from models.small_models import N
 from serving.small_streams import FIRST
 
@@ -21,14 +21,16 @@ from longrec.export import parity
 from longrec.export.folder import EXPORT, export
 from longrec.export.graphs import Graph
 from longrec.recommender import load
-from longrec.retrieval.approximate import NEAR
+from longrec.retrieval.approximate import RESCORED
 from longrec.retrieval.index_cache import open_index
+
+pytestmark = pytest.mark.xdist_group("export")
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    """A saved recommender that exports quickly."""
-    return small("sasrec").save(tmp_path_factory.mktemp("run") / "run")
+    """A saved recommender that exports quickly, and reads the last 3 events."""
+    return small("sasrec", context=3).save(tmp_path_factory.mktemp("run") / "run")
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +65,10 @@ def quick(kept, monkeypatch) -> None:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_a_model_with_a_window_gives_its_scores(run, kept):
+    check_window(load(run), kept, EXPORT.read(kept))
 
 
 def test_items_and_vectors_stand_by_index(kept, run):
@@ -117,7 +123,7 @@ def test_a_missing_package_is_named(run, tmp_path, monkeypatch, package):
 def test_the_index_of_the_run_goes_along(quick, tmp_path):
     import faiss
 
-    small("sasrec").save(tmp_path / "run")
+    small("sasrec", context=3).save(tmp_path / "run")
     recommender = load(tmp_path / "run")
     index = open_index(recommender, "approximate").index
     manifest = export(recommender, tmp_path / "out")
@@ -125,13 +131,13 @@ def test_the_index_of_the_run_goes_along(quick, tmp_path):
         "file": "index.faiss",
         "name": index.name,
         "nprobe": index.probes,
-        "rescored_per_item": NEAR,
+        "rescored_per_item": RESCORED,
         "recall@10": index.recall,
     }
     cells = faiss.read_index(str(tmp_path / "out" / "index.faiss"))
     vectors = np.load(tmp_path / "out" / "item_vectors.npy")
     cells.nprobe = cells.nlist
-    _, [found] = cells.search(vectors[5:6], 5 * NEAR)
+    _, [found] = cells.search(vectors[5:6], 5 * RESCORED)
     scores = vectors @ vectors[5]
     assert set(np.argsort(-scores[1:])[:5] + 1) <= set(found.tolist())
     assert "index.faiss" in EXPORT.read(tmp_path / "out")["digests"]

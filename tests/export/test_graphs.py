@@ -12,22 +12,36 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from export.small_exports import away, empty, histories, read_in_parts, small
+from export.small_exports import away, check_window, empty, histories, read_in_parts, small
 from models.small_models import N
 from serving.small_streams import EXACT, FIRST, recommender
 
 from longrec.core.errors import LongrecError, UsageError
 from longrec.export.folder import EXPORT, export
-from longrec.export.graphs import TABLE, WINDOW, layout_of
+from longrec.export.graphs import TABLE, WINDOW, graphs_of, layout_of, write_graph
 from longrec.export.parity import TOLERANCE, Runtime, check_parity
 from longrec.models import MODELS
 from longrec.serving.records.record import flat
 
-QUICK = ("hydrarec", "elastic by time")
-"""Exporting takes seconds each: the others are for the slow suite."""
-EXPORTED = {*EXACT, "sasrec", "bert4rec"}
-CASES = [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in EXACT]
+pytestmark = pytest.mark.xdist_group("export")
 
+EXPORTED = {*EXACT, "sasrec", "bert4rec"}
+BANK = {"memory_slots": 64, "memory_topk": 4}
+QUICK = "hydrarec"
+FORMS = {
+    name: {} for name, cls in MODELS.items() if cls.streaming == "exact" and name != "elastic"
+} | {
+    "sasrec-rotary": {"layers": 2},
+    "elastic with a memory bank": {},  # the default model, and the bank
+    "elastic by time": {"convolution": 0, "experts": 1},
+    # Most calls ask the bank nothing, which ends the process where a graph divides by their number.
+    "elastic that forgets nothing": BANK | {"memory_every": 100, "forgetting": "none"},
+}
+"""Each registered model that streams, once; elastic, which takes half a minute, in three forms."""
+CASES = [
+    pytest.param((case, settings), id=case, marks=() if case == QUICK else pytest.mark.slow)
+    for case, settings in FORMS.items()
+]
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "serve_from_export.py"
 BARE = """
@@ -48,7 +62,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 @pytest.fixture(scope="module", params=CASES)
 def exported(request, tmp_path_factory):
     """(recommender, folder, manifest) of a model that streams exactly."""
-    rec = small(request.param, layers=1 if request.param in QUICK else 2)
+    case, settings = request.param
+    rec = small(case, **settings)
     folder = tmp_path_factory.mktemp("export") / "out"
     return rec, folder, export(rec, folder)
 
@@ -58,7 +73,7 @@ def test_any_cut_gives_what_the_whole_history_gives(exported):
     items, times = histories(3, 200)
     random = np.random.default_rng(1)
     steps = list(range(120, 140))
-    for cuts in ([], [1], [WINDOW], steps, sorted(random.integers(0, 201, 6).tolist())):
+    for cuts in ([], [1], [WINDOW], steps, [*range(95, 105)], sorted(random.integers(0, 201, 6))):
         h = read_in_parts(folder, manifest, items, times, cuts)
         assert away(rec, items, times, h) < TOLERANCE, cuts
 
@@ -136,25 +151,17 @@ def test_another_model_is_no_parity(exported):
             weight[0, 0] -= 0.01
 
 
-BANK = {"memory_slots": 64, "memory_topk": 4}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "settings",
-    [
-        BANK | {"memory_every": 64},  # most calls ask the bank nothing, which ends a process
-        BANK | {"memory_every": 100},
-        {"convolution": 0, "forgetting": "none", "experts": 1},
-    ],
-)
-def test_elastic_in_other_forms(settings, tmp_path):
-    rec = small("elastic", **settings)
-    manifest = export(rec, tmp_path / "out")
-    items, times = histories(2, 230)
-    for cuts in ([], [3, 10, 64, 150], list(range(95, 105))):
-        h = read_in_parts(tmp_path / "out", manifest, items, times, cuts)
-        assert away(rec, items, times, h) < TOLERANCE, cuts
+def test_one_step_of_elastic_by_time(tmp_path):
+    """Its prefill takes many times as long to export, and is for the slow suite."""
+    rec = small("elastic by time")
+    np.save(tmp_path / TABLE, rec.item_vectors().numpy())
+    write_graph(graphs_of(rec.model, None)[0], tmp_path, None)
+    items, times = histories(3, 12)
+    layout, empty_state = layout_of(rec.model), flat(rec.model.initial_state(3))
+    state = dict(zip(layout.fields, (part.numpy() for part in empty_state), strict=True))
+    for item, time in zip(items.T, times.T, strict=True):
+        state = Runtime(tmp_path).run("step", {"items": item, "times": time} | state)
+    assert away(rec, items, times, state["output"]) < TOLERANCE
 
 
 def test_the_example_serves_without_torch(exported):
@@ -184,25 +191,12 @@ def test_the_example_is_short():
     assert len(code) <= 30
 
 
-@pytest.mark.parametrize(
-    ("case", "context"),
-    [
-        ("sasrec", 3),
-        ("bert4rec", None),
-        pytest.param("sasrec", None, marks=pytest.mark.slow),
-        pytest.param("sasrec", 1, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize(("case", "context"), [("bert4rec", None), ("sasrec", 1)])
+@pytest.mark.slow
 def test_models_with_a_window(case, context, tmp_path):
+    """test_folder.py has one that reads three events."""
     rec = small(case, context=context)
-    manifest = export(rec, tmp_path / "out")
-    assert manifest["events_per_encode"] == rec.limit
-    assert manifest["state"] == []
-    for length in {1, rec.limit - 1, rec.limit} - {0}:
-        items, times = histories(3, length)
-        feed = {"items": items, "lengths": np.full(3, length)}
-        h = Runtime(tmp_path / "out").run("encode", feed)["h"]
-        assert away(rec, items, times, h) < TOLERANCE
+    check_window(rec, tmp_path / "out", export(rec, tmp_path / "out"))
 
 
 @pytest.mark.parametrize("name", [n for n, cls in MODELS.items() if n not in EXPORTED])

@@ -46,7 +46,7 @@ def test_equals_sorting(problem, at_once):
 @given(problems(), st.sampled_from([1, 3, 8]), st.sampled_from([2, 16]))
 def test_a_scan_in_8_bits_equals_sorting(problem, at_once, share):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(best_scores, "FEW", share)
+        patch.setattr(best_scores, "DIRECT_SHARE", share)
         patch.setattr(exact, "LARGE", 0)
         patch.setattr(exact, "_scan_if_faster", Scan)
         patch.setattr(scan, "AT_ONCE", at_once)

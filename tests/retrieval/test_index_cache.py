@@ -19,11 +19,11 @@ from longrec.recommender import Recommender, load
 from longrec.retrieval import index_cache as stored
 from longrec.retrieval.approximate import CellIndex
 from longrec.retrieval.exact import ExactIndex
-from longrec.retrieval.index_cache import FILE, KEPT_INDEX, open_index
+from longrec.retrieval.index_cache import FILE, SAVED_INDEX, open_index
 
 
-def saved(path: Path) -> Recommender:
-    return load(recommender("elastic").save(path / "run"))
+def saved(path: Path, case: str = "elastic") -> Recommender:
+    return load(recommender(case).save(path / "run"))
 
 
 def test_the_size_of_the_catalog_chooses(tmp_path: Path, monkeypatch):
@@ -49,13 +49,13 @@ def test_it_is_kept_and_read_again(tmp_path: Path):
     told: list[str] = []
     new = open_index(rec, "approximate", lambda done, total, words: told.append(words))
     again = open_index(load(tmp_path / "run"), "approximate")
-    assert (new.about["new"], again.about["new"]) == (True, False)
+    assert (new.facts["new"], again.facts["new"]) == (True, False)
     assert told == ["making cells", "filling cells", "measuring recall"]
-    assert {k: v for k, v in new.about.items() if k != "new"} == {
-        k: v for k, v in again.about.items() if k != "new"
+    assert {k: v for k, v in new.facts.items() if k != "new"} == {
+        k: v for k, v in again.facts.items() if k != "new"
     }
     assert again.index.recall == new.index.recall >= 0.9
-    assert again.about["bytes"] == (tmp_path / "run" / FILE).stat().st_size
+    assert again.facts["bytes"] == (tmp_path / "run" / FILE).stat().st_size
     h = torch.randn(5, rec.model_config.dim)
     assert torch.equal(new.index.search(h, 5).items, again.index.search(h, 5).items)
 
@@ -63,11 +63,11 @@ def test_it_is_kept_and_read_again(tmp_path: Path):
 def test_one_that_is_edited_or_of_other_vectors_is_built_anew(tmp_path: Path):
     rec = saved(tmp_path)
     open_index(rec, "approximate")
-    file, about = tmp_path / "run" / FILE, tmp_path / "run" / KEPT_INDEX.document
+    file, about = tmp_path / "run" / FILE, tmp_path / "run" / SAVED_INDEX.document
     good, words = file.read_bytes(), about.read_text()
 
     def spoilt() -> bool:
-        return open_index(load(tmp_path / "run"), "approximate").about["new"]
+        return open_index(load(tmp_path / "run"), "approximate").facts["new"]
 
     assert not spoilt()
     for wrong in ({"looked_into": 0}, {"looked_into": 10**6}, {"recall": None}):
@@ -91,7 +91,7 @@ def test_a_folder_that_is_only_to_be_read_is_no_hindrance(tmp_path: Path, monkey
     found = open_index(rec, "approximate")
     assert found.index.recall > 0.9
     assert sorted(p.name for p in (tmp_path / "run").glob("*index*")) == []
-    assert open_index(recommender("elastic"), "approximate").about["bytes"] > 0
+    assert open_index(recommender("elastic"), "approximate").facts["bytes"] > 0
 
 
 def test_recall_is_measured_on_users_of_the_run_if_they_are_at_hand(
@@ -105,9 +105,9 @@ def test_recall_is_measured_on_users_of_the_run_if_they_are_at_hand(
     rec = longrec.train(
         histories, model="elastic", out=tmp_path / "run", dim=8, ffn_dim=8, max_epochs=1
     )
-    assert "80 users of the run's own data" in open_index(rec, "approximate").about["queries"]
+    assert "80 users of the run's own data" in open_index(rec, "approximate").facts["queries"]
     grown = rec.with_items([5_000_000])
-    assert "users" in open_index(grown, "approximate").about["queries"]
+    assert "users" in open_index(grown, "approximate").facts["queries"]
     result = CliRunner().invoke(
         app, ["index", str(tmp_path / "run"), "--kind", "approximate", "--json"]
     )
@@ -132,7 +132,7 @@ def test_recall_is_the_share_of_the_exact_items(tmp_path: Path):
 
 
 def test_streams_use_the_index_that_they_are_given(tmp_path: Path):
-    rec = saved(tmp_path)
+    rec = saved(tmp_path, "sasrec")  # whose engine is quickly made
     index = open_index(rec, "approximate").index
     with (
         rec.open_stream(str(tmp_path / "a"), "process", index=index) as one,

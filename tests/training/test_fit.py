@@ -24,16 +24,13 @@ from longrec.training.losses import full_cross_entropy
 
 @pytest.fixture
 def histories(make_histories, ring):
-    rows = ring(60, 30, 3, 60)
+    rows = ring(40, 30, 3, 40)
     times = [[n * 50 + user for n in range(len(row))] for user, row in enumerate(rows)]
     return make_histories(rows, times, n_items=30)
 
 
 @pytest.mark.parametrize("name", ["elastic", "hydrarec", "sasrec-rotary"])
-@pytest.mark.parametrize("window", [1, 7, 16])
-def test_windows_with_carried_state_give_the_loss_of_whole_histories(
-    tmp_path, histories, name, window
-):
+def test_windows_with_carried_state_give_the_loss_of_whole_histories(tmp_path, histories, name):
     model = model_of(name, 30)
     split = leave_one_out(histories)
 
@@ -50,9 +47,10 @@ def test_windows_with_carried_state_give_the_loss_of_whole_histories(
             total, events = total + loss.item() * int(real.sum()), events + int(real.sum())
         return total / events, events
 
-    (whole, events), (windowed, as_many) = reading(4096), reading(window)
-    assert events == as_many == int((split.train_end - histories.offsets[:-1] - 1).sum())
-    assert windowed == pytest.approx(whole, abs=1e-5)
+    whole, events = reading(4096)
+    assert events == int((split.train_end - histories.offsets[:-1] - 1).sum())
+    for window in (1, 7, 16):
+        assert reading(window) == (pytest.approx(whole, abs=1e-5), events), window
 
 
 def test_the_state_between_windows_is_detached(tmp_path, histories):
@@ -70,11 +68,20 @@ def test_the_state_between_windows_is_detached(tmp_path, histories):
     assert carried > 3
 
 
-@pytest.mark.parametrize("name", ["elastic", "hydrarec", "sasrec", "sasrec-rotary"])
-def test_training_learns(tmp_path, histories, name):
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("elastic", {}),
+        ("hydrarec", {"precision": "bfloat16"}),
+        ("sasrec", {}),
+        ("sasrec-rotary", {"loss": "sampled", "negatives": 20, "window": 16}),
+    ],
+)
+def test_training_learns(tmp_path, histories, name, settings):
     counted = run_of(model_of("popularity", 30), histories, tmp_path)
-    told = []
-    result = run_of(model_of(name, 30), histories, tmp_path, max_epochs=12, progress=told.append)
+    reports = []
+    settings = settings | {"max_epochs": 12, "progress": reports.append}
+    result = run_of(model_of(name, 30), histories, tmp_path, **settings)
     assert result.stop == "max_epochs"
     assert not result.converged
     assert result.epochs == 12
@@ -85,8 +92,8 @@ def test_training_learns(tmp_path, histories, name):
     assert result.events == 12 * int(
         (leave_one_out(histories).train_end - histories.offsets[:-1] - 1).sum()
     )
-    assert told[-1].status.epoch == 12
-    assert any(report.validating is not None for report in told)
+    assert reports[-1].status.epoch == 12
+    assert any(report.validating is not None for report in reports)
 
 
 @pytest.mark.parametrize("average", [0.0, 0.95])
@@ -97,16 +104,6 @@ def test_the_model_is_left_with_its_best_weights(tmp_path, histories, average):
     ranks = rank_targets(model, histories, leave_one_out(histories).validation)
     metrics = fitting._metrics(ranks)
     assert {k: metrics[k] for k in ("ndcg@10", "hr@10")} == result.validation
-
-
-@pytest.mark.parametrize(
-    "settings", [{"loss": "sampled", "negatives": 20}, {"precision": "bfloat16"}]
-)
-@pytest.mark.parametrize("name", ["elastic", "hydrarec", "sasrec", "sasrec-rotary"])
-def test_other_losses_and_precisions_learn(tmp_path, histories, name, settings):
-    result = run_of(model_of(name, 30), histories, tmp_path, max_epochs=8, window=16, **settings)
-    assert result.rows[-1].loss < 0.9 * result.rows[0].loss
-    assert result.validation["ndcg@10"] > 0.35
 
 
 def test_the_number_of_workers_changes_nothing(tmp_path, histories):

@@ -18,7 +18,7 @@ from longrec.training import fit as fitting
 
 @pytest.fixture
 def histories(make_histories, ring):
-    return make_histories(ring(60, 30, 3, 60), n_items=30)
+    return make_histories(ring(40, 30, 3, 40), n_items=30)
 
 
 BIDIRECTIONAL = ["bert4rec", "hydrarec-bidirectional", "elastic-paper"]
@@ -28,7 +28,7 @@ BIDIRECTIONAL = ["bert4rec", "hydrarec-bidirectional", "elastic-paper"]
 def tastes(make_histories):
     """Each user keeps to 6 of the 30 items, in any order: any event tells of any other."""
     random = np.random.default_rng(0)
-    lengths = random.integers(3, 40, 80)
+    lengths = random.integers(3, 30, 60)
     return make_histories(
         [(random.integers(5) * 6 + random.integers(1, 7, n)).tolist() for n in lengths], n_items=30
     )
@@ -37,18 +37,18 @@ def tastes(make_histories):
 @pytest.mark.parametrize("name", BIDIRECTIONAL)
 def test_masked_items_are_learnt(tmp_path, tastes, name):
     counted = run_of(model_of("popularity", 30), tastes, tmp_path)
-    result = run_of(model_of(name, 30), tastes, tmp_path, max_epochs=25)
+    result = run_of(model_of(name, 30), tastes, tmp_path, max_epochs=15)
     assert result.rows[-1].loss < 0.8 * result.rows[0].loss
     assert result.validation["ndcg@10"] > counted.validation["ndcg@10"] + 0.2
     trained = leave_one_out(tastes).train_end - tastes.offsets[:-1]
     assert result.events == result.epochs * int(trained[trained > 1].sum())  # hidden or not
 
 
-@pytest.mark.parametrize("name", ["bert4rec", "elastic-paper", "elastic", "sasrec"])
+@pytest.mark.parametrize("name", ["bert4rec", "elastic"])
 def test_prefixes_are_learnt(tmp_path, histories, name):
     counted = run_of(model_of("popularity", 30), histories, tmp_path)
     model = model_of(name, 30, **SMALL, targets="last")
-    result = run_of(model, histories, tmp_path, max_epochs=20, prefixes=6, window=8)
+    result = run_of(model, histories, tmp_path, max_epochs=15, prefixes=6, window=8)
     assert result.rows[-1].loss < 0.8 * result.rows[0].loss
     assert result.validation["ndcg@10"] > counted.validation["ndcg@10"] + 0.1
 

@@ -38,7 +38,7 @@ def index(
         "index": found.index.name,
         "items": found.index.n_items,
         "recall_at_10": found.index.recall,
-        **(found.about or {}),
+        **found.facts,
     }
     print_result(json, {"run": str(run)} | facts, str(run), facts)
 

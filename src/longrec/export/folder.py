@@ -39,7 +39,7 @@ from longrec.export.graphs import (
 )
 from longrec.export.parity import TOLERANCE, check_parity
 from longrec.models import SequenceModel
-from longrec.retrieval.approximate import NEAR, CellIndex, faiss_package
+from longrec.retrieval.approximate import RESCORED, CellIndex, faiss_package
 from longrec.retrieval.index_cache import FILE as INDEX
 from longrec.retrieval.index_cache import open_index
 from longrec.serving.records.record import flat
@@ -172,7 +172,7 @@ def _copy_index(artifact: Artifact, work: Path) -> dict[str, Any] | None:
         "file": INDEX,
         "name": index.name,
         "nprobe": index.probes,
-        "rescored_per_item": NEAR,
+        "rescored_per_item": RESCORED,
         "recall@10": index.recall,
     }
 

@@ -1,4 +1,4 @@
-"""Approximate top-k: items in cells by direction (an inverted file), a few of them probed.
+"""Approximate top-k: items in cells by direction (an inverted file), of which some are probed.
 
 The cells hold vectors in 8 bits, so that a million of width 64 take 69 MiB; the best that are found
 with these are scored in full.
@@ -31,7 +31,7 @@ from longrec.retrieval.index import TopK, as_booleans, count_allowed
 
 PER_CELL, ROUNDS, SAMPLED = 250, 8, 64
 """Items of a cell on average; rounds of k-means that make cells, and items per cell they read."""
-NEAR = 4
+RESCORED = 4
 """Items found in 8 bits, for each one wanted, that are scored in full."""
 ADDED = 100_000
 """Items put into cells at once."""
@@ -62,10 +62,10 @@ class CellIndex:
     @torch.inference_mode()
     def search(self, h: Tensor, k: int, excluded: np.ndarray | None = None) -> TopK:
         """The best items of each user among those in the cells that are probed."""
-        wide = min(k, self.n_items)
+        width = min(k, self.n_items)
         users = self._model.user_vectors(h).numpy()
-        found = search_or_score(self._search_cells, self._vectors, users, wide, excluded)
-        return as_top_k(found, wide)
+        found = search_or_score(self._search_cells, self._vectors, users, width, excluded)
+        return as_top_k(found, width)
 
     def _search_cells(self, users: np.ndarray, k: int, excluded: np.ndarray | None) -> list[Best]:
         """The best items of users (n, R, D), for each or for all of whom items are excluded."""
@@ -80,23 +80,23 @@ class CellIndex:
         if excluded is not None:
             bits = faiss.IDSelectorBitmap(np.ascontiguousarray(excluded))
             selector = faiss.IDSelectorNot(bits)
-            # As many items as with none excluded: of few that are allowed, the best lie apart.
-            left = count_allowed(excluded, self.n_items)
-            probes = min(self.cells.nlist, probes * self.n_items // left)
+            # As many items as with none excluded: where few are allowed, the best lie far apart.
+            n_allowed = count_allowed(excluded, self.n_items)
+            probes = min(self.cells.nlist, probes * self.n_items // n_allowed)
         options = faiss.SearchParametersIVF(sel=selector, nprobe=probes)
         flat = np.ascontiguousarray(users.reshape(-1, users.shape[2]))
-        _, items = self.cells.search(flat, NEAR * k, params=options)
+        _, items = self.cells.search(flat, RESCORED * k, params=options)
         found = []
-        for user, some in zip(users, items.reshape(len(users), -1), strict=True):
-            near = np.unique(some[some > 0])  # -1 stands for none
+        for user, row in zip(users, items.reshape(len(users), -1), strict=True):
+            near = np.unique(row[row > 0])  # -1 stands for none
             if len(near) >= k:
                 found.append(score_items(self._vectors, near, user, k))
-            else:
+            else:  # the cells that were probed hold too few items
                 found.append(self._search_all(user, k, excluded))
         return found
 
     def _search_all(self, user: np.ndarray, k: int, excluded: np.ndarray | None) -> Best:
-        """The exact answer, where the cells that were probed hold too few items."""
+        """The exact answer for one user (R, D)."""
         scores = best_vector(user @ self._vectors.T, 1)[0]
         scores[0] = -np.inf
         if excluded is not None:
@@ -126,22 +126,22 @@ def build_cells(
     """Put item vectors (n_items + 1, D), row 0 being padding, into cells, under their indices."""
     faiss = faiss_package()
     n_items, width = len(vectors) - 1, vectors.shape[1]
-    many = 1 << max(0, round(np.log2(max(1, n_items / PER_CELL))))
-    tell = progress or (lambda done, total, words: None)
+    n_cells = 1 << max(0, round(np.log2(max(1, n_items / PER_CELL))))
+    report = progress or (lambda done, total, words: None)
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(torch.get_num_threads())
     try:
-        tell(0, n_items, "making cells")
+        report(0, n_items, "making cells")
         quantizer = faiss.IndexFlatIP(width)
         kind, metric = faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
-        cells = faiss.IndexIVFScalarQuantizer(quantizer, width, many, kind, metric)
+        cells = faiss.IndexIVFScalarQuantizer(quantizer, width, n_cells, kind, metric)
         cells.cp.niter, cells.cp.max_points_per_centroid = ROUNDS, SAMPLED
         cells.cp.min_points_per_centroid = 1
         cells.train(vectors[1:])
         for start in range(1, n_items + 1, ADDED):
             part = vectors[start : start + ADDED]
             cells.add_with_ids(part, np.arange(start, start + len(part)))
-            tell(start + len(part) - 1, n_items, "filling cells")
+            report(start + len(part) - 1, n_items, "filling cells")
     finally:
         faiss.omp_set_num_threads(threads)
     return cells

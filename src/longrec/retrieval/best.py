@@ -13,8 +13,8 @@ from longrec.retrieval.index import TopK, all_allowed, count_allowed
 
 BLOCKS, LARGEST = 128, 1024
 """Blocks that scores are cut into, at least, and scores of one at most."""
-FEW = 16
-"""Where one in so many items is allowed, or fewer, they are scored one by one."""
+DIRECT_SHARE = 16
+"""Where one in so many items is allowed, or fewer, all of them are scored without a search."""
 
 
 class Best(NamedTuple):
@@ -91,24 +91,22 @@ def search_or_score(
     """
     if excluded is None:
         return search(users, k, None)
-    few = [_few_allowed(row, len(vectors) - 1, k) for row in excluded]
-    if len(excluded) == 1 and few[0] is not None:
-        return [score_items(vectors, few[0], user, k) for user in users]
-    many = [row for row, items in enumerate(few) if items is None]
-    if len(many) == len(excluded):
+    n_items = len(vectors) - 1
+    direct = max(k, n_items // DIRECT_SHARE)
+    items_of = [
+        all_allowed(row, n_items) if count_allowed(row, n_items) <= direct else None
+        for row in excluded
+    ]
+    if len(excluded) == 1 and items_of[0] is not None:
+        return [score_items(vectors, items_of[0], user, k) for user in users]
+    searched = [row for row, items in enumerate(items_of) if items is None]
+    if len(searched) == len(excluded):
         return search(users, k, excluded)
-    found = iter(search(users[many], k, excluded[many]) if many else ())
+    found = iter(search(users[searched], k, excluded[searched]) if searched else ())
     return [
         next(found) if items is None else score_items(vectors, items, user, k)
-        for user, items in zip(users, few, strict=True)
+        for user, items in zip(users, items_of, strict=True)
     ]
-
-
-def _few_allowed(row: np.ndarray, n_items: int, k: int) -> Ints | None:
-    """All items that a row allows, if they are few."""
-    if count_allowed(row, n_items) > max(k, n_items // FEW):
-        return None
-    return all_allowed(row, n_items)
 
 
 def as_top_k(found: Sequence[Best], k: int) -> TopK:

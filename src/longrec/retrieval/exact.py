@@ -17,7 +17,7 @@ from longrec.retrieval.int8_scan import Scan, multiplies_exactly
 AT_ONCE = 1 << 22
 """Scores held at once."""
 LARGE = 20_000
-"""Items from which a scan in 8 bits may be ahead of one in full; they are timed then."""
+"""Items from which a scan in 8 bits may be ahead of one in full: both are timed then."""
 TRIALS = 5
 
 
@@ -37,7 +37,7 @@ class ExactIndex:
 
     @property
     def in_8_bits(self) -> bool:
-        """Whether it reads a quarter of the bytes first: the catalog is large, and it is ahead."""
+        """Whether items are scanned in 8 bits first: in a large catalog, where that is faster."""
         return self._scan is not None
 
     def __init__(self, model: Model) -> None:
@@ -52,12 +52,12 @@ class ExactIndex:
     @torch.inference_mode()
     def search(self, h: Tensor, k: int, excluded: np.ndarray | None = None) -> TopK:
         """The k best items of each user."""
-        wide = min(k, self.n_items)
+        width = min(k, self.n_items)
         found: list[Best] = []
         if self._scan is not None:
             search, vectors = self._scan.search, self._scan.vectors
-            found = search_or_score(search, vectors, self._users(h), wide, excluded)
-            return as_top_k(found, wide)
+            found = search_or_score(search, vectors, self._users(h), width, excluded)
+            return as_top_k(found, width)
         block = max(1, AT_ONCE // (self.n_items + 1))
         for start in range(0, len(h), block):
             scores = self._scores(h[start : start + block])
@@ -65,8 +65,8 @@ class ExactIndex:
             if excluded is not None:
                 rows = excluded if len(excluded) == 1 else excluded[start : start + block]
                 np.copyto(scores, -np.inf, where=as_booleans(rows, self.n_items))
-            found += [best_of(row, wide) for row in scores]
-        return as_top_k(found, wide)
+            found += [best_of(row, width) for row in scores]
+        return as_top_k(found, width)
 
     def _scores(self, h: Tensor) -> np.ndarray:
         """(n, n_items + 1), new memory."""
@@ -111,8 +111,8 @@ def _scan_if_faster(vectors: np.ndarray) -> Scan | None:
     if not multiplies_exactly(vectors.shape[1]):
         return None
     scan, user = Scan(vectors), vectors[-1:]
-    rounded = _seconds(lambda: scan.search(user[None], 10, None))
-    return scan if rounded < _seconds(lambda: vectors @ user[0]) else None
+    in_8_bits = _seconds(lambda: scan.search(user[None], 10, None))
+    return scan if in_8_bits < _seconds(lambda: vectors @ user[0]) else None
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -1,4 +1,4 @@
-"""The index of a recommender: chosen by the size of its catalog, built, measured, and kept.
+"""The index of a recommender: chosen by the size of its catalog, built, measured, and saved.
 
 RUN/index.faiss   cells of item vectors
 RUN/index.json    which vectors they are of, how many cells are probed, the recall measured
@@ -35,7 +35,7 @@ exact search has no scan in 8 bits, on a processor that does not multiply them f
 WANTED = 0.98
 """Recall@10 that an index is set for."""
 FILE = "index.faiss"
-KEPT_INDEX = SealedKind(
+SAVED_INDEX = SealedKind(
     "a run with an index",
     "index.json",
     version=2,
@@ -45,24 +45,25 @@ KEPT_INDEX = SealedKind(
     keys={"vectors": str, "sha256": str, "looked_into": int, "recall": float},
     files=(FILE,),
 )
+FACTS = ("seconds", "bytes", "queries", "looked_into")
 
 
 @dataclass(frozen=True)
-class OpenedIndex:
-    """An index, and what is known of its making; None of an exact one.
+class IndexWithFacts:
+    """An index, and how it was made.
 
-    about : "seconds", "bytes", "queries" (on whom recall was measured), "looked_into" (cells probed
-    per user vector), "new" (built now).
+    facts : "seconds", "bytes", "queries" (on whom recall was measured), "looked_into" (cells probed
+    per user vector), "new" (built now); empty of an exact one.
     """
 
     index: Index
-    about: dict[str, Any] | None
+    facts: dict[str, Any]
 
 
 def open_index(
     artifact: Artifact, kind: IndexKind = "auto", progress: Progress | None = None
-) -> OpenedIndex:
-    """The index of a recommender, read from its folder or built and kept there.
+) -> IndexWithFacts:
+    """The index of a recommender, read from its folder or built and saved there.
 
     Parameters
     ----------
@@ -81,10 +82,13 @@ def open_index(
     if kind != "approximate":
         exact = ExactIndex(artifact.model)
         if kind == "exact" or not _is_large(artifact, exact):
-            return OpenedIndex(exact, None)
+            return IndexWithFacts(exact, {})
     vectors = item_model(artifact.model).item_vectors().detach().numpy()
     digest = hashlib.sha256(np.ascontiguousarray(vectors).data).hexdigest()
-    return _read(artifact, digest) or _build(artifact, vectors, digest, progress)
+    saved = _read(artifact, digest)
+    index, document = saved or _build(artifact, vectors, digest, progress)
+    facts = {key: document.get(key) for key in FACTS} | {"new": saved is None}
+    return IndexWithFacts(index, facts)
 
 
 def _is_large(artifact: Artifact, exact: ExactIndex) -> bool:
@@ -96,28 +100,28 @@ def _is_large(artifact: Artifact, exact: ExactIndex) -> bool:
     return exact.n_items >= (APPROXIMATE_FROM if exact.in_8_bits else WITHOUT_SCAN)
 
 
-def _read(artifact: Artifact, digest: str) -> OpenedIndex | None:
-    """The index that is kept, if there is one, whole, of these vectors."""
+def _read(artifact: Artifact, digest: str) -> tuple[CellIndex, dict[str, Any]] | None:
+    """The index that was saved, if there is one, whole, of these vectors; and its document."""
     folder = artifact.folder
     if folder is None:
         return None
     try:
-        about = KEPT_INDEX.read(folder)
-        if about["vectors"] != digest or about["sha256"] != digest_of_file(folder / FILE):
+        document = SAVED_INDEX.read(folder)
+        if document["vectors"] != digest or document["sha256"] != digest_of_file(folder / FILE):
             return None
         cells = faiss_package().read_index(str(folder / FILE))
     except (DataError, RuntimeError, OSError):
         return None  # built anew
-    probes = about["looked_into"]
+    probes = document["looked_into"]
     if cells.ntotal != artifact.catalog.n_items or not 0 < probes <= cells.nlist:
         return None
-    index = CellIndex(artifact.model, cells, probes, about["recall"])
-    return OpenedIndex(index, {**_making(about), "new": False})
+    return CellIndex(artifact.model, cells, probes, document["recall"]), document
 
 
 def _build(
     artifact: Artifact, vectors: np.ndarray, digest: str, progress: Progress | None
-) -> OpenedIndex:
+) -> tuple[CellIndex, dict[str, Any]]:
+    """A new index, saved if that can be; and its document."""
     begun = perf_counter()
     cells = build_cells(vectors, progress)
     seconds = perf_counter() - begun
@@ -125,7 +129,7 @@ def _build(
         progress(0, 1, "measuring recall")
     index = CellIndex(artifact.model, cells, 1)
     queries = _set_probes(artifact, index)
-    about = KEPT_INDEX.describe(
+    document = SAVED_INDEX.describe(
         {
             "name": index.name,
             "items": index.n_items,
@@ -136,8 +140,8 @@ def _build(
             "seconds": round(seconds, 3),
         }
     )
-    about["bytes"] = _write(artifact.folder, cells, about)
-    return OpenedIndex(index, {**_making(about), "new": True})
+    _save(artifact.folder, cells, document)
+    return index, document
 
 
 def _set_probes(artifact: Artifact, index: CellIndex) -> str:
@@ -156,29 +160,22 @@ def _set_probes(artifact: Artifact, index: CellIndex) -> str:
     return queries.words
 
 
-def _write(folder: Path | None, cells: Any, about: dict[str, Any]) -> int:
-    """Keep it if there is a folder that can be written to; -> its bytes."""
+def _save(folder: Path | None, cells: Any, document: dict[str, Any]) -> None:
+    """Save the cells if there is a folder that can be written to; say in the document how large."""
     faiss = faiss_package()
-    if folder is None or not folder.is_dir():
-        return len(faiss.serialize_index(cells))
-    new = folder / f".{FILE}.tmp"
-    document = folder / KEPT_INDEX.document
-    try:
-        faiss.write_index(cells, str(new))
-        sync(new)
-        size = new.stat().st_size
-        about |= {"bytes": size, "sha256": digest_of_file(new)}
-        # The one that stands there fits no description until the new one does.
-        document.unlink(missing_ok=True)
-        new.replace(folder / FILE)
-        write_file(document, json.dumps(about, indent=2) + "\n")
-    except (OSError, RuntimeError):  # a folder that is only to be read: built again next time
-        size = len(faiss.serialize_index(cells))
-    finally:
-        with suppress(OSError):
-            new.unlink(missing_ok=True)
-    return int(size)
-
-
-def _making(about: dict[str, Any]) -> dict[str, Any]:
-    return {key: about.get(key) for key in ("seconds", "bytes", "queries", "looked_into")}
+    if folder is not None and folder.is_dir():
+        new, path = folder / f".{FILE}.tmp", folder / SAVED_INDEX.document
+        try:
+            faiss.write_index(cells, str(new))
+            sync(new)
+            document |= {"bytes": new.stat().st_size, "sha256": digest_of_file(new)}
+            path.unlink(missing_ok=True)  # it describes the cells that stood there
+            new.replace(folder / FILE)
+            write_file(path, json.dumps(document, indent=2) + "\n")
+        except (OSError, RuntimeError):  # a folder that is only to be read: built again next time
+            pass
+        finally:
+            with suppress(OSError):
+                new.unlink(missing_ok=True)
+    if "bytes" not in document:
+        document["bytes"] = len(faiss.serialize_index(cells))
