@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving.http.served import local
+from serving.http.served import Local, local
 from serving.small_streams import FIRST
 
 from longrec.core.errors import DataError, UsageError
@@ -23,6 +23,13 @@ from longrec.serving.http.keys import Keys
 
 KEY, OTHER = "k" * 16 + "-one", "k" * 16 + "-two"
 EVENT = {"user": "ann", "item": FIRST, "time": 1_700_000_000}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """One for all tests that need no settings of their own; nothing is logged in it."""
+    with local("elastic", tmp_path_factory.mktemp("server")) as found:
+        yield found
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -84,23 +91,19 @@ def test_keys_that_are_none_are_refused_by_name(tmp_path: Path, monkeypatch):
         Keys()
 
 
-def test_names_that_point_at_this_machine_are_not_answered(tmp_path: Path):
-    with local("elastic", tmp_path) as server:
-        for host in ("evil.example", "127.0.0.1.evil.example", "localhost.evil.example", ""):
-            answer = server.client.get("/v1/model", headers={"host": host})
-            assert answer.status_code in (400, 403), host
-        assert server.client.get("/v1/model", headers={"host": "localhost:8000"}).status_code == 200
+def test_names_that_point_at_this_machine_are_not_answered(server: Local):
+    for host in ("evil.example", "127.0.0.1.evil.example", "localhost.evil.example", ""):
+        answer = server.client.get("/v1/model", headers={"host": host})
+        assert answer.status_code in (400, 403), host
+    assert server.client.get("/v1/model", headers={"host": "localhost:8000"}).status_code == 200
 
 
-def test_a_body_of_another_type_is_not_read(tmp_path: Path):
+def test_a_body_of_another_type_is_not_read(server: Local):
     # A page of another site can send text/plain anywhere without asking.
-    with local("elastic", tmp_path) as server:
-        body = json.dumps({"events": [EVENT]})
-        answer = server.client.post(
-            "/v1/events", content=body, headers={"content-type": "text/plain"}
-        )
-        assert answer.status_code == 422
-        assert server.client.get("/v1/users/ann").status_code == 404
+    body = json.dumps({"events": [EVENT]})
+    answer = server.client.post("/v1/events", content=body, headers={"content-type": "text/plain"})
+    assert answer.status_code == 422
+    assert server.client.get("/v1/users/ann").status_code == 404
 
 
 def test_bodies_that_are_too_large_are_refused_however_they_come(tmp_path: Path):
@@ -150,22 +153,21 @@ BAD: list[tuple[str, Any]] = [
 ]
 
 
-def test_malformed_requests_are_refused_with_words_and_without_their_values(tmp_path: Path):
-    with local("elastic", tmp_path) as server:
-        for path, body in BAD:
-            content = body if isinstance(body, bytes) else json.dumps(body).encode()
-            answer = server.client.post(
-                path, content=content, headers={"content-type": "application/json"}
-            )
-            assert answer.status_code in (400, 422), (path, body, answer.text)
-            told = answer.json()["error"]
-            assert told["message"]
-            assert len(answer.text) < 1000
-            assert "é" not in told["message"]
-        assert server.client.get("/v1/users/ann", params={"limit": -1}).status_code == 422
-        assert server.client.get("/v1/events").status_code == 405
-        assert server.client.get("/v1/nothing").status_code == 404
-        assert server.client.get("/v1/users/ann").status_code == 404  # nothing was logged
+def test_malformed_requests_are_refused_with_words_and_without_their_values(server: Local):
+    for path, body in BAD:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        answer = server.client.post(
+            path, content=content, headers={"content-type": "application/json"}
+        )
+        assert answer.status_code in (400, 422), (path, body, answer.text)
+        told = answer.json()["error"]
+        assert told["message"]
+        assert len(answer.text) < 1000
+        assert "é" not in told["message"]
+    assert server.client.get("/v1/users/ann", params={"limit": -1}).status_code == 422
+    assert server.client.get("/v1/events").status_code == 405
+    assert server.client.get("/v1/nothing").status_code == 404
+    assert server.client.get("/v1/users/ann").status_code == 404  # nothing was logged
 
 
 def test_too_many_requests_are_told_when_to_come_again(tmp_path: Path):
@@ -249,8 +251,8 @@ def rest_or_reset(sock: socket.socket) -> bytes:
         return b""
 
 
-def test_heads_that_are_too_large_are_refused(tmp_path: Path):
-    with local("elastic", tmp_path) as server, raw(server.url) as sock:
+def test_heads_that_are_too_large_are_refused(server: Local):
+    with raw(server.url) as sock:
         sock.sendall(b"GET /v1/model HTTP/1.1\r\nHost: localhost\r\n")
         try:
             for _ in range(200):

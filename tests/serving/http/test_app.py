@@ -17,9 +17,10 @@ from serving.small_streams import CASES, EXACT, FIRST, UNKNOWN, recommender, ref
 T0 = 1_700_000_000
 
 
-@pytest.fixture
-def server(tmp_path: Path):
-    with local("elastic", tmp_path) as found:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """One for all tests, each of which has users of its own."""
+    with local("elastic", tmp_path_factory.mktemp("server")) as found:
         yield found
 
 
@@ -69,23 +70,23 @@ def test_recommendations_are_those_of_the_model_for_users_and_for_histories(case
 
 
 def test_an_event_counts_at_once_and_a_retry_changes_nothing(server: Local):
-    event = {"user": "ann", "item": FIRST, "time": T0, "event_id": "order-1"}
+    event = {"user": "retried", "item": FIRST, "time": T0, "event_id": "order-1"}
     assert server.post("/v1/events", {"events": [event]}).json()["accepted"] == 1
-    first = server.post("/v1/recommendations", {"user": "ann", "k": 5}).json()
+    first = server.post("/v1/recommendations", {"user": "retried", "k": 5}).json()
     again = server.post("/v1/events", {"events": [event, event]}).json()
     assert again == {"accepted": 0, "duplicates": 2}
-    assert server.post("/v1/recommendations", {"user": "ann", "k": 5}).json() == first
+    assert server.post("/v1/recommendations", {"user": "retried", "k": 5}).json() == first
     best = first["items"][0]["item"]
-    server.post("/v1/events", events_of("ann", [best], T0 + 100))
-    second = server.post("/v1/recommendations", {"user": "ann", "k": 5}).json()
+    server.post("/v1/events", events_of("retried", [best], T0 + 100))
+    second = server.post("/v1/recommendations", {"user": "retried", "k": 5}).json()
     assert best not in [one["item"] for one in second["items"]]
 
 
 def test_exclude_among_and_seen_items(server: Local):
-    server.post("/v1/events", events_of("ann", [FIRST, FIRST + 1]))
+    server.post("/v1/events", events_of("excluding", [FIRST, FIRST + 1]))
 
     def items(**wanted: object) -> list[int]:
-        answer = server.post("/v1/recommendations", {"user": "ann", "k": N, **wanted})
+        answer = server.post("/v1/recommendations", {"user": "excluding", "k": N, **wanted})
         return [one["item"] for one in answer.json()["items"]]
 
     everything = items()
@@ -150,8 +151,8 @@ def test_models_without_vectors_have_no_similar_items(tmp_path: Path):
 
 
 def test_explanations_sum_to_one_and_say_what_they_are(server: Local):
-    server.post("/v1/events", events_of("ann", [FIRST + 2, FIRST + 5, FIRST + 2]))
-    answer = server.post("/v1/explanations", {"user": "ann", "item": FIRST + 8, "top": 3})
+    server.post("/v1/events", events_of("explained", [FIRST + 2, FIRST + 5, FIRST + 2]))
+    answer = server.post("/v1/explanations", {"user": "explained", "item": FIRST + 8, "top": 3})
     found = answer.json()
     assert answer.status_code == 200, found
     assert found["item"] == FIRST + 8
@@ -161,7 +162,9 @@ def test_explanations_sum_to_one_and_say_what_they_are(server: Local):
     history = [FIRST + 2, FIRST + 5, FIRST + 2]
     same = server.post("/v1/explanations", {"history": history, "item": FIRST + 8, "top": 3}).json()
     assert same["score"] == pytest.approx(found["score"], rel=1e-4)
-    assert server.post("/v1/explanations", {"user": "ann", "item": UNKNOWN}).status_code == 404
+    assert (
+        server.post("/v1/explanations", {"user": "explained", "item": UNKNOWN}).status_code == 404
+    )
     assert server.post("/v1/explanations", {"user": "nobody", "item": FIRST}).status_code == 404
 
 
@@ -204,11 +207,12 @@ def test_examples_of_the_schema_work_as_printed(server: Local):
             assert server.client.request(method.upper(), at).status_code == 200, at
 
 
-def test_metrics_tell_stages_model_and_records(server: Local):
-    server.post("/v1/events", events_of("ann", [FIRST, UNKNOWN]))
-    server.post("/v1/recommendations", {"user": "ann"})
-    server.client.get("/nothing/here")
-    text = server.client.get("/metrics").text
+def test_metrics_tell_stages_model_and_records(tmp_path: Path):
+    with local("elastic", tmp_path) as server:
+        server.post("/v1/events", events_of("ann", [FIRST, UNKNOWN]))
+        server.post("/v1/recommendations", {"user": "ann"})
+        server.client.get("/nothing/here")
+        text = server.client.get("/metrics").text
     digest = recommender("elastic").state_digest
     for line in (
         'longrec_events_total{outcome="accepted"} 2.0',

@@ -63,6 +63,11 @@ def test_made_up_requests(tmp_path: Path):
 
 
 @pytest.mark.slow
+def test_hundreds_of_made_up_requests(tmp_path: Path):
+    assert hammer(tmp_path, "elastic", 40) >= 300
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("case", ["elastic", "sasrec", "popularity"])
 def test_thousands_of_made_up_requests(case: str, tmp_path: Path):
     assert hammer(tmp_path, case, 200) >= 1500

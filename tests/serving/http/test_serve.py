@@ -21,7 +21,7 @@ from serving.http.test_app import T0, check_answer, events_of
 from serving.redis_server import RedisServer
 from serving.small_streams import FIRST, UNKNOWN, recommender
 
-from longrec.recommender import Recommender, load
+from longrec.recommender import load
 from longrec.serving.stores.open import open_store
 
 
@@ -44,29 +44,6 @@ def ask(child: Child, path: str, body: object) -> dict:
 
 def lines_of(child: Child) -> list[dict]:
     return [json.loads(line) for line in child.said if line.startswith("{")]
-
-
-def test_it_says_where_it_is_logs_no_ids_and_ends_well(run: Path, tmp_path: Path):
-    store = str(tmp_path / "users")
-    with Child(run, store) as child:
-        ask(child, "/v1/events", events_of("secret-ann", [FIRST, FIRST + 1]))
-        ask(child, "/v1/recommendations", {"user": "secret-ann"})
-        child.client.get("/v1/users/secret-ann")
-        child.client.get("/v1/items/secret-item/similar")
-        assert child.stop() == 0
-    assert any("streams exactly" in line for line in child.said)
-    lines = lines_of(child)
-    assert [line["event"] for line in lines if line["event"] != "request"] == [
-        "serving",
-        "stopping",
-        "stopped",
-    ]
-    requests = [line for line in lines if line["event"] == "request"]
-    assert {"method": "GET", "route": "/v1/users/{user}", "status": 200}.items() <= requests[
-        -2
-    ].items()
-    assert "secret" not in "".join(child.said)
-    open_store(store).close()  # nobody holds it any more
 
 
 class Load:
@@ -130,15 +107,106 @@ def loaded(child: Child) -> Iterator[Load]:
         load_.stop()
 
 
+def test_a_server_says_where_it_is_survives_a_damaged_run_and_drains_at_its_end(
+    run: Path, tmp_path: Path
+):
+    """Its log has no ids, and whatever it answered before SIGTERM is in the store."""
+    copied, store = tmp_path / "run", str(tmp_path / "users")
+    shutil.copytree(run, copied)
+    with Child(copied, store) as child:
+        ask(child, "/v1/events", events_of("secret-ann", [FIRST, FIRST + 1]))
+        ask(child, "/v1/recommendations", {"user": "secret-ann"})
+        child.client.get("/v1/items/secret-item/similar")
+        child.client.get("/v1/users/secret-ann")
+        # A run that cannot be loaded changes nothing.
+        (copied / "model.safetensors").write_bytes(b"x")
+        child.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: (child.client.get("/v1/model").json()["swap"] or {}).get("error"))
+        model = child.client.get("/v1/model").json()
+        assert (model["name"], model["swap"]["state"]) == ("elastic", "failed")
+        history = [(FIRST, T0), (FIRST + 1, T0 + 60)]
+        answer = ask(child, "/v1/recommendations", {"user": "secret-ann"})
+        check_answer("elastic", answer, history, 10)
+        shutil.copy(run / "model.safetensors", copied)
+        child.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: child.client.get("/v1/model").json()["swap"] is None)
+        sent, status = end_under_load(child, signal.SIGTERM)
+        assert status == 0
+    check_logged(store, sent)
+    assert any("streams exactly" in line for line in child.said)
+    lines = lines_of(child)
+    events = [line["event"] for line in lines if line["event"] != "request"]
+    assert [event for event in events if not event.startswith("swap")] == [
+        "serving",
+        "stopping",
+        "stopped",
+    ]
+    requests = [line for line in lines if line["event"] == "request"]
+    assert any(
+        {"method": "GET", "route": "/v1/users/{user}", "status": 200}.items() <= line.items()
+        for line in requests
+    )
+    assert "secret" not in "".join(child.said)
+
+
+@pytest.mark.slow
+def test_what_was_answered_before_it_was_killed_is_in_the_store(run: Path, tmp_path: Path):
+    store = str(tmp_path / "users")
+    with Child(run, store) as child:
+        sent, status = end_under_load(child, signal.SIGKILL)
+        assert status == -signal.SIGKILL
+    check_logged(store, sent)
+
+
+def end_under_load(child: Child, number: int) -> tuple[dict[str, list[tuple[int, int]]], int]:
+    """Send a signal amid load; -> the acknowledged events by user, and the exit status."""
+    with loaded(child) as load_:
+        wait_for(lambda: sum(map(len, load_.sent.values())) > 40)
+        child.process.send_signal(number)
+        status = child.process.wait(60)
+        load_._stop.set()
+    return load_.sent, status
+
+
+def check_logged(url: str, sent: dict[str, list[tuple[int, int]]]) -> None:
+    """Whether acknowledged events, and one more of each user at most, are in a store."""
+    store = open_store(url, readonly=True)
+    for user, history in sent.items():
+        [found] = store.read("0" * 64, [(user.encode(), ())])
+        logged = store.events(user.encode(), found.log_id, 0, 10**6)
+        got = [(int(event.item), event.time) for event in logged]
+        assert got[: len(history)] == history
+        assert len(got) <= len(history) + 1
+    store.close()
+    open_store(url).close()  # nobody holds it any more
+
+
 def test_the_model_is_changed_under_load_without_a_failed_request(
     run: Path, other: Path, tmp_path: Path
 ):
+    """First for one with more items, then for another model."""
     link, store = tmp_path / "current", str(tmp_path / "users")
     put_in_place(run, link)
-    old, new = load(run).state_digest, load(other).state_digest
+    small = load(run)
+    big = small.with_items([UNKNOWN], torch.full((1, small.model_config.dim), 0.1))
+    old, new = small.state_digest, load(other).state_digest
     with Child(link, store, "--durability", "process") as child:
-        for user in range(300):
-            ask(child, "/v1/events", events_of(f"old{user}", [FIRST + user % 20, FIRST + 3]))
+        ask(child, "/v1/events", events_of("ann", [FIRST, UNKNOWN, FIRST + 2]))
+        put_in_place(big.save(tmp_path / "bigger"), link)
+        child.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: child.client.get("/v1/model").json()["items"] == big.catalog.n_items)
+        wanted = {"user": "ann", "k": 5, "exclude_seen": False}
+        answer = ask(child, "/v1/recommendations", wanted)
+        assert child.client.get("/v1/users/ann").json()["record"]["skipped"] == 0
+        best = big.recommend(histories=[[FIRST, UNKNOWN, FIRST + 2]], k=5, exclude_seen=False)
+        assert [one["item"] for one in answer["items"]] == best["item"].to_list()
+
+        events = [
+            {"user": f"old{user}", "item": item, "time": T0 + 60 * at}
+            for user in range(300)
+            for at, item in enumerate((FIRST + user % 20, FIRST + 3))
+        ]
+        ask(child, "/v1/events", {"events": events})
         with loaded(child) as load_:
             wait_for(lambda: len(load_.digests) > 30)
             put_in_place(other, link)
@@ -154,79 +222,15 @@ def test_the_model_is_changed_under_load_without_a_failed_request(
             check_answer("hydrarec", answer, history, 4)
         answer = ask(child, "/v1/recommendations", {"user": "old7", "k": 4})
         check_answer("hydrarec", answer, [(FIRST + 7, T0), (FIRST + 3, T0 + 60)], 4)
-        told = child.client.get("/v1/model").json()
-        assert (told["name"], told["swap"]) == ("hydrarec", None)
-        assert 'longrec_swaps_total{outcome="done"} 1.0' in child.client.get("/metrics").text
+        model = child.client.get("/v1/model").json()
+        assert (model["name"], model["swap"]) == ("hydrarec", None)
+        assert 'longrec_swaps_total{outcome="done"} 2.0' in child.client.get("/metrics").text
         child.process.send_signal(signal.SIGHUP)  # the same model again
         wait_for(lambda: any("nothing to do" in line for line in child.said))
         assert child.stop() == 0
-    kept = open_store(store, "process", readonly=True)
-    assert set(kept.totals().records) == {new}
-    kept.close()
-
-
-def test_a_run_that_cannot_be_loaded_changes_nothing(run: Path, tmp_path: Path):
-    copied = tmp_path / "run"
-    shutil.copytree(run, copied)
-    with Child(copied, str(tmp_path / "users")) as child:
-        ask(child, "/v1/events", events_of("ann", [FIRST]))
-        (copied / "model.safetensors").write_bytes(b"x")
-        child.process.send_signal(signal.SIGHUP)
-        wait_for(lambda: (child.client.get("/v1/model").json()["swap"] or {}).get("error"))
-        assert child.client.get("/v1/model").json()["swap"]["state"] == "failed"
-        assert "elastic" in child.client.get("/v1/model").json()["name"]
-        check_answer(
-            "elastic", ask(child, "/v1/recommendations", {"user": "ann"}), [(FIRST, T0)], 10
-        )
-        shutil.copy(run / "model.safetensors", copied)
-        child.process.send_signal(signal.SIGHUP)
-        wait_for(lambda: child.client.get("/v1/model").json()["swap"] is None)
-        assert child.stop() == 0
-
-
-def test_new_items_are_taken_up_with_what_was_logged_of_them(run: Path, tmp_path: Path):
-    link, store = tmp_path / "current", str(tmp_path / "users")
-    put_in_place(run, link)
-    before = load(run)
-    grown = before.with_items([UNKNOWN], torch.full((1, before.model_config.dim), 0.1))
-    bigger = grown.save(tmp_path / "bigger")
-    with Child(link, store, "--durability", "process") as child:
-        ask(child, "/v1/events", events_of("ann", [FIRST, UNKNOWN, FIRST + 2]))
-        put_in_place(bigger, link)
-        child.process.send_signal(signal.SIGHUP)
-        wait_for(lambda: child.client.get("/v1/model").json()["items"] == grown.catalog.n_items)
-        answer = ask(child, "/v1/recommendations", {"user": "ann", "k": 5, "exclude_seen": False})
-        assert child.client.get("/v1/users/ann").json()["record"]["skipped"] == 0
-        assert child.stop() == 0
-    want = _recommended(grown, [FIRST, UNKNOWN, FIRST + 2])
-    assert [one["item"] for one in answer["items"]] == want
-
-
-def _recommended(rec: Recommender, history: list[int]) -> list[int]:
-    frame = rec.recommend(histories=[history], k=5, exclude_seen=False)
-    return frame["item"].to_list()
-
-
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)]
-)
-def test_what_was_answered_before_the_end_is_in_the_store(number, run: Path, tmp_path: Path):
-    store = str(tmp_path / f"users{number}")
-    with Child(run, store) as child:
-        with loaded(child) as load_:
-            wait_for(lambda: sum(map(len, load_.sent.values())) > 40)
-            child.process.send_signal(number)
-            status = child.process.wait(60)
-            load_._stop.set()
-        assert status == (0 if number == signal.SIGTERM else -signal.SIGKILL)
-    kept = open_store(store, readonly=True)
-    for user, history in load_.sent.items():
-        [found] = kept.read("0" * 64, [(user.encode(), ())])
-        logged = kept.events(user.encode(), found.log_id, 0, 10**6)
-        got = [(int(event.item), event.time) for event in logged]
-        assert got[: len(history)] == history
-        assert len(got) <= len(history) + 1
-    kept.close()
+    found = open_store(store, "process", readonly=True)
+    assert set(found.totals().records) == {new}
+    found.close()
 
 
 def test_two_replicas_on_one_redis_give_one_user(run: Path, tmp_path: Path):
