@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from serving.http.served import Child
+from serving.http.served import ServeProcess
 from typer.testing import CliRunner
 
 from longrec.cli.main import app
@@ -55,7 +55,7 @@ def test_the_quick_start_works_as_printed(tmp_path: Path, monkeypatch: pytest.Mo
     lines = calls.strip().splitlines()
     assert len(lines) >= 9
     answers = []
-    with Child(Path(run), store) as child:
+    with ServeProcess(Path(run), store) as child:
         for line in lines:
             assert ADDRESS in line
             command = line.replace(ADDRESS, child.url).replace("curl ", "curl --fail-with-body ", 1)

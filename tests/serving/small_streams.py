@@ -62,7 +62,7 @@ def quick_engine(rec: Recommender) -> Engine:
     return _engines[key]
 
 
-def opened(case: str, path: Path | str, durability: Durability = "process") -> Stream:
+def small_stream(case: str, path: Path | str, durability: Durability = "process") -> Stream:
     """`open_stream` with an engine that is made once."""
     rec = recommender(case)
     store = open_store(str(path), durability)
@@ -82,7 +82,7 @@ def reference(case: str, history: Pairs) -> np.ndarray:
         return rec.model.score(h)[0, 1:].double().numpy()
 
 
-def check(case: str, found: pl.DataFrame, history: Pairs, seen: bool = True) -> None:
+def check_best(case: str, found: pl.DataFrame, history: Pairs, seen: bool = True) -> None:
     """Hold recommendations, not of seen items if `seen`, against the parallel model's."""
     known = {item for item, _ in history if item != UNKNOWN}
     if not known:

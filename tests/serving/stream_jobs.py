@@ -1,8 +1,8 @@
 """What children do to whole streams before they are killed (see forking.py).
 
-Several workers, a thread each, take turns on a few users. What a worker does at a turn is decided
-by seed, worker and number of the turn alone: who knows which turns are done knows all that a store
-must hold, and a killed worker goes on at the turn that it was in, which is a retry.
+Several workers, a thread each, take steps on a few users. What a worker does at a step is decided
+by seed, worker and number of the step alone: who knows which steps are done knows all that a store
+must hold, and a killed worker goes on at the step that it was in, which is a retry.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PAGE = 4
 
 
 @cache
-def made(case: str) -> tuple[Recommender, Engine]:
+def recommender_and_engine(case: str) -> tuple[Recommender, Engine]:
     """A small recommender, and its engine, which takes longer to make than most streams live."""
     rec = recommender(case)
     return rec, Engine(rec)
@@ -47,7 +47,7 @@ def made(case: str) -> tuple[Recommender, Engine]:
 if "pytest" not in sys.modules:  # in a fork server: once, before any child is forked
     # Nothing here may start polars' threads, for which those forked later would wait for ever.
     for name in CASES:
-        made(name)
+        recommender_and_engine(name)
     for name in (
         "longrec.serving.stores.lmdb_store",
         "longrec.serving.stores.redis_store",
@@ -57,16 +57,16 @@ if "pytest" not in sys.modules:  # in a fork server: once, before any child is f
             importlib.import_module(name)
 
 
-def opened(case: str, url: str, durability: Durability) -> Stream:
+def small_stream(case: str, url: str, durability: Durability) -> Stream:
     """`open_stream` with what is made already."""
-    rec, engine = made(case)
+    rec, engine = recommender_and_engine(case)
     store = open_store(url, durability)
     register(store, rec, False)
     return Stream(rec, engine, store)
 
 
-class Turn(NamedTuple):
-    """What a worker does at one turn.
+class Step(NamedTuple):
+    """What a worker does at one step.
 
     what : "observe", "many", "recommend" or "forget"; user : of these two;
     events : (user, item, time, event id).
@@ -77,29 +77,29 @@ class Turn(NamedTuple):
     events: tuple[tuple[str, int, int, str], ...]
 
 
-def own(worker: int) -> str:
+def own_user(worker: int) -> str:
     """The user whom this worker alone observes, and now and then forgets."""
     return f"own{worker}"
 
 
-def common(event_id: str) -> bool:
+def sent_by_all(event_id: str) -> bool:
     """Whether every worker sends this event, and one of them is the first."""
     return event_id.startswith("all")
 
 
-def turn_of(seed: int, worker: int, number: int) -> Turn:
-    """What a worker does at a turn."""
+def step_of(seed: int, worker: int, number: int) -> Step:
+    """What a worker does at a step."""
     if number % 9 == 4:
         dice = random.Random(f"{seed} {number}")
-        return Turn("observe", "", (_event(dice, SHARED, number, f"all-{number}"),))
+        return Step("observe", "", (_event(dice, SHARED, number, f"all-{number}"),))
     dice = random.Random(f"{seed} {worker} {number}")
-    users, kind = (*SHARED, own(worker)), dice.random()
+    users, kind = (*SHARED, own_user(worker)), dice.random()
     if kind < 0.02:
-        return Turn("forget", own(worker), ())
+        return Step("forget", own_user(worker), ())
     if kind < 0.17:
-        return Turn("recommend", dice.choice(users), ())
+        return Step("recommend", dice.choice(users), ())
     many = 1 if kind < 0.85 else dice.randint(2, 7)
-    return Turn(
+    return Step(
         "observe" if many == 1 else "many",
         "",
         tuple(_event(dice, users, number, f"{worker}-{number}-{n}") for n in range(many)),
@@ -114,8 +114,8 @@ def _event(
     return dice.choice(users), item, BEGIN + 60 * number + 30 * dice.randint(-4, 4), event_id
 
 
-def go_on(
-    say: Callable[[str], None],
+def run_workers(
+    report: Callable[[str], None],
     url: str,
     durability: Durability,
     case: str,
@@ -124,88 +124,97 @@ def go_on(
     ends: dict[str, int] | None = None,
     histories: str | None = None,
 ) -> None:
-    """Let workers go on at their turns, until `ends` or for ever; say what is acknowledged.
+    """Let workers go on at their steps, until `ends` or for ever; report what is acknowledged.
 
-    say : "WORKER TURN ACCEPTED TRIES" after each turn; with histories, which a thread besides
+    report : "WORKER STEP ACCEPTED TRIES" after each step; with histories, which a thread besides
         rebuilds with over and over, "progress DONE IN_ALL" and "rebuilt IMPORTED LEFT_OUT".
     """
-    with opened(case, url, durability) as stream, patch.object(rebuild, "USERS", PAGE):
+    with small_stream(case, url, durability) as stream, patch.object(rebuild, "USERS", PAGE):
         works: list[tuple[Any, ...]] = [
-            (_take_turns, stream, seed, int(worker), start, (ends or {}).get(worker))
+            (_run_steps, stream, seed, int(worker), start, (ends or {}).get(worker))
             for worker, start in starts.items()
         ]
         if histories is not None:
             works.append((_rebuild, stream, histories, ends is None))
-        threads = [threading.Thread(target=_told, args=(say, *work)) for work in works]
+        threads = [
+            threading.Thread(target=_reporting_failure, args=(report, *work)) for work in works
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
 
 
-def _told(say: Callable[[str], None], work: Callable[..., None], *arguments: Any) -> None:
+def _reporting_failure(
+    report: Callable[[str], None], work: Callable[..., None], *arguments: Any
+) -> None:
     try:
-        work(say, *arguments)
+        work(report, *arguments)
     except BaseException as error:
-        say(f"failed {type(error).__name__}: {error}")
+        report(f"failed {type(error).__name__}: {error}")
         raise
 
 
-def _take_turns(
-    say: Callable[[str], None], stream: Stream, seed: int, worker: int, start: int, end: int | None
+def _run_steps(
+    report: Callable[[str], None],
+    stream: Stream,
+    seed: int,
+    worker: int,
+    start: int,
+    end: int | None,
 ) -> None:
-    seen: dict[str, set[int]] = {user: set() for user in (*SHARED, own(worker))}
+    seen: dict[str, set[int]] = {user: set() for user in (*SHARED, own_user(worker))}
     for number in range(start):
-        _follow(seen, turn_of(seed, worker, number))
+        _note_seen(seen, step_of(seed, worker, number))
     number = start
     while number != end:
-        turn, tries = turn_of(seed, worker, number), 1
+        step, tries = step_of(seed, worker, number), 1
         while True:
             try:
-                accepted = _take(stream, turn, seen)
+                accepted = _do_step(stream, step, seen)
                 break
             except StoreUnavailable:
                 tries += 1
-        _follow(seen, turn)
-        say(f"{worker} {number} {accepted:d} {tries}")
+        _note_seen(seen, step)
+        report(f"{worker} {number} {accepted:d} {tries}")
         number += 1
 
 
-def _take(stream: Stream, turn: Turn, seen: dict[str, set[int]]) -> int:
-    if turn.what == "observe":
-        [(user, item, time, event_id)] = turn.events
+def _do_step(stream: Stream, step: Step, seen: dict[str, set[int]]) -> int:
+    if step.what == "observe":
+        [(user, item, time, event_id)] = step.events
         found = stream.observe(user, item, time, event_id)
         assert found.known == (item != UNKNOWN)
         return found.new
-    if turn.what == "many":
-        counts = stream.observe_many(frame_of(turn.events, "event_id"))
-        assert counts.accepted + counts.duplicates == len(turn.events)
+    if step.what == "many":
+        counts = stream.observe_many(frame_of(step.events, "event_id"))
+        assert counts.accepted + counts.duplicates == len(step.events)
         return counts.accepted
-    if turn.what == "forget":
-        return stream.forget(turn.user)
-    best = stream.recommend(turn.user)
-    if turn.user not in SHARED or seen[turn.user]:
-        assert set(best["policy"]) == {"personal" if seen[turn.user] else "cold"}
-        again = seen[turn.user].intersection(best["item"])
+    if step.what == "forget":
+        return stream.forget(step.user)
+    best = stream.recommend(step.user)
+    if step.user not in SHARED or seen[step.user]:
+        assert set(best["policy"]) == {"personal" if seen[step.user] else "cold"}
+        again = seen[step.user].intersection(best["item"])
         assert not again, f"recommended what was observed before: {again}"
     assert len(best) == 10
     return 0
 
 
-def _follow(seen: dict[str, set[int]], turn: Turn) -> None:
+def _note_seen(seen: dict[str, set[int]], step: Step) -> None:
     """What a worker knows that its users have seen."""
-    if turn.what == "forget":
-        seen[turn.user] = set()
-    for user, item, _, _ in turn.events:
+    if step.what == "forget":
+        seen[step.user] = set()
+    for user, item, _, _ in step.events:
         seen[user] |= {item} - {UNKNOWN}
 
 
-def _rebuild(say: Callable[[str], None], stream: Stream, histories: str, again: bool) -> None:
+def _rebuild(report: Callable[[str], None], stream: Stream, histories: str, again: bool) -> None:
     while True:
         try:
-            done = stream.rebuild(histories, progress=lambda n, of: say(f"progress {n} {of}"))
+            done = stream.rebuild(histories, progress=lambda n, of: report(f"progress {n} {of}"))
         except StoreUnavailable:  # the same call goes on
             continue
-        say(f"rebuilt {done.imported} {done.left_out}")
+        report(f"rebuilt {done.imported} {done.left_out}")
         if not again:
             return

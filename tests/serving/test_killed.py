@@ -17,11 +17,18 @@ import numpy as np
 import polars as pl
 import pytest
 from forking import ForkServer, Job, kills
+from serving.acknowledged import Acknowledged, check_after_kill, finish, log_of
 from serving.redis_server import RedisServer
 from serving.small_streams import FIRST
 from serving.stores.cutting_proxy import CuttingProxy
-from serving.stream_jobs import BEGIN, CASES, ITEMS, SHARED, made, opened
-from serving.told import Told, finish, log_of, look
+from serving.stream_jobs import (
+    BEGIN,
+    CASES,
+    ITEMS,
+    SHARED,
+    recommender_and_engine,
+    small_stream,
+)
 
 from longrec.core.choices import Durability
 from longrec.data.histories import write_histories
@@ -56,18 +63,18 @@ def at(seed: int, kill: int) -> Iterator[None]:
 def kill_embedded(
     server: ForkServer, url: str, durability: Durability, case: str, seed: int, many: int
 ) -> None:
-    told = Told(seed, 3)
+    acknowledged = Acknowledged(seed, 3)
     for kill in range(many):
         with (
             at(seed, kill),
-            server.job("go_on", url, durability, case, seed, told.starts) as job,
+            server.job("run_workers", url, durability, case, seed, acknowledged.starts) as job,
         ):
-            told.hear(wait(job, kill % 4 and instants.randint(1, 60)))
-            told.hear(job.killed())
-            told.killed(told.next)
-            look(told, url, durability, case)
+            acknowledged.read(wait(job, kill % 4 and instants.randint(1, 60)))
+            acknowledged.read(job.killed())
+            acknowledged.restarted(acknowledged.next)
+            check_after_kill(acknowledged, url, durability, case)
     with at(seed, many):
-        finish(told, url, durability, case)
+        finish(acknowledged, url, durability, case)
 
 
 def wait(job: Job, many: int, word: str = "") -> list[str]:
@@ -101,7 +108,7 @@ def older_events(folder: Path) -> tuple[str, dict[str, list[Event]]]:
         offsets=np.cumsum([0, *sizes]),
         items=np.array(items) - FIRST + 1,
         times=np.array(times),
-        catalog=made(CASES[0])[0].catalog,
+        catalog=recommender_and_engine(CASES[0])[0].catalog,
         source="test",
         time_unit="s",
     )
@@ -120,19 +127,21 @@ def kill_rebuilding(
     many: int,
 ) -> None:
     histories, older = older_events(folder / "histories")
-    told, url = Told(seed, 3, older), f"lmdb://{folder}/store"
+    acknowledged, url = Acknowledged(seed, 3, older), f"lmdb://{folder}/store"
     for kill in range(many):
         with (
             at(seed, kill),
-            server.job("go_on", url, durability, case, seed, told.starts, None, histories) as job,
+            server.job(
+                "run_workers", url, durability, case, seed, acknowledged.starts, None, histories
+            ) as job,
         ):
-            told.hear(wait(job, instants.randint(1, 8), "progress"))
-            told.hear(job.killed())
-            told.killed(told.next)
-            look(told, url, durability, case)
+            acknowledged.read(wait(job, instants.randint(1, 8), "progress"))
+            acknowledged.read(job.killed())
+            acknowledged.restarted(acknowledged.next)
+            check_after_kill(acknowledged, url, durability, case)
     with at(seed, many):
-        finish(told, url, durability, case, histories)
-        assert told.resumed
+        finish(acknowledged, url, durability, case, histories)
+        assert acknowledged.resumed
 
 
 @pytest.mark.kills
@@ -146,14 +155,14 @@ def test_killed_while_it_rebuilds_beside(server, tmp_path, case, durability) -> 
 
 
 def kill_shared(forks: ForkServer, folder: Path, case: str, seed: int, many: int) -> None:
-    """Kill by turns; the first replica rebuilds besides."""
+    """Kill servers, connections and replicas in turn; the first replica rebuilds besides."""
     histories, older = older_events(folder / "histories")
-    told, workers = Told(seed, 4, older), [(0, 1), (2, 3)]
+    acknowledged, workers = Acknowledged(seed, 4, older), [(0, 1), (2, 3)]
 
     def start(one: int) -> Job:
-        mine = {str(worker): told.next[worker] for worker in workers[one]}
+        mine = {str(worker): acknowledged.next[worker] for worker in workers[one]}
         rebuilt = None if one else histories
-        return forks.job("go_on", server.url, "power", case, seed, mine, None, rebuilt)
+        return forks.job("run_workers", server.url, "power", case, seed, mine, None, rebuilt)
 
     with RedisServer(folder / "redis") as server, ExitStack() as stack:
         store = open_store(server.url, "power")
@@ -162,7 +171,7 @@ def kill_shared(forks: ForkServer, folder: Path, case: str, seed: int, many: int
         for kill in range(many):
             with at(seed, kill):
                 for replica in replicas:
-                    told.hear(wait(replica, instants.randint(1, 20)))
+                    acknowledged.read(wait(replica, instants.randint(1, 20)))
                 if kill % 5 in (0, 3):
                     server.kill()
                     time.sleep(instants.random() * 0.02)
@@ -172,21 +181,21 @@ def kill_shared(forks: ForkServer, folder: Path, case: str, seed: int, many: int
                         client.execute_command("CLIENT", "KILL", "TYPE", "normal")
                 else:
                     one = kill // 5 % 2
-                    told.hear(replicas[one].killed())
-                    told.killed(workers[one])
+                    acknowledged.read(replicas[one].killed())
+                    acknowledged.restarted(workers[one])
                     replicas[one] = start(one)
-                told.hear(line for replica in replicas for line in said(replica))
-                told.hold(store, running=True)
+                acknowledged.read(line for replica in replicas for line in new_lines(replica))
+                acknowledged.check(store, running=True)
         with at(seed, many):
             for replica in replicas:
-                told.hear(replica.killed())
-            told.killed(told.next)
-            told.hold(store)
+                acknowledged.read(replica.killed())
+            acknowledged.restarted(acknowledged.next)
+            acknowledged.check(store)
             store.close()
-            finish(told, server.url, "power", case, histories)
+            finish(acknowledged, server.url, "power", case, histories)
 
 
-def said(job: Job) -> Iterator[str]:
+def new_lines(job: Job) -> Iterator[str]:
     """What it has said so far."""
     while (line := job.line(0)) is not None:
         yield line
@@ -201,7 +210,7 @@ def test_replicas_and_their_server_killed(server, tmp_path, case) -> None:
 def test_an_answer_is_lost_and_the_log_replaced_before_the_call_is_sent_again(tmp_path) -> None:
     histories, older = older_events(tmp_path / "histories")
     with RedisServer(tmp_path / "redis") as server, CuttingProxy(server.port) as proxy:
-        stream, other = (opened("elastic", url, "power") for url in (proxy.url, server.url))
+        stream, other = (small_stream("elastic", url, "power") for url in (proxy.url, server.url))
         with stream, other:
             assert stream.observe("anna", FIRST, BEGIN).new
             answers = iter(["of what is read", "of what is logged"])

@@ -33,8 +33,8 @@ CASES = {
     "hydrarec": {},
     "sasrec-rotary": {"heads": 2, "band": 8},
 }
-QUICK = {"max_epochs": 8, "batch_tokens": 500, "warmup_steps": 5, "average": 0.9}
-SMALL = {"dim": 16, "layers": 2, "ffn_dim": 16, "dropout": 0.0, "learning_rate": 1e-2}
+QUICK = {"max_epochs": 3, "batch_tokens": 500, "warmup_steps": 5, "average": 0.9}
+SMALL = {"dim": 16, "layers": 2, "ffn_dim": 16, "dropout": 0.0, "learning_rate": 4e-2}
 ITEMS, FIRST, UNKNOWN, BEGIN = 30, 1000, 7, 1_600_000_000
 """Item index i has the id FIRST + i - 1, and the next item of a ring is what comes next."""
 NEAR = 1e-4
@@ -63,7 +63,7 @@ def trained(case: str) -> Trained:
     return Trained(rec, Engine(rec), copy.deepcopy(rec.model).double())
 
 
-def opened(case: str, path: Path) -> Stream:
+def small_stream(case: str, path: Path) -> Stream:
     rec, engine, _ = trained(case)
     store = open_store(str(path), "process")
     register(store, rec, False)
@@ -99,7 +99,7 @@ USERS = ("anna", "42", "cy")
 portions = st.lists(
     st.tuples(
         st.sampled_from(USERS),
-        st.integers(1, 40),  # so many events,
+        st.integers(1, 30),  # so many events,
         st.integers(0, ITEMS - 1),  # from this item on
         st.sampled_from([1, 1, 1, 2, 7]),  # around the ring by such steps,
         st.integers(-300, 10_000),  # with such gaps; negative ones make late events
@@ -107,17 +107,17 @@ portions = st.lists(
         st.sampled_from(["go on", "recommend", "restart"]),  # and then
     ),
     min_size=1,
-    max_size=12,
+    max_size=8,
 )
 
 
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(portions=portions)
 @pytest.mark.parametrize("case", CASES)
 def test_restarts_between_events(case: str, portions) -> None:
     logs: dict[str, list[tuple[int, int]]] = {user: [] for user in USERS}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as streams:
-        stream = streams.enter_context(opened(case, Path(folder)))
+        stream = streams.enter_context(small_stream(case, Path(folder)))
         for user, many, item, step, gap, as_frame, then in portions:
             begin = logs[user][-1][1] if logs[user] else BEGIN
             part = [
@@ -134,13 +134,13 @@ def test_restarts_between_events(case: str, portions) -> None:
                 stream.recommend(user)
             if then == "restart":
                 stream.close()
-                stream = streams.enter_context(opened(case, Path(folder)))
+                stream = streams.enter_context(small_stream(case, Path(folder)))
         histories = {u: log for u, log in logs.items() if any(item != UNKNOWN for item, _ in log)}
         wanted = {user: parallel(case, history) for user, history in histories.items()}
         carried = {user: scores_of(stream, user, wanted[user]) for user in histories}
         stream.rebuild()
         stream.close()
-        stream = streams.enter_context(opened(case, Path(folder)))
+        stream = streams.enter_context(small_stream(case, Path(folder)))
         for user in histories:
             rebuilt = scores_of(stream, user, wanted[user])
             assert np.abs(rebuilt - carried[user]).max() <= NEAR * wanted[user].std()
@@ -150,7 +150,7 @@ def test_restarts_between_events(case: str, portions) -> None:
 def test_it_has_learnt_and_says_so_in_a_stream(case: str, tmp_path) -> None:
     """Or the scores above would be those of noise."""
     trained(case).rec.open_stream(str(tmp_path)).close()  # as a user opens it
-    with opened(case, tmp_path) as stream:
+    with small_stream(case, tmp_path) as stream:
         stream.observe_many(
             frame_of(
                 (start, FIRST + (start + n) % ITEMS, BEGIN + 900 * n)

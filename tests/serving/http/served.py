@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import uvicorn
 from forking import run_command
-from serving.small_streams import opened
+from serving.small_streams import small_stream
 
 from longrec.serving.http.app import Server
 from longrec.serving.http.keys import Keys
@@ -27,7 +27,7 @@ from longrec.serving.http.settings import Settings
 
 
 @dataclass
-class Local:
+class LocalServer:
     """A server at `url`, and its parts."""
 
     url: str
@@ -40,11 +40,11 @@ class Local:
 
 
 @contextmanager
-def local(
+def local_server(
     case: str, path: Path, keys: str = "", settings: dict[str, Any] | None = None
-) -> Iterator[Local]:
+) -> Iterator[LocalServer]:
     """A server of a small model with random weights, its store in a folder; drained at the end."""
-    stream = opened(case, path / "users")
+    stream = small_stream(case, path / "users")
     chosen = Settings(run=path / "run", store=str(path / "users"), **(settings or {}))
     with _environment(keys):
         known = Keys(chosen.keys)
@@ -72,7 +72,7 @@ def local(
             while not running.started:
                 assert thread.is_alive()
                 threading.Event().wait(0.005)
-            yield Local(url, server, client, loops[0])
+            yield LocalServer(url, server, client, loops[0])
     finally:
         running.should_exit = True
         thread.join(30)
@@ -92,8 +92,8 @@ def _environment(keys: str) -> Iterator[None]:
             os.environ["LONGREC_API_KEYS"] = before
 
 
-class Child:
-    """`longrec serve` as a process; what it writes is kept in `said`."""
+class ServeProcess:
+    """`longrec serve` as a process; what it writes is kept in `output`."""
 
     def __init__(self, run: Path, store: str, *options: str, **environment: str) -> None:
         self.process = run_command(
@@ -102,7 +102,7 @@ class Child:
             text=True,
             env={**os.environ, **environment},
         )
-        self.said: list[str] = []
+        self.output: list[str] = []
         self._told = threading.Event()
         self.url = ""
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -111,7 +111,7 @@ class Child:
     def _read(self) -> None:
         assert self.process.stderr is not None
         for line in self.process.stderr:
-            self.said.append(line)
+            self.output.append(line)
             found = re.match(r"(http://\S+:\d+)  ", line)
             if found:
                 self.url = found[1]
@@ -119,9 +119,9 @@ class Child:
                 self._told.set()
         self._told.set()
 
-    def __enter__(self) -> Child:
-        assert self._told.wait(60), self.said
-        assert self.url, self.said
+    def __enter__(self) -> ServeProcess:
+        assert self._told.wait(60), self.output
+        assert self.url, self.output
         self.client = httpx.Client(base_url=self.url, timeout=30)
         return self
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving.http.served import Local, local
+from serving.http.served import LocalServer, local_server
 from serving.small_streams import FIRST
 
 from longrec.core.errors import DataError, UsageError
@@ -28,7 +28,7 @@ EVENT = {"user": "ann", "item": FIRST, "time": 1_700_000_000}
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """One for all tests that need no settings of their own; nothing is logged in it."""
-    with local("elastic", tmp_path_factory.mktemp("server")) as found:
+    with local_server("elastic", tmp_path_factory.mktemp("server")) as found:
         yield found
 
 
@@ -37,7 +37,7 @@ def bearer(key: str) -> dict[str, str]:
 
 
 def test_without_a_known_key_nothing_is_told(tmp_path: Path):
-    with local("elastic", tmp_path, keys=f"{KEY} {OTHER}") as server:
+    with local_server("elastic", tmp_path, keys=f"{KEY} {OTHER}") as server:
         for path in ("/v1/model", "/metrics", "/openapi.json", "/v1/users/ann", "/nothing"):
             for headers in ({}, bearer("wrong"), bearer(KEY[:-1]), {"authorization": KEY}):
                 answer = server.client.get(path, headers=headers)
@@ -91,14 +91,14 @@ def test_keys_that_are_none_are_refused_by_name(tmp_path: Path, monkeypatch):
         Keys()
 
 
-def test_names_that_point_at_this_machine_are_not_answered(server: Local):
+def test_names_that_point_at_this_machine_are_not_answered(server: LocalServer):
     for host in ("evil.example", "127.0.0.1.evil.example", "localhost.evil.example", ""):
         answer = server.client.get("/v1/model", headers={"host": host})
         assert answer.status_code in (400, 403), host
     assert server.client.get("/v1/model", headers={"host": "localhost:8000"}).status_code == 200
 
 
-def test_a_body_of_another_type_is_not_read(server: Local):
+def test_a_body_of_another_type_is_not_read(server: LocalServer):
     # A page of another site can send text/plain anywhere without asking.
     body = json.dumps({"events": [EVENT]})
     answer = server.client.post("/v1/events", content=body, headers={"content-type": "text/plain"})
@@ -107,7 +107,7 @@ def test_a_body_of_another_type_is_not_read(server: Local):
 
 
 def test_bodies_that_are_too_large_are_refused_however_they_come(tmp_path: Path):
-    with local("elastic", tmp_path, settings={"max_body": 2000}) as server:
+    with local_server("elastic", tmp_path, settings={"max_body": 2000}) as server:
         large = json.dumps({"events": [EVENT] * 100}).encode()
 
         def parts():
@@ -153,7 +153,7 @@ BAD: list[tuple[str, Any]] = [
 ]
 
 
-def test_malformed_requests_are_refused_with_words_and_without_their_values(server: Local):
+def test_malformed_requests_are_refused_with_words_and_without_their_values(server: LocalServer):
     for path, body in BAD:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         answer = server.client.post(
@@ -171,7 +171,7 @@ def test_malformed_requests_are_refused_with_words_and_without_their_values(serv
 
 
 def test_too_many_requests_are_told_when_to_come_again(tmp_path: Path):
-    with local("elastic", tmp_path, keys=f"{KEY} {OTHER}", settings={"rate": 2.0}) as server:
+    with local_server("elastic", tmp_path, keys=f"{KEY} {OTHER}", settings={"rate": 2.0}) as server:
         statuses = [
             server.client.get("/v1/model", headers=bearer(KEY)).status_code for _ in range(8)
         ]
@@ -213,7 +213,7 @@ def rest(sock: socket.socket) -> bytes:
 
 
 def test_slow_clients_are_let_go(tmp_path: Path):
-    with local("elastic", tmp_path, settings={"timeout": 0.4}) as server:
+    with local_server("elastic", tmp_path, settings={"timeout": 0.4}) as server:
         with raw(server.url) as sock:  # a head that never ends
             sock.sendall(b"GET /v1/model HTTP/1.1\r\nHost: localhost\r\n")
             assert rest(sock) == b""
@@ -251,7 +251,7 @@ def rest_or_reset(sock: socket.socket) -> bytes:
         return b""
 
 
-def test_heads_that_are_too_large_are_refused(server: Local):
+def test_heads_that_are_too_large_are_refused(server: LocalServer):
     with raw(server.url) as sock:
         sock.sendall(b"GET /v1/model HTTP/1.1\r\nHost: localhost\r\n")
         try:
@@ -263,7 +263,7 @@ def test_heads_that_are_too_large_are_refused(server: Local):
 
 
 def test_a_full_queue_answers_with_when_to_come_again(tmp_path: Path):
-    with local("elastic", tmp_path, settings={"queue": 4}) as server:
+    with local_server("elastic", tmp_path, settings={"queue": 4}) as server:
         hold, held = threading.Event(), threading.Event()
         write = server.server.service.current.stream.writer.write
 
@@ -302,7 +302,7 @@ def test_a_full_queue_answers_with_when_to_come_again(tmp_path: Path):
 
 
 def test_an_answer_that_takes_too_long_is_given_up(tmp_path: Path):
-    with local("elastic", tmp_path, settings={"timeout": 0.3}) as server:
+    with local_server("elastic", tmp_path, settings={"timeout": 0.3}) as server:
         hold = threading.Event()
         stream = server.server.service.current.stream
         answer_all = stream.ranker.recommend_each
@@ -322,7 +322,7 @@ def test_an_answer_that_takes_too_long_is_given_up(tmp_path: Path):
 
 
 def test_what_fails_is_logged_without_ids_and_told_without_inside(tmp_path: Path, caplog):
-    with local("elastic", tmp_path) as server:
+    with local_server("elastic", tmp_path) as server:
         stream = server.server.service.current.stream
 
         def broken(queries):

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 from models.small_models import N
-from serving.http.served import Local, local
+from serving.http.served import LocalServer, local_server
 from serving.small_streams import CASES, EXACT, FIRST, UNKNOWN, recommender, reference
 
 T0 = 1_700_000_000
@@ -20,7 +20,7 @@ T0 = 1_700_000_000
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """One for all tests, each of which has users of its own."""
-    with local("elastic", tmp_path_factory.mktemp("server")) as found:
+    with local_server("elastic", tmp_path_factory.mktemp("server")) as found:
         yield found
 
 
@@ -52,7 +52,7 @@ def check_answer(case: str, answer: dict, history: list[tuple[int, int]], k: int
 def test_recommendations_are_those_of_the_model_for_users_and_for_histories(case, tmp_path):
     items = [FIRST + 3, FIRST + 7, FIRST + 3, FIRST + 1, FIRST + 9]
     history = [(item, T0 + 60 * at) for at, item in enumerate(items)]
-    with local(case, tmp_path) as server:
+    with local_server(case, tmp_path) as server:
         told = server.post("/v1/events", events_of("ann", items))
         assert (told.status_code, told.json()) == (200, {"accepted": 5, "duplicates": 0})
         by_user = server.post("/v1/recommendations", {"user": "ann", "k": 6})
@@ -69,7 +69,7 @@ def test_recommendations_are_those_of_the_model_for_users_and_for_histories(case
         ]
 
 
-def test_an_event_counts_at_once_and_a_retry_changes_nothing(server: Local):
+def test_an_event_counts_at_once_and_a_retry_changes_nothing(server: LocalServer):
     event = {"user": "retried", "item": FIRST, "time": T0, "event_id": "order-1"}
     assert server.post("/v1/events", {"events": [event]}).json()["accepted"] == 1
     first = server.post("/v1/recommendations", {"user": "retried", "k": 5}).json()
@@ -82,7 +82,7 @@ def test_an_event_counts_at_once_and_a_retry_changes_nothing(server: Local):
     assert best not in [one["item"] for one in second["items"]]
 
 
-def test_exclude_among_and_seen_items(server: Local):
+def test_exclude_among_and_seen_items(server: LocalServer):
     server.post("/v1/events", events_of("excluding", [FIRST, FIRST + 1]))
 
     def items(**wanted: object) -> list[int]:
@@ -99,7 +99,7 @@ def test_exclude_among_and_seen_items(server: Local):
     assert items(exclude=everything[:-1]) == everything[-1:]
 
 
-def test_nobody_gets_popular_items(server: Local):
+def test_nobody_gets_popular_items(server: LocalServer):
     for wanted in ({"user": "nobody"}, {"history": []}, {"history": [UNKNOWN]}):
         answer = server.post("/v1/recommendations", wanted | {"k": 3}).json()
         popular = recommender("elastic").catalog.popular[:3] + FIRST - 1
@@ -107,7 +107,7 @@ def test_nobody_gets_popular_items(server: Local):
         assert [one["item"] for one in answer["items"]] == popular.tolist()
 
 
-def test_what_is_kept_of_a_user_is_shown_and_forgotten(server: Local):
+def test_what_is_kept_of_a_user_is_shown_and_forgotten(server: LocalServer):
     name = "a/b ü%?\x00"
     path = "/v1/users/" + quote(name, safe="")
     assert server.client.get(path).status_code == 404
@@ -129,7 +129,7 @@ def test_what_is_kept_of_a_user_is_shown_and_forgotten(server: Local):
     assert server.post("/v1/recommendations", {"user": name}).json()["policy"] == "cold"
 
 
-def test_similar_items_by_cosine(server: Local):
+def test_similar_items_by_cosine(server: LocalServer):
     vectors = recommender("elastic").model.item_vectors().detach().numpy()[1:]
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     cosines = unit @ unit[3]
@@ -144,13 +144,13 @@ def test_similar_items_by_cosine(server: Local):
 
 
 def test_models_without_vectors_have_no_similar_items(tmp_path: Path):
-    with local("popularity", tmp_path) as server:
+    with local_server("popularity", tmp_path) as server:
         answer = server.client.get(f"/v1/items/{FIRST}/similar")
         assert answer.status_code == 409
         assert "popularity" in answer.json()["error"]["message"]
 
 
-def test_explanations_sum_to_one_and_say_what_they_are(server: Local):
+def test_explanations_sum_to_one_and_say_what_they_are(server: LocalServer):
     server.post("/v1/events", events_of("explained", [FIRST + 2, FIRST + 5, FIRST + 2]))
     answer = server.post("/v1/explanations", {"user": "explained", "item": FIRST + 8, "top": 3})
     found = answer.json()
@@ -169,7 +169,7 @@ def test_explanations_sum_to_one_and_say_what_they_are(server: Local):
 
 
 def test_other_models_have_no_explanations(tmp_path: Path):
-    with local("hydrarec", tmp_path) as server:
+    with local_server("hydrarec", tmp_path) as server:
         server.post("/v1/events", events_of("ann", [FIRST]))
         answer = server.post("/v1/explanations", {"user": "ann", "item": FIRST + 1})
         assert answer.status_code == 409
@@ -177,13 +177,13 @@ def test_other_models_have_no_explanations(tmp_path: Path):
 
 
 def test_a_model_that_forgets_by_time_wants_times(tmp_path: Path):
-    with local("elastic by time", tmp_path) as server:
+    with local_server("elastic by time", tmp_path) as server:
         answer = server.post("/v1/recommendations", {"history": [FIRST, FIRST + 1]})
         assert answer.status_code == 422
         assert "time" in answer.json()["error"]["message"]
 
 
-def test_examples_of_the_schema_work_as_printed(server: Local):
+def test_examples_of_the_schema_work_as_printed(server: LocalServer):
     schema = server.client.get("/openapi.json").json()
     tried = 0
     for path, operations in schema["paths"].items():
@@ -208,7 +208,7 @@ def test_examples_of_the_schema_work_as_printed(server: Local):
 
 
 def test_metrics_tell_stages_model_and_records(tmp_path: Path):
-    with local("elastic", tmp_path) as server:
+    with local_server("elastic", tmp_path) as server:
         server.post("/v1/events", events_of("ann", [FIRST, UNKNOWN]))
         server.post("/v1/recommendations", {"user": "ann"})
         server.client.get("/nothing/here")
@@ -231,7 +231,7 @@ def test_metrics_tell_stages_model_and_records(tmp_path: Path):
     assert "ann" not in re.findall(r'"([^"]*)"', text)
 
 
-def test_requests_at_once_are_batched_and_each_gets_its_own(server: Local):
+def test_requests_at_once_are_batched_and_each_gets_its_own(server: LocalServer):
     users = [f"u{n}" for n in range(24)]
     server.post(
         "/v1/events",
@@ -258,7 +258,7 @@ def test_requests_at_once_are_batched_and_each_gets_its_own(server: Local):
         ]
 
 
-def test_the_model_is_told(server: Local):
+def test_the_model_is_told(server: LocalServer):
     told = server.client.get("/v1/model").json()
     assert told["name"] == "elastic"
     assert told["items"] == N
@@ -268,7 +268,7 @@ def test_the_model_is_told(server: Local):
     assert server.client.get("/readyz").json() == {"ready": True, "model": told["digest"]}
 
 
-def test_answers_are_not_kept_by_caches_and_carry_an_id(server: Local):
+def test_answers_are_not_kept_by_caches_and_carry_an_id(server: LocalServer):
     answer = server.client.get("/v1/model", headers={"x-request-id": "abc-1"})
     assert answer.headers["cache-control"] == "no-store"
     assert answer.headers["x-content-type-options"] == "nosniff"

@@ -14,7 +14,7 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from serving.http.served import local
+from serving.http.served import local_server
 from serving.small_streams import FIRST
 
 CHECKS = [
@@ -29,7 +29,7 @@ ROUTES = 9
 def hammer(path: Path, case: str, cases: int) -> int:
     """Send so many made-up requests of each kind to each route; -> how many were answered."""
     answered = 0
-    with local(case, path, settings={"rate": 1e9}) as server:
+    with local_server(case, path, settings={"rate": 1e9}) as server:
         server.post("/v1/events", {"events": [{"user": "0", "item": FIRST, "time": 0}]})
         schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
         routes = [found.ok() for found in schema.get_all_operations()]

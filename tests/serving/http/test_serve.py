@@ -16,7 +16,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from serving.http.served import Child
+from serving.http.served import ServeProcess
 from serving.http.test_app import T0, check_answer, events_of
 from serving.redis_server import RedisServer
 from serving.small_streams import FIRST, UNKNOWN, recommender
@@ -36,14 +36,14 @@ def other(tmp_path_factory) -> Path:
     return recommender("hydrarec").save(tmp_path_factory.mktemp("runs") / "hydrarec")
 
 
-def ask(child: Child, path: str, body: object) -> dict:
+def ask(child: ServeProcess, path: str, body: object) -> dict:
     answer = child.client.post(path, json=body)
     assert answer.status_code == 200, answer.text
     return answer.json()
 
 
-def lines_of(child: Child) -> list[dict]:
-    return [json.loads(line) for line in child.said if line.startswith("{")]
+def lines_of(child: ServeProcess) -> list[dict]:
+    return [json.loads(line) for line in child.output if line.startswith("{")]
 
 
 class Load:
@@ -99,7 +99,7 @@ def put_in_place(run: Path, link: Path) -> None:
 
 
 @contextmanager
-def loaded(child: Child) -> Iterator[Load]:
+def loaded(child: ServeProcess) -> Iterator[Load]:
     load_ = Load(child.url)
     try:
         yield load_
@@ -107,13 +107,11 @@ def loaded(child: Child) -> Iterator[Load]:
         load_.stop()
 
 
-def test_a_server_says_where_it_is_survives_a_damaged_run_and_drains_at_its_end(
-    run: Path, tmp_path: Path
-):
+def test_a_server_survives_a_damaged_run_and_drains_at_its_end(run: Path, tmp_path: Path):
     """Its log has no ids, and whatever it answered before SIGTERM is in the store."""
     copied, store = tmp_path / "run", str(tmp_path / "users")
     shutil.copytree(run, copied)
-    with Child(copied, store) as child:
+    with ServeProcess(copied, store) as child:
         ask(child, "/v1/events", events_of("secret-ann", [FIRST, FIRST + 1]))
         ask(child, "/v1/recommendations", {"user": "secret-ann"})
         child.client.get("/v1/items/secret-item/similar")
@@ -133,7 +131,7 @@ def test_a_server_says_where_it_is_survives_a_damaged_run_and_drains_at_its_end(
         sent, status = end_under_load(child, signal.SIGTERM)
         assert status == 0
     check_logged(store, sent)
-    assert any("streams exactly" in line for line in child.said)
+    assert any("streams exactly" in line for line in child.output)
     lines = lines_of(child)
     events = [line["event"] for line in lines if line["event"] != "request"]
     assert [event for event in events if not event.startswith("swap")] == [
@@ -146,19 +144,21 @@ def test_a_server_says_where_it_is_survives_a_damaged_run_and_drains_at_its_end(
         {"method": "GET", "route": "/v1/users/{user}", "status": 200}.items() <= line.items()
         for line in requests
     )
-    assert "secret" not in "".join(child.said)
+    assert "secret" not in "".join(child.output)
 
 
 @pytest.mark.slow
 def test_what_was_answered_before_it_was_killed_is_in_the_store(run: Path, tmp_path: Path):
     store = str(tmp_path / "users")
-    with Child(run, store) as child:
+    with ServeProcess(run, store) as child:
         sent, status = end_under_load(child, signal.SIGKILL)
         assert status == -signal.SIGKILL
     check_logged(store, sent)
 
 
-def end_under_load(child: Child, number: int) -> tuple[dict[str, list[tuple[int, int]]], int]:
+def end_under_load(
+    child: ServeProcess, number: int
+) -> tuple[dict[str, list[tuple[int, int]]], int]:
     """Send a signal amid load; -> the acknowledged events by user, and the exit status."""
     with loaded(child) as load_:
         wait_for(lambda: sum(map(len, load_.sent.values())) > 40)
@@ -190,7 +190,7 @@ def test_the_model_is_changed_under_load_without_a_failed_request(
     small = load(run)
     big = small.with_items([UNKNOWN], torch.full((1, small.model_config.dim), 0.1))
     old, new = small.state_digest, load(other).state_digest
-    with Child(link, store, "--durability", "process") as child:
+    with ServeProcess(link, store, "--durability", "process") as child:
         ask(child, "/v1/events", events_of("ann", [FIRST, UNKNOWN, FIRST + 2]))
         put_in_place(big.save(tmp_path / "bigger"), link)
         child.process.send_signal(signal.SIGHUP)
@@ -226,7 +226,7 @@ def test_the_model_is_changed_under_load_without_a_failed_request(
         assert (model["name"], model["swap"]) == ("hydrarec", None)
         assert 'longrec_swaps_total{outcome="done"} 2.0' in child.client.get("/metrics").text
         child.process.send_signal(signal.SIGHUP)  # the same model again
-        wait_for(lambda: any("nothing to do" in line for line in child.said))
+        wait_for(lambda: any("nothing to do" in line for line in child.output))
         assert child.stop() == 0
     found = open_store(store, "process", readonly=True)
     assert set(found.totals().records) == {new}
@@ -236,7 +236,10 @@ def test_the_model_is_changed_under_load_without_a_failed_request(
 def test_two_replicas_on_one_redis_give_one_user(run: Path, tmp_path: Path):
     with RedisServer(tmp_path / "redis") as redis:
         options = ("--durability", "process", "--no-log-requests")
-        with Child(run, redis.url, *options) as one, Child(run, redis.url, *options) as two:
+        with (
+            ServeProcess(run, redis.url, *options) as one,
+            ServeProcess(run, redis.url, *options) as two,
+        ):
             history: list[tuple[int, int]] = []
             for at, item in enumerate([3, 7, 3, 1, 9, 12, 5, 5, 2]):
                 event = (FIRST + item, T0 + 60 * at)
@@ -263,7 +266,7 @@ def test_two_replicas_on_one_redis_give_one_user(run: Path, tmp_path: Path):
 def test_without_its_store_it_is_not_ready_and_says_when_to_come_again(run: Path, tmp_path: Path):
     with (
         RedisServer(tmp_path / "redis") as redis,
-        Child(run, redis.url, "--durability", "process") as child,
+        ServeProcess(run, redis.url, "--durability", "process") as child,
     ):
         ask(child, "/v1/events", events_of("ann", [FIRST]))
         redis.kill()

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from serving.http.served import Child
+from serving.http.served import ServeProcess
 from serving.http.test_app import T0
 from serving.http.test_serve import loaded
 from serving.small_streams import FIRST, recommender
@@ -19,7 +19,7 @@ MORE = 1.08
 """Memory at the end over that after warming up: allocators settle slowly, a leak does not stop."""
 
 
-def resident(child: Child) -> int:
+def resident(child: ServeProcess) -> int:
     """Bytes of a process's own memory; pages of a mapped file are not among them."""
     text = Path(f"/proc/{child.process.pid}/status").read_text()
     found = re.search(r"RssAnon:\s+(\d+) kB", text)
@@ -32,7 +32,7 @@ def test_memory_stays_steady_under_load(tmp_path: Path):
     run = recommender("elastic").save(tmp_path / "run")
     rng = random.Random(0)
     options = ("--durability", "process", "--no-log-requests", "--rate", "1e9")
-    with Child(run, str(tmp_path / "users"), *options) as child, loaded(child) as load:
+    with ServeProcess(run, str(tmp_path / "users"), *options) as child, loaded(child) as load:
         begun, before, rounds = time.monotonic(), 0, 0
         while (now := time.monotonic() - begun) < LONG:
             if not before and now > WARM:

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from serving.small_streams import (
     FIRST,
     UNKNOWN,
-    check,
+    check_best,
     frame_of,
-    opened,
     quick_engine,
     recommender,
+    small_stream,
 )
 from small_histories import tiny_histories
 
@@ -48,7 +48,7 @@ def small_pages(monkeypatch):
 
 @pytest.fixture
 def stream(tmp_path):
-    with opened("elastic", f"lmdb://{tmp_path}/store") as one:
+    with small_stream("elastic", f"lmdb://{tmp_path}/store") as one:
         yield one
 
 
@@ -83,7 +83,7 @@ def check_records(stream: Stream, case: str, users) -> None:
             assert read_header(stored.record).sequence == stored.last == len(history)
             seen = set((seen_items(stored.seen) + FIRST - 1).tolist())
             assert seen == {item for item, _ in history if item != UNKNOWN}
-        check(case, stream.recommend(user), history)
+        check_best(case, stream.recommend(user), history)
 
 
 events = st.lists(
@@ -103,7 +103,7 @@ def test_the_rule_of_imports(case: str, older, logged, timed: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "histories"
         histories = histories_of(path, older, timed) if any(older) else None
-        with opened(case, Path(folder) / "store") as stream:
+        with small_stream(case, Path(folder) / "store") as stream:
             stream.observe_many(
                 frame_of((u, *e) for u, some in zip(USERS, logged, strict=True) for e in some)
             ) if any(logged) else None
@@ -134,7 +134,7 @@ def test_what_is_observed_afterwards_goes_on_from_there(stream, tmp_path) -> Non
     # None of these are in the recommender's catalog; they are kept all the same.
     assert stream.recommend("user00000")["policy"][0] == "cold"
     stream.observe("user00000", FIRST, 10)
-    check("elastic", stream.recommend("user00000"), [(UNKNOWN, 3), (FIRST, 10)])
+    check_best("elastic", stream.recommend("user00000"), [(UNKNOWN, 3), (FIRST, 10)])
     # Event ids of the log are known still.
     stream.observe("user00001", FIRST, 3, "e")
     assert not stream.observe("user00001", FIRST, 3, "e").new
@@ -166,7 +166,7 @@ def test_beside_live_observes(case: str, tmp_path) -> None:
         except BaseException as error:
             failures.append(error)
 
-    with opened(case, tmp_path / "s") as stream:
+    with small_stream(case, tmp_path / "s") as stream:
         stream.observe_many(
             frame_of((user, FIRST + n, 10**6 + n) for n in range(40) for user in users[:20])
         )
@@ -187,7 +187,7 @@ def test_beside_live_observes(case: str, tmp_path) -> None:
             assert len(log_of(stream, user)) == sum(
                 (len(acknowledged[user]), 40 * (number < 20), imported)
             )
-            check(case, stream.recommend(user), log_of(stream, user))
+            check_best(case, stream.recommend(user), log_of(stream, user))
             assert not any(stream.observe(user, FIRST, 1, turn).new for turn in acknowledged[user])
         stream.rebuild()  # a record that an observe could not write is one event behind
         check_records(stream, case, users)
@@ -205,7 +205,7 @@ def test_killed_and_called_again(stop: int, tmp_path) -> None:
         if len(told) == stop:
             raise Killed
 
-    with opened("elastic", tmp_path / "s") as stream:
+    with small_stream("elastic", tmp_path / "s") as stream:
         stream.observe_many(
             frame_of((f"user{n:05d}", FIRST + 20 + n, 40 - t) for t in range(3) for n in range(7))
         )
@@ -215,7 +215,7 @@ def test_killed_and_called_again(stop: int, tmp_path) -> None:
             assert stream.store.meta()["rebuild"][stream.engine.digest]["job"]
         else:
             stream.rebuild(histories, progress)
-    with opened("elastic", tmp_path / "s") as stream:
+    with small_stream("elastic", tmp_path / "s") as stream:
         done = stream.rebuild(histories, lambda *both: told.append(both))
         # 4 users are imported in 2 pages, the records of 7 made in 4: each page is done once.
         assert len(told) == 6 + (6 if stop == 7 else 0)
@@ -267,7 +267,7 @@ def test_a_model_takes_over_only_when_its_records_are_there(stream, tmp_path) ->
         assert not stream.stats()["current"]
         assert beside.stats()["records"] == beside.stats()["users"] == 5
         check_records(beside, "hydrarec", ["a-new-one", "u2", "u3", "u4"])
-        check("hydrarec", beside.recommend("u1"), log_of(beside, "u1"))
+        check_best("hydrarec", beside.recommend("u1"), log_of(beside, "u1"))
         assert beside.recommend("u0")["policy"][0] == "cold"
 
 

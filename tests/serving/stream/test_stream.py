@@ -18,13 +18,13 @@ from serving.small_streams import (
     CASES,
     FIRST,
     UNKNOWN,
-    check,
+    check_best,
     frame_of,
     grown,
     in_threads,
-    opened,
     quick_engine,
     recommender,
+    small_stream,
 )
 
 import longrec
@@ -59,7 +59,7 @@ def quick_engines(request, monkeypatch):
 
 @pytest.fixture
 def stream(tmp_path):
-    with opened("elastic", tmp_path / "store") as opened_stream:
+    with small_stream("elastic", tmp_path / "store") as opened_stream:
         yield opened_stream
 
 
@@ -107,7 +107,7 @@ def test_any_life_of_users(case: str, life) -> None:
         return Observed(new, item != UNKNOWN, before)
 
     with tempfile.TemporaryDirectory() as folder:
-        stream = opened(case, Path(folder))
+        stream = small_stream(case, Path(folder))
         for what, *given_ in life:
             if what == "observe":
                 assert stream.observe(*given_) == follow(*given_)
@@ -122,7 +122,7 @@ def test_any_life_of_users(case: str, life) -> None:
                     sum(o.new and o.late for o in found),
                 )
             elif what == "recommend":
-                check(case, stream.recommend(*given_), logs[given_[0]])
+                check_best(case, stream.recommend(*given_), logs[given_[0]])
             elif what == "forget":
                 assert stream.forget(*given_) == bool(logs[given_[0]])
                 logs[given_[0]], taken[given_[0]] = [], set()
@@ -132,10 +132,10 @@ def test_any_life_of_users(case: str, life) -> None:
                 stream.store.drop(stream.engine.digest)
             else:
                 stream.close()
-                stream = opened(case, Path(folder))
+                stream = small_stream(case, Path(folder))
         for user in USERS:
-            check(case, stream.recommend(user), logs[user])
-            check(case, stream.recommend(user, exclude_seen=False), logs[user], seen=False)
+            check_best(case, stream.recommend(user), logs[user])
+            check_best(case, stream.recommend(user, exclude_seen=False), logs[user], seen=False)
         stream.close()
 
 
@@ -273,7 +273,7 @@ def test_text_ids_of_items(tmp_path) -> None:
 
 @pytest.mark.parametrize("case", ["elastic", "last-item"])
 def test_many_users_at_once(case: str, tmp_path) -> None:
-    with opened(case, tmp_path / "s") as stream:
+    with small_stream(case, tmp_path / "s") as stream:
         stream.observe_many(frame_of((f"u{n % 5}", FIRST + n * 7 % 40, n) for n in range(60)))
         users = ["u3", "nobody", "u0", "u3"]
         for arguments in [{}, {"exclude": [FIRST]}, {"among": [FIRST, FIRST + 3]}]:
@@ -307,19 +307,19 @@ def test_records_that_are_behind(case: str, tmp_path, monkeypatch) -> None:
     """Catch up by replay; what took long is written back, and what did not is not."""
     history = [(FIRST + n * 3 % 40 if n % 4 else UNKNOWN, n) for n in range(100)]
     monkeypatch.setattr(catchup, "CHUNK", 7)
-    with opened(case, tmp_path / "s") as stream:
+    with small_stream(case, tmp_path / "s") as stream:
         stream.observe_many(frame_of(("u", *event) for event in history[:80]))
         stream.store.drop(stream.engine.digest)
-        check(case, stream.recommend("u", exclude_seen=False), history[:80], seen=False)
+        check_best(case, stream.recommend("u", exclude_seen=False), history[:80], seen=False)
         assert stream.stats()["records"] == 1
         replayed = stream.stats()["replayed"]
-        check(case, stream.recommend("u"), history[:80])
+        check_best(case, stream.recommend("u"), history[:80])
         assert stream.stats()["replayed"] == replayed
 
         stream.store.drop(stream.engine.digest)
         with monkeypatch.context() as patched:
             patched.setattr(ranking, "WRITE_BACK", 81)
-            check(case, stream.recommend("u"), history[:80])
+            check_best(case, stream.recommend("u"), history[:80])
         assert stream.stats()["records"] == 0
         replayed = stream.stats()["replayed"]
         # An event brings the record up to date, and with it the items of all events before.
@@ -329,7 +329,7 @@ def test_records_that_are_behind(case: str, tmp_path, monkeypatch) -> None:
         record, seen = record_of(stream, b"u")
         assert record["sequence"] == 100
         assert seen == {item - FIRST + 1 for item, _ in history if item != UNKNOWN}
-        check(case, stream.recommend("u"), history)
+        check_best(case, stream.recommend("u"), history)
 
 
 @pytest.mark.parametrize("exclude_seen", [True, False])
@@ -340,7 +340,7 @@ def test_seen_items_of_records_that_are_long_behind(exclude_seen: bool, stream) 
     [stored] = stream.store.read(stream.engine.digest, [(b"u", ())])
     events = [Event(time, b"%d" % item, None) for item, time in history[10:]]
     stream.store.append("00" * 32, [Append(b"u", stored.log_id, 10, 0, events, None, ())])
-    check("elastic", stream.recommend("u", 10, (), None, exclude_seen), history, exclude_seen)
+    check_best("elastic", stream.recommend("u", 10, (), None, exclude_seen), history, exclude_seen)
     record, seen = record_of(stream, b"u")
     assert record["sequence"] == 50
     assert seen == {item - FIRST + 1 for item, _ in history}
@@ -348,9 +348,9 @@ def test_seen_items_of_records_that_are_long_behind(exclude_seen: bool, stream) 
 
 def test_windowed_models_look_past_unknown_items(tmp_path) -> None:
     history = [(FIRST + n % 40, n) for n in range(30)] + [(UNKNOWN, 50)] * 70 + [(FIRST, 60)]
-    with opened("sasrec", tmp_path / "s") as stream:
+    with small_stream("sasrec", tmp_path / "s") as stream:
         stream.observe_many(frame_of(("u", *event) for event in history))
-        check("sasrec", stream.recommend("u"), history)
+        check_best("sasrec", stream.recommend("u"), history)
         stream.observe_many(frame_of([("v", UNKNOWN, 5)] * 20))
         assert stream.recommend("v")["policy"][0] == "cold"
         assert "last 5 events" in stream.stats()["statement"]
@@ -361,7 +361,7 @@ def test_windowed_models_look_past_unknown_items(tmp_path) -> None:
 )
 def test_a_log_that_is_replaced_while_it_is_read(case, behind, tmp_path, monkeypatch) -> None:
     """Forgotten and observed again between the reads of one recommendation."""
-    with opened(case, tmp_path / "s") as stream:
+    with small_stream(case, tmp_path / "s") as stream:
         stream.observe_many(frame_of(("u", FIRST + n, n) for n in range(9)))
         if behind:
             stream.store.drop(stream.engine.digest)
@@ -377,7 +377,7 @@ def test_a_log_that_is_replaced_while_it_is_read(case, behind, tmp_path, monkeyp
             return events(*given)
 
         monkeypatch.setattr(stream.store, "events", replaced)
-        check(case, stream.recommend("u"), [(FIRST + 22, 5)])
+        check_best(case, stream.recommend("u"), [(FIRST + 22, 5)])
         assert next(turns, None) is None
         monkeypatch.setattr(stream.store, "events", lambda *_: [])
         stream.store.drop(stream.engine.digest)
@@ -392,13 +392,13 @@ def test_another_replica_writes(tmp_path) -> None:
     """Two streams of one store take turns, each finding the other's events in the log."""
     history = []
     url = f"lmdb://{tmp_path}/s"
-    with opened("elastic", url) as one, opened("elastic", url) as two:
+    with small_stream("elastic", url) as one, small_stream("elastic", url) as two:
         for n in range(40):
             event = (FIRST + n * 3 % 40, n, f"e{n}")
             assert (one, two)[n % 3 == 0].observe("u", *event).new
             assert not (one, two)[n % 2].observe("u", *event).new
             history.append(event[:2])
-        check("elastic", one.recommend("u"), history)
+        check_best("elastic", one.recommend("u"), history)
 
         append = one.store.append
 
@@ -412,11 +412,11 @@ def test_another_replica_writes(tmp_path) -> None:
         one.store.append = overtaken
         assert one.observe("u", FIRST + 2, 52, "y").new
         history += [(FIRST, 50), (FIRST + 1, 51), (FIRST + 2, 52)]
-        check("elastic", two.recommend("u"), history)
+        check_best("elastic", two.recommend("u"), history)
         one.store.append = overtaken
         two.forget("u")
         assert not one.observe("u", FIRST + 1, 51, "same").new
-        check("elastic", one.recommend("u"), history[-3:-1])
+        check_best("elastic", one.recommend("u"), history[-3:-1])
         assert one.stats()["events"] == 2
 
 
@@ -472,7 +472,7 @@ def test_threads(case: str, tmp_path) -> None:
                 assert stream.recommend(user)["policy"][0] == "personal"
         return found
 
-    with opened(case, f"lmdb://{tmp_path}/s", "power") as stream:
+    with small_stream(case, f"lmdb://{tmp_path}/s", "power") as stream:
         results = in_threads(threads, lambda number: work(number, stream))
         assert all(observed.new for found in results for observed in found)
         stats = stream.stats()
@@ -485,7 +485,7 @@ def test_threads(case: str, tmp_path) -> None:
             events = stream.store.events(user.encode(), stored.log_id, 0, 10**6)
             history = [(int(event.item), event.time) for event in events]
             assert record_of(stream, user.encode())[0]["sequence"] == len(history)
-            check(case, stream.recommend(user), history)
+            check_best(case, stream.recommend(user), history)
             for event in events:
                 number, turn = map(int, event.event_id.split(b"-"))
                 orders.setdefault((number, user), []).append(turn)
@@ -593,7 +593,7 @@ def test_a_frame_keeps_order_across_groups_and_tells_how_far_it_came(stream, mon
     assert stream.observe_many(frame) == Counts(276, 1024, 0, 0)
     for user in range(4):
         history = [(item, time) for u, item, time in rows if u == f"u{user}"]
-        check("elastic", stream.recommend(f"u{user}"), history)
+        check_best("elastic", stream.recommend(f"u{user}"), history)
 
 
 def test_rows_are_not_taken_one_by_one(stream, monkeypatch) -> None:
@@ -619,7 +619,7 @@ def test_another_model_is_refused_and_built_beside(tmp_path) -> None:
     history = [(FIRST + n * 3 % 40, n) for n in range(50)]
     url = str(tmp_path / "s")
     new = recommender("hydrarec")
-    with opened("elastic", url) as old:
+    with small_stream("elastic", url) as old:
         old.observe_many(frame_of(("u", *event) for event in history))
         with pytest.raises(DataError, match=r"serves elastic .* is hydrarec .*beside=True"):
             new.open_stream(url, "process")
@@ -628,19 +628,19 @@ def test_another_model_is_refused_and_built_beside(tmp_path) -> None:
             old.observe("u", FIRST, 60)
             beside.observe("u", FIRST + 1, 61)
             history += [(FIRST, 60), (FIRST + 1, 61)]
-            check("elastic", old.recommend("u"), history)
-            check("hydrarec", beside.recommend("u"), history)
+            check_best("elastic", old.recommend("u"), history)
+            check_best("hydrarec", beside.recommend("u"), history)
             beside.rebuild()
             assert (old.stats()["current"], beside.stats()["current"]) == (False, True)
             # The old stream goes on while it is open.
             old.observe("u", FIRST + 2, 62)
             history.append((FIRST + 2, 62))
-            check("elastic", old.recommend("u"), history)
-            check("hydrarec", beside.recommend("u"), history)
+            check_best("elastic", old.recommend("u"), history)
+            check_best("hydrarec", beside.recommend("u"), history)
     with pytest.raises(DataError, match="serves hydrarec"):
         recommender("elastic").open_stream(url)
     with new.open_stream(url) as again:
-        check("hydrarec", again.recommend("u"), history)
+        check_best("hydrarec", again.recommend("u"), history)
         models = again.store.meta()["models"]
         assert sorted(model["name"] for model in models.values()) == ["elastic", "hydrarec"]
 
@@ -653,7 +653,7 @@ def test_models_that_cannot_stream_are_refused_before_anything_is_made(name, tmp
 
 
 def test_a_failed_opening_in_earnest_leaves_the_store_free(tmp_path) -> None:
-    with opened("elastic", tmp_path / "s"):
+    with small_stream("elastic", tmp_path / "s"):
         pass
     with pytest.raises(DataError):
         recommender("hydrarec").open_stream(str(tmp_path / "s"), "power")
@@ -663,7 +663,7 @@ def test_a_failed_opening_in_earnest_leaves_the_store_free(tmp_path) -> None:
 
 
 def test_a_store_opened_again_is_not_written_to(tmp_path, monkeypatch) -> None:
-    with opened("elastic", tmp_path / "s") as stream:
+    with small_stream("elastic", tmp_path / "s") as stream:
         meta = stream.store.meta()
         assert meta["current"] == stream.engine.digest
         assert meta["models"][meta["current"]]["name"] == "elastic"
@@ -672,7 +672,7 @@ def test_a_store_opened_again_is_not_written_to(tmp_path, monkeypatch) -> None:
         monkeypatch.setattr(
             type(stream.store), "change_meta", lambda *_: pytest.fail("it was written to")
         )
-        with opened("elastic", tmp_path / "s") as again:
+        with small_stream("elastic", tmp_path / "s") as again:
             assert again.stats()["model"] == "elastic"
 
 
@@ -726,7 +726,7 @@ def test_wrong_events_are_not_logged(stream, arguments, says: str) -> None:
 
 
 def test_a_closed_stream_says_so(tmp_path) -> None:
-    stream = opened("elastic", tmp_path / "s")
+    stream = small_stream("elastic", tmp_path / "s")
     stream.close()
     stream.close()
     for call in (

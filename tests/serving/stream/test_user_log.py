@@ -9,7 +9,7 @@ import pytest
 import torch
 import typer
 from models.small_models import N
-from serving.small_streams import FIRST, UNKNOWN, opened, recommender
+from serving.small_streams import FIRST, UNKNOWN, recommender, small_stream
 from typer.testing import CliRunner
 
 from longrec.cli.recommend import explain as command
@@ -73,7 +73,7 @@ def test_a_log_is_explained_as_the_same_history(case, store):
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_score_is_the_streams(case, tmp_path):
-    with opened(case, tmp_path / "store") as stream:
+    with small_stream(case, tmp_path / "store") as stream:
         for event in log(30):
             stream.observe("anna", event.item, event.time)
         best = stream.recommend("anna", k=3, exclude_seen=False)
@@ -132,7 +132,7 @@ def test_the_command_reads_a_store_beside_the_stream(tmp_path):
     app = typer.Typer()
     app.command()(command)
     argv = [str(folder), "--item", str(FIRST), "--user", "anna", "--store", str(path), "--json"]
-    with opened("elastic", path) as stream:
+    with small_stream("elastic", path) as stream:
         for event in log(12):
             stream.observe("anna", event.item, event.time)
         done = CliRunner().invoke(app, argv)

@@ -1,4 +1,4 @@
-"""What killed children told of their streams, and the store that it is held against."""
+"""What killed children acknowledged of their streams, and the store that it is held against."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from serving import stream_jobs
-from serving.small_streams import FIRST, UNKNOWN, check
-from serving.stream_jobs import SHARED, common, made, own, turn_of
+from serving.small_streams import FIRST, UNKNOWN, check_best
+from serving.stream_jobs import SHARED, own_user, recommender_and_engine, sent_by_all, step_of
 
 from longrec.core.choices import Durability
 from longrec.serving.maintenance.verify import verify
@@ -21,8 +21,8 @@ NEAR = 1e-4
 """Of the standard deviation of scores."""
 
 
-class Told:
-    """The turns that were acknowledged, and so what must stand in the store.
+class Acknowledged:
+    """The steps that were acknowledged, and so what must stand in the store.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class Told:
 
     Attributes
     ----------
-    next : per worker the number of its next turn; where it was killed it may be done.
+    next : per worker the number of its next step; where it was killed it may be done.
     resumed : how often a rebuild went on where it was killed.
     """
 
@@ -52,64 +52,64 @@ class Told:
         """`next` as a job takes it."""
         return {str(worker): number for worker, number in self.next.items()}
 
-    def killed(self, workers: Iterable[int]) -> None:
+    def restarted(self, workers: Iterable[int]) -> None:
         """These go on in another process."""
         self._retried.update(workers)
         self._anew = True
 
-    def hear(self, lines: Iterable[str]) -> None:
+    def read(self, lines: Iterable[str]) -> None:
         """Take in what a child said, and whether it can be so."""
         for line in lines:
             word, *rest = line.split(" ")
             assert word != "failed", line
             if word == "progress":
-                self._hear_progress(*map(int, rest))
+                self._read_progress(*map(int, rest))
             elif word == "rebuilt":
-                self._hear_rebuilt(*map(int, rest))
+                self._read_rebuilt(*map(int, rest))
             else:
-                self._hear_turn(int(word), *map(int, rest))
+                self._read_step(int(word), *map(int, rest))
 
-    def _hear_turn(self, worker: int, number: int, accepted: int, tries: int) -> None:
+    def _read_step(self, worker: int, number: int, accepted: int, tries: int) -> None:
         assert number == self.next[worker]
-        turn, retry = turn_of(self.seed, worker, number), worker in self._retried or tries > 1
+        step, retry = step_of(self.seed, worker, number), worker in self._retried or tries > 1
         self.next[worker] += 1
         self._retried.discard(worker)
-        wanted = len(turn.events)
-        if turn.what == "forget":
-            wanted = bool(self._logged.pop((worker, turn.user), []))
-        for user, item, time, event_id in turn.events:
+        wanted = len(step.events)
+        if step.what == "forget":
+            wanted = bool(self._logged.pop((worker, step.user), []))
+        for user, item, time, event_id in step.events:
             event = Event(time, item_key(item), event_key(event_id))
             self._sent[event.event_id] = user, event
-            if common(event_id):
+            if sent_by_all(event_id):
                 before = self._firsts.get(event.event_id, 0)
                 assert before + accepted <= 1, f"{event_id} was accepted twice"
                 self._firsts[event.event_id], wanted = before + accepted, accepted
             else:
                 self._logged.setdefault((worker, user), []).append(event.event_id)
-        assert retry or accepted == wanted, f"{turn}: {accepted} accepted"
+        assert retry or accepted == wanted, f"{step}: {accepted} accepted"
 
-    def _hear_progress(self, done: int, in_all: int) -> None:
+    def _read_progress(self, done: int, in_all: int) -> None:
         if self._anew and self._ending and done < self._progress:
-            self._progress = 0  # it was killed when it was done and had not told
+            self._progress = 0  # it was killed when it was done and had not reported it
         assert done > self._progress, f"a rebuild was at {self._progress}, goes on at {done}"
         self.resumed += self._anew and self._progress > 0
         self._anew, self._progress = False, done
         self._ending = done >= in_all - len(self.next)  # they may be forgotten meanwhile
 
-    def _hear_rebuilt(self, imported: int, left_out: int) -> None:
+    def _read_rebuilt(self, imported: int, left_out: int) -> None:
         assert imported + left_out == sum(map(len, self.histories.values()))
         assert not (imported and self._rebuilt), "histories were imported twice"
         self._progress, self._rebuilt = 0, self._rebuilt + 1
 
-    def hold(self, store: Store, running: bool = False, done: bool = False) -> None:
+    def check(self, store: Store, running: bool = False, done: bool = False) -> None:
         """Hold a store against it.
 
         running : workers go on: what was acknowledged must be there, more may be.
         done : they have ended: nothing else may be there.
         """
-        turns = {worker: turn_of(self.seed, worker, n) for worker, n in self.next.items()}
-        begun = {event_key(event[3]) for turn in turns.values() for event in turn.events}
-        for user in dict.fromkeys([*SHARED, *map(own, self.next), *self.histories]):
+        steps = {worker: step_of(self.seed, worker, n) for worker, n in self.next.items()}
+        begun = {event_key(event[3]) for step in steps.values() for event in step.events}
+        for user in dict.fromkeys([*SHARED, *map(own_user, self.next), *self.histories]):
             if running and user not in SHARED:  # it may be forgotten just now
                 continue
             _, events = log_of(store, user_key(user))
@@ -120,14 +120,14 @@ class Told:
             names = [event.event_id for event in events]
             assert None not in names, "older events stand there twice, or of another user"
             assert len(set(names)) == len(names), "an event was logged twice"
-            for worker, turn in turns.items():
+            for worker, step in steps.items():
                 found = [name for name in names if name.startswith(b"%d-" % worker)]
                 wanted = self._logged.get((worker, user), [])
-                its = [e for e in turn.events if e[0] == user and not common(e[3])]
+                its = [e for e in step.events if e[0] == user and not sent_by_all(e[3])]
                 more = [event_key(event[3]) for event in its]
                 if running:
                     assert found[: len(wanted)] == wanted
-                elif (turn.what, turn.user) == ("forget", user) and not done:
+                elif (step.what, step.user) == ("forget", user) and not done:
                     assert found in ([], wanted)
                 else:
                     assert found == wanted or (found == wanted + more and not done)
@@ -150,18 +150,20 @@ def log_of(store: Store, user: bytes) -> tuple[StoredUser, list[Event]]:
         assert store.read(NO_MODEL, [(user, ())])[0].log_id != stored.log_id, "a log lacks events"
 
 
-def look(told: Told, url: str, durability: Durability, case: str) -> None:
-    """Hold what a kill has left against what was told, and records against the log."""
+def check_after_kill(
+    acknowledged: Acknowledged, url: str, durability: Durability, case: str
+) -> None:
+    """Hold what a kill has left against what was acknowledged, and records against the log."""
     store = open_store(url, durability)
-    told.hold(store)
+    acknowledged.check(store)
     assert not verify(store).problems
-    hold_records(store, case)
+    check_records(store, case)
     store.close()
 
 
-def hold_records(store: Store, case: str) -> int:
+def check_records(store: Store, case: str) -> int:
     """Hold every record against what the log gives, up to where it is; -> how many there are."""
-    rec, engine = made(case)
+    rec, engine = recommender_and_engine(case)
     users = store.users(b"", 10_000)
     stored = store.read(engine.digest, [(user, ()) for user in users], seen=True)
     pairs = [(u, one) for u, one in zip(users, stored, strict=True) if one.record is not None]
@@ -176,7 +178,7 @@ def hold_records(store: Store, case: str) -> int:
         moves.append([(index_of(event), event.time) for event in events])
     engine.advance(fresh, moves)
     for row, ((_, one), move) in enumerate(zip(pairs, moves, strict=True)):
-        hold_counts(one, move)
+        check_counts(one, move)
         if any(item for item, _ in move):
             h = (engine.read(records[row : row + 1]) for records in (stored, fresh))
             theirs, ours = (rec.model.score(one)[0, 1:].double() for one in h)
@@ -184,7 +186,7 @@ def hold_records(store: Store, case: str) -> int:
     return len(pairs)
 
 
-def hold_counts(stored: StoredUser, move: Sequence[tuple[int, int]]) -> None:
+def check_counts(stored: StoredUser, move: Sequence[tuple[int, int]]) -> None:
     """Hold what a record counts, and its bitmap, against its events (item index, time)."""
     known = [(item, time) for item, time in move if item]
     times = [time for _, time in known]
@@ -200,20 +202,26 @@ def index_of(event: Event) -> int:
 
 
 def finish(
-    told: Told, url: str, durability: Durability, case: str, histories: str | None = None
+    acknowledged: Acknowledged,
+    url: str,
+    durability: Durability,
+    case: str,
+    histories: str | None = None,
 ) -> None:
     """Let all end what they were at, then hold all that is kept against the log."""
-    told.killed(told.next)
-    ends = {str(worker): number + 20 for worker, number in told.next.items()}
+    acknowledged.restarted(acknowledged.next)
+    ends = {str(worker): number + 20 for worker, number in acknowledged.next.items()}
     lines: list[str] = []
-    stream_jobs.go_on(lines.append, url, durability, case, told.seed, told.starts, ends, histories)
-    told.hear(lines)
-    with stream_jobs.opened(case, url, durability) as stream:
+    stream_jobs.run_workers(
+        lines.append, url, durability, case, acknowledged.seed, acknowledged.starts, ends, histories
+    )
+    acknowledged.read(lines)
+    with stream_jobs.small_stream(case, url, durability) as stream:
         store = stream.store
-        told.hold(store, done=True)
+        acknowledged.check(store, done=True)
         assert not verify(store).problems
-        assert hold_records(store, case) > len(SHARED)
+        assert check_records(store, case) > len(SHARED)
         for user in SHARED:
             history = [(int(e.item), e.time) for e in log_of(store, user_key(user))[1]]
-            check(case, stream.recommend(user, exclude_seen=False), history, seen=False)
-            check(case, stream.recommend(user), history)
+            check_best(case, stream.recommend(user, exclude_seen=False), history, seen=False)
+            check_best(case, stream.recommend(user), history)
