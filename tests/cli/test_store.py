@@ -19,9 +19,9 @@ from forking import run_code
 from serving.maintenance.small_stores import (
     MODEL,
     OTHER,
+    content_of,
     fill,
-    held,
-    held_logs,
+    logs_of,
     put_record,
     record,
     serve,
@@ -115,7 +115,7 @@ def test_there_and_back(call, json_of, store, tmp_path) -> None:
     with_json = json_of("info", other)
     assert [model["name"] for model in with_json["models"]] == ["elastic"]
     again = open_store(str(other), readonly=True)
-    assert held_logs(again) == held_logs(store)
+    assert logs_of(again) == logs_of(store)
     again.close()
     third = f"lmdb://{tmp_path}/third"
     for argv in (["backup", store.url, tmp_path / "b2"], ["restore", tmp_path / "b2", third]):
@@ -157,12 +157,12 @@ def test_old_models_go_and_room_comes_back(call, json_of, store) -> None:
     assert json_of("compact", store.url)["dropped"] == []
     assert store.totals().records == {MODEL: 3, OTHER: 2}
     store.change_meta(lambda meta: meta.pop("rebuild"))
-    before = held(store)
+    before = content_of(store)
     found = json_of("compact", store.url)
     assert found["dropped"] == [
         {"name": "hydrarec", "digest": OTHER, "current": False, "records": 2}
     ]
-    assert held(store) == before
+    assert content_of(store) == before
     assert list(store.meta()["models"]) == [MODEL]
     assert found["bytes_after"] == store.totals().bytes
     status, out, _ = call("compact", store.url)
@@ -271,5 +271,5 @@ def test_killed_restores_go_on(call, json_of, store, tmp_path) -> None:
     assert killed
     assert json_of("verify", tmp_path / "other")["events"] == 29 + 99 * 80
     again = open_store(str(tmp_path / "other"), readonly=True)
-    assert held_logs(again) == held_logs(store)
+    assert logs_of(again) == logs_of(store)
     again.close()

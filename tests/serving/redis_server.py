@@ -80,7 +80,7 @@ class RedisServer:
             "bind": "127.0.0.1",
             "dir": str(self.folder),
             "save": "",
-            "hz": "500",
+            "hz": "100",
             "logfile": str(self.folder / "log"),
         }
         command = [*self.wrapped, "redis-server"]

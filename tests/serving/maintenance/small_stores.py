@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from hypothesis import strategies as st
@@ -18,6 +18,7 @@ from longrec.serving.stores.protocol import (
 )
 
 MODEL, OTHER = "ab" * 32, "cd" * 32
+EVENTS = [Event(n, b"item%d" % (n % 7), b"id%d" % n if n % 3 else None) for n in range(20)]
 
 
 def record(sequence: int, version: int = 1, digest: str = MODEL, extra: bytes = b"state") -> bytes:
@@ -49,23 +50,21 @@ def serve(store: Store, digest: str = MODEL, name: str = "elastic") -> None:
     store.change_meta(change)
 
 
-def held(store: Store, digest: str = MODEL) -> dict[bytes, tuple[StoredUser, list[Event]]]:
-    """All that is kept of every user, but for the number of the log, which is the store's own."""
-    return dict(_held(store, digest))
-
-
-def _held(store: Store, digest: str) -> Iterator[tuple[bytes, tuple[StoredUser, list[Event]]]]:
+def content_of(store: Store, digest: str = MODEL) -> dict[bytes, tuple[StoredUser, list[Event]]]:
+    """All that is stored of every user, but for the log's id, which is the store's own."""
+    found = {}
     for user in store.users(b"", 10**6):
         log_id = store.read(digest, [(user, ())])[0].log_id
         events = store.events(user, log_id, 0, 10**6)
         ids = [event.event_id for event in events if event.event_id is not None]
         stored = store.read(digest, [(user, ids)], seen=True)[0]
-        yield user, (stored._replace(log_id=0), events)
+        found[user] = stored._replace(log_id=0), events
+    return found
 
 
-def held_logs(store: Store) -> dict[bytes, tuple[StoredUser, list[Event]]]:
+def logs_of(store: Store) -> dict[bytes, tuple[StoredUser, list[Event]]]:
     """What a backup brings back of every user: the log, and no records."""
-    return held(store, "0" * 64)
+    return content_of(store, "0" * 64)
 
 
 def put_record(store: Store, user: bytes, new: bytes, digest: str = MODEL) -> None:

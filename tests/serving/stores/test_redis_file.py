@@ -32,7 +32,7 @@ def every_call(store, number: int) -> None:
     log(store, b"always", event(number), seen=[number])
     log_id = read_user(store, users[0]).log_id
     assert store.put(OTHER, [Put(users[0], log_id, 0, record(1, 1), bitmap([9, 9000]))]) == 1
-    assert store.rewrite([Rewrite(users[0], log_id, 1, [event(n) for n in range(1200)])]) == [True]
+    assert store.rewrite([Rewrite(users[0], log_id, 1, [event(n) for n in range(200)])]) == [True]
     assert store.forget(users[1])
     store.drop(OTHER)
     store.change_meta(lambda meta: meta.update(n=number))

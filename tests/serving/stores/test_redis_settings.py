@@ -146,7 +146,7 @@ def test_a_server_that_becomes_a_replica_is_told(server, tmp_path):
 
 
 def test_a_server_that_just_got_its_first_file_is_waited_for(tmp_path):
-    with RedisServer(tmp_path, appendonly="no", enable_debug_command="yes", hz="500") as server:
+    with RedisServer(tmp_path, appendonly="no", enable_debug_command="yes") as server:
         with server.client() as client:
             client.execute_command("DEBUG", "POPULATE", 5_000, "k", 100)
             client.config_set("rdb-key-save-delay", 2)
