@@ -10,8 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from longrec_bench.serving.tables import tables
-from longrec_bench.tables import as_markdown
+from longrec_bench.tables import as_markdown, tables
 
 
 def main() -> None:

@@ -6,10 +6,12 @@ import random
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from time import perf_counter
 from typing import Any, TypeVar
 
-import numpy as np
+from longrec.artifact.provenance import command, commit
+from longrec.core.machine import load_average, machine, versions
 
 Row = dict[str, Any]
 """What was measured under which condition, then its figures; all plain values."""
@@ -65,6 +67,16 @@ def interleaved(things: Sequence[T], rounds: int, rng: random.Random) -> Iterato
             yield number, thing
 
 
-def median_ms(seconds: Sequence[float] | array[float]) -> float:
-    """Median of times, in milliseconds."""
-    return 1e3 * float(np.median(seconds))
+def now() -> str:
+    """The time, in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def describe_start(*packages: str) -> Row:
+    """How and on which machine a measurement begins; versions of these packages among it."""
+    here = machine()
+    facts = {
+        **{"processor": here["processor"], "cores": here["cores"]},
+        **{"load_before": load_average(), "versions": versions(*packages)},
+    }
+    return {"command": command(), "commit": commit(), "started": now(), "machine": facts}

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from longrec.core import console
 from longrec.core.format import number
+from longrec.core.machine import machine_text, versions_text
+from longrec_bench.cost.sweep import size_of
+from longrec_bench.cost.systems import PEERS
 from longrec_bench.measurement import Row
+from longrec_bench.plan import PASSES
 
 
 class Table(NamedTuple):
@@ -18,44 +23,14 @@ class Table(NamedTuple):
     lines: list[list[Any]]
 
 
-def table(
-    title: str, rows: Sequence[Row], columns: Mapping[str, str | Callable[[Row], Any]]
-) -> Iterator[Table]:
-    """A table with a line for each row; none where there are no rows.
-
-    Parameters
-    ----------
-    columns : for each column's name the row's key, or what computes the value from the row.
-    """
-    if rows:
-        values = columns.values()
-        lines = [[row[of] if isinstance(of, str) else of(row) for of in values] for row in rows]
-        yield Table(title, [*columns], lines)
-
-
-def all_keys(rows: Sequence[Row]) -> dict[str, str]:
-    """Columns for `table`: all keys of the rows, by their own names."""
-    return {key: key for key in rows[0]} if rows else {}
-
-
-def yes_or_no(row: Row) -> str:
-    """Whether a goal's row is met."""
-    return "yes" if row["met"] else "no"
-
-
-def print_result(
-    found: dict[str, Any],
-    as_json: bool,
-    tables: Callable[[dict[str, Any]], Iterable[Table]],
-    facts: Callable[[dict[str, Any]], Mapping[str, object]],
-) -> None:
+def print_result(found: Row, as_json: bool) -> None:
     """Print rows for programs; or tables, what is known of the machine, and how it was measured."""
     if as_json:
         console.print_json(found["cells"])
         return
-    for one in tables(found):
-        console.table(one.title, one.columns, one.lines)
-    console.facts_table("machine", facts(found))
+    for table in tables(found):
+        console.table(*table)
+    console.facts_table("machine", machine_facts(found))
     for line in found["method"]:
         console.print_text(f"- {line}")
 
@@ -65,3 +40,169 @@ def as_markdown(table: Table) -> str:
     lines = [table.columns, ["---"] * len(table.columns)]
     lines += [[number(value) for value in line] for line in table.lines]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def tables(found: Row) -> Iterator[Table]:
+    """All tables of a result, of cost or of serving, that have lines."""
+    parts = _serving_tables(found) if "breakdown" in found else _cost_tables(found)
+    return (table for table in parts if table.lines)
+
+
+def machine_facts(found: Row) -> dict[str, object]:
+    """The machine in words."""
+    machine = found["machine"]
+    facts = {"processor": machine_text(machine), "load before": machine["load_before"]}
+    pinned, unpinned = machine["pinned"], "not pinned on this system"
+    if "store" in machine:
+        used = "one, all threads pinned to it" if pinned else unpinned
+        servers = "; servers have all" if pinned and machine["cores_used"] > 1 else ""
+        facts["processor"] += f"; used: {used}{servers}"
+        sync = machine["sync_ms"]
+        facts |= {
+            **{"store": machine["store"], "file system": machine["file_system"]},
+            "sync of 32 KiB": sync and f"{sync:.3f} ms, median, without a store",
+        }
+    else:
+        facts |= {
+            "threads": f"{machine['threads']}, {'pinned' if pinned else unpinned}",
+            "of their time the threads worked": f"{machine['processor_share'] or 0:.0%}",
+            "time": f"{found['started']} to {found['ended']}",
+        }
+    facts["versions"] = versions_text(machine["versions"])
+    return {name: text for name, text in facts.items() if text is not None}
+
+
+def _table(
+    title: str, rows: Sequence[Row], columns: Mapping[str, str | Callable[[Row], Any]]
+) -> Table:
+    """A line for each row; each column is a key of the rows, or computed from them."""
+    lines = [
+        [row[of] if isinstance(of, str) else of(row) for of in columns.values()] for row in rows
+    ]
+    return Table(title, [*columns], lines)
+
+
+def _keys(rows: Sequence[Row]) -> dict[str, str]:
+    """All keys of rows as columns, by their own names."""
+    return {key: key for key in rows[0]} if rows else {}
+
+
+def _met(row: Row) -> str:
+    return "yes" if row["met"] else "no"
+
+
+# ---- cost
+
+
+def _cost_tables(found: Row) -> Iterator[Table]:
+    """Times, memory and ratios by length, then what they add up to."""
+    cells = found["cells"]
+    for kind, peer in PEERS.items():
+        for which in PASSES:
+            own = [cell for cell in cells if kind in cell and cell["pass"] == which]
+            yield _by_length(f"{kind}, {which}: milliseconds, median", kind, own, _time)
+            if which != "step":
+                yield _by_length(f"{kind}, {which}: peak memory in MiB", kind, own, _memory)
+            own = [row for row in found["ratios"] if kind in row and row["pass"] == which]
+            ceiling = " (in brackets: a free mixer)" * any(row.get("ceiling") for row in own)
+            title = f"{kind}, {which}: times as fast as {peer}{ceiling}"
+            yield _by_length(title, kind, own, _ratio)
+    for kind, size in (("bank", "slots"), ("loss", "catalog")):
+        yield _table(
+            f"{kind}: milliseconds, median (least to most)",
+            [cell for cell in cells if kind in cell],
+            {
+                **{kind: kind, size: lambda row: f"{size_of(row):,}"},
+                **{"pass": "pass", "batch": "batch", "ms": _times, "peak MiB": _memory},
+            },
+        )
+    system: dict[str, str | Callable[[Row], Any]] = {"of": _name, "pass": "pass"}
+    yield _table(
+        "growth: time ~ T^p, memory ~ T^q, fitted",
+        found["exponents"],
+        {
+            **system,
+            "p": lambda row: number(row["seconds"]),
+            "q": lambda row: number(row["bytes"]),
+            "events": lambda row: f"{row['from']:,} to {row['to']:,}",
+        },
+    )
+    yield _table(
+        "faster from how many events on",
+        found["crossovers"],
+        {**system, "than": "against", "events": _crossover},
+    )
+    yield _table(
+        "goals",
+        found["goals"],
+        {"goal": "goal", "measured": lambda row: number(row["measured"]), "met": _met},
+    )
+    yield _table(
+        "not measured",
+        found["skipped"],
+        {**system, "size": lambda row: f"{size_of(row):,}", "why": "why"},
+    )
+
+
+def _by_length(title: str, kind: str, rows: Sequence[Row], text: Callable[[Row], str]) -> Table:
+    """A line for each name, a column for each length."""
+    texts = {(row[kind], row["length"]): text(row) for row in rows}
+    names, lengths = dict.fromkeys(row[kind] for row in rows), sorted({key[1] for key in texts})
+    lines = [[name, *(texts.get((name, length), "") for length in lengths)] for name in names]
+    return Table(title, [kind, *(f"{length:,}" for length in lengths)], lines)
+
+
+def _ms(seconds: float) -> str:
+    return number(1e3 * seconds)
+
+
+def _time(row: Row) -> str:
+    return _ms(row["seconds_median"])
+
+
+def _times(row: Row) -> str:
+    return f"{_time(row)} ({_ms(row['seconds_min'])} to {_ms(row['seconds_max'])})"
+
+
+def _memory(row: Row) -> str:
+    return "" if row["peak_bytes"] is None else number(row["peak_bytes"] / 2**20)
+
+
+def _ratio(row: Row) -> str:
+    ceiling = row.get("ceiling")
+    return number(row["ratio"]) + ("" if ceiling is None else f" ({number(ceiling)})")
+
+
+def _crossover(row: Row) -> str:
+    if row["length"] is None:
+        return "never, as far as measured"
+    return "all measured" if row["everywhere"] else f"{row['length']:,.0f}"
+
+
+def _name(row: Row) -> str:
+    kind = next(kind for kind in ("mixer", "model", "bank", "loss") if kind in row)
+    return f"{kind} {row[kind]}"
+
+
+# ---- serving
+
+
+def _serving_tables(found: Row) -> Iterator[Table]:
+    """Cells, ratios, goals, and where the time goes."""
+    cells, goals = found["cells"], found["goals"]
+    columns: dict[str, str | Callable[[Row], Any]] = {
+        key.removesuffix("_ms").replace("_", " "): key for key in cells[0]
+    }
+    columns["pairs per second"] = lambda row: round(row["pairs_per_second"])
+    yield _table("an event and a recommendation, in milliseconds", cells, columns)
+    yield _table("ratios of medians, one client", found["ratios"], _keys(found["ratios"]))
+    yield _table("goals, at the worst cell", goals, {**_keys(goals), "met": _met})
+    where = groupby(found["breakdown"], lambda row: (row["catalog"], row["transport"]))
+    for (catalog, transport), group in where:
+        rows = list(group)
+        yield Table(
+            f"{catalog:,} items, {transport}: where a pair's time goes, one client, "
+            f"{rows[0]['of']} in milliseconds",
+            ["part", *(f"{row['system']}, {row['durability']}" for row in rows)],
+            [[part, *(row["ms"][part] for row in rows)] for part in rows[0]["ms"]],
+        )

@@ -21,20 +21,15 @@ from serving.redis_server import RedisServer
 from longrec.core.errors import LongrecError
 from longrec.serving.stores.protocol import StoreFull
 from longrec.serving.stream.stream import Stream
-from longrec_bench.serving import pairs
-from longrec_bench.serving import server as server_module
-from longrec_bench.serving.bench import bench_serving
-from longrec_bench.serving.breakdown import PARTS, STAGES, HttpPairs
-from longrec_bench.serving.plan import ServingPlan
-from longrec_bench.serving.recommenders import random_recommender
-from longrec_bench.serving.server import Server
-from longrec_bench.serving.tables import tables
-from longrec_bench.tables import as_markdown
+from longrec_bench.plan import ServingPlan
+from longrec_bench.serving import bench, clients, pairs, users
+from longrec_bench.serving.clients import HttpClient, Server
+from longrec_bench.serving.users import random_recommender
+from longrec_bench.tables import as_markdown, tables
 
-FIGURES = {"p50_ms", "p95_ms", "p99_ms", "pairs_per_second"}
-STREAM = {"system", "history", "durability", "clients", "batch"} | FIGURES
-SERVE = {"system", "history", "catalog", "clients", "transport", "durability", "recall_at_10"}
-TINY = ["--histories", "50,3", "--rounds", 2, "--seconds", 0.1]
+CONDITION = ("system", "history", "catalog", "clients", "transport", "durability")
+FIGURES = {"p50_ms", "p95_ms", "p99_ms", "pairs_per_second", "recall_at_10"}
+USERS = 8
 ONE = {"histories": (5,), "durabilities": ("process",), "rounds": 1, "seconds": 0.05}
 
 
@@ -46,7 +41,7 @@ def small():
 
 @pytest.fixture(scope="module", autouse=True)
 def servers():
-    """All servers that were started; they are forked, from a process that has imported longrec."""
+    """All servers that were started, forked from a process that has imported longrec; few users."""
     started = []
 
     def start(self, log):
@@ -55,6 +50,7 @@ def servers():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Server, "_start", start)
+        patch.setattr(users, "MOST", USERS)
         yield started
 
 
@@ -64,10 +60,15 @@ def _no_server_is_left(servers):
     assert all(server.poll() is not None for server in servers)
 
 
+def bench_serving(recommenders, plan, folder, store=None):
+    return bench.bench_serving(recommenders, plan, folder, store, lambda *_: None)
+
+
 def run(folder, command, *argv):
     """What a whole command prints and what it writes; nothing else is left."""
     out = folder / "found.json"
-    done = longrec_bench(command, *TINY, *argv, "--folder", folder, "--out", out, "--json")
+    tiny = ["--histories", "50,3", "--rounds", 2, "--seconds", 0.1]
+    done = longrec_bench(command, *tiny, *argv, "--folder", folder, "--out", out, "--json")
     assert done.exit_code == 0
     written = json.loads(out.read_text())
     out.unlink()
@@ -77,7 +78,7 @@ def run(folder, command, *argv):
 
 @pytest.fixture(scope="module")
 def streamed(tmp_path_factory):
-    argv = ["--models", "hydrarec,last-item", "--items", 40, "--clients", "1,3"]
+    argv = ["--models", "sasrec,last-item", "--items", 40, "--clients", "1,3"]
     return run(tmp_path_factory.mktemp("bench"), "stream", *argv)
 
 
@@ -87,29 +88,19 @@ def served(tmp_path_factory):
     return run(tmp_path_factory.mktemp("bench"), "serve", *argv, "--clients", "1,2")
 
 
-def conditions(cells, n):
-    found = [tuple(cell.values())[:n] for cell in cells]
-    assert len(found) == len(set(found))
-    return set(found)
-
-
 # ---- whole results
 
 
-def test_cells_of_streams_are_complete(streamed):
-    assert all(set(cell) == STREAM for cell in streamed[0])
-    pairs = product(("last-item", "hydrarec"), (3, 50), ("power", "process"), (1, 3), (1,))
-    steps = product(("hydrarec step",), (3,), ("none",), (1,), (1, 256))
-    again = product(("re-encode 200", "re-encode 2048"), (50,), ("none",), (1,), (1,))
-    assert conditions(streamed[0], 5) == {*pairs, *steps, *again}
-
-
-def test_cells_of_what_is_served_are_complete(served):
-    assert all(set(cell) == SERVE | FIGURES for cell in served[0])
-    pairs = product(("last-item",), (3, 50), (40,), (1, 2), ("python", "http"), ("process",))
-    again = product(("re-encode 200",), (3, 50), (40,), (1,), ("python",), ("none",))
-    assert conditions(served[0], 6) == {*pairs, *again}
-    assert {cell["recall_at_10"] for cell in served[0]} == {1.0}  # searched exactly
+def test_cells_are_complete(streamed, served):
+    both = ("power", "process")
+    stream = product(("sasrec", "last-item"), (3, 50), (40,), (1, 3), ("python",), both)
+    serve = product(("last-item",), (3, 50), (40,), (1, 2), ("python", "http"), ("process",))
+    again = [*product(("re-encode 200",), (3, 50), (40,), (1,), ("python",), ("none",))]
+    for cells, expected in ((streamed[0], [*stream, *again]), (served[0], [*serve, *again])):
+        assert all(set(cell) == {*CONDITION} | FIGURES for cell in cells)
+        conditions = [tuple(cell[key] for key in CONDITION) for cell in cells]
+        assert sorted(conditions) == sorted(expected)
+        assert {cell["recall_at_10"] for cell in cells} == {1.0}  # searched exactly
 
 
 def test_percentiles_are_in_order_and_pairs_no_more_than_clients_can_ask(streamed, served):
@@ -123,29 +114,31 @@ def test_percentiles_are_in_order_and_pairs_no_more_than_clients_can_ask(streame
 def test_the_file_of_streams_holds_the_rest(streamed):
     cells, written = streamed
     assert written["cells"] == cells
-    stores = {(part["system"], part["durability"]) for part in written["breakdown"]}
-    assert stores == set(product(("hydrarec",), ("power", "process")))
-    for part in written["breakdown"]:
-        ms = part["ms"]
-        assert all(ms[name] > 0 for name in PARTS)
-        whole = ms.pop("observe") + ms.pop("recommend")
-        assert sum(ms.values()) == pytest.approx(whole)
+    parts = {(part["system"], part["durability"]): part["ms"] for part in written["breakdown"]}
+    assert set(parts) == set(product(("sasrec", "last-item"), ("power", "process")))
+    assert all(ms["observe"] > 0 and ms["recommend"] > 0 for ms in parts.values())
     machine = written["machine"]
     assert machine["sync_ms"] > 0
+    assert machine["cores_used"] == 1
     assert machine["file_system"] == "unknown" or machine["file_system"].isprintable()
     assert machine["versions"]["torch"] == torch.__version__
     assert written["command"]
-    assert any("3 events" in line for line in written["method"])
+    assert any("3, 50 events" in line for line in written["method"])
+    assert "40 items, last-item: found with exact." in written["method"]
 
 
 def test_the_file_of_what_is_served_holds_the_rest(served):
     cells, written = served
     assert written["cells"] == cells
     assert written["machine"]["cores_used"] == len(os.sched_getaffinity(0))
-    [row] = written["breakdown"]
-    assert (row["transport"], row["history"], row["of"]) == ("http", 50, "means")
-    ms = row["ms"]
-    assert all(ms[stage] > 0 for stage in STAGES)
+    python, http = written["breakdown"]
+    assert (python["transport"], python["of"], set(python["ms"])) == (
+        *("python", "medians"),
+        {"observe", "recommend"},
+    )
+    assert (http["transport"], http["history"], http["of"]) == ("http", 50, "means")
+    ms = http["ms"]
+    assert all(ms[stage] > 0 for stage in pairs.STAGES)
     assert 0 < ms.pop("client's processor") < ms["pair"]
     assert sum(ms.values()) == pytest.approx(2 * ms["pair"])
     assert ms["sockets and client"] > 0
@@ -154,37 +147,22 @@ def test_the_file_of_what_is_served_holds_the_rest(served):
     assert text.count("\n| ---") == len(list(tables(written)))
 
 
-def test_tables_for_people_and_a_warning_where_memory_is_no_disk(tmp_path, monkeypatch):
+def test_a_run_tables_for_people_and_a_warning_where_memory_is_no_disk(tmp_path, monkeypatch):
     monkeypatch.setattr("longrec_bench.serving.workspace.file_system", lambda folder: "tmpfs")
-    argv = ["--models", "last-item", "--items", 40, "--durability", "process", "--clients", 1]
-    done = longrec_bench("stream", *argv, *TINY, "--folder", tmp_path)
+    saved = random_recommender("sasrec", 40).save(tmp_path / "run")
+    argv = ["--histories", "5,210", "--durability", "process", "--clients", 1, "--rounds", 2]
+    done = longrec_bench("stream", saved, *argv, "--folder", tmp_path)
     for words in ("re-encode 2048", "ratios", "file system", "sync of 32 KiB", "2 rounds"):
         assert words in done.stdout
     assert "warning: measured on tmpfs" in " ".join(done.stderr.split())
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_run_and_a_model_with_a_window(tmp_path):
-    saved = random_recommender("sasrec", 40).save(tmp_path / "run")
-    argv = ["--histories", 5, "--durability", "process", "--clients", 2, "--rounds", 1]
-    more = ["--seconds", 0.05, "--folder", tmp_path, "--json"]
-    cells = json.loads(longrec_bench("stream", saved, *argv, *more).stdout)
-    assert [cell["system"] for cell in cells] == ["sasrec", "re-encode 200", "re-encode 2048"]
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_catalogs_come_one_after_the_other(tmp_path):
-    chosen = [random_recommender("last-item", items) for items in (60, 40)]
-    found = bench_serving(chosen, ServingPlan(**ONE, clients=(1,)), tmp_path, as_served=True)
-    names = ("last-item", "re-encode 200")
-    in_order = [(cell["system"], cell["catalog"]) for cell in found["cells"]]
-    assert in_order == [(name, items) for items in (40, 60) for name in names]
-    assert found["machine"]["cores_used"] == 1
-    assert "60 items, last-item: found with exact." in found["method"]
+def test_the_stream_is_the_real_one(small, tmp_path, monkeypatch):
+    """Every pair is an event in the log, and what is measured lies on the disk that was named.
 
-
-def test_the_stream_is_the_real_one(tmp_path, monkeypatch):
-    """Every pair is an event in the log, and what is measured lies on the disk that was named."""
+    Catalogs come one after the other.
+    """
     asked, totals = set(), []
     observe, close = Stream.observe, Stream.close
 
@@ -202,23 +180,24 @@ def test_the_stream_is_the_real_one(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Stream, "observe", watched)
     monkeypatch.setattr(Stream, "close", noted)
-    recommender = random_recommender("hydrarec", 40)
     plan = ServingPlan(**ONE, clients=(1, 3))
-    cells = bench_serving([recommender], plan, tmp_path, as_served=False)["cells"]
-    assert len(asked) > 3
-    filled, ended = totals[0], totals[-1]
-    assert filled["events"] == 5 * 256
-    # One client's turns, the first of which does not count, and what the parts write themselves.
-    assert ended["events"] - filled["events"] - ended["accepted"] == 2 * 10
-    assert ended["accepted"] >= 2 * 10 + 2 * 3
+    cells = bench_serving([random_recommender("last-item", 60), small], plan, tmp_path)["cells"]
+    names = ("last-item", "last-item", "re-encode 200")
+    in_order = [(cell["system"], cell["catalog"]) for cell in cells]
+    assert in_order == [(name, items) for items in (40, 60) for name in names]
     assert {cell["durability"] for cell in cells} == {"process", "none"}
+    assert len(asked) > 3
+    for filled, ended, recall in (totals[:3], totals[3:]):  # of both catalogs
+        assert filled["events"] == 5 * USERS
+        assert ended["events"] - filled["events"] == ended["accepted"] >= 2 * 10 + 2 * 3
+        assert recall["events"] == ended["events"]
 
 
 # ---- failures
 
 
-@pytest.mark.parametrize("clients", [1, 3])
-def test_nothing_is_left_after_a_failure(small, clients, tmp_path, monkeypatch):
+@pytest.mark.parametrize("n_clients", [1, 3])
+def test_nothing_is_left_after_a_failure(small, n_clients, tmp_path, monkeypatch):
     calls, recommend = iter(range(10**6)), Stream.recommend
 
     def full(self, *args, **options):
@@ -228,50 +207,34 @@ def test_nothing_is_left_after_a_failure(small, clients, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Stream, "recommend", full)
     allowed, threads = os.sched_getaffinity(0), threading.active_count()
-    plan = ServingPlan(**ONE | {"rounds": 3, "seconds": 9}, clients=(clients,))
+    plan = ServingPlan(**ONE | {"rounds": 3, "seconds": 9}, clients=(n_clients,))
     with pytest.raises(StoreFull, match="no room"):
-        bench_serving([small], plan, tmp_path, as_served=False)
+        bench_serving([small], plan, tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert os.sched_getaffinity(0) == allowed
     assert threading.active_count() == threads
 
 
-def test_a_named_folder_is_removed_again(small, tmp_path, monkeypatch):
-    plan = ServingPlan(**ONE, clients=(1,))
-    (tmp_path / "empty").mkdir()
-    bench_serving([small], plan, store=f"lmdb://{tmp_path / 'empty'}", as_served=False)
-    assert not list(tmp_path.iterdir())
+def test_a_server_that_dies_is_reported_and_nothing_is_left(servers, small, tmp_path, monkeypatch):
+    observe, asked = HttpClient.observe, iter(range(100))
 
-    def interrupted(self):
-        assert list((tmp_path / "new").rglob("last-item-python-process"))
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(pairs.Reencoding, "sample", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        bench_serving([small], plan, store=str(tmp_path / "new"), as_served=False)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_server_that_dies_is_told_and_nothing_is_left(servers, small, tmp_path, monkeypatch):
-    ask, asked = HttpPairs.ask, iter(range(10))
-
-    def shot(self):
-        if next(asked):  # not in the turn that does not count
+    def shot(self, *event):
+        if next(asked) == 12:  # not in the sample that does not count
             servers[-1].kill()
-        ask(self)
+        observe(self, *event)
 
-    monkeypatch.setattr(HttpPairs, "ask", shot)
+    monkeypatch.setattr(HttpClient, "observe", shot)
     allowed = os.sched_getaffinity(0)
     plan = ServingPlan(**ONE, clients=(1,), transports=("http",))
     words = "longrec serve ended with status -9; its log ends"
     with pytest.raises(LongrecError, match=words) as raised:
-        bench_serving([small], plan, tmp_path, as_served=True)
+        bench_serving([small], plan, tmp_path)
     assert '"event": "serving"' in str(raised.value)
     assert list(tmp_path.iterdir()) == []
     assert os.sched_getaffinity(0) == allowed
 
 
-def test_a_server_that_does_not_start_is_told(tmp_path, monkeypatch):
+def test_a_server_that_does_not_start_is_reported(tmp_path, monkeypatch):
     def start():
         log = tmp_path / "log"
         argv = (tmp_path / "none", str(tmp_path / "store"), "process", log, set())
@@ -283,7 +246,7 @@ def test_a_server_that_does_not_start_is_told(tmp_path, monkeypatch):
         start()
     sleep = lambda self, log: subprocess.Popen(["sleep", "60"])  # noqa: E731
     monkeypatch.setattr(Server, "_start", sleep)
-    monkeypatch.setattr(server_module, "START", 0.0)
+    monkeypatch.setattr(clients, "START", 0.0)
     with pytest.raises(LongrecError, match="longrec serve failed: not ready after 0 seconds"):
         start()
 
@@ -292,8 +255,10 @@ INTERRUPTED = """
 import subprocess
 from forking import run_command
 from longrec.cli.main import main
-from longrec_bench.serving.server import Server
+from longrec_bench.serving import users
+from longrec_bench.serving.clients import Server
 Server._start = lambda self, log: run_command(*self._arguments, stdin=-3, stderr=log)
+users.MOST = 8
 main()
 """
 
@@ -307,7 +272,7 @@ def test_an_interrupted_command_leaves_nothing(tmp_path):
     found, deadline = None, time.monotonic() + 60
     while found is None and time.monotonic() < deadline:
         text = "".join(log.read_text() for log in tmp_path.rglob("*.log"))
-        found = server_module._ADDRESS.search(text)
+        found = clients._ADDRESS.search(text)
         time.sleep(0.05)
     address = found[1], int(found[2])
     socket.create_connection(address).close()
@@ -324,23 +289,23 @@ def test_an_interrupted_command_leaves_nothing(tmp_path):
 
 
 def test_keys_of_its_own_in_a_redis(small, tmp_path, monkeypatch):
-    turn, made = pairs.Pairs.sample, set[bytes]()
+    sample, made = pairs.ClientPairs.sample, set[bytes]()
     plan = ServingPlan(**ONE, clients=(1,))
     with (
         RedisServer(tmp_path / "redis", appendfsync="everysec") as server,
         server.client() as client,
     ):
-        (tmp_path / "here").mkdir()
+        here = tmp_path / "here"
+        here.mkdir()
         client.set("longrec:meta", b"somebody's")
 
         def watched(self):
             made.update(client.keys("*"))
-            turn(self)
+            sample(self)
 
-        monkeypatch.setattr(pairs.Pairs, "sample", watched)
-        url = f"{server.url}?prefix=a%5B*%5D"
-        found = bench_serving([small], plan, tmp_path / "here", url, as_served=False)
-        assert len(made) > 256
+        monkeypatch.setattr(pairs.ClientPairs, "sample", watched)
+        found = bench_serving([small], plan, here, f"{server.url}?prefix=a%5B*%5D")
+        assert len(made) > USERS
         assert {key[:5] for key in made} == {b"longr", b"a[*]b"}
         assert client.keys("*") == [b"longrec:meta"]
         assert client.get("longrec:meta") == b"somebody's"
@@ -348,6 +313,6 @@ def test_keys_of_its_own_in_a_redis(small, tmp_path, monkeypatch):
         assert found["machine"]["sync_ms"] is None
         durable = ServingPlan(histories=(5,), durabilities=("power",))
         with pytest.raises(LongrecError, match="appendfsync"):
-            bench_serving([small], durable, tmp_path / "here", server.url, as_served=False)
+            bench_serving([small], durable, here, server.url)
         assert client.keys("*") == [b"longrec:meta"]
-        assert not list((tmp_path / "here").iterdir())
+        assert not list(here.iterdir())

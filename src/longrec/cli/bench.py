@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -13,16 +13,11 @@ from longrec.cli.options import Json
 from longrec.cli.output import resumable
 from longrec.core import console
 from longrec.core.errors import UsageError
-from longrec.core.files import write_file
-
-if TYPE_CHECKING:
-    from longrec.recommender import Recommender
-    from longrec_bench.serving.plan import ServingPlan
+from longrec.core.files import is_free, write_file
 
 app = typer.Typer(help="Costs measured on the machine at hand.")
 
 CATALOGS = "3400,100000,1000000"
-LEFT = "nothing is left of the stores"
 
 
 def _list_option(metavar: str, text: str) -> Any:
@@ -70,8 +65,7 @@ def stream(
     store: Annotated[
         str | None,
         typer.Option(
-            metavar="URL",
-            help="redis://host:6379/0 (under keys of its own), or a new folder for LMDB.",
+            metavar="URL", help="redis://host:6379/0 (under keys of its own) instead of LMDB."
         ),
     ] = None,
     folder: Folder = Path("."),
@@ -87,15 +81,10 @@ def stream(
 
     Example: [bold]longrec bench stream --models elastic --histories 100,10000[/bold]
     """
-    from longrec_bench.serving.bench import bench_serving
-
-    _check_file(out)
-    plan = _serving_plan("python", histories, durability, clients, rounds, seconds)
-    sizes = None if items is None else [items]
-    chosen = _recommenders([] if run is None else [run], models, sizes, [3400], "--items")
-    with resumable(LEFT), console.progress_bar("measuring") as progress:
-        found = bench_serving(chosen, plan, folder, store, as_served=False, progress=progress)
-    _report_serving(found, out, json)
+    plan = ("python", histories, durability, clients, rounds, seconds)
+    sizes = None if items is None else (items,)
+    chosen = ([] if run is None else [run], models, sizes, (3400,), "--items")
+    _bench_serving(plan, chosen, folder, store, out, json)
 
 
 @app.command()
@@ -131,16 +120,57 @@ def serve(
 
     Example: [bold]longrec bench serve run --transports http --histories 100,10000[/bold]
     """
-    from longrec_bench.serving.bench import bench_serving
-
-    _check_file(out)
-    plan = _serving_plan(transports, histories, durability, clients, rounds, seconds)
+    plan = (transports, histories, durability, clients, rounds, seconds)
     sizes = None if catalogs is None else _numbers("catalogs", catalogs)
-    usual = _numbers("catalogs", CATALOGS)
-    chosen = _recommenders(runs or [], models, sizes, usual, "--catalogs")
-    with resumable(LEFT), console.progress_bar("measuring") as progress:
-        found = bench_serving(chosen, plan, folder, as_served=True, progress=progress)
-    _report_serving(found, out, json)
+    chosen = (runs or [], models, sizes, _numbers("catalogs", CATALOGS), "--catalogs")
+    _bench_serving(plan, chosen, folder, None, out, json)
+
+
+def _bench_serving(
+    plan: tuple[str, str, str, str, int, float],
+    chosen: tuple[list[Path], str | None, Sequence[int] | None, Sequence[int], str],
+    folder: Path,
+    store: str | None,
+    out: Path | None,
+    json: bool,
+) -> None:
+    """Measure runs, or models of random weights over catalogs of so many items, an option's."""
+    from longrec.recommender import load
+    from longrec_bench.plan import ServingPlan
+    from longrec_bench.serving.bench import bench_serving
+    from longrec_bench.serving.users import random_recommender
+    from longrec_bench.tables import print_result
+
+    if out is not None and (out.suffix != ".json" or not out.parent.is_dir()):
+        raise UsageError(f"{out}: name a .json file in a folder that there is")
+    transports, histories, durability, clients, rounds, seconds = plan
+    checked = ServingPlan(
+        histories=_numbers("histories", histories),
+        transports=tuple(transports.split(",")),  # type: ignore[arg-type]
+        durabilities=tuple(durability.split(",")),  # type: ignore[arg-type]
+        clients=_numbers("clients", clients),
+        rounds=rounds,
+        seconds=seconds,
+    )
+    runs, models, sizes, usual, option = chosen
+    if runs and (models is not None or sizes is not None):
+        raise UsageError(f"RUN brings its own model and items: leave --models and {option} out")
+    recommenders = [load(run) for run in runs] or [
+        random_recommender(name, size)
+        for size in sizes or usual
+        for name in (models or "elastic,hydrarec").split(",")
+    ]
+    left = "nothing is left of the stores"
+    with resumable(left), console.progress_bar("measuring") as progress:
+        found = bench_serving(recommenders, checked, folder, store, progress)
+    if out is not None:
+        write_file(out, dumps(found, indent=2, allow_nan=False) + "\n")
+    print_result(found, json)
+    if found["machine"]["in_memory"]:
+        console.say(
+            f"warning: measured on {found['machine']['file_system']}, where a sync costs and keeps "
+            "nothing: pass --folder on a disk"
+        )
 
 
 @app.command()
@@ -176,35 +206,28 @@ def cost(
     Example: [bold]longrec bench cost --models elastic,sasrec,free --lengths 512,4096[/bold]
     """
     from longrec_bench.cost.bench import bench_cost, write_folder
-    from longrec_bench.cost.plan import LENGTHS, CostPlan
-    from longrec_bench.cost.tables import facts, tables
+    from longrec_bench.plan import LENGTHS, CostPlan
     from longrec_bench.tables import print_result
 
-    if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    if out is not None and not is_free(out):
         raise UsageError(f"out is {out}, which is there already: name a new or an empty folder")
-    chosen: dict[str, Any] = {
-        **{name: _names(text) for name, text in (("models", models), ("mixers", mixers)) if text},
-        **{
-            name: () if text == "none" else _numbers(name, text)
-            for name, text in (("slots", slots), ("catalogs", catalogs))
-            if text
-        },
-    }
-    if chosen:  # and nothing else
-        chosen = dict.fromkeys(("models", "mixers", "slots", "catalogs"), ()) | chosen
-    plan = CostPlan(
-        **chosen,
-        lengths=LENGTHS if lengths is None else _numbers("lengths", lengths),
-        batch=batch,
-        threads=threads,
-        cap=cap,
-        rounds=rounds,
-    )
+    named = {"models": models, "mixers": mixers, "slots": slots, "catalogs": catalogs}
+    chosen: dict[str, Any] = {}
+    if any(named.values()):  # and nothing else
+        for name, text in named.items():
+            if text is None or text == "none":
+                chosen[name] = ()
+            elif name in ("models", "mixers"):
+                chosen[name] = tuple(text.split(","))
+            else:
+                chosen[name] = _numbers(name, text)
+    sizes = LENGTHS if lengths is None else _numbers("lengths", lengths)
+    plan = CostPlan(**chosen, lengths=sizes, batch=batch, threads=threads, cap=cap, rounds=rounds)
     with resumable("nothing was written"), console.progress_bar("measuring") as progress:
         found = bench_cost(plan, progress)
     if out is not None:
         write_folder(out, found)
-    print_result(found, json, tables, facts)
+    print_result(found, json)
     share = found["machine"]["processor_share"]
     if threads == 1 and share is not None and share < 0.9:
         console.say(
@@ -213,65 +236,6 @@ def cost(
         )
     if json and found["skipped"]:
         console.say(f"{len(found['skipped'])} cells were not measured; --out tells why")
-
-
-def _report_serving(found: dict[str, Any], out: Path | None, json: bool) -> None:
-    """Write and print what was found."""
-    from longrec_bench.serving.tables import facts, tables
-    from longrec_bench.tables import print_result
-
-    if out is not None:
-        write_file(out, dumps(found, indent=2, allow_nan=False) + "\n")
-    print_result(found, json, tables, facts)
-    if found["machine"]["in_memory"]:
-        console.say(
-            f"warning: measured on {found['machine']['file_system']}, where a sync costs and keeps "
-            "nothing: pass --folder on a disk"
-        )
-
-
-def _check_file(out: Path | None) -> None:
-    if out is not None and (out.suffix != ".json" or not out.parent.is_dir()):
-        raise UsageError(f"{out}: name a .json file in a folder that there is")
-
-
-def _serving_plan(
-    transports: str, histories: str, durability: str, clients: str, rounds: int, seconds: float
-) -> ServingPlan:
-    from longrec_bench.serving.plan import ServingPlan
-
-    return ServingPlan(
-        histories=_numbers("histories", histories),
-        transports=tuple(transports.split(",")),  # type: ignore[arg-type]
-        durabilities=tuple(durability.split(",")),  # type: ignore[arg-type]
-        clients=_numbers("clients", clients),
-        rounds=rounds,
-        seconds=seconds,
-    )
-
-
-def _recommenders(
-    runs: Sequence[Path],
-    models: str | None,
-    sizes: Sequence[int] | None,
-    usual: Sequence[int],
-    option: str,
-) -> list[Recommender]:
-    """The runs, or models of random weights over catalogs of so many items, an option's value."""
-    from longrec.recommender import load
-    from longrec_bench.serving.recommenders import random_recommender
-
-    if runs:
-        if models is not None or sizes is not None:
-            raise UsageError(f"RUN brings its own model and items: leave --models and {option} out")
-        return [load(run) for run in runs]
-    names = (models or "elastic,hydrarec").split(",")
-    return [random_recommender(name, size) for size in sizes or usual for name in names]
-
-
-def _names(text: str) -> tuple[str, ...]:
-    """Names with commas between; "none" is none of them."""
-    return () if text == "none" else tuple(text.split(","))
 
 
 def _numbers(name: str, text: str) -> tuple[int, ...]:

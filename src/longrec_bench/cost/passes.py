@@ -33,34 +33,31 @@ class Passes:
 
     Attributes
     ----------
-    run : one pass over the task's length.
-    warm_up : a small one, so that code and tables are in memory before memory is measured.
+    run : one pass over the first so many events of all histories, or targets of a loss.
+    size : of a whole pass.
+    small : of one that brings code and tables into memory, before memory is measured.
     prepare : called before each pass; neither timed nor measured.
     """
 
-    run: Callable[[], object]
-    warm_up: Callable[[], object]
+    run: Callable[[int], object]
+    size: int
+    small: int
     prepare: Callable[[], object] = lambda: None
 
 
 def make_passes(task: Task) -> Passes:
     """Build what a task measures, with random weights and inputs."""
-    match task["kind"], task["name"]:
-        case "bank", "read":
-            return _read_bank(task)
-        case "bank", name:
-            settings = {"memory_slots": task["slots"], "memory_topk": TOPK}
-            reader = _Reader(task | {"kind": "model", "name": "elastic"}, **settings)
-            return _train_with_bank(reader) if name == "training" else _steps(reader)
-        case "loss", _:
-            return _loss(task)
-    reader = _Reader(task)
-    match task["pass"]:
-        case "forward":
-            return _forward(reader)
-        case "step":
-            return _steps(reader)
-    return _forward_and_backward(reader)
+    kind, name = task["kind"], task["name"]
+    if kind == "loss":
+        return _loss(task)
+    if kind == "bank" and name == "read":
+        return _read_bank(task)
+    if kind == "bank":
+        model = task | {"kind": "model", "name": "elastic"}
+        reader = _Reader(model, memory_slots=task["slots"], memory_topk=TOPK)
+        return _train(reader) if name == "training" else _steps(reader)
+    passes = {"forward": _forward, "forward+backward": _forward_and_backward, "step": _steps}
+    return passes[task["pass"]](_Reader(task))
 
 
 class _Reader:
@@ -68,6 +65,7 @@ class _Reader:
 
     def __init__(self, task: Task, **settings: Any) -> None:
         self.batch, self.length = task["batch"], task["length"]
+        self.has_step = has_step(task["kind"], task["name"])
         self.module: nn.Module
         self.call: Callable[[Tensor, Context], Tensor]
         if task["kind"] == "mixer":
@@ -78,7 +76,6 @@ class _Reader:
             model = make_model(task["name"], self.length, **settings)
             self.module, self.call, needs_times = model, model.hidden, model.reads_times
             self.data = torch.randint(1, ITEMS + 1, (self.batch, self.length))
-        self.has_step = has_step(task["kind"], task["name"])
         gaps = torch.randint(1, 3600, (self.batch, self.length)) if needs_times else None
         self.times = None if gaps is None else gaps.cumsum(1)
 
@@ -90,15 +87,8 @@ class _Reader:
         return self.data[:, start:end], ctx
 
     @torch.no_grad()
-    def read(self, length: int) -> Any:
-        """The first events without gradients; in windows if there is a state to carry on."""
-        if not self.has_step or length <= WINDOW:
-            return self.call(*self.inputs(0, length))
-        return self.state_after(length)
-
-    @torch.no_grad()
     def state_after(self, length: int) -> Any:
-        """The state after the first events; the outputs are not kept."""
+        """The state after the first events, read in windows; the outputs are not kept."""
         module = cast(StreamingMixer | SequenceModel, self.module)
         state: Any = module.initial_state(self.batch)
         for start in range(0, length, WINDOW):
@@ -108,10 +98,16 @@ class _Reader:
 
 
 def _forward(reader: _Reader) -> Passes:
+    """Without gradients; in windows if there is a state to carry on."""
     reader.module.eval().requires_grad_(False)
-    return Passes(
-        lambda: reader.read(reader.length), lambda: reader.read(min(WARM_UP, reader.length))
-    )
+
+    @torch.no_grad()
+    def run(length: int) -> Any:
+        if reader.has_step and length > WINDOW:
+            return reader.state_after(length)
+        return reader.call(*reader.inputs(0, length))
+
+    return Passes(run, reader.length, min(WARM_UP, reader.length))
 
 
 def _forward_and_backward(reader: _Reader) -> Passes:
@@ -126,7 +122,7 @@ def _forward_and_backward(reader: _Reader) -> Passes:
         reader.module.zero_grad()
         reader.data.grad = None
 
-    return Passes(lambda: run(reader.length), lambda: run(min(WARM_UP, reader.length)), prepare)
+    return Passes(run, reader.length, min(WARM_UP, reader.length), prepare)
 
 
 def _steps(reader: _Reader) -> Passes:
@@ -137,14 +133,14 @@ def _steps(reader: _Reader) -> Passes:
     times = None if ctx.times is None else ctx.times[:, 0]
 
     @torch.no_grad()
-    def step() -> None:
+    def run(n: int) -> None:
         nonlocal state
         if isinstance(module, SequenceModel):
             _, state = module.step(x[:, 0], state, times)
         else:
             _, state = cast(StreamingMixer, module).step(x[:, 0], state, Context(times=times))
 
-    return Passes(step, step)
+    return Passes(run, 1, 1)
 
 
 def _read_bank(task: Task) -> Passes:
@@ -152,13 +148,13 @@ def _read_bank(task: Task) -> Passes:
     questions = torch.randn(task["batch"], DIM)
 
     @torch.no_grad()
-    def read() -> Tensor:
+    def run(n: int) -> Tensor:
         return bank.vectors(bank(questions))
 
-    return Passes(read, read)
+    return Passes(run, 1, 1)
 
 
-def _train_with_bank(reader: _Reader) -> Passes:
+def _train(reader: _Reader) -> Passes:
     """A whole training step of a model with a bank, but for the loss over the catalog."""
     model = cast(SequenceModel, reader.module.train())
     average = copy.deepcopy(model).requires_grad_(False)
@@ -166,7 +162,7 @@ def _train_with_bank(reader: _Reader) -> Passes:
     gradient = torch.randn(reader.batch, reader.length, DIM)
     number = 0
 
-    def train() -> None:
+    def run(n: int) -> None:
         nonlocal number
         optimiser.zero_grad()
         reader.call(*reader.inputs(0, reader.length)).backward(gradient)
@@ -174,7 +170,7 @@ def _train_with_bank(reader: _Reader) -> Passes:
         number += 1
 
     # Other histories for each step, which read other slots.
-    return Passes(train, train, lambda: reader.data.random_(1, ITEMS + 1))
+    return Passes(run, 1, 1, lambda: reader.data.random_(1, ITEMS + 1))
 
 
 def _loss(task: Task) -> Passes:
@@ -196,4 +192,4 @@ def _loss(task: Task) -> Passes:
     def prepare() -> None:
         h.grad = items.grad = None
 
-    return Passes(lambda: run(n_targets), lambda: run(1), prepare)
+    return Passes(run, n_targets, 1, prepare)

@@ -1,8 +1,8 @@
 """The mixers and models that are measured: one shape for all, and peers that only stand here.
 
 "softmax-naive" and "sasrec-naive" store the scores of all pairs of events, as attention did before
-it was fused. "free" is a model whose mixer returns its input: the time of all the rest, which no
-mixer can get below.
+it was fused. "free" is the blocks that all models share with a mixer that returns its input: the
+time of all the rest, which no mixer can get below.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from longrec.mixers.base import EMPTY
 from longrec.mixers.softmax import SoftmaxMixer
 from longrec.models import MODELS, SequenceModel, build_model
 from longrec.models.common.blocks import Block
-from longrec.models.common.config import SequenceConfig
 from longrec.ops.heads import join_heads, split_heads
 
 Task = dict[str, Any]
@@ -34,6 +33,8 @@ ITEMS = 3_400
 
 FUSED, NAIVE = "softmax", "softmax-naive"
 SASREC, SASREC_NAIVE, FREE = "sasrec", "sasrec-naive", "free"
+PEERS = {"mixer": FUSED, "model": SASREC}
+"""What each kind is compared with: fused attention, alone and in a whole model."""
 
 
 class NaiveSoftmaxMixer(SoftmaxMixer):
@@ -43,9 +44,8 @@ class NaiveSoftmaxMixer(SoftmaxMixer):
         q, k, v = (split_heads(part, self.heads) for part in self.inputs(x).chunk(3, dim=-1))
         scores = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5
         later = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
-        return cast(
-            Tensor, self.output(join_heads(scores.masked_fill(later, -torch.inf).softmax(-1) @ v))
-        )
+        y = join_heads(scores.masked_fill(later, -torch.inf).softmax(-1) @ v)
+        return cast(Tensor, self.output(y))
 
 
 class FreeMixer(StreamingMixer):
@@ -68,22 +68,6 @@ class FreeMixer(StreamingMixer):
     @classmethod
     def examples(cls) -> Mapping[str, Callable[[int], Mixer]]:
         return {"free": lambda dim: cls()}
-
-
-class FreeConfig(SequenceConfig):
-    """Settings of the model below."""
-
-    model = FREE
-
-
-class FreeModel(SequenceModel):
-    """The blocks that all models share, with a mixer that costs nothing."""
-
-    name = FREE
-    streaming = "exact"
-
-    def __init__(self) -> None:
-        super().__init__(FreeConfig(dim=DIM, dropout=0.0), ITEMS, [FreeMixer(), FreeMixer()])
 
 
 def mixer_names() -> list[str]:
@@ -118,7 +102,13 @@ def expected_growth(kind: str, name: str) -> tuple[int, int]:
 def make_mixer(name: str) -> Mixer:
     """A mixer of width 64 with 2 heads and 16 experts, as far as it has them."""
     cls = _mixer_class(name)
-    known = _parameters(cls)
+    known: set[str] = set()  # parameters of its constructor, those that it hands on included
+    for base in cls.__mro__:
+        if "__init__" in vars(base):
+            parameters = signature(vars(base)["__init__"]).parameters
+            known |= set(parameters)
+            if all(one.kind is not Parameter.VAR_KEYWORD for one in parameters.values()):
+                break
     shape = {key: value for key, value in SHAPE.items() if key in known}
     return cast(Callable[..., Mixer], cls)(DIM, **shape)
 
@@ -129,27 +119,13 @@ def _mixer_class(name: str) -> type[Mixer]:
 
 def make_model(name: str, longest: int, **settings: Any) -> SequenceModel:
     """A model of width 64 and 2 layers, without dropout, that reads `longest` events at least."""
-    if name == FREE:
-        return FreeModel()
-    known = SASREC if name == SASREC_NAIVE else name
+    known = {SASREC_NAIVE: SASREC, FREE: "hydrarec"}.get(name, name)
     config_class = MODELS[known].config_class
     keys = {field.name for field in fields(config_class)}
     shape = MODEL_SHAPE | {"max_length": longest} | settings
     config = config_class(**{key: value for key, value in shape.items() if key in keys})
     model = cast(SequenceModel, build_model(known, config, ITEMS))
-    if name == SASREC_NAIVE:
+    if known != name:
         for block in model.blocks:
-            cast(Block, block).mixer = make_mixer(NAIVE)
+            cast(Block, block).mixer = FreeMixer() if name == FREE else make_mixer(NAIVE)
     return model
-
-
-def _parameters(cls: type[Any]) -> set[str]:
-    """Names that a constructor takes, those that it hands on by ** included."""
-    found: set[str] = set()
-    for base in cls.__mro__:
-        if "__init__" in vars(base):
-            taken = signature(vars(base)["__init__"]).parameters
-            found |= set(taken)
-            if all(one.kind is not Parameter.VAR_KEYWORD for one in taken.values()):
-                break
-    return found

@@ -24,17 +24,12 @@ import torch
 from longrec.core.child import die_first_of_memory, peak_bytes, resident_bytes, why_it_failed
 from longrec.core.malloc import give_back_freed_memory, keep_freed_memory
 from longrec_bench.cost.passes import make_passes
-from longrec_bench.cost.roofline import count_operations, measure_rates
 from longrec_bench.cost.systems import Task
 
 QUICK = 5.0
-"""Seconds of a pass up to which one more is made to warm up, and one to count its operations."""
-IMPORTED = (
-    __name__,
-    # What torch imports when a gradient is first asked for, and when operations are first counted.
-    *("torch.fx.experimental.symbolic_shapes", "torch._dynamo"),
-)
-"""By the process that forks, once, for all."""
+"""Seconds of a pass up to which one more is made to warm up."""
+IMPORTED = [__name__, "torch.fx.experimental.symbolic_shapes"]
+"""By the process that forks, once, for all; the last when a gradient is first asked for."""
 
 
 def measure_in_process(task: Task) -> dict[str, Any]:
@@ -48,7 +43,7 @@ def measure_in_process(task: Task) -> dict[str, Any]:
         What `measure` gives, or {"failed": why}.
     """
     context = get_context("forkserver")
-    context.set_forkserver_preload([*IMPORTED])
+    context.set_forkserver_preload(IMPORTED)
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_main, args=(task, sender), daemon=True)
     _start(process)
@@ -88,6 +83,10 @@ def _main(task: Task, sender: connection.Connection) -> None:
     os.dup2(silent, 1)
     os.dup2(silent, 2)
     try:
+        if task["cores"]:
+            os.sched_setaffinity(0, task["cores"])
+        torch.set_num_threads(task["threads"])
+        torch.manual_seed(task["seed"])
         answer = measure(task)
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0][:300]
@@ -108,55 +107,43 @@ def measure(task: Task) -> dict[str, Any]:
     Parameters
     ----------
     task : dict
-        With "cores" to stay on (may be empty), "threads", "seed", "most" passes to time within
-        "share" seconds, and "count", whether operations are counted too if that is quick.
+        With "most" passes to time within "share" seconds.
 
     Returns
     -------
     dict
         "seconds" of each timed pass; "processor", seconds that all threads worked in them;
         "peak_bytes" of the pass before them, None where the system does not tell; "setup", seconds
-        until that one; "operations", None if not counted. Of a task of kind "machine": its rates.
+        until that one.
     """
-    if task["cores"]:
-        os.sched_setaffinity(0, task["cores"])
-    torch.set_num_threads(task["threads"])
-    torch.manual_seed(task["seed"])
-    if task["kind"] == "machine":
-        return measure_rates()
     began = perf_counter()
     passes = make_passes(task)
     passes.prepare()
-    passes.warm_up()
+    passes.run(passes.small)
     passes.prepare()
     gc.collect()
     gc.disable()
     setup = perf_counter() - began
     give_back_freed_memory()
     before, began = _reset_peak(), perf_counter()
-    passes.run()
+    passes.run(passes.size)
     first, after = perf_counter() - began, peak_bytes()
     keep_freed_memory()  # as a training does
     if first < QUICK:
         passes.prepare()
-        passes.run()
+        passes.run(passes.size)
     seconds, processor = list[float](), 0.0
     while not seconds or (len(seconds) < task["most"] and sum(seconds) < task["share"]):
         passes.prepare()
         began, used = perf_counter(), process_time()
-        passes.run()
+        passes.run(passes.size)
         seconds.append(perf_counter() - began)
         processor += process_time() - used
-    operations = None
-    if task["count"] and seconds[0] < QUICK:
-        passes.prepare()
-        operations = count_operations(passes.run)
     return {
         "seconds": seconds,
         "processor": processor,
         "peak_bytes": None if before is None or after is None else max(after - before, 0),
         "setup": setup,
-        "operations": operations,
     }
 
 

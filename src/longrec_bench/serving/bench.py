@@ -2,39 +2,50 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime
-from itertools import groupby
+from dataclasses import dataclass, field, replace
+from itertools import groupby, product
 from pathlib import Path
-from typing import Any
 
-from longrec.artifact.provenance import command, commit
+import numpy as np
+import torch
+
 from longrec.core.errors import UsageError
-from longrec.core.machine import load_average, machine, usable_cores, versions
+from longrec.core.machine import usable_cores
+from longrec.data.histories import Histories
+from longrec.models import SequenceModel
 from longrec.recommender import Recommender
+from longrec.retrieval.exact import ExactIndex
+from longrec.retrieval.index import Index, TopK
+from longrec.retrieval.index_cache import open_index
+from longrec.retrieval.recall import recall
 from longrec.serving.records.engine import Engine
-from longrec_bench.measurement import Progress, Row, median_ms
-from longrec_bench.serving.analysis import goals, ratios
-from longrec_bench.serving.catalog import CatalogBench
-from longrec_bench.serving.machine import DiskSync, one_core
-from longrec_bench.serving.pairs import Calls, ConcurrentPairs, Pairs, Reencoding, Steps
-from longrec_bench.serving.plan import PAIRS, ServingPlan
-from longrec_bench.serving.users import number_of_users
-from longrec_bench.serving.workspace import Workspace
+from longrec.serving.stream.recommending import Ranker
+from longrec.serving.stream.stream import Stream
+from longrec_bench.analysis import REENCODING, serving_ratios
+from longrec_bench.goals import serving_goals
+from longrec_bench.measurement import Progress, Row, describe_start, interleaved
+from longrec_bench.plan import PAIRS, SPANS, ServingPlan
+from longrec_bench.serving.clients import Client, HttpClient, K, Server, StreamClient
+from longrec_bench.serving.pairs import ClientPairs, ConcurrentPairs, Pairs, Reencoding
+from longrec_bench.serving.users import Users, window_model, write_users
+from longrec_bench.serving.workspace import DiskSync, Workspace, make_workspace, one_core
+
+WINDOWS = (200, 2048)
+"""Last events that are read again for each pair, by what streams are compared with."""
 
 
 def bench_serving(
     recommenders: Sequence[Recommender],
     plan: ServingPlan,
-    folder: str | Path = ".",
-    store: str | None = None,
-    *,
-    as_served: bool,
-    progress: Progress | None = None,
-) -> dict[str, Any]:
+    folder: Path,
+    store: str | None,
+    progress: Progress,
+) -> Row:
     """Measure pairs of an event and a recommendation, through streams and over HTTP.
 
     One catalog is measured after the other; within one everything is sampled in interleaved
@@ -45,23 +56,20 @@ def bench_serving(
     recommenders : of different names or numbers of items.
     plan : what is measured, for each of them.
     folder : where stores are made and removed again; what a sync costs depends on its disk.
-    store : URL of a Redis, or of a folder that is empty or not there yet, to use instead.
-    as_served : whether items are found as a server does, whose recall is measured, and figures are
-        held against goals; else a model's step alone is measured too.
+    store : URL of a Redis to use instead; None: files in the folder.
     progress : called with (done, of all, what is done now).
 
     Returns
     -------
     dict
-        Plain values: "cells" (see `Calls.row`; their first keys are `catalog.SERVE_KEYS` or
-        `STREAM_KEYS`; durability is "none" where nothing is stored; as served their last one is
-        recall_at_10, of the index that they search), "ratios", "goals" (as served), "breakdown",
-        "machine", "method", "command", "commit", "started".
+        Plain values: "cells" (see `CatalogBench.rows`; durability is "none" where nothing is
+        stored), "ratios", "goals", "breakdown", "machine", "method", "command", "commit",
+        "started".
 
     Raises
     ------
     UsageError
-        When the call is wrong, a model cannot stream, or the store's folder is not empty.
+        When the call is wrong, or a model cannot stream.
     LongrecError
         When a store or a server fails.
     """
@@ -70,54 +78,37 @@ def bench_serving(
         raise UsageError("models needs different names or catalogs, at least one")
     # This says so before anything is made.
     engines = [Engine(one) for one in {one.name: one for one in recommenders}.values()]
-    cores, cells, breakdown, indexes = usable_cores(), list[Row](), list[Row](), list[str]()
-    syncs = array("d")
-    with ExitStack() as stack:
-        core = stack.enter_context(one_core())
-        started = datetime.now(UTC).isoformat(timespec="seconds")
-        here = machine()
-        used = len(cores) if "http" in plan.transports else 1
-        facts = {
-            "processor": here["processor"],
-            "cores": here["cores"],
-            "cores_used": here["cores"] if core is None else used,
-            "pinned": core is not None,
-            "torch_threads": here["threads"],
-            "load_before": load_average(),
-            "versions": versions("lmdb", "redis", "polars"),
-        }
-        workspace = stack.enter_context(Workspace(folder, store))
-        disks = [stack.enter_context(DiskSync(workspace.folder))] if workspace.on_disk else []
-        for _, own in groupby(sorted(recommenders, key=_catalog), key=_catalog):
-            same = list(own)
-            items = f"{same[0].catalog.n_items:,} items"
-            bench = CatalogBench(same, plan, workspace, as_served, cores, _named(items, progress))
-            bench.measure(disks)
-            breakdown += bench.breakdown()
-            for disk in disks:
-                syncs += disk.seconds
-            if as_served:
-                for system in bench.systems:
-                    recall = {"recall_at_10": bench.recall(system)}
-                    cells += [one.row() | recall for one in system.calls]
-                    assert system.index is not None
-                    name = f"{items}, {system.recommender.name}"
-                    indexes.append(f"{name}: found with {system.index.name}.")
-            else:
-                calls = [one for system in bench.systems for one in system.calls]
-                cells += [one.row() for one in sorted(calls, key=_kind)]
+    cores, found, syncs = usable_cores(), describe_start("lmdb", "redis", "polars"), array("d")
+    cells, breakdown, method = list[Row](), list[Row](), _method(plan)
+    facts = found["machine"]
+    facts["cores_used"] = len(cores) if "http" in plan.transports else 1
+    facts["torch_threads"] = torch.get_num_threads()
+    with one_core() as core, make_workspace(folder, store) as workspace:
+        facts["pinned"] = core is not None
+        if core is None:
+            facts["cores_used"] = facts["cores"]
+        in_order = sorted(recommenders, key=_catalog)
+        for (n_items, _), group in groupby(in_order, key=_catalog):
+
+            def report(done: float, total: float, words: str, n_items: int = n_items) -> None:
+                progress(done, total, f"{n_items:,} items: {words}")
+
+            bench = CatalogBench(list(group), plan, workspace, cores, report)
+            syncs.extend(bench.measure())
+            cells += bench.rows()
+            breakdown += [pairs.breakdown() for pairs in bench.middle]
+            for system in bench.systems:
+                name = f"{n_items:,} items, {system.recommender.name}"
+                method.append(f"{name}: found with {system.index.name}.")
             shutil.rmtree(bench.folder)
-        facts |= workspace.describe() | {"sync_ms": median_ms(syncs) if syncs else None}
-    found: dict[str, Any] = {"command": command(), "commit": commit(), "started": started}
-    found |= {"cells": cells, "ratios": ratios(cells)}
-    if as_served:
-        found["goals"] = goals(cells)
-    method = _serve_method(plan) if as_served else _stream_method(plan, items, workspace.on_disk)
-    statements = [engine.statement for engine in engines]
+        sync_ms = 1e3 * float(np.median(syncs)) if syncs else None
+        facts |= workspace.describe() | {"sync_ms": sync_ms}
     return found | {
+        "cells": cells,
+        "ratios": serving_ratios(cells),
+        "goals": serving_goals(cells),
         "breakdown": breakdown,
-        "machine": facts,
-        "method": [*method, *indexes, *statements],
+        "method": [*method, *(engine.statement for engine in engines)],
     }
 
 
@@ -125,61 +116,214 @@ def _catalog(recommender: Recommender) -> tuple[int, str]:
     return recommender.catalog.n_items, recommender.catalog_version
 
 
-def _kind(calls: Calls) -> int:
-    """The place of a row of streams among the others."""
-    return (Pairs, ConcurrentPairs, Steps, Reencoding).index(type(calls))
+@dataclass(frozen=True)
+class System:
+    """A recommender, how its items are found, and all that is timed of it."""
+
+    recommender: Recommender
+    index: Index
+    measurements: list[Pairs] = field(default_factory=list)
 
 
-def _named(items: str, progress: Progress | None) -> Progress:
-    """Progress that says which catalog is measured."""
-    report: Progress = progress or (lambda done, total, words: None)
-    return lambda done, total, words: report(done, total, f"{items}: {words}")
+class CatalogBench:
+    """The measurement of recommenders with one catalog; made, all their stores are filled.
+
+    Parameters
+    ----------
+    cores : that servers may use.
+
+    Attributes
+    ----------
+    systems : with all that is timed of them.
+    middle : pairs of one client and the middle length of history, of all systems.
+    folder : where all files are.
+    """
+
+    def __init__(
+        self,
+        recommenders: Sequence[Recommender],
+        plan: ServingPlan,
+        workspace: Workspace,
+        cores: set[int],
+        progress: Progress,
+    ) -> None:
+        self.plan, self.workspace = plan, workspace
+        self._cores, self._progress, self._stack = cores, progress, ExitStack()
+        self.middle: list[ClientPairs] = []
+        catalog = recommenders[0].catalog
+        self.n_items = catalog.n_items
+        self.folder = workspace.folder / str(catalog.n_items)
+        self.folder.mkdir()
+        self.users = [Users(length, catalog, plan.seed) for length in sorted(plan.histories)]
+        histories = write_users(self.users, catalog, self.folder / "histories")
+        self.systems = [self._prepare(recommender, histories) for recommender in recommenders]
+
+    def _prepare(self, recommender: Recommender, histories: Histories) -> System:
+        """Find or make what a recommender needs, and fill its stores by rebuilding them.
+
+        Of stores that are files one is filled, and the others are copies of it.
+        """
+        if recommender.folder is None and "http" in self.plan.transports:  # where servers read it
+            recommender = replace(recommender)
+            recommender.save(self.folder / f"{recommender.name}-run")
+        on_disk, first, words = self.workspace.redis is None, "", f"{recommender.name}: filling"
+        for transport, durability in product(self.plan.transports, self.plan.durabilities):
+            url = self._url(recommender, transport, durability)
+            if on_disk and first:
+                shutil.copytree(first, url, ignore=shutil.ignore_patterns("*-lock", ".lock"))
+                continue
+            first = url
+            with recommender.open_stream(url, "process" if on_disk else durability) as stream:
+                stream.rebuild(
+                    histories, progress=lambda done, total: self._progress(done, total, words)
+                )
+        return System(recommender, open_index(recommender, "auto", self._progress).index)
+
+    def _url(self, recommender: Recommender, transport: str, durability: str) -> str:
+        return self.workspace.url(f"{self.n_items}/{recommender.name}-{transport}-{durability}")
+
+    def measure(self) -> array[float]:
+        """Sample everything in rounds, after one sample each that does not count.
+
+        -> seconds of syncs of the stores' disk, taken meanwhile.
+        """
+        with self._stack:
+            servers = [server for system in self.systems for server in self._add_systems(system)]
+            self._add_reencoding(self.systems[0])
+            for number, server in enumerate(servers):
+                self._progress(number, len(servers), "starting servers")
+                server.wait()
+            timed = [one for system in self.systems for one in system.measurements]
+            disk = self._stack.enter_context(DiskSync(self.folder))
+            rounds, everything = self.plan.rounds, [*timed, disk]
+            for one in everything:
+                one.sample()
+                one.clear()
+            for number, one in interleaved(everything, rounds, random.Random(self.plan.seed)):
+                self._progress(number, rounds, "measuring")
+                span_begins = number * SPANS // rounds != (number - 1) * SPANS // rounds
+                if span_begins or not isinstance(one, ConcurrentPairs):
+                    one.sample()
+        return disk.seconds if self.workspace.redis is None else array("d")
+
+    def rows(self) -> list[Row]:
+        """What was timed, each with recall@10 of its system's index against exact search.
+
+        That is over all users as they stand in the end. The first keys are the condition:
+        "system", "history", "catalog", "clients", "transport", "durability".
+        """
+        rows = []
+        for system in self.systems:
+            self._progress(0, 1, "measuring recall")
+            first = self.plan.transports[0], self.plan.durabilities[0]
+            url = self._url(system.recommender, *first)
+            with system.recommender.open_stream(url, "process", index=system.index) as stream:
+                share = {"recall_at_10": recall_of(stream, self.users)}
+            rows += [one.row() | share for one in system.measurements]
+        return rows
+
+    def _add_systems(self, system: System) -> list[Server]:
+        """All that is timed of a system; -> its servers, not ready yet: several start at once."""
+        recommender, servers = system.recommender, list[Server]()
+        for transport, durability in product(self.plan.transports, self.plan.durabilities):
+            url = self._url(recommender, transport, durability)
+            connect: Callable[[], Client]
+            if transport == "python":
+                stream = recommender.open_stream(url, durability, index=system.index)
+                self._stack.enter_context(stream)
+
+                def connect(stream: Stream = stream) -> Client:
+                    return StreamClient(stream)
+            else:
+                assert recommender.folder is not None
+                log = self.folder / f"{recommender.name}-{durability}.log"
+                server = Server(recommender.folder, url, durability, log, self._cores)
+                servers.append(self._stack.enter_context(server))
+
+                def connect(server: Server = server) -> Client:
+                    client = HttpClient(server)
+                    self._stack.callback(client.close)
+                    return client
+
+            for n, users in product(self.plan.clients, self.users):
+                condition = self._condition(recommender.name, users, n, transport, durability)
+                if n == 1:
+                    alone = ClientPairs(condition, users, connect())
+                    system.measurements.append(alone)
+                    if users is self.users[len(self.users) // 2]:
+                        self.middle.append(alone)
+                else:
+                    clients, span = [connect() for _ in range(n)], self.plan.seconds / SPANS
+                    several = ConcurrentPairs(condition, users, clients, span)
+                    system.measurements.append(several)
+        return servers
+
+    def _add_reencoding(self, system: System) -> None:
+        """Reading windows again, by models whose item vectors are a system's if it has some."""
+        shorter = 0
+        for window in WINDOWS:
+            model = window_model(system.recommender, window)
+            index: Index = ExactIndex(model)
+            if isinstance(system.recommender.model, SequenceModel):
+                index = system.index
+            for users in self.users:
+                if users.length > shorter:  # no window reads what a shorter one does
+                    condition = self._condition(f"{REENCODING} {window}", users)
+                    system.measurements.append(Reencoding(condition, users, model, index))
+            shorter = window
+
+    def _condition(
+        self,
+        system: str,
+        users: Users,
+        clients: int = 1,
+        transport: str = "python",
+        durability: str = "none",
+    ) -> Row:
+        return {
+            **{"system": system, "history": users.length, "catalog": self.n_items},
+            **{"clients": clients, "transport": transport, "durability": durability},
+        }
 
 
-def _users_of(plan: ServingPlan) -> str:
-    """The users of a plan and how they came into stores, in words."""
-    users = ", ".join(
-        f"{number_of_users(length):,} of {length:,} events" for length in sorted(plan.histories)
-    )
-    return f"Users: {users}; each has events on a half of the items. Histories came in by rebuild."
+def recall_of(stream: Stream, groups: Sequence[Users]) -> float:
+    """Share of the exact ten best items that a stream's index finds, over all users as they stand.
+
+    Items that they have seen are excluded in both, as a recommendation excludes them.
+    """
+    everything = ExactIndex(stream.artifact.model)
+    exact = Ranker(stream.artifact, stream.store, stream.engine, stream.items, everything)
+    found: list[list[TopK]] = []
+    for ranker in (stream.ranker, exact):  # which users ask one by one
+        requests = [ranker.request(user, K) for users in groups for user in users.ids]
+        answers = [ranker.recommend([request]) for request in requests]
+        found.append(
+            [TopK(torch.from_numpy(one.scores), torch.from_numpy(one.items)) for one in answers]
+        )
+    return recall(*found)
 
 
-def _stream_method(plan: ServingPlan, items: str, on_disk: bool) -> list[str]:
-    """How the figures came about, in plain words."""
-    return [
-        "A pair is observe(user, item, time), then recommend(user, k=10) without seen items, over "
-        f"{items}.",
-        _users_of(plan),
-        f"{plan.rounds:,} rounds, each cell in its turn, in an order drawn anew; seed {plan.seed}. "
-        f"One client: {PAIRS} pairs per turn. Several: threads, for {plan.seconds:g} seconds in "
-        "all.",
-        "re-encode N: SASRec of the same shape with fused attention reads the last N events for "
-        "each pair, then ranks exactly. Its histories are tensors in memory: no store, ids or "
-        "frames.",
-        "step: the model alone on records in memory; times are per event.",
-        *([] if on_disk else ["The Redis server is another process, on cores of its own."]),
-    ]
-
-
-def _serve_method(plan: ServingPlan) -> list[str]:
+def _method(plan: ServingPlan) -> list[str]:
     """How the figures came about, in plain words."""
     http = [
         "http: two requests per pair, POST /v1/events and POST /v1/recommendations, to longrec "
         "serve in a process of its own, which has all cores; clients are threads of this process, "
         "which has one of them, each with a socket that stays open.",
     ]
+    lengths = ", ".join(f"{length:,}" for length in sorted(plan.histories))
     return [
         "A pair is an event of a user, then ten items for that user without seen items.",
         "python: observe and recommend of a stream in this process.",
         *(http if "http" in plan.transports else []),
-        _users_of(plan),
+        f"Users: up to 256 of {lengths} events; each has events on a half of the items. Histories "
+        "came in by rebuild. A Redis server is another process, on cores of its own.",
         f"{plan.rounds:,} rounds over each catalog, each cell in its turn, in an order drawn anew; "
         f"seed {plan.seed}. One client: {PAIRS} pairs per turn. Several: {plan.seconds:g} seconds "
         "in all.",
         "re-encode N: SASRec of the same shape with fused attention reads the last N events for "
         "each pair, then searches the first system's index, whose item vectors it has, with the "
-        "same items barred. Its histories are tensors in memory: no store, ids, frames or HTTP.",
+        "same items excluded. Its histories are tensors in memory: no store, ids, frames or HTTP.",
         "recall_at_10: of a system's index against exact search, for all users as they stand "
-        "at the end, seen items barred. Without a RUN the vectors are random and lie in clusters, "
-        "so that it tells little of trained ones.",
+        "at the end, seen items excluded. Without a RUN the vectors are random and lie in "
+        "clusters, so that it tells little of trained ones.",
     ]

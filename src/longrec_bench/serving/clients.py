@@ -1,44 +1,59 @@
-"""Clients: who asks for a pair of an event and a recommendation, in this process or over HTTP."""
+"""Who asks for a pair of an event and a recommendation: of a stream here, or of `longrec serve`."""
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
 from typing import IO, Any, Protocol
 
+from longrec.core.child import stop_child
+from longrec.core.choices import Durability
 from longrec.core.errors import LongrecError
 from longrec.serving.stream.stream import Stream
-from longrec_bench.serving.server import Server
 
 K = 10
 """Items asked for."""
 PATIENCE = 60.0
 """Seconds to wait for an answer."""
+START, STOP = 300.0, 40.0
+"""Seconds that a server may take to start, and to stop."""
+LOG_LINES = 5
+"""Last lines of a server's log that are printed when it fails."""
 
-_SAMPLE = re.compile(r"^(\w+(?:\{[^}]*\})?) (\S+)$", re.MULTILINE)
+_METRIC = re.compile(r"^(\w+(?:\{[^}]*\})?) (\S+)$", re.MULTILINE)
+_ADDRESS = re.compile(r"http://(127\.0\.0\.1):(\d+)  \(")
 
 
 class Client(Protocol):
     """Asks for one thing after the other, from one thread at a time."""
 
-    def connect(self) -> None:
-        """Called before each sample, outside of what is timed."""
+    def connect(self) -> dict[str, float]:
+        """Called before each sample, outside of what is timed; -> `metrics` so far."""
 
     def observe(self, user: str, item: Any, time: int) -> None: ...
 
     def recommend(self, user: str) -> None: ...
 
+    def metrics(self) -> dict[str, float]:
+        """What the server counts and times from its start on, if there is one."""
+
 
 class StreamClient:
-    """Calls a stream."""
+    """Calls a stream of this process."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
 
-    def connect(self) -> None:
-        """Nothing to do."""
+    def connect(self) -> dict[str, float]:
+        return {}
 
     def observe(self, user: str, item: Any, time: int) -> None:
         self._stream.observe(user, item, time)
@@ -46,25 +61,93 @@ class StreamClient:
     def recommend(self, user: str) -> None:
         self._stream.recommend(user, k=K)
 
+    def metrics(self) -> dict[str, float]:
+        return {}
+
+
+class Server:
+    """`longrec serve` in a process of its own, on a free port, stopped at the end of a `with`.
+
+    Parameters
+    ----------
+    run : folder of its recommender.
+    url, durability : of its store.
+    log : a file for what it writes to standard error.
+    cores : that it may use; empty: those of this process.
+
+    Attributes
+    ----------
+    address : host and port, once it is ready.
+    """
+
+    address: tuple[str, int]
+
+    def __init__(
+        self, run: Path, url: str, durability: Durability, log: Path, cores: set[int]
+    ) -> None:
+        self._arguments = [
+            *("serve", str(run), "--store", url),
+            *("--port", "0", "--durability", durability, "--no-log-requests", "--rate", "1e9"),
+        ]
+        self._log, self._cores = log, cores
+
+    def __enter__(self) -> Server:
+        with self._log.open("wb") as log:
+            self._process = self._start(log)
+        if self._cores:  # a child begins on its parent's one core
+            with suppress(OSError):  # it has ended, which `wait` reports
+                os.sched_setaffinity(self._process.pid, self._cores)
+        return self
+
+    def _start(self, log: IO[bytes]) -> subprocess.Popen[bytes]:
+        argv = [sys.executable, "-m", "longrec", *self._arguments]
+        return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=log)
+
+    def __exit__(self, *raised: object) -> None:
+        stop_child(self._process, STOP)
+
+    def wait(self) -> None:
+        """Until it is ready.
+
+        Raises
+        ------
+        LongrecError
+            When it ends before that, or takes too long.
+        """
+        deadline = time.monotonic() + START
+        while (found := _ADDRESS.search(self._read_log())) is None:
+            if self._process.poll() is not None:
+                raise self.failed()
+            if time.monotonic() > deadline:
+                raise self.failed(TimeoutError(f"not ready after {START:g} seconds"))
+            time.sleep(0.05)
+        self.address = found[1], int(found[2])
+
+    def failed(self, error: OSError | None = None) -> LongrecError:
+        """What to raise when it does not answer: how it ended, and the end of its log."""
+        try:  # a connection breaks a moment before the process has ended
+            how = f"ended with status {self._process.wait(1.0)}"
+        except subprocess.TimeoutExpired:
+            how = f"failed: {error}"
+        last = "\n".join(self._read_log().strip().splitlines()[-LOG_LINES:])
+        return LongrecError(f"longrec serve {how}" + (f"; its log ends with\n{last}" * bool(last)))
+
+    def _read_log(self) -> str:
+        return self._log.read_text(encoding="utf-8", errors="replace")
+
 
 class HttpClient:
     """Asks a server over a socket that stays open.
 
     It writes and reads HTTP by itself: Python's http.client takes eight times its processor time,
     which would count as the server's where clients share a core.
-
-    Attributes
-    ----------
-    metrics : the server's, by name and labels, as they were when this connected.
     """
 
     def __init__(self, server: Server) -> None:
         self._server, self._socket = server, socket.socket()
         self._answers: IO[bytes] = io.BytesIO()
-        self._headers = ""
-        self.metrics: dict[str, float] = {}
 
-    def connect(self) -> None:
+    def connect(self) -> dict[str, float]:
         """Connect anew, since servers close what is idle for long, and ask a first time."""
         self.close()
         try:
@@ -73,9 +156,7 @@ class HttpClient:
             raise self._server.failed(error) from error
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._answers = self._socket.makefile("rb")
-        host, port = self._server.address
-        self._headers = f"host: {host}:{port}\r\ncontent-type: application/json\r\n"
-        self.metrics = self.read_metrics()
+        return self.metrics()
 
     def close(self) -> None:
         self._answers.close()
@@ -91,15 +172,18 @@ class HttpClient:
         answer = json.loads(self._ask("POST", "/v1/recommendations", question))
         assert answer["items"], answer
 
-    def read_metrics(self) -> dict[str, float]:
-        """What the server counts and times, from its start on."""
+    def metrics(self) -> dict[str, float]:
+        """What the server counts and times from its start on, by name and labels."""
         text = self._ask("GET", "/metrics").decode()
-        return {name: float(value) for name, value in _SAMPLE.findall(text)}
+        return {name: float(value) for name, value in _METRIC.findall(text)}
 
     def _ask(self, method: str, path: str, text: str = "") -> bytes:
         """The body of an answer."""
-        body = text.encode()
-        head = f"{method} {path} HTTP/1.1\r\n{self._headers}content-length: {len(body)}\r\n\r\n"
+        body, (host, port) = text.encode(), self._server.address
+        head = (
+            f"{method} {path} HTTP/1.1\r\nhost: {host}:{port}\r\n"
+            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        )
         try:
             self._socket.sendall(head.encode() + body)
             status, length = self._answers.readline()[9:12].decode(), None

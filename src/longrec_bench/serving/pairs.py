@@ -1,12 +1,15 @@
-"""What is timed: pairs of one client and of several, a model's step, and reading windows again."""
+"""What is timed: pairs of one client and of several at once, and reading windows again."""
 
 from __future__ import annotations
 
 import random
 import threading
+import time
 from array import array
+from collections import Counter
 from collections.abc import Sequence
-from itertools import count, cycle, islice
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from itertools import cycle, islice
 from time import perf_counter
 
 import numpy as np
@@ -14,84 +17,93 @@ import torch
 
 from longrec.models import SequenceModel
 from longrec.retrieval.index import Index, as_bits
-from longrec.serving.records.engine import Engine
-from longrec.serving.stores.protocol import Store
 from longrec_bench.measurement import Measurement, Row
+from longrec_bench.plan import PAIRS, SLOW_PAIRS
 from longrec_bench.serving.clients import Client, K
-from longrec_bench.serving.plan import PAIRS, SLOW_PAIRS
-from longrec_bench.serving.users import END, Users
+from longrec_bench.serving.users import Users
+
+STAGES = ("parse", "queue", "log", "rank", "reply")
+"""Of a request, as the server's metrics name them."""
+ROUTES = ("/v1/events", "/v1/recommendations")
 
 
-class Calls(Measurement):
-    """Calls of one kind, each of a pair of an event and a recommendation unless said otherwise.
+class Pairs(Measurement):
+    """Pairs of an event and a recommendation of its user, of one client after the other.
 
     Parameters
     ----------
-    users : who asks, one after the other.
-    seed : of their events.
+    users : who ask, one after the other.
     """
 
-    batch = 1
-    """Pairs or events per call."""
-
-    def __init__(self, condition: Row, users: Users, seed: int) -> None:
+    def __init__(self, condition: Row, users: Users) -> None:
         super().__init__(condition)
-        self.users = users
-        self._rng, self._order = random.Random(seed), cycle(range(len(users)))
+        self.users, self._rng, self._order = users, random.Random(1), cycle(range(len(users)))
 
     def wall(self) -> float:
-        """Seconds that all calls took together; where several threads call, less than the sum."""
+        """Seconds that all pairs took together; where several threads ask, less than the sum."""
         return sum(self.seconds)
 
     def row(self) -> Row:
-        """The condition, percentiles of a pair as its client sees it, and pairs of all clients.
-
-        Of a model's step both are of an event.
-        """
-        p50, p95, p99 = 1e3 * np.percentile(self.seconds, (50, 95, 99)) / self.batch
-        return self.condition | {
-            "p50_ms": float(p50),
-            "p95_ms": float(p95),
-            "p99_ms": float(p99),
-            "pairs_per_second": len(self.seconds) * self.batch / self.wall(),
-        }
+        """The condition, percentiles of a pair as its client sees it, and pairs of all clients."""
+        p50, p95, p99 = 1e3 * np.percentile(self.seconds, (50, 95, 99))
+        times = {"p50_ms": float(p50), "p95_ms": float(p95), "p99_ms": float(p99)}
+        return self.condition | times | {"pairs_per_second": len(self.seconds) / self.wall()}
 
 
-class Pairs(Calls):
-    """Pairs of one client: an event is observed, then items are recommended to its user.
-
-    Attributes
-    ----------
-    observing, recommending : seconds of the two parts of each pair.
-    """
+class ClientPairs(Pairs):
+    """Pairs of one client; noted are also the parts of a pair and the stages of a server."""
 
     def __init__(self, condition: Row, users: Users, client: Client) -> None:
-        super().__init__(condition, users, seed=1)
+        super().__init__(condition, users)
         self.client = client
-
-    def sample(self) -> None:
-        self.client.connect()
-        self.ask()
-
-    def ask(self) -> None:
-        """Some pairs, of a client that is connected."""
-        for number in islice(self._order, PAIRS):
-            event = self.users.event(number, self._rng)
-            with self.timed():
-                began = perf_counter()
-                self.client.observe(*event)
-                observed = perf_counter()
-                self.client.recommend(event[0])
-                ended = perf_counter()
-            self.observing.append(observed - began)
-            self.recommending.append(ended - observed)
 
     def clear(self) -> None:
         super().clear()
-        self.observing, self.recommending = array("d"), array("d")
+        self._observe, self._recommend, self._processor = array("d"), array("d"), 0.0
+        self._spent = Counter[str]()
+
+    def sample(self) -> None:
+        before, processor = self.client.connect(), time.process_time()
+        for number in islice(self._order, PAIRS):
+            event = self.users.event(number, self._rng)
+            began = perf_counter()
+            self.client.observe(*event)
+            observed = perf_counter()
+            self.client.recommend(event[0])
+            ended = perf_counter()
+            self._observe.append(observed - began)
+            self._recommend.append(ended - observed)
+            self.seconds.append(ended - began)
+        self._processor += time.process_time() - processor
+        for name, value in self.client.metrics().items():
+            self._spent[name] += value - before.get(name, 0.0)  # type: ignore[assignment]
+
+    def breakdown(self) -> Row:
+        """Where the time of a pair goes, in milliseconds.
+
+        Of a stream, medians of its two calls. Of a server, means of the stages of both requests:
+        "server, rest" is what the stages leave of the server's own time, "sockets and client" what
+        that leaves of the pair; "client's processor" is a part of the latter.
+        """
+        if not self._spent:
+            parts = {"observe": self._observe, "recommend": self._recommend}
+            medians = {name: 1e3 * float(np.median(times)) for name, times in parts.items()}
+            return {**self.condition, "of": "medians", "ms": medians}
+        stages = {name: f'longrec_stage_seconds_sum{{stage="{name}"}}' for name in STAGES}
+        routes = [f'longrec_request_seconds_sum{{route="{route}"}}' for route in ROUTES]
+        per_pair = 1e3 / len(self.seconds)
+        ms = {name: per_pair * self._spent[metric] for name, metric in stages.items()}
+        server, pair = per_pair * sum(self._spent[one] for one in routes), per_pair * self.wall()
+        ms |= {
+            "server, rest": server - sum(ms.values()),
+            "sockets and client": pair - server,
+            "pair": pair,
+            "client's processor": per_pair * self._processor,
+        }
+        return {**self.condition, "of": "means", "ms": ms}
 
 
-class ConcurrentPairs(Calls):
+class ConcurrentPairs(Pairs):
     """Pairs of several clients at once, each a thread with users of its own if there are enough.
 
     Parameters
@@ -102,7 +114,7 @@ class ConcurrentPairs(Calls):
     def __init__(
         self, condition: Row, users: Users, clients: Sequence[Client], span: float
     ) -> None:
-        super().__init__(condition, users, seed=2)
+        super().__init__(condition, users)
         self.clients, self.span = clients, span
         self._rngs = [random.Random(2 + number) for number in range(len(clients))]
 
@@ -116,45 +128,28 @@ class ConcurrentPairs(Calls):
     def sample(self) -> None:
         for client in self.clients:
             client.connect()
-        began, n = array("d"), len(self.clients)
-        stop = threading.Event()
-        start = threading.Barrier(n + 1, lambda: began.append(perf_counter()))
-        seconds = [array("d") for _ in range(n)]
-        errors: list[BaseException] = []
-
-        def ask(number: int) -> None:
+        n = len(self.clients)
+        start, stop = threading.Barrier(n + 1), threading.Event()
+        with ThreadPoolExecutor(n) as pool:
             try:
+                asking = [pool.submit(self._ask, number, start, stop) for number in range(n)]
                 start.wait()
-                self._ask_until(stop, number, seconds[number])
-            except threading.BrokenBarrierError:
-                pass
-            except BaseException as error:
-                errors.append(error)
-                stop.set()
-
-        threads = [threading.Thread(target=ask, args=(number,)) for number in range(n)]
-        try:
-            for thread in threads:
-                thread.start()
-            start.wait()
-            stop.wait(self.span)
-        finally:
-            stop.set()
-            if not began:  # interrupted before all were there
+                began = perf_counter()
+                wait(asking, self.span, FIRST_EXCEPTION)
+            except BaseException:  # interrupted, perhaps before all were there
                 start.abort()
-            for thread in threads:
-                if thread.ident is not None:
-                    thread.join()
-        if errors:
-            raise errors[0]
-        self._wall += perf_counter() - began[0]
-        for own in seconds:
-            self.seconds.extend(own)
+                raise
+            finally:
+                stop.set()
+        self._wall += perf_counter() - began
+        for one in asking:
+            self.seconds.extend(one.result())
 
-    def _ask_until(self, stop: threading.Event, number: int, seconds: array[float]) -> None:
-        """Pairs of the client of a number, at least one."""
-        client, rng = self.clients[number], self._rngs[number]
+    def _ask(self, number: int, start: threading.Barrier, stop: threading.Event) -> array[float]:
+        """Pairs of one of the clients, at least one; -> the seconds of each."""
+        client, rng, seconds = self.clients[number], self._rngs[number], array("d")
         own = range(number, len(self.users), len(self.clients)) or [number % len(self.users)]
+        start.wait()
         for user in cycle(own):
             event = self.users.event(user, rng)
             began = perf_counter()
@@ -162,44 +157,22 @@ class ConcurrentPairs(Calls):
             client.recommend(event[0])
             seconds.append(perf_counter() - began)
             if stop.is_set():
-                return
+                break
+        return seconds
 
 
-class Steps(Calls):
-    """A model's step alone, on records in memory, for a number of users at once."""
-
-    def __init__(
-        self, condition: Row, users: Users, engine: Engine, store: Store, batch: int
-    ) -> None:
-        super().__init__(condition, users, seed=3)
-        self.engine, self.batch = engine, batch
-        stored = store.read(engine.digest, [(user.encode(), ()) for user in users.ids[:batch]])
-        self._records = engine.layout.load(
-            list(islice(cycle([one.record for one in stored]), batch))
-        )
-        self._times = count(END + 1)
-
-    def sample(self) -> None:
-        for time in islice(self._times, PAIRS):
-            users = islice(cycle(range(len(self.users))), self.batch)
-            events = [[(self.users.index(number, self._rng), time)] for number in users]
-            with self.timed():
-                self.engine.advance(self._records, events)
-
-
-class Reencoding(Calls):
-    """Pairs without a stream: the last events are kept in memory, and all read for each of them.
+class Reencoding(Pairs):
+    """Pairs without a stream: the last events are in memory, and all read again for each of them.
 
     Nothing is stored, no id is looked up and no frame is made, which is all in its favour.
     """
 
     def __init__(self, condition: Row, users: Users, model: SequenceModel, index: Index) -> None:
-        super().__init__(condition, users, seed=0)
+        super().__init__(condition, users)
         assert model.max_length is not None
         self.model, self.index, self.window = model, index, model.max_length
-        self._recent = [
-            torch.from_numpy(row[-self.window :].astype(np.int64)) for row in users.items
-        ]
+        recent = [row[-self.window :].astype(np.int64) for row in users.items]
+        self._recent = [torch.from_numpy(row) for row in recent]
         self._seen = np.stack([as_bits(row, model.n_items) for row in users.items])
 
     @torch.inference_mode()

@@ -1,28 +1,36 @@
-"""Users to measure with: as many as need be, with histories of given lengths, drawn by a seed."""
+"""Users and models to measure with: histories of given lengths, and weights drawn by a seed."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import fields
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
+from torch import nn
 
+from longrec.config.parse import check_model
+from longrec.config.training import TrainConfig
+from longrec.core.errors import UsageError
 from longrec.data.catalog import Catalog
 from longrec.data.histories import Histories, write_histories
+from longrec.models import MODELS, SequenceModel, build_model
+from longrec.recommender import Recommender
 
 MOST, EVENTS = 256, 640_000
 """Users of one length: so many at most, with so many events in all, at least one user."""
 END, GAP = 1_700_000_000, 60
 """Time of the last event of all histories, and seconds between two events."""
-
-
-def number_of_users(length: int) -> int:
-    """Users with histories of a length."""
-    return max(1, min(MOST, EVENTS // length))
+SHAPE = {"dim": 64, "layers": 2, "experts": 16}
+FEWEST = 20
+"""Items of a catalog of which a half is enough for ten."""
+CLUSTER = 100
+"""Items of random vectors that lie around one centre, on average."""
 
 
 class Users:
@@ -40,7 +48,7 @@ class Users:
 
     def __init__(self, length: int, catalog: Catalog, seed: int) -> None:
         rng = np.random.default_rng([seed, length])
-        n, self.length = number_of_users(length), length
+        n, self.length = max(1, min(MOST, EVENTS // length)), length
         self.ids = [f"{length}-{number:04}" for number in range(n)]
         # One order of all items; each user's half begins somewhere in it.
         self._order = (rng.permutation(catalog.n_items) + 1).astype(np.int32)
@@ -81,3 +89,47 @@ def write_users(groups: Sequence[Users], catalog: Catalog, path: Path) -> Histor
         source="longrec bench",
         time_unit="s",
     )
+
+
+def random_recommender(name: str, items: int, seed: int = 0) -> Recommender:
+    """A model of width 64 and 2 layers with random weights, over a catalog of so many items.
+
+    Item vectors lie in clusters, as trained ones do: an index finds little order in a round cloud.
+
+    Raises
+    ------
+    UsageError
+        When there is no such model, or the catalog is too small.
+    """
+    config_class = MODELS[check_model(name)].config_class
+    if items < FEWEST:
+        raise UsageError(f"items is {items}; it must be at least {FEWEST}")
+    keys = {field.name for field in fields(config_class)}
+    config = config_class(**{key: value for key, value in SHAPE.items() if key in keys})
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        model = build_model(name, config, items).eval()
+        if isinstance(model, SequenceModel):
+            centres = model.items[1 : 2 + items // CLUSTER].clone()  # row 0 is padding
+            near = centres[torch.randint(len(centres), (items,))]
+            model.items[1:].mul_(0.5).add_(near)
+    catalog = Catalog(pl.Series("item", np.arange(1, items + 1)), np.ones(items, np.int64))
+    return Recommender(name, model, config, TrainConfig(), catalog)
+
+
+def window_model(recommender: Recommender, window: int) -> SequenceModel:
+    """SASRec of a recommender's shape that reads the last `window` events, with random weights.
+
+    Its item vectors are the recommender's own if it has some, so that its index serves both.
+    """
+    config = recommender.model_config
+    keys = ("dim", "layers", "heads", "ffn_dim")
+    shape = {key: getattr(config, key) for key in keys if hasattr(config, key)}
+    if shape.get("dim", 0) % shape.get("heads", 2):
+        shape["heads"] = 1
+    own = MODELS["sasrec"].config_class(**shape, max_length=window)
+    model = build_model("sasrec", own, recommender.catalog.n_items).eval()
+    assert isinstance(model, SequenceModel)
+    if isinstance(recommender.model, SequenceModel):
+        model.items = nn.Parameter(recommender.item_vectors(), requires_grad=False)
+    return model

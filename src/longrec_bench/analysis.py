@@ -1,0 +1,164 @@
+"""What rows say beside each other: ratios, growth and crossovers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from longrec_bench.cost.systems import FREE, PEERS
+from longrec_bench.measurement import Row
+
+LONG = 1024
+"""Events from which growth is fitted: below, what a call costs at any length hides it."""
+REENCODING = "re-encode"
+"""What the names of systems without a stream begin with."""
+SHARED = ("system", "catalog", "transport", "durability")
+"""What rows of serving share that differ in the history alone, as far as they have it."""
+
+Curves = dict[tuple[str, str, str], dict[int, Row]]
+"""Rows of mixers and models, by (kind, name, pass), then by rising length."""
+
+
+# ---- cost
+
+
+def curves(cells: Sequence[Row]) -> Curves:
+    """Rows of cost by system and length."""
+    found: Curves = {}
+    for cell in sorted(cells, key=lambda cell: int(cell["length"])):
+        for kind in PEERS.keys() & cell.keys():
+            found.setdefault((kind, cell[kind], cell["pass"]), {})[cell["length"]] = cell
+    return found
+
+
+def ratios(cells: Sequence[Row]) -> list[Row]:
+    """How many times faster than fused attention each is at each length, where both were measured.
+
+    Returns
+    -------
+    list of dict
+        The kind with the name, "length", "pass", "against", "ratio" (of median seconds, above 1 is
+        faster), "ratio_of_least" (of least seconds), "memory" (of peaks, below 1 is less; None if
+        unknown), and for models "ceiling", the ratio that a free mixer would give (None if it was
+        not measured).
+    """
+    found, measured = [], curves(cells)
+    for (kind, name, which), own in measured.items():
+        peers = measured.get((kind, PEERS[kind], which), {})
+        free = measured.get((kind, FREE, which), {})
+        for length, cell in own.items():
+            if length not in peers or name == PEERS[kind]:
+                continue
+            peer, ceiling = peers[length], free.get(length)
+            known = cell["peak_bytes"] is not None and peer["peak_bytes"]
+            row = {
+                **{kind: name, "length": length, "pass": which, "against": PEERS[kind]},
+                "ratio": peer["seconds_median"] / cell["seconds_median"],
+                "ratio_of_least": peer["seconds_min"] / cell["seconds_min"],
+                "memory": cell["peak_bytes"] / peer["peak_bytes"] if known else None,
+            }
+            if kind == "model":
+                row["ceiling"] = ceiling and peer["seconds_median"] / ceiling["seconds_median"]
+            found.append(row)
+    return found
+
+
+def exponents(cells: Sequence[Row]) -> list[Row]:
+    """Exponents p of seconds and peak bytes ~ T^p, by least squares on logarithms from 1,024 on.
+
+    Returns
+    -------
+    list of dict
+        The kind with the name, "pass", "seconds" and "bytes" (exponents; None if unknown), "from"
+        and "to", the lengths of which the fit is, "points", how many.
+    """
+    found = []
+    for (kind, name, which), own in curves(cells).items():
+        long = [cell for length, cell in own.items() if length >= LONG]
+        if len(long) > 1 and which != "step":
+            figures = {
+                "seconds": _exponent(long, "seconds_median"),
+                "bytes": _exponent(long, "peak_bytes"),
+                **{"from": long[0]["length"], "to": long[-1]["length"], "points": len(long)},
+            }
+            found.append({kind: name, "pass": which, **figures})
+    return found
+
+
+def _exponent(cells: Sequence[Row], key: str) -> float | None:
+    """The slope of log figure over log length; None where a figure is unknown or 0."""
+    if any(not cell[key] for cell in cells):
+        return None
+    lengths, figures = ([float(cell[k]) for cell in cells] for k in ("length", key))
+    return float(np.polyfit(np.log(lengths), np.log(figures), 1)[0])
+
+
+def crossovers(cells: Sequence[Row]) -> list[Row]:
+    """From which length on each is faster than fused attention at all longer ones measured.
+
+    Returns
+    -------
+    list of dict
+        The kind with the name, "pass", "against", "length" (interpolated between the two lengths
+        around it, straight in logarithms; the shortest measured if it is faster everywhere; None
+        if it is slower at the longest), "everywhere".
+    """
+    found, by_system = [], dict[tuple[str, str, str], list[Row]]()
+    for row in ratios(cells):
+        kind = next(kind for kind in PEERS if kind in row)
+        by_system.setdefault((kind, row[kind], row["pass"]), []).append(row)
+    for (kind, name, which), own in by_system.items():
+        slower = [number for number, row in enumerate(own) if row["ratio"] < 1]
+        length: float | None = own[0]["length"]
+        if slower and slower[-1] == len(own) - 1:
+            length = None
+        elif slower:
+            around = own[slower[-1] : slower[-1] + 2]
+            ratio, at = (np.log([float(row[key]) for row in around]) for key in ("ratio", "length"))
+            length = float(np.exp(np.interp(0.0, ratio, at)))
+        row = {kind: name, "pass": which, "against": PEERS[kind], "length": length}
+        found.append(row | {"everywhere": not slower})
+    return found
+
+
+# ---- serving
+
+
+def serving_ratios(cells: Sequence[Row]) -> list[Row]:
+    """Ratios of median times of one client, each with its words.
+
+    Returns
+    -------
+    list of dict
+        "system", "catalog", "transport", "durability", "of" (the words), "ratio".
+    """
+    rows = []
+    again = [cell for cell in cells if cell["system"].startswith(REENCODING)]
+    for shared, own in by_history(cells):
+        shortest, longest = own[0], own[-1]
+        compared = []
+        if longest is not shortest:
+            words = f"after {longest['history']:,} events / after {shortest['history']:,}"
+            compared.append((words, longest, shortest))
+        for other in again:
+            for cell in own:
+                if all(cell[key] == other[key] for key in ("history", "catalog", "transport")):
+                    words = f"{other['system']} / stream, after {cell['history']:,} events"
+                    compared.append((words, other, cell))
+        rows += [
+            shared | {"of": words, "ratio": above["p50_ms"] / below["p50_ms"]}
+            for words, above, below in compared
+        ]
+    return rows
+
+
+def by_history(cells: Sequence[Row]) -> Iterator[tuple[Row, list[Row]]]:
+    """What rows of one client share that differ in the history alone; they, short ones first."""
+    groups: dict[tuple[object, ...], list[Row]] = {}
+    for cell in cells:
+        if cell["durability"] != "none" and cell["clients"] == 1:
+            groups.setdefault(tuple(cell[key] for key in SHARED), []).append(cell)
+    for values, own in groups.items():
+        rows = sorted(own, key=lambda cell: int(cell["history"]))
+        yield dict(zip(SHARED, values, strict=True)), rows
