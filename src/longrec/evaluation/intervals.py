@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Floats = NDArray[np.float64]
+from longrec.core.arrays import Floats, Ints
 
 DRAWS = 2000  # leaves each end an error of 3% of the interval's half width
+LEVEL = 0.95
+TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)  # the quantiles between which an interval lies
 _BLOCK_CELLS = 1 << 22  # draws x categories held at once: 32 MiB
 
 
@@ -56,10 +58,9 @@ def bootstrap_interval(
     clusters: ArrayLike | None = None,
     *,
     draws: int = DRAWS,
-    level: float = 0.95,
     seed: int = 0,
 ) -> Floats:
-    """Percentile interval of the mean of each column.
+    """95% percentile interval of the mean of each column.
 
     Parameters
     ----------
@@ -67,8 +68,8 @@ def bootstrap_interval(
         One row per target, one column per metric.
     clusters : (n,), optional
         The user of each target, where users have several; whole users are drawn.
-    draws, level, seed
-        Number of resamples, coverage, and the seed that makes the interval repeatable.
+    draws, seed
+        Number of resamples, and the seed that makes the interval repeatable.
 
     Returns
     -------
@@ -83,8 +84,7 @@ def bootstrap_interval(
     values = np.asarray(values, dtype=np.float64)
     columns = values.reshape(len(values), int(np.prod(values.shape[1:])))
     means = np.concatenate(list(_resampled_means(columns, clusters, draws, seed)))
-    tail = (1 - level) / 2
-    ends: Floats = np.quantile(means, [tail, 1 - tail], axis=0)
+    ends: Floats = np.quantile(means, TAILS, axis=0)
     return ends.reshape(2, *values.shape[1:])
 
 
@@ -94,7 +94,6 @@ def paired_bootstrap(
     clusters: ArrayLike | None = None,
     *,
     draws: int = DRAWS,
-    level: float = 0.95,
     seed: int = 0,
 ) -> Difference:
     """Compare two models target by target: ``a`` and ``b``, both (n,), in the same order.
@@ -107,7 +106,7 @@ def paired_bootstrap(
         raise ValueError(f"paired values are two equal rows, not shapes {a.shape} and {b.shape}")
     gains = (a - b)[:, None]
     means = np.concatenate(list(_resampled_means(gains, clusters, draws, seed)))[:, 0]
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(means, TAILS)
     beyond = min(int((means <= 0).sum()), int((means >= 0).sum()))
     p_value = min(1.0, 2 * (beyond + 1) / (draws + 1))
     return Difference(float(gains.mean()), float(low), float(high), p_value)
@@ -144,9 +143,7 @@ def _resampled_means(
         yield (drawn @ sums) / (drawn @ sizes)[:, None]
 
 
-def _categories(
-    columns: Floats, clusters: ArrayLike | None
-) -> tuple[Floats, Floats, NDArray[np.int64]]:
+def _categories(columns: Floats, clusters: ArrayLike | None) -> tuple[Floats, Floats, Ints]:
     """Group users that a draw cannot tell apart.
 
     Returns the sums of each category's one user (c, m), its number of targets (c,) and how many

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Floats = NDArray[np.float64]
+from longrec.core.arrays import Floats, Ints
 
 CUTOFFS = (10, 20, 50)
 MISS = np.iinfo(np.int64).max  # the rank of a target that cannot be recommended at all
@@ -55,7 +55,7 @@ def summarise(ranks: ArrayLike, ks: Sequence[int] = CUTOFFS) -> dict[str, float]
     return dict(zip(names(ks), means.tolist(), strict=True))
 
 
-def _checked(ranks: ArrayLike) -> NDArray[np.int64]:
+def _checked(ranks: ArrayLike) -> Ints:
     array = np.asarray(ranks)
     if array.size and array.dtype.kind not in "iu":
         raise ValueError(f"ranks are whole numbers from 1, not {array.dtype}")

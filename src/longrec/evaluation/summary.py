@@ -8,18 +8,20 @@ own input).
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
+from longrec.core.arrays import Floats, Ints
 from longrec.core.errors import DataError, UsageError
 from longrec.evaluation.intervals import DRAWS, Difference, bootstrap_interval, paired_bootstrap
-from longrec.evaluation.metrics import METRICS, MISS, names, per_target
+from longrec.evaluation.metrics import MISS, names, per_target
 
 Interval = tuple[float, float]
 Notes = dict[str, int | float | str]
@@ -27,6 +29,24 @@ Ranks = pl.DataFrame | Sequence[pl.DataFrame]
 """Of one training, or of several seeds over the same targets, averaged target by target."""
 
 UNFILTERED = "unfiltered/"
+KEYS = (*names(), *(UNFILTERED + name for name in names()))
+"""Of all metrics, in the order of their columns."""
+_TEST_TARGETS = {
+    "leave-one-out": (
+        "Leave-one-out: each user's last event is the target and the events before it, the "
+        "validation event included, are the input."
+    ),
+    "global-time": (
+        "Global time split: the target is each user's first event from the test cut (time "
+        "{test_cut}) on; training ends at the validation cut (time {validation_cut}); an item "
+        "unseen in training counts as a miss."
+    ),
+    "prequential": (
+        "Prequential: every event of the last part ({last_share}) of histories of at least "
+        "{min_length} events is scored from what came before it; an item unseen in training "
+        "counts as a miss; intervals draw whole users."
+    ),
+}
 BUCKET_STARTS = (1, 20, 50, 100, 200, 500, 1000)
 REPEATS_LEAD = 0.01  # above this share of repeat targets the unfiltered metrics lead
 COLUMNS = ("user", "position", "length", "rank", "rank_unfiltered", "known", "repeat")
@@ -101,24 +121,8 @@ class Metrics(Mapping[str, float]):
         counts, notes = self.counts, self.notes
         if self.part == "validation":
             what = f"Validation targets of the split {self.split}."
-        elif self.split == "leave-one-out":
-            what = (
-                "Leave-one-out: each user's last event is the target and the events before it, the "
-                "validation event included, are the input."
-            )
-        elif self.split == "global-time":
-            what = (
-                "Global time split: the target is each user's first event from the test cut (time "
-                f"{notes.get('test_cut', '?')}) on; training ends at the validation cut (time "
-                f"{notes.get('validation_cut', '?')}); an item unseen in training counts as a miss."
-            )
         else:
-            what = (
-                f"Prequential: every event of the last part ({notes.get('last_share', '?')}) of "
-                f"histories of at least {notes.get('min_length', '?')} events is scored from what "
-                "came before it; an item unseen in training counts as a miss; intervals draw whole "
-                "users."
-            )
+            what = _TEST_TARGETS[self.split].format_map(defaultdict(lambda: "?", notes))
         sentences = [
             what,
             f"{counts['targets']:,} targets of {counts['users']:,} users, each ranked against the "
@@ -176,7 +180,7 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
     """With the estimates, which ``_flat`` made keys of their own, under one key again."""
-    return {**values, "estimates": {k: v for k, v in values.items() if _is_metric(k)}}
+    return {**values, "estimates": {k: v for k, v in values.items() if k in KEYS}}
 
 
 def summarise_ranks(
@@ -186,7 +190,6 @@ def summarise_ranks(
     *,
     part: str = "test",
     draws: int = DRAWS,
-    seed: int = 0,
 ) -> Metrics:
     """Average ranks into ``Metrics``.
 
@@ -199,7 +202,7 @@ def summarise_ranks(
         Name and notes of the split that chose the targets.
     part
         Which targets of the split these are: "test" or "validation".
-    draws, seed
+    draws
         Of the bootstrap. Users with several targets are drawn whole.
 
     Raises
@@ -212,13 +215,13 @@ def summarise_ranks(
     frames = _frames(ranks)
     first = frames[0]
     user, length = first["user"].to_numpy(), first["length"].to_numpy()
-    values = np.concatenate([_values(frames, unfiltered=flag) for flag in (False, True)], 1)
+    values = _values(frames)
     repeats = int(first["repeat"].sum())
-    estimates, intervals = _estimate(values, user, draws, seed)
+    estimates, intervals = _estimate(values, user, draws)
     return Metrics(
         estimates=estimates,
         intervals=intervals,
-        buckets=tuple(_buckets(values, user, length, draws, seed)),
+        buckets=tuple(_buckets(values, user, length, draws)),
         split=split,
         lead="unfiltered" if repeats > REPEATS_LEAD * len(first) else "filtered",
         counts={
@@ -232,14 +235,7 @@ def summarise_ranks(
     )
 
 
-def compare_ranks(
-    a: Ranks,
-    b: Ranks,
-    metric: str = "ndcg@10",
-    *,
-    draws: int = DRAWS,
-    seed: int = 0,
-) -> Difference:
+def compare_ranks(a: Ranks, b: Ranks, metric: str = "ndcg@10", *, draws: int = DRAWS) -> Difference:
     """Paired bootstrap of model ``a`` minus model ``b`` on one metric, over the same targets.
 
     Raises
@@ -247,18 +243,25 @@ def compare_ranks(
     UsageError
         When the two frames do not rank the same targets, or the metric is unknown.
     """
-    column, unfiltered = _column(metric), metric.startswith(UNFILTERED)
+    if metric not in KEYS:
+        raise UsageError(f"unknown metric {metric!r}; choose one of {', '.join(names())}")
     both = [_frames(ranks) for ranks in (a, b)]
     user = _frames([both[0][0], both[1][0]])[0]["user"].to_numpy()
-    pair = [_values(frames, unfiltered=unfiltered)[:, column] for frames in both]
-    return paired_bootstrap(pair[0], pair[1], _clusters(user), draws=draws, seed=seed)
+    pair = [_values(frames)[:, KEYS.index(metric)] for frames in both]
+    return paired_bootstrap(pair[0], pair[1], _clusters(user), draws=draws)
 
 
 def _frames(ranks: Ranks) -> list[pl.DataFrame]:
     """Checked frames over the same targets, in the order of positions."""
     frames = [ranks] if isinstance(ranks, pl.DataFrame) else list(ranks)
     for frame in frames:
-        _check(frame)
+        missing = [name for name in COLUMNS if name not in frame.columns]
+        if missing:
+            raise DataError(f"the ranks have no column {', '.join(missing)}; evaluate again")
+        if not len(frame):
+            raise DataError(
+                "there is no target to evaluate: under leave-one-out a user needs at least 3 events"
+            )
     frames = [frame.sort("position") for frame in frames]
     first = frames[0]
     for other in frames[1:]:
@@ -270,69 +273,38 @@ def _frames(ranks: Ranks) -> list[pl.DataFrame]:
     return frames
 
 
-def _values(frames: Sequence[pl.DataFrame], *, unfiltered: bool) -> NDArray[np.float64]:
-    """Give (n, metrics) by one of the two ranks, the mean over the frames per target.
+def _values(frames: Sequence[pl.DataFrame]) -> Floats:
+    """Give (n, metrics) in the order of ``KEYS``, the mean over the frames per target.
 
     Targets unseen in training are misses.
     """
-    name = "rank_unfiltered" if unfiltered else "rank"
-    total = sum(
-        per_target(np.where(frame["known"].to_numpy(), frame[name].to_numpy(), MISS))
-        for frame in frames
-    )
-    return np.asarray(total / len(frames))
+    both = []
+    for name in ("rank", "rank_unfiltered"):
+        ranks = [
+            np.where(frame["known"].to_numpy(), frame[name].to_numpy(), MISS) for frame in frames
+        ]
+        both.append(sum(map(per_target, ranks)) / len(frames))
+    return np.concatenate(both, axis=1)
 
 
 def _estimate(
-    values: NDArray[np.float64], user: NDArray[np.int64], draws: int, seed: int
+    values: Floats, user: Ints, draws: int
 ) -> tuple[dict[str, float], dict[str, Interval]]:
-    keys = [*names(), *(UNFILTERED + name for name in names())]
-    low, high = bootstrap_interval(values, _clusters(user), draws=draws, seed=seed).tolist()
-    estimates = dict(zip(keys, values.mean(axis=0).tolist(), strict=True))
-    return estimates, dict(zip(keys, zip(low, high, strict=True), strict=True))
+    low, high = bootstrap_interval(values, _clusters(user), draws=draws).tolist()
+    estimates = dict(zip(KEYS, values.mean(axis=0).tolist(), strict=True))
+    return estimates, dict(zip(KEYS, zip(low, high, strict=True), strict=True))
 
 
-def _buckets(
-    values: NDArray[np.float64],
-    user: NDArray[np.int64],
-    length: NDArray[np.int64],
-    draws: int,
-    seed: int,
-) -> Iterator[Bucket]:
-    limits = [*BUCKET_STARTS, None]
-    which = np.searchsorted(BUCKET_STARTS, length, side="right") - 1
-    for number in range(len(BUCKET_STARTS)):
-        here = which == number
+def _buckets(values: Floats, user: Ints, length: Ints, draws: int) -> Iterator[Bucket]:
+    for low, after in zip_longest(BUCKET_STARTS, BUCKET_STARTS[1:]):
+        here = (length >= low) & (length < (after or np.inf))
         if here.any():
-            low, after = BUCKET_STARTS[number], limits[number + 1]
             high = None if after is None else after - 1
             users = len(np.unique(user[here]))
-            estimates, intervals = _estimate(values[here], user[here], draws, seed)
+            estimates, intervals = _estimate(values[here], user[here], draws)
             yield Bucket(low, high, users, int(here.sum()), estimates, intervals)
 
 
-def _clusters(user: NDArray[np.int64]) -> NDArray[np.int64] | None:
+def _clusters(user: Ints) -> Ints | None:
     """Give the users where some has several targets; None saves work where nobody has."""
     return None if len(np.unique(user)) == len(user) else user
-
-
-def _column(metric: str) -> int:
-    plain = metric.removeprefix(UNFILTERED)
-    if plain not in names():
-        raise UsageError(f"unknown metric {metric!r}; choose one of {', '.join(names())}")
-    return names().index(plain)
-
-
-def _is_metric(key: str) -> bool:
-    name, at, k = key.removeprefix(UNFILTERED).partition("@")
-    return name in METRICS and at == "@" and k.isdigit()
-
-
-def _check(ranks: pl.DataFrame) -> None:
-    missing = [name for name in COLUMNS if name not in ranks.columns]
-    if missing:
-        raise DataError(f"the ranks have no column {', '.join(missing)}; evaluate again")
-    if not len(ranks):
-        raise DataError(
-            "there is no target to evaluate: under leave-one-out a user needs at least 3 events"
-        )

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from longrec.evaluation.report.contents import ReportRow
@@ -55,6 +55,7 @@ _STYLE: Any = {  # matplotlib types the keys one by one, too narrowly for a plai
     "lines.markersize": 4.5,
 }
 Rows = Sequence[ReportRow]
+Draw = Callable[[Figure], None]
 
 
 def label(key: str) -> str:
@@ -63,17 +64,14 @@ def label(key: str) -> str:
     return f"{plain}, unfiltered" if key.startswith(UNFILTERED) else plain
 
 
-def contenders(rows: Rows) -> list[ReportRow]:
-    """Systems, not bounds."""
-    return [row for row in rows if row.contends]
-
-
 def colours_of(rows: Rows) -> dict[str, str]:
-    """Give every contender one colour, the same in all figures."""
-    return {row.name: COLOURS[i % len(COLOURS)] for i, row in enumerate(contenders(rows))}
+    """Give every system one colour, the same in all figures, and bounds the text's."""
+    systems = [row.name for row in rows if row.contends]
+    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(systems)}
+    return dict.fromkeys((row.name for row in rows), INK) | colours
 
 
-def shown_name(row: ReportRow) -> str:
+def name_of(row: ReportRow) -> str:
     """Shorten a name to what a legend holds, and mark it where training did not converge."""
     name = row.name if len(row.name) <= LONGEST else row.name[: LONGEST - 1] + "…"
     return f"{name} (not converged)" if row.converged is False else name
@@ -87,16 +85,16 @@ def error(row: ReportRow, key: str) -> list[list[float]]:
 
 
 def dash(row: ReportRow) -> str:
-    """Line style of a ceiling or a bound."""
-    return "--" if row.kind == "ceiling" else ":"
+    """Line style of a system, a ceiling or a bound."""
+    return {"ceiling": "--", "bound": ":"}.get(row.kind, "-")
 
 
 def reference_lines(line: Callable[..., Any], rows: Rows, key: str) -> None:
     """Draw ceilings and bounds by ``axes.axhline`` or ``axes.axvline``."""
     for row in rows:
         if not row.contends and key in row.metrics:
-            name = shown_name(row)
-            line(row.metrics[key], color=INK, linestyle=dash(row), linewidth=1.2, label=name)
+            value, name = row.metrics[key], name_of(row)
+            line(value, color=INK, linestyle=dash(row), linewidth=1.2, label=name)
 
 
 def legend_above(figure: Figure, axes: Any) -> None:
@@ -109,14 +107,20 @@ def legend_above(figure: Figure, axes: Any) -> None:
         figure.legend(handles, labels, loc="outside upper left", ncols=columns)
 
 
-def svg(draw: Callable[[Figure], None], height: float, width: float = 6.0) -> str:
-    """Draw on a fresh figure (inches) and give its ``<svg>`` element, fit for an HTML page."""
+@contextmanager
+def _styled_figure(draw: Draw, height: float, width: float) -> Iterator[Figure]:
+    """Draw on a fresh figure (inches); it is to be written within the block."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasSVG(figure)
         draw(figure)
-        buffer = io.StringIO()
-        metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        yield figure
+
+
+def svg(draw: Draw, height: float, width: float = 6.0) -> str:
+    """Draw on a fresh figure (inches) and give its ``<svg>`` element, fit for an HTML page."""
+    buffer = io.StringIO()
+    metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with _styled_figure(draw, height, width) as figure:
         figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]  # no XML prologue
@@ -126,12 +130,10 @@ def svg(draw: Callable[[Figure], None], height: float, width: float = 6.0) -> st
     return text.replace(INK, "currentColor").strip()
 
 
-def on_white(draw: Callable[[Figure], None], height: float, width: float = 6.0) -> dict[str, bytes]:
+def on_white(draw: Draw, height: float, width: float = 6.0) -> dict[str, bytes]:
     """Draw on a fresh figure (inches), dark on white, as files for documents: "svg" and "png"."""
     files = {}
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        draw(figure)
+    with _styled_figure(draw, height, width) as figure:
         for form in ("svg", "png"):
             buffer = io.BytesIO()
             dated = {"Date": None} if form == "svg" else None

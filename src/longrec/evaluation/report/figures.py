@@ -6,26 +6,24 @@ text, or None where there is nothing to draw.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from longrec.evaluation.report.contents import ReportRow
 from longrec.evaluation.report.drawing import (
     INK,
     WIDE,
     Rows,
     colours_of,
-    contenders,
     dash,
     error,
     label,
     legend_above,
+    name_of,
     reference_lines,
-    shown_name,
     svg,
 )
 from longrec.evaluation.summary import Metrics
@@ -50,7 +48,8 @@ _PANELS: Mapping[str, tuple[str, Mapping[Any, str]]] = {
 
 def accuracy_by_model(rows: Rows, key: str) -> str | None:
     """Draw one bar per model with its 95% interval; ceiling and bounds are vertical lines."""
-    bars = sorted((row for row in contenders(rows) if key in row.metrics), key=_value_of(key))
+    bars = [row for row in rows if row.contends and key in row.metrics]
+    bars.sort(key=lambda row: row.metrics[key])
     if not bars:
         return None
     colours = colours_of(rows)
@@ -58,8 +57,7 @@ def accuracy_by_model(rows: Rows, key: str) -> str | None:
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         for place, row in enumerate(bars):
-            value = row.metrics[key]
-            faded = row.converged is False
+            value, faded = row.metrics[key], row.converged is False
             axes.barh(place, value, height=0.56, color=colours[row.name], alpha=0.4 if faded else 1)
             axes.errorbar(value, place, xerr=error(row, key), color=INK, capsize=3, linewidth=1)
             axes.annotate(  # beside the axes, where no reference line runs through it
@@ -70,7 +68,7 @@ def accuracy_by_model(rows: Rows, key: str) -> str | None:
                 textcoords="offset points",
                 va="center",
             )
-        axes.set_yticks(range(len(bars)), [shown_name(row) for row in bars])
+        axes.set_yticks(range(len(bars)), [name_of(row) for row in bars])
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=False, axis="y")
         reference_lines(axes.axvline, rows, key)
@@ -83,17 +81,20 @@ def accuracy_by_model(rows: Rows, key: str) -> str | None:
 
 def accuracy_by_length(rows: Rows, key: str) -> str | None:
     """Draw the metric against the number of events before the target, one line per model."""
-    drawn = [row for row in rows if isinstance(row.metrics, Metrics) and row.metrics.buckets]
-    starts = {bucket.low: bucket.label for row in drawn for bucket in _buckets(row)}
+    lines = [
+        (row, row.metrics.buckets)
+        for row in rows
+        if isinstance(row.metrics, Metrics) and row.metrics.buckets
+    ]
+    starts = {bucket.low: bucket.label for _, buckets in lines for bucket in buckets}
     if len(starts) < 2:
         return None
     order, colours = sorted(starts), colours_of(rows)
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        for number, row in enumerate(drawn):
-            buckets = _buckets(row)
-            nudge = 0.05 * (number - (len(drawn) - 1) / 2)  # intervals beside each other
+        for number, (row, buckets) in enumerate(lines):
+            nudge = 0.05 * (number - (len(lines) - 1) / 2)  # intervals beside each other
             x = np.array([order.index(bucket.low) for bucket in buckets]) + nudge
             y = np.array([bucket.estimates[key] for bucket in buckets])
             ends = np.array([bucket.intervals[key] for bucket in buckets])
@@ -101,9 +102,9 @@ def accuracy_by_length(rows: Rows, key: str) -> str | None:
                 x,
                 y,
                 yerr=np.abs(ends.T - y),
-                label=shown_name(row),
-                color=colours[row.name] if row.contends else INK,
-                linestyle="-" if row.contends else dash(row),
+                label=name_of(row),
+                color=colours[row.name],
+                linestyle=dash(row),
                 marker="o" if row.contends else "",
                 elinewidth=0.9,
             )
@@ -149,13 +150,9 @@ def _curves(rows: Rows, x: str, name: str, panels: dict[str, str]) -> str | None
             figure.subplots(1, len(panels)), panels.items(), strict=True
         ):
             for row, by in lines.items():
-                points, few = by[column], len(by[column]) <= 30
+                marker = "o" if len(by[column]) <= 30 else ""
                 axes.plot(
-                    *points.T,
-                    label=row,
-                    color=colours[row],
-                    marker="o" if few else "",
-                    markersize=3.2,
+                    *by[column].T, label=row, color=colours[row], marker=marker, markersize=3.2
                 )
             axes.set_title(title)
             axes.set_xlabel(name)
@@ -169,21 +166,35 @@ def accuracy_against_cost(rows: Rows, key: str) -> str | None:
 
     A line joins the rows that rank and that no other matches at less cost.
     """
-    drawn = [row for row in contenders(rows) if key in row.metrics]
-    panels = [name for name in _PANELS if any(getattr(row.cost, name) for row in drawn)]
-    if not panels:
+    systems = [row for row in rows if row.contends and key in row.metrics]
+    costs = {
+        kind: {row: getattr(row.cost, kind) for row in systems if getattr(row.cost, kind)}
+        for kind in _PANELS
+    }
+    costs = {kind: known for kind, known in costs.items() if known}
+    if not costs:
         return None
-    colours = colours_of(rows)
+    colours, wide = colours_of(rows), len(costs) > 1
 
     def draw(figure: Figure) -> None:
-        wide = len(panels) > 1
-        every = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        for axes, kind in zip(every, panels, strict=True):
-            here = [row for row in drawn if getattr(row.cost, kind)]
-            for row in here:
-                _point(axes, row, getattr(row.cost, kind), key, colours[row.name])
+        panels = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
+        for axes, (kind, known) in zip(panels, costs.items(), strict=True):
+            for row, cost in known.items():
+                axes.errorbar(
+                    cost,
+                    row.metrics[key],
+                    yerr=error(row, key),
+                    color=colours[row.name],
+                    marker="o",
+                    markersize=6,
+                    markerfacecolor="none" if row.converged is False else None,
+                    elinewidth=1,
+                    capsize=3,
+                    linestyle="",
+                    label=name_of(row),
+                )
             front = pareto_front(
-                [(getattr(row.cost, kind), row.metrics[key]) for row in here if row.ranks]
+                [(cost, row.metrics[key]) for row, cost in known.items() if row.ranks]
             )
             if len(front) > 1:
                 x, y = zip(*front, strict=True)
@@ -191,14 +202,15 @@ def accuracy_against_cost(rows: Rows, key: str) -> str | None:
                     x, y, color=INK, alpha=0.45, linewidth=1, drawstyle="steps-post",
                     label="front", zorder=1,
                 )  # fmt: skip
-            _scale(axes, [getattr(row.cost, kind) for row in here], _PANELS[kind][1], wide)
+            words, ticks = _PANELS[kind]
+            _scale(axes, list(known.values()), ticks, wide)
             reference_lines(axes.axhline, rows, key)
-            axes.set_xlabel(_PANELS[kind][0])
-        every[0].margins(y=0.18)
-        every[0].set_ylabel(label(key))
-        legend_above(figure, max(every, key=lambda a: len(a.get_legend_handles_labels()[1])))
+            axes.set_xlabel(words)
+        panels[0].margins(y=0.18)
+        panels[0].set_ylabel(label(key))
+        legend_above(figure, max(panels, key=lambda a: len(a.get_legend_handles_labels()[1])))
 
-    return svg(draw, height=3.3, width=WIDE if len(panels) > 1 else 6.0)
+    return svg(draw, height=3.3, width=WIDE if wide else 6.0)
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -208,22 +220,6 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, flo
         if not front or value > front[-1][1]:
             front.append((cost, value))
     return front
-
-
-def _point(axes: Any, row: ReportRow, x: float, key: str, colour: str) -> None:
-    axes.errorbar(
-        x,
-        row.metrics[key],
-        yerr=error(row, key),
-        color=colour,
-        marker="o",
-        markersize=6,
-        markerfacecolor="none" if row.converged is False else None,
-        elinewidth=1,
-        capsize=3,
-        linestyle="",
-        label=shown_name(row),
-    )
 
 
 def _scale(axes: Any, values: Sequence[float], names: Mapping[Any, str], wide: bool) -> None:
@@ -236,11 +232,3 @@ def _scale(axes: Any, values: Sequence[float], names: Mapping[Any, str], wide: b
     axes.set_xticks(ticks, [names[tick] for tick in ticks])
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlim(low, high)
-
-
-def _value_of(key: str) -> Callable[[ReportRow], float]:
-    return lambda row: row.metrics[key]
-
-
-def _buckets(row: ReportRow) -> Sequence[Any]:
-    return row.metrics.buckets if isinstance(row.metrics, Metrics) else ()
