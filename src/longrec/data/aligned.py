@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -19,53 +19,38 @@ def align_items(source: Catalog, target: Catalog) -> Ints:
     return np.concatenate([[0], target.find(source.ids)]).astype(np.int64)
 
 
-@dataclass(frozen=True)
-class Aligned:
-    """Histories and a split, both in the catalog of a recommender.
-
-    unknown_events : events left out because their item is not in the catalog.
-    """
-
-    histories: Histories
-    split: Split
-    unknown_events: int
-
-
-def align(histories: Histories, split: Split, catalog: Catalog) -> Aligned:
+def align(histories: Histories, split: Split, catalog: Catalog) -> tuple[Histories, Split]:
     """Histories and split as a recommender with `catalog` reads them.
 
-    Events with unknown items are left out of inputs. A target with an unknown item, or with
-    nothing known before it, stays a target and counts as a miss.
+    Events with unknown items are left out of inputs; the split's note `unknown_events` counts them.
+    A target with an unknown item, or with nothing known before it, stays a target and is a miss.
     """
     index = align_items(histories.catalog, catalog)
-    if len(index) == catalog.n_items + 1 and (index == np.arange(len(index))).all():
-        return Aligned(histories, split, 0)
+    if np.array_equal(index, np.arange(catalog.n_items + 1)):
+        return histories, split
     items = index[histories.items].astype(np.int32)
-    keep = items > 0
-    before = np.concatenate([[0], keep.cumsum()])
+    known = items > 0
+    before = np.concatenate([[0], known.cumsum()])  # known events before each place
 
-    def moved(part: Targets) -> Targets:
+    def aligned(part: Targets) -> Targets:
         # The input of a target whose item is unknown still ends where it did.
-        has_input = before[part.positions] > before[histories.offsets[part.users]]
-        return Targets(
-            part.users, before[part.positions], part.known & has_input & keep[part.positions]
-        )
+        positions = before[part.positions]
+        has_input = positions > before[histories.offsets[part.users]]
+        return Targets(part.users, positions, part.known & has_input & known[part.positions])
 
-    unknown = int((~keep).sum())
     view = replace(
         histories,
-        meta=replace(histories.meta, n_items=catalog.n_items, n_events=int(keep.sum())),
-        items=items[keep],
-        times=None if histories.times is None else histories.times[keep],
+        meta=replace(histories.meta, n_items=catalog.n_items, n_events=int(known.sum())),
+        items=items[known],
+        times=None if histories.times is None else histories.times[known],
         offsets=before[histories.offsets],
         catalog=catalog,
         extra={},
     )
-    aligned = Split(
-        split.name,
-        before[split.train_end],
-        moved(split.validation),
-        moved(split.test),
-        split.notes | {"unknown_events": unknown},
+    return view, replace(
+        split,
+        train_end=before[split.train_end],
+        validation=aligned(split.validation),
+        test=aligned(split.test),
+        notes=split.notes | {"unknown_events": int((~known).sum())},
     )
-    return Aligned(view, aligned, unknown)

@@ -176,26 +176,26 @@ def open_histories(path: Path | str) -> Histories:
         inconsistent. A change of bytes that keeps every size is found by `Histories.verify`.
     """
     path = Path(path)
-    meta = _read_meta(path)
-    stamps = {}
-    for name in FILES:
-        file = path / name
-        stamps[name] = _stamp(file)
-        if meta.files.get(name) != stamps[name][0]:
+    document = HISTORIES.read(path)
+    odd = {item.name for item in fields(HistoriesMeta)}.symmetric_difference(document)
+    if odd:
+        raise DataError(
+            f"{path / HISTORIES.document} lacks or adds {', '.join(sorted(odd))}: it was edited by "
+            f"hand; {HISTORIES.mend}."
+        )
+    meta = HistoriesMeta(**document)
+    stamps = {name: _stamp(path / name) for name in FILES}
+    for name, (found, _) in stamps.items():
+        if found != meta.files.get(name):
             raise DataError(
-                f"{file} has {stamps[name][0]:,} bytes, meta.json says {meta.files.get(name)!s}: "
-                f"the file was truncated or changed; {HISTORIES.mend}."
+                f"{path / name} has {found:,} bytes, meta.json says {meta.files.get(name)!s}: the "
+                f"file was truncated or changed; {HISTORIES.mend}."
             )
-    users = _map_columns(path / "users.arrow")
-    offsets = _map_columns(path / "offsets.arrow")
-    events = _map_columns(path / "events.arrow")
+    users = _map_columns(path / "users.arrow", {"id": None}, meta.n_users)
+    offsets = _map_columns(path / "offsets.arrow", {"offset": pa.int64()}, meta.n_users + 1)
+    types = {"item": pa.int32()} | ({"time": pa.int64()} if meta.has_time else {})
+    events = _map_columns(path / "events.arrow", types, meta.n_events)
     catalog = Catalog.load(path / "catalog.parquet")
-    _expect(path / "users.arrow", users, {"id": None}, meta.n_users)
-    _expect(path / "offsets.arrow", offsets, {"offset": pa.int64()}, meta.n_users + 1)
-    wanted: dict[str, pa.DataType | None] = {"item": pa.int32()}
-    if meta.has_time:
-        wanted["time"] = pa.int64()
-    _expect(path / "events.arrow", events, wanted, meta.n_events)
     if catalog.n_items != meta.n_items:
         raise DataError(
             f"{path / 'catalog.parquet'} has {catalog.n_items} items, "
@@ -212,9 +212,7 @@ def open_histories(path: Path | str) -> Histories:
         offsets=bounds,
         user_ids=pl.Series("user", pl.from_arrow(users["id"])),
         catalog=catalog,
-        extra={
-            name: _view(column) for name, column in events.items() if name not in ("item", "time")
-        },
+        extra={name: _view(events[name]) for name in events if name not in ("item", "time")},
         stamps=stamps,
     )
 
@@ -309,18 +307,6 @@ def content_digest(
     return hasher.hexdigest()
 
 
-def _read_meta(path: Path) -> HistoriesMeta:
-    document = HISTORIES.read(path)
-    known = {item.name for item in fields(HistoriesMeta)}
-    if known != set(document):
-        odd = ", ".join(sorted(known.symmetric_difference(document)))
-        raise DataError(
-            f"{path / HISTORIES.document} lacks or adds {odd}: it was edited by hand; "
-            f"{HISTORIES.mend}."
-        )
-    return HistoriesMeta(**document)
-
-
 def _write_arrow(path: Path, columns: Mapping[str, pa.Array]) -> None:
     """One uncompressed record batch, so that a reader maps each column as one slice."""
     batch = pa.record_batch(list(columns.values()), names=list(columns))
@@ -328,7 +314,10 @@ def _write_arrow(path: Path, columns: Mapping[str, pa.Array]) -> None:
         writer.write_batch(batch)
 
 
-def _map_columns(path: Path) -> dict[str, pa.Array]:
+def _map_columns(
+    path: Path, types: Mapping[str, pa.DataType | None], rows: int
+) -> dict[str, pa.Array]:
+    """Columns of a file, each one slice of the mapped file; those of `types` must be there."""
     try:
         with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
             if reader.num_record_batches != 1:
@@ -336,12 +325,7 @@ def _map_columns(path: Path) -> dict[str, pa.Array]:
             batch = reader.get_batch(0)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} is damaged ({first_line(error)}): {HISTORIES.mend}.") from error
-    return dict(zip(batch.schema.names, batch.columns, strict=True))
-
-
-def _expect(
-    path: Path, columns: Mapping[str, pa.Array], types: Mapping[str, pa.DataType | None], rows: int
-) -> None:
+    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
     for name, kind in types.items():
         if name not in columns or (kind is not None and columns[name].type != kind):
             raise DataError(f"{path} has no column {name!r} of type {kind or 'any'}.")
@@ -351,6 +335,7 @@ def _expect(
                 f"{path}: column {name!r} has {len(column)} rows ({column.null_count} null), "
                 f"expected {rows}."
             )
+    return columns
 
 
 def _view(column: pa.Array) -> np.ndarray:

@@ -58,20 +58,20 @@ def evaluate(
     data = data if isinstance(data, Histories) else open_histories(data)
     trained_under = recommender.train_config.split
     chosen = make_split(protocol or trained_under, data)
-    aligned = align(data, chosen, recommender.catalog)
-    targets = getattr(aligned.split, split)
+    known, aligned = align(data, chosen, recommender.catalog)
+    targets = getattr(aligned, split)
     if not len(targets):
         raise LongrecError(f"{data.path}: the split {chosen.name!r} has no {split} targets")
-    if not len(aligned.histories.items):
+    if not len(known.items):
         raise DataError(
             f"{data.path}: the recommender knows none of its items; evaluate it on histories with "
             "item ids of the kind that it was trained on"
         )
     check_times(recommender.model, data.times)
     ranks = rank_targets(
-        recommender.model, aligned.histories, targets, recommender.train_config.context, progress
+        recommender.model, known, targets, recommender.train_config.context, progress
     )
-    notes = dict(aligned.split.notes)
+    notes = dict(aligned.notes)
     own_data = recommender.provenance.get("data", {}).get("fingerprint") == data.fingerprint
     if own_data and chosen.name != trained_under:
         notes["warning"] = (

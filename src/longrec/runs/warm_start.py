@@ -236,13 +236,13 @@ def measure_gain(
         return {"targets": 0, "note": note}
     test = split.test
     targets = Targets(test.users[is_new], test.positions[is_new], test.known[is_new])
-    aligned = align(data, replace(split, test=targets), old.catalog)
+    known_to_old, aligned = align(data, replace(split, test=targets), old.catalog)
     old_model = old.model
     if old_model.device != new.model.device:  # the caller's own stays where it is
         old_model = copy.deepcopy(old_model).to(new.model.device)
     contexts = old.train_config.context, new.train_config.context
     by_old = rank_targets(
-        old_model, aligned.histories, aligned.split.test, contexts[0], progress
+        old_model, known_to_old, aligned.test, contexts[0], progress
     ).with_columns(position=pl.Series(targets.positions))  # as in `data`, and not as aligned
     by_new = rank_targets(new.model, data, targets, contexts[1], progress)
     known = align_items(data.catalog, old.catalog)[data.items[targets.positions]] > 0
