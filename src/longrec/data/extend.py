@@ -18,9 +18,6 @@ from longrec.core.errors import DataError, UsageError
 from longrec.data.histories import Histories
 from longrec.data.read import Events
 
-Columns = dict[str, np.ndarray]  # event columns by name, all of one length
-NEVER = np.iinfo(np.int64).min  # before any time
-
 
 def fit_events(events: Events, old: Histories) -> Events:
     """The events with ids of the histories' types.
@@ -74,15 +71,15 @@ def known_first(old: pl.Series, found: pl.Series) -> pl.Series:
 
 
 def merge(
-    old: Histories, columns: Columns, labels: dict[str, list[str]], report: Callable[[str], None]
-) -> tuple[Columns, int]:
-    """Columns of both logs' events in order of users and time, and how many duplicates were left.
+    old: Histories, new: pl.DataFrame, labels: dict[str, list[str]], report: Callable[[str], None]
+) -> tuple[pl.DataFrame, int]:
+    """Events of both logs in order of users and time, and how many duplicates were left out.
 
     Parameters
     ----------
     old
         the histories.
-    columns
+    new
         new events in order, `user` and `item` as rows of ids that begin with the old ones.
     labels
         words of the new events' text columns, which begin with the old ones.
@@ -94,61 +91,48 @@ def merge(
             f"{old.path} has text in the event columns {_listed(old.meta.labels)}, the new log in "
             f"{_listed(labels)}: convert them to one type."
         )
+    for name, column in old.extra.items():
+        found = new[name].to_numpy().dtype
+        if column.dtype.kind != found.kind:
+            raise DataError(
+                f"column {name!r} is {column.dtype} in {old.path} and {found} in the new log: "
+                "convert one."
+            )
     users = np.repeat(np.arange(old.n_users, dtype=np.int32), old.lengths)
     times = {} if old.times is None else {"time": old.times}
-    before = {"user": users, "item": old.items - np.int32(1), **times, **old.extra}
-    for name in old.extra:
-        if before[name].dtype.kind != columns[name].dtype.kind:
-            raise DataError(
-                f"column {name!r} is {before[name].dtype} in {old.path} and {columns[name].dtype} "
-                "in the new log: convert one."
-            )
-    duplicates = 0
-    if "time" in columns:
-        fresh = ~_duplicated(before, columns)
-        duplicates = int(len(fresh) - fresh.sum())
-        columns = {name: column[fresh] for name, column in columns.items()}
-        report(f"  skipped {duplicates:,} events that {old.path} holds already")
-    clocks = [_clock(part) for part in (before, columns)]
-    latest = np.full(1 + max(part["user"].max(initial=0) for part in (before, columns)), NEVER)
-    latest[before["user"]] = clocks[0]  # assigned in order, so that the user's last one stays
-    late = int((clocks[1] < latest[columns["user"]]).sum())
+    known = pl.DataFrame({"user": users, "item": old.items - np.int32(1), **times, **old.extra})
+    total = len(new)
+    if times:
+        new = _without_duplicates(known, new)
+        report(f"  skipped {total - len(new):,} events that {old.path} holds already")
+    # A log may be in an order of its own (order=, row_order=), which is kept whatever its times:
+    # an event then counts as happening no earlier than those before it.
+    clock = pl.col("time").cum_max().over("user") if times else pl.lit(0)
+    known, new = (events.with_columns(__clock=clock) for events in (known, new))
+    latest = known.group_by("user").agg(__latest=pl.col("__clock").max())
+    late = new.join(latest, on="user").filter(pl.col("__clock") < pl.col("__latest")).height
     if late:
         report(
             f"  {late:,} events are older than their user's last event in {old.path}: they take "
             "their place in time"
         )
-    merged = {name: np.concatenate([before[name], columns[name]]) for name in before}
-    order = np.lexsort((np.concatenate(clocks), merged["user"]))  # stable: the old come first
-    return {name: column[order] for name, column in merged.items()}, duplicates
+    both = pl.concat([known, new.select(known.columns)], how="vertical_relaxed")
+    both = both.sort("user", "__clock", maintain_order=True)  # ties: the old come first
+    return both.drop("__clock"), total - len(new)
 
 
-def _duplicated(before: Columns, columns: Columns) -> np.ndarray:
-    """Mask of the new events that the old log holds, (n,).
+def _without_duplicates(known: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
+    """The new events that the old log does not hold.
 
     An event that occurs m times in the old log and n times in the new one is new n - m times.
     """
-    keys = ["user", "item", "time"]
-    begin = columns["time"].min(initial=np.iinfo(np.int64).max)
-    overlap = before["time"] >= begin  # only these can be in both
-    known = pl.DataFrame({key: before[key][overlap] for key in keys}).group_by(keys).len("known")
-    new = pl.DataFrame({key: columns[key] for key in keys})
-    counted = new.with_columns(number=pl.int_range(pl.len()).over(keys)).join(
-        known, on=keys, how="left", maintain_order="left"
-    )
-    mask: np.ndarray = (counted["number"] < counted["known"].fill_null(0)).to_numpy()
-    return mask
-
-
-def _clock(columns: Columns) -> np.ndarray:
-    """The latest time up to each event of its user, (n,); one moment for all without times.
-
-    A log may be in an order of its own (order=, row_order=): so its order is kept whatever it is.
-    """
-    if "time" not in columns:
-        return np.zeros(len(columns["user"]), dtype=np.int64)
-    frame = pl.DataFrame({"user": columns["user"], "time": columns["time"]})
-    return frame.select(pl.col("time").cum_max().over("user")).to_series().to_numpy()
+    key = ["user", "item", "time"]
+    overlap = known.filter(pl.col("time") >= new["time"].min())  # only these can be in both
+    counts = overlap.group_by(key).len("__known")
+    numbered = new.with_columns(__number=pl.int_range(pl.len()).over(key))
+    counted = numbered.join(counts, on=key, how="left", maintain_order="left")
+    fresh = counted.filter(pl.col("__number") >= pl.col("__known").fill_null(0))
+    return fresh.drop("__number", "__known")
 
 
 def _listed(names: Iterable[str]) -> str:

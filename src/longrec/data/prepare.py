@@ -15,7 +15,7 @@ import polars as pl
 
 from longrec.core.errors import DataError, UsageError
 from longrec.data.catalog import Catalog
-from longrec.data.extend import Columns, fit_events, known_first, merge
+from longrec.data.extend import fit_events, known_first, merge
 from longrec.data.histories import HISTORIES, Histories, open_histories, write_histories
 from longrec.data.read import Events, read_events
 from longrec.data.times import to_seconds
@@ -79,53 +79,55 @@ def prepare(
     dropped: dict[str, int] = {}
     if old is None:
         user_ids, item_ids = _distinct(events, "user"), _distinct(events, "item")
-        columns, labels = _collect(events, user_ids, item_ids, {})
-        _order(events, columns)
+        frame, labels = _collect(events, user_ids, item_ids, {})
         if dedup:
-            pairs = pl.DataFrame({role: columns[role] for role in ("user", "item")})
-            first = pairs.select(pl.struct("user", "item").is_first_distinct()).to_series()
-            _apply_filter(columns, first.to_numpy(), dropped, "repeated")
-        if k_core > 1:
-            core = _core(columns, len(user_ids), len(item_ids), k_core)
-            _apply_filter(columns, core, dropped, "k_core")
-        if min_length > 1:
-            lengths = np.bincount(columns["user"], minlength=len(user_ids))
-            _apply_filter(columns, lengths[columns["user"]] >= min_length, dropped, "short")
-        if not len(columns["user"]):
-            losses = ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in dropped.items())
+            first = frame.unique(["user", "item"], keep="first", maintain_order=True)
+            dropped["repeated_events"] = len(frame) - len(first)
+            frame = first
+        for reason, least, select in (
+            ("k_core", k_core, _core),
+            ("short", min_length, _long_enough),
+        ):
+            if least > 1:
+                rest = select(frame, least)
+                dropped[f"{reason}_events"] = len(frame) - len(rest)
+                for role in ("user", "item"):
+                    dropped[f"{reason}_{role}s"] = frame[role].n_unique() - rest[role].n_unique()
+                frame = rest
+        losses = {name.replace("_", " "): count for name, count in dropped.items()}
+        if not len(frame):
+            counts = ", ".join(f"{count:,} {name}" for name, count in losses.items())
             raise DataError(
-                f"{events.source}: the filters leave no event (dropped: {losses}). Lower k_core or "
+                f"{events.source}: the filters leave no event (dropped: {counts}). Lower k_core or "
                 "min_length."
             )
-        for name, count in dropped.items():
-            report(f"  dropped {count:,} {name.replace('_', ' ')}")
-        user_ids = _reindex(columns, "user", user_ids)
-        item_ids = _reindex(columns, "item", item_ids)
+        for name, count in losses.items():
+            report(f"  dropped {count:,} {name}")
+        frame, user_ids = _reindex(frame, "user", user_ids)
+        frame, item_ids = _reindex(frame, "item", item_ids)
     else:
         events = fit_events(events, old)
         user_ids = known_first(old.user_ids, _distinct(events, "user"))
         item_ids = known_first(old.catalog.ids, _distinct(events, "item"))
-        columns, labels = _collect(events, user_ids, item_ids, old.meta.labels)
-        _order(events, columns)
-        columns, duplicates = merge(old, columns, labels, report)
+        frame, labels = _collect(events, user_ids, item_ids, old.meta.labels)
+        frame, duplicates = merge(old, frame, labels, report)
         duplicates += old.meta.dropped.get("duplicate_events", 0)
         dropped = old.meta.dropped | {"duplicate_events": duplicates}
         report(
             f"  beside {old.path}: {len(user_ids) - old.n_users:,} new users, "
             f"{len(item_ids) - old.n_items:,} new items, "
-            f"{len(columns['user']) - old.n_events:,} new events"
+            f"{len(frame) - old.n_events:,} new events"
         )
+    columns = {column.name: column.to_numpy() for column in frame}
     lengths = np.bincount(columns.pop("user"), minlength=len(user_ids))
-    counts = np.bincount(columns["item"], minlength=len(item_ids))
     items = columns.pop("item")
-    items += 1  # 0 is padding
     return write_histories(
         out,
         user_ids=user_ids,
         offsets=np.concatenate([[0], lengths.cumsum()]),
-        items=items,
+        items=items + np.int32(1),  # 0 is padding
         times=columns.pop("time", None),
-        catalog=Catalog(item_ids, counts),
+        catalog=Catalog(item_ids, np.bincount(items, minlength=len(item_ids))),
         extra=columns,
         labels=labels,
         source=events.source if old is None else f"{old.meta.source} + {events.source}",
@@ -142,8 +144,8 @@ def _distinct(events: Events, role: str) -> pl.Series:
 
 def _collect(
     events: Events, user_ids: pl.Series, item_ids: pl.Series, known: Mapping[str, list[str]]
-) -> tuple[Columns, dict[str, list[str]]]:
-    """Indices and keys of all events in the log's order, and the vocabulary of text columns.
+) -> tuple[pl.DataFrame, dict[str, list[str]]]:
+    """All events, ids as indices, by user and then in order; and the words of text columns.
 
     Words that are `known` of a column keep their codes; new ones follow.
     """
@@ -168,17 +170,22 @@ def _collect(
                 "booleans or text."
             )
     frame = events.collect(lazy)
-    columns = {}
-    for name in frame.columns:
-        column = frame.drop_in_place(name)
+    for column in frame:
         if column.null_count() and not column.dtype.is_float():
             row = column.is_null().arg_max()
             raise DataError(
-                f"{events.source}, column {name!r}, row {(row or 0) + 1} is null. Fill such rows, "
-                "or leave the column out."
+                f"{events.source}, column {column.name!r}, row {(row or 0) + 1} is null. Fill such "
+                "rows, or leave the column out."
             )
-        columns[name] = column.to_numpy(writable=True)
-    return columns, labels
+    by = ["user"] if events.row_order else ["user", "order" if "order" in frame.columns else "time"]
+    order = frame.select(pl.arg_sort_by(by, maintain_order=True)).to_series()
+    # Column by column, so that never more than one is in memory twice.
+    frame = pl.DataFrame([frame.drop_in_place(name).gather(order) for name in frame.columns])
+    frame = frame.drop("order", strict=False)
+    if "time" in frame.columns:  # seconds only now: truncated before, they would tie
+        seconds = to_seconds(frame["time"].to_numpy(), events.per_second)
+        frame = frame.with_columns(time=seconds)
+    return frame, labels
 
 
 def _encode(lazy: pl.LazyFrame, name: str, words: pl.Series) -> pl.LazyFrame:
@@ -191,58 +198,25 @@ def _encode(lazy: pl.LazyFrame, name: str, words: pl.Series) -> pl.LazyFrame:
     return joined.drop(name).rename({code: name})
 
 
-def _order(events: Events, columns: Columns) -> None:
-    """Sort by user, then by order, time or row; stable. Times become seconds only afterwards."""
-    key = columns.pop("order", None)
-    if key is None and not events.row_order:
-        key = columns["time"]
-    users = columns["user"]
-    same_user = users[1:] == users[:-1]
-    in_order = bool((users[1:] >= users[:-1]).all())
-    if in_order and key is not None:
-        in_order = bool((~same_user | (key[1:] >= key[:-1])).all())
-    if not in_order:
-        by = np.argsort(users, kind="stable") if key is None else np.lexsort((key, users))
-        for name in columns:
-            columns[name] = columns[name][by]
-    if "time" in columns:
-        columns["time"] = to_seconds(columns["time"], events.per_second)
-
-
-def _core(columns: Columns, n_users: int, n_items: int, k: int) -> np.ndarray:
-    """Mask of the k-core: the largest part of the log where every user and item has k events."""
-    users, items = columns["user"], columns["item"]
-    keep = np.ones(len(users), dtype=bool)
+def _core(frame: pl.DataFrame, k: int) -> pl.DataFrame:
+    """The k-core: the largest part of the log where every user and item has k events."""
     while True:
-        enough_users = np.bincount(users[keep], minlength=n_users) >= k
-        enough_items = np.bincount(items[keep], minlength=n_items) >= k
-        smaller = keep & enough_users[users] & enough_items[items]
-        if smaller.sum() == keep.sum():
-            return keep
-        keep = smaller
+        enough = [pl.len().over(role) >= k for role in ("user", "item")]
+        smaller = frame.filter(enough)
+        if len(smaller) == len(frame):
+            return frame
+        frame = smaller
 
 
-def _apply_filter(columns: Columns, mask: np.ndarray, dropped: dict[str, int], reason: str) -> None:
-    """Apply a mask to every column, and count the events, users and items that vanish."""
-    roles = () if reason == "repeated" else ("user", "item")
-    before = {role: _distinct_values(columns[role]) for role in roles}
-    dropped[f"{reason}_events"] = int(len(mask) - mask.sum())
-    if not mask.all():
-        for name in columns:
-            columns[name] = columns[name][mask]
-    for role in roles:
-        dropped[f"{reason}_{role}s"] = before[role] - _distinct_values(columns[role])
+def _long_enough(frame: pl.DataFrame, least: int) -> pl.DataFrame:
+    return frame.filter(pl.len().over("user") >= least)
 
 
-def _distinct_values(indices: np.ndarray) -> int:
-    return int(np.count_nonzero(np.bincount(indices)))
-
-
-def _reindex(columns: Columns, role: str, ids: pl.Series) -> pl.Series:
+def _reindex(frame: pl.DataFrame, role: str, ids: pl.Series) -> tuple[pl.DataFrame, pl.Series]:
     """Close the gaps that filters left, and give the ids that remain."""
-    present = np.bincount(columns[role], minlength=len(ids)) > 0
+    present = np.bincount(frame[role].to_numpy(), minlength=len(ids)) > 0
     if not present.all():
-        new_index = np.cumsum(present, dtype=np.int32) - np.int32(1)
-        columns[role] = new_index[columns[role]]
+        new_index = pl.Series(role, np.cumsum(present, dtype=np.int32) - np.int32(1))
+        frame = frame.with_columns(new_index.gather(frame[role]))
         ids = ids.filter(pl.Series(present))
-    return ids
+    return frame, ids
