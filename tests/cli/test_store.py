@@ -78,8 +78,8 @@ def run(tmp_path_factory) -> Recommender:
     """A trained recommender, saved."""
     place = tmp_path_factory.mktemp("run")
     histories = tiny_histories(place / "histories", walks(30, 20, 5, 20), n_items=20)
-    small = {"dim": 8, "layers": 1, "heads": 1, "experts": 3, "ffn_dim": 8, "max_epochs": 1}
-    return train(histories, "elastic", place / "run", **small)
+    small = {"dim": 8, "layers": 1, "ffn_dim": 8, "max_epochs": 1}
+    return train(histories, "hydrarec", place / "run", **small)
 
 
 # ---- the commands
@@ -198,7 +198,7 @@ def test_a_stream_s_store(json_of, call, run, tmp_path) -> None:
     assert (beside["compared"], beside["outdated"]) == (9, 0)
     other = f"lmdb://{tmp_path / 'restored'}"
     json_of("restore", tmp_path / "backup", other)
-    assert json_of("verify", other, "--run", run.folder)["problems"] == []
+    assert json_of("verify", other)["problems"] == []
     with run.open_stream(other) as stream:
         assert stream.recommend(4, k=5).equals(best)
         assert not stream.observe(0, 1001, 10**6, event_id="last 0").new

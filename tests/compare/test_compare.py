@@ -24,7 +24,7 @@ from longrec.compare.results import collect
 from longrec.core.errors import LongrecError, UsageError
 from longrec.evaluation.report.contents import ReportRow
 
-TINY = {"dim": "8", "layers": "1", "ffn_dim": "8", "max_epochs": "3", "batch_tokens": "400"}
+TINY = {"dim": "8", "layers": "1", "ffn_dim": "8", "max_epochs": "2", "batch_tokens": "400"}
 MODELS = "popularity,hydrarec,hydrarec:learning_rate=1e300"
 BUDGET = 5
 ONE = ["--models", "popularity", "--budget", "1"]
@@ -82,12 +82,12 @@ def test_results_hold_what_the_runs_say(folder):
         assert row["spread"][key] == pytest.approx(abs(own[0][key] - own[1][key]) / 2**0.5)
     low, high = row["metrics"]["intervals"]["ndcg@10"]
     assert low <= row["metrics"]["ndcg@10"] <= high
-    assert row["converged"] is False  # three epochs are its limit
+    assert row["converged"] is False  # two epochs are its limit
     assert row["rank"] is None
     assert rows["popularity"]["rank"] == 1
     cost = row["cost"]
     assert 100 << 20 < cost["peak_bytes"] < 4 << 30
-    assert cost["epochs"] == 3
+    assert cost["epochs"] == 2
     assert cost["events_per_second"] > 0
     # Sums, their count, the convolution's three events, h, the time and the number of events.
     assert cost["state_bytes"] == 4 * (8 + 1 + 3 * 8 + 8) + 8 + 8
@@ -165,7 +165,7 @@ def arguments(histories, out, *more: str) -> list[str]:
     """Of a comparison with a model that trains for long; its checkpoints are frequent."""
     settings = {**TINY, "max_epochs": "100000", "patience": "100000"}
     options = [f"--set={k}={v}" for k, v in (settings | {"checkpoint_minutes": "0.00001"}).items()]
-    models = ["--models", "hydrarec,popularity", "--budget", "0.1", "--out", str(out)]
+    models = ["--models", "hydrarec,popularity", "--budget", "5", "--out", str(out)]
     return ["compare", str(histories.path), *models, *options, *more]
 
 
@@ -199,7 +199,7 @@ def test_killed_interrupted_and_gone_on_with(histories, tmp_path, capsys):
     assert half["rows"] == []
     assert half["waiting"] == ["hydrarec", "popularity"]
     with pytest.raises(LongrecError, match="another comparison is writing"):
-        compare(histories, "popularity", 0.1, out)
+        compare(histories, "popularity", 5, out)
     process.kill()
     process.communicate(timeout=30)
     begun = json.loads((run / "training.json").read_text())["provenance"]["started"]
@@ -216,13 +216,22 @@ def test_killed_interrupted_and_gone_on_with(histories, tmp_path, capsys):
     assert list(run.glob("checkpoint-*"))
     assert not (run / "config.json").exists()
 
-    assert longrec(*arguments(histories, out)) == 0
+    # The rest of it is made short: what was trained before counts towards the budget.
+    for path, change in (
+        (out / "compare.json", lambda plan: plan.update(budget=0.001)),
+        (run / "training.json", lambda plan: plan["settings"].update(max_minutes=0.001)),
+    ):
+        plan = json.loads(path.read_text())
+        change(plan)
+        path.write_text(json.dumps(plan))
+    assert longrec(*arguments(histories, out), "--budget", "0.001") == 0
     printed = capsys.readouterr().out
     assert "not converged" in printed
     assert "popularity" in printed
     made = json.loads((run / "provenance.json").read_text())
     assert made["started"] == begun  # one run, three processes
-    assert made["training"]["seconds"] < 0.1 * 60 + 5
+    assert made["training"]["stop"] == "max_minutes"
+    assert made["training"]["seconds"] > 0.001 * 60
     assert not (out / ".lock").exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -29,7 +30,7 @@ def logs():
     """A simulated log cut in time: users go on, others join, items arrive."""
     events = simulate(
         SimulationConfig(
-            users=150, items=60, mean_length=40, evidence_distance=0, new_items=0.8, seed=1
+            users=100, items=60, mean_length=25, evidence_distance=0, new_items=0.8, seed=4
         )
     ).events
     cut = int(events["time"].quantile(0.35))
@@ -54,6 +55,12 @@ def both(logs, old_data, place):
 @pytest.fixture(scope="module")
 def run(old_data, place):
     return longrec.train(old_data, "elastic", place / "run", max_epochs=2, **TINY, **QUICK)
+
+
+@pytest.fixture(scope="module")
+def other(old_data):
+    """Another recommender of the same histories, in memory; tests may save it."""
+    return longrec.train(old_data, "elastic", max_epochs=1, seed=5, **TINY)
 
 
 @pytest.fixture(scope="module")
@@ -375,11 +382,10 @@ def test_a_resumed_warm_start_ends_as_one_that_was_never_stopped(both, run, warm
     assert found == wanted
 
 
-def test_resume_wants_the_weights_that_the_run_was_started_from(both, old_data, run, tmp_path):
+def test_resume_wants_the_weights_that_the_run_was_started_from(both, other, run, tmp_path):
     source, out = tmp_path / "run", tmp_path / "r"
     shutil.copytree(run.folder, source)
     begin(both, out, 3, warm_start=source, max_epochs=2)
-    other = longrec.train(old_data, "elastic", max_epochs=1, **TINY)
     with pytest.raises(UsageError, match="started from other weights, not from"):
         longrec.train(both, out=out, resume=True, warm_start=other)
     shutil.rmtree(source)
@@ -393,10 +399,9 @@ def test_resume_wants_the_weights_that_the_run_was_started_from(both, old_data, 
         longrec.train(both, out=tmp_path / "plain", resume=True, warm_start=run)
 
 
-def test_resume_of_a_start_from_memory_wants_it_again(both, old_data, tmp_path):
-    out = tmp_path / "r"
-    old = longrec.train(old_data, "elastic", max_epochs=1, **TINY)
-    begin(both, out, 3, warm_start=old, max_epochs=2)
+def test_resume_of_a_start_from_memory_wants_it_again(both, other, tmp_path):
+    out, old = tmp_path / "r", replace(other, folder=None)
+    begin(both, out, 3, warm_start=old, max_epochs=1)
     with pytest.raises(DataError, match="resume it with warm_start="):
         longrec.train(both, out=out, resume=True)
     rec = longrec.train(both, out=out, resume=True, warm_start=old)
