@@ -61,7 +61,7 @@ def table_line(row: ReportRow) -> list[str]:
         time,
         "" if cost.peak_bytes is None else size(cost.peak_bytes),
         stored,
-        how_ended(row) if row.contends else row.kind,
+        how_ended(row) if row.is_system else row.kind,
     ]
 
 
@@ -88,7 +88,7 @@ def main() -> None:
         rows = [report_row(runs, name) for name, runs in folders.items()]
         ranks = {name: [read_ranks(run) for run in runs] for name, runs in folders.items()}
         metric = leading_metric(rows)
-        pairs = compare_pairs(ranks, metric, {row.name for row in rows if row.ranks})
+        pairs = compare_pairs(ranks, metric, {row.name for row in rows if row.is_ranked})
     lines = [
         f"- {pair.a} minus {pair.b}: {pair.difference.mean:+.4f} "
         f"({pair.difference.low:+.4f} to {pair.difference.high:+.4f})"

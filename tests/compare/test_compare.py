@@ -134,10 +134,10 @@ def test_the_same_call_keeps_what_ended_and_tries_failures_again(folder, histori
     assert "last-item" in printed.out
     assert (again / "runs" / "hydrarec" / "model.safetensors").stat() == before
     found = collect(again)
-    assert {row.name for row in found.rows if row.contends} == {
+    assert {row.name for row in found.rows if row.is_system} == {
         *("popularity", "hydrarec", "last-item")
     }
-    assert [row.name for row in found.rows if not row.contends] == ["best possible"]  # is kept
+    assert [row.name for row in found.rows if not row.is_system] == ["best possible"]  # is kept
     assert found.waiting == ["hydrarec:learning_rate=1e300"]  # failures are of one call
     assert [p.p_value is None for p in found.pairs].count(False) == 1
 

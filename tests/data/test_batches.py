@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longrec.data.batches import Batch, TrainingData, group, length_buckets, read
+from longrec.data.batches import Batch, TrainingData, group_by_length, length_buckets, read_padded
 from longrec.data.sampling import Masking, Prefixes
 
 
@@ -43,7 +43,7 @@ def data_of(h: Logs, **changes: Any) -> TrainingData:
 
 
 def same(a: Batch, b: Batch) -> bool:
-    for name in ("items", "targets", "times", "lengths", "keep"):
+    for name in ("items", "targets", "times", "lengths", "continues"):
         one, two = getattr(a, name), getattr(b, name)
         if (one is None) != (two is None) or (one is not None and not torch.equal(one, two)):
             return False
@@ -97,12 +97,12 @@ def test_every_event_but_the_first_is_a_target_once(drawn):
             assert (batch.times.diff(dim=1) >= 0).all()
         else:
             assert batch.times is None
-        # Windows come in order, and `keep` names the row of the batch before that goes on.
-        assert (batch.keep is not None) == carried
-        if batch.keep is not None:
+        # Windows come in order, and `continues` names the row of the batch before that goes on.
+        assert (batch.continues is not None) == carried
+        if batch.continues is not None:
             last = before.items[torch.arange(len(before.items)), before.lengths - 1]
-            assert torch.equal(batch.items[:, 0], last[batch.keep] + 1)
-            assert (before.lengths[batch.keep] == drawn["window"]).all()
+            assert torch.equal(batch.items[:, 0], last[batch.continues] + 1)
+            assert (before.lengths[batch.continues] == drawn["window"]).all()
         else:
             starts = batch.items[:, 0].numpy() - 1
             assert np.isin(starts, data.begin).all()
@@ -146,7 +146,7 @@ def test_masked_rows_hold_their_targets(drawn, share, last):
     for batch in data.epoch(2).batches():
         rows, width = batch.items.shape
         assert rows == 1 or rows * width <= drawn["batch_tokens"]
-        assert batch.keep is None
+        assert batch.continues is None
         assert not batch.carries
         for items, targets, times in rows_of(batch):
             found[items[0]] = items
@@ -176,7 +176,7 @@ def test_prefixes_predict_the_event_after_them(drawn, number):
     data = data_of(h, train_end=ends, sampling=Prefixes(number), **options)
     predicted = []
     for batch in data.epoch(0).batches():
-        assert batch.keep is None
+        assert batch.continues is None
         assert not batch.carries
         assert len(batch.items) == 1 or batch.items.numel() <= drawn["batch_tokens"]
         for items, targets, times in rows_of(batch):
@@ -255,7 +255,7 @@ def test_buckets_waste_little():
     assert (np.diff(bounds) <= np.maximum(16, bounds[:-1] / 8)).all()
     random = np.random.default_rng(0)
     lengths = np.minimum(random.lognormal(4.5, 1.2, 3000).astype(int) + 1, 4000)
-    groups = group(lengths, random.permutation(3000), 6000, 4096)
+    groups = group_by_length(lengths, random.permutation(3000), 6000, 4096)
     padded = sum(
         lengths[groups.order[a:b]].max() * (b - a)
         for a, b in zip(groups.starts[:-1], groups.starts[1:], strict=True)
@@ -266,7 +266,7 @@ def test_buckets_waste_little():
 
 def test_reading_stretches():
     h = logs([4, 3])
-    got = read(cast(Any, h), np.array([1, 4, 6]), np.array([2, 3, 0]))
+    got = read_padded(cast(Any, h), np.array([1, 4, 6]), np.array([2, 3, 0]))
     assert got.items.tolist() == [[2, 3, 0], [5, 6, 7], [0, 0, 0]]
     assert got.times[:2].tolist() == [[-40, -30, -30], [-10, 0, 10]]
 

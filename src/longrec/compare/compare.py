@@ -93,7 +93,7 @@ def compare(
         threads=torch.get_num_threads(),
     )
     for row in bounds:
-        if row.contends:
+        if row.is_system:
             raise UsageError(f"bounds are of the kind ceiling or bound; {row.name!r} is a model")
     jobs = plan.jobs(folder)
     read_plan(folder)  # refuses a folder with other things before anything is written to it

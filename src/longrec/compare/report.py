@@ -80,12 +80,12 @@ def results_frame(comparison: Comparison) -> pl.DataFrame:
     prefix, lines = _prefix(comparison), []
     for rank, row in enumerate(comparison.rows, start=1):
         line: dict[str, Any] = {
-            "rank": rank if row.ranks else None,
+            "rank": rank if row.is_ranked else None,
             "model": row.name,
             "kind": row.kind,
             "ended": row.ended,
             "converged": None if row.converged is None else str(row.converged),
-            "seeds": row.seeds if row.contends else None,
+            "seeds": row.seeds if row.is_system else None,
         }
         for name in QUOTED:
             key = prefix + name
@@ -107,7 +107,7 @@ def summary_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
         cost, ends = row.cost, row.interval(ndcg)
         lines.append(
             [
-                str(rank) if row.ranks else "",
+                str(rank) if row.is_ranked else "",
                 row.name,
                 f"{row.metrics[ndcg]:.4f}" if ndcg in row.metrics else "",
                 "" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}",
@@ -115,7 +115,7 @@ def summary_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
                 "" if cost.seconds is None else f"{cost.seconds / 60:.1f}",
                 "" if cost.peak_bytes is None else f"{cost.peak_bytes / 2**20:,.0f}",
                 cost.keeps if cost.state_bytes is None else size(cost.state_bytes),
-                how_ended(row) if row.contends else row.kind,
+                how_ended(row) if row.is_system else row.kind,
             ]
         )
     metrics = [QUOTED[0].upper(), "95%", QUOTED[1].upper()]

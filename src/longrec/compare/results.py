@@ -82,14 +82,14 @@ class Comparison:
             "protocol": self.protocol,
             "plan": asdict(self.plan),
             "rows": [
-                _row(row, next(ranks) if row.ranks else None, self.runs[row.name])
+                _row(row, next(ranks) if row.is_ranked else None, self.runs[row.name])
                 for row in self.rows
-                if row.contends
+                if row.is_system
             ],
             "bounds": [
                 {"name": row.name, "kind": row.kind, "metrics": _metrics(row)}
                 for row in self.rows
-                if not row.contends
+                if not row.is_system
             ],
             "pairs": [
                 {
@@ -155,14 +155,14 @@ def collect(
     rows += bounds or _earlier_bounds(folder)
     metric = leading_metric(rows)
     rows = by_rank(rows, metric)
-    ranks = {row.name: [read_ranks(r) for r in runs[row.name]] for row in rows if row.contends}
+    ranks = {row.name: [read_ranks(r) for r in runs[row.name]] for row in rows if row.is_system}
     failed = {failure.name for failure in failures}
     return Comparison(
         folder,
         plan,
         metric,
         rows,
-        compare_pairs(ranks, metric, {row.name for row in rows if row.ranks}),
+        compare_pairs(ranks, metric, {row.name for row in rows if row.is_ranked}),
         list(failures),
         [name for name in plan.models if name not in runs and name not in failed],
         runs,

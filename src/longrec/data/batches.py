@@ -6,7 +6,7 @@ function of the plan and its place in it, so neither workers nor restarts change
 
 Every event but a history's first is a target, unless `sampling` says which are. Histories longer
 than `window` events then come as windows in order: window k + 1 of a group follows window k, and
-`Batch.keep` tells which rows' states are carried on. Rows with sampled targets are read whole.
+`Batch.continues` tells which rows' states are carried on. Rows with sampled targets are read whole.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Batch:
         (B, T) int64 seconds; a hidden event has the time of the one before it.
     lengths : Tensor
         (B,) int64, real inputs per row.
-    keep : Tensor or None
+    continues : Tensor or None
         (B,) int64, which row of the previous batch each row continues; None at first windows.
     carries : bool
         Whether the next batch may continue these rows.
@@ -52,14 +52,14 @@ class Batch:
     targets: Tensor
     times: Tensor | None
     lengths: Tensor
-    keep: Tensor | None
+    continues: Tensor | None
     carries: bool
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
         moved = (
             None if x is None else x.to(device, non_blocking=True)
-            for x in (self.items, self.targets, self.times, self.lengths, self.keep)
+            for x in (self.items, self.targets, self.times, self.lengths, self.continues)
         )
         return Batch(*moved, carries=self.carries)  # type: ignore[arg-type, misc]
 
@@ -88,7 +88,7 @@ class Groups:
     windows: Ints
 
 
-def group(lengths: Ints, order: Ints, batch_tokens: int, window: int) -> Groups:
+def group_by_length(lengths: Ints, order: Ints, batch_tokens: int, window: int) -> Groups:
     """Put sequences of these lengths, taken in this order, into groups of at most batch_tokens.
 
     A group holds sequences of one length bucket (above `window`: of one number of windows), at
@@ -163,28 +163,28 @@ class TrainingData:
         """Targets of an epoch; with masking, as many as are expected."""
         match self.sampling:
             case Masking() as masking:
-                return round(masking.expected(self._whole))
+                return round(masking.expected(self._events_used))
             case Prefixes() as prefixes:
-                return int(prefixes.counts(self._prefixes).sum())
+                return int(prefixes.counts(self._possible_prefixes).sum())
         return int(self.lengths.sum())
 
     def rows(self, random: np.random.Generator) -> tuple[Ints, Ints]:
         """First event and inputs of an epoch's rows; those without inputs are not read."""
         match self.sampling:
             case Masking():
-                return self.begin, self._whole
+                return self.begin, self._events_used
             case Prefixes() as prefixes:
-                users, lengths = prefixes.draw(random, self._prefixes)
+                users, lengths = prefixes.draw(random, self._possible_prefixes)
                 inputs = lengths if self.context is None else np.minimum(lengths, self.context)
                 return self.histories.offsets[users] + lengths - inputs, inputs
         return self.begin, self.lengths
 
     @property
-    def _whole(self) -> Ints:  # all events used; one alone would be predicted from nothing
+    def _events_used(self) -> Ints:  # all events used; one alone would be predicted from nothing
         return np.where(self.lengths > 0, self.lengths + 1, 0)
 
     @property
-    def _prefixes(self) -> Ints:
+    def _possible_prefixes(self) -> Ints:
         return cast(Ints, np.maximum(self.train_end - self.histories.offsets[:-1] - 1, 0))
 
     def epoch(self, epoch: int) -> Epoch:
@@ -193,7 +193,7 @@ class TrainingData:
         begin, lengths = self.rows(random)
         rows = random.permutation(np.flatnonzero(lengths > 0))
         window = self.window if self.sampling is None else int(lengths.max(initial=1))
-        groups = group(lengths, rows, self.batch_tokens, window)
+        groups = group_by_length(lengths, rows, self.batch_tokens, window)
         order = random.permutation(len(groups.windows))
         windows = groups.windows[order]
         step_group = np.repeat(order, windows)
@@ -223,29 +223,29 @@ class Epoch:
         which, window = self.step_group[step], int(self.step_window[step])
         rows = groups.order[groups.starts[which] : groups.starts[which + 1]]
         left = self.lengths[rows] - window * self.window
-        keep = None
+        continues = None
         if window:
             before = left + self.window > 0
-            keep = torch.from_numpy((before.cumsum() - 1)[left > 0])
+            continues = torch.from_numpy((before.cumsum() - 1)[left > 0])
         rows, left = rows[left > 0], left[left > 0]
         lengths = np.minimum(left, self.window)
         begin = self.begin[rows] + window * self.window
         if isinstance(self.data.sampling, Masking):
-            inputs, targets = self._masked(step, begin, lengths)
+            inputs, targets = self._hidden_events(step, begin, lengths)
         else:
-            inputs, targets = self._following(begin, lengths)
+            inputs, targets = self._next_events(begin, lengths)
         return Batch(
             torch.from_numpy(inputs.items),
             torch.from_numpy(targets),
             None if inputs.times is None else torch.from_numpy(inputs.times),
             torch.from_numpy(lengths),
-            keep,
+            continues,
             carries=window + 1 < int(groups.windows[which]),
         )
 
-    def _following(self, begin: Ints, lengths: Ints) -> tuple[Padded, Ints]:
+    def _next_events(self, begin: Ints, lengths: Ints) -> tuple[Padded, Ints]:
         """Rows to read, and the event after each of their places (Prefixes: after the last)."""
-        events = read(self.data.histories, begin, lengths + 1)
+        events = read_padded(self.data.histories, begin, lengths + 1)
         place = np.arange(events.items.shape[1] - 1)
         items = events.items[:, :-1] * (place < lengths[:, None])
         targets = np.ascontiguousarray(events.items[:, 1:])
@@ -253,13 +253,13 @@ class Epoch:
             targets *= place == lengths[:, None] - 1
         return Padded(items, None if events.times is None else events.times[:, :-1].copy()), targets
 
-    def _masked(self, step: int, begin: Ints, lengths: Ints) -> tuple[Padded, Ints]:
+    def _hidden_events(self, step: int, begin: Ints, lengths: Ints) -> tuple[Padded, Ints]:
         """Rows to read with their hidden events, and the hidden events."""
         assert isinstance(self.data.sampling, Masking)
         # Steps count from 1: (seed, epoch, 0) would give the numbers of the plan's (seed, epoch).
         random = np.random.default_rng([self.data.seed, self.number, step + 1])
         hidden = self.data.sampling.places(random, lengths)
-        events = read(self.data.histories, begin, lengths)
+        events = read_padded(self.data.histories, begin, lengths)
         times = events.times
         if times is not None:
             # The target's own time must not be known, and when serving it is not.
@@ -298,7 +298,7 @@ class EventArrays(Protocol):
     def times(self) -> NDArray[Any] | None: ...
 
 
-def read(histories: EventArrays, begin: Ints, lengths: Ints) -> Padded:
+def read_padded(histories: EventArrays, begin: Ints, lengths: Ints) -> Padded:
     """Read stretches of `lengths` events from absolute places `begin`."""
     widest = int(lengths.max(initial=1))
     place = begin[:, None] + np.arange(widest)

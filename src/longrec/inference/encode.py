@@ -12,7 +12,7 @@ from torch import Tensor
 
 from longrec.core.arrays import Ints
 from longrec.core.errors import UsageError
-from longrec.data.batches import EventArrays, group, read
+from longrec.data.batches import EventArrays, group_by_length, read_padded
 from longrec.data.histories import Histories
 from longrec.data.splits import Targets
 from longrec.mixers import Context
@@ -78,7 +78,7 @@ def encode_targets(
     longest, device = int(requests.lengths.max(initial=1)), model.device
     window = WINDOW if carries else longest
     order = np.flatnonzero(requests.lengths)  # what is empty is not read and must join no group
-    groups = group(requests.lengths, order, batch_tokens, window)
+    groups = group_by_length(requests.lengths, order, batch_tokens, window)
     done = 0
     for number, (low, high) in enumerate(zip(groups.starts[:-1], groups.starts[1:], strict=True)):
         rows = groups.order[low:high]
@@ -88,7 +88,7 @@ def encode_targets(
         for k in range(int(groups.windows[number])):
             lengths = np.clip(requests.lengths[rows] - k * window, 0, window)
             # A row that has ended reads nothing more and keeps its state.
-            stretch = read(histories, requests.begin[rows] + k * window, lengths)
+            stretch = read_padded(histories, requests.begin[rows] + k * window, lengths)
             ctx = Context(
                 lengths=torch.from_numpy(lengths).to(device),
                 times=None if stretch.times is None else torch.from_numpy(stretch.times).to(device),

@@ -228,10 +228,10 @@ class _Fit:
     def encode(self, batch: Batch) -> Tensor:
         """h (B, T, D), from the state of the window before where there is one."""
         ctx = Context(lengths=batch.lengths, times=batch.times)
-        if batch.keep is None and not batch.carries:
+        if batch.continues is None and not batch.carries:
             masked = batch.targets > 0 if self.model.targets == "masked" else None
             return self.model.hidden(batch.items, ctx, masked)
-        keep = batch.keep
+        keep = batch.continues
         if keep is None:
             state = self.model.initial_state(len(batch.items))
         else:

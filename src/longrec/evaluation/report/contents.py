@@ -78,14 +78,14 @@ class ReportRow:
     spread: Mapping[str, float] = field(default_factory=dict)
 
     @property
-    def contends(self) -> bool:
+    def is_system(self) -> bool:
         """Whether it is a system, and not a bound."""
         return self.kind in ("model", "baseline")
 
     @property
-    def ranks(self) -> bool:
+    def is_ranked(self) -> bool:
         """Whether it takes a place: what was still improving takes none."""
-        return self.contends and self.converged is not False
+        return self.is_system and self.converged is not False
 
     def interval(self, key: str) -> Interval | None:
         """The 95% interval of a metric, where there is one."""
@@ -165,9 +165,9 @@ def by_rank(rows: Sequence[ReportRow], key: str) -> list[ReportRow]:
     """Rows that rank, best first; then the unconverged ones; then bounds in their own order."""
 
     def place(row: ReportRow) -> tuple[int, float]:
-        if not row.contends:
+        if not row.is_system:
             return 2, 0.0
-        return 0 if row.ranks else 1, -row.metrics.get(key, -1.0)
+        return 0 if row.is_ranked else 1, -row.metrics.get(key, -1.0)
 
     return sorted(rows, key=place)
 

@@ -66,7 +66,7 @@ def label(key: str) -> str:
 
 def colours_of(rows: Rows) -> dict[str, str]:
     """Give every system one colour, the same in all figures, and bounds the text's."""
-    systems = [row.name for row in rows if row.contends]
+    systems = [row.name for row in rows if row.is_system]
     colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(systems)}
     return dict.fromkeys((row.name for row in rows), INK) | colours
 
@@ -92,7 +92,7 @@ def dash(row: ReportRow) -> str:
 def reference_lines(line: Callable[..., Any], rows: Rows, key: str) -> None:
     """Draw ceilings and bounds by ``axes.axhline`` or ``axes.axvline``."""
     for row in rows:
-        if not row.contends and key in row.metrics:
+        if not row.is_system and key in row.metrics:
             value, name = row.metrics[key], name_of(row)
             line(value, color=INK, linestyle=dash(row), linewidth=1.2, label=name)
 

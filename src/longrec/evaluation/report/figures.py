@@ -48,7 +48,7 @@ _PANELS: Mapping[str, tuple[str, Mapping[Any, str]]] = {
 
 def accuracy_by_model(rows: Rows, key: str) -> str | None:
     """Draw one bar per model with its 95% interval; ceiling and bounds are vertical lines."""
-    bars = [row for row in rows if row.contends and key in row.metrics]
+    bars = [row for row in rows if row.is_system and key in row.metrics]
     bars.sort(key=lambda row: row.metrics[key])
     if not bars:
         return None
@@ -105,7 +105,7 @@ def accuracy_by_length(rows: Rows, key: str) -> str | None:
                 label=name_of(row),
                 color=colours[row.name],
                 linestyle=dash(row),
-                marker="o" if row.contends else "",
+                marker="o" if row.is_system else "",
                 elinewidth=0.9,
             )
         axes.set_xticks(range(len(order)), [starts[low] for low in order])
@@ -166,7 +166,7 @@ def accuracy_against_cost(rows: Rows, key: str) -> str | None:
 
     A line joins the rows that rank and that no other matches at less cost.
     """
-    systems = [row for row in rows if row.contends and key in row.metrics]
+    systems = [row for row in rows if row.is_system and key in row.metrics]
     costs = {
         kind: {row: getattr(row.cost, kind) for row in systems if getattr(row.cost, kind)}
         for kind in _PANELS
@@ -194,7 +194,7 @@ def accuracy_against_cost(rows: Rows, key: str) -> str | None:
                     label=name_of(row),
                 )
             front = pareto_front(
-                [(cost, row.metrics[key]) for row, cost in known.items() if row.ranks]
+                [(cost, row.metrics[key]) for row, cost in known.items() if row.is_ranked]
             )
             if len(front) > 1:
                 x, y = zip(*front, strict=True)

@@ -57,7 +57,7 @@ def render(report: Report) -> str:
     other = "" if prefix else UNFILTERED
     keys = [key, prefix + "hr@10", prefix + "mrr@10", other + "ndcg@10", other + "hr@10"]
     rows = by_rank(report.rows, key)
-    ranked = [row for row in rows if row.ranks]
+    ranked = [row for row in rows if row.is_ranked]
     pairs = {(pair.a, pair.b): pair for pair in report.pairs}
     length_columns, by_length = _by_length(rows)
     return _template().render(
@@ -67,13 +67,13 @@ def render(report: Report) -> str:
         rows=rows,
         ranked=ranked,
         ranked_names=[row.name for row in ranked],
-        unconverged=[row for row in rows if row.contends and not row.ranks],
-        bounds=[row for row in rows if not row.contends],
+        unconverged=[row for row in rows if row.is_system and not row.is_ranked],
+        bounds=[row for row in rows if not row.is_system],
         best={k: max((row.metrics.get(k, -1.0) for row in ranked), default=None) for k in keys},
         figures=list(_figures(report.rows, key)),
         pairs_as_given=pairs,
         pairs_both_ways=pairs | {(p.b, p.a): p.reversed() for p in report.pairs},
-        costly=[row for row in rows if row.contends and row.cost != Cost()],
+        costly=[row for row in rows if row.is_system and row.cost != Cost()],
         length_columns=length_columns,
         by_length=by_length,
         memory=list(_memory(rows)),
