@@ -54,7 +54,7 @@ def test_without_a_known_key_nothing_is_told(tmp_path: Path):
 
 
 def test_a_file_of_keys_is_read_again_when_it_changes(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("longrec.serving.http.keys.LOOK_EVERY", 0.0)
+    monkeypatch.setattr("longrec.serving.http.keys.CHECK_EVERY", 0.0)
     file = tmp_path / "keys"
     file.write_text(f"# ours\n{KEY}\n\n")
     keys = Keys(file)

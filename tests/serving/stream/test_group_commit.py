@@ -20,8 +20,9 @@ def test_alone_it_is_a_call() -> None:
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 256])
-def test_many_threads(at_once: int) -> None:
+def test_many_threads(at_once: int, monkeypatch) -> None:
     """Each gets its own result, groups never overlap, and works of a thread keep their order."""
+    monkeypatch.setattr(module, "AT_ONCE", at_once)
     busy = threading.Lock()
     groups: list[list[tuple[int, int]]] = []
 
@@ -33,7 +34,7 @@ def test_many_threads(at_once: int) -> None:
         busy.release()
         return [(number, turn, "done") for number, turn in works]
 
-    group = GroupCommit(do, at_once)
+    group = GroupCommit(do)
     results = in_threads(16, lambda number: [group.submit((number, t)) for t in range(60)])
     for number, found in enumerate(results):
         assert found == [(number, turn, "done") for turn in range(60)]
@@ -44,20 +45,20 @@ def test_many_threads(at_once: int) -> None:
         assert [turn for n, turn in done if n == number] == list(range(60))
 
 
-def meanwhile(do, many: int, at_once: int = 256) -> tuple[GroupCommit, list]:
+def meanwhile(do, many: int) -> tuple[GroupCommit, list]:
     """A group that has done the work 0, and then `many` others, all of which came meanwhile.
 
     -> the group, and by work what its thread got.
     """
     began, go = threading.Event(), threading.Event()
 
-    def held(works):
+    def wait_and_do(works):
         if works[0] == 0:
             began.set()
             assert go.wait(60)
         return do(works)
 
-    group = GroupCommit(held, at_once)
+    group = GroupCommit(wait_and_do)
 
     def work(number: int):
         if number > many:
@@ -79,14 +80,15 @@ def queued(group: GroupCommit, many: int) -> None:
 
 
 @pytest.mark.parametrize(("at_once", "sizes"), [(256, [1, 9]), (4, [1, 4, 4, 1])])
-def test_what_comes_meanwhile_is_done_together(at_once: int, sizes: list[int]) -> None:
+def test_what_comes_meanwhile_is_done_together(at_once: int, sizes: list[int], monkeypatch) -> None:
+    monkeypatch.setattr(module, "AT_ONCE", at_once)
     found = []
 
     def do(works):
         found.append(len(works))
         return works
 
-    assert meanwhile(do, 9, at_once)[1] == list(range(10))
+    assert meanwhile(do, 9)[1] == list(range(10))
     assert found == sizes
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -20,6 +18,9 @@ FAILED = "the server failed; its log tells more under this request's id"
 
 class Busy(Exception):
     """Too much is waiting, or the server is closing: try again in a second."""
+
+    def __str__(self) -> str:
+        return "too much is waiting: send it again"
 
 
 class Refused(Exception):
@@ -40,16 +41,17 @@ def add_error_handlers(routes: FastAPI) -> None:
     """Answer what routes raise with a `Problem`."""
 
     def add(
-        kind: type[Exception],
-        status: int,
-        code: str,
-        words: Callable[[Any], str] = str,
-        headers: dict[str, str] | None = None,
+        kind: type[Exception], status: int, code: str, headers: dict[str, str] | None = None
     ) -> None:
         async def answer(request: Request, error: Exception) -> Response:
-            if status == 500 and kind is not Exception:  # that one is raised on, and logged then
+            message = str(error)
+            if isinstance(error, RequestValidationError):
+                message = _invalid_fields(error)
+            elif kind is Exception:  # its words may hold anything; it is raised on, and logged then
+                message = FAILED
+            elif status == 500:
                 access_log.log.error(code, exc_info=error)
-            body = problem(code, words(error))
+            body = problem(code, message)
             return Response(body, status, headers, media_type="application/json")
 
         routes.add_exception_handler(kind, answer)
@@ -60,14 +62,14 @@ def add_error_handlers(routes: FastAPI) -> None:
         body = problem(code.get(error.status_code, "http"), error.detail)
         return Response(body, error.status_code, error.headers, media_type="application/json")
 
-    add(RequestValidationError, 422, "value", _invalid_fields)
+    add(RequestValidationError, 422, "value")
     add(UsageError, 422, "value")
-    add(Busy, 503, "busy", lambda _: "too much is waiting: send it again", RETRY)
-    add(StoreUnavailable, 503, "store", headers=RETRY)
-    add(StoreFull, 503, "full", headers=RETRY)
+    add(Busy, 503, "busy", RETRY)
+    add(StoreUnavailable, 503, "store", RETRY)
+    add(StoreFull, 503, "full", RETRY)
     add(DataError, 500, "data")
     add(LongrecError, 500, "failed")
-    add(Exception, 500, "failed", lambda _: FAILED)
+    add(Exception, 500, "failed")
     routes.add_exception_handler(HTTPException, answer_http)
 
 

@@ -14,7 +14,7 @@ VARIABLE = "LONGREC_API_KEYS"
 """Environment variable with keys, white space between them, where no file is named."""
 SHORTEST = 16
 """Characters that a key must have."""
-LOOK_EVERY = 1.0
+CHECK_EVERY = 1.0
 """Seconds after which a file of keys is looked at again, when somebody asks."""
 
 
@@ -36,7 +36,7 @@ class Keys:
     """
 
     def __init__(self, file: Path | None = None) -> None:
-        self._file, self._stamp, self._looked = file, (0, 0), 0.0
+        self._file, self._stamp, self._checked = file, (0, 0), 0.0
         self._digests: list[bytes] = []
         if file is None:
             self._digests = _digests(os.environ.get(VARIABLE, "").split(), VARIABLE)
@@ -48,16 +48,16 @@ class Keys:
 
     def knows(self, key: str) -> str | None:
         """A short name of a key (no part of it) if it is one of them, else None."""
-        if self._file is not None and monotonic() - self._looked > LOOK_EVERY:
-            self._look_again(self._file)
+        if self._file is not None and monotonic() - self._checked > CHECK_EVERY:
+            self._reload_if_changed(self._file)
         asked = _digest(key)
         # All are compared, so that the time taken tells nothing.
         found = [hmac.compare_digest(asked, digest) for digest in self._digests]
         return asked.hex()[:12] if any(found) else None
 
-    def _look_again(self, file: Path) -> None:
+    def _reload_if_changed(self, file: Path) -> None:
         """Take a file that has changed; one that is gone or holds no key changes nothing."""
-        self._looked = monotonic()
+        self._checked = monotonic()
         try:
             if _stamp(file) != self._stamp:
                 self._read(file)
@@ -73,15 +73,15 @@ class Keys:
         digests = _digests([line for line in lines if line and line[0] != "#"], str(file))
         if not digests:
             raise DataError(f"{file} holds no API key: write one per line, {SHORTEST} or more long")
-        self._digests, self._stamp, self._looked = digests, stamp, monotonic()
+        self._digests, self._stamp, self._checked = digests, stamp, monotonic()
 
 
-def _digests(keys: list[str], place: str) -> list[bytes]:
+def _digests(keys: list[str], source: str) -> list[bytes]:
     for number, key in enumerate(keys, 1):
         if len(key) < SHORTEST:
             raise UsageError(
-                f"{place}: key {number} has {len(key)} characters; it must have {SHORTEST} or more "
-                "(python -c 'import secrets; print(secrets.token_urlsafe())' makes one)"
+                f"{source}: key {number} has {len(key)} characters; it must have {SHORTEST} or "
+                "more (python -c 'import secrets; print(secrets.token_urlsafe())' makes one)"
             )
     return [_digest(key) for key in keys]
 

@@ -133,13 +133,10 @@ async def _run(
 
 def _connections() -> int:
     """Connections at once: as many as files may be open, but for some."""
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    if most == resource.RLIM_INFINITY or most > OPEN_FILES:
-        most = OPEN_FILES
-    resource.setrlimit(
-        resource.RLIMIT_NOFILE, (most, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
-    )
-    return max(64, most - SPARE)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(64, soft - SPARE)
 
 
 @contextlib.contextmanager

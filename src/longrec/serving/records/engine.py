@@ -69,7 +69,7 @@ class Engine:
         self.name = artifact.name
         self.layout = RecordLayout(state, self.digest)
         self._lock = threading.Lock()
-        self._one, self._narrow, self._wide = map(self._program, (1, NARROW, WIDE))
+        self._programs = self._record_steps()
 
     @property
     def statement(self) -> str:
@@ -138,12 +138,12 @@ class Engine:
             h = self.model.encode(both[0], Context(lengths=lengths, times=both[1].cummax(1).values))
         return h[torch.arange(len(tails)), lengths - 1]
 
-    def _program(self, batch: int) -> StepProgram | None:
-        """None where the step must be PyTorch's own."""
+    def _record_steps(self) -> tuple[StepProgram, ...] | None:
+        """Steps for 1, NARROW and WIDE records; None where they must be PyTorch's own."""
         if self._exact is None or self._exact.device.type != "cpu":
             return None
         try:
-            return StepProgram(self._exact, self.layout, batch)
+            return tuple(StepProgram(self._exact, self.layout, n) for n in (1, NARROW, WIDE))
         except Unrecordable:
             return None
 
@@ -171,17 +171,18 @@ class Engine:
         self, records: np.ndarray, rows: np.ndarray, items: np.ndarray, times: np.ndarray
     ) -> None:
         assert self._exact is not None
-        if self._one is None or self._narrow is None or self._wide is None:
+        if self._programs is None:
             chosen = records[rows]
             given = torch.from_numpy(items), self.layout.state(chosen), torch.from_numpy(times)
             self.layout.write(chosen, self._exact.step(*given)[1])
             records[rows] = chosen
-        elif len(rows) <= ONE_BY_ONE:
+            return
+        one, narrow, wide = self._programs
+        if len(rows) <= ONE_BY_ONE:
             for row, item, time in zip(rows, items, times, strict=True):
-                self._one.run_one(records, row, item, time)
+                one.run_one(records, row, item, time)
         else:
-            program = self._narrow if len(rows) <= NARROW else self._wide
-            program.run(records, rows, items, times)
+            (narrow if len(rows) <= NARROW else wide).run(records, rows, items, times)
 
     def _advance_one(self, records: np.ndarray, row: int, item: int, time: int) -> None:
         """One event of one user, as `advance` does many, but without arrays."""
@@ -196,10 +197,10 @@ class Engine:
             records["time"][row] = clock
             return
         with self._lock, torch.inference_mode():
-            if self._one is None:
+            if self._programs is None:
                 self._step_once(records, *np.array([[row], [item], [clock]]))
             else:
-                self._one.run_one(records, row, item, clock)
+                self._programs[0].run_one(records, row, item, clock)
 
     def _prefill(
         self,

@@ -50,7 +50,7 @@ class RecordLayout:
         formats: list[Any] = ["S4", "<u4", "V8", *["<i8"] * 4]
         offsets, end = [0, 4, 8, 16, 24, 32, 40], HEADER.size
         self.fields = []
-        for name, tensor in _walk(state):
+        for name, tensor in _named_tensors(state):
             names.append(name)
             self.fields.append(name)
             value = tensor.detach().numpy().dtype.newbyteorder("<")
@@ -63,7 +63,7 @@ class RecordLayout:
         self._empty = np.zeros(1, self.dtype)
         self._empty["magic"], self._empty["size"] = MAGIC, end
         self._empty["digest"] = np.void(bytes.fromhex(digest)[:8])
-        for name, tensor in _walk(state):
+        for name, tensor in _named_tensors(state):
             self._empty[name] = tensor.numpy()
         self._start = self._empty.tobytes()[:16]
 
@@ -97,7 +97,7 @@ class RecordLayout:
 
     def write(self, records: np.ndarray, state: Any) -> None:
         """Write states into records (n,)."""
-        for name, tensor in _walk(state):
+        for name, tensor in _named_tensors(state):
             records[name] = tensor.numpy()
 
     def _mismatch(self, blob: bytes) -> str:
@@ -118,17 +118,17 @@ class RecordLayout:
 
 def flat(state: Any) -> list[Tensor]:
     """The tensors of a state, in order."""
-    return [tensor for _, tensor in _walk(state)]
+    return [tensor for _, tensor in _named_tensors(state)]
 
 
-def _walk(state: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+def _named_tensors(state: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     """Names and tensors of a state, however nested: layers.0.mean, ..., time, count."""
     names = getattr(state, "_fields", range(len(state)))
     for name, part in zip(names, state, strict=True):
         if isinstance(part, Tensor):
             yield f"{prefix}{name}", part
         else:
-            yield from _walk(part, f"{prefix}{name}.")
+            yield from _named_tensors(part, f"{prefix}{name}.")
 
 
 def _rebuild(example: Any, tensors: Iterator[Tensor]) -> Any:

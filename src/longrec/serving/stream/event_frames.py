@@ -12,7 +12,7 @@ from longrec.data.read import Events, read_events
 from longrec.data.sources import open_source
 from longrec.data.times import to_seconds
 from longrec.serving.stores.protocol import Event
-from longrec.serving.stream.id_keys import FAR, ItemIndex, keys_of
+from longrec.serving.stream.id_keys import MAX_SECONDS, ItemIndex, keys_of
 from longrec.serving.stream.writer import Entry
 
 EVENT_ID = "event_id"
@@ -56,7 +56,7 @@ def read_rows(
         )
     read = events.collect(events.frame)
     times = to_seconds(read["time"].to_numpy(), events.per_second)
-    far = np.flatnonzero(np.abs(times) > FAR)
+    far = np.flatnonzero(np.abs(times) > MAX_SECONDS)
     if len(far):
         raise DataError(
             f"column {events.names['time']!r}, row {far[0] + 1}: {times[far[0]]:,} seconds are "

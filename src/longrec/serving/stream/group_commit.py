@@ -27,16 +27,11 @@ class GroupCommit(Generic[W, R]):
 
     Parameters
     ----------
-    do : callable
-        As of `run_batch`. Never called twice at once.
-    at_once : int
-        Most pieces of work per call.
+    do : as of `run_batch`; never called twice at once.
     """
 
-    def __init__(
-        self, do: Callable[[list[W]], Sequence[R | BaseException]], at_once: int = AT_ONCE
-    ) -> None:
-        self._do, self._at_once = do, at_once
+    def __init__(self, do: Callable[[list[W]], Sequence[R | BaseException]]) -> None:
+        self._do = do
         self._mutex = threading.Lock()
         self._queue: deque[_Job[W, R]] = deque()
         self._has_leader = False
@@ -65,7 +60,7 @@ class GroupCommit(Generic[W, R]):
         jobs: list[_Job[W, R]] = []
         try:
             with self._mutex:
-                while self._queue and len(jobs) < self._at_once:
+                while self._queue and len(jobs) < AT_ONCE:
                     jobs.append(self._queue.popleft())
             for job, result in zip(jobs, run_batch(self._do, [j.work for j in jobs]), strict=True):
                 if isinstance(result, BaseException):

@@ -18,14 +18,14 @@ from longrec.core.errors import DataError, UsageError
 from longrec.data.catalog import Catalog
 
 Field = Literal["user", "item", "event_id"]
-MOST: dict[Field, int] = {"user": 400, "item": 400, "event_id": 200}
+MAX_BYTES: dict[Field, int] = {"user": 400, "item": 400, "event_id": 200}
 """Bytes of the longest keys; LMDB has none above 511."""
-EXACT = 2.0**53
+EXACT_FLOATS = 2.0**53
 """Floats from here on stand for several whole numbers each."""
-FAR = 10**11
+MAX_SECONDS = 10**11
 """Seconds no clock shows for 3,000 years; milliseconds do today."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-LOOP = 64
+LOOP_UP_TO = 64
 """Keys up to which a loop finds them faster than arrays."""
 
 
@@ -70,7 +70,7 @@ def keys_of(ids: pl.Series, field: Field) -> pl.Series:
     if isinstance(ids.dtype, pl.Categorical | pl.Enum) or ids.dtype.is_integer():
         ids = ids.cast(pl.String)
     if ids.dtype == pl.String:
-        good = ids.str.len_bytes().is_between(1, MOST[field]).fill_null(False)
+        good = ids.str.len_bytes().is_between(1, MAX_BYTES[field]).fill_null(False)
         if good.all():
             return ids.cast(pl.Binary)
         ids = ids[: int((~good).arg_true()[0]) + 1]
@@ -107,9 +107,9 @@ def seconds(time: Any) -> int:
         whole = math.floor(time)
     if whole is None:
         raise UsageError(
-            f"time is {_shown(time)}; give seconds since 1970 (UTC) as a number, or a datetime"
+            f"time is {_described(time)}; give seconds since 1970 (UTC) as a number, or a datetime"
         )
-    if not -FAR <= whole <= FAR:
+    if not -MAX_SECONDS <= whole <= MAX_SECONDS:
         raise UsageError(f"time is {whole}, which looks like milliseconds: give seconds")
     return whole
 
@@ -132,7 +132,8 @@ class ItemIndex:
         ids = catalog.ids
         self._numbers = self._indices = np.zeros(0, np.int64)
         self._dict: dict[bytes, int] | None = None
-        if ids.dtype.is_integer() and len(ids) and _fits(ids):
+        fits = ids.dtype.is_integer() and not ids.cast(pl.Int64, strict=False).null_count()
+        if fits and len(ids):
             numbers = ids.cast(pl.Int64).to_numpy()
             order = numbers.argsort()
             self._numbers, self._indices = numbers[order], order + 1
@@ -162,8 +163,11 @@ class ItemIndex:
         """The indices of items; 0 where one is unknown."""
         if self._dict is not None:
             return list(map(self._dict.get, keys, repeat(0)))
-        text = _text_of(keys) if len(keys) > LOOP else None
-        if text is None:
+        if len(keys) <= LOOP_UP_TO:
+            return [self.one(key) for key in keys]
+        try:
+            text = pl.Series(keys, dtype=pl.Binary).cast(pl.String)
+        except pl.exceptions.PolarsError:  # one is not UTF-8
             return [self.one(key) for key in keys]
         numbers = text.cast(pl.Int64, strict=False)
         spelt = (numbers.cast(pl.String) == text).fill_null(False).to_numpy()
@@ -183,15 +187,17 @@ def _key(value: Any, field: Field) -> bytes:
         elif _is_whole_number(value):
             key = b"%d" % int(value)
         else:
-            raise UsageError(f"{field} is {_shown(value)}; give an id: text, a whole number, bytes")
+            raise UsageError(
+                f"{field} is {_described(value)}; give an id: text, a whole number, bytes"
+            )
     except ValueError:  # half of a surrogate pair; thousands of digits
         raise UsageError(f"{field} is text that is not UTF-8, or no number of an id") from None
     if not key:
         raise UsageError(f"{field} is empty; give an id")
-    if len(key) > MOST[field]:
+    if len(key) > MAX_BYTES[field]:
         raise UsageError(
-            f"{field} has {len(key)} bytes and may have {MOST[field]}; give a shorter id, such as "
-            "a digest of it"
+            f"{field} has {len(key)} bytes and may have {MAX_BYTES[field]}; give a shorter id, "
+            "such as a digest of it"
         )
     return key
 
@@ -201,24 +207,11 @@ def _is_whole_number(value: Any) -> bool:
     if isinstance(value, int | np.integer):
         return not isinstance(value, bool)
     is_float = isinstance(value, float | np.floating)
-    return is_float and abs(value) <= EXACT and float(value).is_integer()
+    return is_float and abs(value) <= EXACT_FLOATS and float(value).is_integer()
 
 
-def _shown(value: Any) -> str:
+def _described(value: Any) -> str:
     """What was given instead of an id or a time; its type alone where the value may be long."""
     if value is None or isinstance(value, bool | float | np.generic):
         return repr(value)
     return f"of type {type(value).__name__}"
-
-
-def _text_of(keys: Sequence[bytes]) -> pl.Series | None:
-    """Keys as a column of text; None if one is not UTF-8."""
-    try:
-        return pl.Series(keys, dtype=pl.Binary).cast(pl.String)
-    except pl.exceptions.PolarsError:
-        return None
-
-
-def _fits(numbers: pl.Series) -> bool:
-    """Whether all of them are 64-bit integers with a sign."""
-    return numbers.cast(pl.Int64, strict=False).null_count() == 0

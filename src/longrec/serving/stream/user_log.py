@@ -28,14 +28,6 @@ class UserLog(NamedTuple):
     next: int | None
 
 
-class RecordLag(NamedTuple):
-    """Users looked at, how many records of theirs were behind or missing, and the last user."""
-
-    users: int
-    behind: int
-    after: bytes
-
-
 def user_log(store: Store, digest: str, user: bytes, after: int, limit: int) -> UserLog | None:
     """What is kept of a user for a model, with at most `limit` events numbered after + 1, ...;
     None: no such user."""
@@ -53,15 +45,16 @@ def user_log(store: Store, digest: str, user: bytes, after: int, limit: int) -> 
     return retry_if_replaced(store, read)
 
 
-def record_lag(store: Store, digest: str, after: bytes, limit: int) -> RecordLag:
-    """How many records of the next `limit` users are behind; from the first again at the end."""
+def record_lag(store: Store, digest: str, after: bytes, limit: int) -> tuple[int, int, bytes]:
+    """How many of the next `limit` users there are, how many of their records are behind or
+    missing, and the last of these users; b"", the first again, at the end."""
     users = store.users(after, limit)
     stored = store.read(digest, [(user, ()) for user in users])
     behind = sum(
         one.last > 0 and (one.record is None or read_header(one.record).sequence < one.last)
         for one in stored
     )
-    return RecordLag(len(users), behind, users[-1] if len(users) == limit else b"")
+    return len(users), behind, users[-1] if len(users) == limit else b""
 
 
 def explain_user(
