@@ -164,12 +164,22 @@ def test_a_record_of_other_weights_is_refused() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_a_long_life_stays_accurate(case: str) -> None:
+    check_long_life(case, 20_000)
+
+
+@pytest.mark.long
 @pytest.mark.timeout(2400)  # a million events one by one
 @pytest.mark.parametrize(
     ("case", "events"),
     [*((case, 100_000) for case in CASES), ("elastic", 1_000_000), ("hydrarec", 1_000_000)],
 )
-def test_a_long_life_stays_accurate(case: str, events: int) -> None:
+def test_a_very_long_life_stays_accurate(case: str, events: int) -> None:
+    check_long_life(case, events)
+
+
+def check_long_life(case: str, events: int) -> None:
     """Each event by itself, one after the other, against one float64 pass over all of them."""
     random = np.random.default_rng(events)
     items = random.integers(1, N + 1, events)

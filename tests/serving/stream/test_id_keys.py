@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longrec.core.errors import DataError, UsageError
@@ -97,6 +97,7 @@ columns = st.one_of(
 )
 
 
+@settings(max_examples=40)
 @given(columns)
 def test_a_column_has_the_keys_of_its_values(column: pl.Series) -> None:
     assert keys_of(column, "user").to_list() == [user_key(value) for value in column.to_list()]
@@ -118,6 +119,7 @@ def test_keys_are_shown() -> None:
 numbers = st.integers(-(2**63), 2**63 - 1) | st.integers(-20, 20)
 
 
+@settings(max_examples=40)
 @given(
     ids=st.lists(numbers, min_size=1, unique=True) | st.lists(st.text(), min_size=1, unique=True),
     others=st.lists(numbers | st.text() | st.binary()),

@@ -81,11 +81,11 @@ observed = st.tuples(
 lives = st.lists(
     observed
     | observed
-    | st.tuples(st.just("many"), st.lists(observed, max_size=40))
+    | st.tuples(st.just("many"), st.lists(observed, max_size=20))
     | st.tuples(st.just("recommend"), st.sampled_from(USERS))
     | st.tuples(st.sampled_from(["restart", "rebuild", "drop"]))
     | st.tuples(st.just("forget"), st.sampled_from(USERS)),
-    max_size=40,
+    max_size=25,
 )
 
 
