@@ -273,10 +273,10 @@ def test_a_killed_backup_leaves_nothing_that_looks_whole(store, tmp_path) -> Non
 
 
 def test_a_failed_backup_leaves_nothing(store, tmp_path, monkeypatch) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module._LogWriter, "_flush", broken)
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", broken)
     with pytest.raises(DataError, match="no space left"):
         backup(store, tmp_path / "new" / "backup")
     assert list((tmp_path / "new").iterdir()) == []

@@ -29,7 +29,7 @@ from serving.stores.store_survival import SurvivalContract
 from serving.strace import need_strace
 
 from longrec.core.choices import Durability
-from longrec.serving.stores import redis_client, redis_store
+from longrec.serving.stores import redis_cleanup, redis_client, redis_layout
 from longrec.serving.stores.open import open_store
 from longrec.serving.stores.protocol import Append, Put, Rewrite, Store, StoreFull
 from longrec.serving.stores.redis_layout import ERASED_EVENTS
@@ -181,7 +181,7 @@ def test_a_server_that_knows_no_scripts_any_more_gets_them_again(store, admin):
 
 
 def test_much_in_one_call_goes_in_parts(store, monkeypatch):
-    monkeypatch.setattr(redis_store, "CALL_BYTES", 20_000)
+    monkeypatch.setattr(redis_layout, "CALL_BYTES", 20_000)
     users = [b"%04d" % number for number in range(400)]
     events = [event(number) for number in range(3)]
     appends = [Append(user, 0, 0, 0, events, record(1, 3), [7]) for user in users]
@@ -246,10 +246,10 @@ def test_what_was_left_half_done_goes_when_it_is_compacted(store, admin, monkeyp
     now = [event(1)] if at == "replace" else [event(2), event(3)]
     good, left = (1, 2) if at == "replace" else (2, 1)
     for since in (
-        redis_store.UNFINISHED,
+        redis_cleanup.UNFINISHED,
         -2,
     ):  # within an hour it may be another process's that goes on
-        monkeypatch.setattr(redis_store, "UNFINISHED", since)
+        monkeypatch.setattr(redis_cleanup, "UNFINISHED", since)
         before = set(admin.keys("*"))
         store.compact()
         assert events_of(store, b"u") == now

@@ -11,11 +11,11 @@ log and are not in it (backups of format 1 hold them; they are not read).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -58,6 +58,9 @@ class Copied(NamedTuple):
     users: int
     events: int
 
+    def __str__(self) -> str:
+        return f"{self.users:,} users and {self.events:,} events"
+
 
 def backup(store: Store, folder: str | Path, progress: Progress | None = None) -> Copied:
     """Write a backup of a store, beside whoever writes to the store.
@@ -84,18 +87,20 @@ def backup(store: Store, folder: str | Path, progress: Progress | None = None) -
     check_whole(meta, store.url)
     total = store.totals().events if progress else 0
     users = events = 0
+
+    def read() -> Iterator[pa.RecordBatch]:
+        nonlocal users, events
+        for user in chain.from_iterable(user_pages(store)):
+            batches = retry_if_replaced(store, partial(_log_of, store, user))
+            yield from batches
+            users += bool(batches)  # else forgotten meanwhile
+            events += sum(map(len, batches))
+            if progress:
+                progress(events, max(events, total))
+
     with writing_folder(folder) as work:
         work.chmod(0o700)  # as for a store's own file
-        with _LogWriter(work / LOG) as log:
-            for page in user_pages(store):
-                for user in page:
-                    batches = retry_if_replaced(store, partial(_log_of, store, user))
-                    for batch in batches:
-                        log.add(batch)
-                    users += bool(batches)  # else forgotten meanwhile
-                    events += sum(map(len, batches))
-                    if progress:
-                        progress(events, max(events, total))
+        _write_log(work / LOG, read())
         about = {
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
             "users": users,
@@ -106,37 +111,24 @@ def backup(store: Store, folder: str | Path, progress: Progress | None = None) -
     return Copied(users, events)
 
 
-class _LogWriter:
-    """Writes events into a Parquet file, a row group at a time."""
+def _write_log(path: Path, batches: Iterator[pa.RecordBatch]) -> None:
+    """Write events into a Parquet file, a row group at a time."""
+    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as file:
+        for group in _groups(batches):
+            table = pa.Table.from_batches(group, SCHEMA).combine_chunks()
+            file.write_table(table, row_group_size=max(1, len(table)))
 
-    def __init__(self, path: Path) -> None:
-        self._file = pq.ParquetWriter(path, SCHEMA, compression="zstd")
-        self._batches = list[pa.RecordBatch]()
-        self._rows = self._bytes = 0
 
-    def add(self, batch: pa.RecordBatch) -> None:
-        self._batches.append(batch)
-        self._rows, self._bytes = self._rows + len(batch), self._bytes + batch.nbytes
-        if self._rows >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
-            self._flush()
-
-    def _flush(self) -> None:
-        table = pa.Table.from_batches(self._batches, SCHEMA).combine_chunks()
-        self._file.write_table(table, row_group_size=max(1, len(table)))
-        self._batches, self._rows, self._bytes = [], 0, 0
-
-    def __enter__(self) -> _LogWriter:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self._flush()
-        self._file.close()
+def _groups(batches: Iterator[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
+    """Batches put together as row groups; the last one may be empty."""
+    group, rows, size = list[pa.RecordBatch](), 0, 0
+    for batch in batches:
+        group.append(batch)
+        rows, size = rows + len(batch), size + batch.nbytes
+        if rows >= GROUP_ROWS or size >= GROUP_BYTES:
+            yield group
+            group, rows, size = [], 0, 0
+    yield group
 
 
 def _log_of(store: Store, user: bytes) -> list[pa.RecordBatch]:

@@ -44,28 +44,24 @@ class Replay:
         """
         if not users:
             return []
-        stored = self.engine.layout.load([stored_user.record for _, stored_user in users])
+        names, read = zip(*users, strict=True)
+        stored = self.engine.layout.load([user.record for user in read])
         fresh = self.engine.layout.load([None] * len(users))
         ends = stored["sequence"].tolist()
-        asked = [
-            stored_user._replace(last=end)
-            for (_, stored_user), end in zip(users, ends, strict=True)
-        ]
-        names = [user for user, _ in users]
+        asked = [user._replace(last=end) for user, end in zip(read, ends, strict=True)]
         replayed = catch_up(store, self.engine, self.items, names, asked, fresh)
         gone = fresh["sequence"] != stored["sequence"]
         outdated = stored["skipped"] > fresh["skipped"]
-        same = self._same(stored, fresh)
-        found = []
-        for row, (_, stored_user) in enumerate(users):
-            if gone[row] or outdated[row]:
-                found.append("gone" if gone[row] else "outdated")
-            elif not same[row]:
-                found.append("differing")
-            else:
-                alike = bitmap(replayed.get(row, NONE)) == stored_user.seen.rstrip(b"\0")
-                found.append("same" if alike else "bitmap")
-        return found
+        other_items = [
+            bitmap(replayed.get(row, NONE)) != user.seen.rstrip(b"\0")
+            for row, user in enumerate(read)
+        ]
+        kinds = np.select(
+            [gone, outdated, ~self._same(stored, fresh), other_items],
+            ["gone", "outdated", "differing", "bitmap"],
+            "same",
+        )
+        return [str(kind) for kind in kinds]
 
     def _same(self, stored: np.ndarray, fresh: np.ndarray) -> np.ndarray:
         """Per row whether counts are equal, and scores now and after one more event nearly so."""
@@ -100,14 +96,15 @@ class Replay:
 
     @torch.inference_mode()
     def _close(self, stored: np.ndarray, fresh: np.ndarray) -> np.ndarray:
-        block = max(1, SCORES_AT_ONCE // (self.model.n_items + 1))
-        found = []
-        for start in range(0, len(stored), block):
-            here = slice(start, start + block)
+        """Per row whether scores are nearly equal."""
+        at_once = max(1, SCORES_AT_ONCE // (self.model.n_items + 1))
+        close = []
+        for start in range(0, len(stored), at_once):
+            rows = slice(start, start + at_once)
             theirs, ours = (
-                self.model.score(self.engine.read(records[here]))[:, 1:].double()
+                self.model.score(self.engine.read(records[rows]))[:, 1:].double()
                 for records in (stored, fresh)
             )
-            apart = (theirs - ours).abs().amax(1)
-            found.append(apart <= TOLERANCE * ours.std(1, correction=0))  # NaN is not
-        return torch.cat(found).cpu().numpy()
+            difference = (theirs - ours).abs().amax(1)
+            close.append(difference <= TOLERANCE * ours.std(1, correction=0))  # NaN is not
+        return torch.cat(close).cpu().numpy()

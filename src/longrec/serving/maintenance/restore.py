@@ -14,7 +14,6 @@ from longrec.serving.maintenance.sqlite_source import read_sqlite
 from longrec.serving.stores.log_reader import NO_MODEL
 from longrec.serving.stores.protocol import Append, Event, Store, check_schema
 
-SQLITE = "sqlite://"
 EVENTS_AT_ONCE = 4_096
 """How many are restored in one step of the store."""
 
@@ -44,8 +43,8 @@ def restore(source: str | Path, store: Store, progress: Progress | None = None) 
         When the backup is not whole, or what was restored is not what the backup holds.
     StoreFull, StoreUnavailable
     """
-    if str(source).startswith(SQLITE):
-        about, batches = read_sqlite(Path(str(source).removeprefix(SQLITE)), EVENTS_AT_ONCE)
+    if (file := _sqlite_file(source)) is not None:
+        about, batches = read_sqlite(file, EVENTS_AT_ONCE)
         about["store"] = restored_meta(about["store"])
     else:
         about = BACKUP.read(Path(source))
@@ -63,20 +62,32 @@ def restore(source: str | Path, store: Store, progress: Progress | None = None) 
     wanted = Copied(about["users"], about["events"])
     if restored != wanted:
         raise DataError(
-            f"{store.url} has {_counts(restored)} after the restore, the backup {_counts(wanted)}: "
+            f"{store.url} has {restored} after the restore, the backup {wanted}: "
             "somebody else wrote to it. Delete that store, and restore into an empty one."
         )
-    schema = store.meta()["schema"]
-    store.change_meta(lambda meta: _become(meta, about["store"] | {"schema": schema}))
+
+    def end(meta: dict[str, Any]) -> None:
+        schema = meta["schema"]
+        meta.clear()
+        meta.update(about["store"], schema=schema)
+
+    store.change_meta(end)
     return restored
 
 
 def check_source(source: str | Path) -> None:
     """Raise DataError where there is nothing to restore, before a store is made for it."""
-    if not str(source).startswith(SQLITE):
+    file = _sqlite_file(source)
+    if file is None:
         BACKUP.read_document(Path(source))
-    elif not Path(str(source).removeprefix(SQLITE)).is_file():
+    elif not file.is_file():
         raise DataError(f"{source}: there is no such file; name the store of longrec 0.1.0")
+
+
+def _sqlite_file(source: str | Path) -> Path | None:
+    """The file that `sqlite:///file` names; None for a backup's folder."""
+    path = str(source).removeprefix("sqlite://")
+    return Path(path) if path != str(source) else None
 
 
 def _batches(path: Path, rows: int) -> Iterator[list[dict[str, Any]]]:
@@ -101,35 +112,29 @@ def _begin(store: Store, digest: str) -> None:
     if totals.users or totals.events or any(totals.records.values()):
         here = Copied(totals.users, totals.events)
         raise UsageError(
-            f"{store.url} has {_counts(here)}; restore into an empty store (nothing was changed)"
+            f"{store.url} has {here}; restore into an empty store (nothing was changed)"
         )
     store.change_meta(lambda meta: meta.update(restoring=mark))
 
 
 def _append(store: Store, rows: list[dict[str, Any]]) -> None:
     """Log events; those that an interrupted restore has logged are not logged again."""
-    events: dict[bytes, list[dict[str, Any]]] = {}
+    by_user: dict[bytes, list[dict[str, Any]]] = {}
     for row in rows:
-        events.setdefault(row["user"], []).append(row)
-    stored = store.read(NO_MODEL, [(user, ()) for user in events])
-    appends = []
-    for (user, some), found in zip(events.items(), stored, strict=True):
-        new = [row for row in some if row["number"] > found.last]
-        if new and new[0]["number"] != found.last + 1:
-            raise LongrecError(f"{store.url}: another process writes to it; nobody else may")
+        by_user.setdefault(row["user"], []).append(row)
+    stored = store.read(NO_MODEL, [(user, ()) for user in by_user])
+    appends, alone = [], True
+    for (user, logged), found in zip(by_user.items(), stored, strict=True):
+        new = [row for row in logged if row["number"] > found.last]
         if new:
-            logged = [Event(row["time"], row["item"], row["event_id"]) for row in new]
-            appends.append(Append(user, found.log_id, found.last, 0, logged, None, ()))
-    done = store.append(NO_MODEL, appends) if appends else []
-    for append, appended in zip(appends, done, strict=True):
-        if appended.last != append.last + len(append.events):
-            raise LongrecError(f"{store.url}: another process writes to it; nobody else may")
-
-
-def _become(meta: dict[str, Any], new: dict[str, Any]) -> None:
-    meta.clear()
-    meta.update(new)
-
-
-def _counts(of: Copied) -> str:
-    return f"{of.users:,} users and {of.events:,} events"
+            alone &= new[0]["number"] == found.last + 1
+            events = [Event(row["time"], row["item"], row["event_id"]) for row in new]
+            appends.append(Append(user, found.log_id, found.last, 0, events, None, ()))
+    if appends and alone:
+        done = store.append(NO_MODEL, appends)
+        alone = all(
+            appended.last == append.last + len(append.events)
+            for append, appended in zip(appends, done, strict=True)
+        )
+    if not alone:
+        raise LongrecError(f"{store.url}: another process writes to it; nobody else may")

@@ -28,8 +28,8 @@ from longrec.serving.stores.protocol import (
 if TYPE_CHECKING:
     from longrec.serving.maintenance.replay import Replay
 
-SHOWN = 100
-"""Users remembered of each problem."""
+NAMED = 100
+"""Users that are named of each problem."""
 
 REBUILD = "rebuild the records: recommender.open_stream(URL).rebuild()"
 RESTORE = "restore a backup into an empty store: longrec store restore FOLDER URL"
@@ -63,7 +63,7 @@ class Problem(NamedTuple):
         return WORDS[self.kind][1]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Verified:
     """What was found.
 
@@ -118,123 +118,118 @@ def verify(
             f"of {', '.join(names) or 'no model'}: name the run that it serves"
         )
     check = _Check(store, {*before.records, *filter(None, [meta.get("current")])}, replay)
+    found = check.found
     for page in user_pages(store):
         while page:  # those whose log was replaced meanwhile once more
-            page = check.users(page)
+            page = check.check_users(page)
             if progress:
-                progress(check.events, max(before.events, check.events))
+                progress(found.events, max(before.events, found.events))
     problems = [
-        Problem(kind, check.found[kind], tuple(check.some[kind]))
+        Problem(kind, check.counts[kind], tuple(check.users[kind]))
         for kind in WORDS
-        if check.found[kind]
+        if check.counts[kind]
     ]
     after = store.totals()
-    still = before._replace(bytes=0) == after._replace(bytes=0)
-    if still and not check.found["lacking"]:
-        records = sum(abs(n - check.records[digest]) for digest, n in after.records.items())
-        for kind, number in (
-            ("users", abs(after.users - check.checked)),
-            ("events", abs(after.events - check.events)),
-            ("records", records),
-        ):
-            if number:
-                problems.append(Problem(kind, number))
-    return Verified(
-        *(check.checked, check.events, check.records, check.behind),
-        *(check.compared, check.outdated, tuple(problems)),
-    )
+    unchanged = before._replace(bytes=0) == after._replace(bytes=0)
+    if unchanged and not check.counts["lacking"]:
+        differences = {
+            "users": abs(after.users - found.users),
+            "events": abs(after.events - found.events),
+            "records": sum(abs(n - found.records[digest]) for digest, n in after.records.items()),
+        }
+        problems += [Problem(kind, number) for kind, number in differences.items() if number]
+    found.problems = tuple(problems)
+    return found
 
 
 class _Check:
-    """What was found so far."""
+    """What was found so far: figures, and per kind of problem its count and some users."""
 
     def __init__(self, store: Store, digests: Collection[str], replay: Replay | None) -> None:
         self.store, self.digests, self.replay = store, digests, replay
-        self.found, self.some = Counter[str](), defaultdict[str, list[bytes]](list)
-        self.records, self.behind = Counter[str](), Counter[str]()
         self.sizes = {} if replay is None else {replay.digest: replay.engine.layout.size}
-        self.checked = self.events = self.compared = self.outdated = 0
+        self.found = Verified()
+        self.counts, self.users = Counter[str](), defaultdict[str, list[bytes]](list)
 
-    def users(self, page: Sequence[bytes]) -> list[bytes]:
+    def check_users(self, page: Sequence[bytes]) -> list[bytes]:
         """Check some users; -> those whose log was replaced meanwhile, of whom nothing counts."""
         asked = [(user, ()) for user in page]
-        stored = {
+        by_digest = {
             digest: self.store.read(digest, asked, seen=True)
             for digest in [*self.digests, NO_MODEL]
         }
-        again, comparable = [], []
+        replaced, comparable = [], []
         for number, user in enumerate(page):
-            of_user = {digest: stored[digest][number] for digest in stored}
-            found = of_user[NO_MODEL]
-            if not found.log_id:
+            of_user = {digest: stored[number] for digest, stored in by_digest.items()}
+            log = of_user[NO_MODEL]
+            if not log.log_id:
                 continue
             try:
-                if any(one.log_id != found.log_id for one in of_user.values()):
+                if any(stored.log_id != log.log_id for stored in of_user.values()):
                     raise LogReplaced
-                whole = self._log(user, found)
+                whole = self._check_log(user, log)
             except LogReplaced:
-                again.append(user)
+                replaced.append(user)
                 continue
-            readable = self._records(user, of_user)
+            readable = self._check_records(user, of_user)
             if whole and self.replay is not None and self.replay.digest in readable:
                 comparable.append((user, of_user[self.replay.digest]))
-            self.checked += 1
-            self.events += found.last
+            self.found.users += 1
+            self.found.events += log.last
         if self.replay is not None:
             kinds = self.replay.compare(self.store, comparable)
+            self.found.compared += len(kinds) - kinds.count("gone")
+            self.found.outdated += kinds.count("outdated")
             for (user, _), kind in zip(comparable, kinds, strict=True):
-                self.compared += kind != "gone"
-                self.outdated += kind == "outdated"
                 if kind in WORDS:
                     self._note(kind, user)
-        return again
+        return replaced
 
     def _note(self, kind: str, user: bytes) -> None:
-        self.found[kind] += 1
-        if len(self.some[kind]) < SHOWN:
-            self.some[kind].append(user)
+        self.counts[kind] += 1
+        if len(self.users[kind]) < NAMED:
+            self.users[kind].append(user)
 
-    def _log(self, user: bytes, stored: StoredUser) -> bool:
+    def _check_log(self, user: bytes, stored: StoredUser) -> bool:
         """Whether the events are all there; their ids are looked up besides."""
-        once: set[bytes] = set()
-        wrong = False
+        earlier, ids_wrong = set[bytes](), False
         try:
             for events in read_log(self.store, user, stored):
                 ids = [event.event_id for event in events if event.event_id is not None]
-                known = self.store.read(NO_MODEL, [(user, ids)])[0]
-                if known.log_id != stored.log_id:
+                [now] = self.store.read(NO_MODEL, [(user, ids)])
+                if now.log_id != stored.log_id:
                     raise LogReplaced
-                wrong |= not all(known.known) or not once.isdisjoint(ids)
-                wrong |= len(set(ids)) < len(ids)
-                once.update(ids)
+                once = len(set(ids)) == len(ids) and earlier.isdisjoint(ids)
+                ids_wrong |= not all(now.known) or not once
+                earlier.update(ids)
         except LogDamaged:
             self._note("lacking", user)
             return False
-        if wrong:
+        if ids_wrong:
             self._note("ids", user)
         return True
 
-    def _records(self, user: bytes, stored: dict[str, StoredUser]) -> set[str]:
+    def _check_records(self, user: bytes, stored: dict[str, StoredUser]) -> set[str]:
         """Digests of the models whose records of the user can be read and are of its log."""
-        good = set()
+        readable = set()
         for digest in self.digests:
             record, last = stored[digest].record, stored[digest].last
             if record is None:
-                self.behind[digest] += last > 0
+                self.found.behind[digest] += last > 0
                 continue
-            self.records[digest] += 1
-            header = header_of(record, digest)
+            self.found.records[digest] += 1
+            header = _whole_header(record, digest)
             if header is None or len(record) != self.sizes.get(digest, len(record)):
                 self._note("unreadable", user)
             elif header.sequence > last:
                 self._note("ahead", user)
             else:
-                self.behind[digest] += header.sequence < last
-                good.add(digest)
-        return good
+                self.found.behind[digest] += header.sequence < last
+                readable.add(digest)
+        return readable
 
 
-def header_of(record: bytes, digest: str) -> Header | None:
+def _whole_header(record: bytes, digest: str) -> Header | None:
     """A record's header; None where it is no whole record of this model."""
     try:
         header = read_header(record)

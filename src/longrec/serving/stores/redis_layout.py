@@ -1,4 +1,4 @@
-"""Keys and values of a Redis store, and the scripts that read and write them.
+"""Keys and values of a Redis store, and the scripts that read and write them with what they take.
 
 All keys begin with the store's prefix. A log has an id: a new one when it is rewritten, so that a
 log can be built beside the old one.
@@ -27,16 +27,23 @@ sent together need not.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 from longrec.serving.stores.encoding import PAGE_ITEMS, pack_event, unpack_event
-from longrec.serving.stores.protocol import HEADER, Event
+from longrec.serving.stores.protocol import HEADER, Append, Event
 
+T = TypeVar("T")
 BLOCK_EVENTS = 64
 """Events of a log in one value."""
 ERASED_EVENTS = 2048
 """Events that one call of erase.lua deletes; whole blocks."""
+
+CALL_BYTES = 2**23
+"""Bytes that one script is given, about."""
+CALL_KEYS = 3600
+"""Keys that one script may write; Lua has room for no more than 3,990."""
 
 NUMBERED = frozenset(("append", "put", "replace", "change_meta"))
 """Scripts that must be done once, also where their answer is lost."""
@@ -83,3 +90,40 @@ def log_pairs(events: Sequence[Event], log_id: int) -> Iterator[tuple[bytes, byt
     for event in events:
         if event.event_id is not None:
             yield b"id:%d:%b" % (log_id, event.event_id), b""
+
+
+def append_arguments(append: Append, new_id: int) -> list[Any]:
+    """What append.lua is given of one."""
+    events = [
+        value
+        for event in append.events
+        for value in (
+            b"-" if event.event_id is None else b"+" + event.event_id,
+            pack_for_block(event),
+        )
+    ]
+    return [
+        *(append.user, append.log_id, append.last, append.version.to_bytes(8, "little"), new_id),
+        *(append.record or b"", len(append.events), len(append.seen), *events, *append.seen),
+    ]
+
+
+def append_size(append: Append) -> tuple[int, int]:
+    """Bytes that append.lua is given of one, about, and keys that it writes at most."""
+    events = len(append.events)
+    pages = len({item // PAGE_ITEMS for item in append.seen})
+    return len(append.record or b"") + 100 * events, events + events // BLOCK_EVENTS + pages + 5
+
+
+def in_parts(calls: Iterable[tuple[T, int, int]]) -> Iterator[list[T]]:
+    """Calls put together as one script takes them; each with its bytes and count of keys."""
+    part: list[T] = []
+    part_size = part_keys = 0
+    for call, size, keys in calls:
+        if part and (part_size + size > CALL_BYTES or part_keys + keys > CALL_KEYS):
+            yield part
+            part, part_size, part_keys = [], 0, 0
+        part.append(call)
+        part_size, part_keys = part_size + size, part_keys + keys
+    if part:
+        yield part

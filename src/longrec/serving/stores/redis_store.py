@@ -20,15 +20,14 @@ from __future__ import annotations
 
 import json
 import struct
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain, islice
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from longrec.core.choices import Durability
 from longrec.core.errors import DataError
-from longrec.serving.stores.encoding import PAGE_ITEMS, join_bitmap, split_bitmap
+from longrec.serving.stores.encoding import join_bitmap, split_bitmap
 from longrec.serving.stores.protocol import (
     SCHEMA,
     Append,
@@ -41,35 +40,24 @@ from longrec.serving.stores.protocol import (
     Totals,
     check_schema,
 )
+from longrec.serving.stores.redis_cleanup import LogRef, RedisCleanup
 from longrec.serving.stores.redis_client import RedisAddress, RedisClient
 from longrec.serving.stores.redis_layout import (
     BLOCK_EVENTS,
     ERASED_EVENTS,
+    append_arguments,
+    append_size,
+    in_parts,
     log_pairs,
-    pack_for_block,
     unpack_block,
 )
 from longrec.serving.stores.redis_settings import check_server, end_transaction, parse_info
 
 T = TypeVar("T")
-CALL_BYTES = 2**23
-"""Bytes that one script is given, about."""
-CALL_KEYS = 3600
-"""Keys that one script may write; Lua has room for no more than 3,990."""
 CALL_EVENTS = 1024
 """Events of one user that one script logs; whole blocks."""
 READ_USERS, LISTED_USERS, DROPPED_USERS = 256, 1000, 20
 """Users that one script reads; lists; deletes the records of."""
-UNFINISHED = 3600
-"""Seconds after which what was left half done is deleted, when the store is compacted."""
-
-
-class LogRef(NamedTuple):
-    """A log as it was when somebody looked: its id, how many events it had, and whose it was."""
-
-    log_id: int
-    length: int
-    user: bytes
 
 
 class RedisStore:
@@ -78,6 +66,7 @@ class RedisStore:
     def __init__(self, address: RedisAddress, durability: Durability) -> None:
         self._url, self._prefix, self._durability = address.public_url, address.prefix, durability
         self._client = RedisClient(address, self._check_connection)
+        self._cleanup = RedisCleanup(self._client, self._url, self._prefix)
         self._digests: set[str] = set()
 
     @classmethod
@@ -141,7 +130,7 @@ class RedisStore:
         self._add_digest(digest)
         done: dict[bytes, Appended] = {}
         short = [append for append in appends if len(append.events) <= CALL_EVENTS]
-        for part in _parts((append, *_size(append)) for append in short):
+        for part in in_parts((append, *append_size(append)) for append in short):
             for append, appended in zip(part, self._append(digest, part), strict=True):
                 done[append.user] = appended
         for append in appends:
@@ -159,7 +148,7 @@ class RedisStore:
             call = [put.user, put.log_id, version, put.record, numbers, *pages.values()]
             calls.append((call, len(put.record) + len(put.seen), 2 + len(pages)))
         return sum(
-            int(self._client.run_once("put", digest, *chain(*part))) for part in _parts(calls)
+            int(self._client.run_once("put", digest, *chain(*part))) for part in in_parts(calls)
         )
 
     def rewrite(self, rewrites: Sequence[Rewrite]) -> list[bool]:
@@ -175,23 +164,23 @@ class RedisStore:
         ]
         old_logs = [LogRef(rewrite.log_id, rewrite.last, rewrite.user) for rewrite in rewrites]
         unfinished = new_logs + [log for log in old_logs if log.log_id]
-        self._note_unfinished(unfinished)
+        self._cleanup.note_unfinished(unfinished)
         pairs = chain.from_iterable(
             log_pairs(rewrite.events, log.log_id)
             for rewrite, log in zip(rewrites, new_logs, strict=True)
         )
-        for part in _parts(((self._prefix + key, value), len(value), 1) for key, value in pairs):
+        for part in in_parts(((self._prefix + key, value), len(value), 1) for key, value in pairs):
             self._client.command("MSET", *chain(*part))
         calls = [
             ((new.user, old.log_id, old.length, new.log_id, new.length), 0, 1)
             for old, new in zip(old_logs, new_logs, strict=True)
         ]
-        done = [flag for part in _parts(calls) for flag in self._replace(list(chain(*part)))]
+        done = [flag for part in in_parts(calls) for flag in self._replace(list(chain(*part)))]
         for old, new, replaced in zip(old_logs, new_logs, done, strict=True):
             garbage = old if replaced else new
             if garbage.log_id:
-                self._erase(garbage)
-        self._forget_unfinished(unfinished)
+                self._cleanup.erase(garbage)
+        self._cleanup.forget_unfinished(unfinished)
         return done
 
     def forget(self, user: bytes) -> bool:
@@ -203,12 +192,12 @@ class RedisStore:
                 return found
             found, log = True, LogRef(stored.log_id, stored.last, user)
             if log.length <= ERASED_EVENTS:
-                self._erase(log)
+                self._cleanup.erase(log)
                 continue
             with suppress(StoreFull):  # forgetting is what makes room
-                self._note_unfinished([log])
-            if self._erase(log):
-                self._forget_unfinished([log])
+                self._cleanup.note_unfinished([log])
+            if self._cleanup.erase(log):
+                self._cleanup.forget_unfinished([log])
 
     def users(self, after: bytes, limit: int) -> list[bytes]:
         return list(islice(chain.from_iterable(self._user_pages(after, limit)), limit))
@@ -255,18 +244,9 @@ class RedisStore:
 
         Writers go on meanwhile. It is the file of the whole server.
         """
-        self._erase_unfinished()
-        self._delete_old_answers()
-        # A rewriting of the file that has begun may not know of what was deleted since.
-        before = int(self._wait_for_file()["aof_current_size"])
-        self._client.command("BGREWRITEAOF")
-        info = self._wait_for_file()
-        if info["aof_last_bgrewrite_status"] != "ok":
-            raise StoreFull(
-                f"{self._url}: Redis could not write its append-only file anew; nothing was "
-                "lost. Its log says why; mostly its disk is full or its memory too small to fork"
-            )
-        return before, int(info["aof_current_size"])
+        self._cleanup.erase_unfinished()
+        self._cleanup.delete_old_answers()
+        return self._cleanup.rewrite_file()
 
     def close(self) -> None:
         self._client.close()
@@ -280,7 +260,7 @@ class RedisStore:
         new_ids: dict[bytes, int] = {}
         while True:
             arguments = chain.from_iterable(
-                _arguments(append, new_ids.get(append.user, 0)) for append in appends
+                append_arguments(append, new_ids.get(append.user, 0)) for append in appends
             )
             answer = self._client.run_once("append", digest, *arguments)
             if isinstance(answer, bytes):
@@ -332,23 +312,6 @@ class RedisStore:
         end = self._client.command("INCRBY", self._prefix + b"born", count) + 1
         return range(end - count, end)
 
-    def _note_unfinished(self, logs: Sequence[LogRef]) -> None:
-        """Note logs that will be garbage, should this process die."""
-        now = int(time.time())
-        notes = [(log.log_id, b"%d %d %b" % (now, log.length, log.user)) for log in logs]
-        self._client.command("HSET", self._prefix + b"old", *chain(*notes))
-
-    def _forget_unfinished(self, logs: Sequence[LogRef]) -> None:
-        self._client.command("HDEL", self._prefix + b"old", *[log.log_id for log in logs])
-
-    def _erase(self, log: LogRef) -> bool:
-        """Delete a log, its records and bitmaps; -> False if it is a user's and has grown."""
-        steps = range(-(-log.length // ERASED_EVENTS))
-        return all(
-            self._client.run("erase", log.user, log.log_id, log.length, step) == b"1"
-            for step in steps
-        )
-
     def _user_pages(self, after: bytes, limit: int) -> Iterator[list[bytes]]:
         """All users after one, at most `limit` or 1,000 at a time."""
         start = b"(" + after if after else b"-"
@@ -360,35 +323,6 @@ class RedisStore:
                 yield users
             start = b"(" + end
 
-    def _erase_unfinished(self) -> None:
-        """Delete what killed processes left of logs, unless it has become a user's."""
-        notes = self._client.command("HGETALL", self._prefix + b"old")
-        for log_id, note in zip(notes[::2], notes[1::2], strict=True):
-            since, length, user = note.split(b" ", 2)
-            if int(since) < int(time.time()) - UNFINISHED:
-                log = LogRef(int(log_id), int(length), user)
-                if self.read("", [(user, ())])[0].log_id != log.log_id:
-                    self._erase(log)
-                self._forget_unfinished([log])
-
-    def _delete_old_answers(self) -> None:
-        """Delete answers to numbered calls that nobody asks for any more."""
-        for keys in self._client.keys(self._prefix + b"done:"):
-            for key in keys:
-                answer = self._client.command("GET", key)
-                if answer and int(answer.split(b" ", 2)[1]) < int(time.time()) - UNFINISHED:
-                    self._client.command("UNLINK", key)
-
-    def _wait_for_file(self) -> dict[str, str]:
-        """What INFO has of the append-only file, once it is not being written anew."""
-        pause = 0.005
-        while True:
-            info = parse_info(self._client.command("INFO", "persistence"))
-            if info["aof_rewrite_in_progress"] == info["aof_rewrite_scheduled"] == "0":
-                return info
-            time.sleep(pause)
-            pause = min(0.5, 1.5 * pause)
-
     def _read_meta(self) -> tuple[bytes, dict[str, Any]]:
         """The store's meta, as it is stored and parsed."""
         text = self._client.command("GET", self._prefix + b"meta") or b""
@@ -399,40 +333,3 @@ class RedisStore:
         if not isinstance(meta, dict):
             raise self._client.no_store()
         return text, meta
-
-
-def _arguments(append: Append, new_id: int) -> list[Any]:
-    """What append.lua is given of one."""
-    events = [
-        value
-        for event in append.events
-        for value in (
-            b"-" if event.event_id is None else b"+" + event.event_id,
-            pack_for_block(event),
-        )
-    ]
-    return [
-        *(append.user, append.log_id, append.last, append.version.to_bytes(8, "little"), new_id),
-        *(append.record or b"", len(append.events), len(append.seen), *events, *append.seen),
-    ]
-
-
-def _size(append: Append) -> tuple[int, int]:
-    """Bytes that append.lua is given of one, about, and keys that it writes at most."""
-    events = len(append.events)
-    pages = len({item // PAGE_ITEMS for item in append.seen})
-    return len(append.record or b"") + 100 * events, events + events // BLOCK_EVENTS + pages + 5
-
-
-def _parts(calls: Iterable[tuple[T, int, int]]) -> Iterator[list[T]]:
-    """Calls put together as one script takes them; each with its bytes and count of keys."""
-    part: list[T] = []
-    part_size = part_keys = 0
-    for call, size, keys in calls:
-        if part and (part_size + size > CALL_BYTES or part_keys + keys > CALL_KEYS):
-            yield part
-            part, part_size, part_keys = [], 0, 0
-        part.append(call)
-        part_size, part_keys = part_size + size, part_keys + keys
-    if part:
-        yield part
