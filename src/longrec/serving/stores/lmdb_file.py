@@ -91,7 +91,7 @@ def open_newest(folder: Path, durable: bool, readonly: bool, url: str) -> LmdbFi
     try:
         _check_size(env, path)
         meta = env.open_db(b"meta", create=False)
-        with env.begin() as transaction:
+        with env.begin() as transaction:  # before all else: a newer schema may have other tables
             check_schema(load_meta(transaction, meta), url)
         tables = Tables(*(env.open_db(name.encode(), create=False) for name in Tables._fields))
     except BaseException:

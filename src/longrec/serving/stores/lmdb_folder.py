@@ -33,7 +33,7 @@ from longrec.serving.stores.lmdb_file import (
     open_newest,
     raise_in_words,
 )
-from longrec.serving.stores.lmdb_tables import Tables, save_meta
+from longrec.serving.stores.lmdb_tables import OpenTables, Tables
 from longrec.serving.stores.protocol import SCHEMA, StoreUnavailable
 
 T = TypeVar("T")
@@ -142,21 +142,21 @@ class LmdbFolder:
                 "stores after the fork, or start processes with 'spawn'"
             )
 
-    def read(self, work: Callable[[lmdb.Transaction[bytes], Tables], T]) -> T:
+    def read(self, work: Callable[[OpenTables], T]) -> T:
         """Do something within one snapshot."""
 
         def attempt(file: LmdbFile) -> T:
             with file.env.begin() as transaction:
-                return work(transaction, file.tables)
+                return work(OpenTables(transaction, file.tables))
 
         return self._use(attempt)
 
-    def write(self, work: Callable[[lmdb.Transaction[memoryview], Tables], T]) -> T:
+    def write(self, work: Callable[[OpenTables], T]) -> T:
         """Do something within one transaction; when it returns, that is as durable as was asked."""
 
         def attempt(file: LmdbFile) -> T:
             with file.env.begin(write=True, buffers=True) as transaction:
-                done = work(transaction, file.tables)
+                done = work(OpenTables(transaction, file.tables))
             if self.durability == "process" and time.monotonic() > self._synced + PAUSE:
                 try:
                     file.env.sync(True)
@@ -272,7 +272,7 @@ class LmdbFolder:
 
 def _write_schema(new: lmdb.Environment, tables: Tables) -> None:
     with new.begin(write=True) as transaction:
-        save_meta(transaction, tables.meta, {"schema": SCHEMA})
+        OpenTables(transaction, tables).save_meta({"schema": SCHEMA})
 
 
 _registry_lock = threading.Lock()

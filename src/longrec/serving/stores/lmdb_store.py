@@ -20,28 +20,11 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
-import lmdb
-
 from longrec.core.choices import Durability
 from longrec.core.errors import UsageError
 from longrec.serving.stores.encoding import split_bitmap, unpack_event
 from longrec.serving.stores.lmdb_folder import LmdbFolder
-from longrec.serving.stores.lmdb_tables import (
-    EVENT_KEY,
-    LOG_KEY,
-    PAGE_KEY,
-    Tables,
-    append_to_log,
-    begin_log,
-    delete,
-    delete_log,
-    find_log_id,
-    last_event,
-    load_meta,
-    log_events,
-    read_bitmap,
-    save_meta,
-)
+from longrec.serving.stores.lmdb_tables import EVENT_KEY, LOG_KEY, PAGE_KEY, OpenTables
 from longrec.serving.stores.protocol import (
     Append,
     Appended,
@@ -83,9 +66,8 @@ class LmdbStore:
     ) -> list[StoredUser]:
         model = bytes.fromhex(digest)
 
-        def work(transaction: lmdb.Transaction[bytes], tables: Tables) -> list[StoredUser]:
-            get, log = transaction.get, transaction.cursor(tables.log)
-            stored = []
+        def work(tables: OpenTables) -> list[StoredUser]:
+            get, stored = tables.get, []
             for user, names in asked:
                 prefix = get(user, db=tables.users)
                 if prefix is None:
@@ -93,21 +75,22 @@ class LmdbStore:
                     continue
                 log_id, key = LOG_KEY.unpack(prefix)[0], model + prefix
                 record = get(key, db=tables.records)
-                bitmap = read_bitmap(transaction.cursor(tables.seen), key) if seen else b""
+                bitmap = tables.read_bitmap(key) if seen else b""
                 known = tuple([get(prefix + name, db=tables.ids) is not None for name in names])
-                stored.append(StoredUser(log_id, last_event(log, log_id), record, bitmap, known))
+                last = tables.last_event(log_id)
+                stored.append(StoredUser(log_id, last, record, bitmap, known))
             return stored
 
         return self._read(work)
 
     def events(self, user: bytes, log_id: int, after: int, limit: int) -> list[Event]:
-        def work(transaction: lmdb.Transaction[bytes], tables: Tables) -> list[Event]:
-            if not log_id or find_log_id(transaction, tables, user) != log_id:
+        def work(tables: OpenTables) -> list[Event]:
+            if not log_id or tables.find_log_id(user) != log_id:
                 return []
-            cursor = transaction.cursor(tables.log)
-            many = min(limit, last_event(cursor, log_id) - after)
+            many = min(limit, tables.last_event(log_id) - after)
             if many <= 0:
                 return []
+            cursor = tables.cursor(tables.log)
             cursor.set_range(EVENT_KEY.pack(log_id, after + 1))
             pairs = list(islice(cursor.iternext(), many))
             if pairs[-1][0] != EVENT_KEY.pack(log_id, after + many):  # damaged: only up to the hole
@@ -119,62 +102,56 @@ class LmdbStore:
 
     def append(self, digest: str, appends: Sequence[Append]) -> list[Appended]:
         model = bytes.fromhex(digest)
-        return self._write(
-            lambda transaction, tables: [
-                append_to_log(transaction, tables, model, append) for append in appends
-            ]
-        )
+        return self._write(lambda tables: [tables.append(model, append) for append in appends])
 
     def put(self, digest: str, puts: Sequence[Put]) -> int:
         model = bytes.fromhex(digest)
 
-        def work(transaction: lmdb.Transaction[memoryview], tables: Tables) -> int:
+        def work(tables: OpenTables) -> int:
             written = 0
             for put in puts:
                 key = model + LOG_KEY.pack(put.log_id)
-                version = version_of(transaction.get(key, db=tables.records))
-                log_id = find_log_id(transaction, tables, put.user)
+                version = version_of(tables.get(key, db=tables.records))
+                log_id = tables.find_log_id(put.user)
                 if log_id and (log_id, version) == (put.log_id, put.version):
                     written += 1
-                    transaction.put(key, put.record, db=tables.records)
-                    delete(transaction, tables.seen, key)
+                    tables.put(key, put.record, db=tables.records)
+                    tables.delete_keys(tables.seen, key)
                     for page, bits in split_bitmap(put.seen).items():
-                        transaction.put(
-                            model + PAGE_KEY.pack(put.log_id, page), bits, db=tables.seen
-                        )
+                        tables.put(model + PAGE_KEY.pack(put.log_id, page), bits, db=tables.seen)
             return written
 
         return self._write(work)
 
     def rewrite(self, rewrites: Sequence[Rewrite]) -> list[bool]:
-        def work(transaction: lmdb.Transaction[memoryview], tables: Tables) -> list[bool]:
+        def work(tables: OpenTables) -> list[bool]:
             done = []
             for rewrite in rewrites:
-                log_id = find_log_id(transaction, tables, rewrite.user)
-                last = last_event(transaction.cursor(tables.log), log_id) if log_id else 0
+                log_id = tables.find_log_id(rewrite.user)
+                last = tables.last_event(log_id) if log_id else 0
                 done.append((log_id, last) == (rewrite.log_id, rewrite.last))
                 if done[-1]:
                     if log_id:
-                        delete_log(transaction, tables, log_id)
-                    log_id = begin_log(transaction, tables, rewrite.user)
-                    log_events(transaction, tables, log_id, 0, rewrite.events)
+                        tables.delete_log(log_id)
+                    log_id = tables.begin_log(rewrite.user)
+                    tables.log_events(log_id, 0, rewrite.events)
             return done
 
         return self._write(work)
 
     def forget(self, user: bytes) -> bool:
-        def work(transaction: lmdb.Transaction[memoryview], tables: Tables) -> bool:
-            log_id = find_log_id(transaction, tables, user)
+        def work(tables: OpenTables) -> bool:
+            log_id = tables.find_log_id(user)
             if log_id:
-                transaction.delete(user, db=tables.users)
-                delete_log(transaction, tables, log_id)
+                tables.delete(user, db=tables.users)
+                tables.delete_log(log_id)
             return log_id > 0
 
         return self._write(work)
 
     def users(self, after: bytes, limit: int) -> list[bytes]:
-        def work(transaction: lmdb.Transaction[bytes], tables: Tables) -> list[bytes]:
-            cursor = transaction.cursor(tables.users)
+        def work(tables: OpenTables) -> list[bytes]:
+            cursor = tables.cursor(tables.users)
             if not (cursor.set_range(after) if after else cursor.first()):
                 return []
             if cursor.key() == after and not cursor.next():
@@ -184,13 +161,13 @@ class LmdbStore:
         return self._read(work)
 
     def meta(self) -> dict[str, Any]:
-        return self._read(lambda transaction, tables: load_meta(transaction, tables.meta))
+        return self._read(lambda tables: tables.load_meta())
 
     def change_meta(self, change: Callable[[dict[str, Any]], T]) -> T:
-        def work(transaction: lmdb.Transaction[memoryview], tables: Tables) -> T:
-            meta = load_meta(transaction, tables.meta)
+        def work(tables: OpenTables) -> T:
+            meta = tables.load_meta()
             done = change(meta)
-            save_meta(transaction, tables.meta, meta)
+            tables.save_meta(meta)
             return done
 
         return self._write(work)
@@ -198,20 +175,18 @@ class LmdbStore:
     def drop(self, digest: str) -> int:
         model, dropped = bytes.fromhex(digest), 0
 
-        def work(transaction: lmdb.Transaction[memoryview], tables: Tables) -> tuple[int, int]:
-            records = delete(transaction, tables.records, model, DROPPED)
-            return records, delete(transaction, tables.seen, model, DROPPED)
+        def work(tables: OpenTables) -> tuple[int, int]:
+            records = tables.delete_keys(tables.records, model, DROPPED)
+            return records, tables.delete_keys(tables.seen, model, DROPPED)
 
         while any(done := self._write(work)):  # some at a time: others write meanwhile
             dropped += done[0]
         return dropped
 
     def totals(self) -> Totals:
-        def work(transaction: lmdb.Transaction[bytes], tables: Tables) -> Totals:
-            users, events = (
-                transaction.stat(table)["entries"] for table in (tables.users, tables.log)
-            )
-            keys = transaction.cursor(tables.records).iternext(values=False)
+        def work(tables: OpenTables) -> Totals:
+            users, events = (tables.stat(table)["entries"] for table in (tables.users, tables.log))
+            keys = tables.cursor(tables.records).iternext(values=False)
             records = Counter(key[: -LOG_KEY.size] for key in keys)
             return Totals(users, events, {key.hex(): many for key, many in records.items()}, 0)
 
@@ -230,11 +205,11 @@ class LmdbStore:
             self._closed = True
             self._folder.leave()
 
-    def _read(self, work: Callable[[lmdb.Transaction[bytes], Tables], T]) -> T:
+    def _read(self, work: Callable[[OpenTables], T]) -> T:
         self._check_open()
         return self._folder.read(work)
 
-    def _write(self, work: Callable[[lmdb.Transaction[memoryview], Tables], T]) -> T:
+    def _write(self, work: Callable[[OpenTables], T]) -> T:
         self._check_writable()
         return self._folder.write(work)
 
