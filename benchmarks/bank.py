@@ -14,7 +14,7 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from longrec.compare.read_runs import read_ranks
+from longrec.comparison.read_runs import read_ranks
 from longrec.data.histories import open_histories
 from longrec.data.splits import make_split
 from longrec.evaluation.rank_targets import rank_targets

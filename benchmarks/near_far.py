@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from longrec.cli.demo import attainable
-from longrec.compare.compare import compare
+from longrec.comparison.compare import compare
 from longrec.data.histories import open_histories
 from longrec.data.splits import leave_one_out
 from longrec.simulator.simulate import SimulationConfig, simulate

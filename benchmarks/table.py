@@ -14,10 +14,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from longrec.compare.plan import PLAN
-from longrec.compare.read_runs import made_with, read_ranks, report_row
-from longrec.compare.report import how_ended
-from longrec.compare.results import collect
+from longrec.comparison.plan import COMPARISON
+from longrec.comparison.read_runs import made_with, read_ranks, report_row
+from longrec.comparison.report import how_ended
+from longrec.comparison.results import collect
 from longrec.core.format import size
 from longrec.evaluation.report.contents import Report, ReportRow, compare_pairs, leading_metric
 from longrec.evaluation.report.drawing import label
@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--report", type=Path)
     parser.add_argument("--title", default="Evaluated runs")
     given = parser.parse_args()
-    if len(given.runs) == 1 and (given.runs[0] / PLAN).is_file():
+    if len(given.runs) == 1 and (given.runs[0] / COMPARISON.document).is_file():
         found = collect(given.runs[0])
         rows, pairs, folders, metric = found.rows, found.pairs, found.runs, found.metric
     else:

@@ -303,7 +303,7 @@ def start_child(module: str, arguments: Sequence[str] = (), *, stdout: Any, stde
 
 def fork_children() -> None:
     """Let comparisons in this process fork the processes of their runs."""
-    from longrec.compare import process
+    from longrec.comparison import process
 
     process.start_child = start_child  # type: ignore[assignment]
 

@@ -37,7 +37,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     today = log.with_columns(pl.col("timestamp") + 86_400, pl.col("item_id") + "-new")
     pl.concat([log[-50:], today[:50]]).write_parquet(tmp_path / "today.parquet")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("longrec.compare.process.start_child", start_child)
+    monkeypatch.setattr("longrec.comparison.process.start_child", start_child)
     return tmp_path
 
 

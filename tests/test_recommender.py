@@ -466,3 +466,7 @@ def test_new_items_must_be_new_and_whole(data, rec):
 def test_public_names():
     assert longrec.load is load
     assert longrec.Recommender is Recommender
+    for name in longrec.__all__:
+        assert callable(getattr(longrec, name))
+        # Importing a package of the same name would have put that in its place.
+        assert getattr(longrec, name).__name__ == name

@@ -43,7 +43,7 @@ ROOMS = (
     "export",
     "recommender",
     "runs",
-    "compare",
+    "comparison",
     "longrec_bench",
     "cli",
     "longrec",

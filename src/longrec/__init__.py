@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from longrec.compare.compare import compare
+    from longrec.comparison.compare import compare
     from longrec.core.errors import DataError, LongrecError, UsageError
     from longrec.data.histories import Histories, open_histories
     from longrec.data.prepare import prepare
@@ -31,7 +31,7 @@ _HOME = {
     "Histories": "longrec.data.histories",
     "train": "longrec.runs.train",
     "evaluate": "longrec.runs.evaluate",
-    "compare": "longrec.compare.compare",
+    "compare": "longrec.comparison.compare",
     "load": "longrec.recommender",
     "Recommender": "longrec.recommender",
     "LongrecError": "longrec.core.errors",

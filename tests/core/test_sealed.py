@@ -17,8 +17,8 @@ from serving.small_streams import recommender
 from small_histories import tiny_histories
 
 from longrec.artifact.folder import RECOMMENDER
-from longrec.compare.plan import COMPARISON, Plan
-from longrec.compare.plan import read_plan as read_comparison
+from longrec.comparison.plan import COMPARISON, Plan
+from longrec.comparison.plan import read_plan as read_comparison
 from longrec.core.errors import DataError, UsageError
 from longrec.core.sealed import SealedKind, read_json
 from longrec.data.histories import HISTORIES, open_histories

@@ -44,8 +44,8 @@ def compare(
     """
     import shlex
 
-    from longrec.compare.compare import compare as run
-    from longrec.compare.report import summary_table
+    from longrec.comparison.compare import compare as run
+    from longrec.comparison.report import summary_table
     from longrec.config.parse import parse_assignments
 
     common = parse_assignments(settings or [])

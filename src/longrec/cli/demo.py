@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from longrec.artifact.provenance import provenance
-from longrec.compare.read_runs import report_row
-from longrec.compare.report import provenance_facts
+from longrec.comparison.read_runs import report_row
+from longrec.comparison.report import provenance_facts
 from longrec.core import console
 from longrec.core.errors import UsageError
 from longrec.core.format import duration

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from forking import run_code, start_child
 
-from longrec.compare.process import run_process
+from longrec.comparison.process import run_process
 from longrec.core.child import why_it_failed
 
 
@@ -33,7 +33,7 @@ def test_memory_is_the_process_own_and_failures_are_told(tmp_path, monkeypatch):
     assert 50 << 20 < found["imported_bytes"] <= found["peak_bytes"] < 800 << 20
     assert out.read_text().startswith("longrec")
     measured.write_text(json.dumps({"peak_bytes": 1 << 50}))
-    monkeypatch.setattr("longrec.compare.process.start_child", start_child)
+    monkeypatch.setattr("longrec.comparison.process.start_child", start_child)
     error = run_process(["evaluate", "/nowhere"], out, measured, lambda: None)
     assert error is not None
     assert error.startswith("exit status 1: /nowhere: no such folder; `longrec train` makes")
@@ -45,7 +45,7 @@ PARENT = """
 import sys
 from pathlib import Path
 import forking
-from longrec.compare import process
+from longrec.comparison import process
 
 def start(*arguments, **streams):
     child = forking.start_child(*arguments, **streams)

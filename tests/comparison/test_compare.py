@@ -18,9 +18,9 @@ import pytest
 from cli.running import longrec
 from forking import run_command, start_child
 
-from longrec.compare.compare import compare
-from longrec.compare.read_runs import EVENT_BYTES, report_row, sizes_of
-from longrec.compare.results import collect
+from longrec.comparison.compare import compare
+from longrec.comparison.read_runs import EVENT_BYTES, report_row, sizes_of
+from longrec.comparison.results import collect
 from longrec.core.errors import LongrecError, UsageError
 from longrec.evaluation.report.contents import ReportRow
 
@@ -39,7 +39,7 @@ def wide(monkeypatch):
 def quick():
     """Runs are forked, and pages, which are written after each of them, have no figures."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("longrec.compare.process.start_child", start_child)
+        patch.setattr("longrec.comparison.process.start_child", start_child)
         patch.setattr("longrec.evaluation.report.page._figures", lambda *_: [])
         yield
 
@@ -254,7 +254,7 @@ def test_a_killed_run_loses_itself_alone(histories, tmp_path):
 
 
 def test_a_process_that_leaves_nothing_has_failed(histories, tmp_path, monkeypatch):
-    monkeypatch.setattr("longrec.compare.compare.run_process", lambda *_: None)
+    monkeypatch.setattr("longrec.comparison.compare.run_process", lambda *_: None)
     found = compare(histories, "popularity", 1, tmp_path / "out")
     assert [(f.phase, f.error) for f in found.failures] == [
         ("training", "it ended well and left no result")

@@ -10,8 +10,8 @@ from typing import Any
 
 import polars as pl
 
-from longrec.compare.read_runs import made_with
-from longrec.compare.results import Comparison
+from longrec.comparison.read_runs import made_with
+from longrec.comparison.results import Comparison
 from longrec.core.files import write_file
 from longrec.core.format import size
 from longrec.core.machine import machine_text, versions_text

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from longrec.compare.plan import COMPARISON, Plan, folder_name, model_texts, read_plan
+from longrec.comparison.plan import COMPARISON, Plan, folder_name, model_texts, read_plan
 from longrec.core.errors import DataError, UsageError
 
 

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 
 from longrec.artifact.provenance import provenance
-from longrec.compare.plan import Job, Plan, model_texts, read_plan, setting_texts
-from longrec.compare.process import run_process
-from longrec.compare.report import provenance_facts, write_results
-from longrec.compare.results import Comparison, Failure, Phase, collect, is_evaluated, is_trained
+from longrec.comparison.plan import Job, Plan, model_texts, read_plan, setting_texts
+from longrec.comparison.process import run_process
+from longrec.comparison.report import provenance_facts, write_results
+from longrec.comparison.results import Comparison, Failure, Phase, collect, is_evaluated, is_trained
 from longrec.core import console
 from longrec.core.errors import UsageError
 from longrec.core.lock import locked

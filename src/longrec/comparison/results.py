@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from longrec.compare.plan import Job, Plan, read_plan
-from longrec.compare.read_runs import read_json, read_ranks, report_row
+from longrec.comparison.plan import Job, Plan, read_plan
+from longrec.comparison.read_runs import read_json, read_ranks, report_row
 from longrec.core.errors import DataError
 from longrec.evaluation.report.contents import (
     Pair,
