@@ -36,9 +36,9 @@ def test_the_quick_start_works_as_printed(tmp_path: Path, monkeypatch: pytest.Mo
     random = np.random.default_rng(0)
     pl.DataFrame(
         {
-            "user_id": random.integers(30, 60, 600),
-            "item_id": [f"sku-{n}" for n in random.integers(0, 40, 600)],
-            "timestamp": 1_700_000_000 + np.arange(600),
+            "user_id": random.integers(30, 60, 300),
+            "item_id": [f"sku-{n}" for n in random.integers(0, 40, 300)],
+            "timestamp": 1_700_000_000 + np.arange(300),
         }
     ).write_parquet("log.parquet")
     commands, calls = BLOCKS[:2]
@@ -48,7 +48,8 @@ def test_the_quick_start_works_as_printed(tmp_path: Path, monkeypatch: pytest.Mo
         if arguments[0] != "longrec" or arguments[1] == "serve":
             continue
         if arguments[1] == "train":
-            arguments += ["--set", "max_epochs=1", "--set", "dim=8", "--set", "ffn_dim=8"]
+            small = ("max_epochs=1", "dim=8", "ffn_dim=8", "layers=1", "experts=2")
+            arguments += [word for setting in small for word in ("--set", setting)]
         result = CliRunner().invoke(app, arguments[1:])
         assert result.exit_code == 0, f"{line}\n{result.output}\n{result.exception}"
     run, _, store = shlex.split(serve, comments=True)[2:5]

@@ -53,7 +53,7 @@ class Server:
     def __init__(self, settings: Settings, stream: Stream, keys: Keys) -> None:
         self._settings, self._stream = settings, stream
         self.telemetry = Telemetry()
-        self._routes = routes = FastAPI(
+        routes = FastAPI(
             title="longrec",
             version="1",
             summary="Fresh next-item recommendations from very long user histories.",
@@ -62,7 +62,7 @@ class Server:
             docs_url=None,  # these pages load scripts from elsewhere
             redoc_url=None,
         )
-        for method, path, endpoint, answer, *errors in self._table():
+        for method, path, endpoint, answer, *errors in self._routes():
             routes.add_api_route(
                 path,
                 endpoint,
@@ -74,11 +74,12 @@ class Server:
             "/metrics", self.metrics, response_class=Response, responses=problems() | METRICS
         )
         add_error_handlers(routes)
-        self._schema: tuple[Stream, dict[str, Any]] | None = None
-        routes.openapi = self._openapi  # type: ignore[method-assign]
+        routes.openapi = lambda: openapi(  # type: ignore[method-assign]
+            routes, self.service.current.stream
+        )
         self.app: ASGIApp = Admission(routes, settings, keys, self.telemetry)
 
-    def _table(self) -> Iterator[tuple[Any, ...]]:
+    def _routes(self) -> Iterator[tuple[Any, ...]]:
         """Of each route the method, the path, what answers, with what, and errors of its own."""
         user, similar_items = "/v1/users/{user:path}", "/v1/items/{item:path}/similar"
         yield "POST", "/v1/events", self.log_events, schemas.EventsOut, 422
@@ -100,13 +101,6 @@ class Server:
         finally:
             await self.reloader.close()
             await self.service.close()
-
-    def _openapi(self) -> dict[str, Any]:
-        """The schema, made once for each stream that is served."""
-        stream = self.service.current.stream
-        if self._schema is None or self._schema[0] is not stream:
-            self._schema = stream, openapi(self._routes, stream)
-        return self._schema[1]
 
     async def log_events(self, body: schemas.EventsIn, request: Request) -> Response:
         """Log events; once answered they count in every recommendation."""

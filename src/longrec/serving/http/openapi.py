@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from fastapi import FastAPI
@@ -40,8 +41,9 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
+@lru_cache(maxsize=1)
 def openapi(routes: FastAPI, stream: Stream) -> dict[str, Any]:
-    """The schema of all routes, with examples."""
+    """The schema of all routes, with examples; made once for each stream that is served."""
     schema = get_openapi(
         title=routes.title, version=routes.version, summary=routes.summary, routes=routes.routes
     )

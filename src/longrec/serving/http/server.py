@@ -60,11 +60,7 @@ def serve(
         )
     with _listening(settings) as sock:
         stream = open_stream(settings, progress=progress)
-        try:
-            server = Server(settings, stream, keys)
-        except BaseException:
-            stream.close()
-            raise
+        server = Server(settings, stream, keys)
         host, port = sock.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         access_log.start()

@@ -69,7 +69,7 @@ class GroupCommit(Generic[W, R]):
                     job.result = result
         except BaseException as error:  # interrupted
             for job in jobs:
-                job.error = error if job is jobs[0] else error_of_another(error)
+                job.error = error if job is jobs[0] else copy_of_error(error)
             if not jobs:
                 raise
         finally:
@@ -117,10 +117,10 @@ def run_batch(
     try:
         return do(batch)
     except BaseException as error:
-        return [error, *(error_of_another(error) for _ in batch[1:])]
+        return [error, *(copy_of_error(error) for _ in batch[1:])]
 
 
-def error_of_another(error: BaseException) -> BaseException:
+def copy_of_error(error: BaseException) -> BaseException:
     """An exception for a further thread: raising one in two threads mixes their tracebacks."""
     if not isinstance(error, Exception):
         copied: BaseException = LongrecError(
