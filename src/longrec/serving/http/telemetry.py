@@ -17,7 +17,7 @@ from prometheus_client import (
 )
 
 from longrec.serving.stream.stream import Stream
-from longrec.serving.stream.writer import Observed
+from longrec.serving.stream.writer import Counts, Observed
 
 BUCKETS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
@@ -25,6 +25,8 @@ BUCKETS = (
 )
 """Seconds: an event takes some tenths of a millisecond, a Redis that is away up to ten seconds."""
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+OUTCOMES = ("accepted", "duplicate", "unknown", "late")
+"""What becomes of events, as `Counts` has it."""
 STAGES = ("parse", "queue", "log", "rank", "reply")
 
 
@@ -70,7 +72,7 @@ class Telemetry:
             "with an item that the model does not know, and late, earlier than one before.",
             ("outcome",),
         )
-        for outcome in ("accepted", "duplicate", "unknown", "late"):
+        for outcome in OUTCOMES:
             self._events.labels(outcome)
         self.cold = counter("longrec_cold_total", "Recommendations of popular items alone.")
         self.reloads = counter(
@@ -132,12 +134,7 @@ class Telemetry:
 
     def events(self, outcomes: Sequence[Observed]) -> None:
         """What became of events."""
-        for outcome, count in (
-            ("accepted", sum(one.new for one in outcomes)),
-            ("duplicate", sum(not one.new for one in outcomes)),
-            ("unknown", sum(one.new and not one.known for one in outcomes)),
-            ("late", sum(one.new and one.late for one in outcomes)),
-        ):
+        for outcome, count in zip(OUTCOMES, Counts().plus(outcomes), strict=True):
             if count:
                 self._events.labels(outcome).inc(count)
 

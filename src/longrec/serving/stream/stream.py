@@ -14,7 +14,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import polars as pl
 
@@ -40,7 +40,7 @@ from longrec.serving.stream.recommending import (
 )
 from longrec.serving.stream.store_models import register, take_over
 from longrec.serving.stream.user_log import explain_user
-from longrec.serving.stream.writer import Counters, Entry, Observed, Writer
+from longrec.serving.stream.writer import Counts, Entry, Observed, Writer
 
 __all__ = ["Counts", "Observed", "Rebuilt", "Recommendations", "Stream"]
 
@@ -48,19 +48,6 @@ ROWS = 512
 """Events of a frame that are committed together."""
 WARN_AT = 4
 """So many times the context that a model was trained with, and its scores are extrapolated."""
-
-
-class Counts(NamedTuple):
-    """What became of a frame's events.
-
-    accepted : logged; duplicates : not, since their ids were in the log; of the accepted ones
-    unknown : with items that the model does not know; late : earlier than one before them.
-    """
-
-    accepted: int
-    duplicates: int
-    unknown: int
-    late: int
 
 
 class Stream:
@@ -185,11 +172,11 @@ class Stream:
         """
         self._check_open()
         rows = read_rows(frame, user, item, time, event_id, time_unit)
-        counters = Counters()
+        counts = Counts()
         for start in range(0, len(rows), ROWS):
             part = entries_of(rows[start : start + ROWS], self.items)
             try:
-                counters.add(self._submit(part))
+                counts = counts.plus(self._submit(part))
             except LongrecError as error:
                 end = start + len(part)
                 raise type(error)(
@@ -198,7 +185,7 @@ class Stream:
                 ) from error
             if progress:
                 progress(start + len(part), len(rows))
-        return Counts(counters.accepted, counters.duplicates, counters.unknown, counters.late)
+        return counts
 
     def recommend(
         self,
@@ -333,7 +320,7 @@ class Stream:
     def stats(self) -> dict[str, Any]:
         """Figures of the store, and of this stream since it was opened; ready for JSON."""
         self._check_open()
-        engine, store, counters = self.engine, self.store, self.writer.counters
+        engine, store, writer = self.engine, self.store, self.writer
         totals, digest = store.totals(), engine.digest
         return {
             "model": self.artifact.name,
@@ -348,17 +335,14 @@ class Stream:
             "records": totals.records.get(digest, 0),
             "record_bytes": engine.layout.size,
             "bytes": totals.bytes,
-            "accepted": counters.accepted,
-            "duplicates": counters.duplicates,
-            "unknown": counters.unknown,
-            "late": counters.late,
-            "groups": counters.groups,
-            "replayed": counters.replayed + self.ranker.replayed,
+            **writer.counts._asdict(),
+            "groups": writer.groups,
+            "replayed": writer.replayed + self.ranker.replayed,
         }
 
     def _submit(self, rows: Sequence[Entry]) -> list[Observed]:
         observed = self._commits.submit(rows)
-        self._warn_of(self.writer.counters.longest)
+        self._warn_of(self.writer.longest)
         return observed
 
     def _warn_of(self, events: int) -> None:

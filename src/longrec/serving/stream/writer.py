@@ -38,27 +38,27 @@ class Observed(NamedTuple):
     late: bool
 
 
-class Counters:
-    """What a process has counted since a stream was opened.
+class Counts(NamedTuple):
+    """What became of some events.
 
-    Attributes
-    ----------
-    accepted, duplicates, unknown, late : events, as in `Counts`.
-    groups : commits; replayed : events of records that were behind.
-    longest : most known events of a user that was observed.
+    accepted : logged; duplicates : not, since their ids were in the log; of the accepted ones
+    unknown : with items that the model does not know; late : earlier than one before them.
     """
 
-    def __init__(self) -> None:
-        self.accepted = self.duplicates = self.unknown = self.late = 0
-        self.groups = self.replayed = self.longest = 0
+    accepted: int = 0
+    duplicates: int = 0
+    unknown: int = 0
+    late: int = 0
 
-    def add(self, outcomes: Sequence[Observed]) -> None:
-        """Count events."""
-        for new, known, late in outcomes:
-            self.accepted += new
-            self.duplicates += not new
-            self.unknown += new and not known
-            self.late += new and late
+    def plus(self, outcomes: Sequence[Observed]) -> Counts:
+        """The counts of these and of further events."""
+        accepted, duplicates, unknown, late = self
+        for one in outcomes:
+            accepted += one.new
+            duplicates += not one.new
+            unknown += one.new and not one.known
+            late += one.new and one.late
+        return Counts(accepted, duplicates, unknown, late)
 
 
 class Writer:
@@ -66,12 +66,15 @@ class Writer:
 
     Attributes
     ----------
-    counters : of what was logged so far.
+    counts : of the events so far.
+    groups : commits; replayed : events of records that were behind.
+    longest : most known events of a user that was observed.
     """
 
     def __init__(self, store: Store, engine: Engine, items: ItemIndex) -> None:
         self.store, self.engine, self.items = store, engine, items
-        self.counters = Counters()
+        self.counts = Counts()
+        self.groups = self.replayed = self.longest = 0
 
     def entry(self, user: Any, item: Any, time: Any, event_id: Any = None) -> Entry:
         """An event to be logged, of a caller's values; errors as of `Stream.observe`."""
@@ -92,8 +95,8 @@ class Writer:
                 return [error]
             return [outcome for batch in batches for outcome in self.write([batch])]
         outcomes = self._append(entries, users)
-        self.counters.groups += 1
-        self.counters.add(outcomes)
+        self.groups += 1
+        self.counts = self.counts.plus(outcomes)
         ends = np.cumsum([len(batch) for batch in batches]).tolist()
         return [outcomes[end - len(batch) : end] for batch, end in zip(batches, ends, strict=True)]
 
@@ -111,7 +114,7 @@ class Writer:
         records = records_of(self.engine, stored)
         before = int(records["sequence"].sum())
         replayed = catch_up(self.store, self.engine, self.items, keys, stored, records)
-        self.counters.replayed += int(records["sequence"].sum()) - before
+        self.replayed += int(records["sequence"].sum()) - before
         new, late = [], set[int]()
         for numbers, asked, one, clock in zip(
             of_user.values(), event_ids, stored, records[TIME].tolist(), strict=True
@@ -152,7 +155,7 @@ class Writer:
         for numbers, found in zip(filter(None, new), appended, strict=True):
             logged.update(compress(numbers, found.new))
         longest = int((records["sequence"] - records["skipped"]).max())
-        self.counters.longest = max(self.counters.longest, longest)
+        self.longest = max(self.longest, longest)
         return [
             Observed(number in logged, entry.item > 0, number in late)
             for number, entry in enumerate(entries)
