@@ -11,6 +11,7 @@ import torch
 import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mixers.definitions import define_convolution
 from models.small_models import N, make, sequences
 from small_histories import tiny_histories, walks
 from typer.testing import CliRunner
@@ -95,7 +96,7 @@ def test_the_score_is_what_events_bank_and_rest_add_to_it(case):
     aim = (gain - gain.mean()) / (x.var(correction=0) + model.norm.eps).sqrt()
     rest = float(model.norm.bias @ model.items[9] + aim @ model.items[items[-1]] * model.scale)
     for layer, block in enumerate(model.blocks):
-        read, _ = block.mixer.convolution.define(parts[layer, "before"][1][0])
+        read, _ = define_convolution(block.mixer.convolution, parts[layer, "before"][1][0])
         value = read @ block.mixer.inputs.weight.chunk(4)[3].t()
         rest += float(aim @ parts[layer, "ffn"][1][0, -1])
         along = (value * (aim @ block.mixer.output.weight)).unflatten(-1, (block.mixer.heads, -1))

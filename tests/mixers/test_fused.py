@@ -5,14 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 from mixers import mixer_properties as properties
+from mixers.definitions import examples_of
 
-from longrec.mixers import MIXERS, Context
+from longrec.mixers import Context
 
 
 @pytest.mark.parametrize("name", ["softmax", "softmax-bidirectional"])
 def test_padded_rows_take_the_fused_kernel_and_memory_in_proportion(name):
     events, width = 1024, 8
-    mixer = properties.build(MIXERS[name].examples()["two heads"], width, kind=torch.float32)
+    mixer = properties.build(examples_of(name)["two heads"], width, kind=torch.float32)
     x = torch.randn(3, events, width, requires_grad=True)
     with properties.Counter() as counter:
         mixer(x, Context(torch.tensor([events, 0, 700]))).sum().backward()

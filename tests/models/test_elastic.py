@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from mixers.definitions import define_memory
 from mixers.mixer_properties import cost_of
 from torch import Tensor
 
@@ -107,7 +108,7 @@ def by_hand(model: ElasticPaper, items: Tensor) -> Tensor:
     if model.memory is None:
         p = model.experts
     else:
-        read = model.memory.define(x[:-1].mean(0, keepdim=True))
+        read = define_memory(model.memory, x[:-1].mean(0, keepdim=True))
         p = model.memory.norm(model.memory.slots[read.indices[0]]) * read.weights[0][:, None]
     for block in model.blocks:
         mixer = block.mixer

@@ -302,13 +302,6 @@ class ToyMixer(StreamingMixer):
     def step(self, x, state, ctx=Context()):  # noqa: B008
         return self.output(state[0] + x), (state[0] + x,)
 
-    def define(self, x, times=None):
-        raise NotImplementedError
-
-    @classmethod
-    def examples(cls):
-        return {"toy": cls}
-
 
 def test_a_new_mechanism_is_one_class_and_its_registration(monkeypatch):
     monkeypatch.setattr("longrec.models.common.base.MODELS", dict(MODELS))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from mixers import mixer_properties as properties
+from mixers.definitions import examples_of
 from ops.test_dispatcher_cuda import gated_slots
 
-from longrec.mixers import MIXERS, dispatcher
+from longrec.mixers import dispatcher
 from longrec.ops import dispatcher_cuda
 
-EXAMPLES = MIXERS["dispatcher"].examples()
+EXAMPLES = examples_of("dispatcher")
 each_example = pytest.mark.parametrize("name", list(EXAMPLES))
 
 

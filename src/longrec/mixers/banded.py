@@ -9,8 +9,6 @@ its own keys and the W before them, so the cost is O(T W D).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple, cast
 
 import torch
@@ -20,10 +18,9 @@ from longrec.mixers.base import EMPTY, Context, State, StreamingMixer, register_
 from longrec.ops.attention import (
     banded_attention,
     banded_attention_step,
-    naive_attention,
     rotate,
 )
-from longrec.ops.heads import project_plainly, split_heads
+from longrec.ops.heads import split_heads
 
 
 class BandedState(NamedTuple):
@@ -90,19 +87,3 @@ class BandedMixer(StreamingMixer):
         values = torch.cat([past.values[:, :, 1:], v[:, :, None]], dim=2)
         new = BandedState(keys, values, past.count + 1)
         return self.output(banded_attention_step(rotate(q, position), *new)), new
-
-    def define(self, x: Tensor, times: Tensor | None = None) -> tuple[Tensor, State | None]:
-        position = torch.arange(len(x), device=x.device)[:, None]
-        q, k, v = project_plainly(x, self.inputs.weight, 3, self.heads)
-        q, k = rotate(q, position), rotate(k, position)
-        y = naive_attention(q, k, v, band=self.band).flatten(1)
-        last = [
-            torch.cat([p.new_zeros(self.band, *p.shape[1:]), p])[-self.band :].transpose(0, 1)[None]
-            for p in (k, v)
-        ]
-        count = torch.tensor([len(x)], device=x.device)
-        return y @ self.output.weight.t(), BandedState(last[0], last[1], count)
-
-    @classmethod
-    def examples(cls) -> dict[str, Callable[[int], BandedMixer]]:
-        return {"band of 5": partial(cls, heads=2, band=5), "wide": partial(cls, heads=1, band=200)}

@@ -7,7 +7,7 @@ causal mixer at real events never see padding.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -59,8 +59,7 @@ class Mixer(nn.Module, ABC):
     """A layer that mixes information along the time axis of histories.
 
     Subclasses say what they are in class attributes and write `forward`, the parallel form on
-    padded batches. `define` and `examples` are for the property tests, which find a mixer by its
-    registration: the slow definition that `forward` must equal, and what to build for the tests.
+    padded batches. The property tests find a mixer by its registration.
     """
 
     causal: ClassVar[bool]
@@ -72,18 +71,6 @@ class Mixer(nn.Module, ABC):
     @abstractmethod
     def forward(self, x: Tensor, ctx: Context = EMPTY) -> Tensor:
         """Mix x (B, T, D) -> (B, T, D)."""
-
-    @abstractmethod
-    def define(self, x: Tensor, times: Tensor | None = None) -> tuple[Tensor, State | None]:
-        """Mix one whole history x (T, D) slowly, as the paper defines it: ((T, D), final state).
-
-        Projections are plain products here, and the mechanism is the `naive_...` function of ops.
-        """
-
-    @classmethod
-    @abstractmethod
-    def examples(cls) -> Mapping[str, Callable[[int], Mixer]]:
-        """Named constructors, each taking the width, that the property tests go through."""
 
 
 class StreamingMixer(Mixer):

@@ -2,27 +2,24 @@
 
 A fixed set of R experts per head compresses the history; every event reads the experts as they
 stand after it. ELASTIC (arXiv 2408.09380) publishes it bidirectional; here the expert queries are
-static and the running compressions are a state of fixed size. Per head of width d:
+static and the running compressions are a state of fixed size. The score of event t for expert j of
+a head is bounded by a temperature:
 
     s_tj = tau_j <e_j, k_t>,  e_j and k_t of unit norm,  tau_j = 12 sigmoid(a_j)
-    z_tj = sum_{u<=t} w_uj            w = exp(s), discounted by what was forgotten since u
-    P_tj = sum_{u<=t} w_uj [k'_u, v_u] / z_tj
-    y_t  = sum_j softmax_j(<q_t, P_tj.k'> / sqrt d) P_tj.v
+
+longrec.ops.dispatcher says what experts and events make of the scores (the definition, and the form
+for one event); longrec.ops.dispatcher_chunked is the parallel form, and dispatcher_cuda that of
+half precision on a GPU.
 
 Forgetting multiplies all earlier weights of expert j by exp(-min(r_j f_t, 1)) at event t, with
 f = 1 ("events") or log1p of the time gap ("time"): experts start at half-lives from 3 to 3,000
 events, so that one layer holds short-, mid- and lifelong interests. It belongs to the gated slot
 attention family (arXiv 2409.07146).
-
-The forms of it are in longrec.ops: `dispatcher` (definition, one event), `dispatcher_chunked` (the
-parallel form: chunks of C events, matrix products only) and `dispatcher_cuda`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import partial
 from typing import Literal, NamedTuple, cast
 
 import torch
@@ -31,16 +28,17 @@ from torch.nn.functional import normalize, pad
 
 from longrec.mixers.base import EMPTY, Context, State, StreamingMixer, register_mixer
 from longrec.mixers.short_conv import ShortConvolution
-from longrec.ops.dispatcher import MIN_WEIGHT, dispatcher_step, naive_experts, naive_read
+from longrec.ops.dispatcher import MIN_WEIGHT, dispatcher_step
 from longrec.ops.dispatcher_chunked import LOG2_E, ChunkInputs, dispatcher_by_chunks
 from longrec.ops.dispatcher_cuda import dispatcher_by_kernel, kernel_dtype
-from longrec.ops.heads import into_heads, out_of_heads, project_plainly
+from longrec.ops.heads import into_heads, out_of_heads
 
 Forgetting = Literal["events", "time", "none"]
 MAX_TEMPERATURE = 12.0
 MAX_CHUNK = 48
 """exp(12 + 48 * 1) fits float32; with up to 1 forgotten per event, longer chunks are unsafe."""
 NEVER = torch.iinfo(torch.int64).min
+"""The time of the last event where there was none."""
 
 
 class DispatcherState(NamedTuple):
@@ -172,7 +170,7 @@ class DispatcherMixer(StreamingMixer):
         return out_of_heads(y.to(x.dtype), self.output.weight)[:, : x.shape[1]]
 
     def step(self, x: Tensor, state: State, ctx: Context = EMPTY) -> tuple[Tensor, State]:
-        read = self.read_experts_once(x, cast(DispatcherState, state), ctx)
+        read = self.read_experts_step(x, cast(DispatcherState, state), ctx)
         return self.output(read.y.flatten(1).to(x.dtype)), cast(DispatcherState, read.state)
 
     def read_experts(
@@ -198,7 +196,7 @@ class DispatcherMixer(StreamingMixer):
                 ends = x.new_full((1,), events) if lengths is None else lengths
                 is_real = (torch.arange(chunks * size, device=x.device) < ends[:, None]).to(z)
         padded = pad(x, (0, 0, 0, missing)) if missing else x
-        parts = self._parts(padded, None if past is None else past.convolution)
+        parts = self._project_in(padded, None if past is None else past.convolution)
         q, k, pairs = (part.to(torch.promote_types(x.dtype, torch.float32)) for part in parts)
         forget, time = self._forget(x, None if past is None else past.time, lengths, ctx.times)
         inputs = ChunkInputs(
@@ -223,7 +221,7 @@ class DispatcherMixer(StreamingMixer):
     ) -> ExpertRead:
         """The same through a CUDA kernel, which computes in `dtype`."""
         lengths = None if past is None else ctx.lengths
-        parts = self._parts(x, None if past is None else past.convolution)
+        parts = self._project_in(x, None if past is None else past.convolution)
         q, k, pairs = (part.transpose(0, 1) for part in parts)
         before = cast(DispatcherState, self.initial_state(len(x))) if past is None else past
         forget, time = self._forget(x, before.time, lengths, ctx.times)
@@ -246,7 +244,7 @@ class DispatcherMixer(StreamingMixer):
             state = DispatcherState(mean, log_weight, last, time)
         return ExpertRead(parts[0], y.transpose(0, 1), None, state)
 
-    def read_experts_once(self, x: Tensor, past: DispatcherState, ctx: Context) -> ExpertRead:
+    def read_experts_step(self, x: Tensor, past: DispatcherState, ctx: Context) -> ExpertRead:
         """The same for one event x (B, D): q and y (B, H, d), logits (B, H, R)."""
         h, last = self.convolution.step(x, past.convolution)
         q, k, k2, v = (part.unflatten(-1, (self.heads, -1)) for part in self.inputs(h).chunk(4, -1))
@@ -262,7 +260,7 @@ class DispatcherMixer(StreamingMixer):
 
     def reader(self, x: Tensor, state: State, ctx: Context = EMPTY) -> Reader:
         """How the event x (B, D) that follows `state` reads; `ctx.times` is (B,)."""
-        read = self.read_experts_once(x, cast(DispatcherState, state), ctx)
+        read = self.read_experts_step(x, cast(DispatcherState, state), ctx)
         log_weight = cast(DispatcherState, read.state).log_weight
         log_share = cast(Tensor, read.logits).log_softmax(-1) - log_weight
         return Reader(log_share, torch.zeros_like(read.y[..., 0]), torch.zeros_like(read.y))
@@ -282,7 +280,7 @@ class DispatcherMixer(StreamingMixer):
             if that is the last of them: to go through a history in windows, begin at its end.
         """
         past = cast(DispatcherState, state)
-        parts = self._parts(x, past.convolution)
+        parts = self._project_in(x, past.convolution)
         _, k, pairs = (part.transpose(0, 1).to(past.mean.dtype) for part in parts)
         scores, value = self._scores(k), pairs.chunk(2, dim=-1)[1]
         forget = self._forget(x, past.time, None, ctx.times)[0].expand(-1, -1, x.shape[1], -1)
@@ -294,7 +292,7 @@ class DispatcherMixer(StreamingMixer):
         mass = (reader.log_share[:, :, None] + scores - since).exp().sum(-1)
         return Attention(mass, value, since[:, :, 0] + forget[:, :, 0])
 
-    def _parts(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, ...]:
+    def _project_in(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, ...]:
         """q, k (H, B, T, d) and [k', v] (H, B, T, 2 d) of x (B, T, D)."""
         width = x.shape[2] // self.heads
         weight = self.inputs.weight.view(4, self.heads, width, -1).transpose(0, 1).flatten(1, 2)
@@ -346,46 +344,3 @@ class DispatcherMixer(StreamingMixer):
         scaled = (gap.to(rate.dtype) / self.time_scale).log1p()[:, None, :, None]
         end = clock[:, -1:] if lengths is None else clock.gather(1, lengths[:, None])
         return (rate * scaled).clamp_max(1), end[:, 0]
-
-    def define(self, x: Tensor, times: Tensor | None = None) -> tuple[Tensor, State | None]:
-        q, experts, state = self.define_experts(x, times)
-        return naive_read(q, experts).flatten(1) @ self.output.weight.t(), state
-
-    def define_experts(
-        self, x: Tensor, times: Tensor | None
-    ) -> tuple[Tensor, Tensor, DispatcherState]:
-        """Of x (T, D): q (T, H, d), the experts after each event (T, H, R, 2 d), the last state."""
-        h, last_inputs = self.convolution.define(x)
-        q, k, k2, v = project_plainly(h, self.inputs.weight, 4, self.heads)
-        tau = MAX_TEMPERATURE / (1 + (-self.temperature).exp())
-        e = self.experts / self.experts.norm(dim=-1, keepdim=True)
-        k = k / k.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-        scores = tau * torch.einsum("hrd,thd->thr", e, k)
-        forget = torch.zeros_like(scores)
-        if self.forgetting != "none":
-            f = torch.ones(len(x), 1, 1, dtype=x.dtype)
-            if self.forgetting == "time":
-                assert times is not None
-                for t in range(len(x)):
-                    gap = max(0, int(times[t] - times[:t].max())) if t else 0
-                    f[t] = math.log1p(gap / self.time_scale)
-            forget = (self.log_rate.exp() * f).clamp_max(1)
-        before = cast(DispatcherState, DispatcherMixer.initial_state(self, 1))
-        experts, log_weight = naive_experts(
-            torch.cat([k2, v], -1).transpose(0, 1)[None],
-            scores.transpose(0, 1)[None],
-            forget.expand_as(scores).transpose(0, 1)[None],
-            before.mean,
-            before.log_weight,
-        )
-        experts = experts[0].transpose(0, 1)
-        time = times.max()[None] if self.reads_times and times is not None else before.time
-        return q, experts, DispatcherState(experts[-1:], log_weight, last_inputs, time)
-
-    @classmethod
-    def examples(cls) -> dict[str, Callable[[int], DispatcherMixer]]:
-        return {
-            "default": partial(cls, experts=5),
-            "plain": partial(cls, experts=4, forgetting="none", convolution=0),
-            "by time": partial(cls, heads=1, experts=3, forgetting="time", chunk=7),
-        }

@@ -11,16 +11,12 @@ stands alone has experts of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from longrec.mixers.base import EMPTY, Context, Mixer, State, register_mixer
-from longrec.ops.attention import naive_attention
-from longrec.ops.heads import join_heads, project_plainly, split_heads
+from longrec.mixers.base import EMPTY, Context, Mixer, register_mixer
+from longrec.ops.heads import join_heads, split_heads
 
 
 @register_mixer("dispatcher-bidirectional")
@@ -58,15 +54,3 @@ class BidirectionalDispatcherMixer(Mixer):
         new = join_heads(scaled_dot_product_attention(aim, k, v, mask))
         key, value = (split_heads(part, self.heads) for part in self.gathered(new).chunk(2, dim=-1))
         return join_heads(scaled_dot_product_attention(q, key, value)), new
-
-    def define(self, x: Tensor, times: Tensor | None = None) -> tuple[Tensor, State | None]:
-        assert self.experts is not None
-        k, v, q = project_plainly(x, self.inputs.weight, 3, self.heads)
-        (aim,) = project_plainly(self.experts, self.aim.weight, 1, self.heads)
-        new = naive_attention(aim, k, v, causal=False).flatten(1)
-        key, value = project_plainly(new, self.gathered.weight, 2, self.heads)
-        return naive_attention(q, key, value, causal=False).flatten(1), None
-
-    @classmethod
-    def examples(cls) -> dict[str, Callable[[int], BidirectionalDispatcherMixer]]:
-        return {"one head": partial(cls, heads=1, experts=4), "two heads": partial(cls, experts=5)}

@@ -15,8 +15,6 @@ serves a state, are ours.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -32,8 +30,7 @@ from longrec.mixers.dispatcher import (
     Reader,
 )
 from longrec.mixers.product_keys import InterestMemory, MemoryRead
-from longrec.ops.dispatcher import naive_read, read_pairs
-from longrec.ops.heads import project_plainly
+from longrec.ops.dispatcher import read_pairs
 
 
 class MemoryState(NamedTuple):
@@ -126,10 +123,10 @@ class MemoryDispatcherMixer(DispatcherMixer):
         slots = past.slots[:, None].expand(-1, blocks, -1)
         weights = past.weights[:, None].expand(-1, blocks, -1)
         retrieves = (past.count[:, None] + event + 1) % every == 0
-        row, at = (retrieves & (event < lengths[:, None])).nonzero(as_tuple=True)
-        found = self.memory(self._question(y_experts[row, :, at].flatten(1), x.dtype))
-        slots = slots.index_put((row, block[row, at]), found.indices)
-        weights = weights.index_put((row, block[row, at]), found.weights.to(weights.dtype))
+        row, column = (retrieves & (event < lengths[:, None])).nonzero(as_tuple=True)
+        found = self.memory(self._question(y_experts[row, :, column].flatten(1), x.dtype))
+        slots = slots.index_put((row, block[row, column]), found.indices)
+        weights = weights.index_put((row, block[row, column]), found.weights.to(weights.dtype))
 
         last_block = (position[:, 0] + lengths - 1).clamp_min(0) // size
         number = torch.arange(blocks, device=x.device)
@@ -162,7 +159,7 @@ class MemoryDispatcherMixer(DispatcherMixer):
     ) -> tuple[ExpertRead, Tensor, Tensor, MemoryState]:
         """What one event x (B, D) reads from the experts, and from the slots (B, H, d); the share
         of the former (B, H); the state after it."""
-        read = self.read_experts_once(x, past.experts, ctx)
+        read = self.read_experts_step(x, past.experts, ctx)
         count, slots, weights = past.count + 1, past.slots, past.weights
         # Asked at every event though used at every 64th: no branch on data, so that a step can be
         # recorded (and costs the same each time).
@@ -201,31 +198,6 @@ class MemoryDispatcherMixer(DispatcherMixer):
             part.unflatten(-1, (self.heads, -1)) for part in self.recall(found).chunk(2, -1)
         )
         return torch.cat([key, value], dim=-1).transpose(1, 2)
-
-    def define(self, x: Tensor, times: Tensor | None = None) -> tuple[Tensor, State | None]:
-        q, experts, expert_state = self.define_experts(x, times)
-        y, empty = naive_read(q, experts).flatten(1), cast(MemoryState, self.initial_state(1))
-        rows, slots, weights = [], empty.slots, empty.weights
-        for t in range(len(x)):
-            row = y[t]
-            if (t + 1) % self.every == 0:
-                norm = row.norm().clamp_min(1e-12)
-                slots, weights = self.memory.define((row / norm * len(row) ** 0.5)[None])
-            if t + 1 >= self.every:
-                found = self.memory.norm(self.memory.slots[slots[0]]) * weights[0][:, None]
-                pairs = torch.cat(project_plainly(found, self.recall.weight, 2, self.heads), -1)
-                row = naive_read(q[t], torch.cat([experts[t], pairs.transpose(0, 1)], 1)).flatten()
-            rows.append(row)
-        state = MemoryState(expert_state, slots, weights, torch.tensor([len(x)]))
-        return torch.stack(rows) @ self.output.weight.t(), state
-
-    @classmethod
-    def examples(cls) -> dict[str, Callable[[int], DispatcherMixer]]:
-        small = partial(cls, experts=3, slots=64, topk=4)
-        return {
-            "every 8": partial(small, every=8),
-            "every 64, by time": partial(small, forgetting="time", chunk=7, balance=False),
-        }
 
 
 def _gather_events(x: Tensor, position: Tensor) -> Tensor:

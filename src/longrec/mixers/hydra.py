@@ -12,9 +12,7 @@ output's root mean square ("rms") before the residual; "none" is the paper.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import NamedTuple, cast
 
 import torch
@@ -23,7 +21,7 @@ from torch import Tensor, nn
 from longrec.mixers.base import EMPTY, Context, Mixer, State, StreamingMixer, register_mixer
 from longrec.mixers.short_conv import ShortConvolution
 from longrec.ops.heads import into_heads
-from longrec.ops.hydra import Normalise, causal_hydra, naive_hydra, phi, read_sums, sum_type
+from longrec.ops.hydra import Normalise, causal_hydra, phi, read_sums, sum_type
 
 
 class HydraState(NamedTuple):
@@ -103,21 +101,6 @@ class HydraMixer(StreamingMixer):
         new = HydraState(past.sum + phi(k) * v, past.count + 1, inputs)
         return self.output(read_sums(q, new.sum, new.count, self.normalise)), new
 
-    def define(self, x: Tensor, times: Tensor | None = None) -> tuple[Tensor, State | None]:
-        h, inputs = self.convolution.define(x)
-        q, k, v = (h @ w.t() for w in self.inputs.weight.chunk(3))
-        y, total = naive_hydra(q, k, v, self.normalise)
-        state = HydraState(total[None], x.new_full((1,), len(x)), inputs)
-        return y @ self.output.weight.t(), state
-
-    @classmethod
-    def examples(cls) -> dict[str, Callable[[int], HydraMixer]]:
-        return {
-            "paper": partial(cls, normalise="none", convolution=0),
-            "count": partial(cls, normalise="count", convolution=0),
-            "default": cls,
-        }
-
 
 @register_mixer("hydra-bidirectional")
 class BidirectionalHydraMixer(Mixer):
@@ -149,16 +132,3 @@ class BidirectionalHydraMixer(Mixer):
             count = mask.sum(1, keepdim=True).clamp_min(1).to(pairs.dtype)
         y = read_sums(q, pairs.sum(1, keepdim=True), count, self.normalise)
         return cast(Tensor, self.output(y))
-
-    def define(self, x: Tensor, times: Tensor | None = None) -> tuple[Tensor, State | None]:
-        q, k, v = (x @ w.t() for w in self.inputs.weight.chunk(3))
-        y, _ = naive_hydra(q, k, v, self.normalise, causal=False)
-        return y @ self.output.weight.t(), None
-
-    @classmethod
-    def examples(cls) -> dict[str, Callable[[int], BidirectionalHydraMixer]]:
-        return {
-            "paper": partial(cls, normalise="none"),
-            "count": partial(cls, normalise="count"),
-            "default": cls,
-        }

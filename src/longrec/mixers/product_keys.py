@@ -22,7 +22,7 @@ read too often.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, layer_norm
 
-from longrec.ops.product_keys import give_gradient, naive_top_slots, top_slots
+from longrec.ops.product_keys import give_gradient, top_slots
 
 SPARSE_ROWS = 1 << 14
 """Tables of at least so many rows have sparse gradients and are updated row by row."""
@@ -79,32 +79,10 @@ class InterestMemory(nn.Module):
 
     def forward(self, u: Tensor) -> MemoryRead:
         """Find the slots for questions u (n, D)."""
-        halves = self._questions(u).unflatten(-1, (2, -1)).transpose(0, 1)  # (2, n, D / 2)
-        return self._answer(halves @ self.keys.transpose(1, 2), top_slots)
-
-    def vectors(self, read: MemoryRead) -> Tensor:
-        """What was read, weighted: (n, k, D)."""
-        found = self.norm(embedding(read.indices, self.slots, sparse=self.sparse))
-        return cast(Tensor, found * read.weights[..., None])
-
-    def define(self, u: Tensor) -> MemoryRead:
-        """The same as forward, by scoring every slot."""
-        halves = self._questions(u).chunk(2, dim=-1)
-        scores = [q @ keys.t() for q, keys in zip(halves, self.keys, strict=True)]
-        return self._answer(torch.stack(scores), naive_top_slots)
-
-    def _questions(self, u: Tensor) -> Tensor:
-        """[q1; q2] of u (n, D); while training, the centre gets its gradient."""
-        q = layer_norm(self.query(u), self.centre.shape)
-        centre = BALANCE_REACH * self.centre.detach()
-        if self.balance and self.training:
-            q = give_gradient(q, self.centre, (centre - q.detach()).sum(0) * BALANCE_SCALE)
-        return cast(Tensor, self.query_norm(q - centre))
-
-    def _answer(self, scores: Tensor, search: Callable[[Tensor, int], Tensor]) -> MemoryRead:
-        """What is read by scores (2, n, S); while training, the biases get their gradient."""
+        questions = self._questions(u).unflatten(-1, (2, -1)).transpose(0, 1)  # (2, n, D / 2)
+        scores = questions @ self.keys.transpose(1, 2)  # (2, n, S), S the root of M
         with torch.no_grad():
-            halves = search(scores + BALANCE_REACH * self.bias[:, None], self.topk)  # (2, n, k)
+            halves = top_slots(scores + BALANCE_REACH * self.bias[:, None], self.topk)  # (2, n, k)
         weights = self.topk * scores.gather(2, halves).sum(0).softmax(-1)
         if self.balance and self.training:
             use = torch.zeros_like(self.bias, requires_grad=False)
@@ -113,6 +91,19 @@ class InterestMemory(nn.Module):
             above_mean = use / self.topk - scores.shape[1] / self.side
             weights = give_gradient(weights, self.bias, above_mean * BALANCE_SCALE)
         return MemoryRead(halves[0] * self.side + halves[1], weights)
+
+    def vectors(self, read: MemoryRead) -> Tensor:
+        """What was read, weighted: (n, k, D)."""
+        found = self.norm(embedding(read.indices, self.slots, sparse=self.sparse))
+        return cast(Tensor, found * read.weights[..., None])
+
+    def _questions(self, u: Tensor) -> Tensor:
+        """[q1; q2] of u (n, D); while training, the centre gets its gradient."""
+        q = layer_norm(self.query(u), self.centre.shape)
+        centre = BALANCE_REACH * self.centre.detach()
+        if self.balance and self.training:
+            q = give_gradient(q, self.centre, (centre - q.detach()).sum(0) * BALANCE_SCALE)
+        return cast(Tensor, self.query_norm(q - centre))
 
 
 def check_memory(slots: int, topk: int, dim: int) -> None:

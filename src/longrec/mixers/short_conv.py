@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from longrec.ops.short_conv import convolve_step, last_inputs, naive_convolution
+from longrec.ops.short_conv import convolve_step, last_inputs
 
 
 class ShortConvolution(nn.Module):
@@ -40,8 +40,3 @@ class ShortConvolution(nn.Module):
     def step(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, D) after `past` -> (B, D) and the new state."""
         return convolve_step(x, past, self.weight.t()) if self.width else (x, past)
-
-    def define(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """One history x (T, D) -> (T, D), and the state after it with a batch axis."""
-        last = torch.cat([self.initial_state(1)[0], x])[len(x) :][None]
-        return naive_convolution(x, self.weight.t()), last

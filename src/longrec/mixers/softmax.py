@@ -10,15 +10,11 @@ quadratic path, so models drop the output instead.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from longrec.mixers.base import EMPTY, Context, Mixer, State, register_mixer
-from longrec.ops.attention import naive_attention
-from longrec.ops.heads import join_heads, project_plainly, split_heads
+from longrec.mixers.base import EMPTY, Context, Mixer, register_mixer
+from longrec.ops.heads import join_heads, split_heads
 
 
 @register_mixer("softmax")
@@ -49,15 +45,6 @@ class SoftmaxMixer(Mixer):
         mixed = scaled_dot_product_attention(q, k, v, mask, is_causal=self.causal)
         y: Tensor = self.output(join_heads(mixed))
         return y
-
-    def define(self, x: Tensor, times: Tensor | None = None) -> tuple[Tensor, State | None]:
-        q, k, v = project_plainly(x, self.inputs.weight, 3, self.heads)
-        y = naive_attention(q, k, v, causal=self.causal).flatten(1)
-        return y @ self.output.weight.t(), None
-
-    @classmethod
-    def examples(cls) -> dict[str, Callable[[int], SoftmaxMixer]]:
-        return {"one head": partial(cls, heads=1), "two heads": partial(cls, heads=2)}
 
 
 @register_mixer("softmax-bidirectional")

@@ -27,11 +27,6 @@ def join_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
-def project_plainly(x: Tensor, weight: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
-    """x (T, D) times `parts` stacked matrices, as definitions write it: each (T, H, d)."""
-    return tuple((x @ w.t()).unflatten(-1, (heads, -1)) for w in weight.chunk(parts))
-
-
 def into_heads(
     x: Tensor,
     weight: Tensor,

@@ -7,7 +7,7 @@ time of all the rest, which no mixer can get below.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import fields
 from inspect import Parameter, signature
 from typing import Any, cast
@@ -61,13 +61,6 @@ class FreeMixer(StreamingMixer):
 
     def step(self, x: Tensor, state: State, ctx: Context = EMPTY) -> tuple[Tensor, State]:
         return x, state
-
-    def define(self, x: Tensor, times: Tensor | None = None) -> tuple[Tensor, State | None]:
-        return x, ()
-
-    @classmethod
-    def examples(cls) -> Mapping[str, Callable[[int], Mixer]]:
-        return {"free": lambda dim: cls()}
 
 
 def mixer_names() -> list[str]:
