@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -273,11 +274,11 @@ def test_a_process_that_leaves_nothing_has_failed(histories, tmp_path, monkeypat
     ],
 )
 def test_what_serving_keeps_of_a_user(name, settings, kept, words):
-    from longrec.config.parse import parse_settings, settings_of
+    from longrec.config.parse import parse_settings
 
     model, training = parse_settings(name, settings)
     found = sizes_of(
-        {"model": name, "model_config": settings_of(model), "train_config": settings_of(training),
+        {"model": name, "model_config": asdict(model), "train_config": asdict(training),
          "items": 1000}
     )  # fmt: skip
     assert (found["keeps"], found["parameters"] is None) == (words, name == "popularity")

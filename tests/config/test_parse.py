@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import pytest
 
 from longrec.config.describe import describe_model, describe_models
-from longrec.config.parse import check_model, parse_assignments, parse_settings, settings_of
+from longrec.config.parse import check_model, parse_assignments, parse_settings
 from longrec.config.training import TrainConfig
 from longrec.core.errors import UsageError
 from longrec.models import MODELS, build_model
@@ -34,7 +35,7 @@ def test_a_value_named_none_is_not_the_word_for_nothing():
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_defaults_survive_json(name):
     model, training = parse_settings(name, {})
-    written = json.loads(json.dumps(settings_of(model) | settings_of(training)))
+    written = json.loads(json.dumps(asdict(model) | asdict(training)))
     assert parse_settings(name, written) == (model, training)
 
 
@@ -44,16 +45,16 @@ def test_every_model_is_described_and_builds_from_its_defaults(name):
     json.dumps(entry)
     assert entry["summary"]
     keys = {row["key"]: row["default"] for row in entry["model_settings"]}
-    assert keys == settings_of(parse_settings(name, {})[0])
-    assert {row["key"] for row in entry["training_settings"]} == set(settings_of(TrainConfig()))
+    assert keys == asdict(parse_settings(name, {})[0])
+    assert {row["key"] for row in entry["training_settings"]} == set(asdict(TrainConfig()))
     assert build_model(name, parse_settings(name, {})[0], 5).n_items == 5
     assert name in [row["model"] for row in describe_models()]
 
 
 def test_keys_of_two_configs_never_collide():
-    training = set(settings_of(TrainConfig()))
+    training = set(asdict(TrainConfig()))
     for name in MODELS:
-        assert not training & set(settings_of(parse_settings(name, {})[0])), name
+        assert not training & set(asdict(parse_settings(name, {})[0])), name
 
 
 @pytest.mark.parametrize(

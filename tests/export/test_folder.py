@@ -56,7 +56,7 @@ def quick(kept, monkeypatch) -> None:
     """Graphs that were written once are copied: what is tested is the folder."""
     graphs = EXPORT.read(kept)["graphs"]
 
-    def write(graph: Graph, folder: Path, window: int | None) -> dict[str, Any]:
+    def write(graph: Graph, folder: Path) -> dict[str, Any]:
         (folder / f"{graph.name}.onnx").write_bytes((kept / f"{graph.name}.onnx").read_bytes())
         return graphs[graph.name]
 

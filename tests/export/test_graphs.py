@@ -155,7 +155,7 @@ def test_one_step_of_elastic_by_time(tmp_path):
     """Its prefill takes many times as long to export, and is for the slow suite."""
     rec = small("elastic by time")
     np.save(tmp_path / TABLE, rec.item_vectors().numpy())
-    write_graph(graphs_of(rec.model, None)[0], tmp_path, None)
+    write_graph(graphs_of(rec.model, None)[0], tmp_path)
     items, times = histories(3, 12)
     layout, empty_state = layout_of(rec.model), flat(rec.model.initial_state(3))
     state = dict(zip(layout.fields, (part.numpy() for part in empty_state), strict=True))

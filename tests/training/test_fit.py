@@ -18,8 +18,9 @@ from longrec.evaluation.rank_targets import rank_targets
 from longrec.mixers import product_keys as memory
 from longrec.models import MODELS
 from longrec.training import fit as fitting
-from longrec.training.fit import draw_targets, fit
+from longrec.training.fit import fit
 from longrec.training.losses import full_cross_entropy
+from longrec.training.validation import draw_targets, validation_metrics
 
 
 @pytest.fixture
@@ -30,7 +31,11 @@ def histories(make_histories, ring):
 
 
 @pytest.mark.parametrize("name", ["elastic", "hydrarec", "sasrec-rotary"])
-def test_windows_with_carried_state_give_the_loss_of_whole_histories(tmp_path, histories, name):
+def test_windows_with_carried_state_give_the_loss_of_whole_histories(
+    tmp_path, make_histories, ring, name
+):
+    rows = ring(12, 30, 3, 40)
+    histories = make_histories(rows, [[n * 50 for n in range(len(row))] for row in rows], 30)
     model = model_of(name, 30)
     split = leave_one_out(histories)
 
@@ -102,8 +107,7 @@ def test_the_model_is_left_with_its_best_weights(tmp_path, histories, average):
     result = run_of(model, histories, tmp_path, max_epochs=6, learning_rate=0.2, average=average)
     assert not model.training
     ranks = rank_targets(model, histories, leave_one_out(histories).validation)
-    metrics = fitting._metrics(ranks)
-    assert {k: metrics[k] for k in ("ndcg@10", "hr@10")} == result.validation
+    assert validation_metrics(ranks) == result.validation
 
 
 def test_the_number_of_workers_changes_nothing(tmp_path, histories):
@@ -184,7 +188,7 @@ def test_weights_to_start_from_are_validated_and_kept_if_nothing_is_better(tmp_p
     run_of(model, histories, tmp_path, max_epochs=12)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     split = leave_one_out(histories)
-    metrics = fitting._metrics(rank_targets(model, histories, split.validation))
+    metrics = validation_metrics(rank_targets(model, histories, split.validation))
     told = []
     config = TrainConfig(**QUICK | {"learning_rate": 0.5, "average": 0.0})
     result = fit(
@@ -193,7 +197,7 @@ def test_weights_to_start_from_are_validated_and_kept_if_nothing_is_better(tmp_p
     first = result.rows[0]
     assert (first.epoch, first.step, first.events, first.loss) == (0, 0, 0, None)
     assert first.ndcg10 == metrics["ndcg@10"] > max(row.ndcg10 for row in result.rows[1:])
-    assert result.validation == {k: metrics[k] for k in ("ndcg@10", "hr@10")}
+    assert result.validation == metrics
     assert [row.epoch for row in result.rows] == [0, 1, 2]
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]), name

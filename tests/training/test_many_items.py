@@ -152,11 +152,11 @@ def test_the_full_loss_updates_every_row(tmp_path, histories):
 
 def test_rows_learn_as_fast_as_all_of_them(tmp_path, make_histories, ring, monkeypatch):
     """With momentum only where a row is touched, seldom rows moved a tenth and this fell behind."""
-    histories, found = make_histories(ring(150, 600, 30, 60), n_items=600), []
+    histories, found = make_histories(ring(60, 300, 30, 50), n_items=300), []
     for few in (False, True):
         monkeypatch.setattr(fitting, "reads_few_items", lambda config, n_items, few=few: few)
-        model = model_of("hydrarec", 600, **SMALL)
+        model = model_of("hydrarec", 300, **SMALL)
         training = {"loss": "sampled", "negatives": 32, "max_epochs": 8, "batch_tokens": 300}
         found.append(run_of(model, histories, tmp_path / str(few), **training).rows[-1].loss)
     dense, by_rows = found
-    assert by_rows < 1.05 * dense < 0.95 * 6.4  # log 600: nothing learnt
+    assert by_rows < 1.05 * dense < 0.95 * 5.7  # log 300: nothing learnt

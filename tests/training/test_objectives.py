@@ -48,7 +48,7 @@ def test_masked_items_are_learnt(tmp_path, tastes, name):
 def test_prefixes_are_learnt(tmp_path, histories, name):
     counted = run_of(model_of("popularity", 30), histories, tmp_path)
     model = model_of(name, 30, **SMALL, targets="last")
-    result = run_of(model, histories, tmp_path, max_epochs=15, prefixes=6, window=8)
+    result = run_of(model, histories, tmp_path, max_epochs=12, prefixes=4, window=8)
     assert result.rows[-1].loss < 0.8 * result.rows[0].loss
     assert result.validation["ndcg@10"] > counted.validation["ndcg@10"] + 0.1
 
@@ -88,12 +88,13 @@ def test_each_target_of_a_user_is_ranked_from_what_stands_before_it(histories, n
 
 @pytest.mark.parametrize(
     ("name", "loss", "epochs"),
-    [("hydrarec", "gbce", 40), ("bert4rec", "bce", 10)],
+    [("hydrarec", "gbce", 25), ("bert4rec", "bce", 10)],
 )
 def test_pairwise_losses_learn(tmp_path, tastes, name, loss, epochs):
     """gBCE first lowers all scores to the base rate, and only then tells items apart."""
     counted = run_of(model_of("popularity", 30), tastes, tmp_path)
     settings = {"max_epochs": epochs, "patience": epochs, "loss": loss, "negatives": 15}
+    settings["learning_rate"] = 2e-2
     result = run_of(model_of(name, 30), tastes, tmp_path, **settings)
     assert result.rows[-1].loss < 0.8 * result.rows[0].loss
     assert result.validation["ndcg@10"] > counted.validation["ndcg@10"] + 0.2

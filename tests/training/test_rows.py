@@ -102,11 +102,11 @@ def test_random_touches_are_the_stated_rule(weight_decay):
 
 
 def test_float32_does_not_drift():
-    """Thousands of small decays, one by one or at once, keep their size, and so do averages."""
-    dense, lazy = pair(6, 8, 0.01, torch.float32)
+    """A thousand small decays, one by one or at once, keep their size, and so do averages."""
+    dense, lazy = pair(3, 8, 0.01, torch.float32)
     exact = PlainRows(dense.table.double(), dense.average.double(), *BETAS, 0.01)
-    for number in range(2000):
-        rows = torch.tensor([number % 2]) if number < 500 or number % 7 else torch.arange(6)
+    for number in range(1000):
+        rows = torch.tensor([number % 2]) if number < 500 or number % 7 else torch.arange(3)
         gradient = torch.zeros(len(rows), 8)
         lazy.step(rows, gradient, number, 1e-3, 0.999)
         exact.step(rows, gradient.double(), number, 1e-3, 0.999)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -13,7 +13,7 @@ import polars as pl
 import torch
 
 from longrec.artifact.folder import digest_of_weights, read_folder, write_folder
-from longrec.config.parse import parse_settings, settings_of
+from longrec.config.parse import parse_settings
 from longrec.config.training import TrainConfig
 from longrec.core.errors import DataError, UsageError
 from longrec.data.catalog import Catalog, as_ids
@@ -88,8 +88,8 @@ class Artifact:
         folder = Path(folder)
         config = {
             "model": self.name,
-            "model_config": settings_of(self.model_config),
-            "train_config": settings_of(self.train_config),
+            "model_config": asdict(self.model_config),
+            "train_config": asdict(self.train_config),
             "base_items": self.base_items,
         }
         write_folder(folder, config, self.model.state_dict(), self.catalog, self.provenance)
@@ -106,7 +106,7 @@ class Artifact:
         if isinstance(self.model, SequenceModel):
             end = (self.base_items or self.catalog.n_items) + 1
             weights |= {name: weights[name][:end] for name in self.model.item_tables()}
-        return digest_of_weights(weights, model=self.name, config=settings_of(self.model_config))
+        return digest_of_weights(weights, model=self.name, config=asdict(self.model_config))
 
     @cached_property
     def catalog_version(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -93,8 +93,3 @@ def parse_assignments(texts: list[str]) -> dict[str, str]:
             raise UsageError(f"--set gives {key!r} twice")
         values[key] = value
     return values
-
-
-def settings_of(config: Any) -> dict[str, Any]:
-    """A config as a dict of plain values, ready for JSON."""
-    return asdict(config)

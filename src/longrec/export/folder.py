@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -24,7 +25,6 @@ import torch
 
 from longrec.artifact.artifact import Artifact
 from longrec.artifact.provenance import command, commit
-from longrec.config.parse import settings_of
 from longrec.core.errors import UsageError
 from longrec.core.machine import versions
 from longrec.core.sealed import SealedKind
@@ -91,7 +91,13 @@ def export(artifact: Artifact, folder: str | Path, progress: Progress | None = N
             f"the model is in {model.items.dtype} on {model.device}; an export is of float32 on "
             "the CPU: load the run again"
         )
-    _check_packages()
+    for package in NEEDED:
+        try:
+            import_module(package)
+        except ModuleNotFoundError as error:
+            raise UsageError(
+                f"exporting needs the package {error.name}: pip install 'longrec[export]'"
+            ) from error
     with EXPORT.writing(Path(folder), overwrite=True) as work:
         return _write(work, artifact, model, progress or (lambda done, total, words: None))
 
@@ -107,14 +113,14 @@ def _write(work: Path, artifact: Artifact, model: SequenceModel, progress: Progr
     written = {}
     for number, graph in enumerate(graphs, 1):
         progress(number, parts, f"{graph.name} to ONNX")
-        written[graph.name] = write_graph(graph, work, window)
+        written[graph.name] = write_graph(graph, work)
     index = _copy_index(artifact, work)
     progress(parts - 1, parts, "ONNX Runtime against PyTorch")
     parity = check_parity(model, work, window)
     about: Manifest = {
         "longrec": versions()["longrec"],
         "model": artifact.name,
-        "settings": settings_of(artifact.model_config),
+        "settings": asdict(artifact.model_config),
         "state_digest": artifact.state_digest,
         "catalog_version": artifact.catalog_version,
         "items": artifact.catalog.n_items,
@@ -159,9 +165,9 @@ def _save_items(catalog: Catalog, path: Path) -> None:
 
 
 def _copy_index(artifact: Artifact, work: Path) -> dict[str, Any] | None:
-    """Write the approximate index that the run keeps, and say how it is searched; None: has none.
+    """Write the run's approximate index, built anew if it is of other vectors.
 
-    One that was kept of other vectors is built anew.
+    Returns how it is searched, or None where the run has none.
     """
     if artifact.folder is None or not (artifact.folder / INDEX).is_file():
         return None
@@ -195,13 +201,3 @@ def _empty_state(model: SequenceModel) -> list[dict[str, Any]]:
             }
         )
     return tensors
-
-
-def _check_packages() -> None:
-    for name in NEEDED:
-        try:
-            import_module(name)
-        except ModuleNotFoundError as error:
-            raise UsageError(
-                f"exporting needs the package {error.name}: pip install 'longrec[export]'"
-            ) from error

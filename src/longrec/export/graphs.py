@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -84,14 +85,16 @@ class Encode(nn.Module):
 
 @dataclass(frozen=True)
 class Graph:
-    """One ONNX graph that is to be written: its file's stem, what it computes, and on what.
+    """One ONNX graph that is to be written.
 
-    `dynamic` has, per tensor given, the names of the axes that may have any size.
+    name : its file's stem. module : what it computes. examples : its inputs, for tracing.
+    dynamic : per example the axes that may have any size, as torch.export takes them.
+    inputs, outputs : the tensors' names, in order.
     """
 
     name: str
     module: nn.Module
-    given: tuple[Any, ...]
+    examples: tuple[Any, ...]
     dynamic: tuple[Any, ...]
     inputs: list[str]
     outputs: list[str]
@@ -126,13 +129,12 @@ def layout_of(model: SequenceModel) -> RecordLayout:
 
 def graphs_of(model: SequenceModel, window: int | None) -> list[Graph]:
     """The graphs of a model; `window` is what a model with a window reads, None of the others."""
-    users = {0: "B"}
+    users = {0: torch.export.Dim("B")}
     if window is not None:
-        wide = min(2, window)
-        events = users | {1: "T"} if window > 1 else users
-        given = _ones(2, wide), _ones(2)
-        inputs = ["items", "lengths"]
-        return [Graph("encode", Encode(model), given, (events, users), inputs, ["h"])]
+        events = {1: torch.export.Dim("T", min=1, max=window)} if window > 1 else {}
+        examples = _ones(2, min(2, window)), _ones(2)
+        names = ["items", "lengths"]
+        return [Graph("encode", Encode(model), examples, (users | events, users), names, ["h"])]
     layout = layout_of(model)
     state = [part.clone() for part in flat(model.initial_state(2))]  # see _ones
     of_state = [users] * len(state)
@@ -163,15 +165,8 @@ def _ones(*shape: int) -> Tensor:
     return torch.ones(shape, dtype=torch.int64)
 
 
-def write_graph(graph: Graph, folder: Path, window: int | None) -> dict[str, Any]:
+def write_graph(graph: Graph, folder: Path) -> dict[str, Any]:
     """Write FOLDER/<name>.onnx, beside the item vectors, which must be there.
-
-    Parameters
-    ----------
-    graph : Graph
-    folder : Path
-    window : int or None
-        Largest size of the axis "T".
 
     Returns
     -------
@@ -184,22 +179,14 @@ def write_graph(graph: Graph, folder: Path, window: int | None) -> dict[str, Any
 
     from longrec.export.translations import cummax, norm, transpose
 
-    sizes = {"B": torch.export.Dim("B")}
-    if window is not None and window > 1:
-        sizes["T"] = torch.export.Dim("T", min=1, max=window)
-
-    def named(axes: Any) -> Any:
-        if isinstance(axes, dict):
-            return {axis: sizes[name] for axis, name in axes.items()}
-        return type(axes)(named(part) for part in axes)
-
     with _quiet(), torch.no_grad():
         # strict: so that len(x) of the models and mixers is not taken for a fixed size.
-        shapes = named(graph.dynamic)
-        traced = torch.export.export(graph.module, graph.given, dynamic_shapes=shapes, strict=True)
+        traced = torch.export.export(
+            graph.module, graph.examples, dynamic_shapes=graph.dynamic, strict=True
+        )
         program = torch.onnx.export(
             traced,
-            dynamic_shapes=shapes,
+            dynamic_shapes=graph.dynamic,
             dynamo=True,
             verbose=False,
             custom_translation_table={
@@ -211,12 +198,9 @@ def write_graph(graph: Graph, folder: Path, window: int | None) -> dict[str, Any
     assert program is not None
     model = program.model
     ClearMetadataAndDocStringPass()(model)  # it names the exporting machine's source files
-    for names, values in (
-        (graph.inputs, model.graph.inputs),
-        (graph.outputs, model.graph.outputs),
-    ):
-        for name, value in zip(names, values, strict=True):
-            value.name = name
+    names, values = graph.inputs + graph.outputs, [*model.graph.inputs, *model.graph.outputs]
+    for name, value in zip(names, values, strict=True):
+        value.name = name
     _share_table(model, folder / TABLE)
     ir.save(model, folder / f"{graph.name}.onnx")
     return {
@@ -235,7 +219,6 @@ def _describe(value: onnx_ir.Value) -> dict[str, Any]:
 
 def _share_table(model: onnx_ir.Model, path: Path) -> None:
     """Let the graph read the item vectors, its largest weight by far, from the .npy file."""
-    import numpy as np
     import onnx_ir as ir
 
     table = model.graph.initializers["model.items"]

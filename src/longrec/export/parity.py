@@ -34,7 +34,7 @@ LONGEST_GAP = 1e6
 
 Arrays = dict[str, np.ndarray]
 Reading = tuple[Ints, np.ndarray]
-"""Events that each history has had (B,), and what the export then says, h (B, D)."""
+"""Events of each history that were read (B,), and what the export then gives, h (B, D)."""
 
 
 class Parity(NamedTuple):
@@ -92,7 +92,7 @@ class Runtime:
 
 
 def check_parity(model: SequenceModel, folder: Path, window: int | None) -> Parity:
-    """Hold an export against the model.
+    """Compare an export with the model.
 
     Parameters
     ----------
@@ -114,20 +114,19 @@ def check_parity(model: SequenceModel, folder: Path, window: int | None) -> Pari
     items, times = _histories(model.n_items, len(lengths), int(lengths.max()))
     runtime, differences = Runtime(folder), []
     for rows in (slice(None), slice(-1, None)):  # in one batch, and alone
-        given = items[rows], times[rows]
         with torch.inference_mode():
-            ctx = Context(torch.from_numpy(lengths[rows]), torch.from_numpy(given[1]))
-            h = model.encode(torch.from_numpy(given[0]), ctx)
+            ctx = Context(torch.from_numpy(lengths[rows]), torch.from_numpy(times[rows]))
+            h = model.encode(torch.from_numpy(items[rows]), ctx)
         if window is None:
-            readings = _stream(model, runtime, *given, PREFILLS[rows])
+            readings = _stream(model, runtime, items[rows], times[rows], PREFILLS[rows])
         else:
-            feed = {"items": given[0], "lengths": lengths[rows]}
+            feed = {"items": items[rows], "lengths": lengths[rows]}
             readings = iter([(lengths[rows], runtime.run("encode", feed)["h"])])
         for ends, output in readings:
-            some = torch.from_numpy(np.flatnonzero(ends))
+            nonempty = torch.from_numpy(np.flatnonzero(ends))
             with torch.inference_mode():
-                wanted = model.score(h[some, torch.from_numpy(ends)[some] - 1])[:, 1:]
-                found = model.score(torch.from_numpy(output)[some])[:, 1:]
+                wanted = model.score(h[nonempty, torch.from_numpy(ends)[nonempty] - 1])[:, 1:]
+                found = model.score(torch.from_numpy(output)[nonempty])[:, 1:]
             difference = (found - wanted).abs().amax(1)
             spread = wanted.std(1, correction=0).clamp_min(torch.finfo(wanted.dtype).tiny)
             differences.append(torch.stack([difference, difference / spread], dim=1))
@@ -161,10 +160,10 @@ def _stream(
     first, then = plan.T
     rows = np.arange(len(items))
 
-    def ahead(x: Ints, start: Ints, many: int) -> Ints:
-        """(B, many) of what stands in x from `start` (B,) on; its last where that ends."""
-        place = (start[:, None] + np.arange(many)).clip(max=x.shape[1] - 1)
-        return np.take_along_axis(x, place, 1)
+    def part(x: Ints, start: Ints, length: int) -> Ints:
+        """(B, length) of what stands in x from `start` (B,) on; its last where that ends."""
+        columns = (start[:, None] + np.arange(length)).clip(max=x.shape[1] - 1)
+        return np.take_along_axis(x, columns, 1)
 
     state = runtime.prefill(items[:, : first.max()], first, times[:, : first.max()], state)
     yield first, state["output"]
@@ -173,6 +172,6 @@ def _stream(
         state = runtime.run("step", {"items": items[at], "times": times[at]} | state)
     yield first + STEPS, state["output"]
     if then.any():
-        after, many = first + STEPS, int(then.max())
-        rest = ahead(items, after, many), then, ahead(times, after, many)
+        after, longest = first + STEPS, int(then.max())
+        rest = part(items, after, longest), then, part(times, after, longest)
         yield after + then, runtime.prefill(*rest, state)["output"]

@@ -15,11 +15,12 @@ from onnxscript import opset20 as op
 def cummax(x: Any, dim: int) -> tuple[Any, Any]:
     """Running maximum along an axis of fixed size, by doubling; ONNX has none.
 
-    The places of the maxima, which no mixer reads, are not told: the second result is a stand-in.
+    The positions of the maxima, which no mixer reads, are not found: instead of them, the maxima
+    stand as the second result, too.
     """
     length, best, reach = cast(int, x.shape[dim]), x, 1
     while reach < length:
-        # Where nothing stands so far before, the first place does: it counts anyway.
+        # Where nothing stands so far before, the first one does: it counts anyway.
         before: Any = op.Constant(value_ints=[max(0, place - reach) for place in range(length)])
         best, reach = op.Max(best, op.Gather(best, before, axis=dim)), 2 * reach
     return best, best

@@ -105,35 +105,33 @@ def attention_of_last(
     UsageError
         When not all of the model's layers are causal dispatcher attention.
     """
-    found, layers = attended_layers(model)
-    device = model.device
-    items, times = items.to(device), None if times is None else times.to(device)
-    return _Walk(found, layers, items, times, window, progress).read(item)
+    return _TwoPasses(model, items, times, window, progress).attention_to(item)
 
 
-class _Walk:
+class _TwoPasses:
     """Two passes over a history: forward to the last event, and back from it."""
 
     def __init__(
         self,
-        model: SequenceModel,
-        layers: Layers,
+        model: Model,
         items: Tensor,
         times: Tensor | None,
         window: int,
         progress: Callable[[int, int], None] | None,
     ) -> None:
-        self.model, self.layers, self.items, self.times = model, layers, items, times
+        self.model, self.layers = attended_layers(model)
+        self.items = items.to(model.device)
+        self.times = None if times is None else times.to(model.device)
         self.window, self.progress = window, progress
         self.starts = range(0, len(items), window)
 
-    def read(self, item: int) -> LastAttention:
-        """Both passes."""
-        states, last = self._forward()
-        readers, x = self._last(last)
+    def attention_to(self, item: int) -> LastAttention:
+        """Both passes, for one item."""
+        states, last_state = self._forward()
+        readers, x = self._read_last(last_state)
         score = float(self.model.score(self.model.norm(x))[0, item])
         aims = self._aims(x[0], item)
-        events, contribution = self._back(states, readers, aims)
+        events, contribution = self._backward(states, readers, aims)
         memory = torch.cat([reader.memory for reader in readers])
         recalled = torch.cat([reader.recalled for reader in readers])
         added = (recalled * torch.stack(aims)).sum(-1)
@@ -141,12 +139,12 @@ class _Walk:
             score, events, memory.float().cpu().numpy(), contribution, added.float().cpu().numpy()
         )
 
-    def _part(self, start: int, end: int) -> tuple[Tensor, Context]:
+    def _events(self, start: int, end: int) -> tuple[Tensor, Context]:
         """Events start .. end - 1 as a batch of one history (1, n)."""
         times = None if self.times is None else self.times[None, start:end]
         return self.items[None, start:end], Context(times=times)
 
-    def _tell(self, read: int) -> None:
+    def _report(self, read: int) -> None:
         if self.progress is not None:
             self.progress(read, 2 * len(self.items))
 
@@ -157,19 +155,19 @@ class _Walk:
         at once: small tensors that stay between the large ones of a window leave holes.
         """
         state = self.model.initial_state(1)
-        many = len(self.starts)
-        states = map_state(lambda part: part.new_empty((many, *part.shape)), state.layers)
+        windows = len(self.starts)
+        states = map_state(lambda part: part.new_empty((windows, *part.shape)), state.layers)
         for number, start in enumerate(self.starts):
-            _put(states, number, state.layers)
+            _write_state(states, number, state.layers)
             end = min(start + self.window, len(self.items))
-            before = min(end, len(self.items) - 1)
-            if before > start:
-                some, ctx = self._part(start, before)
-                _, state = self.model.prefill(some, state, ctx)
-            self._tell(end)
+            before_last = min(end, len(self.items) - 1)
+            if before_last > start:
+                items, ctx = self._events(start, before_last)
+                _, state = self.model.prefill(items, state, ctx)
+            self._report(end)
         return states, state.layers
 
-    def _last(self, states: State) -> tuple[list[Reader], Tensor]:
+    def _read_last(self, states: State) -> tuple[list[Reader], Tensor]:
         """How the last event reads in each layer, and what the final norm gets, (1, D)."""
         ctx = Context(times=None if self.times is None else self.times[-1:])
         x, readers = self.model.embed(self.items[-1:], ctx), []
@@ -189,7 +187,7 @@ class _Walk:
             for _, mixer in self.layers
         ]
 
-    def _back(
+    def _backward(
         self, states: State, readers: list[Reader], aims: list[Tensor]
     ) -> tuple[np.ndarray, np.ndarray]:
         """A and A <e', W_o v>, (layers, heads, T) both.
@@ -202,8 +200,8 @@ class _Walk:
         for number, start in reversed(list(enumerate(self.starts))):
             past = map_state(itemgetter(number), states)
             end = min(start + self.window, len(self.items))
-            some, ctx = self._part(start, end)
-            x = self.model.embed(some, ctx)
+            items, ctx = self._events(start, end)
+            x = self.model.embed(items, ctx)
             for n, (block, mixer) in enumerate(self.layers):
                 z = block.before(x)
                 found = mixer.attention(z, past[n], readers[n], forgotten[n], ctx)
@@ -212,14 +210,14 @@ class _Walk:
                 events[n, :, start:end] = found.mass[0].cpu()
                 contribution[n, :, start:end] = (found.mass * along)[0].cpu()
                 x = block.after(x, mixer.prefill(z, past[n], ctx)[0])
-            self._tell(2 * len(self.items) - start)
+            self._report(2 * len(self.items) - start)
         return events, contribution
 
 
-def _put(states: State, number: int, state: State) -> None:
-    """Write a state at a place of what holds many."""
-    for many, part in zip(states, state, strict=True):
+def _write_state(states: State, number: int, state: State) -> None:
+    """Write a state at one place of the states that have an axis in front."""
+    for target, part in zip(states, state, strict=True):
         if isinstance(part, Tensor):
-            many[number] = part
+            target[number] = part
         else:
-            _put(many, number, part)
+            _write_state(target, number, part)

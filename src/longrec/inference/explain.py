@@ -83,7 +83,7 @@ class Explanation:
             if detail:
                 event["attention_by_head"] = self.attention[:, :, row].tolist()
                 event["contribution_by_head"] = self.contribution[:, :, row].tolist()
-        found = {
+        explanation = {
             "item": _plain(self.item),
             "score": self.score,
             "memory": self.memory,
@@ -94,22 +94,22 @@ class Explanation:
             "events": events,
         }
         if detail:
-            found["memory_attention_by_head"] = self.memory_attention.tolist()
-            found["memory_contribution_by_head"] = self.memory_contribution.tolist()
-        return found
+            explanation["memory_attention_by_head"] = self.memory_attention.tolist()
+            explanation["memory_contribution_by_head"] = self.memory_contribution.tolist()
+        return explanation
 
-    def top(self, many: int) -> np.ndarray:
-        """Rows of `events` (at most `many`,) with most attention, most first; of equals the newer.
+    def top(self, k: int) -> np.ndarray:
+        """Rows of `events` (at most k,) with most attention, most first; of equals the newer.
 
         Raises
         ------
         UsageError
-            When `many` is below 1.
+            When `k` is below 1.
         """
-        if many < 1:
-            raise UsageError(f"top is {many}; it must be at least 1")
+        if k < 1:
+            raise UsageError(f"top is {k}; it must be at least 1")
         attention = self.events["attention"].to_numpy()
-        return len(attention) - 1 - np.argsort(-attention[::-1], kind="stable")[:many]
+        return len(attention) - 1 - np.argsort(-attention[::-1], kind="stable")[:k]
 
 
 def check_explains(model: Model) -> None:
@@ -162,20 +162,14 @@ def explain_history(
             "catalog, so popular items are recommended"
         )
     read = items[known].astype(np.int64)
-    moments = None if times is None else times[known].astype(np.int64)
-    found = attention_of_last(
-        model,
-        torch.from_numpy(read),
-        None if moments is None else torch.from_numpy(moments),
-        item,
-        progress,
-        window,
-    )
+    times = None if times is None else times[known].astype(np.int64)
+    times_read = None if times is None else torch.from_numpy(times)
+    found = attention_of_last(model, torch.from_numpy(read), times_read, item, progress, window)
     events = pl.DataFrame(
         {
             "position": known + 1,
             "item": catalog.take(read),
-            "time": moments,
+            "time": times,
             "attention": found.events.mean((0, 1)),
             "contribution": found.contribution.sum((0, 1)),
         },

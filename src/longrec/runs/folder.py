@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from longrec.artifact.provenance import provenance
-from longrec.config.parse import parse_settings, settings_of
+from longrec.config.parse import parse_settings
 from longrec.core.errors import DataError, UsageError
 from longrec.core.lock import LOCK, locked
 from longrec.core.sealed import SealedKind
@@ -64,13 +64,13 @@ def make_plan(
         everything = _checked(name, settings)
     else:
         name = old.name
-        own = settings_of(old.model_config)
+        own = asdict(old.model_config)
         if model not in (None, name):
             raise UsageError(
                 f"{name_of(old)} is of the model {name!r}, not {model!r}: a warm start goes on "
                 "with the same model; leave --model out, or train without --warm-start"
             )
-        everything = _checked(name, own | settings_of(old.train_config) | dict(settings))
+        everything = _checked(name, own | asdict(old.train_config) | dict(settings))
         for key, value in own.items():
             if everything[key] != value:
                 raise UsageError(
@@ -141,7 +141,7 @@ def end_run(run: Path) -> None:
 def _checked(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """All keys of the model and of training, with values of the right type."""
     model_config, config = parse_settings(name, settings)
-    return settings_of(model_config) | settings_of(config)
+    return asdict(model_config) | asdict(config)
 
 
 @contextmanager

@@ -44,10 +44,10 @@ class TrainingProgress:
         if len(status.rows) > self._validations:
             self._validations = len(status.rows)
             row = status.rows[-1]
-            best = " best" if row["ndcg10"] == status.best else ""
+            best = " best" if row.ndcg10 == status.best else ""
             self._bar.console.print(
-                f"{self.name}  epoch {row['epoch']:>3}  {_loss(row['loss'], 4)}"
-                f"validation NDCG@10 {row['ndcg10']:.4f}{best}  {row['seconds']:.0f} s",
+                f"{self.name}  epoch {row.epoch:>3}  {_loss(row.loss, 4)}"
+                f"validation NDCG@10 {row.ndcg10:.4f}{best}  {row.seconds:.0f} s",
                 markup=False,
             )
         now = time.monotonic()

@@ -9,13 +9,13 @@ from __future__ import annotations
 import copy
 import hashlib
 import time
+from collections import defaultdict
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
 from torch import Tensor
 
@@ -25,10 +25,8 @@ from longrec.core.malloc import keep_freed_memory
 from longrec.data.batches import Batch, TrainingData
 from longrec.data.histories import Histories
 from longrec.data.sampling import Masking, Prefixes
-from longrec.data.splits import Split, Targets, training_events
-from longrec.evaluation.metrics import MISS, summarise
+from longrec.data.splits import Split, training_events
 from longrec.evaluation.rank_targets import rank_targets
-from longrec.evaluation.summary import REPEATS_LEAD
 from longrec.mixers import Context
 from longrec.mixers.base import map_state
 from longrec.mixers.product_keys import watch_usage
@@ -39,6 +37,7 @@ from longrec.training.objective import make_objective, reads_few_items
 from longrec.training.optimiser import ITEMS, Optimiser
 from longrec.training.precision import choose_precision
 from longrec.training.progress import FitResult, FitStatus, Progress, Report, Row, write_log
+from longrec.training.validation import draw_targets, validation_metrics
 
 
 def fit(
@@ -98,7 +97,7 @@ def training_data(
     config: TrainConfig,
     context: int | None,
 ) -> TrainingData:
-    """What a model trains on, by the targets it is made for."""
+    """What a model trains on, by the targets that it is made for."""
     try:
         check_targets(model.name, model.targets, model.causal)
         readers = {"masked": ("mask_share", "mask_last"), "last": ("prefixes",)}
@@ -109,13 +108,13 @@ def training_data(
     except ValueError as error:
         raise LongrecError(str(error)) from None
     window = config.window if model.streaming == "exact" else int(np.iinfo("i4").max)
-    sampling: Masking | Prefixes | None = None
-    if model.targets == "masked":
-        sampling = Masking(config.mask_share, config.mask_last)
-    elif model.targets == "last":
-        sampling = Prefixes(config.prefixes)
+    samplings: dict[str, Masking | Prefixes] = {
+        "masked": Masking(config.mask_share, config.mask_last),
+        "last": Prefixes(config.prefixes),
+    }
     return TrainingData(
-        histories, split.train_end, context, window, config.batch_tokens, config.seed, sampling
+        *(histories, split.train_end, context, window, config.batch_tokens, config.seed),
+        sampling=samplings.get(model.targets),
     )
 
 
@@ -136,12 +135,13 @@ class _Fit:
         self.status = FitStatus(precision=choose_precision(config.precision, self.device))
         model.sparse_items = reads_few_items(config, model.n_items)
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
-        self.best: dict[str, Tensor] = _copy(model)
+        self.best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         self.optimiser = Optimiser(model, self.average, config, model.sparse_tables())
         self.objective = make_objective(config, data, self.device, self.products)
         self.validation = draw_targets(split.validation, config.validation_users, config.seed)
         self.state: UserState | None = None
-        self.saved = 0.0
+        self.start = time.perf_counter()  # as if all had been done in this process
+        self.saved_at = 0.0
 
     def run(self, resume: bool, validate_first: bool) -> FitResult:
         if resume:
@@ -149,41 +149,39 @@ class _Fit:
         status, config = self.status, self.config
         if self.device.type == "cpu":
             keep_freed_memory()
-        began = time.perf_counter() - status.seconds
-        self.saved = status.seconds
+        self.start = time.perf_counter() - status.seconds
+        self.saved_at = status.seconds
         if validate_first and not status.total_steps and not status.rows:
-            self.validate(began)
+            self.validate()
             self.save()
         # An interrupt may fall between an update and its count: only whole steps are saved.
         while not status.stop and status.epoch < config.max_epochs:
-            if not self.run_epoch(began):
+            if not self.run_epoch():
                 break
             status.epoch, status.step = status.epoch + 1, 0
             last = status.epoch == config.max_epochs
             if status.epoch % config.validate_every == 0 or last:
-                self.validate(began)
+                self.validate()
             self.save()
         if status.stop == "max_minutes" and status.loss_events:
-            self.validate(began)
+            self.validate()
             self.save()
         self.model.load_state_dict(self.best)
         self.model.eval()
-        stop = status.stop or "max_epochs"
-        rows = [Row(**row) for row in status.rows]
-        best = next((row for row in rows if row.ndcg10 == status.best), None)
+        best = next((row for row in status.rows if row.ndcg10 == status.best), None)
         return FitResult(
-            stop=stop,
-            converged=stop == "converged",
+            stop=status.stop or "max_epochs",
+            converged=status.stop == "converged",
             epochs=status.epoch,
             seconds=status.seconds,
             events=status.events,
-            rows=rows,
+            rows=status.rows,
             precision=status.precision,
             validation={} if best is None else {"ndcg@10": best.ndcg10, "hr@10": best.hr10},
             dropped=self.data.dropped,
         )
 
-    def run_epoch(self, began: float) -> bool:
+    def run_epoch(self) -> bool:
         """Train from where it stands to the epoch's end (True), or until time is up (False)."""
         status, config = self.status, self.config
         epoch = self.data.epoch(status.epoch)
@@ -194,23 +192,25 @@ class _Fit:
             status.events += int(batch.lengths.sum())
             status.loss_events += targets
             status.loss_sum += loss * targets
-            status.seconds = time.perf_counter() - began
+            status.seconds = time.perf_counter() - self.start
             self.report(len(epoch), loss)
             if config.max_minutes is not None and status.seconds > 60 * config.max_minutes:
                 status.stop = "max_minutes"
                 return False
-            if status.seconds - self.saved > 60 * config.checkpoint_minutes:
+            if status.seconds - self.saved_at > 60 * config.checkpoint_minutes:
                 self.save()
         return True
 
     def step(self, batch: Batch) -> tuple[float, int]:
         """One update; the loss and the number of targets."""
         status, config = self.status, self.config
-        torch.manual_seed(_seed(config.seed, status.epoch, status.step))
+        place = repr((config.seed, status.epoch, status.step)).encode()
+        seed = hashlib.blake2b(place, digest_size=8).digest()
+        torch.manual_seed(int.from_bytes(seed) >> 1)
         real = batch.targets > 0
         targets, negatives = batch.targets[real], self.objective.draw()
         self.optimiser.refresh(ITEMS, batch.items, targets, negatives)
-        with self.precision():
+        with self.autocast():
             h = self.encode(batch)[real]
         h = h.to(torch.promote_types(h.dtype, torch.float32))
         loss = self.objective.loss(self.model, h, targets, negatives)
@@ -246,44 +246,41 @@ class _Fit:
         """The type of products; a run goes on in the one that it began in, on any machine."""
         return torch.bfloat16 if self.status.precision == "bfloat16" else torch.float32
 
-    def precision(self) -> AbstractContextManager[Any]:
+    def autocast(self) -> AbstractContextManager[Any]:
         # On a CPU the loss alone multiplies in bfloat16: its shapes are always the same, while each
         # shape of a layer's would be a kernel of its own, made and kept.
         if self.products == torch.float32 or self.device.type == "cpu":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.products)
 
-    def validate(self, began: float) -> None:
+    def validate(self) -> None:
         """Rank the validation targets with the averaged weights; keep them if they are best."""
         status = self.status
         self.data.histories.check()  # files that change under a run would give other events
         self.optimiser.settle()
-
-        def report(done: int, of: int) -> None:
-            self.report(1, status.loss, done / of)
-
         with watch_usage(self.average) as usage:
             ranks = rank_targets(
-                self.average, self.data.histories, self.validation, self.data.context, report
+                *(self.average, self.data.histories, self.validation, self.data.context),
+                progress=lambda done, total: self.report(1, status.loss, done / total),
             )
-        metrics = _metrics(ranks)
-        status.seconds = time.perf_counter() - began
+        metrics = validation_metrics(ranks)
+        status.seconds = time.perf_counter() - self.start
         row = Row(
-            status.epoch,
-            status.total_steps,
-            round(status.seconds, 2),
-            status.events,
-            status.loss,
-            metrics["ndcg@10"],
-            metrics["hr@10"],
+            epoch=status.epoch,
+            step=status.total_steps,
+            seconds=round(status.seconds, 2),
+            events=status.events,
+            loss=status.loss,
+            ndcg10=metrics["ndcg@10"],
+            hr10=metrics["hr@10"],
             **usage.statistics(),
         )
-        status.rows.append(asdict(row))
+        status.rows.append(row)
         status.loss_sum, status.loss_events = 0.0, 0
         if not len(self.validation):
             self.keep_weights()  # nothing to choose by: the latest weights are kept
-        elif metrics["ndcg@10"] > status.best:
-            status.best, status.best_epoch, status.worse = metrics["ndcg@10"], status.epoch, 0
+        elif row.ndcg10 > status.best:
+            status.best, status.best_epoch, status.worse = row.ndcg10, status.epoch, 0
             self.keep_weights()
         else:
             status.worse += 1
@@ -304,14 +301,21 @@ class _Fit:
 
     def save(self) -> None:
         """Write a checkpoint of everything that the next step depends on."""
-        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
-        tensors |= {f"best.{k}": v for k, v in self.best.items()}
-        tensors |= {f"optimizer.{k}": v for k, v in self.optimiser.tensors().items()}
+        carried: list[Tensor] = []
         if self.state is not None:
-            tensors |= {f"carried.{n}": part for n, part in enumerate(_leaves(self.state))}
+            map_state(lambda part: carried.append(part) or part, self.state)  # type: ignore[func-returns-value]
+        parts = {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "best": self.best,
+            "optimizer": self.optimiser.tensors(),
+            "carried": {str(number): part for number, part in enumerate(carried)},
+        }
+        tensors = {
+            f"{part}.{name}": x for part, named in parts.items() for name, x in named.items()
+        }
         save_checkpoint(self.folder, tensors, asdict(self.status))
-        self.saved = self.status.seconds
+        self.saved_at = self.status.seconds
 
     def load(self) -> None:
         """Go to the last checkpoint, if there is one."""
@@ -319,18 +323,18 @@ class _Fit:
         if found is None:
             return
         tensors, state = found
-
-        def part(name: str) -> dict[str, Tensor]:
-            return {k[len(name) :]: v for k, v in tensors.items() if k.startswith(name)}
-
+        parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = tensor
         try:
-            self.status = FitStatus(**state)
+            self.status = FitStatus(**state | {"rows": [Row(**row) for row in state["rows"]]})
             self.objective = make_objective(self.config, self.data, self.device, self.products)
-            self.model.load_state_dict(part("model."))
-            self.average.load_state_dict(part("average."))
+            self.model.load_state_dict(parts["model"])
+            self.average.load_state_dict(parts["average"])
             for name, tensor in self.best.items():
-                tensor.copy_(tensors[f"best.{name}"])
-            self.optimiser.load(part("optimizer."))
+                tensor.copy_(parts["best"][name])
+            self.optimiser.load(parts["optimizer"])
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise DataError(
                 f"{self.folder}: the checkpoint belongs to another model or longrec ({error}). "
@@ -340,7 +344,7 @@ class _Fit:
         limit, status = self.config.max_minutes, self.status
         if status.stop == "max_minutes" and (limit is None or status.seconds < 60 * limit):
             status.stop = ""  # more time was given
-        carried = part("carried.")
+        carried = parts["carried"]
         if carried:
             leaves = iter([carried[str(n)].to(self.device) for n in range(len(carried))])
             self.state = map_state(lambda _: next(leaves), self.model.initial_state(1))
@@ -349,7 +353,7 @@ class _Fit:
 def _count(
     model: CountingModel, histories: Histories, split: Split, config: TrainConfig
 ) -> FitResult:
-    began = time.perf_counter()
+    start = time.perf_counter()
     items, first = histories.items.astype(np.int64), histories.offsets[:-1]
     before = np.concatenate([[0], items[:-1]])
     before[first[first < len(items)]] = 0
@@ -357,45 +361,7 @@ def _count(
     model.count(torch.from_numpy(before[trains]), torch.from_numpy(items[trains]))
     model.eval()
     targets = draw_targets(split.validation, config.validation_users, config.seed)
-    metrics = _metrics(rank_targets(model, histories, targets))
-    validation = {k: metrics[k] for k in ("ndcg@10", "hr@10")} if len(targets) else {}
-    seconds = time.perf_counter() - began
+    metrics = validation_metrics(rank_targets(model, histories, targets))
+    validation = metrics if len(targets) else {}
+    seconds = time.perf_counter() - start
     return FitResult("counted", True, 1, seconds, int(trains.sum()), [], validation, 0)
-
-
-def _metrics(ranks: pl.DataFrame) -> dict[str, float]:
-    """Validation metrics @10, by the ranks that will lead the test's table.
-
-    A target unseen in training misses; seen items are not filtered where repeats are common.
-    """
-    repeated = ranks["repeat"].sum() > REPEATS_LEAD * len(ranks)
-    column = ranks["rank_unfiltered" if repeated else "rank"].to_numpy()
-    rank = np.where(ranks["known"].to_numpy(), column, MISS)
-    return summarise(rank, ks=(10,))
-
-
-def draw_targets(targets: Targets, most: int, seed: int) -> Targets:
-    """At most `most` of the targets, drawn by the seed, in their order."""
-    if len(targets) <= most:
-        return targets
-    chosen = np.sort(np.random.default_rng(seed).choice(len(targets), most, replace=False))
-    return replace(
-        targets,
-        users=targets.users[chosen],
-        positions=targets.positions[chosen],
-        known=targets.known[chosen],
-    )
-
-
-def _seed(*parts: int) -> int:
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()) >> 1
-
-
-def _copy(model: Model) -> dict[str, Tensor]:
-    return {k: v.detach().clone() for k, v in model.state_dict().items()}
-
-
-def _leaves(state: UserState) -> list[Tensor]:
-    found: list[Tensor] = []
-    map_state(lambda part: found.append(part) or part, state)  # type: ignore[func-returns-value]
-    return found

@@ -61,19 +61,20 @@ class _FullCrossEntropy(torch.autograd.Function):
         rows = min(max(FEWEST_ROWS, at_once // len(table)), n)
         logits, chances = (table.new_empty(rows, len(table)) for _ in range(2))
         to_h, to_items = torch.empty_like(h, dtype=kind), torch.zeros_like(items, dtype=kind)
-        left = vectors.new_zeros(rows, h.shape[1])  # for the last, whose shape is that of all then
+        # The last chunk is filled up with zeros: a shape of its own would get a kernel of its own.
+        filled = vectors.new_zeros(rows, h.shape[1])
         total = torch.zeros((), dtype=kind, device=h.device)
         for start in range(0, n, rows):
             part, wanted = vectors[start : start + rows], targets[start : start + rows, None] - 1
-            few = len(part)
-            if few < rows:
-                left[:few] = part
-                part = left
+            real = len(part)
+            if real < rows:
+                filled[:real] = part
+                part = filled
             torch.mm(part, table.t(), out=logits)
             torch.softmax(logits, -1, out=chances)
-            chance = chances[:few].gather(1, wanted)[:, 0].to(kind)
-            total += _sum_nll(chance, part[:few], table, wanted)
-            to_h[start : start + rows] = (chances @ table)[:few]
+            chance = chances[:real].gather(1, wanted)[:, 0].to(kind)
+            total += _sum_nll(chance, part[:real], table, wanted)
+            to_h[start : start + rows] = (chances @ table)[:real]
             if products == kind:
                 to_items[1:].addmm_(chances.t(), part)
             else:
@@ -149,23 +150,7 @@ def binary_cross_entropy(
     has the same expectation and less noise. A negative that is the row's own target is left out of
     that row.
 
-    Parameters
-    ----------
-    h : Tensor
-        (n, D) user vectors.
-    items : Tensor
-        (N, D) item vectors.
-    targets : Tensor
-        (n,) int64 in 1..N-1.
-    negatives : Tensor
-        (m,) int64, shared by all rows.
-    sparse : bool
-        Whether the gradient of `items` is sparse, so that nothing of size N is made.
-
-    Returns
-    -------
-    Tensor
-        Scalar.
+    Parameters and result are those of `sampled_softmax`.
     """
     hit, scores, other = _scores(h, items, targets, negatives, sparse)
     count = other.sum(1).clamp_min(1)  # a row without negatives adds 0
@@ -182,22 +167,10 @@ def generalised_binary_cross_entropy(
     beta = alpha (t (1 - 1 / alpha) + 1 / alpha): from 1 at t = 0 (plain BCE over m negatives) to
     alpha at t = 1 (calibrated as if all negatives were summed).
 
-    Parameters
-    ----------
-    h, items, targets, negatives : Tensor
-        As in `binary_cross_entropy`; N counts the padding row, which is no item.
-    t : float
-        Calibration, in [0, 1].
-    sparse : bool
-        As in `binary_cross_entropy`.
-
-    Returns
-    -------
-    Tensor
-        Scalar.
+    Parameters and result are those of `sampled_softmax`, and the calibration t in [0, 1].
     """
     hit, scores, other = _scores(h, items, targets, negatives, sparse)
-    # Drawn with replacement, m may be more than there are.
+    # Drawn with replacement, m may be more than there are; row 0 of the items is padding.
     alpha = min(len(negatives) / max(len(items) - 2, 1), 1.0)
     beta = alpha * (t * (1 - 1 / alpha) + 1 / alpha)
     total = beta * softplus(-hit) + (softplus(scores) * other).sum(1)

@@ -12,12 +12,10 @@ from longrec.config.training import Precision
 
 Chosen = Literal["float32", "bfloat16"]
 
-SHAPE = (512, 64, 2048)
-"""Of the products that are timed: users, width, items."""
-REPEATS = 20
-ENOUGH = 0.25
-"""Seconds of work after which no product is timed again. Where bfloat16 is not native, a single
-one may take a tenth of a second."""
+USERS, WIDTH, ITEMS, REPEATS = 512, 64, 2048, 20
+"""Shapes of the products that are timed, and how often."""
+MOST_SECONDS = 0.25
+"""Of work; then no product is timed again. Where bfloat16 is not native, one may take a tenth."""
 GAIN = 1.25
 """Where bfloat16 is native its products take half of the time or less, elsewhere a multiple."""
 
@@ -32,26 +30,20 @@ def choose_precision(wanted: Precision, device: torch.device) -> Chosen:
         return wanted
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    return "bfloat16" if device.type == "cpu" and _half_pays() else "float32"
+    return "bfloat16" if device.type == "cpu" and _bfloat16_is_native() else "float32"
 
 
 @cache
-def _half_pays() -> bool:
-    """Whether this processor multiplies bfloat16 natively, told by the time it takes."""
-    users, width, items = SHAPE
-    kinds = torch.bfloat16, torch.float32
-    given = [
-        (torch.ones(users, width, dtype=kind), torch.ones(width, items, dtype=kind))
-        for kind in kinds
-    ]
-    best = [float("inf"), float("inf")]
-    end = time.thread_time() + ENOUGH
-    for _ in range(REPEATS):  # in turns, so that a busy moment falls on both
-        for place, (left, right) in enumerate(given):
-            began = time.perf_counter()
+def _bfloat16_is_native() -> bool:
+    """Whether this processor multiplies bfloat16 natively, by the time that products take."""
+    seconds = {torch.bfloat16: float("inf"), torch.float32: float("inf")}
+    end = time.thread_time() + MOST_SECONDS
+    for _ in range(REPEATS):
+        for kind in seconds:  # alternately, so that a busy moment falls on both
+            left, right = torch.ones(USERS, WIDTH, dtype=kind), torch.ones(WIDTH, ITEMS, dtype=kind)
+            start = time.perf_counter()
             left @ right
-            best[place] = min(best[place], time.perf_counter() - began)
+            seconds[kind] = min(seconds[kind], time.perf_counter() - start)
         if time.thread_time() > end:
             break
-    half, single = best
-    return single > GAIN * half
+    return seconds[torch.float32] > GAIN * seconds[torch.bfloat16]

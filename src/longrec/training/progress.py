@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from longrec.core.files import write_file
 
@@ -55,7 +54,7 @@ class FitStatus:
     worse: int = 0
     stop: str = ""
     precision: str = ""  # of products, chosen before the first step
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
 
     @property
     def loss(self) -> float | None:
@@ -65,7 +64,16 @@ class FitStatus:
 
 @dataclass(frozen=True)
 class Report:
-    """What a progress display gets after a step or a validation."""
+    """What a progress display gets after a step or a validation.
+
+    Attributes
+    ----------
+    status : where the fit stands.
+    steps : of this epoch.
+    loss : of the last step, or the mean since the last validation.
+    events_per_second : of the whole fit so far.
+    validating : the share of a validation that is done; None outside of one.
+    """
 
     status: FitStatus
     steps: int
@@ -103,10 +111,10 @@ class FitResult:
     precision: str = ""
 
 
-def write_log(path: Path, rows: list[dict[str, Any]]) -> None:
+def write_log(path: Path, rows: list[Row]) -> None:
     """The log as CSV: one row per validation."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(Row.__dataclass_fields__), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(map(asdict, rows))
     write_file(path, text.getvalue())

@@ -177,21 +177,19 @@ class RowAdam:
         mine = self.tensors()
         if tensors.keys() != mine.keys():
             raise ValueError(f"the state has {sorted(tensors)}, not {sorted(mine)}")
+        marks, history = tensors["marks"], tensors["history"]
+        mine["history"] = self.history[: max(len(history), 1)]
         for name, tensor in tensors.items():
-            shape = mine[name].shape
-            if name == "history":
-                shape = torch.Size([min(max(len(tensor), 1), STEPS + 1), 3])
-            if tensor.shape != shape or tensor.dtype != mine[name].dtype:
+            wanted = mine[name]
+            if tensor.shape != wanted.shape or tensor.dtype != wanted.dtype:
                 raise ValueError(
                     f"{name} is {tensor.dtype} {tuple(tensor.shape)}, "
-                    f"not {mine[name].dtype} {tuple(shape)}"
+                    f"not {wanted.dtype} {tuple(wanted.shape)}"
                 )
-        marks, history = tensors["marks"], tensors["history"]
         if len(marks) and not 0 <= int(marks.min()) <= int(marks.max()) < len(history):
             raise ValueError(f"marks lie outside the {len(history)} steps of the history")
-        for name in ("first", "second", "marks"):
-            mine[name].copy_(tensors[name])
+        for name, tensor in tensors.items():
+            mine[name].copy_(tensor)
         self.steps = len(history) - 1
-        self.history[: len(history)].copy_(history)
         c, log_d, h = history[-1].tolist()
         self.now = (c, log_d, h)
