@@ -91,7 +91,7 @@ def test_equal_models_do_not_differ():
 def test_no_difference_is_called_clear_about_one_time_in_twenty():
     generator = np.random.default_rng(8)
     called = sum(
-        paired_bootstrap(generator.random(80), generator.random(80), draws=300, seed=seed).clear
+        paired_bootstrap(generator.random(80), generator.random(80), draws=200, seed=seed).clear
         for seed in range(200)
     )
     assert called <= 20

@@ -139,8 +139,8 @@ def test_seeds_are_averaged_per_target_and_users_are_drawn_once():
     random = np.random.default_rng(0)
     seeds = [frame(random.integers(1, 30, 300).tolist()) for _ in range(3)]
     made, alone = (
-        summarise_ranks(seeds, "leave-one-out"),
-        [summarise_ranks(ranks, "leave-one-out") for ranks in seeds],
+        summarise_ranks(seeds, "leave-one-out", draws=400),
+        [summarise_ranks(ranks, "leave-one-out", draws=400) for ranks in seeds],
     )
     assert made["ndcg@10"] == pytest.approx(np.mean([m["ndcg@10"] for m in alone]))
     assert made.counts == alone[0].counts
@@ -151,7 +151,7 @@ def test_seeds_are_averaged_per_target_and_users_are_drawn_once():
         return high - low
 
     assert width(made) < min(map(width, alone))  # the mean of independent seeds is surer
-    same = summarise_ranks([seeds[0]] * 3, "leave-one-out")
+    same = summarise_ranks([seeds[0]] * 3, "leave-one-out", draws=400)
     assert same.intervals["ndcg@10"] == pytest.approx(alone[0].intervals["ndcg@10"])
     with pytest.raises(UsageError, match="not ranked on the same targets"):
         summarise_ranks([seeds[0], seeds[1].head(299)], "leave-one-out")
@@ -160,7 +160,9 @@ def test_seeds_are_averaged_per_target_and_users_are_drawn_once():
 def test_seeds_are_compared_by_their_mean():
     random = np.random.default_rng(1)
     a, b = ([frame(random.integers(1, most, 300).tolist()) for _ in range(2)] for most in (20, 25))
-    means = [np.mean([summarise_ranks(f, "x")["hr@10"] for f in frames]) for frames in (a, b)]
+    means = [
+        np.mean([summarise_ranks(f, "x", draws=9)["hr@10"] for f in frames]) for frames in (a, b)
+    ]
     shuffled = [ranks.sample(fraction=1.0, shuffle=True, seed=0) for ranks in b]
     found = compare_ranks(a, shuffled, "hr@10")
     assert found.mean == pytest.approx(means[0] - means[1])

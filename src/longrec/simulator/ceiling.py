@@ -110,10 +110,8 @@ class _Filter:
             if not rows.size:
                 continue
             stretch, event = stretches[rows], events[rows]
-            weights, totals = (
-                self.item_weights[observed.items[event]],
-                world.totals[observed.offer[event]],
-            )
+            weights = self.item_weights[observed.items[event]]
+            totals = world.totals[observed.offer[event]]
             likelihood = (1 - eps) * weights[:, components] / totals[:, components]
             noise = weights[:, world.background] / totals[:, world.background]
             likelihood += eps * noise[:, None]
