@@ -18,7 +18,6 @@ that no model can reach). Time is vectorised over users: one numpy pass per even
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
@@ -27,45 +26,13 @@ from longrec.core.arrays import Floats, Ints, places
 from longrec.core.errors import UsageError
 from longrec.data.histories import Histories
 from longrec.data.splits import Targets, repeats
-from longrec.simulator.config import SESSION_GAP, Flags, World, epochs_of, offer_epochs
+from longrec.simulator.config import SESSION_GAP, epochs_of, offer_epochs
 from longrec.simulator.markov import chains_of
 from longrec.simulator.simulate import Simulation
 
 STRETCHES_AT_ONCE = 256  # filtered together: their states fit in the cache
 TARGETS_AT_ONCE = 512  # rows of probabilities in one block
 TIE = 1e-12  # relative difference below which two probabilities count as equal
-
-
-@dataclass(frozen=True)
-class _Observed:
-    """What a filter sees of the histories: flat arrays over all events."""
-
-    offsets: Ints
-    items: Ints  # simulated item numbers
-    offer: Ints  # epoch whose items the event could choose from
-    session: Flags  # whether the event started a session
-    column: Ints  # (N,) catalog index of each simulated item, 0 where it never occurred
-
-
-def _observe(simulation: Simulation, histories: Histories) -> _Observed:
-    offsets = np.asarray(histories.offsets)
-    if histories.times is None:
-        raise UsageError("exact filtering needs histories with times")
-    if not np.array_equal(np.diff(offsets), simulation.lengths):
-        raise UsageError("histories do not come from this simulation: other users or lengths")
-    column = np.asarray(histories.catalog.find(simulation.world.item_ids()), dtype=np.int64)
-    number = np.full(histories.n_items + 1, -1)
-    number[column] = np.arange(column.size)
-    if (number[1:] < 0).any():
-        raise UsageError("histories do not come from this simulation: other items")
-    times = np.asarray(histories.times)
-    return _Observed(
-        offsets=offsets,
-        items=number[histories.items],
-        offer=offer_epochs(times, offsets[:-1]),
-        session=np.diff(times, prepend=times[:1]) >= SESSION_GAP,
-        column=column,
-    )
 
 
 class _Filter:
@@ -75,9 +42,29 @@ class _Filter:
     event is seen by the chain of its phase alone, and the gate by none.
     """
 
-    def __init__(self, world: World, observed: _Observed, n: int) -> None:
-        self.world, self.observed = world, observed
+    def __init__(self, simulation: Simulation, histories: Histories) -> None:
+        world = simulation.world
+        self.offsets = np.asarray(histories.offsets)
+        if histories.times is None:
+            raise UsageError("exact filtering needs histories with times")
+        if not np.array_equal(np.diff(self.offsets), simulation.lengths):
+            raise UsageError("histories do not come from this simulation: other users or lengths")
+        # (N,) catalog index of each simulated item, 0 where it never occurred
+        self.column = np.asarray(histories.catalog.find(world.item_ids()), dtype=np.int64)
+        number = np.full(histories.n_items + 1, -1)
+        number[self.column] = np.arange(self.column.size)
+        if (number[1:] < 0).any():
+            raise UsageError("histories do not come from this simulation: other items")
+        times = np.asarray(histories.times)
+        self.items = number[histories.items]  # simulated item numbers
+        self.offer = offer_epochs(times, self.offsets[:-1])
+        self.session = np.diff(times, prepend=times[:1]) >= SESSION_GAP  # whether one starts
+        self.world = world
         self.item_weights = np.ascontiguousarray(world.weights.T)  # (N, K): an event reads one row
+
+    def start(self, n: int) -> None:
+        """Begin n stretches, of which nothing is known yet."""
+        world = self.world
         home, away = chains_of(world)
         self.phases = (
             (world.is_home, home, home.start(n), slice(0, world.home)),
@@ -103,26 +90,26 @@ class _Filter:
 
     def absorb(self, stretches: Ints, counts: Ints, events: Ints) -> None:
         """Condition the states of stretches (m,) on their next events (m,), absolute places."""
-        world, observed, eps = self.world, self.observed, self.world.config.background
+        world, eps = self.world, self.world.config.background
         place = counts % world.config.cycle
         for in_phase, chain, state, components in self.phases:
             rows = np.flatnonzero(in_phase(counts))
             if not rows.size:
                 continue
             stretch, event = stretches[rows], events[rows]
-            weights = self.item_weights[observed.items[event]]
-            totals = world.totals[observed.offer[event]]
+            weights = self.item_weights[self.items[event]]
+            totals = world.totals[self.offer[event]]
             likelihood = (1 - eps) * weights[:, components] / totals[:, components]
             noise = weights[:, world.background] / totals[:, world.background]
             likelihood += eps * noise[:, None]
-            old, session = state[stretch], observed.session[event].astype(np.float64)
+            old, session = state[stretch], self.session[event].astype(np.float64)
             # A stretch's first event takes a transition too: its state starts stationary.
             prior = chain.ahead(old, session, place[rows])
             state[stretch] = chain.absorb(old, prior, likelihood, place[rows])
 
 
 def _component_laws(
-    world: World, observed: _Observed, users: Ints, positions: Ints, window: int | None
+    belief: _Filter, users: Ints, positions: Ints, window: int | None
 ) -> Iterator[tuple[Ints, Floats]]:
     """Yield (rows of targets, law of the component (rows, K)), each target once.
 
@@ -131,10 +118,10 @@ def _component_laws(
     """
     if window is None:
         readers, stretch_of = np.unique(users, return_inverse=True)
-        first = begin = observed.offsets[readers]
+        first = begin = belief.offsets[readers]
     else:
         stretch_of = np.arange(users.size)
-        first = observed.offsets[users]
+        first = belief.offsets[users]
         begin = np.maximum(first, positions - window)
     step_of = positions - begin[stretch_of]  # events of the stretch before each target
     steps = np.zeros(begin.size, dtype=np.int64)  # events up to the stretch's last target
@@ -146,7 +133,7 @@ def _component_laws(
 
     for low in range(0, begin.size, STRETCHES_AT_ONCE):
         high = min(low + STRETCHES_AT_ONCE, begin.size)
-        belief = _Filter(world, observed, high - low)
+        belief.start(high - low)
         targets = np.flatnonzero((stretch_of >= low) & (stretch_of < high))
         targets = targets[np.argsort(step_of[targets], kind="stable")]
         bounds = np.searchsorted(step_of[targets], np.arange(steps[low] + 2))
@@ -197,21 +184,21 @@ def predictive(
     if window is not None and window < 1:
         raise UsageError(f"window={window} must be at least 1 event")
     world = simulation.world
-    observed = _observe(simulation, histories)
+    belief = _Filter(simulation, histories)
     users, positions = np.asarray(targets.users), np.asarray(targets.positions)
     laws = (
         _true_laws(simulation, positions)
         if latent
-        else _component_laws(world, observed, users, positions, window)
+        else _component_laws(belief, users, positions, window)
     )
-    occurred = np.flatnonzero(observed.column)
+    occurred = np.flatnonzero(belief.column)
     times = np.asarray(histories.times)
     for rows, law in _in_blocks(laws):
         offer = epochs_of(times[positions[rows] - 1])
         by_item = (law / world.totals[offer]) @ world.weights
         by_item *= world.arrival[None, :] <= offer[:, None]
         out = np.zeros((rows.size, histories.n_items + 1))
-        out[:, observed.column[occurred]] = by_item[:, occurred]
+        out[:, belief.column[occurred]] = by_item[:, occurred]
         yield rows, out
 
 
