@@ -88,28 +88,25 @@ def _method(plan: CostPlan) -> list[str]:
     """How the figures came about, in plain words."""
     many = plan.batch or f"as many as have {AT_ONCE:,} events, at least one,"
     return [
-        f"Every cell has {plan.rounds} samples, each in a process of its own, forked from one that "
-        "has imported all and computed nothing; cells of one length and pass take turns in an "
-        f"order drawn anew (seed {plan.seed}). Two samples if they take {ENOUGH:g} caps together.",
-        "A sample: build, one small pass to bring in code, one pass in which the peak of resident "
-        f"memory above what was there before is taken, then up to {MOST} timed passes (steps: "
-        f"{MOST_STEPS}) within {SHARE * plan.cap:g} s, at least one. Median, least and most are of "
-        "the timed passes of all samples; the peak is their median, and noisy below 1 MiB.",
+        f"Every cell has {plan.rounds} samples (two if they take {ENOUGH:g} caps together), each "
+        "in a process of its own, forked from one that has imported all and computed nothing; "
+        f"those of one length and pass in an order drawn anew (seed {plan.seed}).",
+        "A sample: one small pass to bring in code, one in which the peak of resident memory above "
+        f"what was there before is taken, then up to {MOST} timed passes (steps: {MOST_STEPS}) "
+        f"within {SHARE * plan.cap:g} s, at least one. The peak is noisy below 1 MiB.",
         f"{plan.threads} thread(s), pinned to as many cores where the system can; float32; width "
         "64, 2 heads, 16 experts; models with 2 layers, FFN 256, no dropout, as encoders: no loss "
         "over the catalog.",
-        f"A pass of mixers and models is over {many} histories; their seconds and bytes "
-        "are those of one history.",
+        f"A pass of mixers and models is over {many} histories; seconds and bytes are those of "
+        "one history.",
         f"forward: no gradients. What streams exactly reads in windows of {WINDOW:,} events with "
         "the state carried on and keeps no outputs; all else reads the whole history at once.",
-        "forward+backward: one pass over the whole history from a fixed gradient of the output; a "
-        "mixer's input has a gradient too, a model's items have none.",
-        "step: one more event from the state after so many; only what streams exactly has it.",
+        "forward+backward: from a fixed gradient of the output. step: one more event from the "
+        "state after so many; only what streams exactly has it.",
         "softmax-naive and sasrec-naive store all T x T scores. free: a model whose mixer returns "
         "its input; a ceiling is the ratio that such a mixer would give.",
         f"bank: read answers {QUESTIONS} questions; training is a step of elastic with the bank, "
-        f"{BATCH} histories of {EVENTS} events, forward, backward and optimiser; stream is a step "
-        "of it from a state.",
+        f"{BATCH} histories of {EVENTS} events, with the optimiser; stream is a step from a state.",
         f"loss: forward and backward for up to {TARGETS:,} targets at once, the cell's batch; "
         f"sampled has {NEGATIVES} negatives.",
         f"Skipped is what shorter histories predict to take longer than {plan.cap:g} s or more "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -16,112 +15,93 @@ from longrec_bench.measurement import Row
 from longrec_bench.plan import PASSES
 
 HEIGHT = 3.6
+UNITS = {"length": "events", "slots": "slots", "catalog": "items"}
 Value = Callable[[Row], float]
-Colours = dict[str, str]
 
 
 def figures(cells: Sequence[Row]) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Each figure's name, and its bytes by format ("svg", "png")."""
+    plots = []
     for kind, peer in PEERS.items():
         own = [cell for cell in cells if kind in cell]
         known = [cell for cell in own if cell["peak_bytes"] and cell["pass"] != "step"]
         compared = [row for row in ratios(cells) if kind in row and row["pass"] != "step"]
-        colours = _colours(own, kind)
-        for what, rows, label, value in (
-            ("time", own, "milliseconds", _milliseconds),
-            ("memory", known, "peak memory, MiB", _mebibytes),
-            ("ratio", compared, f"times as fast as {peer}", _ratio),
-        ):
-            if rows:
-                width = WIDE if len({row["pass"] for row in rows}) > 1 else WIDE / 2
-                draw = partial(_draw_passes, rows, kind, colours, label, value)
-                yield f"{kind}-{what}", on_white(draw, HEIGHT, width)
-    for kind, size in (("bank", "slots"), ("loss", "catalog")):
-        own = [cell for cell in cells if kind in cell]
-        if own:
-            yield kind, on_white(partial(_draw_sizes, own, kind, size), HEIGHT)
+        plots += [
+            (f"{kind}-time", kind, "length", own, "milliseconds", _milliseconds),
+            (f"{kind}-memory", kind, "length", known, "peak memory, MiB", _mebibytes),
+            (f"{kind}-ratio", kind, "length", compared, f"times as fast as {peer}", _ratio),
+        ]
+    banks, losses = ([cell for cell in cells if kind in cell] for kind in ("bank", "loss"))
+    plots.append(("bank", "bank", "slots", banks, "milliseconds", _milliseconds))
+    plots.append(("loss", "loss", "catalog", losses, "milliseconds per target", _per_target))
+    for figure, kind, size, rows, label, value in plots:
+        if rows:
+            # Those of one kind have the same colours in all figures.
+            names = dict.fromkeys(cell[kind] for cell in cells if kind in cell)
+            colours = {name: COLOURS[n % len(COLOURS)] for n, name in enumerate(names)}
+            panels = [rows]
+            if size == "length":
+                panels = [[row for row in rows if row["pass"] == which] for which in PASSES]
+                panels = [own for own in panels if own]
+            width = WIDE if len(panels) > 1 or size != "length" else WIDE / 2
+            draw = partial(_draw, panels, kind, size, colours, label, value)
+            yield figure, on_white(draw, HEIGHT, width)
 
 
-def _draw_passes(
-    rows: Sequence[Row], kind: str, colours: Colours, label: str, value: Value, figure: Figure
+def _draw(
+    panels: Sequence[Sequence[Row]],
+    kind: str,
+    size: str,
+    colours: dict[str, str],
+    label: str,
+    value: Value,
+    figure: Figure,
 ) -> None:
-    """A panel over length for each pass that there is, both axes logarithmic."""
-    passes = [which for which in PASSES if any(row["pass"] == which for row in rows)]
-    panels = figure.subplots(1, len(passes), squeeze=False)[0]
-    for axes, which in zip(panels, passes, strict=True):
-        own = [row for row in rows if row["pass"] == which]
-        lengths = sorted({row["length"] for row in own})
-        axes.set(title=which, xlabel="events", ylabel=label, xscale="log")
-        axes.set_xticks(lengths, [_short(length) for length in lengths], rotation=45)
+    """Panels of a line for each name over what grows, both axes logarithmic."""
+    drawn = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, rows in zip(drawn, panels, strict=True):
+        sizes = sorted({row[size] for row in rows})
+        axes.set(xlabel=UNITS[size], ylabel=label, xscale="log", yscale="log")
+        axes.set_xticks(sizes, [_short(one) for one in sizes], rotation=45)
         axes.xaxis.set_minor_formatter(NullFormatter())
-        _draw_lines(axes, own, kind, colours, "length", value)
+        for name, colour in colours.items():
+            own = sorted((row for row in rows if row[kind] == name), key=lambda row: int(row[size]))
+            if not own or (value is _ratio and name == FREE):
+                continue
+            x = [row[size] for row in own]
+            axes.plot(x, list(map(value, own)), color=colour, marker="o", markersize=3, label=name)
+            if value is _milliseconds and size == "length":
+                low, high = ([1e3 * row[k] for row in own] for k in ("seconds_min", "seconds_max"))
+                axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+        if size == "length":
+            axes.set_title(rows[0]["pass"])
         if value is _ratio:
-            _draw_ceiling(axes, own)
-        _make_logarithmic(axes, "y")
-    legend_above(figure, panels[0])
+            axes.axhline(1, color=INK, linewidth=0.8)
+            ceiling = {row[size]: row["ceiling"] for row in rows if row.get("ceiling")}
+            x, y = sorted(ceiling), [ceiling[length] for length in sorted(ceiling)]
+            axes.plot(x, y, color=INK, linestyle="--", linewidth=1, label="ceiling" if x else "")
+        low, high = axes.yaxis.get_view_interval()
+        subs = (1.0,) if high > 300 * low else (1.0, 2.0, 5.0)  # more numbers over few decades
+        axes.yaxis.set_major_locator(LogLocator(subs=subs))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:,.9g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    legend_above(figure, drawn[0])
 
 
-def _draw_ceiling(axes: Any, rows: Sequence[Row]) -> None:
-    """What a free mixer would give, dashed, and the line of those as fast as their peer."""
-    ceiling = {row["length"]: row["ceiling"] for row in rows if row.get("ceiling")}
-    if ceiling:
-        x, y = zip(*sorted(ceiling.items()), strict=True)
-        axes.plot(x, y, color=INK, linestyle="--", linewidth=1, label="ceiling")
-    axes.axhline(1, color=INK, linewidth=0.8)
-
-
-def _draw_sizes(cells: Sequence[Row], kind: str, size: str, figure: Figure) -> None:
-    axes = figure.subplots()
-    per_target: Value = lambda row: _milliseconds(row) / row["batch"]  # noqa: E731
-    value = per_target if kind == "loss" else _milliseconds
-    _draw_lines(axes, cells, kind, _colours(cells, kind), size, value)
-    _make_logarithmic(axes, "x")
-    _make_logarithmic(axes, "y")
-    axes.set_xlabel({"slots": "slots", "catalog": "items"}[size])
-    axes.set_ylabel("milliseconds per target" if kind == "loss" else "milliseconds")
-    legend_above(figure, axes)
-
-
-def _draw_lines(
-    axes: Any, rows: Sequence[Row], kind: str, colours: Colours, x: str, value: Value
-) -> None:
-    """A line for each name that has rows; of times over length also a band, least to most."""
-    for name, colour in colours.items():
-        own = sorted((row for row in rows if row[kind] == name), key=lambda row: int(row[x]))
-        if not own or (value is _ratio and name == FREE):
-            continue
-        xs, ys = [row[x] for row in own], [value(row) for row in own]
-        axes.plot(xs, ys, color=colour, marker="o", markersize=3, label=name)
-        if value is _milliseconds and x == "length":
-            low, high = ([1e3 * row[key] for row in own] for key in ("seconds_min", "seconds_max"))
-            axes.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
-
-
-def _make_logarithmic(axes: Any, which: str) -> None:
-    """A logarithmic axis with plain numbers, more of them over few decades."""
-    axes.set(**{f"{which}scale": "log"})
-    axis = getattr(axes, f"{which}axis")
-    low, high = axis.get_view_interval()
-    axis.set_major_locator(LogLocator(subs=(1.0,) if high > 300 * low else (1.0, 2.0, 5.0)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.9g}"))
-    axis.set_minor_formatter(NullFormatter())
-
-
-def _short(length: int) -> str:
-    """65536 -> "64k", 1048576 -> "1M", 200 -> "200"."""
+def _short(size: int) -> str:
+    """65536 -> "64k", 1048576 -> "1M", 3000 -> "3,000"."""
     for bits, unit in ((20, "M"), (10, "k")):
-        if length % (1 << bits) == 0:
-            return f"{length >> bits}{unit}"
-    return str(length)
-
-
-def _colours(rows: Sequence[Row], kind: str) -> Colours:
-    names = dict.fromkeys(row[kind] for row in rows)
-    return {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(names)}
+        if size % (1 << bits) == 0:
+            return f"{size >> bits}{unit}"
+    return f"{size:,}"
 
 
 def _milliseconds(row: Row) -> float:
     return 1e3 * float(row["seconds_median"])
+
+
+def _per_target(row: Row) -> float:
+    return _milliseconds(row) / float(row["batch"])
 
 
 def _mebibytes(row: Row) -> float:

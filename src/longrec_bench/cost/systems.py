@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
-from inspect import Parameter, signature
+from inspect import signature
 from typing import Any, cast
 
 import torch
@@ -95,13 +95,9 @@ def expected_growth(kind: str, name: str) -> tuple[int, int]:
 def make_mixer(name: str) -> Mixer:
     """A mixer of width 64 with 2 heads and 16 experts, as far as it has them."""
     cls = _mixer_class(name)
-    known: set[str] = set()  # parameters of its constructor, those that it hands on included
-    for base in cls.__mro__:
-        if "__init__" in vars(base):
-            parameters = signature(vars(base)["__init__"]).parameters
-            known |= set(parameters)
-            if all(one.kind is not Parameter.VAR_KEYWORD for one in parameters.values()):
-                break
+    # Of its constructor, and of those that it may hand parameters on to.
+    constructors = [vars(base)["__init__"] for base in cls.__mro__ if "__init__" in vars(base)]
+    known = {name for one in constructors for name in signature(one).parameters}
     shape = {key: value for key, value in SHAPE.items() if key in known}
     return cast(Callable[..., Mixer], cls)(DIM, **shape)
 

@@ -7,7 +7,8 @@ import shutil
 from array import array
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 from itertools import groupby, product
 from pathlib import Path
 
@@ -30,9 +31,9 @@ from longrec_bench.analysis import REENCODING, serving_ratios
 from longrec_bench.goals import serving_goals
 from longrec_bench.measurement import Progress, Row, describe_start, interleaved
 from longrec_bench.plan import PAIRS, SPANS, ServingPlan
-from longrec_bench.serving.clients import Client, HttpClient, K, Server, StreamClient
+from longrec_bench.serving.clients import Client, K, Server, StreamClient
 from longrec_bench.serving.pairs import ClientPairs, ConcurrentPairs, Pairs, Reencoding
-from longrec_bench.serving.users import Users, window_model, write_users
+from longrec_bench.serving.users import MOST, Users, window_model, write_users
 from longrec_bench.serving.workspace import DiskSync, Workspace, make_workspace, one_core
 
 WINDOWS = (200, 2048)
@@ -62,7 +63,7 @@ def bench_serving(
     Returns
     -------
     dict
-        Plain values: "cells" (see `CatalogBench.rows`; durability is "none" where nothing is
+        Plain values: "cells" (see `CatalogBench.measure`; durability is "none" where nothing is
         stored), "ratios", "goals", "breakdown", "machine", "method", "command", "commit",
         "started".
 
@@ -78,51 +79,35 @@ def bench_serving(
         raise UsageError("models needs different names or catalogs, at least one")
     # This says so before anything is made.
     engines = [Engine(one) for one in {one.name: one for one in recommenders}.values()]
-    cores, found, syncs = usable_cores(), describe_start("lmdb", "redis", "polars"), array("d")
-    cells, breakdown, method = list[Row](), list[Row](), _method(plan)
-    facts = found["machine"]
-    facts["cores_used"] = len(cores) if "http" in plan.transports else 1
-    facts["torch_threads"] = torch.get_num_threads()
+    cores, found = usable_cores(), describe_start("lmdb", "redis", "polars")
+    cells, breakdown, indexes, syncs = list[Row](), list[Row](), list[str](), array("d")
     with one_core() as core, make_workspace(folder, store) as workspace:
-        facts["pinned"] = core is not None
-        if core is None:
-            facts["cores_used"] = facts["cores"]
-        in_order = sorted(recommenders, key=_catalog)
-        for (n_items, _), group in groupby(in_order, key=_catalog):
-
-            def report(done: float, total: float, words: str, n_items: int = n_items) -> None:
-                progress(done, total, f"{n_items:,} items: {words}")
-
-            bench = CatalogBench(list(group), plan, workspace, cores, report)
-            syncs.extend(bench.measure())
-            cells += bench.rows()
+        for _, group in groupby(sorted(recommenders, key=_catalog), key=_catalog):
+            bench = CatalogBench(list(group), plan, workspace, cores, progress)
+            cells += bench.measure()
             breakdown += [pairs.breakdown() for pairs in bench.middle]
-            for system in bench.systems:
-                name = f"{n_items:,} items, {system.recommender.name}"
-                method.append(f"{name}: found with {system.index.name}.")
+            syncs.extend(bench.sync_seconds)
+            for name, index in bench.indexes.items():
+                indexes.append(f"{bench.n_items:,} items, {name}: found with {index.name}.")
             shutil.rmtree(bench.folder)
-        sync_ms = 1e3 * float(np.median(syncs)) if syncs else None
-        facts |= workspace.describe() | {"sync_ms": sync_ms}
+        servers_use = len(cores) if "http" in plan.transports else 1
+        found["machine"] |= workspace.describe() | {
+            "cores_used": found["machine"]["cores"] if core is None else servers_use,
+            "pinned": core is not None,
+            "sync_ms": 1e3 * float(np.median(syncs)) if syncs else None,
+        }
+    statements = [engine.statement for engine in engines]
     return found | {
         "cells": cells,
         "ratios": serving_ratios(cells),
         "goals": serving_goals(cells),
         "breakdown": breakdown,
-        "method": [*method, *(engine.statement for engine in engines)],
+        "method": [*_method(plan), *indexes, *statements],
     }
 
 
 def _catalog(recommender: Recommender) -> tuple[int, str]:
     return recommender.catalog.n_items, recommender.catalog_version
-
-
-@dataclass(frozen=True)
-class System:
-    """A recommender, how its items are found, and all that is timed of it."""
-
-    recommender: Recommender
-    index: Index
-    measurements: list[Pairs] = field(default_factory=list)
 
 
 class CatalogBench:
@@ -134,8 +119,9 @@ class CatalogBench:
 
     Attributes
     ----------
-    systems : with all that is timed of them.
-    middle : pairs of one client and the middle length of history, of all systems.
+    indexes : how the items of each recommender are found, by its name.
+    middle : pairs of one client and the middle length of history, of all recommenders.
+    sync_seconds : of syncs of the stores' disk, taken meanwhile.
     folder : where all files are.
     """
 
@@ -148,128 +134,119 @@ class CatalogBench:
         progress: Progress,
     ) -> None:
         self.plan, self.workspace = plan, workspace
-        self._cores, self._progress, self._stack = cores, progress, ExitStack()
+        self._cores, self._progress = cores, progress
+        self.indexes: dict[str, Index] = {}
         self.middle: list[ClientPairs] = []
+        self.sync_seconds = array("d")
+        self._measurements: list[Pairs] = []
         catalog = recommenders[0].catalog
         self.n_items = catalog.n_items
         self.folder = workspace.folder / str(catalog.n_items)
         self.folder.mkdir()
         self.users = [Users(length, catalog, plan.seed) for length in sorted(plan.histories)]
         histories = write_users(self.users, catalog, self.folder / "histories")
-        self.systems = [self._prepare(recommender, histories) for recommender in recommenders]
+        self._recommenders = [self._prepare(one, histories) for one in recommenders]
 
-    def _prepare(self, recommender: Recommender, histories: Histories) -> System:
+    def _prepare(self, recommender: Recommender, histories: Histories) -> Recommender:
         """Find or make what a recommender needs, and fill its stores by rebuilding them.
 
         Of stores that are files one is filled, and the others are copies of it.
         """
+        name = recommender.name
         if recommender.folder is None and "http" in self.plan.transports:  # where servers read it
             recommender = replace(recommender)
-            recommender.save(self.folder / f"{recommender.name}-run")
-        on_disk, first, words = self.workspace.redis is None, "", f"{recommender.name}: filling"
+            recommender.save(self.folder / f"{name}-run")
+
+        def report(done: float, total: float, words: str = "filling") -> None:
+            self._report(done, total, f"{name}: {words}")
+
+        on_disk, first = self.workspace.on_disk, ""
         for transport, durability in product(self.plan.transports, self.plan.durabilities):
-            url = self._url(recommender, transport, durability)
+            url = self._url(name, transport, durability)
             if on_disk and first:
                 shutil.copytree(first, url, ignore=shutil.ignore_patterns("*-lock", ".lock"))
                 continue
             first = url
             with recommender.open_stream(url, "process" if on_disk else durability) as stream:
-                stream.rebuild(
-                    histories, progress=lambda done, total: self._progress(done, total, words)
-                )
-        return System(recommender, open_index(recommender, "auto", self._progress).index)
+                stream.rebuild(histories, progress=report)
+        self.indexes[name] = open_index(recommender, "auto", report).index
+        return recommender
 
-    def _url(self, recommender: Recommender, transport: str, durability: str) -> str:
-        return self.workspace.url(f"{self.n_items}/{recommender.name}-{transport}-{durability}")
-
-    def measure(self) -> array[float]:
+    def measure(self) -> list[Row]:
         """Sample everything in rounds, after one sample each that does not count.
 
-        -> seconds of syncs of the stores' disk, taken meanwhile.
+        -> a row of each thing: the condition ("system", "history", "catalog", "clients",
+        "transport", "durability"), its figures, and recall@10 of the index against exact search,
+        over all users as they stand in the end.
         """
-        with self._stack:
-            servers = [server for system in self.systems for server in self._add_systems(system)]
-            self._add_reencoding(self.systems[0])
+        with ExitStack() as stack:
+            servers = [one for each in self._recommenders for one in self._add(each, stack)]
+            self._add_reencoding(self._recommenders[0])
             for number, server in enumerate(servers):
-                self._progress(number, len(servers), "starting servers")
+                self._report(number, len(servers), "starting servers")
                 server.wait()
-            timed = [one for system in self.systems for one in system.measurements]
-            disk = self._stack.enter_context(DiskSync(self.folder))
-            rounds, everything = self.plan.rounds, [*timed, disk]
+            disk = stack.enter_context(DiskSync(self.folder))
+            rounds, everything = self.plan.rounds, [*self._measurements, disk]
             for one in everything:
                 one.sample()
                 one.clear()
             for number, one in interleaved(everything, rounds, random.Random(self.plan.seed)):
-                self._progress(number, rounds, "measuring")
+                self._report(number, rounds, "measuring")
                 span_begins = number * SPANS // rounds != (number - 1) * SPANS // rounds
                 if span_begins or not isinstance(one, ConcurrentPairs):
                     one.sample()
-        return disk.seconds if self.workspace.redis is None else array("d")
+            if self.workspace.on_disk:
+                self.sync_seconds = disk.seconds
+        recalls = {}
+        for recommender in self._recommenders:
+            self._report(0, 1, "measuring recall")
+            name = recommender.name
+            url = self._url(name, self.plan.transports[0], self.plan.durabilities[0])
+            with recommender.open_stream(url, "process", index=self.indexes[name]) as stream:
+                recalls[name] = recall_of(stream, self.users)
+        first = self._recommenders[0].name  # whose index is searched where windows are read again
+        rows = [one.row() for one in self._measurements]
+        return [row | {"recall_at_10": recalls.get(row["system"], recalls[first])} for row in rows]
 
-    def rows(self) -> list[Row]:
-        """What was timed, each with recall@10 of its system's index against exact search.
-
-        That is over all users as they stand in the end. The first keys are the condition:
-        "system", "history", "catalog", "clients", "transport", "durability".
-        """
-        rows = []
-        for system in self.systems:
-            self._progress(0, 1, "measuring recall")
-            first = self.plan.transports[0], self.plan.durabilities[0]
-            url = self._url(system.recommender, *first)
-            with system.recommender.open_stream(url, "process", index=system.index) as stream:
-                share = {"recall_at_10": recall_of(stream, self.users)}
-            rows += [one.row() | share for one in system.measurements]
-        return rows
-
-    def _add_systems(self, system: System) -> list[Server]:
-        """All that is timed of a system; -> its servers, not ready yet: several start at once."""
-        recommender, servers = system.recommender, list[Server]()
+    def _add(self, recommender: Recommender, stack: ExitStack) -> list[Server]:
+        """All that is timed of a recommender; -> its servers, still starting, several at once."""
+        name, servers = recommender.name, list[Server]()
         for transport, durability in product(self.plan.transports, self.plan.durabilities):
-            url = self._url(recommender, transport, durability)
+            url = self._url(name, transport, durability)
             connect: Callable[[], Client]
             if transport == "python":
-                stream = recommender.open_stream(url, durability, index=system.index)
-                self._stack.enter_context(stream)
-
-                def connect(stream: Stream = stream) -> Client:
-                    return StreamClient(stream)
+                stream = recommender.open_stream(url, durability, index=self.indexes[name])
+                connect = partial(StreamClient, stack.enter_context(stream))
             else:
                 assert recommender.folder is not None
-                log = self.folder / f"{recommender.name}-{durability}.log"
+                log = self.folder / f"{name}-{durability}.log"
                 server = Server(recommender.folder, url, durability, log, self._cores)
-                servers.append(self._stack.enter_context(server))
-
-                def connect(server: Server = server) -> Client:
-                    client = HttpClient(server)
-                    self._stack.callback(client.close)
-                    return client
-
+                servers.append(stack.enter_context(server))
+                connect = server.client
             for n, users in product(self.plan.clients, self.users):
-                condition = self._condition(recommender.name, users, n, transport, durability)
-                if n == 1:
-                    alone = ClientPairs(condition, users, connect())
-                    system.measurements.append(alone)
-                    if users is self.users[len(self.users) // 2]:
-                        self.middle.append(alone)
-                else:
-                    clients, span = [connect() for _ in range(n)], self.plan.seconds / SPANS
-                    several = ConcurrentPairs(condition, users, clients, span)
-                    system.measurements.append(several)
+                condition = self._condition(name, users, n, transport, durability)
+                clients = [connect() for _ in range(n)]
+                if n > 1:
+                    span = self.plan.seconds / SPANS
+                    self._measurements.append(ConcurrentPairs(condition, users, clients, span))
+                    continue
+                pairs = ClientPairs(condition, users, clients[0])
+                self._measurements.append(pairs)
+                if users is self.users[len(self.users) // 2]:
+                    self.middle.append(pairs)
         return servers
 
-    def _add_reencoding(self, system: System) -> None:
-        """Reading windows again, by models whose item vectors are a system's if it has some."""
+    def _add_reencoding(self, recommender: Recommender) -> None:
+        """Reading windows again, by models that share a recommender's item vectors, if any."""
         shorter = 0
         for window in WINDOWS:
-            model = window_model(system.recommender, window)
-            index: Index = ExactIndex(model)
-            if isinstance(system.recommender.model, SequenceModel):
-                index = system.index
+            model = window_model(recommender, window)
+            has_vectors = isinstance(recommender.model, SequenceModel)
+            index = self.indexes[recommender.name] if has_vectors else ExactIndex(model)
             for users in self.users:
                 if users.length > shorter:  # no window reads what a shorter one does
                     condition = self._condition(f"{REENCODING} {window}", users)
-                    system.measurements.append(Reencoding(condition, users, model, index))
+                    self._measurements.append(Reencoding(condition, users, model, index))
             shorter = window
 
     def _condition(
@@ -284,6 +261,12 @@ class CatalogBench:
             **{"system": system, "history": users.length, "catalog": self.n_items},
             **{"clients": clients, "transport": transport, "durability": durability},
         }
+
+    def _url(self, name: str, transport: str, durability: str) -> str:
+        return self.workspace.url(f"{self.n_items}/{name}-{transport}-{durability}")
+
+    def _report(self, done: float, total: float, words: str) -> None:
+        self._progress(done, total, f"{self.n_items:,} items: {words}")
 
 
 def recall_of(stream: Stream, groups: Sequence[Users]) -> float:
@@ -305,25 +288,21 @@ def recall_of(stream: Stream, groups: Sequence[Users]) -> float:
 
 def _method(plan: ServingPlan) -> list[str]:
     """How the figures came about, in plain words."""
-    http = [
+    lengths = ", ".join(f"{length:,}" for length in sorted(plan.histories))
+    http = (
         "http: two requests per pair, POST /v1/events and POST /v1/recommendations, to longrec "
         "serve in a process of its own, which has all cores; clients are threads of this process, "
-        "which has one of them, each with a socket that stays open.",
-    ]
-    lengths = ", ".join(f"{length:,}" for length in sorted(plan.histories))
+        "which has one of them, each with a socket that stays open."
+    )
     return [
         "A pair is an event of a user, then ten items for that user without seen items.",
-        "python: observe and recommend of a stream in this process.",
-        *(http if "http" in plan.transports else []),
-        f"Users: up to 256 of {lengths} events; each has events on a half of the items. Histories "
-        "came in by rebuild. A Redis server is another process, on cores of its own.",
-        f"{plan.rounds:,} rounds over each catalog, each cell in its turn, in an order drawn anew; "
-        f"seed {plan.seed}. One client: {PAIRS} pairs per turn. Several: {plan.seconds:g} seconds "
-        "in all.",
+        http if "http" in plan.transports else "python: a stream in this process, on one core.",
+        f"Users: up to {MOST} of {lengths} events; each has events on a half of the items.",
+        f"{plan.rounds:,} rounds over each catalog, in an order drawn anew; seed {plan.seed}. One "
+        f"client: {PAIRS} pairs per round. Several: {plan.seconds:g} seconds in all.",
         "re-encode N: SASRec of the same shape with fused attention reads the last N events for "
-        "each pair, then searches the first system's index, whose item vectors it has, with the "
-        "same items excluded. Its histories are tensors in memory: no store, ids, frames or HTTP.",
-        "recall_at_10: of a system's index against exact search, for all users as they stand "
-        "at the end, seen items excluded. Without a RUN the vectors are random and lie in "
-        "clusters, so that it tells little of trained ones.",
+        "each pair, then searches the first system's index. Its histories are tensors in memory: "
+        "no store, ids, frames or HTTP.",
+        "recall_at_10: against exact search, for all users as they stand at the end. Without a "
+        "RUN the vectors are random and lie in clusters, so that it tells little of trained ones.",
     ]

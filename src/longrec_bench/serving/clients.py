@@ -10,9 +10,10 @@ import socket
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 from longrec.core.child import stop_child
 from longrec.core.choices import Durability
@@ -32,37 +33,35 @@ _METRIC = re.compile(r"^(\w+(?:\{[^}]*\})?) (\S+)$", re.MULTILINE)
 _ADDRESS = re.compile(r"http://(127\.0\.0\.1):(\d+)  \(")
 
 
-class Client(Protocol):
+class Client(ABC):
     """Asks for one thing after the other, from one thread at a time."""
 
     def connect(self) -> dict[str, float]:
         """Called before each sample, outside of what is timed; -> `metrics` so far."""
-
-    def observe(self, user: str, item: Any, time: int) -> None: ...
-
-    def recommend(self, user: str) -> None: ...
+        return {}
 
     def metrics(self) -> dict[str, float]:
         """What the server counts and times from its start on, if there is one."""
+        return {}
+
+    @abstractmethod
+    def observe(self, user: str, item: Any, time: int) -> None: ...
+
+    @abstractmethod
+    def recommend(self, user: str) -> None: ...
 
 
-class StreamClient:
+class StreamClient(Client):
     """Calls a stream of this process."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
-
-    def connect(self) -> dict[str, float]:
-        return {}
 
     def observe(self, user: str, item: Any, time: int) -> None:
         self._stream.observe(user, item, time)
 
     def recommend(self, user: str) -> None:
         self._stream.recommend(user, k=K)
-
-    def metrics(self) -> dict[str, float]:
-        return {}
 
 
 class Server:
@@ -89,7 +88,7 @@ class Server:
             *("serve", str(run), "--store", url),
             *("--port", "0", "--durability", durability, "--no-log-requests", "--rate", "1e9"),
         ]
-        self._log, self._cores = log, cores
+        self._log, self._cores, self._clients = log, cores, list[HttpClient]()
 
     def __enter__(self) -> Server:
         with self._log.open("wb") as log:
@@ -104,7 +103,14 @@ class Server:
         return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=log)
 
     def __exit__(self, *raised: object) -> None:
+        for client in self._clients:
+            client.close()
         stop_child(self._process, STOP)
+
+    def client(self) -> HttpClient:
+        """One that asks it, closed with it."""
+        self._clients.append(HttpClient(self))
+        return self._clients[-1]
 
     def wait(self) -> None:
         """Until it is ready.
@@ -136,7 +142,7 @@ class Server:
         return self._log.read_text(encoding="utf-8", errors="replace")
 
 
-class HttpClient:
+class HttpClient(Client):
     """Asks a server over a socket that stays open.
 
     It writes and reads HTTP by itself: Python's http.client takes eight times its processor time,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -30,27 +30,19 @@ class Workspace(NamedTuple):
     Attributes
     ----------
     folder : a temporary one.
-    redis : URL of a Redis whose keys begin with a prefix of this measurement's; None: stores are
-        files in the folder.
+    url : gives the URL of the store of a name: a folder in it, or a Redis's with a prefix.
+    on_disk : whether stores are in the folder.
     store : which kind of store it is, or the Redis without its password.
     """
 
     folder: Path
-    redis: str | None = None
-    store: str = "lmdb"
-
-    def url(self, name: str) -> str:
-        """The URL of the store of a name."""
-        if self.redis is None:
-            return str(self.folder / name)
-        parts = urlsplit(self.redis)
-        *query, (_, prefix) = parse_qsl(parts.query)
-        query.append(("prefix", f"{prefix}{name}:"))
-        return urlunsplit(parts._replace(query=urlencode(query)))
+    url: Callable[[str], str]
+    on_disk: bool
+    store: str
 
     def describe(self) -> dict[str, Any]:
         """Which store it is and, where it is a file, on which file system."""
-        kind = file_system(self.folder) if self.redis is None else None
+        kind = file_system(self.folder) if self.on_disk else None
         return {"store": self.store, "file_system": kind, "in_memory": kind in IN_MEMORY}
 
 
@@ -75,45 +67,49 @@ def make_workspace(parent: Path, store: str | None = None) -> Iterator[Workspace
         )
     if not parent.is_dir():
         raise UsageError(f"{parent}: there is no such folder to measure in")
-    with _redis_prefix(store) as (redis, description):
-        try:
-            folder = tempfile.TemporaryDirectory(
-                prefix="longrec-bench-", dir=parent, ignore_cleanup_errors=True
-            )
-        except OSError as error:
-            raise LongrecError(f"{parent} cannot be written to: {error}") from error
-        with folder:
-            yield Workspace(Path(folder.name), redis, description)
+    try:
+        temporary = tempfile.TemporaryDirectory(
+            prefix="longrec-bench-", dir=parent, ignore_cleanup_errors=True
+        )
+    except OSError as error:
+        raise LongrecError(f"{parent} cannot be written to: {error}") from error
+    with temporary:
+        folder = Path(temporary.name)
+        if store is None:
+            yield Workspace(folder, lambda name: str(folder / name), True, "lmdb")
+        else:
+            with _redis_keys(store) as (url, public_url):
+                yield Workspace(folder, url, False, public_url)
 
 
 @contextmanager
-def _redis_prefix(url: str | None) -> Iterator[tuple[str | None, str]]:
-    """A Redis's URL with a prefix that no keys have, which are deleted in the end, and its name."""
-    if url is None:
-        yield None, "lmdb"
-        return
+def _redis_keys(store: str) -> Iterator[tuple[Callable[[str], str], str]]:
+    """Keys with a prefix that nobody else has, deleted in the end.
+
+    -> what gives the URL of the store of a name, and the Redis's own without its password.
+    """
     from longrec.serving.stores.redis_client import RedisAddress, RedisClient
 
-    address, parts = RedisAddress.parse(url), urlsplit(url)
+    address, parts = RedisAddress.parse(store), urlsplit(store)
     prefix = f"{address.prefix.decode()}bench-{uuid4().hex[:12]}:"
-    query = [pair for pair in parse_qsl(parts.query) if pair[0] != "prefix"]
-    own = urlunsplit(parts._replace(query=urlencode([*query, ("prefix", prefix)])))
+    options = [pair for pair in parse_qsl(parts.query) if pair[0] != "prefix"]
 
-    def delete_keys() -> None:
+    def url(name: str) -> str:
+        query = urlencode([*options, ("prefix", f"{prefix}{name}:")])
+        return urlunsplit(parts._replace(query=query))
+
+    error: BaseException | None = None
+    try:
+        yield url, address.public_url
+    except BaseException as raised:
+        error = raised
+        raise
+    finally:
+        less_telling = [LongrecError] if error else []  # than what was raised before
         client = RedisClient(address, lambda connection: None)
-        try:
+        with suppress(*less_telling), closing(client):
             for keys in client.keys(prefix.encode()):
                 client.command("UNLINK", *keys)
-        finally:
-            client.close()
-
-    try:
-        yield own, address.public_url
-    except BaseException:
-        with suppress(LongrecError):  # what was raised before says more
-            delete_keys()
-        raise
-    delete_keys()
 
 
 @contextmanager
