@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,7 @@ import longrec
 from longrec.cli.main import app
 from longrec.core.errors import LongrecError
 from longrec.recommender import Recommender
-from longrec.serving.records.engine import Engine
 from longrec.serving.stores.open import open_store
-from longrec.serving.stream import stream
 
 MADE = Path(__file__).parent / "fixtures" / "v0.1.0"
 EXPECTED = json.loads((MADE / "expected.json").read_text())
@@ -29,14 +26,9 @@ def old(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def rec(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recommender]:
-    """The run that was trained then, with one engine for all streams."""
-    run = shutil.copytree(MADE / "run", tmp_path_factory.mktemp("old") / "run")
-    rec = longrec.load(run)
-    engine = Engine(rec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stream, "Engine", lambda artifact: engine)
-        yield rec
+def rec(tmp_path_factory: pytest.TempPathFactory) -> Recommender:
+    """The run that was trained then."""
+    return longrec.load(shutil.copytree(MADE / "run", tmp_path_factory.mktemp("old") / "run"))
 
 
 def assert_same_rows(found: list[dict], expected: list[dict]) -> None:
@@ -62,14 +54,14 @@ def test_a_run_and_its_histories_give_the_same_numbers(old, rec):
 
 def assert_answers(rec: Recommender, url: str) -> None:
     """A store answers what it answered, goes on, and holds every event in its order."""
-    with rec.open_stream(url, "process") as opened:
+    with rec.open_stream(url, "process") as stream:
         asked = list(dict.fromkeys(row["asked"] for row in EXPECTED["stream"]))
-        found = [row for user in asked for row in opened.recommend(user, k=5).to_dicts()]
+        found = [row for user in asked for row in stream.recommend(user, k=5).to_dicts()]
         assert_same_rows(found, EXPECTED["stream"])
     assert log_of(url) == EXPECTED["log"]
-    with rec.open_stream(url, "process") as opened:
-        assert not opened.observe("late", "i2", 9, event_id="x").new
-        assert opened.observe("late", "i2", 9, event_id="y").new
+    with rec.open_stream(url, "process") as stream:
+        assert not stream.observe("late", "i2", 9, event_id="x").new
+        assert stream.observe("late", "i2", 9, event_id="y").new
 
 
 def log_of(url: str) -> list[list]:
@@ -93,8 +85,8 @@ def test_a_backup_and_a_store_in_sqlite_are_carried_over_by_one_command(old, rec
     given = f"sqlite://{old / source}" if source.endswith("sqlite") else str(old / source)
     url = f"lmdb://{old / 'new'}"
     app(["store", "restore", given, url], standalone_mode=False)
-    with rec.open_stream(url, "process") as opened:
-        opened.rebuild()
+    with rec.open_stream(url, "process") as stream:
+        stream.rebuild()
     assert_answers(rec, url)
 
 

@@ -33,7 +33,6 @@ from longrec.data.catalog import Catalog
 from longrec.recommender import Recommender
 from longrec.serving.maintenance.replay import Replay
 from longrec.serving.maintenance.verify import Verified, verify
-from longrec.serving.records.engine import Engine
 from longrec.serving.stores import log_reader
 from longrec.serving.stores.encoding import pack_event
 from longrec.serving.stores.lmdb_tables import EVENT_KEY, LOG_KEY, Tables
@@ -228,14 +227,7 @@ def recommender(case: str) -> Recommender:
 
 @cache
 def replay_of(case: str) -> Replay:
-    return new_replay(recommender(case))
-
-
-def new_replay(rec: Recommender) -> Replay:
-    """A replay by the model's own step: to record it would take most of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Engine, "_program", lambda engine, batch: None)
-        return Replay(rec)
+    return Replay(recommender(case))
 
 
 def stored(folder: Path, case: str, lengths: tuple[int, ...] = (1, 30, 150)) -> Store:
@@ -318,7 +310,7 @@ def test_a_tampered_bitmap_is_found(tmp_path, change) -> None:
 def test_items_known_since_are_told_and_no_problem(tmp_path) -> None:
     store = stored(tmp_path, "elastic", (150,))
     more = recommender("elastic").with_items([95, 96])
-    found = verify(store, new_replay(more))
+    found = verify(store, Replay(more))
     assert found.problems == ()
     assert (found.compared, found.outdated) == (1, 1)
     store.close()

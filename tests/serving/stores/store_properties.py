@@ -1,7 +1,7 @@
 """What every store does, as tests: a store's test file makes a class of `StoreContract`.
 
-Its fixture `make(name)` opens the store of that name: an empty one when the name is new, otherwise
-what is in it. Names are used one after the other, never two at once.
+Its fixture `open_named(name)` opens the store of that name: an empty one when the name is new,
+otherwise what is in it. Names are used one after the other, never two at once.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from longrec.serving.stores.protocol import (
     read_header,
 )
 
-Make = Callable[..., Store]
+OpenNamed = Callable[..., Store]
 DIGEST, OTHER = "ab" * 32, "0c" * 32
 SIZE = 300
 
@@ -114,11 +114,11 @@ def together(workers: Sequence[Callable[[], Any]]) -> None:
 
 
 class StoreContract:
-    """Needs the fixture `make`."""
+    """Needs the fixture `open_named`."""
 
     @pytest.fixture
-    def store(self, make: Make) -> Iterable[Store]:
-        opened = make("contract")
+    def store(self, open_named: OpenNamed) -> Iterable[Store]:
+        opened = open_named("contract")
         yield opened
         opened.close()
 
@@ -352,8 +352,8 @@ class StoreContract:
         assert store.totals().records == {OTHER: 2}
         assert store.put(DIGEST, [Put(b"u", before.log_id, 0, record(1, 1), b"")]) == 1
 
-    def test_opened_again_it_is_the_same(self, make):
-        store = make("again")
+    def test_opened_again_it_is_the_same(self, open_named):
+        store = open_named("again")
         log(store, b"u", event(1), event(2), seen=[1, 10_000])
         log(store, b"gone", event(1))
         gone = read_user(store, b"gone").log_id
@@ -366,7 +366,7 @@ class StoreContract:
             assert store.totals().bytes > 0
             store.close()
             store.close()
-            store = make("again")
+            store = open_named("again")
             assert read_user(store, b"u", names=[b"event1"]) == before
             assert events_of(store, b"u") == [event(1), event(2)]
             assert store.meta()["current"] == DIGEST
@@ -422,11 +422,11 @@ class StoreContract:
         ],
     )
     @given(data=st.data())
-    def test_it_does_what_plain_dictionaries_do(self, make, data):
-        with closing(Played(make, f"played{next(_names)}")) as played:
+    def test_it_does_what_plain_dictionaries_do(self, open_named, data):
+        with closing(Mirrored(open_named, f"mirrored{next(_names)}")) as mirrored:
             for _ in range(data.draw(st.integers(1, 25), "steps")):
-                played.play(data.draw(_ACTIONS, "action"))
-                played.check()
+                mirrored.play(data.draw(_ACTIONS, "action"))
+                mirrored.check()
 
 
 _names = itertools.count()
@@ -478,11 +478,11 @@ class Log:
         return read_header(self.records[digest]).version if digest in self.records else 0
 
 
-class Played:
+class Mirrored:
     """A store, and beside it plain dictionaries that do the same by the words of the contract."""
 
-    def __init__(self, make: Make, name: str) -> None:
-        self.make, self.name, self.store = make, name, make(name)
+    def __init__(self, open_named: OpenNamed, name: str) -> None:
+        self.open_named, self.name, self.store = open_named, name, open_named(name)
         self.logs: dict[bytes, Log] = {}
         self.used_ids: set[int] = set()
         self.reads: dict[tuple[str, bytes], list[StoredUser]] = {}
@@ -569,7 +569,7 @@ class Played:
 
     def reopen(self) -> None:
         self.store.close()
-        self.store = self.make(self.name)
+        self.store = self.open_named(self.name)
 
     def check(self) -> None:
         """All that can be read is the same."""

@@ -129,7 +129,7 @@ class TestContract(StoreContract):
     """What every store does."""
 
     @pytest.fixture
-    def make(self, tmp_path):
+    def open_named(self, tmp_path):
         return lambda name: open_store(f"lmdb://{tmp_path}/{name}", "process")
 
 
@@ -139,7 +139,7 @@ class TestContractWithPower(StoreContract):
     test_it_does_what_plain_dictionaries_do = None
 
     @pytest.fixture
-    def make(self, tmp_path):
+    def open_named(self, tmp_path):
         return lambda name: open_store(f"lmdb://{tmp_path}/{name}")
 
 

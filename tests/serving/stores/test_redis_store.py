@@ -121,7 +121,7 @@ class TestContract(StoreContract):
     """What every store does."""
 
     @pytest.fixture
-    def make(self, shared_server):
+    def open_named(self, shared_server):
         number = next(_names)
         return lambda name: open_store(f"{shared_server.url}?prefix=t{number}:{name}:")
 

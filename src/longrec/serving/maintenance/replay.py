@@ -1,4 +1,4 @@
-"""Records held against what the log itself gives: every event replayed into an empty record."""
+"""Records compared with what the log gives: every event replayed into an empty record."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Replay:
         -------
         list of str
             "same"; "differing"; "bitmap" (of seen items, differing); "outdated": it skipped items
-            that are known by now, which a rebuild takes in; "gone": the log was replaced meanwhile.
+            that are known by now, which a rebuild takes in; "replaced": the log was, meanwhile.
         """
         if not users:
             return []
@@ -50,15 +50,15 @@ class Replay:
         ends = stored["sequence"].tolist()
         asked = [user._replace(last=end) for user, end in zip(read, ends, strict=True)]
         replayed = catch_up(store, self.engine, self.items, names, asked, fresh)
-        gone = fresh["sequence"] != stored["sequence"]
+        replaced = fresh["sequence"] != stored["sequence"]
         outdated = stored["skipped"] > fresh["skipped"]
         other_items = [
             bitmap(replayed.get(row, NONE)) != user.seen.rstrip(b"\0")
             for row, user in enumerate(read)
         ]
         kinds = np.select(
-            [gone, outdated, ~self._same(stored, fresh), other_items],
-            ["gone", "outdated", "differing", "bitmap"],
+            [replaced, outdated, ~self._same(stored, fresh), other_items],
+            ["replaced", "outdated", "differing", "bitmap"],
             "same",
         )
         return [str(kind) for kind in kinds]
@@ -76,7 +76,7 @@ class Replay:
         known = fresh["sequence"] > fresh["skipped"]
         if known.any():
             same[known] &= self._close(stored[known], fresh[known])
-        # One event more, so that what the next scores are made of is held against it, too.
+        # One event more, so that what the next scores are made of is compared, too.
         probe = [[(1, max(0, int(time)))] for time in fresh["time"]]
         self.engine.advance(fresh, probe)
         try:

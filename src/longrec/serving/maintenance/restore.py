@@ -28,7 +28,7 @@ def restore(source: str | Path, store: Store, progress: Progress | None = None) 
     Parameters
     ----------
     source : path
-        A backup's folder, held against its digests first; or `sqlite:///file` of a store that
+        A backup's folder, checked against its digests first; or `sqlite:///file` of a store that
         longrec 0.1.0 kept.
     store : Store
         Empty, or half restored from this backup.

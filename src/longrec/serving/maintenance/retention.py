@@ -48,12 +48,12 @@ def drop_old(store: Store) -> list[ModelOfStore]:
     ]
     for model in old:
         model["records"] = store.drop(model["digest"])
-    gone = {model["digest"] for model in old}
+    dropped = {model["digest"] for model in old}
 
     def change(meta: dict[str, Any]) -> None:
         models = meta.get("models", {})
-        meta["models"] = {key: value for key, value in models.items() if key not in gone}
+        meta["models"] = {key: value for key, value in models.items() if key not in dropped}
 
-    if gone:
+    if dropped:
         store.change_meta(change)
     return old

@@ -69,8 +69,8 @@ def _batches(path: Path, rows: int) -> Iterator[list[dict[str, Any]]]:
         with closing(_connect(path)) as connection:
             connection.row_factory = sqlite3.Row
             events = connection.execute(_LOG)
-            while some := events.fetchmany(rows):
-                yield [dict(row) for row in some]
+            while batch := events.fetchmany(rows):
+                yield [dict(row) for row in batch]
     except sqlite3.Error as error:
         raise DataError(f"{path} is damaged: {error}") from error
 

@@ -71,7 +71,7 @@ class Verified:
     ----------
     users, events : how many were checked.
     records, behind : per model's digest; those behind their log catch up when they are next used.
-    compared : records held against a replay of the log.
+    compared : records that were compared with a replay of the log.
     outdated : of these the ones that skipped items which the recommender knows by now.
     problems : none in a whole store.
     """
@@ -99,7 +99,7 @@ def verify(
     ----------
     store : Store
     replay : Replay or None
-        Of a recommender: its records are held against what the log gives.
+        Of a recommender: its records are compared with what the log gives.
     progress : callable or None
         Called with (events checked, events in all).
 
@@ -178,7 +178,7 @@ class _Check:
             self.found.events += log.last
         if self.replay is not None:
             kinds = self.replay.compare(self.store, comparable)
-            self.found.compared += len(kinds) - kinds.count("gone")
+            self.found.compared += len(kinds) - kinds.count("replaced")
             self.found.outdated += kinds.count("outdated")
             for (user, _), kind in zip(comparable, kinds, strict=True):
                 if kind in WORDS:

@@ -78,11 +78,11 @@ class SharedLock:
 
 
 class LmdbFolder:
-    """An open folder: get it with `share`, give it back with `leave`."""
+    """An open folder: get it with `acquire`, give it back with `release`."""
 
     def __init__(self, path: Path, durability: Durability, readonly: bool) -> None:
         self.path, self.durability, self.readonly = path, durability, readonly
-        self.url, self.users = f"lmdb://{path}", 0
+        self.url, self.stores = f"lmdb://{path}", 0
         self._pid = os.getpid()
         # Shared by those who use the open file; exclusive for who opens another one.
         self._file_lock, self._write_lock = SharedLock(), threading.Lock()
@@ -92,7 +92,7 @@ class LmdbFolder:
         self._start()
 
     @classmethod
-    def share(cls, path: str, durability: Durability, readonly: bool) -> LmdbFolder:
+    def acquire(cls, path: str, durability: Durability, readonly: bool) -> LmdbFolder:
         """What this process has open at a path, opened if it has not."""
         real = Path(os.path.realpath(path))
         with _registry_lock:
@@ -101,14 +101,14 @@ class LmdbFolder:
                 folder = _folders[real] = cls(real, durability, readonly)
             else:
                 folder._join(durability, readonly)
-            folder.users += 1
+            folder.stores += 1
             return folder
 
-    def leave(self) -> None:
-        """One user less; the last one closes it."""
+    def release(self) -> None:
+        """One store less; the last one closes it."""
         with _registry_lock:
-            self.users -= 1
-            if not self.users and self._pid == os.getpid():
+            self.stores -= 1
+            if not self.stores and self._pid == os.getpid():
                 del _folders[self.path]
                 with self._write_lock, self._file_lock.exclusive():
                     self._stop()

@@ -51,7 +51,7 @@ class LmdbStore:
     @classmethod
     def open(cls, path: str, durability: Durability = "power", readonly: bool = False) -> LmdbStore:
         """Open the store in a folder, made if need be; its errors are those of `open_store`."""
-        return cls(LmdbFolder.share(path, durability, readonly), durability, readonly)
+        return cls(LmdbFolder.acquire(path, durability, readonly), durability, readonly)
 
     @property
     def url(self) -> str:
@@ -87,14 +87,16 @@ class LmdbStore:
         def work(tables: OpenTables) -> list[Event]:
             if not log_id or tables.find_log_id(user) != log_id:
                 return []
-            many = min(limit, tables.last_event(log_id) - after)
-            if many <= 0:
+            count = min(limit, tables.last_event(log_id) - after)
+            if count <= 0:
                 return []
             cursor = tables.cursor(tables.log)
             cursor.set_range(EVENT_KEY.pack(log_id, after + 1))
-            pairs = list(islice(cursor.iternext(), many))
-            if pairs[-1][0] != EVENT_KEY.pack(log_id, after + many):  # damaged: only up to the hole
-                keys = [EVENT_KEY.pack(log_id, after + n + 1) for n in range(many)]
+            pairs = list(islice(cursor.iternext(), count))
+            if pairs[-1][0] != EVENT_KEY.pack(
+                log_id, after + count
+            ):  # damaged: up to the gap
+                keys = [EVENT_KEY.pack(log_id, after + n + 1) for n in range(count)]
                 pairs = [pair for pair, key in zip(pairs, keys, strict=False) if pair[0] == key]
             return [unpack_event(value) for _, value in pairs]
 
@@ -188,7 +190,7 @@ class LmdbStore:
             users, events = (tables.stat(table)["entries"] for table in (tables.users, tables.log))
             keys = tables.cursor(tables.records).iternext(values=False)
             records = Counter(key[: -LOG_KEY.size] for key in keys)
-            return Totals(users, events, {key.hex(): many for key, many in records.items()}, 0)
+            return Totals(users, events, {key.hex(): count for key, count in records.items()}, 0)
 
         return self._read(work)._replace(bytes=self._folder.size())
 
@@ -203,7 +205,7 @@ class LmdbStore:
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            self._folder.leave()
+            self._folder.release()
 
     def _read(self, work: Callable[[OpenTables], T]) -> T:
         self._check_open()

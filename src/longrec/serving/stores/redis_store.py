@@ -227,17 +227,13 @@ class RedisStore:
         for users in self._user_pages(b"", LISTED_USERS):
             found = self._client.run("count", len(digests), *digests, *users)
             counts = [a + b for a, b in zip(counts, found, strict=True)]
-        users_count, events, *records = counts
-        return Totals(
-            users=users_count,
-            events=events,
-            records={
-                digest.decode(): count
-                for digest, count in zip(digests, records, strict=True)
-                if count
-            },
-            bytes=int(parse_info(self._client.command("INFO", "memory"))["used_memory"]),
-        )
+        records = {
+            digest.decode(): count
+            for digest, count in zip(digests, counts[2:], strict=True)
+            if count
+        }
+        memory = parse_info(self._client.command("INFO", "memory"))["used_memory"]
+        return Totals(counts[0], counts[1], records, int(memory))
 
     def compact(self) -> tuple[int, int]:
         """Write Redis's append-only file anew, without what was deleted; -> its bytes.

@@ -8,19 +8,19 @@
 --    the record was written; or, with nothing written, a table of new users that are not listed yet.
 
 local function append_events(log_id, length, count)
-  local flags, met, block, first = {}, {}, '', length
+  local flags, ids_of_call, block, first = {}, {}, '', length
   if length % BLOCK_EVENTS > 0 then
     block = call('GET', block_key(log_id, length)) or ''
   end
   for n = 1, count do
     local event_id, packed = arguments(2)
     local key = event_id ~= '-' and event_id_key(log_id, event_id:sub(2))
-    if key and (met[key] or call('EXISTS', key) == 1) then
+    if key and (ids_of_call[key] or call('EXISTS', key) == 1) then
       flags[n] = '0'
     else
       flags[n] = '1'
       if key then
-        met[key] = true
+        ids_of_call[key] = true
         write_later(key, '')
       end
       block = block .. packed

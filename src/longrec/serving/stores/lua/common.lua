@@ -1,20 +1,20 @@
 -- The beginning of every script: its arguments and the keys of the store (redis_layout.py).
 
 local call = redis.call
-local taken = 0
+local position = 0
 
 -- The next arguments of the call, so many at once.
 local function arguments(count)
-  taken = taken + count
-  return unpack(ARGV, taken - count + 1, taken)
+  position = position + count
+  return unpack(ARGV, position - count + 1, position)
 end
 
 local function skip_arguments(count)
-  taken = taken + count
+  position = position + count
 end
 
 local function arguments_left()
-  return taken < #ARGV
+  return position < #ARGV
 end
 
 local prefix = arguments(1)
