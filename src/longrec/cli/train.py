@@ -123,7 +123,7 @@ def models(
 
     Example: [bold]longrec models elastic[/bold]
     """
-    from longrec.config.describe import describe_model, describe_models
+    from longrec.config.parse import describe_model, describe_models
 
     described = describe_models() if name is None else describe_model(name)
     if json:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from longrec.config.training import TrainConfig
-from longrec.training.rows import RowAdam
+from longrec.training.rows import RowAdam, check_tensors
 
-SLOTS = {"step", "exp_avg", "exp_avg_sq"}
-"""What torch's AdamW keeps of a parameter."""
 ITEMS = "items"
 """The item table among a model's parameters."""
 ROWS = "rows."
@@ -116,30 +115,28 @@ class Optimiser:
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take what tensors() gave; ValueError says what does not fit this model."""
-        state: dict[int, dict[str, Tensor]] = {}
+        state: dict[int, dict[str, Tensor]] = defaultdict(dict)
         by_rows: dict[str, dict[str, Tensor]] = {name: {} for name in self.rows}
         for key, tensor in tensors.items():
             owner, _, slot = key.removeprefix(ROWS).rpartition(".")
             if key.startswith(ROWS) and owner in by_rows:
                 by_rows[owner][slot] = tensor
             elif owner.isdecimal() and int(owner) < len(self.dense):
-                state.setdefault(int(owner), {})[slot] = tensor
+                state[int(owner)][slot] = tensor
             else:
                 raise ValueError(f"the optimiser's state has {key}, and this model no place for it")
-        for number, slots in state.items():
-            shape = self.dense[number].shape
-            shapes = [tuple(slots[slot].shape) for slot in sorted(slots.keys() - {"step"})]
-            if slots.keys() != SLOTS or any(found != tuple(shape) for found in shapes):
-                raise ValueError(
-                    f"the optimiser's state of parameter {number} is {sorted(slots)} of shapes "
-                    f"{shapes}, not {sorted(SLOTS)} of {tuple(shape)}"
-                )
-        for name, parts in by_rows.items():
-            try:
+        part = ""
+        try:
+            for number, slots in state.items():
+                part, weights = f"parameter {number}", self.dense[number]
+                moments = {"exp_avg": weights, "exp_avg_sq": weights}
+                check_tensors(slots, {"step": torch.zeros(())} | moments)
+            for name, parts in by_rows.items():
+                part = f"rows of {name}"
                 self.rows[name].load(parts)
-            except ValueError as error:
-                raise ValueError(f"the optimiser's rows of {name}: {error}") from error
-        self.adam.load_state_dict(self.adam.state_dict() | {"state": state})
+        except ValueError as error:
+            raise ValueError(f"the optimiser's state, {part}: {error}") from error
+        self.adam.load_state_dict(self.adam.state_dict() | {"state": dict(state)})
 
 
 def _touched(name: str, table: Tensor) -> tuple[Tensor, Tensor]:

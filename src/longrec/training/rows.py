@@ -175,17 +175,9 @@ class RowAdam:
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take what tensors() gave; ValueError says what does not fit."""
         mine = self.tensors()
-        if tensors.keys() != mine.keys():
-            raise ValueError(f"the state has {sorted(tensors)}, not {sorted(mine)}")
+        mine["history"] = self.history[: max(len(tensors.get("history", ())), 1)]
+        check_tensors(tensors, mine)
         marks, history = tensors["marks"], tensors["history"]
-        mine["history"] = self.history[: max(len(history), 1)]
-        for name, tensor in tensors.items():
-            wanted = mine[name]
-            if tensor.shape != wanted.shape or tensor.dtype != wanted.dtype:
-                raise ValueError(
-                    f"{name} is {tensor.dtype} {tuple(tensor.shape)}, "
-                    f"not {wanted.dtype} {tuple(wanted.shape)}"
-                )
         if len(marks) and not 0 <= int(marks.min()) <= int(marks.max()) < len(history):
             raise ValueError(f"marks lie outside the {len(history)} steps of the history")
         for name, tensor in tensors.items():
@@ -193,3 +185,16 @@ class RowAdam:
         self.steps = len(history) - 1
         c, log_d, h = history[-1].tolist()
         self.now = (c, log_d, h)
+
+
+def check_tensors(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless tensors have the names, types and shapes of those that are wanted."""
+    if found.keys() != wanted.keys():
+        raise ValueError(f"the state has {sorted(found)}, not {sorted(wanted)}")
+    for name, other in wanted.items():
+        tensor = found[name]
+        if tensor.shape != other.shape or tensor.dtype != other.dtype:
+            raise ValueError(
+                f"{name} is {tensor.dtype} {tuple(tensor.shape)}, "
+                f"not {other.dtype} {tuple(other.shape)}"
+            )
