@@ -56,19 +56,19 @@ histories = st.lists(
 )
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(rows=histories, cuts=st.lists(st.integers(1, 25), min_size=1, max_size=4))
 @pytest.mark.parametrize("case", CASES)
 def test_any_portions_give_what_the_whole_history_gives(case, rows, cuts) -> None:
     moved = engine(case)
     records = moved.layout.load([None] * len(rows))
-    done, turn = 0, 0
+    done, call = 0, 0
     while done < max(map(len, rows)):
-        size = cuts[turn % len(cuts)]
+        size = cuts[call % len(cuts)]
         moved.advance(records, [row[done : done + size] for row in rows])
         # A restart: nothing but bytes goes on.
         records = moved.layout.load([moved.dump(records, i) for i in range(len(rows))])
-        done, turn = done + size, turn + 1
+        done, call = done + size, call + 1
     for i, row in enumerate(rows):
         assert records["sequence"][i] == len(row)
         assert records["skipped"][i] == sum(item == 0 for item, _ in row)
