@@ -59,9 +59,11 @@ def rank_targets(
     def use(numbers: Ints, h: Tensor) -> None:
         for part in _blocks(targets.positions[numbers] - starts[numbers] + model.n_items):
             chosen = numbers[part]
-            rows, seen = _seen(histories, starts[chosen], targets.positions[chosen])
-            scores, own = model.score(h[part]), torch.from_numpy(wanted[chosen])
-            ranks = _ranks(scores, own.to(h.device), rows.to(h.device), seen.to(h.device))
+            lengths = targets.positions[chosen] - starts[chosen]
+            rows = np.repeat(np.arange(len(chosen)), lengths)
+            seen = histories.items[places(starts[chosen], lengths)].astype(np.int64)
+            tensors = (torch.from_numpy(x).to(h.device) for x in (wanted[chosen], rows, seen))
+            ranks = _ranks(model.score(h[part]), *tensors)
             filtered[chosen], unfiltered[chosen] = (r.cpu().numpy() for r in ranks)
 
     if len(targets):
@@ -93,14 +95,6 @@ def _ranks(scores: Tensor, wanted: Tensor, rows: Tensor, seen: Tensor) -> tuple[
     filtered = (~(scores < own)).sum(1)
     # A target at -inf would tie with what was filtered; it stays last of all.
     return torch.where(own[:, 0] == -torch.inf, unfiltered, filtered), unfiltered
-
-
-def _seen(histories: Histories, begin: Ints, end: Ints) -> tuple[Tensor, Tensor]:
-    """(row, item) pairs of everything that stands in events begin[i] .. end[i] - 1."""
-    lengths = end - begin
-    rows = np.repeat(np.arange(len(begin)), lengths)
-    items = histories.items[places(begin, lengths)].astype(np.int64)
-    return torch.from_numpy(rows), torch.from_numpy(items)
 
 
 def _blocks(costs: Ints) -> list[slice]:
