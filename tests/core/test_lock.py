@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 import threading
 from time import monotonic
 
 import pytest
+from forking import run_code
 
 from longrec.core.errors import LongrecError
 from longrec.core.lock import LOCK, lock_file, lock_folder, locked
@@ -24,6 +23,9 @@ time.sleep(60)
 
 WITHOUT_FCNTL = """
 import sys
+for name in list(sys.modules):
+    if name.split(".")[0] in ("longrec", "filelock", "fcntl", "resource"):
+        del sys.modules[name]
 class Without:
     def find_spec(self, name, path=None, target=None):
         if name in ("fcntl", "resource"):
@@ -35,15 +37,8 @@ for name in longrec.__all__:
 """
 
 
-def python(code: str, *arguments: object, **options: object) -> subprocess.Popen[str]:
-    path = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=path)
-
-
 def test_another_process_is_refused_at_once_and_a_killed_one_holds_nothing(tmp_path):
-    process = python(HOLDER, tmp_path)
-    assert process.stdout is not None
+    process = run_code(HOLDER, tmp_path, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "locked\n"
     begun = monotonic()
     with (
@@ -86,6 +81,4 @@ def test_where_nothing_can_be_written_it_says_so(tmp_path):
 
 
 def test_all_public_names_import_where_python_has_no_fcntl():
-    process = python(WITHOUT_FCNTL)
-    process.communicate()
-    assert process.returncode == 0
+    assert run_code(WITHOUT_FCNTL).wait() == 0
