@@ -74,12 +74,15 @@ def banded_attention(q: Tensor, keys: Tensor, values: Tensor, count: Tensor, ban
     in_band = (key > query) & (key <= query + band)
     # Only the first block reads events before these, so that all others share one mask.
     exists = key >= (band - count.clamp_max(band))[:, None, None, None]
-    key_blocks, value_blocks = (_with_block_before(x, missing, band) for x in (keys, values))
+    key_blocks, value_blocks = (
+        torch.cat([x[:, :, :-1], x[:, :, 1:]], dim=3)  # each block with the one before it
+        for x in (pad(x, (0, 0, 0, missing)).unflatten(2, (-1, band)) for x in (keys, values))
+    )
 
-    def attend(which: slice, mask: Tensor) -> Tensor:
-        """Blocks `which` of all rows -> (B, blocks, H, W, d)."""
+    def attend(some: slice, mask: Tensor) -> Tensor:
+        """Some blocks of all rows -> (B, blocks, H, W, d)."""
         q, k, v = (
-            part[:, :, which].transpose(1, 2).flatten(0, 1)  # fused attention takes four axes
+            part[:, :, some].transpose(1, 2).flatten(0, 1)  # fused attention takes four axes
             for part in (queries, key_blocks, value_blocks)
         )
         y: Tensor = scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -89,12 +92,6 @@ def banded_attention(q: Tensor, keys: Tensor, values: Tensor, count: Tensor, ban
     if blocks > 1:
         y = torch.cat([y, attend(slice(1, None), in_band)], dim=1)
     return y.transpose(2, 3).flatten(3).flatten(1, 2)[:, :events]
-
-
-def _with_block_before(x: Tensor, missing: int, band: int) -> Tensor:
-    """(B, H, W + T, d) -> (B, H, blocks, 2 W, d): each block of W events with the one before it."""
-    blocks = pad(x, (0, 0, 0, missing)).unflatten(2, (-1, band))
-    return torch.cat([blocks[:, :, :-1], blocks[:, :, 1:]], dim=3)
 
 
 def banded_attention_step(q: Tensor, keys: Tensor, values: Tensor, count: Tensor) -> Tensor:

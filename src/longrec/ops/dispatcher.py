@@ -41,9 +41,9 @@ def naive_experts(
     z, means = log_weight.exp(), []
     sums = mean * z[..., None]
     for t in range(pairs.shape[2]):
-        keep, w = (-forget[:, :, t]).exp(), scores[:, :, t].exp()
-        z = z * keep + w
-        sums = sums * keep[..., None] + w[..., None] * pairs[:, :, t, None]
+        decay, w = (-forget[:, :, t]).exp(), scores[:, :, t].exp()
+        z = z * decay + w
+        sums = sums * decay[..., None] + w[..., None] * pairs[:, :, t, None]
         means.append(sums / z.clamp_min(MIN_WEIGHT)[..., None])
     return torch.stack(means, dim=2), z.log()
 

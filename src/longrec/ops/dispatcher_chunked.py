@@ -110,11 +110,11 @@ def _forward(
     q, pairs = (part.view(rows * chunks, size, -1) for part in (inputs.q, inputs.pairs))
     added_sums = torch.bmm(w.transpose(1, 2), pairs).view(rows, chunks, experts, -1)
     added_z = w.sum(1).view(rows, chunks, experts)
-    keep = _keep(inputs, size)
-    if keep is not None:
-        added_sums, added_z = added_sums.mul_(keep[..., None]), added_z.mul_(keep)
-    sums, last_sums = _scan(added_sums, keep, inputs.sums)
-    z, last_z = _scan(added_z, keep, inputs.z)
+    decay = _chunk_decay(inputs, size)
+    if decay is not None:
+        added_sums, added_z = added_sums.mul_(decay[..., None]), added_z.mul_(decay)
+    sums, last_sums = _scan(added_sums, decay, inputs.sums)
+    z, last_z = _scan(added_z, decay, inputs.z)
 
     sums_before, z_before = sums.flatten(0, 1), z.flatten(0, 1)
     mask = w.new_ones(size, size).tril_()
@@ -152,12 +152,12 @@ def _scores(inputs: ChunkInputs) -> tuple[Tensor, Tensor]:
     return scores, inverse
 
 
-def _keep(inputs: ChunkInputs, size: int) -> Tensor | None:
-    """2^-F_C, what is kept of S over each chunk: (N, K, R) or, alike for all, (N, 1, R)."""
+def _chunk_decay(inputs: ChunkInputs, size: int) -> Tensor | None:
+    """2^-F_C, by which each chunk multiplies S: (N, K, R) or, alike for all, (N, 1, R)."""
     if inputs.forget is None:
         return None
-    keep: Tensor = inputs.forget.unflatten(2, (-1, size)).sum(3).neg_().exp2_()
-    return keep.expand(-1, inputs.q.shape[1], -1, -1).flatten(0, 1)
+    decay: Tensor = inputs.forget.unflatten(2, (-1, size)).sum(3).neg_().exp2_()
+    return decay.expand(-1, inputs.q.shape[1], -1, -1).flatten(0, 1)
 
 
 class _Read(NamedTuple):
@@ -195,19 +195,19 @@ def _read(
     return _Read(q, pairs, sums, z, qk, logits, share, a, aw)
 
 
-def _scan(added: Tensor, keep: Tensor | None, first: Tensor | None) -> tuple[Tensor, Tensor]:
-    """S_{c+1} = keep_c S_c + added_c over chunks (N, K, R, ...), from S_0 = first (H, B, R, ...).
+def _scan(added: Tensor, decay: Tensor | None, first: Tensor | None) -> tuple[Tensor, Tensor]:
+    """S_{c+1} = decay_c S_c + added_c over chunks (N, K, R, ...), from S_0 = first (H, B, R, ...).
 
     -> S before each chunk, and S after the last, (N, R, ...).
     """
     states = [torch.zeros_like(added[:, 0]) if first is None else first.flatten(0, 1)]
-    for added_c, keep_c in zip(added.unbind(1), _per_chunk(keep, added), strict=True):
-        states.append(_add(states[-1], keep_c, added_c))
+    for added_c, decay_c in zip(added.unbind(1), _per_chunk(decay, added), strict=True):
+        states.append(_add(states[-1], decay_c, added_c))
     return torch.stack(states[:-1], 1), states[-1]
 
 
 def _scan_back(
-    d_before: Tensor, keep: Tensor | None, d_last: Tensor | None
+    d_before: Tensor, decay: Tensor | None, d_last: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Gradients of S after each chunk (N, K, R, ...) and of S_0, from those of S before each chunk.
 
@@ -215,25 +215,25 @@ def _scan_back(
     """
     d_first, step = [], max(CHUNKS_AT_ONCE // d_before.shape[1], 1)
     for rows in (slice(at, at + step) for at in range(0, len(d_before), step)):
-        d_rows, keep_rows = d_before[rows], None if keep is None else keep[rows]
+        d_rows, decay_rows = d_before[rows], None if decay is None else decay[rows]
         states = [torch.zeros_like(d_rows[:, 0]) if d_last is None else d_last[rows]]
-        per_chunk = zip(d_rows.unbind(1), _per_chunk(keep_rows, d_rows), strict=True)
-        for d_c, keep_c in reversed(list(per_chunk)):
-            states.append(_add(states[-1], keep_c, d_c))
+        per_chunk = zip(d_rows.unbind(1), _per_chunk(decay_rows, d_rows), strict=True)
+        for d_c, decay_c in reversed(list(per_chunk)):
+            states.append(_add(states[-1], decay_c, d_c))
         torch.stack(states[-2::-1], 1, out=d_rows)
         d_first.append(states[-1])
     return d_before, torch.cat(d_first)
 
 
-def _add(state: Tensor, keep: Tensor | None, added: Tensor) -> Tensor:
-    return state + added if keep is None else torch.addcmul(added, keep, state)
+def _add(state: Tensor, decay: Tensor | None, added: Tensor) -> Tensor:
+    return state + added if decay is None else torch.addcmul(added, decay, state)
 
 
-def _per_chunk(keep: Tensor | None, added: Tensor) -> Sequence[Tensor | None]:
-    """keep_c of each of the chunks, with as many axes as what is added."""
-    if keep is None:
+def _per_chunk(decay: Tensor | None, added: Tensor) -> Sequence[Tensor | None]:
+    """decay_c of each of the chunks, with as many axes as what is added."""
+    if decay is None:
         return [None] * added.shape[1]
-    parts = (keep[..., None] if added.ndim > keep.ndim else keep).unbind(1)
+    parts = (decay[..., None] if added.ndim > decay.ndim else decay).unbind(1)
     return parts if len(parts) == added.shape[1] else parts * added.shape[1]
 
 
@@ -261,22 +261,22 @@ def _backward(
             None if d_logits is None else d_logits[block],
             _ChunkGrads(*(part[block] for part in d)),
         )
-    keep = _keep(inputs, size)
+    decay = _chunk_decay(inputs, size)
     d_last_sums, d_last_z = (None if g is None else g.flatten(0, 1) for g in (grad_sums, grad_z))
-    d_sums, d_first_sums = _scan_back(d.sums.view(sums.shape), keep, d_last_sums)
-    d_z, d_first_z = _scan_back(d.z.view(z.shape), keep, d_last_z)
-    d_kept = None
-    if keep is not None:
+    d_sums, d_first_sums = _scan_back(d.sums.view(sums.shape), decay, d_last_sums)
+    d_z, d_first_z = _scan_back(d.z.view(z.shape), decay, d_last_z)
+    d_forgotten = None
+    if decay is not None:
         # Of what is forgotten over a whole chunk: S_{c+1} itself is lost for each unit of it.
         z_after = torch.cat([z[:, 1:], last_z.view(d_first_z.shape)[:, None]], 1)
-        d_kept = d_z * z_after
+        d_forgotten = d_z * z_after
         for at in range(0, chunks - 1, CHUNKS_AT_ONCE):
             some = slice(at, min(at + CHUNKS_AT_ONCE, chunks - 1))
             sums_after = sums[:, some.start + 1 : some.stop + 1]
-            d_kept[:, some] += (d_sums[:, some] * sums_after).sum(-1)
-        d_kept[:, -1] += (d_sums[:, -1] * last_sums.view(d_first_sums.shape)).sum(-1)
-        d_kept *= -LN2
-        d_sums, d_z = d_sums.mul_(keep[..., None]), d_z.mul_(keep)
+            d_forgotten[:, some] += (d_sums[:, some] * sums_after).sum(-1)
+        d_forgotten[:, -1] += (d_sums[:, -1] * last_sums.view(d_first_sums.shape)).sum(-1)
+        d_forgotten *= -LN2
+        d_sums, d_z = d_sums.mul_(decay[..., None]), d_z.mul_(decay)
     d_sums, d_z = d_sums.view(sums_before.shape), d_z.view(rows * chunks, 1, experts)
     for block in _blocks(w):
         dw = d.w[block].add_(d_z[block])
@@ -286,9 +286,9 @@ def _backward(
     dq, d_pairs = d.q.view(inputs.q.shape), d.pairs.view(inputs.pairs.shape)
     del d, d_sums  # what follows needs their memory
     d_forget = None
-    if d_kept is not None and inputs.forget is not None:
+    if d_forgotten is not None and inputs.forget is not None:
         d_within = ds.view(heads, batch, chunks, size, experts)
-        d_forget = _forget_back(d_within, d_kept, inputs.forget, mask)
+        d_forget = _forget_back(d_within, d_forgotten, inputs.forget, mask)
     # s = <query, k> / |k|
     scores, inverse = _scores(inputs)
     ds, key = ds.view(scores.shape), inputs.k.flatten(1, 2)
@@ -347,12 +347,14 @@ def _read_back(
     torch.sum(dz, 1, out=d.z)
 
 
-def _forget_back(d_within: Tensor, d_kept: Tensor, forget: Tensor, mask: Tensor) -> Tensor:
-    """Gradient of what is forgotten at each event: of F at it and after, and of its chunk's keep.
+def _forget_back(d_within: Tensor, d_forgotten: Tensor, forget: Tensor, mask: Tensor) -> Tensor:
+    """Gradient of what is forgotten at each event, from those of F and of the chunks' decay.
 
-    d_within : (H, B, K, C, R), of F; d_kept : (N, K, R), of F_C as the chunk's keep has it.
+    d_within : (H, B, K, C, R), of F at the event and after; d_forgotten : (N, K, R), of F_C.
     """
     heads, batch, chunks, size, experts = d_within.shape
     shape = forget.unflatten(2, (-1, size)).shape
-    d_kept = d_kept.view(heads, batch, chunks, 1, experts).sum_to_size(*shape[:3], 1, experts)
-    return (torch.matmul(mask.t(), d_within.sum_to_size(*shape)) + d_kept).flatten(2, 3)
+    d_forgotten = d_forgotten.view(heads, batch, chunks, 1, experts).sum_to_size(
+        *shape[:3], 1, experts
+    )
+    return (torch.matmul(mask.t(), d_within.sum_to_size(*shape)) + d_forgotten).flatten(2, 3)

@@ -128,14 +128,14 @@ def dispatcher_by_kernel(
 
 def _gates(scores: Tensor, forget: Tensor, log_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """g and s' (B, T, H, R) of the kernel, and log z after the last event (B, H, R)."""
-    keep, weight = (-forget).exp(), scores.exp()
+    decay, weight = (-forget).exp(), scores.exp()
     past = log_weight.exp()[:, None]
-    first = weight[:, :1] + keep[:, :1] * past
-    z = scan(keep, torch.cat([first, weight[:, 1:]], dim=1))
+    first = weight[:, :1] + decay[:, :1] * past
+    z = scan(decay, torch.cat([first, weight[:, 1:]], dim=1))
     previous = torch.cat([past, z[:, :-1]], dim=1)
-    kept = keep * previous
+    decayed = decay * previous
     # Without anything to forget g means nothing, and must not send a gradient back.
-    gates = torch.where(kept > 0, kept / z.clamp_min(MIN_WEIGHT), 1.0).log()
+    gates = torch.where(decayed > 0, decayed / z.clamp_min(MIN_WEIGHT), 1.0).log()
     last = z[:, -1]
     empty = last == 0
     after = last.masked_fill(empty, 1.0).log().masked_fill(empty, -torch.inf)
@@ -151,58 +151,58 @@ def _between(gates: Tensor, share: Tensor, pairs: Tensor, mean: Tensor) -> tuple
     later = gates.flip(2).cumsum(2).flip(2)  # down to and including an event's own gate
     to_end = (later - gates).exp() * share
     added = to_end.permute(0, 1, 3, 4, 2) @ pairs.to(share.dtype).transpose(2, 3)
-    keep = later[:, :, 0].exp()[..., None]
-    first = added[:, :1] + keep[:, :1] * mean[:, None]
-    after = scan(keep, torch.cat([first, added[:, 1:]], dim=1))
+    decay = later[:, :, 0].exp()[..., None]
+    first = added[:, :1] + decay[:, :1] * mean[:, None]
+    after = scan(decay, torch.cat([first, added[:, 1:]], dim=1))
     return torch.cat([mean[:, None], after[:, :-1]], dim=1), after[:, -1]
 
 
-def scan(keep: Tensor, added: Tensor) -> Tensor:
-    """x_t = keep_t x_{t-1} + added_t along dimension 1, from x = 0, in O(log T) calls.
+def scan(decay: Tensor, added: Tensor) -> Tensor:
+    """x_t = decay_t x_{t-1} + added_t along dimension 1, from x = 0, in O(log T) calls.
 
     Parameters
     ----------
-    keep : Tensor
+    decay : Tensor
         (B, T, ...), in [0, 1]; it broadcasts to `added`.
     added : Tensor
         (B, T, ...).
     """
-    return cast(Tensor, _Scan.apply(keep, added))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _Scan.apply(decay, added))  # type: ignore[no-untyped-call]
 
 
 class _Scan(torch.autograd.Function):
-    """Its gradient is the same scan from the end; autograd would keep every doubling."""
+    """Its gradient is the same scan from the end; autograd would store every doubling."""
 
     @staticmethod
-    def forward(ctx: Any, keep: Tensor, added: Tensor) -> Tensor:
-        x = _run(keep, added)
-        ctx.save_for_backward(keep, x)
+    def forward(ctx: Any, decay: Tensor, added: Tensor) -> Tensor:
+        x = _recur(decay, added)
+        ctx.save_for_backward(decay, x)
         return x
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        keep, x = ctx.saved_tensors
-        later = torch.cat([torch.zeros_like(keep[:, :1]), keep[:, 1:].flip(1)], dim=1)
-        to_added = _run(later, grads[0].flip(1)).flip(1)
+        decay, x = ctx.saved_tensors
+        later = torch.cat([torch.zeros_like(decay[:, :1]), decay[:, 1:].flip(1)], dim=1)
+        d_added = _recur(later, grads[0].flip(1)).flip(1)
         before = torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], dim=1)
-        return (to_added * before).sum_to_size(keep.shape), to_added
+        return (d_added * before).sum_to_size(decay.shape), d_added
 
 
-def _run(keep: Tensor, x: Tensor) -> Tensor:
+def _recur(decay: Tensor, x: Tensor) -> Tensor:
     """The scan: by doubling within blocks, over their ends in the same way, and put together."""
     events = x.shape[1]
     blocks = -(-events // BLOCK)
     size = -(-events // blocks)
-    keep, x = (_padded(part, blocks * size).unflatten(1, (blocks, size)) for part in (keep, x))
+    decay, x = (_padded(part, blocks * size).unflatten(1, (blocks, size)) for part in (decay, x))
     step = 1
     while step < size:
-        # x_t and keep_t tell of the last `step` events; the first ones of a block are done.
-        x = torch.cat([x[:, :, :step], x[:, :, step:] + keep[:, :, step:] * x[:, :, :-step]], 2)
-        keep = torch.cat([keep[:, :, :step], keep[:, :, step:] * keep[:, :, :-step]], 2)
+        # x_t and decay_t cover the last `step` events; the first ones of a block are done.
+        x = torch.cat([x[:, :, :step], x[:, :, step:] + decay[:, :, step:] * x[:, :, :-step]], 2)
+        decay = torch.cat([decay[:, :, :step], decay[:, :, step:] * decay[:, :, :-step]], 2)
         step *= 2
     if blocks > 1:
-        ends = _run(keep[:, :-1, -1], x[:, :-1, -1])
-        x = torch.cat([x[:, :1], x[:, 1:] + keep[:, 1:] * ends[:, :, None]], dim=1)
+        ends = _recur(decay[:, :-1, -1], x[:, :-1, -1])
+        x = torch.cat([x[:, :1], x[:, 1:] + decay[:, 1:] * ends[:, :, None]], dim=1)
     return x.flatten(1, 2)[:, :events]
 
 

@@ -7,7 +7,7 @@ multiple of one over numbers that lie together. A product per head needs no copy
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -18,8 +18,7 @@ from longrec.ops.short_conv import CACHED_NUMBERS, convolve, convolve_back
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """(B, T, D) -> (B, H, T, D / H)."""
-    split: Tensor = x.unflatten(-1, (heads, -1))
-    return split.transpose(1, 2)
+    return cast(Tensor, x.unflatten(-1, (heads, -1))).transpose(1, 2)
 
 
 def join_heads(x: Tensor) -> Tensor:
@@ -64,8 +63,7 @@ def into_heads(
 def out_of_heads(y: Tensor, weight: Tensor) -> Tensor:
     """y (H, B, T, d) times weight (D, H d), of a linear layer over joined heads -> (B, T, D)."""
     kind = _product_type(y)
-    found: Tensor = _OutOfHeads.apply(y.to(kind), weight.to(kind))  # type: ignore[no-untyped-call]
-    return found
+    return cast(Tensor, _OutOfHeads.apply(y.to(kind), weight.to(kind)))  # type: ignore[no-untyped-call]
 
 
 def _product_type(x: Tensor) -> torch.dtype:
@@ -108,16 +106,16 @@ class _IntoHeads(torch.autograd.Function):
         x, past, kernel, weight, h = ctx.saved_tensors
         h = _convolved(x, past, kernel) if h is None else h
         rows = h.to(weight.dtype).reshape(-1, x.shape[-1])
-        to_rows, to_weight = torch.zeros_like(rows), []
+        d_rows, d_parts = torch.zeros_like(rows), []
         for part, grad in zip(weight.split(ctx.widths, dim=1), grads, strict=True):
             grad = grad.reshape(len(weight), len(rows), -1)
-            for of_head, to in zip(part, grad, strict=True):
-                to_rows.addmm_(to, of_head)
-            to_weight.append(torch.bmm(grad.transpose(1, 2), rows.expand(len(weight), -1, -1)))
-        to_h, gathered = to_rows.view(x.shape).to(x.dtype), torch.cat(to_weight, dim=1)
+            for head_weight, head_grad in zip(part, grad, strict=True):
+                d_rows.addmm_(head_grad, head_weight)
+            d_parts.append(torch.bmm(grad.transpose(1, 2), rows.expand(len(weight), -1, -1)))
+        dh, d_weight = d_rows.view(x.shape).to(x.dtype), torch.cat(d_parts, dim=1)
         if kernel is None:
-            return to_h, None, None, gathered, None
-        return *convolve_back(to_h, x, past, kernel), gathered, None
+            return dh, None, None, d_weight, None
+        return *convolve_back(dh, x, past, kernel), d_weight, None
 
 
 class _OutOfHeads(torch.autograd.Function):
@@ -128,10 +126,9 @@ class _OutOfHeads(torch.autograd.Function):
         flat = y.reshape(heads, batch * events, width)
         parts = weight.split(width, dim=1)
         x = flat[0] @ parts[0].t()
-        for of_head, part in zip(flat[1:], parts[1:], strict=True):
-            x.addmm_(of_head, part.t())
-        joined: Tensor = x.view(batch, events, -1)
-        return joined
+        for head, part in zip(flat[1:], parts[1:], strict=True):
+            x.addmm_(head, part.t())
+        return cast(Tensor, x.view(batch, events, -1))
 
     @staticmethod
     @once_differentiable
@@ -139,6 +136,6 @@ class _OutOfHeads(torch.autograd.Function):
         y, weight = ctx.saved_tensors
         heads, batch, events, width = y.shape
         grad = grads[0].reshape(batch * events, -1).expand(heads, -1, -1)
-        to_y = torch.bmm(grad, weight.unflatten(1, (heads, width)).transpose(0, 1))
-        to_weight = torch.bmm(grad.transpose(1, 2), y.reshape(heads, -1, width))
-        return to_y.view(y.shape), to_weight.transpose(0, 1).flatten(1)
+        dy = torch.bmm(grad, weight.unflatten(1, (heads, width)).transpose(0, 1))
+        d_weight = torch.bmm(grad.transpose(1, 2), y.reshape(heads, -1, width))
+        return dy.view(y.shape), d_weight.transpose(0, 1).flatten(1)

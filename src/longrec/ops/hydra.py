@@ -82,8 +82,8 @@ def causal_hydra(
 
 class _CausalHydra(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *given: Any) -> tuple[Tensor, Tensor]:
-        q, k, v, past, count, ctx.normalise = given
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        q, k, v, past, count, ctx.normalise = inputs
         y, sums, inverse_q, inverse, scale = _forward(q, k, v, past, count, ctx.normalise)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(q, k, v, sums, inverse_q, inverse, scale, y)

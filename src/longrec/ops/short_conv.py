@@ -31,9 +31,9 @@ def convolve(x: Tensor, past: Tensor | None, kernel: Tensor) -> Tensor:
     None is a past of zeros. A pass per weight over numbers as they lie: a general convolution would
     transpose them to and fro, and take several times as long, most of it backward.
     """
-    y, own = torch.empty_like(x), 1 + kernel[0]
+    y, weight = torch.empty_like(x), 1 + kernel[0]
     for begin, end in _spans(x):
-        torch.mul(x[:, begin:end], own, out=y[:, begin:end])
+        torch.mul(x[:, begin:end], weight, out=y[:, begin:end])
         for i in range(1, len(kernel)):
             first = min(max(begin, i), end)
             y[:, first:end].addcmul_(x[:, first - i : end - i], kernel[i])
@@ -64,26 +64,26 @@ def convolve_back(
     grad: Tensor, x: Tensor, past: Tensor | None, kernel: Tensor
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Gradients of x, past and kernel from `grad`, that of the output of `convolve`."""
-    to_x, events, of_spans = torch.empty_like(grad), x.shape[1], []
-    own = 1 + kernel[0]
+    dx, events, d_kernels = torch.empty_like(grad), x.shape[1], []
+    weight = 1 + kernel[0]
     for begin, end in _spans(x):
-        torch.mul(grad[:, begin:end], own, out=to_x[:, begin:end])
-        to_weights = [(grad[:, begin:end] * x[:, begin:end]).sum((0, 1))]
+        torch.mul(grad[:, begin:end], weight, out=dx[:, begin:end])
+        d_weights = [(grad[:, begin:end] * x[:, begin:end]).sum((0, 1))]
         for i in range(1, len(kernel)):
             last = max(min(end, events - i), begin)
             later = grad[:, begin + i : last + i]
-            to_x[:, begin:last].addcmul_(later, kernel[i])
-            to_weights.append((later * x[:, begin:last]).sum((0, 1)))
-        of_spans.append(torch.stack(to_weights))
-    to_kernel = of_spans[0] if len(of_spans) == 1 else torch.stack(of_spans).sum(0)
+            dx[:, begin:last].addcmul_(later, kernel[i])
+            d_weights.append((later * x[:, begin:last]).sum((0, 1)))
+        d_kernels.append(torch.stack(d_weights))
+    d_kernel = d_kernels[0] if len(d_kernels) == 1 else torch.stack(d_kernels).sum(0)
     if past is None:
-        return to_x, None, to_kernel
-    to_past = torch.zeros_like(past, dtype=grad.dtype)
-    pairs = zip(_reaching_into_past(grad, to_past), _reaching_into_past(grad, past), strict=True)
-    for i, ((grad_part, to_part), (_, past_part)) in enumerate(pairs, 1):
-        to_part.addcmul_(grad_part, kernel[i])
-        to_kernel[i] += (grad_part * past_part).sum((0, 1))
-    return to_x, to_past, to_kernel
+        return dx, None, d_kernel
+    d_past = torch.zeros_like(past, dtype=grad.dtype)
+    pairs = zip(_reaching_into_past(grad, d_past), _reaching_into_past(grad, past), strict=True)
+    for i, ((grad_part, d_part), (_, past_part)) in enumerate(pairs, 1):
+        d_part.addcmul_(grad_part, kernel[i])
+        d_kernel[i] += (grad_part * past_part).sum((0, 1))
+    return dx, d_past, d_kernel
 
 
 def _reaching_into_past(y: Tensor, past: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

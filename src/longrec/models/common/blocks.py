@@ -54,8 +54,8 @@ class Dropout(nn.Module):
             return torch.nn.functional.dropout(x, self.p)
         words = torch.empty(-(-x.numel() * BITS // 64), dtype=torch.int64)
         bits = words.random_(-(2**63), None).view(torch.int16)[: x.numel()].view(x.shape)
-        kept = torch.mul(bits >= dropped - 2 ** (BITS - 1), 2**BITS / (2**BITS - dropped))
-        return x * kept.to(x.dtype)
+        factor = torch.mul(bits >= dropped - 2 ** (BITS - 1), 2**BITS / (2**BITS - dropped))
+        return x * factor.to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
