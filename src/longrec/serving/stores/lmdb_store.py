@@ -42,24 +42,12 @@ DROPPED = 512
 
 
 class LmdbStore:
-    """A `Store` in a folder."""
+    """A `Store` in a folder, made if need be; errors are those of `open_store`."""
 
-    def __init__(self, folder: LmdbFolder, durability: Durability, readonly: bool) -> None:
-        self._folder, self._durability, self._readonly = folder, durability, readonly
-        self._closed = False
-
-    @classmethod
-    def open(cls, path: str, durability: Durability = "power", readonly: bool = False) -> LmdbStore:
-        """Open the store in a folder, made if need be; its errors are those of `open_store`."""
-        return cls(LmdbFolder.acquire(path, durability, readonly), durability, readonly)
-
-    @property
-    def url(self) -> str:
-        return self._folder.url
-
-    @property
-    def durability(self) -> Durability:
-        return self._durability
+    def __init__(self, path: str, durability: Durability, readonly: bool) -> None:
+        self._folder = LmdbFolder.acquire(path, durability, readonly)
+        self.url, self.durability = self._folder.url, durability
+        self._readonly, self._closed = readonly, False
 
     def read(
         self, digest: str, asked: Sequence[tuple[bytes, Sequence[bytes]]], seen: bool = False
@@ -93,9 +81,7 @@ class LmdbStore:
             cursor = tables.cursor(tables.log)
             cursor.set_range(EVENT_KEY.pack(log_id, after + 1))
             pairs = list(islice(cursor.iternext(), count))
-            if pairs[-1][0] != EVENT_KEY.pack(
-                log_id, after + count
-            ):  # damaged: up to the gap
+            if pairs[-1][0] != EVENT_KEY.pack(log_id, after + count):  # damaged: up to the gap
                 keys = [EVENT_KEY.pack(log_id, after + n + 1) for n in range(count)]
                 pairs = [pair for pair, key in zip(pairs, keys, strict=False) if pair[0] == key]
             return [unpack_event(value) for _, value in pairs]

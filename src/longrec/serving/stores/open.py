@@ -40,11 +40,11 @@ def open_store(url: str, durability: Durability = "power", readonly: bool = Fals
 
             if not rest:
                 raise UsageError(f"{url!r} names no folder: lmdb:///folder/of/the/store")
-            return LmdbStore.open(rest, durability, readonly)
+            return LmdbStore(rest, durability, readonly)
         if scheme in ("redis", "rediss"):
             from longrec.serving.stores.redis_store import RedisStore
 
-            return RedisStore.open(url, durability, readonly)
+            return RedisStore(url, durability, readonly)
     except ModuleNotFoundError as error:
         raise UsageError(
             f"a store at {scheme}:// needs the package {error.name}: pip install 'longrec[serve]'"

@@ -61,40 +61,27 @@ READ_USERS, LISTED_USERS, DROPPED_USERS = 256, 1000, 20
 
 
 class RedisStore:
-    """A `Store` on a Redis server."""
+    """A `Store` at `redis://user:password@host:6379/0?prefix=longrec:`, or `rediss://…`.
 
-    def __init__(self, address: RedisAddress, durability: Durability) -> None:
-        self._url, self._prefix, self._durability = address.public_url, address.prefix, durability
+    All its keys begin with the prefix; errors are those of `open_store`.
+    """
+
+    def __init__(self, url: str, durability: Durability, readonly: bool) -> None:
+        address = RedisAddress.parse(url)
+        self.url, self.durability, self._prefix = address.public_url, durability, address.prefix
         self._client = RedisClient(address, self._check_connection)
-        self._cleanup = RedisCleanup(self._client, self._url, self._prefix)
+        self._cleanup = RedisCleanup(self._client, self.url, self._prefix)
         self._digests: set[str] = set()
-
-    @classmethod
-    def open(cls, url: str, durability: Durability = "power", readonly: bool = False) -> RedisStore:
-        """Open the store at `redis://user:password@host:6379/0?prefix=longrec:`, or `rediss://…`.
-
-        Its errors are those of `open_store`. All keys begin with the prefix.
-        """
-        store = cls(RedisAddress.parse(url), durability)
         try:
-            meta = store.meta()
-            check_schema(meta, store.url)
+            meta = self.meta()
+            check_schema(meta, self.url)
             if "schema" not in meta:
                 if readonly:
-                    raise DataError(f"{store.url}: there is no store of users under this prefix")
-                store.change_meta(lambda new: new.setdefault("schema", SCHEMA))
-            return store
+                    raise DataError(f"{self.url}: there is no store of users under this prefix")
+                self.change_meta(lambda new: new.setdefault("schema", SCHEMA))
         except BaseException:
-            store.close()
+            self.close()
             raise
-
-    @property
-    def url(self) -> str:
-        return self._url
-
-    @property
-    def durability(self) -> Durability:
-        return self._durability
 
     def read(
         self, digest: str, asked: Sequence[tuple[bytes, Sequence[bytes]]], seen: bool = False
@@ -248,7 +235,7 @@ class RedisStore:
         self._client.close()
 
     def _check_connection(self, connection: Any) -> None:
-        run = check_server(connection, self._durability, self._url)
+        run = check_server(connection, self.durability, self.url)
         end_transaction(connection, self._prefix + b"run", run)
 
     def _append(self, digest: str, appends: Sequence[Append]) -> list[Appended]:
