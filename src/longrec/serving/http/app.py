@@ -104,21 +104,23 @@ class Server:
 
     async def log_events(self, body: schemas.EventsIn, request: Request) -> Response:
         """Log events; once answered they count in every recommendation."""
-        with self.service.current.in_use() as stream:
+        served = self.service.current
+        with served.in_use() as stream:
             entry = stream.writer.entry
             entries = [entry(e.user, e.item, e.time, e.event_id) for e in body.events]
             self._parsed(request)
-            observed = await self.service.log(stream, entries)
+            observed = await served.log(entries)
         accepted = sum(one.new for one in observed)
         duplicates = len(observed) - accepted
         return _reply(request, schemas.EventsOut(accepted=accepted, duplicates=duplicates))
 
     async def recommend(self, body: schemas.RecommendationsIn, request: Request) -> Response:
         """The best items for a user of the store, or for a history that is sent along."""
-        with self.service.current.in_use() as stream:
+        served = self.service.current
+        with served.in_use() as stream:
             wanted = _recommend_request(stream, body)
             self._parsed(request)
-            found = await self.service.rank(stream, wanted)
+            found = await served.rank(wanted)
             answer = schemas.RecommendationsOut(
                 items=_ranked(stream, found.items, found.scores),
                 model=stream.artifact.state_digest,

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from itertools import groupby
-from typing import TypeVar
 
 from longrec.artifact.artifact import Artifact
 from longrec.retrieval.index_cache import open_index
@@ -15,15 +13,11 @@ from longrec.serving.http.batcher import Batcher
 from longrec.serving.http.settings import Settings
 from longrec.serving.http.telemetry import Telemetry
 from longrec.serving.http.threads import Threads
-from longrec.serving.stream.group_commit import run_batch
 from longrec.serving.stream.id_keys import id_of
 from longrec.serving.stream.recommending import Recommendation, RecommendRequest
 from longrec.serving.stream.stream import Stream
 from longrec.serving.stream.user_log import record_lag
 from longrec.serving.stream.writer import Entry, Observed
-
-W = TypeVar("W")
-R = TypeVar("R")
 
 SHORT, LONG = (2, 64), (1, 8)
 """Threads, and how much may be asked at once: of what is rarely asked, and of what takes long."""
@@ -32,12 +26,32 @@ LAG_EVERY, LAG_USERS = 15.0, 512
 
 
 class ServedStream:
-    """A stream that is served, and how many requests use it."""
+    """A stream that is served: batches of its requests, and how many requests use it.
 
-    def __init__(self, stream: Stream) -> None:
-        self.stream = stream
+    Parameters
+    ----------
+    stream : closed by `close`.
+    queue : events, and recommendations, that may wait.
+    telemetry : where batches and events are counted.
+    """
+
+    def __init__(self, stream: Stream, queue: int, telemetry: Telemetry) -> None:
+        self.stream, self._telemetry = stream, telemetry
+        self.events: Batcher[list[Entry], list[Observed]] = Batcher(
+            "events",
+            lambda batches: stream.writer.write(batches),
+            queue,
+            partial(telemetry.batch, "events", "log"),
+        )
+        self.queries: Batcher[RecommendRequest, Recommendation] = Batcher(
+            "queries",
+            lambda requests: stream.ranker.recommend_each(requests),
+            queue,
+            partial(telemetry.batch, "recommendations", "rank"),
+        )
         self._users, self._unused = 0, asyncio.Event()
         self._unused.set()
+        telemetry.model(stream)
 
     @contextmanager
     def in_use(self) -> Iterator[Stream]:
@@ -51,9 +65,28 @@ class ServedStream:
             if not self._users:
                 self._unused.set()
 
+    async def log(self, entries: list[Entry]) -> list[Observed]:
+        """Log events together with those of other requests."""
+        observed = await self.events.submit(entries, len(entries))
+        self._telemetry.events(observed)
+        return observed
+
+    async def rank(self, request: RecommendRequest) -> Recommendation:
+        """The best items, found together with those for other requests."""
+        weight = 1 + len(request.history) // 16  # one reads so many events while it ranks once
+        answer = await self.queries.submit(request, weight)
+        if not answer.personal:
+            self._telemetry.cold.inc()
+        return answer
+
     async def unused(self) -> None:
         """Wait until no request uses it."""
         await self._unused.wait()
+
+    async def drain(self) -> None:
+        """Do what waits, and take nothing more."""
+        await self.events.close()
+        await self.queries.close()
 
 
 class Service:
@@ -68,52 +101,25 @@ class Service:
 
     def __init__(self, settings: Settings, stream: Stream, telemetry: Telemetry) -> None:
         self.settings, self.telemetry = settings, telemetry
-        self.current = ServedStream(stream)
-        self._events: Batcher[tuple[Stream, list[Entry]], list[Observed]] = Batcher(
-            "events",
-            partial(_by_stream, lambda stream, batches: stream.writer.write(batches)),
-            settings.queue,
-            partial(telemetry.batch, "events", "log"),
-        )
-        self._queries: Batcher[tuple[Stream, RecommendRequest], Recommendation] = Batcher(
-            "queries",
-            partial(_by_stream, lambda stream, requests: stream.ranker.recommend_each(requests)),
-            settings.queue,
-            partial(telemetry.batch, "recommendations", "rank"),
-        )
+        self.current = ServedStream(stream, settings.queue, telemetry)
         self.short, self.long = Threads(*SHORT), Threads(*LONG)
-        telemetry.watch("events", lambda: self._events.waiting)
-        telemetry.watch("recommendations", lambda: self._queries.waiting)
+        telemetry.watch("events", lambda: self.current.events.waiting)
+        telemetry.watch("recommendations", lambda: self.current.queries.waiting)
         self._monitor = asyncio.create_task(self._watch_lag())
         self._after = b""
-        telemetry.model(stream)
-
-    async def log(self, stream: Stream, entries: list[Entry]) -> list[Observed]:
-        """Log events as one work of a batch."""
-        observed = await self._events.submit((stream, entries), len(entries))
-        self.telemetry.events(observed)
-        return observed
-
-    async def rank(self, stream: Stream, query: RecommendRequest) -> Recommendation:
-        """The best items, found in a batch."""
-        weight = 1 + len(query.history) // 16  # one reads so many events while it ranks once
-        answer = await self._queries.submit((stream, query), weight)
-        if not answer.personal:
-            self.telemetry.cold.inc()
-        return answer
 
     async def replace(self, stream: Stream) -> Stream:
         """Serve another stream from now on; -> the old one, once no request uses it."""
-        old, self.current = self.current, ServedStream(stream)
-        self.telemetry.model(stream)
+        old = self.current
+        self.current = ServedStream(stream, self.settings.queue, self.telemetry)
         await old.unused()
+        await old.drain()
         return old.stream
 
     async def close(self) -> None:
         """Do what waits, then close the stream."""
         self._monitor.cancel()
-        await self._events.close()
-        await self._queries.close()
+        await self.current.drain()
         await self.short.close()
         await self.long.close()
         self.current.stream.close()
@@ -156,15 +162,3 @@ def item_id(stream: Stream, index: int) -> str | int:
     if isinstance(item, bytes):
         return id_of(item)
     return item if isinstance(item, int | str) else str(item)
-
-
-def _by_stream(
-    do: Callable[[Stream, list[W]], Sequence[R | BaseException]],
-    works: Sequence[tuple[Stream, W]],
-) -> list[R | BaseException]:
-    """Do work, that for one stream in one go: there are two while the model is changed."""
-    results: list[R | BaseException] = []
-    for _, neighbours in groupby(works, key=lambda work: id(work[0])):
-        streams, batch = zip(*neighbours, strict=True)
-        results += run_batch(partial(do, streams[0]), list(batch))
-    return results

@@ -29,7 +29,7 @@ async def in_thread(work: Callable[[], T]) -> T:
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=run, name="beside", daemon=True).start()
+    threading.Thread(target=run, name="worker", daemon=True).start()
     return await asyncio.wrap_future(future)
 
 
@@ -57,8 +57,8 @@ class Threads:
         return await self.run_long(lambda _: work())
 
     async def run_long(self, work: Callable[[Callable[..., None]], T]) -> T:
-        """The result of work that takes long: it gets a function to be called now and then, which
-        raises once nobody waits."""
+        """The result of work that takes long. It gets a function that it calls now and then, and
+        that raises once nobody waits for the result."""
         if len(self._tasks) >= self._limit:
             raise Busy
         abandoned = threading.Event()
