@@ -30,7 +30,7 @@ class ServedStream:
 
     Parameters
     ----------
-    stream : closed by `close`.
+    stream : which `Service` closes.
     queue : events, and recommendations, that may wait.
     telemetry : where batches and events are counted.
     """
