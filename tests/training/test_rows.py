@@ -185,7 +185,7 @@ def test_what_is_kept_is_bounded(monkeypatch):
         lr = 0.9 if 20 <= number < 30 else 0.01  # C falls to a tenth at each step
         for each in (lazy, dense):
             each.step(rows, gradient, number, lr, 0.99)
-        assert lazy.now[0] >= module.LEAST
+        assert lazy.now[0] >= module.SMALLEST_C
     assert settled[:2] == [7, 7]
     assert min(settled) < 7
     lazy.settle()

@@ -1,4 +1,4 @@
-"""A recommender's folder: written so that it is whole or none, read so that damage is told.
+"""A recommender's folder: written whole or not at all, and checked when it is read.
 
 RUN/
   config.json          format, model, settings, digests of the next three files and its own
@@ -88,7 +88,7 @@ def write_folder(
 
 
 def read_folder(folder: Path) -> Saved:
-    """Read what `write_folder` wrote, every file held against its digest.
+    """Read what `write_folder` wrote, every file checked against its digest.
 
     Raises
     ------

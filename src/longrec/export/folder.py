@@ -60,7 +60,7 @@ Progress = Callable[[float, float, str], None]
 
 
 def export(artifact: Artifact, folder: str | Path, progress: Progress | None = None) -> Manifest:
-    """Write what it takes to serve a recommender without PyTorch, held against the model.
+    """Write what it takes to serve a recommender without PyTorch, compared with the model.
 
     Parameters
     ----------

@@ -14,7 +14,7 @@ from longrec.training.rows import RowAdam, check_tensors
 ITEMS = "items"
 """The item table among a model's parameters."""
 ROWS = "rows."
-"""Prefix of what is kept of the tables that are updated by rows."""
+"""Prefix, in checkpoints, of the state of tables that are updated by rows."""
 
 
 class Optimiser:
@@ -33,24 +33,24 @@ class Optimiser:
     def __init__(
         self, model: nn.Module, average: nn.Module, config: TrainConfig, sparse: Collection[str]
     ) -> None:
-        mine, averaged = dict(model.named_parameters()), dict(average.named_parameters())
-        unknown = sorted(set(sparse) - mine.keys())
+        parameters, averages = dict(model.named_parameters()), dict(average.named_parameters())
+        unknown = sorted(set(sparse) - parameters.keys())
         if unknown:
             raise ValueError(f"sparse is {unknown}, but the model has no such parameters")
         self.config = config
-        self.tables = {name: mine[name] for name in mine if name in sparse}
+        self.tables = {name: p for name, p in parameters.items() if name in sparse}
         self.rows = {
             name: RowAdam(
                 table,
-                averaged[name],
+                averages[name],
                 0.0 if name == ITEMS else config.beta1,  # rows.py says why
                 config.beta2,
                 config.weight_decay,
             )
             for name, table in self.tables.items()
         }
-        self.dense = [p for name, p in mine.items() if name not in sparse]
-        self.averages: list[Tensor] = [p for name, p in averaged.items() if name not in sparse]
+        self.dense = [p for name, p in parameters.items() if name not in sparse]
+        self.averages: list[Tensor] = [p for name, p in averages.items() if name not in sparse]
         self.adam = torch.optim.AdamW(
             self.dense,
             lr=config.learning_rate,

@@ -15,7 +15,8 @@ take a row from step s to step t, with r = D_t / D_s:
 
     w_t = w_s C_t / C_s            average_t = r average_s + w_s (H_t - r H_s) / C_s
 
-They are kept by step, and each row keeps the step that it is at. A step costs O(touched rows).
+They are stored by step, and each row has a mark, the step that it is at. A step costs O(touched
+rows).
 
 A row that is read as it stands is read as of its last touch: its decay since is yet to come. The
 memory bank reads rows through a LayerNorm, to which their scale means nothing. Item vectors are
@@ -36,9 +37,9 @@ import torch
 from torch import Tensor
 
 STEPS = 1 << 16
-"""Steps that are kept at most; then the table is settled, at a cost shared by so many steps."""
-LEAST = 1e-6
-"""Nor may C fall below this, so that H keeps its digits."""
+"""Most steps in the history; then all rows are settled, at a cost shared by so many steps."""
+SMALLEST_C = 1e-6
+"""C may not fall below this either, so that H keeps its digits."""
 BLOCK = 1 << 14
 """Rows that are settled at once."""
 
@@ -52,7 +53,7 @@ class RowAdam:
         Weights (M, D) and their moving average, both updated in place.
     beta1, beta2, weight_decay, eps : float
         As in torch.optim.AdamW. The bias correction counts all steps, as there, and not those that
-        touched a row. With beta1 = 0 no first moment is kept.
+        touched a row. With beta1 = 0 there is no first moment.
     """
 
     def __init__(
@@ -71,9 +72,9 @@ class RowAdam:
         self.marks = torch.zeros(len(table), dtype=torch.int32, device=table.device)
         # C, log D and H after each step since all rows were settled, in float64.
         self.history = torch.empty(STEPS + 1, 3, dtype=torch.float64, device=table.device)
-        self._start()
+        self._reset_history()
 
-    def _start(self) -> None:
+    def _reset_history(self) -> None:
         self.steps, self.now = 0, (1.0, 0.0, 0.0)
         self.history[0] = torch.tensor(self.now, dtype=torch.float64)
 
@@ -95,9 +96,9 @@ class RowAdam:
                 f"learning_rate {lr} times weight_decay {self.weight_decay} is "
                 f"{lr * self.weight_decay}; for a table updated by rows it must be below 1"
             )
-        if self.steps == STEPS or self.now[0] * shrink < LEAST:
+        if self.steps == STEPS or self.now[0] * shrink < SMALLEST_C:
             self.settle()
-        marks, table, first, second, average = found = self._fresh(rows)
+        marks, table, first, second, average = current = self._current(rows)
         momentum = first.lerp_(gradient, 1 - self.beta1) if self.beta1 else gradient
         second.mul_(self.beta2).addcmul_(gradient, gradient, value=1 - self.beta2)
         root = (second / (1 - self.beta2 ** (number + 1))).sqrt_().add_(self.eps)
@@ -112,13 +113,13 @@ class RowAdam:
         self.steps, self.now = self.steps + 1, (c, log_d, decay * h + (1 - decay) * c)
         self.history[self.steps] = torch.tensor(self.now, dtype=torch.float64)
         marks.fill_(self.steps)
-        self._put(rows, found)
+        self._write(rows, current)
 
     def refresh(self, read: Tensor) -> None:
         """Bring the rows that are about to be read, (n,) and perhaps repeated, up to date."""
         behind = read[self.marks.index_select(0, read) < self.steps].unique()
         if len(behind):
-            self._put(behind, self._fresh(behind))
+            self._write(behind, self._current(behind))
 
     def settle(self) -> None:
         """Bring every row up to date."""
@@ -127,21 +128,22 @@ class RowAdam:
         for begin in range(0, len(self.table), BLOCK):
             self._catch_up(*(part[begin : begin + BLOCK] for part in self._parts()))
         self.marks.zero_()
-        self._start()
+        self._reset_history()
 
     def _parts(self) -> tuple[Tensor, ...]:
         return self.marks, self.table, self.first, self.second, self.average
 
-    def _fresh(self, rows: Tensor) -> list[Tensor]:
-        """All that is kept of some rows (n,), brought up to date, in tensors of their own."""
-        found = [part.index_select(0, rows) for part in self._parts()]
-        if (found[0] < self.steps).any():
-            self._catch_up(*found)
-            found[0].fill_(self.steps)
-        return found
+    def _current(self, rows: Tensor) -> list[Tensor]:
+        """Copies of all parts of some rows (n,), brought up to date."""
+        copies = [part.index_select(0, rows) for part in self._parts()]
+        marks = copies[0]
+        if (marks < self.steps).any():
+            self._catch_up(*copies)
+            marks.fill_(self.steps)
+        return copies
 
-    def _put(self, rows: Tensor, found: list[Tensor]) -> None:
-        for part, new in zip(self._parts(), found, strict=True):
+    def _write(self, rows: Tensor, copies: list[Tensor]) -> None:
+        for part, new in zip(self._parts(), copies, strict=True):
             part.index_copy_(0, rows, new)
 
     def _catch_up(
@@ -149,8 +151,8 @@ class RowAdam:
     ) -> None:
         """Bring rows (n, D), marked (n,) with the steps that they are at, up to date in place."""
         c, log_d, h = self.now
-        then = self.history.index_select(0, marks)[..., None]  # (n, 3, 1)
-        c_then, log_d_then, h_then = then.unbind(1)
+        history = self.history.index_select(0, marks)[..., None]  # (n, 3, 1)
+        c_then, log_d_then, h_then = history.unbind(1)
         gap = (self.steps - marks)[:, None].double()
         log_r = log_d - log_d_then
         away = -torch.expm1(log_r)  # 1 - r
