@@ -132,11 +132,6 @@ class UserRecommendations(NamedTuple):
     history: Sequence[object]
     by_model: Mapping[str, Sequence[tuple[object, float]]]
 
-    @property
-    def longest(self) -> int:
-        """The length of the longest list."""
-        return max((len(items) for items in self.by_model.values()), default=0)
-
 
 @dataclass(frozen=True, eq=False)
 class Report:
