@@ -51,8 +51,8 @@ def task(name: str, length: int = 8, **more: Any) -> dict[str, Any]:
 def found(tmp_path_factory):
     """What one whole run prints, and the folder that it writes."""
     out = tmp_path_factory.mktemp("cost") / "out"
-    argv = ["--mixers", "hydra,softmax", "--models", "sasrec,free", "--lengths", "16"]
-    more = ["--slots", "16", "--catalogs", "50", "--rounds", "1", "--cap", "0.5"]
+    argv = ["--models", "sasrec,free", "--lengths", "16", "--batch", "1"]
+    more = ["--slots", "16", "--catalogs", "50", "--rounds", "1", "--cap", "1"]
     done = longrec_bench("cost", *argv, *more, "--json", "--out", out)
     assert done.exit_code == 0
     return json.loads(done.stdout), out
@@ -69,7 +69,7 @@ def test_cells_are_complete(found):
         assert cell["repeats"] >= 1
         assert cell["peak_bytes"] is None or cell["peak_bytes"] >= 0
         assert 0 < cell["events_per_second"] * cell["seconds_median"] < 2001
-    passes = {"softmax": 2, "sasrec": 2, "hydra": 3, "free": 3}
+    passes = {"sasrec": 2, "free": 3}
     expected = {(name, which, 16) for name, number in passes.items() for which in PASSES[:number]}
     banks = {("read", "forward", 1), ("training", BOTH, 200), ("stream", "step", 200)}
     expected |= {(*bank, 16) for bank in banks}
@@ -83,20 +83,18 @@ def test_the_folder_holds_the_rest(found):
     written = json.loads((out / "found.json").read_text())
     assert written["cells"] == cells
     assert written["skipped"] == []
-    compared = {row.get("mixer", row.get("model")) for row in written["ratios"]}
-    assert compared == {"hydra", "free"}
-    assert all(row["ceiling"] > 0 for row in written["ratios"] if "model" in row)
+    assert {row["model"] for row in written["ratios"]} == {"free"}
+    assert all(row["ceiling"] > 0 for row in written["ratios"])
     with (out / "cells.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [float(row["seconds_median"]) for row in rows] == [c["seconds_median"] for c in cells]
     assert [row["slots"] for row in rows] == [str(cell.get("slots", "")) for cell in cells]
     names = {path.name for path in out.iterdir()}
-    drawn = {f"{kind}-{what}" for kind in ("mixer", "model") for what in ("time", "ratio")}
-    for name in drawn | {"bank", "loss"}:
+    for name in ("model-time", "model-ratio", "bank", "loss"):
         assert {f"{name}.png", f"{name}.svg"} <= names
         assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     text = (out / "tables.md").read_text()
-    for words in ("| hydra |", "### machine", "- threads: 1, ", "### method", "(commit"):
+    for words in ("| sasrec |", "### machine", "- threads: 1, ", "### method", "(commit"):
         assert words in text
 
 

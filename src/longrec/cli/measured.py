@@ -10,7 +10,6 @@ import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
 
 from longrec.cli.main import main as command_line
 from longrec.core.child import die_first_of_memory, end_with_parent, peak_bytes, resident_bytes
@@ -20,33 +19,25 @@ from longrec.core.files import write_file
 def main() -> None:
     """Run `longrec` with the arguments after the first, which is a file for the memory use."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     end_with_parent()
     die_first_of_memory()
+    import torch
+
     import longrec.runs.evaluate
     import longrec.runs.train  # noqa: F401  # what every run needs, before it does anything
 
     imported = resident_bytes()
-    memory, sys.argv = Path(sys.argv[1]), ["longrec", *sys.argv[2:]]
+    path, sys.argv = Path(sys.argv[1]), ["longrec", *sys.argv[2:]]
     try:
         command_line()
     finally:
-        _write_memory(memory, imported)
-
-
-def _interrupt(*_: Any) -> NoReturn:
-    raise KeyboardInterrupt
-
-
-def _write_memory(path: Path, imported: int | None) -> None:
-    """Write the most memory of this process, and of earlier ones that it goes on from."""
-    import torch
-
-    used = {"peak_bytes": peak_bytes(), "imported_bytes": imported}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        used["gpu_peak_bytes"] = torch.cuda.max_memory_allocated()
-    found = {name: count for name, count in used.items() if count is not None}
-    with suppress(OSError, ValueError):
-        before = json.loads(path.read_text(encoding="utf-8"))
-        found = {name: max(count, before.get(name, 0)) for name, count in found.items()}
-    write_file(path, json.dumps(found))
+        # The most memory of this process, and of earlier ones that it goes on from.
+        used = {"peak_bytes": peak_bytes(), "imported_bytes": imported}
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            used["gpu_peak_bytes"] = torch.cuda.max_memory_allocated()
+        found = {name: count for name, count in used.items() if count is not None}
+        with suppress(OSError, ValueError):
+            before = json.loads(path.read_text(encoding="utf-8"))
+            found = {name: max(count, before.get(name, 0)) for name, count in found.items()}
+        write_file(path, json.dumps(found))

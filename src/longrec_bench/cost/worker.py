@@ -28,8 +28,9 @@ from longrec_bench.cost.systems import Task
 
 QUICK = 5.0
 """Seconds of a pass up to which one more is made to warm up."""
-IMPORTED = [__name__, "torch.fx.experimental.symbolic_shapes"]
-"""By the process that forks, once, for all; the last when a gradient is first asked for."""
+IMPORTED = [__name__, "torch.fx.experimental.symbolic_shapes", "torch._dynamo"]
+"""By the process that forks, once for all: the last two when torch first needs a gradient or an
+optimiser."""
 
 
 def measure_in_process(task: Task) -> dict[str, Any]:

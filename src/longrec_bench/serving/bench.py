@@ -289,14 +289,15 @@ def recall_of(stream: Stream, groups: Sequence[Users]) -> float:
 def _method(plan: ServingPlan) -> list[str]:
     """How the figures came about, in plain words."""
     lengths = ", ".join(f"{length:,}" for length in sorted(plan.histories))
-    http = (
-        "http: two requests per pair, POST /v1/events and POST /v1/recommendations, to longrec "
-        "serve in a process of its own, which has all cores; clients are threads of this process, "
-        "which has one of them, each with a socket that stays open."
-    )
+    transports = {
+        "python": "python: observe and recommend of a stream in this process, which has one core.",
+        "http": "http: two requests per pair, POST /v1/events and POST /v1/recommendations, to "
+        "longrec serve in a process of its own, which has all cores; clients are threads of this "
+        "process, each with a socket that stays open.",
+    }
     return [
         "A pair is an event of a user, then ten items for that user without seen items.",
-        http if "http" in plan.transports else "python: a stream in this process, on one core.",
+        *(transports[transport] for transport in plan.transports),
         f"Users: up to {MOST} of {lengths} events; each has events on a half of the items.",
         f"{plan.rounds:,} rounds over each catalog, in an order drawn anew; seed {plan.seed}. One "
         f"client: {PAIRS} pairs per round. Several: {plan.seconds:g} seconds in all.",
