@@ -19,7 +19,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from longrec.config.parse import parse_assignments, parse_settings
-from longrec.core.malloc import keep_freed_memory
+from longrec.core.memory import keep_freed_memory
 from longrec.data.histories import open_histories
 from longrec.data.splits import make_split
 from longrec.mixers import Context

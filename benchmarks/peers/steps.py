@@ -20,7 +20,7 @@ import torch
 
 import longrec
 from longrec.config.parse import parse_assignments
-from longrec.core.child import peak_bytes, resident_bytes
+from longrec.core.memory import peak_bytes, resident_bytes
 from longrec.training.progress import Report
 
 WARM = 20

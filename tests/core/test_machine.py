@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from longrec.core.machine import (
-    available_memory,
     file_system,
     load_average,
     machine,
@@ -16,6 +15,7 @@ from longrec.core.machine import (
     versions,
     versions_text,
 )
+from longrec.core.memory import available_memory
 
 
 def test_in_words():

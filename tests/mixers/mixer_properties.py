@@ -278,6 +278,15 @@ def check_extremes(make: Make, name: str, length: int = 97) -> None:
             assert torch.isfinite(part.grad).all(), f"{name}: gradient of {key} is not finite"
 
 
+@torch.no_grad()
+def check_long(make: Make, length: int, dim: int = 4) -> None:
+    """5, for linear ones: outputs are finite however long the history."""
+    mixer = build(make, dim, kind=torch.float32)
+    x = torch.randn(1, length, dim, generator=torch.Generator().manual_seed(0))
+    y = mixer(x, Context(times=torch.arange(length)[None] * 60))
+    assert torch.isfinite(y).all(), f"outputs at {length} events are not finite"
+
+
 @dataclass
 class Cost:
     """What a computation did: operations, tensor elements written, and the largest tensor."""

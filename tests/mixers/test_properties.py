@@ -90,9 +90,8 @@ def test_cost_is_linear(make):
 
 @pytest.mark.slow
 @LINEAR
-def test_a_million_events_give_finite_numbers_and_take_memory_in_proportion(make):
-    short, long = (properties.cost_of(make, n, backward=False) for n in (1024, 1_000_000))
-    assert long.largest / 1_000_000 <= 1.05 * short.largest / 1024
+def test_a_million_events_give_finite_numbers(make):
+    properties.check_long(make, 1_000_000)
 
 
 def test_every_mechanism_is_registered():

@@ -167,7 +167,7 @@ def test_a_row_without_events_keeps_its_state_and_sends_no_nan() -> None:
 
 
 @pytest.mark.usefixtures("reference")
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(events=st.integers(2, 40), cut=st.integers(1, 39))
 def test_a_history_goes_on_where_it_was_cut(events: int, cut: int) -> None:
     cut = min(cut, events - 1)
@@ -181,7 +181,7 @@ def test_a_history_goes_on_where_it_was_cut(events: int, cut: int) -> None:
 
 
 @pytest.mark.usefixtures("reference")
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(events=st.integers(1, 40), seed=st.integers(0, 99))
 def test_a_scan_is_its_recurrence(events: int, seed: int) -> None:
     random = torch.Generator().manual_seed(seed)

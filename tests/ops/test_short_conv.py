@@ -16,7 +16,7 @@ from longrec.ops.short_conv import (
 )
 
 
-@settings(deadline=None)
+@settings(max_examples=50)
 @given(
     batch=st.integers(1, 4),
     events=st.integers(1, 12),

@@ -12,8 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from longrec.cli.main import main as command_line
-from longrec.core.child import die_first_of_memory, end_with_parent, peak_bytes, resident_bytes
+from longrec.core.child import die_first_of_memory, end_with_parent
 from longrec.core.files import write_file
+from longrec.core.memory import peak_bytes, resident_bytes
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""A Python process that another one starts, watches and measures; what both ends of it need.
+"""A Python process that another one starts and watches; what both ends of it need.
 
 The child's standard input is a pipe that the parent keeps open. When it closes, the parent has
 ended, and the child ends too, so that nothing is left behind that still works or writes.
@@ -16,7 +16,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-_STATUS = Path("/proc/self/status")
 _START = "import sys; sys.path[:] = {path}; from {module} import main; main()"
 
 
@@ -92,33 +91,3 @@ def die_first_of_memory() -> None:
     """Where memory runs out, let the system end this process and not its parent."""
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500")
-
-
-def resident_bytes() -> int | None:
-    """Bytes of memory that this process holds now; None where the system does not tell."""
-    return _status_bytes("VmRSS")
-
-
-def peak_bytes() -> int | None:
-    """The most bytes of memory that this process held so far; None where the system does not tell.
-
-    Linux counts getrusage's maximum from before this program was loaded, the parent's memory
-    included; what /proc tells is this program's own.
-    """
-    peak = _status_bytes("VmHWM")
-    if peak is not None:
-        return peak
-    try:
-        import resource
-    except ImportError:
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _status_bytes(name: str) -> int | None:
-    with suppress(OSError):
-        for line in _STATUS.read_text().splitlines():
-            if line.startswith(f"{name}:"):
-                return int(line.split()[1]) * 1024
-    return None

@@ -87,15 +87,3 @@ def file_system(folder: Path) -> str:
             if parent in mounts:
                 return mounts[parent]
     return "unknown"
-
-
-def available_memory() -> int:
-    """Bytes that a process can still take: of the machine, and of its control group if any."""
-    import psutil
-
-    available = psutil.virtual_memory().available
-    group = Path("/sys/fs/cgroup")
-    with suppress(OSError, ValueError):  # "max" where there is no limit
-        limit = int((group / "memory.max").read_text())
-        available = min(available, limit - int((group / "memory.current").read_text()))
-    return int(available)

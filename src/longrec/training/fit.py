@@ -21,7 +21,7 @@ from torch import Tensor
 
 from longrec.config.training import TrainConfig, refuse_unread
 from longrec.core.errors import DataError, LongrecError
-from longrec.core.malloc import keep_freed_memory
+from longrec.core.memory import keep_freed_memory
 from longrec.data.batches import Batch, TrainingData
 from longrec.data.histories import Histories
 from longrec.data.sampling import Masking, Prefixes

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from statistics import median
 from typing import Any
 
-from longrec.core.machine import available_memory, usable_cores
+from longrec.core.machine import usable_cores
+from longrec.core.memory import available_memory
 from longrec_bench.cost.systems import PEERS, Task, expected_growth
 from longrec_bench.measurement import Measurement, Progress, Row, interleaved
 from longrec_bench.plan import TARGETS, CostPlan

@@ -21,8 +21,13 @@ from typing import Any
 
 import torch
 
-from longrec.core.child import die_first_of_memory, peak_bytes, resident_bytes, why_it_failed
-from longrec.core.malloc import give_back_freed_memory, keep_freed_memory
+from longrec.core.child import die_first_of_memory, why_it_failed
+from longrec.core.memory import (
+    give_back_freed_memory,
+    keep_freed_memory,
+    peak_bytes,
+    resident_bytes,
+)
 from longrec_bench.cost.passes import make_passes
 from longrec_bench.cost.systems import Task
 

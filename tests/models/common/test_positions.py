@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from longrec.mixers import Context
-from longrec.models.common.positions import FARTHEST, Recency, positions_from_end
+from longrec.models.common.positions import FARTHEST, Recency
+from longrec.models.common.windowed import positions_from_end
 
 
 def test_recency_is_exact_below_16_and_by_eighths_of_a_doubling_above():

@@ -1,11 +1,9 @@
-"""Where an event stands, counted from the row's end: the last event means the same in any row."""
+"""Where an event stands, counted from the row's end, for rows of any length."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-
-from longrec.mixers.base import Context
 
 EXACT = 16
 PER_DOUBLING = 8
@@ -39,26 +37,3 @@ class Recency(nn.Module):
         ends = torch.tensor([events], device=device) if lengths is None else lengths
         distance = ends[:, None] - 1 - torch.arange(events, device=device)
         return nn.functional.embedding(self.buckets(distance), self.weight)
-
-
-def positions_from_end(items: Tensor, ctx: Context, table: int, max_length: int) -> Tensor:
-    """Row of a table of positions for each event of items (B, T): (B or 1, T) int64.
-
-    The papers pad in front, so the last event always has the table's last row.
-
-    Raises
-    ------
-    ValueError
-        When a row has more events than the table has positions.
-    """
-    lengths = torch.tensor([items.shape[1]]) if ctx.lengths is None else ctx.lengths
-    # Most calls are so short that they need not look at the data.
-    if items.shape[1] > table and int(lengths.max()) > table:
-        masks = "" if table == max_length else " and a mask after them"
-        raise ValueError(
-            f"a row has {int(lengths.max())} events{masks and ' with its mask'}; "
-            f"max_length is {max_length}{masks}"
-        )
-    ends = lengths.to(items.device)[:, None]
-    position = torch.arange(items.shape[1], device=items.device) + table - ends
-    return position.clamp_max(table - 1)

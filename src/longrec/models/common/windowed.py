@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from longrec.mixers.base import Context, Mixer
 from longrec.models.common.base import SequenceModel
 from longrec.models.common.config import WindowedConfig
-from longrec.models.common.positions import positions_from_end
 
 
 class WindowedModel(SequenceModel):
@@ -30,3 +29,26 @@ class WindowedModel(SequenceModel):
     def embed(self, items: Tensor, ctx: Context, masked: Tensor | None = None) -> Tensor:
         position = positions_from_end(items, ctx, len(self.positions), self.config.max_length)
         return super().embed(items, ctx, masked) + self.positions[position]
+
+
+def positions_from_end(items: Tensor, ctx: Context, table: int, max_length: int) -> Tensor:
+    """Row of a table of positions for each event of items (B, T): (B or 1, T) int64.
+
+    The papers pad in front, so the last event always has the table's last row.
+
+    Raises
+    ------
+    ValueError
+        When a row has more events than the table has positions.
+    """
+    lengths = torch.tensor([items.shape[1]]) if ctx.lengths is None else ctx.lengths
+    # Most calls are so short that they need not look at the data.
+    if items.shape[1] > table and int(lengths.max()) > table:
+        masks = "" if table == max_length else " and a mask after them"
+        raise ValueError(
+            f"a row has {int(lengths.max())} events{masks and ' with its mask'}; "
+            f"max_length is {max_length}{masks}"
+        )
+    ends = lengths.to(items.device)[:, None]
+    position = torch.arange(items.shape[1], device=items.device) + table - ends
+    return position.clamp_max(table - 1)

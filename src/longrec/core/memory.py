@@ -1,0 +1,81 @@
+"""Memory of this process: what it holds, what it could take, and what becomes of freed tensors.
+
+By itself the C library glibc gives large freed blocks back to the system and fetches them again,
+page by page, at each step of a training. `keep_freed_memory` ends that; with another C library the
+functions that ask for it return False and change nothing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+_STATUS = Path("/proc/self/status")
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""Their numbers in glibc's malloc.h."""
+_SMALL = 1 << 16
+"""Bytes of blocks that are given back at once, where they are."""
+
+
+def resident_bytes() -> int | None:
+    """Bytes of memory that this process holds now; None where the system does not tell."""
+    return _status_bytes("VmRSS")
+
+
+def peak_bytes() -> int | None:
+    """The most bytes of memory that this process held so far; None where the system does not tell.
+
+    Linux counts getrusage's maximum from before this program was loaded, the parent's memory
+    included; what /proc tells is this program's own.
+    """
+    peak = _status_bytes("VmHWM")
+    if peak is not None:
+        return peak
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _status_bytes(name: str) -> int | None:
+    with suppress(OSError):
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+def available_memory() -> int:
+    """Bytes that a process can still take: of the machine, and of its control group if any."""
+    import psutil
+
+    available = psutil.virtual_memory().available
+    group = Path("/sys/fs/cgroup")
+    with suppress(OSError, ValueError):  # "max" where there is no limit
+        limit = int((group / "memory.max").read_text())
+        available = min(available, limit - int((group / "memory.current").read_text()))
+    return int(available)
+
+
+def keep_freed_memory() -> bool:
+    """Keep what is freed: steps find their pages again. Whether the C library does so.
+
+    The process then holds until its end the most that it ever used.
+    """
+    return _set_malloc(_MMAP_THRESHOLD, 1 << 30) and _set_malloc(_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def give_back_freed_memory() -> bool:
+    """Give it back at once: what is resident is what is in use. Whether the C library does so."""
+    return _set_malloc(_MMAP_THRESHOLD, _SMALL) and _set_malloc(_TRIM_THRESHOLD, _SMALL)
+
+
+def _set_malloc(parameter: int, value: int) -> bool:
+    try:
+        return bool(ctypes.CDLL(None).mallopt(parameter, value))
+    except (AttributeError, OSError):  # another C library
+        return False
