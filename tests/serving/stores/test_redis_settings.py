@@ -176,7 +176,9 @@ def everything(raised) -> str:
 def test_a_password_is_never_shown(tmp_path, impatient):
     with RedisServer(tmp_path, requirepass=PASSWORD) as server:
         for login in (f":{QUOTED}", f"default:{QUOTED}"):
-            store = open_store(server.url.replace("//", f"//{login}@"))
+            url = server.url.replace("//", f"//{login}@")
+            assert "s3cret" not in repr(redis_client.RedisAddress.parse(url))
+            store = open_store(url)
             assert store.url == server.url
             log(store, b"u", event(1)) if not store.totals().users else None
         for login in ("", ":wrong%s3cret@", f"nobody:{QUOTED}@"):

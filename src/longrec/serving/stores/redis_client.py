@@ -63,6 +63,9 @@ class RedisAddress(NamedTuple):
     prefix: bytes
     options: dict[str, Any]
 
+    def __repr__(self) -> str:  # without the options, which have the password
+        return f"RedisAddress({self.public_url!r})"
+
     @classmethod
     def parse(cls, url: str) -> RedisAddress:
         """Take a URL apart; its errors, UsageError, show no part of a password."""
@@ -231,7 +234,11 @@ class RedisClient:
             raise
 
     def _raise_in_words(self, error: RedisError, changing: bool) -> NoReturn:
-        """Raise what went wrong in words that say what to do."""
+        """Raise what went wrong in words that say what to do, and show no password."""
+        answer = str(error)
+        if self._password:
+            answer = answer.replace(self._password, "…")
+        answer = answer[:300]
         if isinstance(error, AuthenticationError | AuthorizationError):
             # Nothing of it is shown: neither who nor by what.
             raise LongrecError(
@@ -239,14 +246,14 @@ class RedisClient:
                 f"{self.url.partition(':')[0]}://user:password@…"
             ) from None
         if _is_transient(error):
-            message = f"{self.url} cannot be reached: {self._without_secrets(error)}"
+            message = f"{self.url} cannot be reached: {answer}"
             if changing:
                 message += (
                     ". What was being written may be in the store or not; an event that has an "
                     "event_id may be sent again, which is harmless"
                 )
             raise StoreUnavailable(message) from error
-        text, answer = error_text(error), self._without_secrets(error)
+        text = error_text(error)
         if "WRONGTYPE" in text:
             raise self.no_store() from None
         if re.search(r"OutOfMemory|\bOOM\b", text):
@@ -280,12 +287,6 @@ class RedisClient:
             f"{self.url}: what stands under {self._prefix.decode()!r} is no store of users; "
             "take another database or ?prefix=…"
         )
-
-    def _without_secrets(self, error: Exception) -> str:
-        text = str(error)
-        if self._password:
-            text = text.replace(self._password, "…")
-        return text[:300]
 
 
 def error_text(error: Exception) -> str:
