@@ -11,7 +11,6 @@ the processor's time per call than all the rest (docs/decisions/0013-redis.md). 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import time
@@ -34,7 +33,7 @@ from redis.retry import Retry
 
 from longrec.core.errors import DataError, LongrecError, UsageError
 from longrec.serving.stores.protocol import StoreFull, StoreUnavailable
-from longrec.serving.stores.redis_layout import SCRIPTS, script_text
+from longrec.serving.stores.redis_layout import load_scripts
 
 PATIENCE = 6.0
 """Seconds for which a call that failed is sent again."""
@@ -139,10 +138,6 @@ class RedisClient:
         self._check_connection = check_connection
         self._idle: list[_Connection] = []
         self._pid, self._closed = os.getpid(), False
-        texts = {name: script_text(name) for name in SCRIPTS}
-        self._scripts = {
-            name: (hashlib.sha1(text.encode()).hexdigest(), text) for name, text in texts.items()
-        }
 
     def command(self, *command: Any) -> Any:
         """The answer to a command that changes nothing, or may be done twice."""
@@ -183,7 +178,7 @@ class RedisClient:
             self._idle.pop().connection.disconnect()
 
     def _run(self, connection: _Connection, script: str, arguments: tuple[Any, ...]) -> Any:
-        digest, text = self._scripts[script]
+        digest, text = load_scripts()[script]
         try:
             return connection.send("EVALSHA", digest, 0, *arguments)
         except NoScriptError:  # a server that was started anew knows none

@@ -26,8 +26,10 @@ sent together need not.
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -52,8 +54,12 @@ SCRIPTS = NUMBERED | {"read", "events", "users", "count", "erase", "unlist", "dr
 _SIZE = struct.Struct("<I")
 
 
-def script_text(name: str) -> str:
-    """A script in full: the constants it shares with Python, what all begin with, and its own."""
+@cache
+def load_scripts() -> dict[str, tuple[str, str]]:
+    """Per script its SHA-1, by which Redis knows it, and its text.
+
+    That is the constants it shares with Python, what all begin with, and its own.
+    """
     constants = {
         "BLOCK_EVENTS": BLOCK_EVENTS,
         "PAGE_BYTES": PAGE_ITEMS // 8,
@@ -61,10 +67,13 @@ def script_text(name: str) -> str:
         "HEADER_BYTES": HEADER.size,
         "VERSION_OFFSET": struct.calcsize("<4sI8sq"),  # where the version stands in a header
     }
-    text = "".join(f"local {constant} = {value}\n" for constant, value in constants.items())
-    for file in ["common", *(["numbered"] if name in NUMBERED else []), name]:
-        text += Path(__file__).with_name("lua").joinpath(f"{file}.lua").read_text()
-    return text
+    head = "".join(f"local {constant} = {value}\n" for constant, value in constants.items())
+    folder, scripts = Path(__file__).with_name("lua"), {}
+    for name in SCRIPTS:
+        files = ["common", *(["numbered"] if name in NUMBERED else []), name]
+        text = head + "".join((folder / f"{file}.lua").read_text() for file in files)
+        scripts[name] = hashlib.sha1(text.encode()).hexdigest(), text
+    return scripts
 
 
 def pack_for_block(event: Event) -> bytes:
