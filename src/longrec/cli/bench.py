@@ -36,7 +36,7 @@ Folder = Annotated[
     Path, typer.Option(help="Where temporary stores are made: on the disk to be measured.")
 ]
 Clients = Annotated[str, _list_option("N,M,...", "Clients at once.")]
-Rounds = Annotated[int, typer.Option(min=1, help="Turns of each cell, of 10 pairs.")]
+Rounds = Annotated[int, typer.Option(min=1, help="Samples of each cell, of 10 pairs.")]
 Seconds = Annotated[float, typer.Option(help="For each cell of several clients.")]
 Out = Annotated[
     Path | None, typer.Option(metavar="FILE", help="A .json file for all that was found.")
@@ -188,7 +188,7 @@ def cost(
         int | None, typer.Option(help="Histories per pass; as many as have 4096 events if unset.")
     ] = None,
     threads: Annotated[int, typer.Option(help="Threads that compute, pinned to cores.")] = 1,
-    rounds: Annotated[int, typer.Option(help="Turns of each cell, a process each.")] = 3,
+    rounds: Annotated[int, typer.Option(help="Samples of each cell, a process each.")] = 3,
     cap: Annotated[
         float, typer.Option(help="Seconds of a pass; what would take longer is skipped.")
     ] = 20.0,
@@ -200,7 +200,7 @@ def cost(
 ) -> None:
     """Time mixers, whole models, memory banks and losses, and take their peak memory.
 
-    Each cell has a process of its own for each turn. What is named alone is measured; if nothing
+    Each cell has a process of its own for each sample. What is named alone is measured; if nothing
     is, all are, which takes hours.
 
     Example: [bold]longrec bench cost --models elastic,sasrec,free --lengths 512,4096[/bold]

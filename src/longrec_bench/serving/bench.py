@@ -180,7 +180,7 @@ class CatalogBench:
         over all users as they stand in the end.
         """
         with ExitStack() as stack:
-            servers = [one for each in self._recommenders for one in self._add(each, stack)]
+            servers = [one for each in self._recommenders for one in self._add_pairs(each, stack)]
             self._add_reencoding(self._recommenders[0])
             for number, server in enumerate(servers):
                 self._report(number, len(servers), "starting servers")
@@ -208,7 +208,7 @@ class CatalogBench:
         rows = [one.row() for one in self._measurements]
         return [row | {"recall_at_10": recalls.get(row["system"], recalls[first])} for row in rows]
 
-    def _add(self, recommender: Recommender, stack: ExitStack) -> list[Server]:
+    def _add_pairs(self, recommender: Recommender, stack: ExitStack) -> list[Server]:
         """All that is timed of a recommender; -> its servers, still starting, several at once."""
         name, servers = recommender.name, list[Server]()
         for transport, durability in product(self.plan.transports, self.plan.durabilities):
