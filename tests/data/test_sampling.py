@@ -41,7 +41,7 @@ def test_every_prefix_is_equally_likely():
 def test_hidden_events(share, last):
     lengths = np.random.default_rng(1).integers(2, 60, 4000)
     masking = Masking(share, last)
-    hidden = masking.places(np.random.default_rng(0), lengths)
+    hidden = masking.hide(np.random.default_rng(0), lengths)
     assert hidden.shape == (4000, lengths.max())
     assert (hidden.sum(1) >= 1).all()
     assert not (hidden & (np.arange(hidden.shape[1]) >= lengths[:, None])).any()
@@ -54,7 +54,7 @@ def test_hidden_events(share, last):
 
 def test_where_one_event_is_hidden_each_is_equally_likely():
     lengths = np.full(30_000, 5)
-    hidden = Masking(1e-9, 0.0).places(np.random.default_rng(0), lengths)
+    hidden = Masking(1e-9, 0.0).hide(np.random.default_rng(0), lengths)
     assert (hidden.sum(1) == 1).all()
     assert hidden.mean(0) == pytest.approx(0.2, abs=0.012)
 

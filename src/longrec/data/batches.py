@@ -2,7 +2,7 @@
 
 An epoch is a plan: which users share a batch (a group), in which order the groups come, and the
 windows in which a long history is read. It is a function of (seed, epoch) alone, and a batch is a
-function of the plan and its place in it, so neither workers nor restarts change anything.
+function of the plan and its position in it, so neither workers nor restarts change anything.
 
 Every event but a history's first is a target, unless `sampling` says which are. Histories longer
 than `window` events then come as windows in order: window k + 1 of a group follows window k, and
@@ -36,7 +36,7 @@ class Batch:
     items : Tensor
         (B, T) int64, inputs; 0 is padding. Events to hide stand here too: the model hides them.
     targets : Tensor
-        (B, T) int64, what is predicted at each place: the event after it, or with masking the
+        (B, T) int64, what is predicted at each position: the event after it, or with masking the
         hidden event itself; 0 where there is nothing to predict.
     times : Tensor or None
         (B, T) int64 seconds; a hidden event has the time of the one before it.
@@ -218,7 +218,7 @@ class Epoch:
         return len(self.step_group)
 
     def batch(self, step: int) -> Batch:
-        """The batch at a place of the plan."""
+        """The batch at step `step` of the plan."""
         groups = self.groups
         which, window = self.step_group[step], int(self.step_window[step])
         rows = groups.order[groups.starts[which] : groups.starts[which + 1]]
@@ -244,13 +244,13 @@ class Epoch:
         )
 
     def _next_events(self, begin: Ints, lengths: Ints) -> tuple[Padded, Ints]:
-        """Rows to read, and the event after each of their places (Prefixes: after the last)."""
+        """Rows to read, and the event after each of their positions (Prefixes: after the last)."""
         events = read_padded(self.data.histories, begin, lengths + 1)
-        place = np.arange(events.items.shape[1] - 1)
-        items = events.items[:, :-1] * (place < lengths[:, None])
+        column = np.arange(events.items.shape[1] - 1)
+        items = events.items[:, :-1] * (column < lengths[:, None])
         targets = np.ascontiguousarray(events.items[:, 1:])
         if self.data.sampling is not None:
-            targets *= place == lengths[:, None] - 1
+            targets *= column == lengths[:, None] - 1
         return Padded(items, None if events.times is None else events.times[:, :-1].copy()), targets
 
     def _hidden_events(self, step: int, begin: Ints, lengths: Ints) -> tuple[Padded, Ints]:
@@ -258,7 +258,7 @@ class Epoch:
         assert isinstance(self.data.sampling, Masking)
         # Steps count from 1: (seed, epoch, 0) would give the numbers of the plan's (seed, epoch).
         random = np.random.default_rng([self.data.seed, self.number, step + 1])
-        hidden = self.data.sampling.places(random, lengths)
+        hidden = self.data.sampling.hide(random, lengths)
         events = read_padded(self.data.histories, begin, lengths)
         times = events.times
         if times is not None:
@@ -267,7 +267,7 @@ class Epoch:
         return Padded(events.items, times), events.items * hidden
 
     def batches(self, first: int = 0, workers: int = 0) -> Iterator[Batch]:
-        """Batches from place `first` on; `workers` threads prepare them ahead, in order."""
+        """Batches from step `first` on; `workers` threads prepare them ahead, in order."""
         if not workers:
             yield from map(self.batch, range(first, len(self)))
             return
@@ -299,13 +299,13 @@ class EventArrays(Protocol):
 
 
 def read_padded(histories: EventArrays, begin: Ints, lengths: Ints) -> Padded:
-    """Read stretches of `lengths` events from absolute places `begin`."""
+    """Read stretches of `lengths` events from absolute positions `begin`."""
     widest = int(lengths.max(initial=1))
-    place = begin[:, None] + np.arange(widest)
+    position = begin[:, None] + np.arange(widest)
     real = np.arange(widest) < lengths[:, None]
-    place = np.minimum(place, len(histories.items) - 1)
-    items = histories.items[place].astype(np.int64) * real
-    times = None if histories.times is None else histories.times[place].astype(np.int64)
+    position = np.minimum(position, len(histories.items) - 1)
+    items = histories.items[position].astype(np.int64) * real
+    times = None if histories.times is None else histories.times[position].astype(np.int64)
     if times is not None:
         # Padding repeats the last real time, so that clocks never run backwards.
         last = times[np.arange(len(lengths)), np.maximum(lengths - 1, 0)]

@@ -130,10 +130,10 @@ class SortedIds:
             return np.full(len(series), -1, dtype=np.int64)
         # A null would sort before everything: look up any known id and mask it afterwards.
         known = series.is_not_null()
-        places = self.ids.search_sorted(series.fill_null(self.ids[0]))
-        places = places.clip(upper_bound=len(self.ids) - 1)
-        hit = (known & (self.ids.gather(places) == series).fill_null(False)).to_numpy()
-        return np.where(hit, self.rows[places.to_numpy()], -1).astype(np.int64)
+        positions = self.ids.search_sorted(series.fill_null(self.ids[0]))
+        positions = positions.clip(upper_bound=len(self.ids) - 1)
+        hit = (known & (self.ids.gather(positions) == series).fill_null(False)).to_numpy()
+        return np.where(hit, self.rows[positions.to_numpy()], -1).astype(np.int64)
 
 
 def as_ids(wanted: Sequence[Any] | pl.Series, dtype: pl.DataType, what: str) -> pl.Series:

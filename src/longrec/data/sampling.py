@@ -30,7 +30,7 @@ class Masking:
     share: float
     last: float
 
-    def places(self, random: np.random.Generator, lengths: Ints) -> Bools:
+    def hide(self, random: np.random.Generator, lengths: Ints) -> Bools:
         """(B, T) True at hidden events, of rows with `lengths` (B,) events, T the most of them."""
         event = np.arange(int(lengths.max(initial=1)))
         real = event < lengths[:, None]
