@@ -17,9 +17,9 @@ def plan(*models: str, **other) -> Plan:
 
 
 def test_variants_have_their_own_settings_and_the_common_ones():
-    first, second, third = plan(
-        "elastic", "elastic:memory_slots=256:dim=16", "popularity", settings={"dim": "32"}
-    ).entries()
+    common = plan("elastic", settings={"dim": "32"})
+    texts = "elastic", "elastic:memory_slots=256:dim=16", "popularity"
+    first, second, third = map(common.entry, texts)
     assert first.settings == {"dim": "32", "max_minutes": "2.0"}
     assert (second.name, second.model) == ("elastic:memory_slots=256:dim=16", "elastic")
     assert second.settings == {"dim": "16", "memory_slots": "256", "max_minutes": "2.0"}

@@ -9,8 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from longrec.cli.options import Json
-from longrec.cli.output import resumable
+from longrec.cli.common import Json, resumable
 from longrec.core import console
 from longrec.core.errors import UsageError
 from longrec.core.files import is_free, write_file

@@ -8,8 +8,7 @@ from typing import Annotated
 
 from typer import Option
 
-from longrec.cli.options import Device, Histories, Json
-from longrec.cli.output import resumable
+from longrec.cli.common import Device, Histories, Json, resumable
 from longrec.core import console
 from longrec.core.errors import LongrecError
 

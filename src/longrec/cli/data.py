@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from longrec.cli.options import Json
-from longrec.cli.output import print_result
+from longrec.cli.common import Json, print_result
 from longrec.core import console
 
 app = typer.Typer(help="Named public data: what there is, and how to get it.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from typer import Argument, Option
 
-from longrec.cli.options import Data, History, Json, Run
+from longrec.cli.common import Data, History, Json, Run
 from longrec.cli.store import open_for_command
 from longrec.core import console
 from longrec.core.errors import UsageError

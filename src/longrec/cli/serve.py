@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from longrec.cli.options import Json, Run
-from longrec.cli.output import print_result
+from longrec.cli.common import Json, Run, print_result
 from longrec.core import console
 from longrec.core.choices import Durability, IndexKind
 from longrec.core.errors import UsageError

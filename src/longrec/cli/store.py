@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Argument, Option
 
-from longrec.cli.options import Json, Run
-from longrec.cli.output import print_result, resumable
+from longrec.cli.common import Json, Run, print_result, resumable
 from longrec.core import console
 from longrec.core.choices import Durability
 from longrec.core.errors import LongrecError

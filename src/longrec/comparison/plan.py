@@ -100,17 +100,14 @@ class Plan:
             if key in _SET_BY:
                 raise UsageError(f"{key} is set by {_SET_BY[key]}: leave it out")
 
-    def entries(self) -> list[Entry]:
-        """The models with their settings, all checked.
+    def entry(self, text: str) -> Entry:
+        """A model with its settings, all checked.
 
         Raises
         ------
         UsageError
             For an unknown model or key, or a value that does not fit.
         """
-        return [self._entry(text) for text in self.models]
-
-    def _entry(self, text: str) -> Entry:
         name, *parts = text.split(":")
         own: dict[str, str] = {}
         for part in parts:
@@ -142,7 +139,7 @@ class Plan:
     def jobs(self, folder: Path) -> list[Job]:
         """Every run, all models with the first seed before any with the second."""
         jobs = []
-        entries = self.entries()
+        entries = [self.entry(text) for text in self.models]
         for seed in range(self.seeds):
             for entry in entries:
                 if seed == 0 or not entry.counted:

@@ -85,14 +85,14 @@ def evaluate(
         )
     metrics = summarise_ranks(ranks, chosen.name, notes, part=split)
     if recommender.folder is not None:
-        _keep(recommender, metrics, ranks, data)
+        _save(recommender.folder, recommender, metrics, ranks, data)
     return metrics
 
 
-def _keep(recommender: Artifact, metrics: Metrics, ranks: pl.DataFrame, data: Histories) -> None:
-    """Leave the evaluation beside the model."""
-    folder = recommender.folder
-    assert folder is not None
+def _save(
+    folder: Path, recommender: Artifact, metrics: Metrics, ranks: pl.DataFrame, data: Histories
+) -> None:
+    """Write the evaluation beside the model."""
     document = metrics.to_dict() | {
         "provenance": provenance(data, recommender.train_config.seed),
         "model": recommender.name,

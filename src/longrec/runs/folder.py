@@ -145,8 +145,8 @@ def _checked(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def claimed(folder: Path, resume: bool) -> Iterator[None]:
-    """Hold a run's folder: no other training may write to it meanwhile.
+def locked_run(folder: Path, resume: bool) -> Iterator[None]:
+    """Lock a run's folder, so that no other training writes to it meanwhile.
 
     A training that fails before its first checkpoint leaves the folder as it was, so that the call
     can be mended and given again; one that is killed or interrupted leaves what --resume needs.
@@ -154,7 +154,7 @@ def claimed(folder: Path, resume: bool) -> Iterator[None]:
     new = not folder.exists()
     begun = _check_free(folder, resume)
     with locked(folder, "training"):
-        _check_free(folder, resume)  # the training that held it may have ended just now
+        _check_free(folder, resume)  # the training that locked it may have ended just now
         try:
             yield
         except Exception:

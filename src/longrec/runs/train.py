@@ -18,7 +18,7 @@ from longrec.data.splits import make_split
 from longrec.inference.encode import check_times
 from longrec.models import build_model
 from longrec.recommender import Recommender, load
-from longrec.runs.folder import Plan, check_resumable, claimed, end_run, make_plan, read_plan
+from longrec.runs.folder import Plan, check_resumable, end_run, locked_run, make_plan, read_plan
 from longrec.runs.progress_display import TrainingProgress
 from longrec.runs.warm_start import (
     OldHistories,
@@ -96,7 +96,7 @@ def train(
             plan = make_plan(data, run, model, settings, old)
             return _train(data, plan, old, run, False, device, progress)
     folder = Path(out)
-    with claimed(folder, resume):
+    with locked_run(folder, resume):
         begun = read_plan(folder) if resume else None
         if begun is None:
             plan = make_plan(data, folder, model, settings, old)

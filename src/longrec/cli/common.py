@@ -1,0 +1,46 @@
+"""What several commands share: options, one result, and how to go on after Ctrl-C."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Argument, Option
+
+from longrec.core import console
+from longrec.core.errors import LongrecError
+
+Json = Annotated[bool, Option("--json", help="Print one JSON document instead of text.")]
+Data = Annotated[
+    Path | None,
+    Option("--data", help="A histories folder; the run's own training data by default."),
+]
+Run = Annotated[Path, Argument(metavar="RUN", help="A run's folder.", show_default=False)]
+Histories = Annotated[
+    Path, Argument(metavar="HISTORIES", help="A histories folder.", show_default=False)
+]
+Device = Annotated[str, Option(help="auto, cpu, cuda, cuda:1, …")]
+History = Annotated[
+    list[str] | None, Option(metavar="ITEM...", help="A history, oldest item first.")
+]
+
+
+def print_result(
+    json: bool, document: Mapping[str, Any], title: str, facts: Mapping[str, object]
+) -> None:
+    """A result as one JSON document, or its facts as a table."""
+    if json:
+        console.print_json(document)
+    else:
+        console.facts_table(title, facts)
+
+
+@contextmanager
+def resumable(how: str = "the same command goes on") -> Iterator[None]:
+    """Where Ctrl-C ends the work, end with an error that says how it goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise LongrecError(f"interrupted; {how}") from None
