@@ -17,7 +17,7 @@ from longrec.core.choices import Durability
 from longrec.core.errors import UsageError
 from longrec.data.aligned import align_items
 from longrec.data.catalog import as_ids
-from longrec.data.histories import Histories, open_histories
+from longrec.data.histories import Histories
 from longrec.inference.encode import Events, check_times, encode_histories
 from longrec.inference.explain import (
     Explanation,
@@ -149,7 +149,7 @@ class Recommender(Artifact):
         if k < 1:
             raise UsageError(f"k is {k}; it must be at least 1")
         if histories is None:
-            data = self._histories(data)
+            data = self.data(data)
             if users is None:
                 rows, ids = np.arange(data.n_users), data.user_ids
             else:
@@ -214,18 +214,13 @@ class Recommender(Artifact):
             raise UsageError("times go with a history: a user's events have their own")
         check_explains(model)
         index = find_item(catalog, item)
-        data = self._histories(data)
+        data = self.data(data)
         row = data.find_users([user])
         if row[0] < 0:
             raise UsageError(f"user {user!r} is not in {data.path}: give one that is")
         events, _ = self._events_of(data, row)
         check_times(model, events.times)
         return explain_history(model, catalog, index, *events, self.limit, progress)
-
-    def _histories(self, data: Histories | str | Path | None) -> Histories:
-        """The histories asked for; None: those that this was trained on."""
-        data = self.data() if data is None else data
-        return data if isinstance(data, Histories) else open_histories(data)
 
     def _events_of(self, data: Histories, rows: np.ndarray) -> tuple[Events, np.ndarray]:
         """The events of some users in this catalog's item indices, and how many are whose.

@@ -130,14 +130,16 @@ class Artifact:
             raise UsageError(f"{self.name} counts items and has no vectors of them")
         return self.model.item_vectors().detach()
 
-    def data(self) -> Histories:
-        """The histories that this was trained on.
+    def data(self, given: Histories | str | Path | None = None) -> Histories:
+        """The histories given, or else those that this was trained on.
 
         Raises
         ------
         DataError
-            When they are gone or have changed since.
+            When they are gone, or those of training have changed since.
         """
+        if given is not None:
+            return given if isinstance(given, Histories) else open_histories(given)
         source = self.provenance.get("data", {})
         if "path" not in source:
             raise UsageError("this recommender does not know its histories: pass data=")

@@ -75,15 +75,14 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values: what results.json holds."""
-        ranks = iter(range(1, len(self.rows) + 1))
         return {
             "format": FORMAT,
             "metric": self.metric,
             "protocol": self.protocol,
             "plan": asdict(self.plan),
             "rows": [
-                _row(row, next(ranks) if row.is_ranked else None, self.runs[row.name])
-                for row in self.rows
+                _row(row, rank if row.is_ranked else None, self.runs[row.name])
+                for rank, row in enumerate(self.rows, start=1)
                 if row.is_system
             ],
             "bounds": [

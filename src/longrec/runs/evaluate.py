@@ -15,7 +15,7 @@ from longrec.core.errors import DataError, LongrecError
 from longrec.core.files import write_file
 from longrec.core.serialise import serialise
 from longrec.data.aligned import align
-from longrec.data.histories import Histories, open_histories
+from longrec.data.histories import Histories
 from longrec.data.splits import make_split
 from longrec.evaluation.rank_targets import rank_targets
 from longrec.evaluation.summary import Metrics, summarise_ranks
@@ -54,8 +54,7 @@ def evaluate(
         as metrics.json and ranks.parquet.
     """
     check_choice("split", split, Part)
-    data = recommender.data() if histories is None else histories
-    data = data if isinstance(data, Histories) else open_histories(data)
+    data = recommender.data(histories)
     trained_under = recommender.train_config.split
     chosen = make_split(protocol or trained_under, data)
     known, aligned = align(data, chosen, recommender.catalog)
