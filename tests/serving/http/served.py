@@ -103,7 +103,7 @@ class ServeProcess:
             env={**os.environ, **environment},
         )
         self.output: list[str] = []
-        self._told = threading.Event()
+        self._started = threading.Event()
         self.url = ""
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -116,11 +116,11 @@ class ServeProcess:
             if found:
                 self.url = found[1]
             if '"serving"' in line:
-                self._told.set()
-        self._told.set()
+                self._started.set()
+        self._started.set()
 
     def __enter__(self) -> ServeProcess:
-        assert self._told.wait(60), self.output
+        assert self._started.wait(60), self.output
         assert self.url, self.output
         self.client = httpx.Client(base_url=self.url, timeout=30)
         return self

@@ -160,10 +160,10 @@ def test_malformed_requests_are_refused_with_words_and_without_their_values(serv
             path, content=content, headers={"content-type": "application/json"}
         )
         assert answer.status_code in (400, 422), (path, body, answer.text)
-        told = answer.json()["error"]
-        assert told["message"]
+        error = answer.json()["error"]
+        assert error["message"]
         assert len(answer.text) < 1000
-        assert "é" not in told["message"]
+        assert "é" not in error["message"]
     assert server.client.get("/v1/users/ann", params={"limit": -1}).status_code == 422
     assert server.client.get("/v1/events").status_code == 405
     assert server.client.get("/v1/nothing").status_code == 404

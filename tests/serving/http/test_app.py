@@ -53,8 +53,8 @@ def test_recommendations_are_those_of_the_model_for_users_and_for_histories(case
     items = [FIRST + 3, FIRST + 7, FIRST + 3, FIRST + 1, FIRST + 9]
     history = [(item, T0 + 60 * at) for at, item in enumerate(items)]
     with local_server(case, tmp_path) as server:
-        told = server.post("/v1/events", events_of("ann", items))
-        assert (told.status_code, told.json()) == (200, {"accepted": 5, "duplicates": 0})
+        logged = server.post("/v1/events", events_of("ann", items))
+        assert (logged.status_code, logged.json()) == (200, {"accepted": 5, "duplicates": 0})
         by_user = server.post("/v1/recommendations", {"user": "ann", "k": 6})
         sent = [{"item": item, "time": time} for item, time in history]
         by_history = server.post("/v1/recommendations", {"history": sent, "k": 6})
@@ -258,14 +258,14 @@ def test_requests_at_once_are_batched_and_each_gets_its_own(server: LocalServer)
         ]
 
 
-def test_the_model_is_told(server: LocalServer):
-    told = server.client.get("/v1/model").json()
-    assert told["name"] == "elastic"
-    assert told["items"] == N
-    assert told["index"] == {"name": "exact", "recall_at_10": 1.0}
-    assert told["swap"] is None
+def test_the_model_is_described(server: LocalServer):
+    model = server.client.get("/v1/model").json()
+    assert model["name"] == "elastic"
+    assert model["items"] == N
+    assert model["index"] == {"name": "exact", "recall_at_10": 1.0}
+    assert model["swap"] is None
     assert server.client.get("/healthz").json() == {"ok": True}
-    assert server.client.get("/readyz").json() == {"ready": True, "model": told["digest"]}
+    assert server.client.get("/readyz").json() == {"ready": True, "model": model["digest"]}
 
 
 def test_answers_are_not_kept_by_caches_and_carry_an_id(server: LocalServer):

@@ -63,13 +63,13 @@ class Load:
             while not self._stop.is_set():
                 item, at = FIRST + int(rng.integers(20)), T0 + 60 * len(self.sent[user])
                 try:
-                    told = client.post(
+                    logged = client.post(
                         "/v1/events", json={"events": [{"user": user, "item": item, "time": at}]}
                     )
-                    if told.status_code == 200:
+                    if logged.status_code == 200:
                         self.sent[user].append((item, at))
                     found = client.post("/v1/recommendations", json={"user": user, "k": 3})
-                    for answer in (told, found):
+                    for answer in (logged, found):
                         if answer.status_code != 200:
                             self.failed.append(answer.text)
                     self.digests.append(found.json()["model"])

@@ -198,11 +198,11 @@ def test_killed_and_called_again(stop: int, tmp_path) -> None:
     """It goes on where it was, in another process as in this one, and the counts are of both."""
     rows = [[(FIRST + n, n), (FIRST + 9, 50)] for n in range(4)]
     histories = histories_of(tmp_path / "h", rows)
-    told: list[tuple[int, int]] = []
+    reports: list[tuple[int, int]] = []
 
     def progress(*both: int) -> None:
-        told.append(both)
-        if len(told) == stop:
+        reports.append(both)
+        if len(reports) == stop:
             raise Killed
 
     with small_stream("elastic", tmp_path / "s") as stream:
@@ -216,11 +216,11 @@ def test_killed_and_called_again(stop: int, tmp_path) -> None:
         else:
             stream.rebuild(histories, progress)
     with small_stream("elastic", tmp_path / "s") as stream:
-        done = stream.rebuild(histories, lambda *both: told.append(both))
+        done = stream.rebuild(histories, lambda *both: reports.append(both))
         # 4 users are imported in 2 pages, the records of 7 made in 4: each page is done once.
-        assert len(told) == 6 + (6 if stop == 7 else 0)
-        assert [both[0] for both in told[:6]] == [2, 4, 6, 8, 10, 11]
-        assert told[-1] == (11, 11)
+        assert len(reports) == 6 + (6 if stop == 7 else 0)
+        assert [both[0] for both in reports[:6]] == [2, 4, 6, 8, 10, 11]
+        assert reports[-1] == (11, 11)
         assert (done.users, done.events) == (7, 7 * 3 + 4)
         assert (done.imported, done.left_out) == ((4, 4) if stop < 7 else (0, 8))
         assert stream.store.meta()["rebuild"] == {}
@@ -237,15 +237,15 @@ def test_another_rebuild_begins_at_the_beginning(stream, tmp_path) -> None:
 
     with pytest.raises(Killed):
         stream.rebuild(progress=kill)
-    told = []
-    stream.rebuild(tiny_histories(tmp_path / "h", [[1], [2]]), lambda *both: told.append(both))
-    assert (told[0], told[-1]) == ((2, 4), (10, 10))
+    reports = []
+    stream.rebuild(tiny_histories(tmp_path / "h", [[1], [2]]), lambda *both: reports.append(both))
+    assert (reports[0], reports[-1]) == ((2, 4), (10, 10))
     with pytest.raises(Killed):
         stream.rebuild(progress=kill)
     stream.artifact.catalog_version = "another"
-    told.clear()
-    stream.rebuild(progress=lambda *both: told.append(both))
-    assert told == [(2, 8), (4, 8), (6, 8), (8, 8)]
+    reports.clear()
+    stream.rebuild(progress=lambda *both: reports.append(both))
+    assert reports == [(2, 8), (4, 8), (6, 8), (8, 8)]
 
 
 def test_a_model_takes_over_only_when_its_records_are_there(stream, tmp_path) -> None:

@@ -515,10 +515,10 @@ FRAMES = {
 
 @pytest.mark.parametrize("kind", FRAMES)
 def test_frames_of_any_kind(stream, kind: str) -> None:
-    told = []
-    counts = stream.observe_many(FRAMES[kind](), progress=lambda *both: told.append(both))
+    reports = []
+    counts = stream.observe_many(FRAMES[kind](), progress=lambda *both: reports.append(both))
     assert counts == Counts(3, 0, 1, 1)
-    assert told == [(3, 3)]
+    assert reports == [(3, 3)]
     [stored] = stream.store.read(stream.engine.digest, [(b"u", ())])
     events = stream.store.events(b"u", stored.log_id, 0, 9)
     assert events == [(1_700_000_000, b"103", None), (1_600_000_000, b"100", None)]
@@ -585,10 +585,10 @@ def test_a_frame_keeps_order_across_groups_and_tells_how_far_it_came(stream, mon
         return append(*given)
 
     monkeypatch.setattr(stream.store, "append", full)
-    told = []
+    reports = []
     with pytest.raises(StoreFull, match=r"full \(The first 1,024 of 1,300 rows are in, rows 1,025"):
-        stream.observe_many(frame, progress=lambda *both: told.append(both))
-    assert told == [(512, 1300), (1024, 1300)]
+        stream.observe_many(frame, progress=lambda *both: reports.append(both))
+    assert reports == [(512, 1300), (1024, 1300)]
     left[0] = 9
     assert stream.observe_many(frame) == Counts(276, 1024, 0, 0)
     for user in range(4):
