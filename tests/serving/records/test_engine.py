@@ -164,9 +164,11 @@ def test_a_record_of_other_weights_is_refused() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
-def test_a_long_life_stays_accurate(case: str) -> None:
-    check_long_life(case, 20_000)
+@pytest.mark.parametrize(
+    ("case", "events"), [*((case, 5_000) for case in CASES), ("elastic", 20_000)]
+)
+def test_a_long_life_stays_accurate(case: str, events: int) -> None:
+    check_long_life(case, events)
 
 
 @pytest.mark.long
