@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn, Self
 
 Say = Callable[[str], None]
-"""Tell the test something, a line at a time. It gets it even if the job dies right afterwards."""
+"""Send the test a line; it arrives even if the job dies right afterwards."""
 
 ADDRESS = "LONGREC_TESTS_FORK_SERVER"
 """The variable that tells forked processes where to have others forked."""
@@ -96,19 +96,19 @@ class Forked:
         self.returncode: int | None = None
         self.args = [code, *map(str, arguments)]
         self._text = text
-        self._mine: list[int] = []  # ends of pipes and files that only the child needs
-        self.stdin, theirs_in = self._stream(0, stdin, None)
-        self.stdout, theirs_out = self._stream(1, stdout, None)
-        self.stderr, theirs_err = self._stream(2, stderr, theirs_out)
+        self._child_files: list[int] = []  # ends of pipes and files that only the child needs
+        self.stdin, child_in = self._stream(0, stdin, None)
+        self.stdout, child_out = self._stream(1, stdout, None)
+        self.stderr, child_err = self._stream(2, stderr, child_out)
         request = {"argv": self.args, "env": dict(env or os.environ), "cwd": os.getcwd()}
         self._server = socket.socket(socket.AF_UNIX)
         self._server.connect(address)
         line = json.dumps(request).encode() + b"\n"
-        sent = socket.send_fds(self._server, [line], [theirs_in, theirs_out, theirs_err])
+        sent = socket.send_fds(self._server, [line], [child_in, child_out, child_err])
         self._server.sendall(line[sent:])
-        for number in self._mine:
+        for number in self._child_files:
             os.close(number)
-        self._heard = b""
+        self._received = b""
         pid = self._number(None)
         assert pid is not None
         self.pid = pid
@@ -121,25 +121,25 @@ class Forked:
             assert output is not None
             return None, output
         if wanted == subprocess.DEVNULL:
-            self._mine.append(os.open(os.devnull, os.O_RDWR))
-            return None, self._mine[-1]
+            self._child_files.append(os.open(os.devnull, os.O_RDWR))
+            return None, self._child_files[-1]
         if wanted != subprocess.PIPE:
             return None, wanted if isinstance(wanted, int) else wanted.fileno()
         read, write = os.pipe()
-        ours, theirs = (write, read) if number == 0 else (read, write)
-        self._mine.append(theirs)
+        own_end, child_end = (write, read) if number == 0 else (read, write)
+        self._child_files.append(child_end)
         kind = ("w" if number == 0 else "r") + ("" if self._text else "b")
-        return open(ours, kind, buffering=-1 if self._text or number else 0), theirs
+        return open(own_end, kind, buffering=-1 if self._text or number else 0), child_end
 
     def _number(self, seconds: float | None) -> int | None:
         """The next number that the server sends, its process's and then its exit status."""
-        while b"\n" not in self._heard:
+        while b"\n" not in self._received:
             if not select.select([self._server], [], [], seconds)[0]:
                 return None
-            heard = self._server.recv(100)
-            assert heard, "the fork server died"
-            self._heard += heard
-        number, self._heard = self._heard.split(b"\n", 1)
+            data = self._server.recv(100)
+            assert data, "the fork server died"
+            self._received += data
+        number, self._received = self._received.split(b"\n", 1)
         return int(number)
 
     def poll(self) -> int | None:
@@ -196,7 +196,7 @@ class Forked:
 
 
 class Job(Forked):
-    """A function of a module in a process of its own, which tells the test lines until it ends."""
+    """A function of a module in a process of its own, which sends the test lines until it ends."""
 
     def __init__(self, address: str, module: str, name: str, arguments: Sequence[Any]) -> None:
         code = JOB.format(module=module, name=name)
@@ -205,26 +205,26 @@ class Job(Forked):
         self._ended = False
 
     def line(self, seconds: float = 60) -> str | None:
-        """The next line that the job says, None when it has ended or said nothing so long."""
+        """The next line from the job, None when it has ended or sent none for so long."""
         while b"\n" not in self._rest:
             if self._ended or not select.select([self.stdout], [], [], seconds)[0]:
                 return None
-            said = os.read(self.stdout.fileno(), 2**16)
-            self._ended = not said
-            self._rest += said
+            data = os.read(self.stdout.fileno(), 2**16)
+            self._ended = not data
+            self._rest += data
         line, self._rest = self._rest.split(b"\n", 1)
         return line.decode()
 
     def lines(self) -> list[str]:
-        """What it says until it ends."""
-        said = []
+        """All its lines until it ends."""
+        lines = []
         while (line := self.line()) is not None:
-            said.append(line)
-        assert self._ended, "the job goes on and says nothing"
-        return said
+            lines.append(line)
+        assert self._ended, "the job goes on and prints nothing"
+        return lines
 
     def killed(self) -> list[str]:
-        """Kill the job, if it still runs; -> what it said until then."""
+        """Kill the job, if it still runs; -> its lines until then."""
         self.kill()
         self.wait()
         return self.lines()
@@ -337,17 +337,17 @@ def serve(address: str, modules: Sequence[str]) -> NoReturn:
     os.write(1, b"listening\n")
     import_modules(modules)
     running: dict[int, socket.socket] = {}
-    woken, wake = os.pipe()
-    os.set_blocking(wake, False)
-    signal.set_wakeup_fd(wake)
+    ended, on_end = os.pipe()
+    os.set_blocking(on_end, False)
+    signal.set_wakeup_fd(on_end)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:
-        ready = select.select([0, woken, listener], [], [])[0]
+        ready = select.select([0, ended, listener], [], [])[0]
         if 0 in ready:
             break
-        if woken in ready:
-            os.read(woken, 2**16)
+        if ended in ready:
+            os.read(ended, 2**16)
             report_ended(running)
         if listener in ready:
             connection, _ = listener.accept()

@@ -10,7 +10,7 @@ import pytest
 from forking import run_code
 
 from longrec.core.errors import LongrecError
-from longrec.core.lock import LOCK, lock_file, lock_folder, locked
+from longrec.core.lock import LOCK, lock_folder, locked
 
 HOLDER = """
 import sys, time
@@ -55,13 +55,13 @@ def test_another_process_is_refused_at_once_and_a_killed_one_holds_nothing(tmp_p
 
 
 def test_within_a_process_it_is_held_once_and_any_thread_may_release_it(tmp_path):
-    lock = lock_file(tmp_path / "store-lock", "taken")
+    lock = lock_folder(tmp_path / "store", "taken")
     with pytest.raises(LongrecError, match="taken"):
-        lock_file(tmp_path / "store-lock", "taken")
+        lock_folder(tmp_path / "store", "taken")
     thread = threading.Thread(target=lock.release)
     thread.start()
     thread.join()
-    lock_file(tmp_path / "store-lock", "taken").release()
+    lock_folder(tmp_path / "store", "taken").release()
 
 
 def test_a_failure_within_it_releases_it(tmp_path):
@@ -76,8 +76,6 @@ def test_where_nothing_can_be_written_it_says_so(tmp_path):
     for folder in (tmp_path / "file", tmp_path / "file" / "folder"):
         with pytest.raises(LongrecError, match="cannot be written to"):
             lock_folder(folder, "taken")
-    with pytest.raises(LongrecError, match="cannot be written to"):
-        lock_file(tmp_path / "absent" / "lock", "taken")
 
 
 def test_all_public_names_import_where_python_has_no_fcntl():

@@ -62,8 +62,8 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     """A table on standard output; numbers stand to the right."""
     drawn = Table(title=Text(plain(title)), title_justify="left", title_style="bold")
     drawn.show_header = any(columns)
-    for place, name in enumerate(columns):
-        numeric = bool(rows) and all(isinstance(row[place], int | float) for row in rows)
+    for index, name in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[index], int | float) for row in rows)
         drawn.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         drawn.add_row(*(Text(_cell(value)) for value in row))

@@ -46,22 +46,12 @@ def lock_folder(folder: Path, refusal: str) -> BaseFileLock:
     LongrecError
         When it cannot be written to; with the words `refusal` when another process has locked it.
     """
+    lock = FileLock(folder / LOCK, thread_local=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise LongrecError(f"{folder} cannot be written to: {error}") from error
-    return lock_file(folder / LOCK, refusal)
-
-
-def lock_file(path: Path, refusal: str) -> BaseFileLock:
-    """Make a file in a folder that is there, and lock it; see `lock_folder`."""
-    if not path.parent.is_dir():  # which filelock would make
-        raise LongrecError(f"{path.parent} cannot be written to: there is no such folder")
-    lock = FileLock(path, thread_local=False)
-    try:
         lock.acquire(timeout=PATIENCE, poll_interval=PATIENCE / 5)
     except Timeout:
         raise LongrecError(refusal) from None
     except OSError as error:
-        raise LongrecError(f"{path.parent} cannot be written to: {error}") from error
+        raise LongrecError(f"{folder} cannot be written to: {error}") from error
     return lock

@@ -80,15 +80,15 @@ class LastItem(CountingModel):
 
     def score(self, h: Tensor) -> Tensor:
         last = h[:, 0]
-        # Popularity, scaled below 1, only parts items that followed equally often; in float64,
+        # Popularity, scaled below 1, only orders items that followed equally often; in float64,
         # or rounding would tie what a large log tells apart.
         share = self.counts.double() / (self.counts.sum(dtype=torch.float64) + 1)
         scores = share.repeat(len(last), 1)
         number = self.starts[last + 1] - self.starts[last]
         row = torch.repeat_interleave(torch.arange(len(last), device=last.device), number)
         before = number.cumsum(0) - number
-        place = torch.arange(len(row), device=last.device) - before[row] + self.starts[last][row]
-        scores[row, self.followers[place]] += self.times[place]
+        pair = torch.arange(len(row), device=last.device) - before[row] + self.starts[last][row]
+        scores[row, self.followers[pair]] += self.times[pair]
         scores[:, 0] = -torch.inf
         return scores
 

@@ -157,8 +157,8 @@ class SequenceModel(Model):
         lengths = ctx.lengths
         ends = torch.full_like(rows, events) if lengths is None else lengths
         last = (ends - 1).clamp_min(0)
-        place = torch.arange(events + 1, device=items.device)
-        masked = place == ends[:, None]
+        position = torch.arange(events + 1, device=items.device)
+        masked = position == ends[:, None]
 
         def longer(x: Tensor | None) -> Tensor | None:
             """(B, T) -> (B, T + 1): the mask has the time and the type of the event before it."""
@@ -176,8 +176,8 @@ class SequenceModel(Model):
             ),
             masked,
         )
-        here = place[:events] == last[:, None]
-        return torch.where(here[..., None], h[rows, ends][:, None], h[:, :events])
+        is_last = position[:events] == last[:, None]
+        return torch.where(is_last[..., None], h[rows, ends][:, None], h[:, :events])
 
     def sparse_tables(self) -> list[str]:
         """Names of the parameters whose gradients are sparse, as in `named_parameters`."""
@@ -218,11 +218,11 @@ class SequenceModel(Model):
             lengths = torch.full_like(state.count, items.shape[1])
         last = (lengths - 1).clamp_min(0)
         rows = torch.arange(len(items), device=items.device)
-        some = lengths > 0
+        has_events = lengths > 0
         time = state.time
         if ctx.times is not None:
-            time = torch.where(some, torch.maximum(ctx.times[rows, last], time), time)
-        output = torch.where(some[:, None], h[rows, last], state.output)
+            time = torch.where(has_events, torch.maximum(ctx.times[rows, last], time), time)
+        output = torch.where(has_events[:, None], h[rows, last], state.output)
         return h, UserState(tuple(layers), output, time, state.count + lengths)
 
     def step(
