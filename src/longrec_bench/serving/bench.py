@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from itertools import groupby, product
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +83,8 @@ def bench_serving(
     cores, found = usable_cores(), describe_start("lmdb", "redis", "polars")
     cells, breakdown, indexes, syncs = list[Row](), list[Row](), list[str](), array("d")
     with one_core() as core, make_workspace(folder, store) as workspace:
-        for _, group in groupby(sorted(recommenders, key=_catalog), key=_catalog):
+        by_catalog = attrgetter("catalog.n_items", "catalog_version")
+        for _, group in groupby(sorted(recommenders, key=by_catalog), key=by_catalog):
             bench = CatalogBench(list(group), plan, workspace, cores, progress)
             cells += bench.measure()
             breakdown += [pairs.breakdown() for pairs in bench.middle]
@@ -96,18 +98,13 @@ def bench_serving(
             "pinned": core is not None,
             "sync_ms": 1e3 * float(np.median(syncs)) if syncs else None,
         }
-    statements = [engine.statement for engine in engines]
     return found | {
         "cells": cells,
         "ratios": serving_ratios(cells),
         "goals": serving_goals(cells),
         "breakdown": breakdown,
-        "method": [*_method(plan), *indexes, *statements],
+        "method": [*_method(plan), *indexes, *(engine.statement for engine in engines)],
     }
-
-
-def _catalog(recommender: Recommender) -> tuple[int, str]:
-    return recommender.catalog.n_items, recommender.catalog_version
 
 
 class CatalogBench:
