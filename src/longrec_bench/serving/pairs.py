@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from array import array
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from itertools import cycle, islice
@@ -60,7 +60,7 @@ class ClientPairs(Pairs):
     def clear(self) -> None:
         super().clear()
         self._observe, self._recommend, self._processor = array("d"), array("d"), 0.0
-        self._spent = Counter[str]()
+        self._spent: defaultdict[str, float] = defaultdict(float)
 
     def sample(self) -> None:
         before, processor = self.client.connect(), time.process_time()
@@ -76,7 +76,7 @@ class ClientPairs(Pairs):
             self.seconds.append(ended - began)
         self._processor += time.process_time() - processor
         for name, value in self.client.metrics().items():
-            self._spent[name] += value - before.get(name, 0.0)  # type: ignore[assignment]
+            self._spent[name] += value - before.get(name, 0.0)
 
     def breakdown(self) -> Row:
         """Where the time of a pair goes, in milliseconds.
