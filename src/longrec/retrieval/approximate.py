@@ -27,7 +27,7 @@ from longrec.retrieval.best import (
     score_items,
     search_or_score,
 )
-from longrec.retrieval.index import TopK, as_booleans, count_allowed
+from longrec.retrieval.index import TopK, as_booleans, count_allowed, vectors_of
 
 PER_CELL, ROUNDS, SAMPLED = 250, 8, 64
 """Items of a cell on average; rounds of k-means that make cells, and items per cell they read."""
@@ -55,14 +55,14 @@ class CellIndex:
     name = "faiss-ivf"
 
     def __init__(self, model: Model, cells: Any, probes: int, recall: float = 0.0) -> None:
-        self._model, self.cells = item_model(model), cells
+        self._model, self._vectors, self.cells = model, checked_vectors(model), cells
         self.n_items, self.probes, self.recall = model.n_items, probes, recall
-        self._vectors = self._model.item_vectors().detach().numpy()
 
     @torch.inference_mode()
     def search(self, h: Tensor, k: int, excluded: np.ndarray | None = None) -> TopK:
         """The best items of each user among those in the cells that are probed."""
         width = min(k, self.n_items)
+        assert isinstance(self._model, SequenceModel)
         users = self._model.user_vectors(h).numpy()
         found = search_or_score(self._search_cells, self._vectors, users, width, excluded)
         return as_top_k(found, width)
@@ -104,20 +104,21 @@ class CellIndex:
         return best_of(scores, k)
 
 
-def item_model(model: Model) -> SequenceModel:
-    """The model itself if its items can be put into cells.
+def checked_vectors(model: Model) -> np.ndarray:
+    """Item vectors (n_items + 1, D), to be put into cells.
 
     Raises
     ------
     UsageError
-        When it has no item vectors, or is on another device.
+        When the model has none, or is on another device.
     """
-    if not isinstance(model, SequenceModel) or model.device.type != "cpu":
+    vectors = vectors_of(model)
+    if vectors is None:
         raise UsageError(
             f"{model.name} on {model.device} has no approximate index, which is for vectors of "
             "items on the CPU: use the exact one"
         )
-    return model
+    return vectors
 
 
 def build_cells(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from longrec.models import Model, SequenceModel
 from longrec.retrieval.best import Best, as_top_k, best_of, best_vector, search_or_score
-from longrec.retrieval.index import TopK, as_booleans
+from longrec.retrieval.index import TopK, as_booleans, vectors_of
 from longrec.retrieval.int8_scan import Scan, multiplies_exactly
 
 AT_ONCE = 1 << 22
@@ -42,12 +42,10 @@ class ExactIndex:
 
     def __init__(self, model: Model) -> None:
         self._model, self._device, self.n_items = model, model.device, model.n_items
-        self._vectors: np.ndarray | None = None
+        self._vectors = vectors = vectors_of(model)
         self._scan: Scan | None = None
-        if isinstance(model, SequenceModel) and self._device.type == "cpu":
-            self._vectors = model.item_vectors().detach().numpy()
-            if self.n_items >= LARGE and self._vectors.dtype == np.float32:
-                self._scan = _scan_if_faster(self._vectors)
+        if vectors is not None and self.n_items >= LARGE and vectors.dtype == np.float32:
+            self._scan = _scan_if_faster(vectors)
 
     @torch.inference_mode()
     def search(self, h: Tensor, k: int, excluded: np.ndarray | None = None) -> TopK:

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from longrec.core.arrays import Ints
+from longrec.models import Model, SequenceModel
 
 PERSONAL, COLD = "personal", "cold"
 """How a user's items were found: by the model from a history, or without one the popular items."""
@@ -56,6 +57,13 @@ class Index(Protocol):
             On the CPU, (n, min(k, n_items)), best first; of equal scores the smaller item index.
             The scores are the model's own. Fewer are found only where fewer are allowed.
         """
+
+
+def vectors_of(model: Model) -> np.ndarray | None:
+    """Item vectors (n_items + 1, D) of a model on the CPU, not copied; None of any other model."""
+    if isinstance(model, SequenceModel) and model.device.type == "cpu":
+        return model.item_vectors().detach().numpy()
+    return None
 
 
 def row_bytes(n_items: int) -> int:

@@ -19,12 +19,12 @@ import numpy as np
 
 from longrec.artifact.artifact import Artifact
 from longrec.core.choices import IndexKind, check_choice
-from longrec.core.errors import DataError, UsageError
+from longrec.core.errors import DataError
 from longrec.core.files import digest_of_file, sync, write_file
 from longrec.core.sealed import SealedKind
-from longrec.retrieval.approximate import CellIndex, build_cells, faiss_package, item_model
+from longrec.retrieval.approximate import CellIndex, build_cells, checked_vectors, faiss_package
 from longrec.retrieval.exact import ExactIndex
-from longrec.retrieval.index import Index
+from longrec.retrieval.index import Index, vectors_of
 from longrec.retrieval.recall import queries_of, recall, search_each
 
 Progress = Callable[[float, float, str], None]
@@ -81,23 +81,15 @@ def open_index(
     check_choice("index", kind, IndexKind)
     if kind != "approximate":
         exact = ExactIndex(artifact.model)
-        if kind == "exact" or not _is_large(artifact, exact):
+        large = exact.n_items >= (APPROXIMATE_FROM if exact.in_8_bits else WITHOUT_SCAN)
+        if kind == "exact" or not large or vectors_of(artifact.model) is None:
             return IndexWithFacts(exact, {})
-    vectors = item_model(artifact.model).item_vectors().detach().numpy()
+    vectors = checked_vectors(artifact.model)
     digest = hashlib.sha256(np.ascontiguousarray(vectors).data).hexdigest()
     saved = _read(artifact, digest)
     index, document = saved or _build(artifact, vectors, digest, progress)
     facts = {key: document.get(key) for key in FACTS} | {"new": saved is None}
     return IndexWithFacts(index, facts)
-
-
-def _is_large(artifact: Artifact, exact: ExactIndex) -> bool:
-    """Whether exact search would take long, and there is another one."""
-    try:
-        item_model(artifact.model)
-    except UsageError:
-        return False
-    return exact.n_items >= (APPROXIMATE_FROM if exact.in_8_bits else WITHOUT_SCAN)
 
 
 def _read(artifact: Artifact, digest: str) -> tuple[CellIndex, dict[str, Any]] | None:
