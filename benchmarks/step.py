@@ -28,10 +28,9 @@ from longrec.training.fit import training_data
 from longrec.training.losses import full_cross_entropy
 from longrec.training.optimiser import Optimiser
 from longrec.training.precision import choose_precision
+from longrec_bench.cost.roofline import measure_rates
 
 WARM, TIMED = 10, 60
-SIZE = 1024
-"""Rows and columns of the products that the machine's rate is measured on."""
 
 
 def main(path: str, name: str = "elastic", *settings: str) -> None:
@@ -50,7 +49,8 @@ def main(path: str, name: str = "elastic", *settings: str) -> None:
     optimiser = Optimiser(model, average, config, model.sparse_tables())
     kind = choose_precision(config.precision, torch.device("cpu"))
     products = getattr(torch, kind)
-    rate = {name: product_rate(getattr(torch, name)) for name in ("float32", kind)}
+    measured = measure_rates()
+    rate = {name: 1e9 * measured[f"gigaflops {name} 1024x1024x1024"] for name in ("float32", kind)}
     spent = dict.fromkeys(("batch", "encode", "loss", "backward", "optimiser"), 0.0)
     targets = 0
     batches = islice(data.epoch(0).batches(), WARM + TIMED)
@@ -85,19 +85,6 @@ def main(path: str, name: str = "elastic", *settings: str) -> None:
         print(f"{part:10} {1e6 * seconds / targets:8.2f}{floor}")
     print(f"{'sum':10} {1e6 * sum(spent.values()) / targets:8.2f}")
     print(f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MiB")
-
-
-@torch.no_grad()
-def product_rate(dtype: torch.dtype) -> float:
-    """Operations per second of large matrix products, the best of some tries."""
-    a, b = (torch.randn(SIZE, SIZE).to(dtype) for _ in range(2))
-    out, times = torch.empty(SIZE, SIZE, dtype=dtype), list[float]()
-    torch.mm(a, b, out=out)
-    while sum(times) < 0.15 or len(times) < 3:
-        began = time.perf_counter()
-        torch.mm(a, b, out=out)
-        times.append(time.perf_counter() - began)
-    return 2 * SIZE**3 / min(times)
 
 
 if __name__ == "__main__":

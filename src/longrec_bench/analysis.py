@@ -1,16 +1,20 @@
-"""What rows say beside each other: ratios, growth and crossovers."""
+"""What rows say beside each other and beside the machine: ratios, growth, crossovers, limits."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from longrec_bench.cost.systems import FREE, PEERS
+from longrec_bench.cost.systems import DIM, FREE, PEERS
 from longrec_bench.measurement import Row
 
 LONG = 1024
 """Events from which growth is fitted: below, what a call costs at any length hides it."""
+MOVED = {"forward": 2, "forward+backward": 4}
+"""Arrays (B, T, D) that a mixer must read or write at least: x and y, and their gradients."""
+NUMBER = 4
+"""Bytes of a number."""
 REENCODING = "re-encode"
 """What the names of systems without a stream begin with."""
 SHARED = ("system", "catalog", "transport", "durability")
@@ -119,6 +123,34 @@ def crossovers(cells: Sequence[Row]) -> list[Row]:
             length = float(np.exp(np.interp(0.0, ratio, at)))
         row = {kind: name, "pass": which, "against": PEERS[kind], "length": length}
         found.append(row | {"everywhere": not slower})
+    return found
+
+
+def limits(cells: Sequence[Row], rates: Mapping[str, float]) -> list[Row]:
+    """Least seconds of long histories: operations and bytes over the machine's rates.
+
+    Returns
+    -------
+    list of dict
+        The kind with the name, "length", "pass", "seconds" (median), "operations_seconds" (of
+        float32 products at the best rate measured), "bytes_seconds" (of a mixer's inputs and
+        outputs alone; None for models), "share" (of the rate that was reached), "gigaflops".
+    """
+    found = []
+    rate = 1e9 * max((rates[name] for name in rates if "float32" in name), default=0.0)
+    for (kind, name, which), own in curves(cells).items():
+        for length, cell in own.items():
+            operations, seconds = cell["operations"], cell["seconds_median"]
+            if not rate or not operations or which not in MOVED or length < LONG:
+                continue
+            moved = MOVED[which] * NUMBER * DIM * length
+            copying = moved / (1e9 * rates["gigabytes copied"]) if kind == "mixer" else None
+            row = {
+                **{kind: name, "length": length, "pass": which, "seconds": seconds},
+                **{"operations_seconds": operations / rate, "bytes_seconds": copying},
+                **{"share": operations / rate / seconds, "gigaflops": 1e-9 * operations / seconds},
+            }
+            found.append(row)
     return found
 
 

@@ -66,6 +66,7 @@ def machine_facts(found: Row) -> dict[str, object]:
         facts |= {
             "threads": f"{machine['threads']}, {'pinned' if pinned else unpinned}",
             "of their time the threads worked": f"{machine['processor_share'] or 0:.0%}",
+            **{name: f"{rate:,.4g}" for name, rate in machine["rates"].items()},
             "time": f"{found['started']} to {found['ended']}",
         }
     facts["versions"] = versions_text(machine["versions"])
@@ -133,6 +134,19 @@ def _cost_tables(found: Row) -> Iterator[Table]:
         {**system, "than": "against", "events": _crossover},
     )
     yield _table(
+        "distance to the machine's limit, long histories",
+        found["limits"],
+        {
+            **system,
+            "events": lambda row: f"{row['length']:,}",
+            "ms": lambda row: _ms(row["seconds"]),
+            "ms of operations": lambda row: _ms(row["operations_seconds"]),
+            "ms of bytes": lambda row: _ms(row["bytes_seconds"]),
+            "GFLOP/s": lambda row: number(row["gigaflops"]),
+            "share": lambda row: f"{row['share']:.0%}",
+        },
+    )
+    yield _table(
         "goals",
         found["goals"],
         {"goal": "goal", "measured": lambda row: number(row["measured"]), "met": _met},
@@ -152,8 +166,8 @@ def _by_length(title: str, kind: str, rows: Sequence[Row], text: Callable[[Row],
     return Table(title, [kind, *(f"{length:,}" for length in lengths)], lines)
 
 
-def _ms(seconds: float) -> str:
-    return number(1e3 * seconds)
+def _ms(seconds: float | None) -> str:
+    return "" if seconds is None else number(1e3 * seconds)
 
 
 def _time(row: Row) -> str:

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import signal
 import time
+from functools import partial
 from multiprocessing import forkserver
 from typing import Any
 
@@ -17,6 +18,7 @@ from bench.command import longrec_bench
 
 from longrec_bench.cost import worker
 from longrec_bench.cost.passes import make_passes
+from longrec_bench.cost.roofline import count_operations
 from longrec_bench.cost.systems import (
     FUSED,
     NAIVE,
@@ -33,7 +35,7 @@ from longrec_bench.plan import PASSES
 KEYS = {
     *("seconds_median", "seconds_min", "seconds_max", "peak_bytes"),
     *("length", "pass", "batch", "threads", "repeats"),
-    *("events_per_second", "processor_share"),
+    *("events_per_second", "processor_share", "operations"),
 }
 BOTH = PASSES[1]
 
@@ -41,7 +43,7 @@ BOTH = PASSES[1]
 def task(name: str, length: int = 8, **more: Any) -> dict[str, Any]:
     of = {"kind": "mixer", "name": name, "length": length, "pass": "forward", "batch": 1}
     settings = {"cores": [], "threads": 1, "seed": 0, "share": 0.0, "limit": 30.0}
-    return of | settings | {"most": 1} | more
+    return of | settings | {"most": 1, "count": False} | more
 
 
 # ---- the command
@@ -85,6 +87,8 @@ def test_the_folder_holds_the_rest(found):
     assert written["skipped"] == []
     assert {row["model"] for row in written["ratios"]} == {"free"}
     assert all(row["ceiling"] > 0 for row in written["ratios"])
+    assert all(rate > 0 for rate in written["machine"]["rates"].values())
+    assert any(cell["operations"] for cell in cells)
     with (out / "cells.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [float(row["seconds_median"]) for row in rows] == [c["seconds_median"] for c in cells]
@@ -94,7 +98,8 @@ def test_the_folder_holds_the_rest(found):
         assert {f"{name}.png", f"{name}.svg"} <= names
         assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     text = (out / "tables.md").read_text()
-    for words in ("| sasrec |", "### machine", "- threads: 1, ", "### method", "(commit"):
+    machine = ("### machine", "- threads: 1, ", "- gigabytes copied: ")
+    for words in ("| sasrec |", *machine, "### method", "(commit"):
         assert words in text
 
 
@@ -156,6 +161,10 @@ def test_the_naive_form_is_the_same_attention():
     x, fused, naive = torch.randn(2, 33, 64), make_mixer(FUSED), make_mixer(NAIVE)
     naive.load_state_dict(fused.state_dict())
     torch.testing.assert_close(naive(x), fused(x))
+    projections, scores = 4 * 2 * 66 * 64 * 64, 4 * 2 * 33 * 33 * 64
+    with torch.no_grad():
+        assert count_operations(lambda: fused(x)) == projections + scores // 2
+        assert count_operations(lambda: naive(x)) == projections + scores
 
 
 def test_everything_that_is_registered_can_be_measured():
@@ -167,7 +176,7 @@ def test_everything_that_is_registered_can_be_measured():
                 passes = make_passes(of)
                 passes.run(passes.small)
                 passes.prepare()
-                passes.run(passes.size)
+                assert name == "free" or count_operations(partial(passes.run, passes.size)) > 0
     config = make_model("sasrec-naive", 7).config
     assert (config.max_length, config.dim, config.layers, config.dropout) == (7, 64, 2, 0.0)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longrec_bench.analysis import crossovers, exponents, ratios
+from longrec_bench.analysis import crossovers, exponents, limits, ratios
 from longrec_bench.cost import sweep
 from longrec_bench.cost.sweep import Sweep
 from longrec_bench.cost.systems import FUSED, NAIVE, mixer_names
@@ -30,7 +30,7 @@ class Answers:
         if seconds is None:
             return {"failed": "killed"}
         found = {"seconds": [seconds, 2 * seconds, 3 * seconds], "processor": 6 * seconds}
-        return found | {"peak_bytes": self.peak(task), "setup": 0.0}
+        return found | {"peak_bytes": self.peak(task), "setup": 0.0, "operations": 7}
 
 
 def measured(answers: Answers, **plan: Any) -> Sweep:
@@ -121,7 +121,7 @@ def test_short_histories_are_read_many_at_once_and_reported_each():
 def cell(name: str, length: int, seconds: float, which: str = BOTH, **more: Any) -> dict[str, Any]:
     kind = "mixer" if name in mixer_names() else "model"
     figures = {"seconds_median": seconds, "seconds_min": seconds, "seconds_max": seconds}
-    more = {"peak_bytes": 1000, "batch": 1} | more
+    more = {"peak_bytes": 1000, "operations": 10, "batch": 1} | more
     return {kind: name, "length": length, "pass": which, **figures, **more}
 
 
@@ -160,6 +160,14 @@ def test_ratios_stand_beside_their_ceiling():
     assert (row["ratio"], row["memory"], row["ceiling"]) == (2.0, 0.5, None)
     assert ratios([*cells, cell("free", 64, 2.0)])[0]["ceiling"] == 3.0
     assert ratios([cell("elastic", 64, 3.0)]) == []
+
+
+def test_limits_are_operations_over_the_best_rate():
+    rates = {"gigaflops float32 a": 2.0, "gigaflops float32 b": 4.0, "gigabytes copied": 1.0}
+    (row,) = limits([cell("hydra", 2048, 2.0, operations=2 * 10**9)], rates)
+    assert row["operations_seconds"] == pytest.approx(0.5)
+    assert row["share"] == pytest.approx(0.25)
+    assert row["bytes_seconds"] == pytest.approx(4 * 4 * 64 * 2048 / 1e9)
 
 
 def goal_cells(fast: float) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import polars as pl
 
 from longrec.core.files import writing_folder
 from longrec.core.machine import usable_cores
-from longrec_bench.analysis import crossovers, exponents, ratios
+from longrec_bench.analysis import crossovers, exponents, limits, ratios
 from longrec_bench.cost.passes import NEGATIVES, WINDOW
 from longrec_bench.cost.plots import figures
 from longrec_bench.cost.sweep import ENOUGH, MOST, MOST_STEPS, SHARE, Sweep
@@ -33,16 +33,23 @@ def bench_cost(plan: CostPlan, progress: Progress) -> Row:
     -------
     dict
         Plain values: "cells", "skipped", "ratios", "exponents", "crossovers", "goals",
-        "machine", "method", "command", "commit", "started", "ended".
+        "limits", "machine" (with its "rates"), "method", "command", "commit", "started", "ended".
+
+    Raises
+    ------
+    LongrecError
+        When no process can be measured in.
     """
     found = describe_start()
     sweep = Sweep(plan, measure_in_process, progress)
+    rates = sweep.rates()
     sweep.run()
     cells = sweep.cells
     found["machine"] |= {
         "threads": plan.threads,
         "pinned": bool(usable_cores()),
         "processor_share": median(cell["processor_share"] for cell in cells) if cells else None,
+        "rates": rates,
     }
     return found | {
         "ended": now(),
@@ -52,6 +59,7 @@ def bench_cost(plan: CostPlan, progress: Progress) -> Row:
         "exponents": exponents(cells),
         "crossovers": crossovers(cells),
         "goals": cost_goals(cells),
+        "limits": limits(cells, rates),
         "method": _method(plan),
     }
 
@@ -97,8 +105,8 @@ def _method(plan: CostPlan) -> list[str]:
         f"{plan.threads} thread(s), pinned to as many cores where the system can; float32; width "
         "64, 2 heads, 16 experts; models with 2 layers, FFN 256, no dropout, as encoders: no loss "
         "over the catalog.",
-        f"A pass of mixers and models is over {many} histories; seconds and bytes are those of "
-        "one history.",
+        f"A pass of mixers and models is over {many} histories; seconds, bytes and operations "
+        "are those of one history.",
         f"forward: no gradients. What streams exactly reads in windows of {WINDOW:,} events with "
         "the state carried on and keeps no outputs; all else reads the whole history at once.",
         "forward+backward: from a fixed gradient of the output. step: one more event from the "
@@ -113,4 +121,6 @@ def _method(plan: CostPlan) -> list[str]:
         "memory than there is.",
         "processor_share: of the time that the threads had; where it is well below 1 with one "
         "thread, something else wanted the core.",
+        "operations: of matrix products alone; fused causal attention counts as half its square. "
+        "ms of bytes: of a mixer's inputs and outputs alone, at the rate of copying.",
     ]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from statistics import median
 from typing import Any
 
+from longrec.core.errors import LongrecError
 from longrec.core.machine import usable_cores
 from longrec.core.memory import available_memory
 from longrec_bench.cost.systems import PEERS, Task, expected_growth
@@ -40,6 +41,7 @@ class TaskMeasurement(Measurement):
         super().__init__(task)
         self.failed: str | None = None
         self.peaks: list[int] = []
+        self._operations: int | None = None
         self._measure, self._settings, self._enough = measure, settings, enough
         self._processor, self._spent, self._samples = 0.0, 0.0, 0
 
@@ -48,7 +50,8 @@ class TaskMeasurement(Measurement):
         if self.failed is not None or (self._samples > 1 and self._spent > self._enough):
             return
         most = MOST_STEPS if self.condition["pass"] == "step" else MOST
-        found = self._measure(self.condition | self._settings | {"most": most})
+        settings = self._settings | {"most": most, "count": self._samples == 0}
+        found = self._measure(self.condition | settings)
         self._samples += 1
         if "failed" in found:
             self.failed = found["failed"]
@@ -56,6 +59,7 @@ class TaskMeasurement(Measurement):
         self.seconds.extend(found["seconds"])
         if found["peak_bytes"] is not None:
             self.peaks.append(found["peak_bytes"])
+        self._operations = found["operations"] or self._operations
         self._processor += found["processor"]
         self._spent += sum(found["seconds"]) + median(found["seconds"]) + found["setup"]
 
@@ -65,7 +69,7 @@ class TaskMeasurement(Measurement):
         kind, name, batch = (condition.pop(key) for key in ("kind", "name", "batch"))
         events = batch * (1 if condition["pass"] == "step" else condition["length"])
         per = batch if kind in PEERS else 1
-        threads = self._settings["threads"]
+        operations, threads = self._operations, self._settings["threads"]
         return {
             kind: name,
             **condition,
@@ -78,6 +82,7 @@ class TaskMeasurement(Measurement):
             "repeats": len(self.seconds),
             "events_per_second": events / middle,
             "processor_share": self._processor / sum(self.seconds) / threads,
+            "operations": None if operations is None else operations // per,
         }
 
 
@@ -102,6 +107,22 @@ class Sweep:
             "share": SHARE * plan.cap,
             "limit": 3 * plan.cap + GRACE,
         }
+
+    def rates(self) -> dict[str, float]:
+        """The machine's rates, the best of as many samples as tasks have.
+
+        Raises
+        ------
+        LongrecError
+            When their process fails.
+        """
+        best: dict[str, float] = {}
+        for _ in range(self.plan.rounds):
+            found = self.measure({"kind": "machine", **self._settings})
+            if "failed" in found:
+                raise LongrecError(f"the machine's rates were not measured: {found['failed']}")
+            best = {name: max(rate, best.get(name, 0.0)) for name, rate in found.items()}
+        return best
 
     def run(self) -> None:
         """Sample all tasks of the plan."""

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+from functools import partial
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -29,13 +30,14 @@ from longrec.core.memory import (
     resident_bytes,
 )
 from longrec_bench.cost.passes import make_passes
+from longrec_bench.cost.roofline import count_operations, measure_rates
 from longrec_bench.cost.systems import Task
 
 QUICK = 5.0
-"""Seconds of a pass up to which one more is made to warm up."""
+"""Seconds of a pass up to which one more is made to warm up, and one to count its operations."""
 IMPORTED = [__name__, "torch.fx.experimental.symbolic_shapes", "torch._dynamo"]
 """By the process that forks, once for all: the last two when torch first needs a gradient or an
-optimiser."""
+optimiser, or counts operations."""
 
 
 def measure_in_process(task: Task) -> dict[str, Any]:
@@ -46,7 +48,7 @@ def measure_in_process(task: Task) -> dict[str, Any]:
     Returns
     -------
     dict
-        What `measure` gives, or {"failed": why}.
+        What `measure` gives, or of a task of kind "machine" its rates; or {"failed": why}.
     """
     context = get_context("forkserver")
     context.set_forkserver_preload(IMPORTED)
@@ -93,7 +95,7 @@ def _main(task: Task, sender: connection.Connection) -> None:
             os.sched_setaffinity(0, task["cores"])
         torch.set_num_threads(task["threads"])
         torch.manual_seed(task["seed"])
-        answer = measure(task)
+        answer = measure_rates() if task["kind"] == "machine" else measure(task)
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0][:300]
         answer = {"failed": f"{type(error).__name__}: {reason}"}
@@ -113,14 +115,15 @@ def measure(task: Task) -> dict[str, Any]:
     Parameters
     ----------
     task : dict
-        With "most" passes to time within "share" seconds.
+        With "most" passes to time within "share" seconds, and "count", whether operations are
+        counted too if that is quick.
 
     Returns
     -------
     dict
         "seconds" of each timed pass; "processor", seconds that all threads worked in them;
         "peak_bytes" of the pass before them, None where the system does not tell; "setup", seconds
-        until that one.
+        until that one; "operations", None if not counted.
     """
     began = perf_counter()
     passes = make_passes(task)
@@ -145,11 +148,16 @@ def measure(task: Task) -> dict[str, Any]:
         passes.run(passes.size)
         seconds.append(perf_counter() - began)
         processor += process_time() - used
+    operations = None
+    if task["count"] and seconds[0] < QUICK:
+        passes.prepare()
+        operations = count_operations(partial(passes.run, passes.size))
     return {
         "seconds": seconds,
         "processor": processor,
         "peak_bytes": None if before is None or after is None else max(after - before, 0),
         "setup": setup,
+        "operations": operations,
     }
 
 
