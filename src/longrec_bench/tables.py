@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from longrec.core import console
@@ -201,22 +202,28 @@ def _name(row: Row) -> str:
 # ---- serving
 
 
+def _known(value: float | None) -> float | str:
+    return "" if value is None else value
+
+
 def _serving_tables(found: Row) -> Iterator[Table]:
     """Cells, ratios, goals, and where the time goes."""
     cells, goals = found["cells"], found["goals"]
     columns: dict[str, str | Callable[[Row], Any]] = {
         key.removesuffix("_ms").replace("_", " "): key for key in cells[0]
     }
+    columns["recall at 10"] = lambda row: _known(row["recall_at_10"])
     columns["pairs per second"] = lambda row: round(row["pairs_per_second"])
     yield _table("an event and a recommendation, in milliseconds", cells, columns)
     yield _table("ratios of medians, one client", found["ratios"], _keys(found["ratios"]))
     yield _table("goals, at the worst cell", goals, {**_keys(goals), "met": _met})
-    where = groupby(found["breakdown"], lambda row: (row["catalog"], row["transport"]))
-    for (catalog, transport), group in where:
+    where = itemgetter("catalog", "transport")
+    for (catalog, transport), group in groupby(sorted(found["breakdown"], key=where), where):
         rows = list(group)
+        parts = max((row["ms"] for row in rows), key=len)
         yield Table(
             f"{catalog:,} items, {transport}: where a pair's time goes, one client, "
             f"{rows[0]['of']} in milliseconds",
             ["part", *(f"{row['system']}, {row['durability']}" for row in rows)],
-            [[part, *(row["ms"][part] for row in rows)] for part in rows[0]["ms"]],
+            [[part, *(_known(row["ms"].get(part)) for row in rows)] for part in parts],
         )

@@ -24,10 +24,11 @@ from longrec.serving.stream.stream import Stream
 from longrec_bench.plan import ServingPlan
 from longrec_bench.serving import bench, clients, pairs, users
 from longrec_bench.serving.clients import HttpClient, Server
+from longrec_bench.serving.parts import PARTS
 from longrec_bench.serving.users import random_recommender
 from longrec_bench.tables import as_markdown, tables
 
-CONDITION = ("system", "history", "catalog", "clients", "transport", "durability")
+CONDITION = ("system", "history", "catalog", "clients", "transport", "durability", "batch")
 FIGURES = {"p50_ms", "p95_ms", "p99_ms", "pairs_per_second", "recall_at_10"}
 USERS = 8
 ONE = {"histories": (5,), "durabilities": ("process",), "rounds": 1, "seconds": 0.05}
@@ -78,7 +79,7 @@ def run(folder, command, *argv):
 
 @pytest.fixture(scope="module")
 def streamed(tmp_path_factory):
-    argv = ["--models", "sasrec,last-item", "--items", 40, "--clients", "1,3"]
+    argv = ["--models", "hydrarec,last-item", "--items", 40, "--clients", "1,3"]
     return run(tmp_path_factory.mktemp("bench"), "stream", *argv)
 
 
@@ -93,14 +94,20 @@ def served(tmp_path_factory):
 
 def test_cells_are_complete(streamed, served):
     both = ("power", "process")
-    stream = product(("sasrec", "last-item"), (3, 50), (40,), (1, 3), ("python",), both)
-    serve = product(("last-item",), (3, 50), (40,), (1, 2), ("python", "http"), ("process",))
-    again = [*product(("re-encode 200",), (3, 50), (40,), (1,), ("python",), ("none",))]
-    for cells, expected in ((streamed[0], [*stream, *again]), (served[0], [*serve, *again])):
+    stream = product(("hydrarec", "last-item"), (3, 50), (40,), (1, 3), ("python",), both, (1,))
+    serve = product(("last-item",), (3, 50), (40,), (1, 2), ("python", "http"), ("process",), (1,))
+    alone = (40,), (1,), ("python",), ("none",)
+    steps = product(("hydrarec step",), (3,), *alone, (1, 256))
+    again = [*product(("re-encode 200",), (3, 50), *alone, (1,))]
+    for cells, expected in (
+        (streamed[0], [*stream, *steps, *again]),
+        (served[0], [*serve, *again]),
+    ):
         assert all(set(cell) == {*CONDITION} | FIGURES for cell in cells)
         conditions = [tuple(cell[key] for key in CONDITION) for cell in cells]
         assert sorted(conditions) == sorted(expected)
-        assert {cell["recall_at_10"] for cell in cells} == {1.0}  # searched exactly
+        for cell in cells:  # searched exactly, but for steps
+            assert cell["recall_at_10"] == (None if "step" in cell["system"] else 1.0)
 
 
 def test_percentiles_are_in_order_and_pairs_no_more_than_clients_can_ask(streamed, served):
@@ -115,8 +122,13 @@ def test_the_file_of_streams_holds_the_rest(streamed):
     cells, written = streamed
     assert written["cells"] == cells
     parts = {(part["system"], part["durability"]): part["ms"] for part in written["breakdown"]}
-    assert set(parts) == set(product(("sasrec", "last-item"), ("power", "process")))
-    assert all(ms["observe"] > 0 and ms["recommend"] > 0 for ms in parts.values())
+    assert set(parts) == set(product(("hydrarec", "last-item"), ("power", "process")))
+    for (system, _), ms in parts.items():
+        whole = ms.pop("observe"), ms.pop("recommend")
+        assert all(part > 0 for part in whole)
+        if system == "hydrarec":
+            assert all(ms[name] > 0 for name in PARTS)
+            assert sum(ms.values()) == pytest.approx(sum(whole))
     machine = written["machine"]
     assert machine["sync_ms"] > 0
     assert machine["cores_used"] == 1
@@ -143,7 +155,7 @@ def test_the_file_of_what_is_served_holds_the_rest(served):
     assert sum(ms.values()) == pytest.approx(2 * ms["pair"])
     assert ms["sockets and client"] > 0
     text = "".join(as_markdown(table) for table in tables(written))
-    assert "| last-item | 50 | 40 | 2 | http | process |" in text
+    assert "| last-item | 50 | 40 | 2 | http | process | 1 |" in text
     assert text.count("\n| ---") == len(list(tables(written)))
 
 

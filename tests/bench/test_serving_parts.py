@@ -19,9 +19,11 @@ from longrec.core.errors import LongrecError
 from longrec.retrieval.exact import ExactIndex
 from longrec_bench.analysis import serving_ratios
 from longrec_bench.goals import serving_goals
+from longrec_bench.plan import PAIRS
 from longrec_bench.serving.bench import recall_of
-from longrec_bench.serving.clients import HttpClient
-from longrec_bench.serving.pairs import Pairs, Reencoding
+from longrec_bench.serving.clients import HttpClient, StreamClient
+from longrec_bench.serving.pairs import ClientPairs, Pairs, Reencoding, Steps
+from longrec_bench.serving.parts import StreamParts
 from longrec_bench.serving.users import Users, random_recommender, window_model, write_users
 from longrec_bench.serving.workspace import one_core
 
@@ -81,14 +83,15 @@ def test_histories_are_those_of_the_users(tmp_path):
 
 
 @settings(max_examples=25)
-@given(st.lists(st.floats(1e-6, 10), min_size=1, max_size=50))
-def test_a_row_has_what_was_timed(seconds):
+@given(st.lists(st.floats(1e-6, 10), min_size=1, max_size=50), st.integers(1, 256))
+def test_a_row_has_what_was_timed(seconds, batch):
     pairs = Pairs({"system": "x", "history": 1}, Users(1, CATALOG, 0))
+    pairs.batch = batch
     pairs.seconds.extend(seconds)
     row = pairs.row()
-    assert row["p50_ms"] == pytest.approx(1e3 * np.median(seconds))
-    assert row["p99_ms"] == pytest.approx(1e3 * np.quantile(seconds, 0.99))
-    assert row["pairs_per_second"] == pytest.approx(len(seconds) / sum(seconds))
+    assert row["p50_ms"] == pytest.approx(1e3 * np.median(seconds) / batch)
+    assert row["p99_ms"] == pytest.approx(1e3 * np.quantile(seconds, 0.99) / batch)
+    assert row["pairs_per_second"] == pytest.approx(len(seconds) * batch / sum(seconds))
 
 
 def test_recall_counts_what_is_missed(tmp_path):
@@ -110,6 +113,25 @@ def test_recall_counts_what_is_missed(tmp_path):
         assert recall_of(stream, users) == 1.0
         stream.ranker.index = Missing(recommender.model)
         assert recall_of(stream, users) == pytest.approx(0.9)
+
+
+def test_parts_and_steps_are_those_of_a_stream(tmp_path, monkeypatch):
+    """Parts append events with records that are up to date; steps write nothing."""
+    monkeypatch.setattr("longrec_bench.serving.users.MOST", 4)
+    recommender = random_recommender("hydrarec", 40)
+    users = Users(3, recommender.catalog, 0)
+    histories = write_users([users], recommender.catalog, tmp_path / "histories")
+    with recommender.open_stream(str(tmp_path / "store"), "process") as stream:
+        stream.rebuild(histories)
+        parts = StreamParts(stream, ClientPairs({}, users, StreamClient(stream)))
+        steps = Steps({"batch": 6}, users, stream)
+        parts.sample()
+        steps.sample()
+        assert stream.stats()["events"] == 4 * 3 + PAIRS
+        stream.rank(users.ids)
+        assert stream.ranker.replayed == 0
+        assert steps._records["sequence"].tolist() == [3 + PAIRS] * 6
+        assert len(steps.seconds) == PAIRS
 
 
 def test_reading_again_excludes_what_was_read():
@@ -222,6 +244,7 @@ def test_ratios_of_streams():
             cell("a", 10, 2.0, "power"),
             cell("a", 10, 99.0, "power", 32),
             cell("b", 1000, 4.0),
+            cell("a step", 10, 0.1, "none"),
             cell("re-encode 9", 1000, 60.0, "none"),
         ]
     )
@@ -273,6 +296,7 @@ def test_goals_are_held_against_the_worst_cell():
         row(small, 10_000, 1.3, 2.0, rate=250.0, clients=8),
         row(100_000, 100, 9.0, 99.0, rate=1.0, share=0.1),
         row(large, 100, 99.0, 999.0) | {"system": "re-encode 200", "durability": "none"},
+        row(large, 100, 9.0, 9.0, share=None) | {"system": "a step", "durability": "none"},
     ]
     judged = serving_goals(cells)
     found = {goal["goal"]: (goal["figure"], goal["at"], goal["met"]) for goal in judged}

@@ -33,12 +33,15 @@ from longrec_bench.goals import serving_goals
 from longrec_bench.measurement import Progress, Row, describe_start, interleaved
 from longrec_bench.plan import PAIRS, SPANS, ServingPlan
 from longrec_bench.serving.clients import Client, K, Server, StreamClient
-from longrec_bench.serving.pairs import ClientPairs, ConcurrentPairs, Pairs, Reencoding
+from longrec_bench.serving.pairs import ClientPairs, ConcurrentPairs, Pairs, Reencoding, Steps
+from longrec_bench.serving.parts import StreamParts
 from longrec_bench.serving.users import MOST, Users, window_model, write_users
 from longrec_bench.serving.workspace import DiskSync, Workspace, make_workspace, one_core
 
 WINDOWS = (200, 2048)
 """Last events that are read again for each pair, by what streams are compared with."""
+STEP_BATCHES = (1, 256)
+"""Users of whom a model's step alone is measured at once."""
 
 
 def bench_serving(
@@ -117,7 +120,8 @@ class CatalogBench:
     Attributes
     ----------
     indexes : how the items of each recommender are found, by its name.
-    middle : pairs of one client and the middle length of history, of all recommenders.
+    middle : pairs of one client and the middle length of history, of all recommenders; where a
+        stream is exact, the parts of its pairs.
     sync_seconds : of syncs of the stores' disk, taken meanwhile.
     folder : where all files are.
     """
@@ -133,7 +137,7 @@ class CatalogBench:
         self.plan, self.workspace = plan, workspace
         self._cores, self._progress = cores, progress
         self.indexes: dict[str, Index] = {}
-        self.middle: list[ClientPairs] = []
+        self.middle: list[ClientPairs | StreamParts] = []
         self.sync_seconds = array("d")
         self._measurements: list[Pairs] = []
         catalog = recommenders[0].catalog
@@ -173,8 +177,8 @@ class CatalogBench:
         """Sample everything in rounds, after one sample each that does not count.
 
         -> a row of each thing: the condition ("system", "history", "catalog", "clients",
-        "transport", "durability"), its figures, and recall@10 of the index against exact search,
-        over all users as they stand in the end.
+        "transport", "durability", "batch"), its figures, and recall@10 of the index against exact
+        search, over all users as they stand in the end; None of a model's step alone.
         """
         with ExitStack() as stack:
             servers = [one for each in self._recommenders for one in self._add_pairs(each, stack)]
@@ -183,7 +187,8 @@ class CatalogBench:
                 self._report(number, len(servers), "starting servers")
                 server.wait()
             disk = stack.enter_context(DiskSync(self.folder))
-            rounds, everything = self.plan.rounds, [*self._measurements, disk]
+            parts = [one for one in self.middle if isinstance(one, StreamParts)]
+            rounds, everything = self.plan.rounds, [*self._measurements, *parts, disk]
             for one in everything:
                 one.sample()
                 one.clear()
@@ -202,8 +207,11 @@ class CatalogBench:
             with recommender.open_stream(url, "process", index=self.indexes[name]) as stream:
                 recalls[name] = recall_of(stream, self.users)
         first = self._recommenders[0].name  # whose index is searched where windows are read again
-        rows = [one.row() for one in self._measurements]
-        return [row | {"recall_at_10": recalls.get(row["system"], recalls[first])} for row in rows]
+        rows = []
+        for one in self._measurements:
+            system = first if isinstance(one, Reencoding) else one.condition["system"]
+            rows.append(one.row() | {"recall_at_10": recalls.get(system)})
+        return rows
 
     def _add_pairs(self, recommender: Recommender, stack: ExitStack) -> list[Server]:
         """All that is timed of a recommender; -> its servers, still starting, several at once."""
@@ -211,9 +219,11 @@ class CatalogBench:
         for transport, durability in product(self.plan.transports, self.plan.durabilities):
             url = self._url(name, transport, durability)
             connect: Callable[[], Client]
+            exact: Stream | None = None
             if transport == "python":
                 stream = recommender.open_stream(url, durability, index=self.indexes[name])
                 connect = partial(StreamClient, stack.enter_context(stream))
+                exact = stream if stream.engine.window is None else None
             else:
                 assert recommender.folder is not None
                 log = self.folder / f"{name}-{durability}.log"
@@ -230,7 +240,12 @@ class CatalogBench:
                 pairs = ClientPairs(condition, users, clients[0])
                 self._measurements.append(pairs)
                 if users is self.users[len(self.users) // 2]:
-                    self.middle.append(pairs)
+                    self.middle.append(StreamParts(exact, pairs) if exact else pairs)
+            if exact and durability == self.plan.durabilities[0]:
+                users = self.users[0]
+                for batch in STEP_BATCHES:
+                    condition = self._condition(f"{name} step", users, batch=batch)
+                    self._measurements.append(Steps(condition, users, exact))
         return servers
 
     def _add_reencoding(self, recommender: Recommender) -> None:
@@ -253,10 +268,12 @@ class CatalogBench:
         clients: int = 1,
         transport: str = "python",
         durability: str = "none",
+        batch: int = 1,
     ) -> Row:
         return {
             **{"system": system, "history": users.length, "catalog": self.n_items},
             **{"clients": clients, "transport": transport, "durability": durability},
+            "batch": batch,
         }
 
     def _url(self, name: str, transport: str, durability: str) -> str:
@@ -287,7 +304,8 @@ def _method(plan: ServingPlan) -> list[str]:
     """How the figures came about, in plain words."""
     lengths = ", ".join(f"{length:,}" for length in sorted(plan.histories))
     transports = {
-        "python": "python: observe and recommend of a stream in this process, which has one core.",
+        "python": "python: observe and recommend of a stream in this process, which has one core; "
+        "step: the model alone on records in memory, times per event.",
         "http": "http: two requests per pair, POST /v1/events and POST /v1/recommendations, to "
         "longrec serve in a process of its own, which has all cores; clients are threads of this "
         "process, each with a socket that stays open.",

@@ -1,4 +1,4 @@
-"""What is timed: pairs of one client and of several at once, and reading windows again."""
+"""What is timed: pairs of one client and of several, a model's step, reading windows again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from array import array
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from itertools import cycle, islice
+from itertools import count, cycle, islice
 from time import perf_counter
 
 import numpy as np
@@ -17,14 +17,20 @@ import torch
 
 from longrec.models import SequenceModel
 from longrec.retrieval.index import Index, as_bits
+from longrec.serving.stream.stream import Stream
 from longrec_bench.measurement import Measurement, Row
 from longrec_bench.plan import PAIRS, SLOW_PAIRS
 from longrec_bench.serving.clients import Client, K
-from longrec_bench.serving.users import Users
+from longrec_bench.serving.users import END, Users
 
 STAGES = ("parse", "queue", "log", "rank", "reply")
 """Of a request, as the server's metrics name them."""
 ROUTES = ("/v1/events", "/v1/recommendations")
+
+
+def median_ms(seconds: Sequence[float]) -> float:
+    """Their median in milliseconds."""
+    return 1e3 * float(np.median(seconds))
 
 
 class Pairs(Measurement):
@@ -35,6 +41,9 @@ class Pairs(Measurement):
     users : who ask, one after the other.
     """
 
+    batch = 1
+    """Pairs, or events, per call."""
+
     def __init__(self, condition: Row, users: Users) -> None:
         super().__init__(condition)
         self.users, self._rng, self._order = users, random.Random(1), cycle(range(len(users)))
@@ -44,10 +53,14 @@ class Pairs(Measurement):
         return sum(self.seconds)
 
     def row(self) -> Row:
-        """The condition, percentiles of a pair as its client sees it, and pairs of all clients."""
-        p50, p95, p99 = 1e3 * np.percentile(self.seconds, (50, 95, 99))
+        """The condition, percentiles of a pair as its client sees it, and pairs of all clients.
+
+        Of a model's step both are of an event.
+        """
+        p50, p95, p99 = 1e3 * np.percentile(self.seconds, (50, 95, 99)) / self.batch
         times = {"p50_ms": float(p50), "p95_ms": float(p95), "p99_ms": float(p99)}
-        return self.condition | times | {"pairs_per_second": len(self.seconds) / self.wall()}
+        n_pairs = len(self.seconds) * self.batch
+        return self.condition | times | {"pairs_per_second": n_pairs / self.wall()}
 
 
 class ClientPairs(Pairs):
@@ -87,7 +100,7 @@ class ClientPairs(Pairs):
         """
         if not self._spent:
             parts = {"observe": self._observe, "recommend": self._recommend}
-            medians = {name: 1e3 * float(np.median(times)) for name, times in parts.items()}
+            medians = {name: median_ms(times) for name, times in parts.items()}
             return {**self.condition, "of": "medians", "ms": medians}
         stages = {name: f'longrec_stage_seconds_sum{{stage="{name}"}}' for name in STAGES}
         routes = [f'longrec_request_seconds_sum{{route="{route}"}}' for route in ROUTES]
@@ -159,6 +172,25 @@ class ConcurrentPairs(Pairs):
             if stop.is_set():
                 break
         return seconds
+
+
+class Steps(Pairs):
+    """A model's step alone, on records in memory, of as many users at once as "batch" says."""
+
+    def __init__(self, condition: Row, users: Users, stream: Stream) -> None:
+        super().__init__(condition, users)
+        self.batch, self.engine = condition["batch"], stream.engine
+        keys = [(user.encode(), ()) for user in islice(cycle(users.ids), self.batch)]
+        stored = stream.store.read(self.engine.digest, keys)
+        self._records = self.engine.layout.load([one.record for one in stored])
+        self._times = count(END + 1)
+
+    def sample(self) -> None:
+        for when in islice(self._times, PAIRS):
+            numbers = islice(self._order, self.batch)
+            events = [[(self.users.index(number, self._rng), when)] for number in numbers]
+            with self.timed():
+                self.engine.advance(self._records, events)
 
 
 class Reencoding(Pairs):
