@@ -227,6 +227,22 @@ def test_nothing_is_left_after_a_failure(small, n_clients, tmp_path, monkeypatch
     assert threading.active_count() == threads
 
 
+def test_a_store_folder_that_is_named_is_removed_again(small, tmp_path, monkeypatch):
+    plan = ServingPlan(**ONE, clients=(1,))
+    (tmp_path / "empty").mkdir()
+    bench_serving([small], plan, tmp_path / "none", f"lmdb://{tmp_path / 'empty'}")
+    assert not list(tmp_path.iterdir())
+
+    def interrupted(self):
+        assert list((tmp_path / "new").rglob("last-item-python-process"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pairs.Reencoding, "sample", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        bench_serving([small], plan, tmp_path / "none", str(tmp_path / "new"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_server_that_dies_is_reported_and_nothing_is_left(servers, small, tmp_path, monkeypatch):
     observe, asked = HttpClient.observe, iter(range(100))
 

@@ -64,7 +64,8 @@ def stream(
     store: Annotated[
         str | None,
         typer.Option(
-            metavar="URL", help="redis://host:6379/0 (under keys of its own) instead of LMDB."
+            metavar="URL",
+            help="redis://host:6379/0 (under keys of its own), or a new folder for LMDB.",
         ),
     ] = None,
     folder: Folder = Path("."),

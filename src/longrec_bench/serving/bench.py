@@ -61,7 +61,7 @@ def bench_serving(
     recommenders : of different names or numbers of items.
     plan : what is measured, for each of them.
     folder : where stores are made and removed again; what a sync costs depends on its disk.
-    store : URL of a Redis to use instead; None: files in the folder.
+    store : URL of a Redis, or of a folder that is empty or not there yet, to use instead.
     progress : called with (done, of all, what is done now).
 
     Returns

@@ -15,6 +15,7 @@ import psutil
 import torch
 
 from longrec.core.errors import LongrecError, UsageError
+from longrec.core.files import is_free
 from longrec.core.machine import file_system, usable_cores
 from longrec_bench.measurement import Measurement
 
@@ -53,18 +54,18 @@ def make_workspace(parent: Path, store: str | None = None) -> Iterator[Workspace
     Parameters
     ----------
     parent : the folder to make the temporary one in.
-    store : None, or the URL of a Redis, whatever else is in it.
+    store : None; the URL of a Redis, whatever else is in it; or a folder for LMDB to make the
+        temporary one in instead, new or empty, which is removed again.
 
     Raises
     ------
     UsageError
-        When there is no such folder, or the URL is none of a Redis.
+        When there is no such folder, the store's is not empty, or the URL is none.
     """
     if store is not None and not store.startswith(("redis://", "rediss://")):
-        raise UsageError(
-            f"a store at {store.partition('://')[0]} is not measured here: name "
-            "redis://host:6379/0, or leave --store out and name a --folder for LMDB"
-        )
+        with _store_folder(store) as parent, make_workspace(parent) as workspace:
+            yield workspace
+        return
     if not parent.is_dir():
         raise UsageError(f"{parent}: there is no such folder to measure in")
     try:
@@ -80,6 +81,30 @@ def make_workspace(parent: Path, store: str | None = None) -> Iterator[Workspace
         else:
             with _redis_keys(store) as (url, public_url):
                 yield Workspace(folder, url, False, public_url)
+
+
+@contextmanager
+def _store_folder(store: str) -> Iterator[Path]:
+    """A folder for LMDB that is new or empty, removed in the end."""
+    scheme, separator, rest = store.partition("://")
+    if separator and scheme != "lmdb":
+        raise UsageError(
+            f"a store at {scheme}:// is not measured here: name redis://host:6379/0, or a new "
+            "folder for LMDB"
+        )
+    path = Path(rest if separator else store.removeprefix("lmdb:"))
+    if not is_free(path):
+        raise UsageError(
+            f"{path} is not empty: name a new folder for the store, which is removed again "
+            "afterwards, or leave --store out"
+        )
+    if path.parent.is_dir():
+        path.mkdir(exist_ok=True)
+    try:
+        yield path
+    finally:
+        with suppress(OSError):
+            path.rmdir()
 
 
 @contextmanager
