@@ -234,22 +234,22 @@ class ForkServer:
     """A process that has imported some modules, and forks others.
 
     A module that is named is imported before anything is forked: it may make there what takes
-    long, but no threads, which those forked would wait for for ever.
+    long, but no threads, which those forked would wait for for ever. The server is itself forked
+    from that of the session, which has imported longrec.
     """
 
     def __init__(self, *modules: str) -> None:
         self.modules = modules
         self.folder = tempfile.mkdtemp(prefix="fork-")  # a socket's path may not be long
         self.address = f"{self.folder}/socket"
-        path = os.pathsep.join(entry for entry in sys.path if entry)
-        self.process = subprocess.Popen(
-            [sys.executable, __file__, self.address, *modules],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=os.environ | ONE_THREAD | {"PYTHONPATH": path},
-        )
+        self.process = self._start()
         assert self.process.stdout is not None
         self.process.stdout.readline()  # it listens: requests wait until it has imported
+
+    def _start(self) -> Any:
+        code = "import sys, forking\nforking.serve(sys.argv[1], sys.argv[2:])"
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        return run_code(code, self.address, *self.modules, **pipes)
 
     def job(self, name: str, *arguments: Any) -> Job:
         """Begin a job: MODULE.name(say, *arguments), of the last module."""
@@ -270,13 +270,26 @@ class ForkServer:
         self.close()
 
 
+class SessionServer(ForkServer):
+    """The server that has imported longrec, for all tests of a session."""
+
+    def _start(self) -> Any:
+        path = os.pathsep.join(entry for entry in sys.path if entry)
+        return subprocess.Popen(
+            [sys.executable, __file__, self.address, *self.modules],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | ONE_THREAD | {"PYTHONPATH": path},
+        )
+
+
 def address_of_session() -> str:
-    """The server for all tests of a session, which has imported longrec; started when needed.
+    """Where the session's server listens; started when needed.
 
     Processes that this one starts, and those forked, find the same.
     """
     if ADDRESS not in os.environ:
-        server = ForkServer(LONGREC)
+        server = SessionServer(LONGREC)
         atexit.register(server.close)
         os.environ[ADDRESS] = server.address
     return os.environ[ADDRESS]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from export.small_exports import check_window, small
+from export.small_exports import small
 from models.small_models import N
 from serving.small_streams import FIRST
 
@@ -28,17 +28,15 @@ pytestmark = pytest.mark.xdist_group("export")
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
-    """A saved recommender that exports quickly, and reads the last 3 events."""
-    return small("sasrec", context=3).save(tmp_path_factory.mktemp("run") / "run")
+def run(hydrarec, tmp_path_factory) -> Path:
+    """The exported recommender, saved."""
+    return hydrarec[0].save(tmp_path_factory.mktemp("run") / "run")
 
 
 @pytest.fixture(scope="module")
-def kept(run, tmp_path_factory) -> Path:
+def kept(hydrarec) -> Path:
     """An export of it, which no test changes."""
-    folder = tmp_path_factory.mktemp("export") / "out"
-    export(load(run), folder)
-    return folder
+    return hydrarec[1]
 
 
 @pytest.fixture
@@ -67,10 +65,6 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-def test_a_model_with_a_window_gives_its_scores(run, kept):
-    check_window(load(run), kept, EXPORT.read(kept))
-
-
 def test_items_and_vectors_stand_by_index(kept, run):
     recommender = load(run)
     items = pq.read_table(kept / "items.parquet")
@@ -83,7 +77,7 @@ def test_items_and_vectors_stand_by_index(kept, run):
 
 
 def test_an_earlier_export_is_replaced_and_nothing_else(quick, run, exported):
-    (exported / "encode.onnx").write_bytes(b"")
+    (exported / "step.onnx").write_bytes(b"")
     (exported / "left.onnx").write_bytes(b"of another model")
     manifest = export(load(run), exported)
     assert EXPORT.read(exported) == json.loads(json.dumps(manifest))
@@ -123,7 +117,7 @@ def test_a_missing_package_is_named(run, tmp_path, monkeypatch, package):
 def test_the_index_of_the_run_goes_along(quick, tmp_path):
     import faiss
 
-    small("sasrec", context=3).save(tmp_path / "run")
+    small("hydrarec").save(tmp_path / "run")
     recommender = load(tmp_path / "run")
     index = open_index(recommender, "approximate").index
     manifest = export(recommender, tmp_path / "out")
@@ -153,5 +147,5 @@ def test_the_command_for_programs(quick, run, tmp_path, capsys):
 def test_the_command_for_people(quick, run, tmp_path, capsys):
     command(run, tmp_path / "out")
     shown = capsys.readouterr().out
-    assert "encode.onnx" in shown
+    assert "step.onnx" in shown
     assert "of their standard deviation" in shown

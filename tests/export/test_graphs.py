@@ -18,7 +18,7 @@ from serving.small_streams import EXACT, FIRST, recommender
 
 from longrec.core.errors import LongrecError, UsageError
 from longrec.export.folder import EXPORT, export
-from longrec.export.graphs import TABLE, WINDOW, graphs_of, layout_of, write_graph
+from longrec.export.graphs import TABLE, WINDOW, layout_of
 from longrec.export.parity import TOLERANCE, Runtime, check_parity
 from longrec.models import MODELS
 from longrec.serving.records.record import flat
@@ -63,6 +63,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def exported(request, tmp_path_factory):
     """(recommender, folder, manifest) of a model that streams exactly."""
     case, settings = request.param
+    if case == QUICK:
+        return request.getfixturevalue(QUICK)
     rec = small(case, **settings)
     folder = tmp_path_factory.mktemp("export") / "out"
     return rec, folder, export(rec, folder)
@@ -151,19 +153,6 @@ def test_another_model_is_no_parity(exported):
             weight[0, 0] -= 0.01
 
 
-def test_one_step_of_elastic_by_time(tmp_path):
-    """Its prefill takes many times as long to export, and is for the slow suite."""
-    rec = small("elastic by time")
-    np.save(tmp_path / TABLE, rec.item_vectors().numpy())
-    write_graph(graphs_of(rec.model, None)[0], tmp_path)
-    items, times = histories(3, 12)
-    layout, empty_state = layout_of(rec.model), flat(rec.model.initial_state(3))
-    state = dict(zip(layout.fields, (part.numpy() for part in empty_state), strict=True))
-    for item, time in zip(items.T, times.T, strict=True):
-        state = Runtime(tmp_path).run("step", {"items": item, "times": time} | state)
-    assert away(rec, items, times, state["output"]) < TOLERANCE
-
-
 def test_the_example_serves_without_torch(exported):
     rec, folder, _ = exported
     if rec.model.reads_times:
@@ -191,10 +180,9 @@ def test_the_example_is_short():
     assert len(code) <= 30
 
 
-@pytest.mark.parametrize(("case", "context"), [("bert4rec", None), ("sasrec", 1)])
+@pytest.mark.parametrize(("case", "context"), [("bert4rec", None), ("sasrec", 1), ("sasrec", 3)])
 @pytest.mark.slow
 def test_models_with_a_window(case, context, tmp_path):
-    """test_folder.py has one that reads three events."""
     rec = small(case, context=context)
     check_window(rec, tmp_path / "out", export(rec, tmp_path / "out"))
 
