@@ -6,7 +6,9 @@ READY := $(VENV)/.ready
 THREADS ?= 2
 WORKERS ?= 2
 USERS ?= 2000
-PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --durations 20
+# A file's tests share what is dear to make: one worker does them all. Files begin in their order.
+SHARED := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest $(SHARED) --durations 20
 # Sources are compiled once, not in each of the many processes that tests start.
 unexport PYTHONDONTWRITEBYTECODE
 

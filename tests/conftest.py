@@ -27,27 +27,6 @@ def pytest_configure(config: pytest.Config) -> None:
         address_of_session()
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give to one worker all tests of a file that has a fixture for itself, which is made once.
-
-    All other tests go to whichever worker is free (pytest-xdist's loadgroup).
-    """
-    sharing = {
-        item.module
-        for item in items
-        if isinstance(item, pytest.Function)
-        and any(
-            definitions[-1].scope == "module"
-            for definitions in item._fixtureinfo.name2fixturedefs.values()
-        )
-    }
-    for item in items:
-        grouped = item.get_closest_marker("xdist_group")
-        if isinstance(item, pytest.Function) and item.module in sharing and not grouped:
-            item.add_marker(pytest.mark.xdist_group(item.module.__name__))
-
-
 @pytest.fixture
 def make_histories(tmp_path: Path) -> MakeHistories:
     """Call it with rows (and times, n_items) to get histories in a folder of their own."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from export.small_exports import small
+from export.small_exports import away, histories, read_in_parts, small
 from models.small_models import N
 from serving.small_streams import FIRST
 
@@ -24,19 +24,19 @@ from longrec.recommender import load
 from longrec.retrieval.approximate import RESCORED
 from longrec.retrieval.index_cache import open_index
 
-pytestmark = pytest.mark.xdist_group("export")
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A saved recommender."""
+    return small("hydrarec").save(tmp_path_factory.mktemp("run") / "run")
 
 
 @pytest.fixture(scope="module")
-def run(hydrarec, tmp_path_factory) -> Path:
-    """The exported recommender, saved."""
-    return hydrarec[0].save(tmp_path_factory.mktemp("run") / "run")
-
-
-@pytest.fixture(scope="module")
-def kept(hydrarec) -> Path:
-    """An export of it, which no test changes."""
-    return hydrarec[1]
+def kept(run, tmp_path_factory) -> Path:
+    """An export of it, which takes long, and which no test changes."""
+    folder = tmp_path_factory.mktemp("export") / "out"
+    export(load(run), folder)
+    return folder
 
 
 @pytest.fixture
@@ -63,6 +63,12 @@ def quick(kept, monkeypatch) -> None:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_it_gives_what_the_model_gives(kept, run):
+    items, times = histories(3, 40)
+    h = read_in_parts(kept, EXPORT.read(kept), items, times, [1, 20, 21])
+    assert away(load(run), items, times, h) < parity.TOLERANCE
 
 
 def test_items_and_vectors_stand_by_index(kept, run):

@@ -23,11 +23,8 @@ from longrec.export.parity import TOLERANCE, Runtime, check_parity
 from longrec.models import MODELS
 from longrec.serving.records.record import flat
 
-pytestmark = pytest.mark.xdist_group("export")
-
 EXPORTED = {*EXACT, "sasrec", "bert4rec"}
 BANK = {"memory_slots": 64, "memory_topk": 4}
-QUICK = "hydrarec"
 FORMS = {
     name: {} for name, cls in MODELS.items() if cls.streaming == "exact" and name != "elastic"
 } | {
@@ -38,11 +35,6 @@ FORMS = {
     "elastic that forgets nothing": BANK | {"memory_every": 100, "forgetting": "none"},
 }
 """Each registered model that streams, once; elastic, which takes half a minute, in three forms."""
-CASES = [
-    pytest.param((case, settings), id=case, marks=() if case == QUICK else pytest.mark.slow)
-    for case, settings in FORMS.items()
-]
-
 EXAMPLE = Path(__file__).parents[2] / "examples" / "serve_from_export.py"
 BARE = """
 import importlib.abc, runpy, sys
@@ -59,17 +51,16 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """Runs a script where neither torch nor longrec can be imported."""
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=FORMS.items(), ids=FORMS)
 def exported(request, tmp_path_factory):
     """(recommender, folder, manifest) of a model that streams exactly."""
     case, settings = request.param
-    if case == QUICK:
-        return request.getfixturevalue(QUICK)
     rec = small(case, **settings)
     folder = tmp_path_factory.mktemp("export") / "out"
     return rec, folder, export(rec, folder)
 
 
+@pytest.mark.slow
 def test_any_cut_gives_what_the_whole_history_gives(exported):
     rec, folder, manifest = exported
     items, times = histories(3, 200)
@@ -80,6 +71,7 @@ def test_any_cut_gives_what_the_whole_history_gives(exported):
         assert away(rec, items, times, h) < TOLERANCE, cuts
 
 
+@pytest.mark.slow
 def test_rows_of_a_batch_do_not_meet(exported):
     rec, folder, manifest = exported
     items, times = histories(4, 100)
@@ -94,6 +86,7 @@ def test_rows_of_a_batch_do_not_meet(exported):
         assert state["time"][row] == (times[row, length - 1] if length else np.iinfo("int64").min)
 
 
+@pytest.mark.slow
 def test_the_manifest_describes_state_and_graphs(exported):
     rec, folder, manifest = exported
     assert EXPORT.read(folder) == json.loads(json.dumps(manifest))
@@ -116,6 +109,7 @@ def test_the_manifest_describes_state_and_graphs(exported):
     assert manifest["catalog_version"] == rec.catalog_version
 
 
+@pytest.mark.slow
 def test_item_vectors_stand_on_the_disk_once(exported):
     _, folder, manifest = exported
     for name in manifest["graphs"]:
@@ -133,6 +127,7 @@ def test_item_vectors_stand_on_the_disk_once(exported):
         (folder / TABLE).write_bytes(whole)
 
 
+@pytest.mark.slow
 def test_nothing_of_the_exporting_machine_is_told(exported):
     _, folder, manifest = exported
     for name in manifest["graphs"]:
@@ -141,6 +136,7 @@ def test_nothing_of_the_exporting_machine_is_told(exported):
         assert str(Path(__file__).parents[2]).encode() not in content
 
 
+@pytest.mark.slow
 def test_another_model_is_no_parity(exported):
     rec, folder, _ = exported
     weight = rec.model.blocks[0].mixer.output.weight
@@ -153,6 +149,7 @@ def test_another_model_is_no_parity(exported):
             weight[0, 0] -= 0.01
 
 
+@pytest.mark.slow
 def test_the_example_serves_without_torch(exported):
     rec, folder, _ = exported
     if rec.model.reads_times:
