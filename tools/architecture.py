@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SOURCE = ROOT / "src"
+SOURCES = (ROOT / "src", ROOT / "benchmarks")
+"""Folders with packages called longrec or longrec_...; the second has that of `longrec bench`."""
 PAGE = ROOT / "docs" / "architecture.md"
 
 ROOMS = (
@@ -79,12 +80,13 @@ class House:
         return max(fitting, key=len)
 
 
-def read_house(source: Path = SOURCE) -> House:
-    """Read the imports of every file below `source`."""
+def read_house(*sources: Path) -> House:
+    """Read the imports of every file of the packages in some folders, `SOURCES` by default."""
     files = {}
-    for path in sorted(source.rglob("*.py")):
-        parts = path.relative_to(source).with_suffix("").parts
-        files[".".join(parts).removesuffix(".__init__")] = path
+    for source in sources or SOURCES:
+        for path in sorted(source.glob("longrec*/**/*.py")):
+            parts = path.relative_to(source).with_suffix("").parts
+            files[".".join(parts).removesuffix(".__init__")] = path
     imports = {module: set(_imported(path, files)) - {module} for module, path in files.items()}
     return House(files, imports)
 
@@ -186,10 +188,11 @@ def broken_steps(house: House, walk: Walk) -> list[str]:
 def definition(house: House, step: str) -> ast.AST | None:
     """The function or class "room/file.py:Class.method" of a step, or None."""
     file, _, names = step.partition(":")
-    base = SOURCE if file.startswith("longrec_bench/") else SOURCE / "longrec"
-    if not (base / file).is_file():
+    module = file.removesuffix(".py").replace("/", ".")
+    path = house.files.get(f"longrec.{module}") or house.files.get(module)
+    if path is None:
         return None
-    node: ast.AST | None = ast.parse((base / file).read_text(encoding="utf-8"))
+    node: ast.AST | None = ast.parse(path.read_text(encoding="utf-8"))
     for name in names.split("."):
         inside = [] if node is None else ast.walk(node)
         node = next((one for one in inside if getattr(one, "name", None) == name), None)
