@@ -25,6 +25,7 @@ from gpu_timing import Cell
 EXPECTED = {"sasrec, FlashAttention", "hydrarec", "elastic, chunks"}
 
 
+@pytest.mark.slow
 def test_every_part_runs_on_a_cpu_and_tells_what_failed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -107,6 +108,7 @@ def test_ndcg_filters_what_was_seen_and_ties_count_against() -> None:
     assert found == pytest.approx(1 / math.log2(3))
 
 
+@pytest.mark.slow
 def test_a_log_is_read_in_its_own_order_and_trains(tmp_path: Path) -> None:
     events = [(u, (3 * u + n) % 30, n) for u in range(40) for n in range(3 + u % 20)]
     frame = pl.DataFrame(events, schema=["user_id", "item_id", "position"], orient="row")
