@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
-from store_size import ITEMS, recommender
 
 from longrec.serving.maintenance.backup import backup
 from longrec.serving.maintenance.restore import restore
 from longrec.serving.stores.open import open_store
+from store_size import ITEMS, recommender
 
 
 @contextmanager

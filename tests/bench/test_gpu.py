@@ -18,9 +18,10 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "gpu"))
 
-import gpu
 import gpu_ml1m
 from gpu_timing import Cell
+
+import gpu
 
 EXPECTED = {"sasrec, FlashAttention", "hydrarec", "elastic, chunks"}
 
