@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pkgutil
+import re
 import sys
 from pathlib import Path
 
@@ -25,6 +27,29 @@ def test_no_import_goes_up_and_no_files_import_each_other_in_a_circle(house):
 def test_the_page_is_what_the_code_draws(house):
     drawn, page = architecture.draw(house), architecture.PAGE.read_text(encoding="utf-8")
     assert page == drawn, "draw it anew: python tools/architecture.py --write"
+
+
+NAMED = re.compile(r"`(longrec(?:\.\w+)+)|`((?:\w+/)+\w+\.py)\b")
+"""A name such as longrec.data.histories, or a path such as data/histories.py."""
+PLACES = (ROOT, ROOT / "src" / "longrec", ROOT / "src", ROOT / "benchmarks", ROOT / "tests")
+
+
+def exists(name: str) -> bool:
+    """Whether longrec has a module, or a module of it something, of this name."""
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: page.name)
+def test_what_the_documents_name_is_there(page: Path) -> None:
+    for name, path in NAMED.findall(page.read_text(encoding="utf-8")):
+        if name:
+            assert exists(name), f"{page}: there is no {name}"
+        else:
+            assert any((place / path).is_file() for place in PLACES), f"{page}: there is no {path}"
 
 
 def written(folder: Path, files: dict[str, str]) -> architecture.House:

@@ -139,7 +139,7 @@ def folder(name, whole, tmp_path) -> Path:
 def files_of(name: str, folder: Path) -> list[str]:
     """The files besides the document that the folder's kind is about."""
     kind = CASES[name].kind
-    digests = read_json(folder / kind.document, "").get("digests", {}) if kind.signed else {}
+    digests = read_json(folder / kind.document, "").get("digests", {}) if kind.with_digests else {}
     return sorted({*kind.files, *digests})
 
 
@@ -224,7 +224,7 @@ def test_other_versions_are_told(name, folder):
 
 def test_a_document_edited_by_hand_is_told(name, folder):
     kind = CASES[name].kind
-    if not kind.signed:
+    if not kind.with_digests:
         pytest.skip("its document has no digest")
     path = folder / kind.document
     document = json.loads(path.read_text())

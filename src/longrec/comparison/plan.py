@@ -27,7 +27,7 @@ COMPARISON = SealedKind(
     version=1,
     mend="compare in a new folder",
     made_by="longrec compare",
-    signed=False,
+    with_digests=False,
 )
 _SET_BY = {"max_minutes": "the budget", "seed": "the number of seeds"}
 _MUST_STAY = {

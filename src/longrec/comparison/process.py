@@ -8,7 +8,7 @@ from pathlib import Path
 
 from longrec.core.child import start_child, stop_child, why_it_failed
 
-_CHILD = "longrec.cli.measured"
+_CHILD = "longrec.cli.comparison_child"
 """The module that the process starts in: by its name, since it stands above this one."""
 PATIENCE = 30.0  # seconds that a process has to end when it is asked to
 

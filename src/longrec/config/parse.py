@@ -103,7 +103,7 @@ def describe_models() -> list[dict[str, Any]]:
             "model": name,
             "streaming": model.streaming,
             "causal": build_model(name, model.config_class(), 1).causal,
-            "summary": (model.__doc__ or "").strip().splitlines()[0],
+            "summary": (model.__doc__ or "").strip().partition("\n")[0],
         }
         for name, model in sorted(MODELS.items())
     ]

@@ -1,7 +1,7 @@
 """Sealed folders: of one kind and version, whole, and checked when they are read.
 
 A sealed folder has one JSON document that says what stands beside it. It is written last, so that
-a folder without it is none. Kinds that are signed have in it the SHA-256 of every other file
+a folder without it is none. Kinds with digests have in it the SHA-256 of every other file
 ("digests") and of the document itself ("digest"). What is missing, newer, edited or damaged is said
 in the same words for every kind, with what to do about it.
 """
@@ -36,9 +36,9 @@ class SealedKind:
     version : the one that this longrec writes and reads; None where the document has none.
     mend : what to do when a folder is damaged: "copy the folder again".
     made_by : the command that makes one, for who names a folder that is none.
-    signed : whether the document has digests.
+    with_digests : whether the document has them.
     keys : further keys that the document must have, and their types.
-    files : names of files that must be there; of a signed kind also those with a digest.
+    files : names of files that must be there; of a kind with digests also those that have one.
     version_key : the document's key of the version.
     also_reads : older versions that are read as well.
     """
@@ -48,7 +48,7 @@ class SealedKind:
     version: int | None
     mend: str
     made_by: str
-    signed: bool = True
+    with_digests: bool = True
     keys: Mapping[str, type] = field(default_factory=dict)
     files: tuple[str, ...] = ()
     version_key: str = "format"
@@ -58,7 +58,7 @@ class SealedKind:
         """The document of a folder that holds these files."""
         version = {} if self.version is None else {self.version_key: self.version}
         document: dict[str, Any] = {**version, **about}
-        if self.signed:
+        if self.with_digests:
             document["digests"] = {path.name: digest_of_file(path) for path in files}
             document["digest"] = digest_of_config(document)
         return document
@@ -68,7 +68,7 @@ class SealedKind:
         write_file(folder / self.document, json.dumps(document, indent=1))
 
     def read(self, folder: Path) -> dict[str, Any]:
-        """The document of a folder whose files are all there and, if signed, as they were written.
+        """The document of a folder whose files are all there, and as written if they have digests.
 
         Raises
         ------
@@ -76,12 +76,12 @@ class SealedKind:
             When it is missing, of another version, edited or damaged.
         """
         document = self.read_document(folder)
-        digests = document["digests"] if self.signed else {}
+        digests = document["digests"] if self.with_digests else {}
         for name in dict.fromkeys((*self.files, *digests)):
             path = folder / name
             if not path.is_file():
                 raise DataError(f"{path} is missing: {self.mend}.")
-            if self.signed and digest_of_file(path) != digests.get(name):
+            if self.with_digests and digest_of_file(path) != digests.get(name):
                 raise DataError(
                     f"{path} is not what was saved (its digest differs): it was truncated or "
                     f"edited; {self.mend}."
@@ -109,14 +109,14 @@ class SealedKind:
                 "one."
             )
         document = read_json(path, self.mend)
-        keys: dict[str, type] = {"digest": str, "digests": dict} if self.signed else {}
+        keys: dict[str, type] = {"digest": str, "digests": dict} if self.with_digests else {}
         self._check_version(path, document)
         for key, kind in (keys | dict(self.keys)).items():
             if not isinstance(document.get(key), kind):
                 raise DataError(f"{path} is damaged (it lacks {key!r}): {self.mend}.")
-        if self.signed:
-            unsigned = {key: value for key, value in document.items() if key != "digest"}
-            if digest_of_config(unsigned) != document["digest"]:
+        if self.with_digests:
+            without = {key: value for key, value in document.items() if key != "digest"}
+            if digest_of_config(without) != document["digest"]:
                 raise DataError(
                     f"{path} was edited by hand (its digest differs): undo that, or {self.mend}."
                 )

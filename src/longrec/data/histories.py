@@ -40,7 +40,7 @@ HISTORIES = SealedKind(
     SCHEMA_VERSION,
     mend="prepare the log again",
     made_by="longrec prepare LOG --out HISTORIES",
-    signed=False,  # to read gigabytes at each opening would cost more than sizes and `verify`
+    with_digests=False,  # to read gigabytes at each opening would cost more than sizes and `verify`
     keys={"files": dict},
     files=FILES,
     version_key="schema_version",

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from longrec.core.errors import UsageError
 from longrec.models import Model, SequenceModel
-from longrec.retrieval.best import (
+from longrec.retrieval.index import TopK, as_booleans, count_allowed, vectors_of
+from longrec.retrieval.top_k import (
     Best,
     as_top_k,
     best_of,
@@ -27,7 +28,6 @@ from longrec.retrieval.best import (
     score_items,
     search_or_score,
 )
-from longrec.retrieval.index import TopK, as_booleans, count_allowed, vectors_of
 
 PER_CELL, ROUNDS, SAMPLED = 250, 8, 64
 """Items of a cell on average; rounds of k-means that make cells, and items per cell they read."""

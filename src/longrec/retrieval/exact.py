@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from longrec.models import Model, SequenceModel
-from longrec.retrieval.best import Best, as_top_k, best_of, best_vector, search_or_score
 from longrec.retrieval.index import TopK, as_booleans, vectors_of
 from longrec.retrieval.int8_scan import Scan, multiplies_exactly
+from longrec.retrieval.top_k import Best, as_top_k, best_of, best_vector, search_or_score
 
 AT_ONCE = 1 << 22
 """Scores held at once."""

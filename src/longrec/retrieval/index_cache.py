@@ -41,7 +41,7 @@ SAVED_INDEX = SealedKind(
     version=2,
     mend="it is built anew",
     made_by="longrec index",
-    signed=False,  # its one digest is called "sha256"
+    with_digests=False,  # its one digest is called "sha256"
     keys={"vectors": str, "sha256": str, "looked_into": int, "recall": float},
     files=(FILE,),
 )

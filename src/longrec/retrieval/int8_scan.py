@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from longrec.core.arrays import Ints
-from longrec.retrieval.best import Best, best_vector, score_items, threshold
 from longrec.retrieval.index import allowed
+from longrec.retrieval.top_k import Best, best_vector, score_items, threshold
 
 TOP = 127
 ROWS = 65_536

@@ -30,7 +30,7 @@ BEGUN_RUN = SealedKind(
     version=None,
     mend="train again in a new folder",
     made_by="longrec train",
-    signed=False,
+    with_digests=False,
     keys={"model": str, "settings": dict, "provenance": dict},
 )
 

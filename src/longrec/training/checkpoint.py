@@ -29,7 +29,7 @@ CHECKPOINT = SealedKind(
     version=1,
     mend="remove the checkpoint's folder and train again without --resume",
     made_by="longrec train",
-    signed=False,  # it is written each minute, and the tensors' own header tells of a cut
+    with_digests=False,  # it is written each minute, and the tensors' own header tells of a cut
     files=("tensors.safetensors",),
 )
 

@@ -36,7 +36,14 @@ from longrec.training.checkpoint import load_checkpoint, save_checkpoint
 from longrec.training.objective import make_objective, reads_few_items
 from longrec.training.optimiser import ITEMS, Optimiser
 from longrec.training.precision import choose_precision
-from longrec.training.progress import FitResult, FitStatus, Progress, Report, Row, write_log
+from longrec.training.progress import (
+    FitResult,
+    FitStatus,
+    Progress,
+    Report,
+    ValidationRow,
+    write_log,
+)
 from longrec.training.validation import draw_targets, validation_metrics
 
 
@@ -265,7 +272,7 @@ class _Fit:
             )
         metrics = validation_metrics(ranks)
         status.seconds = time.perf_counter() - self.start
-        row = Row(
+        row = ValidationRow(
             epoch=status.epoch,
             step=status.total_steps,
             seconds=round(status.seconds, 2),
@@ -328,7 +335,8 @@ class _Fit:
             part, _, rest = name.partition(".")
             parts[part][rest] = tensor
         try:
-            self.status = FitStatus(**state | {"rows": [Row(**row) for row in state["rows"]]})
+            rows = [ValidationRow(**row) for row in state["rows"]]
+            self.status = FitStatus(**state | {"rows": rows})
             self.objective = make_objective(self.config, self.data, self.device, self.products)
             self.model.load_state_dict(parts["model"])
             self.average.load_state_dict(parts["average"])

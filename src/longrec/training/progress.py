@@ -12,7 +12,7 @@ from longrec.core.files import write_file
 
 
 @dataclass
-class Row:
+class ValidationRow:
     """One validation: a row of log.csv.
 
     Attributes
@@ -54,7 +54,7 @@ class FitStatus:
     worse: int = 0
     stop: str = ""
     precision: str = ""  # of products, chosen before the first step
-    rows: list[Row] = field(default_factory=list)
+    rows: list[ValidationRow] = field(default_factory=list)
 
     @property
     def loss(self) -> float | None:
@@ -105,16 +105,16 @@ class FitResult:
     epochs: int
     seconds: float
     events: int
-    rows: list[Row]
+    rows: list[ValidationRow]
     validation: dict[str, float]
     dropped: int
     precision: str = ""
 
 
-def write_log(path: Path, rows: list[Row]) -> None:
+def write_log(path: Path, rows: list[ValidationRow]) -> None:
     """The log as CSV: one row per validation."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(Row.__dataclass_fields__), lineterminator="\n")
+    writer = csv.DictWriter(text, list(ValidationRow.__dataclass_fields__), lineterminator="\n")
     writer.writeheader()
     writer.writerows(map(asdict, rows))
     write_file(path, text.getvalue())

@@ -1,4 +1,4 @@
-"""What a model is: items in, user vectors out; the blocks that models share; the registry.
+"""What a model is: items in, user vectors out; and the registry.
 
 A model gives for each event the vector h (B, T, D) from which the next item is predicted,
 `user_vectors` (n, R, D) and `score` over items. Losses, evaluation and retrieval use only these.

@@ -15,8 +15,8 @@ from longrec.core.arrays import Ints, places
 from longrec.core.errors import UsageError
 from longrec.mixers import Context
 from longrec.models.common.base import SequenceModel
-from longrec.serving.records.compiled_step import StepProgram, Unrecordable
 from longrec.serving.records.record import RecordLayout
+from longrec.serving.records.recorded_step import StepProgram, Unrecordable
 
 WIDE, NARROW = 128, 32
 """Records per step of the recorded programs: fewer cost more each, more leave the cache."""

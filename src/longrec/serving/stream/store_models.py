@@ -38,8 +38,8 @@ def register(store: Store, artifact: Artifact, beside: bool) -> None:
             raise DataError(
                 f"{store.url} serves {name} ({current[:DIGITS]}…), this recommender is "
                 f"{artifact.name} ({digest[:DIGITS]}…), another model or other weights: "
-                "open_stream(url, beside=True).rebuild() makes its records beside the old ones "
-                "and takes over when they are ready"
+                "`longrec store rebuild URL RUN`, or open_stream(url, beside=True).rebuild(), "
+                "makes its records beside the old ones and takes over when they are ready"
             )
         model = models.setdefault(digest, {"name": artifact.name, "catalogs": []})
         _note_catalog(model["catalogs"], artifact, store.url)

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from longrec.models import MODELS
 from longrec.models.common.base import SequenceModel
-from longrec.serving.records.compiled_step import StepProgram, Unrecordable
 from longrec.serving.records.record import RecordLayout, flat
+from longrec.serving.records.recorded_step import StepProgram, Unrecordable
 
 CASES = {name: {} for name, cls in MODELS.items() if cls.streaming == "exact"} | {
     "elastic with a memory bank": {"memory_slots": 64, "memory_topk": 4, "memory_every": 5},
