@@ -19,8 +19,7 @@ from retrieval.problems import (
 )
 
 from longrec.core.errors import UsageError
-from longrec.retrieval import approximate
-from longrec.retrieval import best as best_scores
+from longrec.retrieval import approximate, top_k
 from longrec.retrieval.approximate import CellIndex, build_cells
 
 pytest.importorskip("faiss")
@@ -37,7 +36,7 @@ def index_of(model: Several, per_cell: int = 4, probes: int | None = None) -> Ce
 @given(problems(), st.sampled_from([1, 4, 256]))
 def test_looking_into_all_cells_equals_sorting_but_for_ties(problem, share):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(best_scores, "DIRECT_SHARE", share)
+        patch.setattr(top_k, "DIRECT_SHARE", share)
         found = answers(index_of(problem.model), problem)
     scores = problem.model.score(problem.h)
     for row, (ours, wanted) in enumerate(zip(found, by_sorting(problem), strict=True)):
@@ -49,7 +48,7 @@ def test_looking_into_all_cells_equals_sorting_but_for_ties(problem, share):
 @given(problems(), st.sampled_from([1, 4, 256]))
 def test_one_cell_gives_as_many_items_as_are_allowed_and_no_other(problem, share):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(best_scores, "DIRECT_SHARE", share)
+        patch.setattr(top_k, "DIRECT_SHARE", share)
         found = answers(index_of(problem.model, probes=1), problem)
     scores = problem.model.score(problem.h)
     out = problem.out or [set()]

@@ -22,8 +22,7 @@ from retrieval.problems import (
     problems,
 )
 
-from longrec.retrieval import best as best_scores
-from longrec.retrieval import exact
+from longrec.retrieval import exact, top_k
 from longrec.retrieval import int8_scan as scan
 from longrec.retrieval.exact import ExactIndex
 from longrec.retrieval.int8_scan import Scan
@@ -46,7 +45,7 @@ def test_equals_sorting(problem, at_once):
 @given(problems(), st.sampled_from([1, 3, 8]), st.sampled_from([2, 16]))
 def test_a_scan_in_8_bits_equals_sorting(problem, at_once, share):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(best_scores, "DIRECT_SHARE", share)
+        patch.setattr(top_k, "DIRECT_SHARE", share)
         patch.setattr(exact, "LARGE", 0)
         patch.setattr(exact, "_scan_if_faster", Scan)
         patch.setattr(scan, "AT_ONCE", at_once)
@@ -143,7 +142,7 @@ def test_a_scan_scores_few_items_in_full(monkeypatch):
 
     def counted(vectors, items, user, k):
         scored.append(len(items))
-        return best_scores.score_items(vectors, items, user, k)
+        return top_k.score_items(vectors, items, user, k)
 
     monkeypatch.setattr(scan, "score_items", counted)
     Scan(vectors).search(random.standard_normal((20, 1, 64)).astype(np.float32), 10, None)
