@@ -113,18 +113,21 @@ def test_a_step_that_decides_by_its_data_is_not_recorded(by_shape: bool) -> None
 
 
 class Counting(torch.nn.Module):
-    """A model whose step counts its events in memory that is made without looking at them."""
+    """A model whose step writes into memory that no event is in: a buffer, or a new tensor."""
 
-    def __init__(self, model: SequenceModel) -> None:
+    def __init__(self, model: SequenceModel, in_buffer: bool) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.in_buffer = model, in_buffer
+        self.register_buffer("steps", torch.zeros(1, dtype=torch.int64))
 
     def step(self, items: Tensor, state, times: Tensor):
-        total = torch.zeros(1, dtype=torch.int64)
-        return self.model.step(total.add_(items), state, times)
+        if self.in_buffer:
+            return self.model.step(items, state, times + self.steps.add_(1))
+        return self.model.step(torch.zeros(1, dtype=torch.int64).add_(items), state, times)
 
 
-def test_a_step_that_changes_what_is_computed_once_is_not_recorded() -> None:
+@pytest.mark.parametrize("in_buffer", [False, True])
+def test_a_step_that_changes_what_is_computed_once_is_not_recorded(in_buffer: bool) -> None:
     layout, model = layout_and_model("hydrarec")
     with pytest.raises(Unrecordable, match="computed once"):
-        StepProgram(Counting(model), layout, 1)
+        StepProgram(Counting(model, in_buffer), layout, 1)

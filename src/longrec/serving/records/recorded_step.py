@@ -36,7 +36,7 @@ UNSTEADY = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 
 
 class Unrecordable(Exception):
-    """The step takes different ways for different data."""
+    """The step takes different ways for different data, or changes what is not the state."""
 
 
 class Operation(NamedTuple):
@@ -149,10 +149,11 @@ def _compile(
     for op in operations:
         args, kwargs = tree_map_only(Tensor, value, (op.args, op.kwargs))
         result = op.target(*args, **kwargs)  # its memory is where every replay will write
-        if any(id(x) in changing for x in _tensors((op.args, op.kwargs))):
-            source = op.args[0] if op.args else None
-            if op.target._schema.is_mutable and id(source) not in changing:
-                raise Unrecordable(f"{op.target} changes what is computed once")
+        source = op.args[0] if op.args else None
+        depends = any(id(x) in changing for x in _tensors((op.args, op.kwargs)))
+        if op.target._schema.is_mutable and id(source) not in (changing if depends else values):
+            raise Unrecordable(f"{op.target} changes what is computed once")
+        if depends:
             changing.update(map(id, _tensors(op.result)))
             if not _is_view(op.target, args, result):
                 if (
