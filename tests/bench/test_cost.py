@@ -106,6 +106,7 @@ def test_the_folder_holds_the_rest(found):
 # ---- a process for each sample
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_is_reported_and_the_next_one_measures():
     assert "nothing" in measure_in_process(task("nothing"))["failed"]
     assert "memory" in measure_in_process(task(NAIVE, 1 << 40))["failed"]

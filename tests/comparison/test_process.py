@@ -24,6 +24,7 @@ def alive(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
 
 
+@pytest.mark.slow
 def test_memory_is_the_process_own_and_failures_are_told(tmp_path, monkeypatch):
     ballast = b"\1" * (900 << 20)
     out, measured = tmp_path / "logs" / "out.txt", tmp_path / "memory.json"
