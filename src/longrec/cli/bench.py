@@ -215,7 +215,7 @@ def cost(
     chosen: dict[str, Any] = {}
     if any(named.values()):  # and nothing else
         for name, text in named.items():
-            if text is None or text == "none":
+            if not text or text == "none":
                 chosen[name] = ()
             elif name in ("models", "mixers"):
                 chosen[name] = tuple(text.split(","))
