@@ -19,6 +19,7 @@ import torch
 
 from longrec.config.training import TrainConfig
 from longrec.data.catalog import Catalog
+from longrec.mixers import Context
 from longrec.models import MODELS, SequenceModel, build_model
 from longrec.recommender import Recommender
 from longrec.serving.records.engine import WIDE, Engine
@@ -58,7 +59,7 @@ def main() -> None:
             events = [[(item, 0)] for item in items.tolist()]
             with torch.inference_mode():
                 repeats = 1000 if batch == 1 else 100
-                eager = median(lambda: model.step(items, state, times), repeats)  # noqa: B023
+                eager = median(lambda: model.step(items, state, Context(times=times)), repeats)  # noqa: B023
                 replay = median(program._replay, repeats)
                 whole = median(lambda: engine.advance(records, events), repeats)  # noqa: B023
             print(

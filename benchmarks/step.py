@@ -18,12 +18,12 @@ from itertools import islice
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from longrec.config.parse import parse_assignments, parse_settings
 from longrec.core.memory import keep_freed_memory
 from longrec.data.histories import open_histories
 from longrec.data.splits import make_split
 from longrec.mixers import Context
 from longrec.models import SequenceModel, build_model
+from longrec.models.common.settings import parse_assignments, parse_settings
 from longrec.training.fit import training_data
 from longrec.training.losses import full_cross_entropy
 from longrec.training.optimiser import Optimiser

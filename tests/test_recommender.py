@@ -13,13 +13,13 @@ import torch
 from polars.testing import assert_frame_equal
 
 import longrec
-from longrec.config.parse import parse_settings
 from longrec.core.errors import DataError, LongrecError, UsageError
 from longrec.core.files import digest_of_config, digest_of_file
 from longrec.data.catalog import Catalog
 from longrec.data.histories import open_histories, write_histories
 from longrec.mixers import Context
 from longrec.models import MODELS, build_model
+from longrec.models.common.settings import parse_settings
 from longrec.recommender import Recommender, load
 
 ITEMS = 30

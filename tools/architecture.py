@@ -25,12 +25,12 @@ PAGE = ROOT / "docs" / "architecture.md"
 
 ROOMS = (
     "core",
+    "config",
     "data",
     "simulator",
     "ops",
     "mixers",
     "models",
-    "config",
     "inference",
     "evaluation",
     "training",

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 import longrec
-from longrec.config.parse import parse_assignments
 from longrec.core.memory import peak_bytes, resident_bytes
+from longrec.models.common.settings import parse_assignments
 from longrec.training.progress import Report
 
 WARM = 20

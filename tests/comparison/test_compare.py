@@ -274,7 +274,7 @@ def test_a_process_that_leaves_nothing_has_failed(histories, tmp_path, monkeypat
     ],
 )
 def test_what_serving_keeps_of_a_user(name, settings, kept, words):
-    from longrec.config.parse import parse_settings
+    from longrec.models.common.settings import parse_settings
 
     model, training = parse_settings(name, settings)
     found = sizes_of(

@@ -7,16 +7,16 @@ from dataclasses import asdict
 
 import pytest
 
-from longrec.config.parse import (
+from longrec.config.training import TrainConfig
+from longrec.core.errors import UsageError
+from longrec.models import MODELS, build_model
+from longrec.models.common.settings import (
     check_model,
     describe_model,
     describe_models,
     parse_assignments,
     parse_settings,
 )
-from longrec.config.training import TrainConfig
-from longrec.core.errors import UsageError
-from longrec.models import MODELS, build_model
 
 
 def test_keys_find_their_config_and_text_its_type():

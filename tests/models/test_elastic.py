@@ -66,7 +66,7 @@ def test_streaming_with_a_memory_bank_is_what_the_whole_history_gives():
         torch.testing.assert_close(torch.cat(got, 1), h, rtol=1e-9, atol=1e-9)
     steps, stepped = [], model.initial_state(3)
     for t in range(50):
-        out, stepped = model.step(items[:, t], stepped, times[:, t])
+        out, stepped = model.step(items[:, t], stepped, Context(times=times[:, t]))
         steps.append(out)
     torch.testing.assert_close(torch.stack(steps, 1), h, rtol=1e-9, atol=1e-9)
     sizes: list[int] = []

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from longrec.mixers import MIXERS, Context, StreamingMixer
 from longrec.mixers.base import map_state
 from longrec.models import MODELS, SequenceModel, build_model, register_model
-from longrec.models.common.base import Model, config_keys
+from longrec.models.common.base import Model
 from longrec.models.common.config import SequenceConfig
+from longrec.models.common.registry import config_keys
 from longrec.models.elastic import ElasticConfig
 from longrec.models.sasrec import SASRecConfig, SASRecRotaryConfig
 
@@ -36,7 +37,7 @@ def test_config_is_frozen_and_every_setting_has_a_default(name):
     cls = MODELS[name].config_class
     assert is_dataclass(cls)
     assert cls.__dataclass_params__.frozen
-    assert config_keys(name) == {f.name: getattr(cls(), f.name) for f in fields(cls)}
+    assert config_keys(cls) == {f.name: getattr(cls(), f.name) for f in fields(cls)}
     assert make(name).n_items == N
 
 
@@ -115,7 +116,7 @@ def test_streaming_gives_what_encode_gives(name):
     for step in range(20):
         at = first + step
         rows = torch.arange(3)
-        y, state = model.step(items[rows, at], state, times[rows, at])
+        y, state = model.step(items[rows, at], state, Context(times=times[rows, at]))
         near(y, h[rows, at], f"step {step}")
         near(state.output, y)
         assert torch.equal(state.time, times[rows, at])
@@ -147,7 +148,7 @@ def test_times_before_1970_and_late_events(name):
     model = make(name)
     state = model.initial_state(1)
     for item, time, wanted in ((3, -500, -500), (4, -300, -300), (5, -400, -300)):
-        _, state = model.step(torch.tensor([item]), state, torch.tensor([time]))
+        _, state = model.step(torch.tensor([item]), state, Context(times=torch.tensor([time])))
         assert state.time.tolist() == [wanted]
 
 
@@ -158,7 +159,7 @@ def test_all_forms_run_in_every_float_type(name, kind):
     items, times = sequences()
     h = model.encode(items, Context(times=times))
     part, state = model.prefill(items[:, :20], model.initial_state(3), Context(times=times[:, :20]))
-    y, _ = model.step(items[:, 20], state, times[:, 20])
+    y, _ = model.step(items[:, 20], state, Context(times=times[:, 20]))
     assert h.dtype == part.dtype == y.dtype == kind
     limit = 1e-4 if kind == torch.float32 else 0.3
     assert (y - h[:, 20]).abs().max() < limit
@@ -304,7 +305,7 @@ class ToyMixer(StreamingMixer):
 
 
 def test_a_new_mechanism_is_one_class_and_its_registration(monkeypatch):
-    monkeypatch.setattr("longrec.models.common.base.MODELS", dict(MODELS))
+    monkeypatch.setattr("longrec.models.common.registry.MODELS", dict(MODELS))
 
     @register_model("toy")
     class Toy(SequenceModel):

@@ -135,10 +135,9 @@ def _steps(reader: _Reader) -> Passes:
     @torch.no_grad()
     def run(n: int) -> None:
         nonlocal state
-        if isinstance(module, SequenceModel):
-            _, state = module.step(x[:, 0], state, times)
-        else:
-            _, state = cast(StreamingMixer, module).step(x[:, 0], state, Context(times=times))
+        _, state = cast(SequenceModel | StreamingMixer, module).step(
+            x[:, 0], state, Context(times=times)
+        )
 
     return Passes(run, 1, 1)
 

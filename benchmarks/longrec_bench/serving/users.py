@@ -14,12 +14,12 @@ import polars as pl
 import torch
 from torch import nn
 
-from longrec.config.parse import check_model
 from longrec.config.training import TrainConfig
 from longrec.core.errors import UsageError
 from longrec.data.catalog import Catalog
 from longrec.data.histories import Histories, write_histories
 from longrec.models import MODELS, SequenceModel, build_model
+from longrec.models.common.settings import check_model
 from longrec.recommender import Recommender
 
 MOST, EVENTS = 256, 640_000

@@ -13,12 +13,12 @@ import polars as pl
 import torch
 
 from longrec.artifact.folder import digest_of_weights, read_folder, write_folder
-from longrec.config.parse import parse_settings
 from longrec.config.training import TrainConfig
 from longrec.core.errors import DataError, UsageError
 from longrec.data.catalog import Catalog, as_ids
 from longrec.data.histories import Histories, open_histories
 from longrec.models import Model, SequenceModel, build_model
+from longrec.models.common.settings import parse_settings
 
 
 @dataclass(eq=False)

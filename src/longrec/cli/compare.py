@@ -45,7 +45,7 @@ def compare(
 
     from longrec.comparison.compare import compare as run
     from longrec.comparison.report import summary_table
-    from longrec.config.parse import parse_assignments
+    from longrec.models.common.settings import parse_assignments
 
     common = parse_assignments(settings or [])
     again = shlex.join(["longrec", *sys.argv[1:]])

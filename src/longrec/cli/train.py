@@ -43,8 +43,8 @@ def train(
     """
     import shlex
 
-    from longrec.config.parse import parse_assignments
     from longrec.data.histories import open_histories
+    from longrec.models.common.settings import parse_assignments
     from longrec.runs.train import train as run
 
     values: dict[str, Any] = dict(parse_assignments(settings or []))
@@ -126,7 +126,7 @@ def models(
 
     Example: [bold]longrec models elastic[/bold]
     """
-    from longrec.config.parse import describe_model, describe_models
+    from longrec.models.common.settings import describe_model, describe_models
 
     described = describe_models() if name is None else describe_model(name)
     if json:

@@ -13,13 +13,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from longrec.config.parse import check_model, parse_settings
-from longrec.config.training import TrainConfig
 from longrec.core.errors import DataError, UsageError
 from longrec.core.lock import LOCK
 from longrec.core.sealed import SealedKind
 from longrec.models import MODELS, CountingModel
-from longrec.models.common.base import config_keys
+from longrec.models.common.registry import config_keys
+from longrec.models.common.settings import check_model, parse_settings
 
 COMPARISON = SealedKind(
     "a comparison",
@@ -212,9 +211,8 @@ def setting_texts(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _is_of_a_model(key: str) -> bool:
-    """Whether a setting belongs to some model and not to training."""
-    training = {field.name for field in fields(TrainConfig)}
-    return key not in training and any(key in config_keys(name) for name in MODELS)
+    """Whether a setting belongs to some model and so not to training."""
+    return any(key in config_keys(model.config_class) for model in MODELS.values())
 
 
 def folder_name(text: str) -> str:

@@ -10,13 +10,13 @@ from typing import Any
 import polars as pl
 import torch
 
-from longrec.config.parse import parse_settings
 from longrec.core import sealed
 from longrec.core.errors import DataError
 from longrec.evaluation.report.contents import MEMORY, Cost, ReportRow
 from longrec.evaluation.summary import Metrics, summarise_ranks
 from longrec.mixers.base import map_state
 from longrec.models import CountingModel, SequenceModel, build_model
+from longrec.models.common.settings import parse_settings
 
 EVENT_BYTES = 12  # of an event that serving keeps: int32 item, int64 time
 

@@ -55,7 +55,7 @@ class Step(OnState):
 
     def forward(self, items: Tensor, times: Tensor, state: Sequence[Tensor]) -> list[Tensor]:
         """items, times (B,) -> the new state."""
-        return flat(self.model.step(items, self.layout.state_of(state), times)[1])
+        return flat(self.model.step(items, self.layout.state_of(state), Context(times=times))[1])
 
 
 class Prefill(OnState):

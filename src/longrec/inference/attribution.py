@@ -21,18 +21,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from operator import itemgetter
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from longrec.core.errors import UsageError
 from longrec.mixers import Context, State
 from longrec.mixers.base import map_state
 from longrec.mixers.dispatcher import DispatcherMixer, Reader
-from longrec.models.common.base import Model, SequenceModel
+from longrec.models.common.base import Model
 from longrec.models.common.blocks import Block
+from longrec.models.common.sequence import SequenceModel
 
 WINDOW = 4096
 """Events read at once; the state carries on."""
@@ -129,7 +130,7 @@ class _TwoPasses:
         """Both passes, for one item."""
         states, last_state = self._forward()
         readers, x = self._read_last(last_state)
-        score = float(self.model.score(self.model.norm(x))[0, item])
+        score = float(self.model.score(self.model.readout(x))[0, item])
         aims = self._aims(x[0], item)
         events, contribution = self._backward(states, readers, aims)
         memory = torch.cat([reader.memory for reader in readers])
@@ -179,7 +180,7 @@ class _TwoPasses:
 
     def _aims(self, x: Tensor, item: int) -> list[Tensor]:
         """Per layer W_o^T e' (H, d), x (D,) being what the final norm gets."""
-        norm = self.model.norm
+        norm = cast(nn.LayerNorm, self.model.norm)
         along = norm.weight * self.model.item_vectors()[item]
         along = (along - along.mean()) / (x.var(correction=0) + norm.eps).sqrt()
         return [

@@ -7,7 +7,7 @@ causal mixer at real events never see padding.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -29,13 +29,18 @@ class Context:
         (B,) int64, real events per row; None means that all T are real.
     times : Tensor or None
         (B, T) int64, seconds, not falling along a row (a late event counts as a gap of 0).
-    types : Tensor or None
-        (B, T) int64, kind of each event.
+    columns : mapping or None
+        Further columns of the events by name, (B, T) each; text is int64 codes.
     """
 
     lengths: Tensor | None = None
     times: Tensor | None = None
-    types: Tensor | None = None
+    columns: Mapping[str, Tensor] | None = None
+
+    @property
+    def types(self) -> Tensor | None:
+        """(B, T) int64, kind of each event: the column "type"."""
+        return None if self.columns is None else self.columns.get("type")
 
     def mask(self, x: Tensor) -> Tensor | None:
         """(B, T) bool, True at real events of x (B, T, ...); None when nothing is padded."""
@@ -67,6 +72,8 @@ class Mixer(nn.Module, ABC):
     """Whether cost grows linearly with T."""
     reads_times: bool = False
     """Whether `Context.times` must be given."""
+    undecayed: ClassVar[tuple[str, ...]] = ()
+    """Names of own parameters that weight decay leaves alone, besides all vectors."""
 
     @abstractmethod
     def forward(self, x: Tensor, ctx: Context = EMPTY) -> Tensor:

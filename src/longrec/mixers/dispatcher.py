@@ -117,6 +117,7 @@ class DispatcherMixer(StreamingMixer):
     """
 
     linear = True
+    undecayed = ("temperature", "log_rate")
 
     def __init__(
         self,

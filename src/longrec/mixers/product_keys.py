@@ -62,6 +62,8 @@ class InterestMemory(nn.Module):
         Whether use is balanced while training.
     """
 
+    undecayed = ("bias",)
+
     def __init__(self, dim: int, slots: int, topk: int, balance: bool = True) -> None:
         super().__init__()
         side = math.isqrt(slots)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from longrec.mixers.base import EMPTY, Context
-from longrec.models.common.base import CountingModel, register_model
+from longrec.models.common.base import CountingModel
+from longrec.models.common.registry import register_model
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,8 @@ class Popularity(CountingModel):
     def encode(self, items: Tensor, ctx: Context = EMPTY) -> Tensor:
         return items.new_zeros(*items.shape, 1)
 
-    def score(self, h: Tensor) -> Tensor:
-        scores = self.counts.repeat(len(h), 1)
-        scores[:, 0] = -torch.inf
-        return scores
+    def score_all(self, h: Tensor) -> Tensor:
+        return self.counts.repeat(len(h), 1)
 
 
 @register_model("last-item")
@@ -78,7 +77,7 @@ class LastItem(CountingModel):
     def encode(self, items: Tensor, ctx: Context = EMPTY) -> Tensor:
         return items[..., None]
 
-    def score(self, h: Tensor) -> Tensor:
+    def score_all(self, h: Tensor) -> Tensor:
         last = h[:, 0]
         # Popularity, scaled below 1, only orders items that followed equally often; in float64,
         # or rounding would tie what a large log tells apart.
@@ -89,7 +88,6 @@ class LastItem(CountingModel):
         before = number.cumsum(0) - number
         pair = torch.arange(len(row), device=last.device) - before[row] + self.starts[last][row]
         scores[row, self.followers[pair]] += self.times[pair]
-        scores[:, 0] = -torch.inf
         return scores
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:

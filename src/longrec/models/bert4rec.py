@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from longrec.mixers.softmax import BidirectionalSoftmaxMixer
-from longrec.models.common.base import register_model
 from longrec.models.common.config import Targets, WindowedConfig
+from longrec.models.common.registry import register_model
 from longrec.models.common.windowed import WindowedModel
 
 
@@ -14,8 +14,6 @@ from longrec.models.common.windowed import WindowedModel
 class BERT4RecConfig(WindowedConfig):
     """Settings of BERT4Rec; `max_length` is the most events it reads, a mask after them apart."""
 
-    model = "bert4rec"
-    causal = False
     targets: Targets = "masked"
 
 
@@ -23,6 +21,7 @@ class BERT4RecConfig(WindowedConfig):
 class BERT4Rec(WindowedModel):
     """Blocks of bidirectional softmax attention with absolute positions, masked events."""
 
+    causal = False
     streams_as = "sasrec-rotary"
     config_class = BERT4RecConfig
 

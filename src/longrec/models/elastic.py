@@ -12,8 +12,9 @@ from longrec.core.bounds import Bounds
 from longrec.mixers.dispatcher import MAX_CHUNK, DispatcherMixer, Forgetting
 from longrec.mixers.dispatcher_memory import MemoryDispatcherMixer
 from longrec.mixers.product_keys import check_memory
-from longrec.models.common.base import SequenceModel, register_model
 from longrec.models.common.config import AttentionConfig
+from longrec.models.common.registry import register_model
+from longrec.models.common.sequence import SequenceModel
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,6 @@ class ElasticConfig(AttentionConfig):
     memory_every events memory_topk slots are retrieved; memory_guard balances their use.
     """
 
-    model = "elastic"
     experts: Annotated[int, Bounds(ge=1)] = 16
     forgetting: Forgetting = "events"
     half_life_min: Annotated[float, Bounds(gt=0)] = 3.0

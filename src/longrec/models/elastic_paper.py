@@ -19,10 +19,11 @@ from longrec.core.bounds import Bounds
 from longrec.mixers.base import Context
 from longrec.mixers.dispatcher_bidirectional import BidirectionalDispatcherMixer
 from longrec.mixers.product_keys import InterestMemory, check_memory
-from longrec.models.common.base import SequenceModel, register_model
 from longrec.models.common.blocks import Block
 from longrec.models.common.config import AttentionConfig, Targets
 from longrec.models.common.positions import Recency
+from longrec.models.common.registry import register_model
+from longrec.models.common.sequence import SequenceModel
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,6 @@ class ElasticPaperConfig(AttentionConfig):
     memory_guard balances the use of slots; expert_residual adds P to what replaces it.
     """
 
-    model = "elastic-paper"
-    causal = False
     experts: Annotated[int, Bounds(ge=1)] = 16
     memory_slots: int = 4096
     memory_topk: int = 16
@@ -52,6 +51,7 @@ class ElasticPaperConfig(AttentionConfig):
 class ElasticPaper(SequenceModel):
     """Blocks of bidirectional dispatcher attention, whose first experts come from a memory bank."""
 
+    causal = False
     streaming = "none"
     streams_as = "elastic"
     config_class = ElasticPaperConfig

@@ -14,17 +14,17 @@ from torch import Tensor
 from longrec.core.bounds import Bounds
 from longrec.mixers.base import Context
 from longrec.mixers.hydra import BidirectionalHydraMixer, HydraMixer
-from longrec.models.common.base import SequenceModel, register_model
-from longrec.models.common.config import SequenceConfig, Targets
+from longrec.models.common.config import FeedForwardConfig, Targets
 from longrec.models.common.positions import Recency
+from longrec.models.common.registry import register_model
+from longrec.models.common.sequence import SequenceModel
 from longrec.ops.hydra import Normalise
 
 
 @dataclass(frozen=True)
-class HydraRecConfig(SequenceConfig):
+class HydraRecConfig(FeedForwardConfig):
     """Settings of causal HydraRec; normalise="none" with convolution=0 is the paper's mixer."""
 
-    model = "hydrarec"
     normalise: Normalise = "rms"
     convolution: Annotated[int, Bounds(ge=0)] = 4
 
@@ -45,11 +45,9 @@ class HydraRec(SequenceModel):
 
 
 @dataclass(frozen=True)
-class HydraRecBidirectionalConfig(SequenceConfig):
+class HydraRecBidirectionalConfig(FeedForwardConfig):
     """Settings of bidirectional HydraRec; normalise="none" is the paper's mixer."""
 
-    model = "hydrarec-bidirectional"
-    causal = False
     normalise: Normalise = "rms"
     targets: Targets = "masked"
 
@@ -58,6 +56,7 @@ class HydraRecBidirectionalConfig(SequenceConfig):
 class HydraRecBidirectional(SequenceModel):
     """Blocks of bidirectional Hydra attention over whole histories, masked events."""
 
+    causal = False
     streaming = "none"
     streams_as = "hydrarec"
     config_class = HydraRecBidirectionalConfig

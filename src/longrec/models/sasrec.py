@@ -12,16 +12,15 @@ from typing import Annotated
 from longrec.core.bounds import Bounds
 from longrec.mixers.banded import BandedMixer
 from longrec.mixers.softmax import SoftmaxMixer
-from longrec.models.common.base import SequenceModel, register_model
 from longrec.models.common.config import AttentionConfig, WindowedConfig
+from longrec.models.common.registry import register_model
+from longrec.models.common.sequence import SequenceModel
 from longrec.models.common.windowed import WindowedModel
 
 
 @dataclass(frozen=True)
 class SASRecConfig(WindowedConfig):
     """Settings of SASRec; `max_length` is the paper's n, the events it reads."""
-
-    model = "sasrec"
 
 
 @register_model("sasrec")
@@ -40,7 +39,6 @@ class SASRec(WindowedModel):
 class SASRecRotaryConfig(AttentionConfig):
     """Settings of the streaming variant; `band` is the number of events that a layer reads."""
 
-    model = "sasrec-rotary"
     band: Annotated[int, Bounds(ge=1)] = 200
 
     def __post_init__(self) -> None:

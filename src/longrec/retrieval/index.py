@@ -61,7 +61,7 @@ class Index(Protocol):
 
 def vectors_of(model: Model) -> np.ndarray | None:
     """Item vectors (n_items + 1, D) of a model on the CPU, not copied; None of any other model."""
-    if isinstance(model, SequenceModel) and model.device.type == "cpu":
+    if isinstance(model, SequenceModel) and not model.target_aware and model.device.type == "cpu":
         return model.item_vectors().detach().numpy()
     return None
 

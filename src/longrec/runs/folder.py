@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from longrec.artifact.provenance import provenance
-from longrec.config.parse import parse_settings
 from longrec.core.errors import DataError, UsageError
 from longrec.core.lock import LOCK, locked
 from longrec.core.sealed import SealedKind
 from longrec.data.histories import Histories
+from longrec.models.common.settings import parse_settings
 from longrec.recommender import Recommender
 from longrec.runs.warm_start import name_of, origin
 from longrec.training.checkpoint import PREFIX, drop_checkpoints

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from longrec.config.parse import check_model, parse_settings
 from longrec.core import console
 from longrec.core.errors import UsageError
 from longrec.data.histories import Histories, open_histories
 from longrec.data.splits import make_split
 from longrec.inference.encode import check_times
 from longrec.models import build_model
+from longrec.models.common.settings import check_model, parse_settings
 from longrec.recommender import Recommender, load
 from longrec.runs.folder import Plan, check_resumable, end_run, locked_run, make_plan, read_plan
 from longrec.runs.progress_display import TrainingProgress

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from models.small_models import N, make
 from torch import Tensor
 
+from longrec.mixers import Context
 from longrec.models import MODELS
-from longrec.models.common.base import SequenceModel
+from longrec.models.common.sequence import SequenceModel
 from longrec.serving.records.record import RecordLayout, flat
 from longrec.serving.records.recorded_step import StepProgram, Unrecordable
 
@@ -54,7 +55,7 @@ def test_it_equals_the_step_for_80_events(case: str, batch: int) -> None:
                 program.run_one(records, 0, int(item), int(time))
             else:
                 program.run(records, rows, item.numpy(), time.numpy())
-            state = model.step(item, state, time)[1]
+            state = model.step(item, state, Context(times=time))[1]
     for name, got, wanted in zip(
         layout.fields, flat(layout.state(records)), flat(state), strict=True
     ):
@@ -82,7 +83,9 @@ def test_only_the_chosen_records_go_on(rows: list[int]) -> None:
             alone = layout.load([None])
             with torch.inference_mode():
                 state = model.step(
-                    torch.tensor([rows.index(row) + 1]), layout.state(alone), torch.tensor([1])
+                    torch.tensor([rows.index(row) + 1]),
+                    layout.state(alone),
+                    Context(times=torch.tensor([1])),
                 )[1]
             assert np.allclose(records["output"][row], state.output[0], atol=1e-5)
         else:
@@ -96,13 +99,13 @@ class Deciding(torch.nn.Module):
         super().__init__()
         self.model, self.by_shape = model, by_shape
 
-    def step(self, items: Tensor, state, times: Tensor):
+    def step(self, items: Tensor, state, ctx: Context):
         if self.by_shape:
             if len((items > 3).nonzero()):
                 items = items - 1
         elif items[0] > 3:
             items = items - 1
-        return self.model.step(items, state, times)
+        return self.model.step(items, state, ctx)
 
 
 @pytest.mark.parametrize("by_shape", [False, True])
@@ -120,10 +123,11 @@ class Counting(torch.nn.Module):
         self.model, self.in_buffer = model, in_buffer
         self.register_buffer("steps", torch.zeros(1, dtype=torch.int64))
 
-    def step(self, items: Tensor, state, times: Tensor):
+    def step(self, items: Tensor, state, ctx: Context):
         if self.in_buffer:
-            return self.model.step(items, state, times + self.steps.add_(1))
-        return self.model.step(torch.zeros(1, dtype=torch.int64).add_(items), state, times)
+            times = ctx.times + self.steps.add_(1)
+            return self.model.step(items, state, Context(times=times))
+        return self.model.step(torch.zeros(1, dtype=torch.int64).add_(items), state, ctx)
 
 
 @pytest.mark.parametrize("in_buffer", [False, True])

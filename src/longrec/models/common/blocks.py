@@ -1,38 +1,82 @@
-"""What models are stacked of: a mixer, a feed-forward network, and dropout on what each adds."""
+"""What models are stacked of: blocks, each around one mixer, and their dropout."""
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from longrec.mixers import Context, Mixer
+from longrec.mixers import Context, Mixer, State, StreamingMixer
+from longrec.models.common.config import FeedForwardConfig, SequenceConfig
 
 BITS = 16
 """Random bits per number dropped or kept."""
 
 
 class Block(nn.Module):
-    """x + mixer(norm(x)), then x + ffn(norm(x)), with dropout on what is added."""
+    """A layer around a mixer: what stands before it and after it. Here nothing does.
 
-    def __init__(self, mixer: Mixer, dim: int, ffn_dim: int, dropout: float) -> None:
+    Parameters
+    ----------
+    mixer : Mixer
+    config : SequenceConfig
+        The model's.
+
+    Attributes
+    ----------
+    before : what x goes through before the mixer.
+    """
+
+    def __init__(self, mixer: Mixer, config: Any) -> None:
         super().__init__()
         self.mixer: Mixer = mixer
-        self.before = nn.LayerNorm(dim)
-        self.dropout = Dropout(dropout)
-        self.ffn = nn.Sequential(
-            nn.LayerNorm(dim), nn.Linear(dim, ffn_dim), nn.GELU(), nn.Linear(ffn_dim, dim)
-        )
+        self.before: nn.Module = nn.Identity()
 
     def after(self, x: Tensor, mixed: Tensor) -> Tensor:
-        """Add what the mixer gave, then the feed-forward network's output."""
-        x = x + self.dropout(mixed)
-        return x + cast(Tensor, self.dropout(self.ffn(x)))
+        """What the layer makes of its input and of what the mixer gave, both (..., D)."""
+        return mixed
 
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
         """x (B, T, D) -> (B, T, D)."""
         return self.after(x, self.mixer(self.before(x), ctx))
+
+    def prefill(self, x: Tensor, state: State, ctx: Context) -> tuple[Tensor, State]:
+        """x (B, T, D) that follows a state -> (B, T, D) and the state after it."""
+        mixed, new = cast(StreamingMixer, self.mixer).prefill(self.before(x), state, ctx)
+        return self.after(x, mixed), new
+
+    def step(self, x: Tensor, state: State, ctx: Context) -> tuple[Tensor, State]:
+        """The same for one event of each history, x (B, D)."""
+        mixed, new = cast(StreamingMixer, self.mixer).step(self.before(x), state, ctx)
+        return self.after(x, mixed), new
+
+
+class ResidualBlock(Block):
+    """x + mixer(norm(x)), with dropout on what is added, and no feed-forward network."""
+
+    def __init__(self, mixer: Mixer, config: SequenceConfig) -> None:
+        super().__init__(mixer, config)
+        self.before = nn.LayerNorm(config.dim)
+        self.dropout = Dropout(config.dropout)
+
+    def after(self, x: Tensor, mixed: Tensor) -> Tensor:
+        return x + cast(Tensor, self.dropout(mixed))
+
+
+class FeedForwardBlock(ResidualBlock):
+    """x + mixer(norm(x)), then x + ffn(norm(x)), with dropout on what is added."""
+
+    def __init__(self, mixer: Mixer, config: FeedForwardConfig) -> None:
+        super().__init__(mixer, config)
+        dim, hidden = config.dim, config.ffn_dim
+        self.ffn = nn.Sequential(
+            nn.LayerNorm(dim), nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim)
+        )
+
+    def after(self, x: Tensor, mixed: Tensor) -> Tensor:
+        x = super().after(x, mixed)
+        return x + cast(Tensor, self.dropout(self.ffn(x)))
 
 
 class Dropout(nn.Module):

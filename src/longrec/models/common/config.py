@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from longrec.core.bounds import Bounds, check_bounds
 
@@ -22,40 +22,37 @@ class SequenceConfig:
 
     Attributes
     ----------
-    model : the name of the model, for messages.
-    causal : whether its mixers are causal.
-    dim, ffn_dim : width of the model, and of the hidden layer of its feed-forward networks.
+    dim : width of the model.
     layers : number of blocks.
-    dropout : on the embedding and on the output of every mixer and feed-forward network.
+    dropout : on the embedding and on what every block adds.
     targets : which events it is trained to predict.
     """
 
-    model: ClassVar[str]
-    causal: ClassVar[bool] = True
-
     dim: Annotated[int, Bounds(ge=1)] = 64
     layers: Annotated[int, Bounds(ge=1)] = 2
-    ffn_dim: Annotated[int, Bounds(ge=1)] = 256
     dropout: Annotated[float, Bounds(ge=0, lt=1)] = 0.2
     targets: Targets = "next"
 
     def __post_init__(self) -> None:
         check_bounds(self)
-        check_targets(self.model, self.targets, self.causal)
 
 
 @dataclass(frozen=True)
-class AttentionConfig(SequenceConfig):
+class FeedForwardConfig(SequenceConfig):
+    """Settings of models whose blocks have a feed-forward network, `ffn_dim` wide inside."""
+
+    ffn_dim: Annotated[int, Bounds(ge=1)] = 256
+
+
+@dataclass(frozen=True)
+class AttentionConfig(FeedForwardConfig):
     """Settings of models whose mixers have heads, a divisor of `dim`."""
 
     heads: Annotated[int, Bounds(ge=1)] = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.dim % self.heads:
-            raise ValueError(
-                f"heads is {self.heads}; it must be a divisor of dim, which is {self.dim}"
-            )
+        check_heads(self.dim, self.heads)
 
 
 @dataclass(frozen=True)
@@ -65,8 +62,14 @@ class WindowedConfig(AttentionConfig):
     max_length: Annotated[int, Bounds(ge=1)] = 200
 
 
+def check_heads(dim: int, heads: int) -> None:
+    """Raise ValueError unless the heads share the width evenly."""
+    if dim % heads:
+        raise ValueError(f"heads is {heads}; it must be a divisor of dim, which is {dim}")
+
+
 def check_targets(model: str, targets: Targets, causal: bool) -> None:
-    """Targets that the model cannot copy and that its mixers can learn from."""
+    """Raise ValueError for targets that a model would copy, or cannot learn from."""
     if targets == "next" and not causal:
         raise ValueError(
             f"targets is 'next', but {model} sees later events, so that predicting each next "

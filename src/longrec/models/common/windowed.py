@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from longrec.mixers.base import Context, Mixer
-from longrec.models.common.base import SequenceModel
 from longrec.models.common.config import WindowedConfig
+from longrec.models.common.sequence import SequenceModel
 
 
 class WindowedModel(SequenceModel):

@@ -14,7 +14,7 @@ from longrec.artifact.artifact import Artifact
 from longrec.core.arrays import Ints, places
 from longrec.core.errors import UsageError
 from longrec.mixers import Context
-from longrec.models.common.base import SequenceModel
+from longrec.models.common.sequence import SequenceModel
 from longrec.serving.records.record import RecordLayout
 from longrec.serving.records.recorded_step import StepProgram, Unrecordable
 
@@ -173,8 +173,9 @@ class Engine:
         assert self._exact is not None
         if self._programs is None:
             chosen = records[rows]
-            given = torch.from_numpy(items), self.layout.state(chosen), torch.from_numpy(times)
-            self.layout.write(chosen, self._exact.step(*given)[1])
+            ctx = Context(times=torch.from_numpy(times))
+            state = self.layout.state(chosen)
+            self.layout.write(chosen, self._exact.step(torch.from_numpy(items), state, ctx)[1])
             records[rows] = chosen
             return
         one, narrow, wide = self._programs

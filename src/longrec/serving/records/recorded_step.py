@@ -27,7 +27,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from longrec.core.arrays import Ints
-from longrec.models.common.base import SequenceModel
+from longrec.mixers import Context
+from longrec.models.common.sequence import SequenceModel
 from longrec.serving.records.numpy_ops import Call, bind, name_of
 from longrec.serving.records.record import RecordLayout, flat
 
@@ -97,7 +98,7 @@ class StepProgram:
         items, times, *parts = inputs
         with torch.no_grad():
             with _Recorder() as recorder:
-                outputs = flat(model.step(items, layout.state_of(parts), times)[1])
+                outputs = flat(model.step(items, layout.state_of(parts), Context(times=times))[1])
             self._calls, outputs = _compile(recorder.operations, inputs, outputs)
         self._results = [part.numpy() for part in outputs]
         if batch == 1:

@@ -17,7 +17,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from longrec.config.training import TrainConfig
 from longrec.core.errors import UsageError
-from longrec.models import MODELS, build_model
+from longrec.models.common.config import check_targets
+from longrec.models.common.registry import MODELS
 
 
 def check_model(name: str) -> str:
@@ -49,10 +50,13 @@ def parse_settings(model: str, values: Mapping[str, Any]) -> tuple[Any, TrainCon
                 f"Its settings: {', '.join(sorted(of_model))}. "
                 f"Settings of training: {', '.join(sorted(of_training))}."
             )
-    return (
-        _make(config_class, {k: v for k, v in values.items() if k in of_model}),
-        _make(TrainConfig, {k: v for k, v in values.items() if k in of_training}),
-    )
+    config = _make(config_class, {k: v for k, v in values.items() if k in of_model})
+    if "targets" in of_model:
+        try:
+            check_targets(model, config.targets, MODELS[model].causal)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+    return config, _make(TrainConfig, {k: v for k, v in values.items() if k in of_training})
 
 
 def _make(cls: type[Any], values: Mapping[str, Any]) -> Any:
@@ -102,7 +106,7 @@ def describe_models() -> list[dict[str, Any]]:
         {
             "model": name,
             "streaming": model.streaming,
-            "causal": build_model(name, model.config_class(), 1).causal,
+            "causal": model.causal,
             "summary": (model.__doc__ or "").strip().partition("\n")[0],
         }
         for name, model in sorted(MODELS.items())

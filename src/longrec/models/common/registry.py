@@ -1,0 +1,65 @@
+"""The registry of models: each under its name, checked when it is put there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar, cast, get_args
+
+from longrec.config.training import TrainConfig
+from longrec.models.common.base import Model, Streaming
+from longrec.models.common.sequence import SequenceModel
+
+MODELS: dict[str, type[Model]] = {}
+M = TypeVar("M", bound=type[Model])
+
+
+def register_model(name: str) -> Callable[[M], M]:
+    """Class decorator: put a model under `name` in MODELS, where every tool finds it.
+
+    Raises
+    ------
+    ValueError
+        When the name is taken, or a key of the model's config is one of training's, too.
+    TypeError
+        When the class does not say what a model must say.
+    """
+
+    def register(cls: M) -> M:
+        if name in MODELS:
+            raise ValueError(f"a model named {name!r} is registered already")
+        _check_class(name, cls)
+        cls.name = name
+        MODELS[name] = cls
+        return cls
+
+    return register
+
+
+def _check_class(name: str, cls: type[Model]) -> None:
+    config_class = getattr(cls, "config_class", None)
+    if not (isinstance(config_class, type) and is_dataclass(config_class)):
+        raise TypeError(f"{cls.__name__}.config_class must be a frozen dataclass")
+    shared = config_keys(config_class).keys() & config_keys(TrainConfig).keys()
+    if shared:
+        raise ValueError(
+            f"{config_class.__name__} of model {name!r} has settings that training has, too: "
+            f"{', '.join(sorted(shared))}. One value would set both: rename them"
+        )
+    if getattr(cls, "streaming", None) not in get_args(Streaming):
+        raise TypeError(f"{cls.__name__}.streaming must be one of {', '.join(get_args(Streaming))}")
+    if issubclass(cls, SequenceModel) and cls.score is not SequenceModel.score:
+        raise TypeError(
+            f"{cls.__name__} overrides score, which losses and indexes do not call alone: override "
+            "user_vectors, item_vectors and item_bias, or score_pairs for a target-aware model"
+        )
+
+
+def config_keys(config_class: type[Any]) -> dict[str, Any]:
+    """Keys of a config with their defaults."""
+    return {f.name: f.default for f in fields(config_class)}
+
+
+def build_model(name: str, config: Any, n_items: int) -> Model:
+    """Make a model of the registry: its class takes (config, n_items)."""
+    return cast(Callable[[Any, int], Model], MODELS[name])(config, n_items)

@@ -1,0 +1,331 @@
+"""A sequence model: item embedding, blocks around one mixer each, and scores of items.
+
+A model of its own chooses mixers, blocks, whether items have one table or two, and a bias of each
+item; it may override `embed`, `through_blocks`, `readout`, `user_vectors`, `item_vectors` and
+`item_bias`, or `score_pairs` where h and an item are scored together (a target-aware model).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from longrec.mixers import Context, Mixer, State, StreamingMixer
+from longrec.mixers.base import EMPTY
+from longrec.mixers.product_keys import InterestMemory
+from longrec.models.common.base import Model
+from longrec.models.common.blocks import Block, Dropout, FeedForwardBlock
+from longrec.models.common.config import SequenceConfig
+
+PAIRS_AT_ONCE = 1 << 16
+"""Pairs of a target-aware model that are scored at once."""
+
+
+class UserState(NamedTuple):
+    """What a model keeps of B users.
+
+    layers : one mixer state per layer; output : (B, D), h after the last event;
+    time : (B,) int64, time of the last event, the smallest int64 before the first one;
+    count : (B,) int64, events so far.
+    """
+
+    layers: tuple[State, ...]
+    output: Tensor
+    time: Tensor
+    count: Tensor  # type: ignore[assignment]  # over tuple.count
+
+
+class ParameterGroup(NamedTuple):
+    """Parameters that are updated alike.
+
+    names : as in `named_parameters`; decay, rate : by which training's weight decay and learning
+    rate are multiplied.
+    """
+
+    names: Sequence[str]
+    decay: float = 1.0
+    rate: float = 1.0
+
+
+class SequenceModel(Model):
+    """Item embedding, blocks around one mixer each, and scores by inner product.
+
+    Parameters
+    ----------
+    config : SequenceConfig
+        With targets="masked" there is a mask vector to learn.
+    n_items : int
+        Items in the catalog; tables of items have n_items + 1 rows.
+    mixers : sequence of Mixer
+        One per layer.
+    block : callable
+        (mixer, config) -> the layer around a mixer.
+    tied : bool
+        Whether the vectors that are read and those that are scored are one table.
+    bias : bool
+        Whether each item has a bias, added to its score.
+
+    Attributes
+    ----------
+    width : numbers of h.
+    sparse_items : whether the item tables' gradients are sparse; training decides it.
+    undecayed : names of its own parameters, as of any module's, that weight decay leaves alone,
+        besides all vectors (biases, gains of norms).
+    """
+
+    sparse_items: bool = False
+    undecayed = ("output_bias",)
+
+    def __init__(
+        self,
+        config: SequenceConfig,
+        n_items: int,
+        mixers: Sequence[Mixer],
+        block: Callable[[Mixer, Any], Block] = FeedForwardBlock,
+        tied: bool = True,
+        bias: bool = False,
+    ) -> None:
+        super().__init__()
+        self.config, self.n_items, self.targets, dim = config, n_items, config.targets, config.dim
+        self.items = _item_table(n_items, dim)
+        if config.targets == "masked":
+            self.mask = nn.Parameter(torch.randn(dim) * 0.02)
+        self.scale = dim**0.5
+        self.reads_times = any(mixer.reads_times for mixer in mixers)
+        self.dropout = Dropout(config.dropout)
+        self.blocks = nn.ModuleList(block(mixer, config) for mixer in mixers)
+        self.norm: nn.Module = nn.LayerNorm(dim)
+        self.width = dim
+        self.output_items = None if tied else _item_table(n_items, dim)
+        self.output_bias = nn.Parameter(torch.zeros(n_items + 1, 1)) if bias else None
+        if self.causal and not all(mixer.causal for mixer in mixers):
+            raise TypeError(
+                f"{type(self).__name__} has mixers that see later events, so causal must be False"
+            )
+
+    @property
+    def mixers(self) -> list[Mixer]:
+        """The mixer of each layer."""
+        return [cast(Block, block).mixer for block in self.blocks]
+
+    @property
+    def linear(self) -> bool:
+        return all(mixer.linear for mixer in self.mixers)
+
+    @property
+    def target_aware(self) -> bool:
+        """Whether h and a candidate are scored together, so that users have no vectors."""
+        return type(self).score_pairs is not SequenceModel.score_pairs
+
+    def embed(self, items: Tensor, ctx: Context, masked: Tensor | None = None) -> Tensor:
+        """items (B, T) -> what the first block reads, (B, T, D).
+
+        Where masked (B, T) is True the mask vector stands instead of the item's.
+        """
+        vectors: Tensor = nn.functional.embedding(
+            items, self.items, padding_idx=0, sparse=self.sparse_items
+        )
+        if masked is not None:
+            vectors = torch.where(masked[..., None], self.mask, vectors)
+        return vectors.mul(self.scale)
+
+    def through_blocks(self, x: Tensor, ctx: Context, masked: Tensor | None = None) -> Tensor:
+        """x (B, T, D) -> (B, T, D)."""
+        for block in self.blocks:
+            x = block(x, ctx)
+        return x
+
+    def readout(self, x: Tensor) -> Tensor:
+        """What the last block gives, (..., D), -> h (..., W)."""
+        return cast(Tensor, self.norm(x))
+
+    def hidden(self, items: Tensor, ctx: Context = EMPTY, masked: Tensor | None = None) -> Tensor:
+        """items (B, T) -> h (B, T, W), for each event or mask: what training reads."""
+        x = self.dropout(self.embed(items, ctx, masked))
+        return self.readout(self.through_blocks(x, ctx, masked))
+
+    def encode(self, items: Tensor, ctx: Context = EMPTY) -> Tensor:
+        """items (B, T) -> h (B, T, W), from which the next item is predicted.
+
+        A model of masked events gets a mask after each row's last event, and what it makes of that
+        mask is the row's last h; its other h are those of the events themselves.
+        """
+        if self.targets != "masked":
+            return self.hidden(items, ctx)
+        events, rows = items.shape[1], torch.arange(len(items), device=items.device)
+        lengths = ctx.lengths
+        ends = torch.full_like(rows, events) if lengths is None else lengths
+        last = (ends - 1).clamp_min(0)
+        position = torch.arange(events + 1, device=items.device)
+        masked = position == ends[:, None]
+
+        def longer(x: Tensor | None) -> Tensor | None:
+            """(B, T) -> (B, T + 1): the mask has the time and columns of the event before it."""
+            if x is None:
+                return None
+            return torch.where(masked, x[rows, last][:, None], nn.functional.pad(x, (0, 1)))
+
+        h = self.hidden(
+            nn.functional.pad(items, (0, 1)),
+            replace(
+                ctx,
+                lengths=None if lengths is None else lengths + 1,
+                times=longer(ctx.times),
+                columns=None
+                if ctx.columns is None
+                else {name: cast(Tensor, longer(x)) for name, x in ctx.columns.items()},
+            ),
+            masked,
+        )
+        is_last = position[:events] == last[:, None]
+        return torch.where(is_last[..., None], h[rows, ends][:, None], h[:, :events])
+
+    def item_tables(self) -> list[str]:
+        """Names in `state_dict` of the tables with a row per item index, padding included."""
+        tables = {"output_items": self.output_items, "output_bias": self.output_bias}
+        return ["items", *(name for name, table in tables.items() if table is not None)]
+
+    def sparse_tables(self) -> list[str]:
+        """Names of the parameters whose gradients are sparse, as in `named_parameters`."""
+        banks = [
+            f"{name}.slots"
+            for name, module in self.named_modules()
+            if isinstance(module, InterestMemory) and module.sparse
+        ]
+        return self.item_tables() + banks if self.sparse_items else banks
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """All parameters, each in one group; norms, biases, rates and gates are not decayed.
+
+        A parameter of two axes or more is decayed unless its own module has it in `undecayed`.
+        """
+        decayed: list[str] = []
+        kept: list[str] = []
+        for prefix, module in self.named_modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                exempt = parameter.ndim < 2 or name in getattr(module, "undecayed", ())
+                (kept if exempt else decayed).append(f"{prefix}.{name}" if prefix else name)
+        return [ParameterGroup(decayed), ParameterGroup(kept, decay=0.0)]
+
+    def initial_state(self, batch: int) -> UserState:
+        """State of `batch` users without events."""
+        count = torch.zeros(batch, dtype=torch.int64, device=self.items.device)
+        return UserState(
+            tuple(
+                cast(StreamingMixer, block.mixer).initial_state(batch)
+                for block in self._streaming_blocks()
+            ),
+            self.items.new_zeros(batch, self.width),
+            torch.full_like(count, torch.iinfo(torch.int64).min),
+            count,
+        )
+
+    def prefill(
+        self, items: Tensor, state: UserState, ctx: Context = EMPTY
+    ) -> tuple[Tensor, UserState]:
+        """Continue B users by items (B, T) -> h (B, T, W) and each row's new state."""
+        blocks = self._streaming_blocks()
+        x, layers = self.dropout(self.embed(items, ctx)), []
+        for block, layer in zip(blocks, state.layers, strict=True):
+            x, new = block.prefill(x, layer, ctx)
+            layers.append(new)
+        h = self.readout(x)
+        lengths = ctx.lengths
+        if lengths is None:
+            lengths = torch.full_like(state.count, items.shape[1])
+        if not items.shape[1]:
+            return h, state
+        last = (lengths - 1).clamp_min(0)
+        rows = torch.arange(len(items), device=items.device)
+        has_events = lengths > 0
+        time = state.time
+        if ctx.times is not None:
+            time = torch.where(has_events, torch.maximum(ctx.times[rows, last], time), time)
+        output = torch.where(has_events[:, None], h[rows, last], state.output)
+        return h, UserState(tuple(layers), output, time, state.count + lengths)
+
+    def step(
+        self, items: Tensor, state: UserState, ctx: Context = EMPTY
+    ) -> tuple[Tensor, UserState]:
+        """Continue B users by one event each, items (B,) -> h (B, W) and the new state.
+
+        What `ctx` has of the events is (B,) here.
+        """
+        blocks = self._streaming_blocks()
+        x, layers = self.dropout(self.embed(items, ctx)), []
+        for block, layer in zip(blocks, state.layers, strict=True):
+            x, new = block.step(x, layer, ctx)
+            layers.append(new)
+        h = self.readout(x)
+        time = state.time if ctx.times is None else torch.maximum(ctx.times, state.time)
+        return h, UserState(tuple(layers), h, time, state.count + 1)
+
+    def user_vectors(self, h: Tensor) -> Tensor:
+        """h (n, W) -> (n, R, D), one vector per interest; a score is the best one's."""
+        return h[:, None]
+
+    def item_vectors(self, items: Tensor | None = None) -> Tensor:
+        """Vectors of all items (n_items + 1, D), row 0 being padding, or of some (..., D)."""
+        table = self.items if self.output_items is None else self.output_items
+        return table if items is None else self._rows(table, items)
+
+    def item_bias(self, items: Tensor | None = None) -> Tensor | None:
+        """Biases of all items (n_items + 1,) or of some (...); None of a model without."""
+        if self.output_bias is None:
+            return None
+        return (self.output_bias if items is None else self._rows(self.output_bias, items))[..., 0]
+
+    def score_pairs(self, h: Tensor, items: Tensor) -> Tensor:
+        """h (n, W) with candidates items (n, C) -> scores (n, C), of a target-aware model."""
+        raise NotImplementedError
+
+    def score(self, h: Tensor, items: Tensor | None = None) -> Tensor:
+        if self.target_aware:
+            return self._score_by_pairs(h, items)
+        users, bias = self.user_vectors(h), self.item_bias(items)
+        vectors = self.item_vectors(items)
+        if vectors.ndim == 2:  # the same items for all
+            scores = users.flatten(0, 1) @ vectors.t()
+        else:
+            scores = (users[:, :, None] * vectors[:, None]).sum(-1).flatten(0, 1)
+        if users.shape[1] > 1:
+            scores = scores.unflatten(0, users.shape[:2]).amax(1)
+        if bias is not None:
+            scores = scores + bias
+        if items is None:
+            scores[:, 0] = -torch.inf
+        return scores
+
+    def _score_by_pairs(self, h: Tensor, items: Tensor | None) -> Tensor:
+        if items is not None:
+            return self.score_pairs(h, items.expand(len(h), -1))
+        scores = h.new_full((len(h), self.n_items + 1), -torch.inf)
+        every = torch.arange(1, self.n_items + 1, device=h.device)
+        for part in every.split(max(1, PAIRS_AT_ONCE // max(len(h), 1))):
+            scores[:, part] = self.score_pairs(h, part.expand(len(h), -1))
+        return scores
+
+    def _rows(self, table: Tensor, items: Tensor) -> Tensor:
+        return nn.functional.embedding(items, table, sparse=self.sparse_items)
+
+    def _streaming_blocks(self) -> list[Block]:
+        if self.streaming != "exact":
+            why = "sees later events and keeps no state of fixed size"
+            if self.causal:
+                why = "keeps no state of fixed size"
+            how = "the whole history"
+            if self.max_length is not None:
+                how = f"the last {self.max_length} events"
+            mend = "" if self.streams_as is None else f". For a stream, train {self.streams_as}"
+            raise ValueError(f"{self.name} {why}: it is served by reading {how} again{mend}")
+        return [cast(Block, block) for block in self.blocks]
+
+
+def _item_table(n_items: int, dim: int) -> nn.Parameter:
+    table = torch.randn(n_items + 1, dim) * 0.02
+    table[0] = 0
+    return nn.Parameter(table)
