@@ -13,7 +13,7 @@ from longrec.mixers import MIXERS, Context, StreamingMixer
 from longrec.mixers.base import map_state
 from longrec.models import MODELS, SequenceModel, build_model, register_model
 from longrec.models.common.base import Model
-from longrec.models.common.config import SequenceConfig
+from longrec.models.common.config import FeedForwardConfig
 from longrec.models.common.registry import config_keys
 from longrec.models.elastic import ElasticConfig
 from longrec.models.sasrec import SASRecConfig, SASRecRotaryConfig
@@ -278,8 +278,7 @@ def test_rotary_needs_pairs():
 
 
 @dataclass(frozen=True)
-class ToyConfig(SequenceConfig):
-    model = "toy"
+class ToyConfig(FeedForwardConfig):
     dim: int = 8
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from models.small_models import SEQUENCE, N, make, near, sequences
 from torch import nn
 
+from longrec.core.errors import UsageError
 from longrec.mixers import Context
 from longrec.mixers.product_keys import InterestMemory
-from longrec.models import MODELS
+from longrec.models.common.settings import parse_settings
 
 BIDIRECTIONAL = [name for name in SEQUENCE if not make(name).causal]
 CAUSAL = [name for name in SEQUENCE if make(name).causal]
@@ -68,7 +67,7 @@ def test_the_mask_takes_the_last_events_time_and_type(name, monkeypatch):
     )
     times, types = torch.tensor([[5, 8, 0], [3, 4, 9]]), torch.tensor([[1, 2, 0], [1, 1, 3]])
     items = torch.tensor([[1, 2, 0], [3, 4, 5]])
-    model.encode(items, Context(torch.tensor([2, 3]), times, types))
+    model.encode(items, Context(torch.tensor([2, 3]), times, {"type": types}))
     ((ctx, masked),) = seen
     assert masked.int().tolist() == [[0, 0, 1, 0], [0, 0, 0, 1]]
     assert ctx.lengths.tolist() == [3, 4]
@@ -117,15 +116,15 @@ def test_bert4rec_reads_max_length_events_and_one_mask():
 @pytest.mark.parametrize("name", BIDIRECTIONAL)
 def test_bidirectional_models_refuse_to_be_trained_on_each_next_item(name):
     wanted = f"targets is 'next', but {name} sees later events, so that predicting each next item"
-    with pytest.raises(ValueError, match=f"{wanted} .*: use targets=masked or targets=last"):
-        replace(MODELS[name].config_class(), targets="next")
+    with pytest.raises(UsageError, match=f"{wanted} .*: use targets=masked or targets=last"):
+        parse_settings(name, {"targets": "next"})
 
 
 @pytest.mark.parametrize("name", CAUSAL)
 def test_causal_models_refuse_masks(name):
     wanted = f"targets is 'masked', but {name} sees no later events: use targets=next or targets=l"
-    with pytest.raises(ValueError, match=wanted):
-        replace(MODELS[name].config_class(), targets="masked")
+    with pytest.raises(UsageError, match=wanted):
+        parse_settings(name, {"targets": "masked"})
 
 
 def test_sparse_tables_are_the_slots_of_large_memory_banks():
