@@ -37,7 +37,7 @@ class TrainConfig:
         alone hidden, when a model's `targets` is "masked".
     prefixes : prefixes drawn per history and epoch when a model's `targets` is "last".
     precision : of products, on a CPU those of the loss over all items alone. "auto" takes bfloat16
-        on a GPU that has it, and on a CPU where a short measurement finds it faster than float32.
+        on a GPU that has it and on a CPU that multiplies it natively, by what that says of itself.
     workers : threads that prepare batches; any number gives the same numbers.
     checkpoint_minutes : time from one checkpoint to the next.
     seed : of everything drawn at random.
