@@ -10,7 +10,7 @@ from mixers import mixer_properties as properties
 from mixers.definitions import Defined, define, examples_of
 from torch import Tensor, nn
 
-from longrec.mixers import Context, Mixer, StreamingMixer, register_mixer
+from longrec.mixers import MIXERS, Context, Mixer, StreamingMixer, register_mixer
 from longrec.mixers.base import EMPTY
 
 
@@ -198,7 +198,7 @@ def test_the_cost_of_softmax_is_seen_to_be_quadratic() -> None:
 
 
 def test_a_name_is_registered_once(monkeypatch) -> None:
-    monkeypatch.setattr("longrec.mixers.base.MIXERS", {})
+    monkeypatch.setattr(MIXERS, "data", {})
     register_mixer("toy")(Sums)
     with pytest.raises(ValueError, match="'toy' is registered already"):
         register_mixer("toy")(Sums)

@@ -304,7 +304,7 @@ class ToyMixer(StreamingMixer):
 
 
 def test_a_new_mechanism_is_one_class_and_its_registration(monkeypatch):
-    monkeypatch.setattr("longrec.models.common.registry.MODELS", dict(MODELS))
+    monkeypatch.setattr(MODELS, "data", dict(MODELS))
 
     @register_model("toy")
     class Toy(SequenceModel):

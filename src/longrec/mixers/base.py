@@ -14,6 +14,8 @@ from typing import Any, ClassVar, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from longrec.core.registry import Registry
+
 State = tuple[Any, ...]
 """What a streaming mixer keeps of B histories: a named tuple of tensors, batch first, or of such
 tuples."""
@@ -116,7 +118,7 @@ def map_state(function: Callable[[Tensor], Tensor], state: S) -> S:
     return cast(S, type(state)(*parts) if hasattr(state, "_fields") else tuple(parts))
 
 
-MIXERS: dict[str, type[Mixer]] = {}
+MIXERS: Registry[type[Mixer]] = Registry("mixer")
 M = TypeVar("M", bound=type[Any])
 
 
@@ -124,9 +126,7 @@ def register_mixer(name: str) -> Callable[[M], M]:
     """Class decorator: put a mixer under `name` in MIXERS, where the property tests find it."""
 
     def register(cls: M) -> M:
-        if name in MIXERS:
-            raise ValueError(f"a mixer named {name!r} is registered already")
-        MIXERS[name] = cls
+        MIXERS.add(name, cls)
         return cls
 
     return register

@@ -7,10 +7,11 @@ from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar, cast, get_args
 
 from longrec.config.training import TrainConfig
+from longrec.core.registry import Registry
 from longrec.models.common.base import Model, Streaming
 from longrec.models.common.sequence import SequenceModel
 
-MODELS: dict[str, type[Model]] = {}
+MODELS: Registry[type[Model]] = Registry("model")
 M = TypeVar("M", bound=type[Model])
 
 
@@ -26,11 +27,9 @@ def register_model(name: str) -> Callable[[M], M]:
     """
 
     def register(cls: M) -> M:
-        if name in MODELS:
-            raise ValueError(f"a model named {name!r} is registered already")
         _check_class(name, cls)
+        MODELS.add(name, cls)
         cls.name = name
-        MODELS[name] = cls
         return cls
 
     return register

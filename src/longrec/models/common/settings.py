@@ -17,17 +17,27 @@ from pydantic import TypeAdapter, ValidationError
 
 from longrec.config.training import TrainConfig
 from longrec.core.errors import UsageError
+from longrec.core.registry import missing_from
 from longrec.models.common.config import check_targets
 from longrec.models.common.registry import MODELS
 
 
-def check_model(name: str) -> str:
-    """The name itself if the registry has it, else a UsageError that lists what there is."""
+def check_model(name: str, module: str | None = None) -> str:
+    """The name itself if the registry has it, else a UsageError that lists what there is.
+
+    Parameters
+    ----------
+    name : of a model.
+    module : the module that registered it when a run with it was made, where that is known.
+    """
     if name in MODELS:
         return name
-    near = difflib.get_close_matches(name, MODELS, 1)
+    near = difflib.get_close_matches(name, MODELS, 1) if module is None else []
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise UsageError(f"there is no model {name!r}.{hint} Models: {', '.join(sorted(MODELS))}.")
+    raise UsageError(
+        f"there is no model {name!r}.{hint} Models: {', '.join(sorted(MODELS))}."
+        + missing_from(module)
+    )
 
 
 def parse_settings(model: str, values: Mapping[str, Any]) -> tuple[Any, TrainConfig]:
