@@ -5,6 +5,7 @@ RUN/
   model.safetensors    weights
   catalog.parquet      item ids and counts
   provenance.json      data, command, seed, commit, machine, how training ended
+  added_score.safetensors       what an added score has counted, if there is one
   log.csv              one row per validation
   metrics.json, ranks.parquet   of the last evaluation
 """
@@ -30,6 +31,7 @@ from longrec.core.sealed import SealedKind, read_json
 from longrec.data.catalog import Catalog
 
 FILES = ("model.safetensors", "catalog.parquet", "provenance.json")
+ADDED = "added_score.safetensors"
 OF_EVALUATION = ("metrics.json", "ranks.parquet")
 RECOMMENDER = SealedKind(
     "a recommender",
@@ -43,12 +45,13 @@ RECOMMENDER = SealedKind(
 
 
 class Saved(NamedTuple):
-    """What a folder holds."""
+    """What a folder holds; `added`: of an added score, {} where there is none."""
 
     config: dict[str, Any]
     weights: dict[str, Tensor]
     catalog: Catalog
     provenance: dict[str, Any]
+    added: dict[str, Tensor]
 
 
 def write_folder(

@@ -60,16 +60,17 @@ def parse_settings(model: str, values: Mapping[str, Any]) -> tuple[Any, TrainCon
                 f"Its settings: {', '.join(sorted(of_model))}. "
                 f"Settings of training: {', '.join(sorted(of_training))}."
             )
-    config = _make(config_class, {k: v for k, v in values.items() if k in of_model})
+    config = make_config(config_class, {k: v for k, v in values.items() if k in of_model})
     if "targets" in of_model:
         try:
             check_targets(model, config.targets, MODELS[model].causal)
         except ValueError as error:
             raise UsageError(str(error)) from None
-    return config, _make(TrainConfig, {k: v for k, v in values.items() if k in of_training})
+    return config, make_config(TrainConfig, {k: v for k, v in values.items() if k in of_training})
 
 
-def _make(cls: type[Any], values: Mapping[str, Any]) -> Any:
+def make_config(cls: type[Any], values: Mapping[str, Any]) -> Any:
+    """A config of the class, each value checked; UsageError for one that does not fit its key."""
     hints = get_type_hints(cls)
     checked = {}
     for key, value in values.items():

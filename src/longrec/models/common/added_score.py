@@ -1,0 +1,189 @@
+"""Scores that are added to a model's: a bias of each item, and more for some items of some users.
+
+    score(user, i) = the model's + bias_i + what the rows add for the user's last known items
+
+What an added score knows are the catalog and the last `reach` known items of a user, so that a
+stream keeps these few beside the model's state, and exact search merges the index's best with the
+items of the rows. Evaluation, retrieval, streams and export see it through `Scorer` alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, is_dataclass
+from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from longrec.core.bounds import Bounds, check_bounds
+
+ADDED_SCORES: dict[str, type[AddedScore]] = {}
+A = TypeVar("A", bound="type[AddedScore]")
+
+
+class AddedRows(NamedTuple):
+    """What is added to some items of some users, each (row, item) once.
+
+    row, item : (m,) int64, the user's number and the item index; value : (m,), finite.
+    """
+
+    row: Tensor
+    item: Tensor
+    value: Tensor
+
+
+class AddedScore(nn.Module):
+    """A score to add to any model's. What it has counted are buffers, saved as they are.
+
+    Parameters
+    ----------
+    config : a frozen dataclass of plain values, of `config_class`.
+    n_items : int
+        Items of the catalog.
+
+    Attributes
+    ----------
+    name : what it is registered as.
+    reach : how many of a user's last known items `rows` reads; 0: none, and there are no rows.
+    """
+
+    name: ClassVar[str]
+    config_class: ClassVar[type[Any]]
+    reach: int = 0
+
+    def __init__(self, config: Any, n_items: int) -> None:
+        super().__init__()
+        self.config, self.n_items = config, n_items
+
+    def bias(self) -> Tensor:
+        """What every user's items get alike: (n_items + 1,), finite, 0 for padding."""
+        raise NotImplementedError
+
+    def rows(self, recent: Tensor) -> AddedRows:
+        """What some items of some users get on top of the bias.
+
+        Parameters
+        ----------
+        recent : Tensor
+            (n, reach) int64, each user's last known items, the latest first; 0 where there were
+            none.
+        """
+        none = recent.new_zeros(0)
+        return AddedRows(none, none, self.bias().new_zeros(0))
+
+    def with_items(self, n_items: int) -> Self:
+        """The same for a catalog that has grown to n_items by new items at its end."""
+        raise NotImplementedError
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        # How much was counted belongs to the data: every buffer takes the stored size.
+        for name in self._buffers:
+            if prefix + name in state_dict:
+                setattr(self, name, torch.empty_like(state_dict[prefix + name]))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def register_added_score(name: str) -> Callable[[A], A]:
+    """Class decorator: put an added score under `name`, by which saved recommenders find it.
+
+    Raises
+    ------
+    ValueError
+        When the name is taken.
+    TypeError
+        When the class does not say what an added score must say.
+    """
+
+    def register(cls: A) -> A:
+        if name in ADDED_SCORES:
+            raise ValueError(f"an added score named {name!r} is registered already")
+        config_class = getattr(cls, "config_class", None)
+        if not (
+            isinstance(config_class, type)
+            and is_dataclass(config_class)
+            and cast(Any, config_class).__dataclass_params__.frozen
+        ):
+            raise TypeError(f"{cls.__name__}.config_class must be a frozen dataclass")
+        for method in ("bias", "with_items"):
+            if getattr(cls, method) is getattr(AddedScore, method):
+                raise TypeError(f"{cls.__name__} must define {method}: see AddedScore.{method}")
+        cls.name = name
+        ADDED_SCORES[name] = cls
+        return cls
+
+    return register
+
+
+def build_added_score(name: str, config: Any, n_items: int) -> AddedScore:
+    """Make an added score of the registry: its class takes (config, n_items)."""
+    return ADDED_SCORES[name](config, n_items)
+
+
+def check_added_score(added: AddedScore, n_items: int) -> None:
+    """Raise ValueError unless an added score is registered and fits a catalog of n_items."""
+    if ADDED_SCORES.get(getattr(added, "name", "")) is not type(added):
+        raise ValueError(
+            f"{type(added).__name__} is not registered: put @register_added_score(name) on it, or "
+            "what is saved could not be loaded"
+        )
+    if added.n_items != n_items:
+        raise ValueError(
+            f"the added score {added.name!r} is for {added.n_items:,} items, and the catalog has "
+            f"{n_items:,}: make it of this catalog, or grow it by with_items({n_items})"
+        )
+    bias = added.bias()
+    if tuple(bias.shape) != (n_items + 1,) or not bool(bias.isfinite().all()):
+        raise ValueError(
+            f"the bias of the added score {added.name!r} must be ({n_items + 1},) and finite, and "
+            f"has shape {tuple(bias.shape)}"
+        )
+
+
+@dataclass(frozen=True)
+class PopularityConfig:
+    """Settings of the added score `popularity`.
+
+    Attributes
+    ----------
+    weight : what the logarithm of an item's share of the events is multiplied by.
+    smoothing : events that every item is given besides its own.
+    """
+
+    weight: Annotated[float, Bounds(ge=-100, le=100)] = 0.1
+    smoothing: Annotated[float, Bounds(gt=0)] = 1.0
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+
+@register_added_score("popularity")
+class PopularityScore(AddedScore):
+    """weight * log p_i, with p_i = (events of i + smoothing) / (all events + N smoothing)."""
+
+    config_class = PopularityConfig
+    counts: Tensor
+
+    def __init__(self, config: PopularityConfig, n_items: int) -> None:
+        super().__init__(config, n_items)
+        self.register_buffer("counts", torch.zeros(n_items + 1, dtype=torch.int64))
+
+    @classmethod
+    def of(cls, counts: np.ndarray, weight: float = 0.1, smoothing: float = 1.0) -> Self:
+        """Of each item's events (n_items,), `recommender.catalog.counts` for instance."""
+        made = cls(PopularityConfig(weight, smoothing), len(counts))
+        made.counts[1:] = torch.from_numpy(np.asarray(counts, np.int64))
+        return made
+
+    def bias(self) -> Tensor:
+        smooth = self.counts.double() + self.config.smoothing
+        bias = self.config.weight * (smooth.log() - math.log(float(smooth[1:].sum())))
+        bias[0] = 0
+        return cast(Tensor, bias.float())
+
+    def with_items(self, n_items: int) -> Self:
+        grown = type(self)(self.config, n_items)
+        grown.counts[: len(self.counts)] = self.counts
+        return grown.to(self.counts.device)

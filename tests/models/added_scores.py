@@ -1,0 +1,70 @@
+"""An added score for tests: what followed each of a user's last two items, from a plain list."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Self
+
+import pytest
+import torch
+from torch import Tensor
+
+from longrec.models.common.added_score import (
+    ADDED_SCORES,
+    AddedRows,
+    AddedScore,
+    register_added_score,
+)
+
+
+@dataclass(frozen=True)
+class FollowersConfig:
+    """Settings of the followers score."""
+
+    weight: float = 1.0
+
+
+class FollowersScore(AddedScore):
+    """weight (followed the last item + half of followed the one before), and a bias of 1 / i."""
+
+    config_class = FollowersConfig
+    reach = 2
+    pairs: Tensor
+
+    def __init__(self, config: FollowersConfig, n_items: int) -> None:
+        super().__init__(config, n_items)
+        self.register_buffer("pairs", torch.zeros(0, 3, dtype=torch.int64))
+
+    @classmethod
+    def of(cls, rows: list[list[int]], n_items: int, weight: float = 1.0) -> Self:
+        """Counted from item indices of users."""
+        made = cls(FollowersConfig(weight), n_items)
+        pairs = [pair for row in rows for pair in pairwise(row)]
+        unique, counts = torch.tensor(pairs or [[0, 0]]).unique(dim=0, return_counts=True)
+        made.pairs = torch.cat([unique, counts[:, None]], 1)[unique[:, 0] > 0]
+        return made
+
+    def bias(self) -> Tensor:
+        bias = 1.0 / torch.arange(self.n_items + 1)
+        bias[0] = 0
+        return bias * self.config.weight
+
+    def rows(self, recent: Tensor) -> AddedRows:
+        before, after, times = self.pairs.t()
+        row, place, pair = (recent[:, :, None] == before).nonzero().t()
+        value = self.config.weight * times[pair] * torch.tensor([1.0, 0.5])[place]
+        found, where = torch.stack([row, after[pair]]).unique(dim=1, return_inverse=True)
+        return AddedRows(*found, torch.zeros(found.shape[1]).index_add(0, where, value.float()))
+
+    def with_items(self, n_items: int) -> Self:
+        grown = type(self)(self.config, n_items)
+        grown.pairs = self.pairs
+        return grown
+
+
+def register(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the followers score into the registry until the test ends."""
+    monkeypatch.setitem(ADDED_SCORES, "followers", FollowersScore)  # taken out when the test ends
+    del ADDED_SCORES["followers"]
+    register_added_score("followers")(FollowersScore)
