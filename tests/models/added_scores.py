@@ -65,6 +65,7 @@ class FollowersScore(AddedScore):
 
 def register(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put the followers score into the registry until the test ends."""
-    monkeypatch.setitem(ADDED_SCORES, "followers", FollowersScore)  # taken out when the test ends
-    del ADDED_SCORES["followers"]
+    monkeypatch.setitem(ADDED_SCORES.data, "followers", FollowersScore)  # until the test ends
+    monkeypatch.setitem(ADDED_SCORES.sources, "followers", __name__)
+    del ADDED_SCORES.data["followers"]
     register_added_score("followers")(FollowersScore)

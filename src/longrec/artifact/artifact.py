@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,13 +13,22 @@ import numpy as np
 import polars as pl
 import torch
 
-from longrec.artifact.folder import digest_of_weights, read_folder, write_folder
+from longrec.artifact.folder import (
+    ADDED,
+    RECOMMENDER,
+    digest_of_weights,
+    read_folder,
+    write_folder,
+)
 from longrec.config.training import TrainConfig
 from longrec.core.errors import DataError, UsageError
+from longrec.core.registry import missing_from
 from longrec.data.catalog import Catalog, as_ids
 from longrec.data.histories import Histories, open_histories
 from longrec.models import Model, SequenceModel, build_model
-from longrec.models.common.settings import parse_settings
+from longrec.models.common.added_score import ADDED_SCORES, AddedScore, check_added_score
+from longrec.models.common.scorer import Scorer
+from longrec.models.common.settings import make_config, parse_settings
 
 
 @dataclass(eq=False)
@@ -34,6 +44,7 @@ class Artifact:
     provenance : data, command, seed, commit, machine, how training ended.
     folder : where it is saved, or None.
     base_items : items that it was trained with; None if none were added since.
+    added : a score added to the model's, or None.
     """
 
     name: str
@@ -44,6 +55,7 @@ class Artifact:
     provenance: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
     base_items: int | None = None
+    added: AddedScore | None = None
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -56,7 +68,7 @@ class Artifact:
             truncated, edited, or of a newer version. The message says which file and what to do.
         """
         folder = Path(folder)
-        config, weights, catalog, provenance = read_folder(folder)
+        config, weights, catalog, provenance, counted = read_folder(folder)
         name = config["model"]
         try:
             model_config, train_config = parse_settings(
@@ -75,6 +87,7 @@ class Artifact:
         return cls(
             *(name, model.eval(), model_config, train_config, catalog, provenance, folder),
             base_items=config.get("base_items"),
+            added=_load_added(folder, config.get("added_score"), counted, catalog.n_items),
         )
 
     def save(self, folder: str | Path) -> Path:
@@ -92,7 +105,12 @@ class Artifact:
             "train_config": asdict(self.train_config),
             "base_items": self.base_items,
         }
-        write_folder(folder, config, self.model.state_dict(), self.catalog, self.provenance)
+        counted = None
+        if self.added is not None:
+            config["added_score"] = self._about_added
+            counted = self.added.state_dict()
+        weights = self.model.state_dict()
+        write_folder(folder, config, weights, self.catalog, self.provenance, counted)
         self.folder = folder
         return folder
 
@@ -100,13 +118,17 @@ class Artifact:
     def state_digest(self) -> str:
         """Hex digest of what shapes users' states: the model's settings and weights.
 
-        Items added after training do not enter: states from before they came stay good.
+        Items added after training do not enter: states from before they came stay good. Of an added
+        score only its reach does, since that many last items are kept beside the model's state.
         """
         weights = dict(self.model.state_dict())
         if isinstance(self.model, SequenceModel):
             end = (self.base_items or self.catalog.n_items) + 1
             weights |= {name: weights[name][:end] for name in self.model.item_tables()}
-        return digest_of_weights(weights, model=self.name, config=asdict(self.model_config))
+        reach = {"reach": self.scorer.reach} if self.scorer.reach else {}
+        return digest_of_weights(
+            weights, model=self.name, config=asdict(self.model_config), **reach
+        )
 
     @cached_property
     def catalog_version(self) -> str:
@@ -114,12 +136,17 @@ class Artifact:
         return self.catalog.digest()
 
     @property
+    def scorer(self) -> Scorer:
+        """The score by which items are ranked: the model's and the added one."""
+        return Scorer(self.model, self.added)
+
+    @property
     def limit(self) -> int | None:
         """Most events that are read of a history; None for all."""
         return self.model.reads(self.train_config.context)
 
     def item_vectors(self) -> torch.Tensor:
-        """(n_items + 1, D), row 0 is padding.
+        """(n_items + 1, D), the model's own, without biases; row 0 is padding.
 
         Raises
         ------
@@ -128,6 +155,10 @@ class Artifact:
         """
         if not isinstance(self.model, SequenceModel):
             raise UsageError(f"{self.name} counts items and has no vectors of them")
+        if self.model.target_aware:
+            raise UsageError(
+                f"{self.name} scores a user and an item together and has no vectors of items"
+            )
         return self.model.item_vectors().detach()
 
     def data(self, given: Histories | str | Path | None = None) -> Histories:
@@ -158,6 +189,39 @@ class Artifact:
             )
         return histories
 
+    def with_added_score(self, added: AddedScore | None) -> Self:
+        """The same with another score added to the model's in everything that ranks items.
+
+        Parameters
+        ----------
+        added : AddedScore or None
+            Of this catalog; None takes the one that there is away.
+
+        Raises
+        ------
+        UsageError
+            When it is not registered, or is for another catalog.
+        """
+        try:
+            if added is not None:
+                check_added_score(added, self.catalog.n_items)
+                added = copy.deepcopy(added).to(self.model.device)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        provenance = {k: v for k, v in self.provenance.items() if k != "added_score"}
+        new = replace(self, added=added, provenance=provenance, folder=None)
+        if added is not None:
+            provenance["added_score"] = new._about_added
+        return new
+
+    @property
+    def _about_added(self) -> dict[str, Any]:
+        """Name and settings of the added score, and the module that registers a foreign one."""
+        assert self.added is not None
+        about = {"name": self.added.name, "config": asdict(self.added.config)}
+        plugin = ADDED_SCORES.plugin(self.added.name)
+        return about if plugin is None else about | {"module": plugin}
+
     @torch.no_grad()
     def with_items(self, ids: Sequence[Any], vectors: torch.Tensor | None = None) -> Self:
         """The same with further items, known from now on as events and to recommend.
@@ -170,7 +234,8 @@ class Artifact:
         ids : sequence of ids
             New ones, of the catalog's type.
         vectors : Tensor or None
-            (len(ids), D), their embeddings; the mean of all items' if left out.
+            (len(ids), D), their embeddings; the mean of all items' if left out. Where the vectors
+            that are scored are a table of their own, those are the mean, as biases are.
 
         Raises
         ------
@@ -189,7 +254,9 @@ class Artifact:
         weights = self.model.state_dict()
         for name in self.model.item_tables():
             table = weights[name]
-            new = table[1:].mean(0).expand(len(more), -1) if vectors is None else vectors.to(table)
+            new = table[1:].mean(0).expand(len(more), -1)
+            if vectors is not None and name == "items":
+                new = vectors.to(table)
             if new.shape != (len(more), table.shape[1]):
                 raise UsageError(
                     f"vectors has shape {tuple(new.shape)}; it must be ({len(more)}, "
@@ -209,4 +276,30 @@ class Artifact:
             catalog=catalog,
             folder=None,
             base_items=self.base_items or self.catalog.n_items,
+            added=None if self.added is None else self.added.with_items(catalog.n_items),
         )
+
+
+def _load_added(
+    folder: Path, about: Any, counted: Mapping[str, torch.Tensor], n_items: int
+) -> AddedScore | None:
+    """The added score that config.json describes, None where it has none."""
+    if about is None:
+        return None
+    where, name = folder / RECOMMENDER.document, about["name"]
+    if name not in ADDED_SCORES:
+        raise DataError(
+            f"{where}: there is no added score {name!r}. Added scores: "
+            f"{', '.join(sorted(ADDED_SCORES))}.{missing_from(about.get('module'))}"
+        )
+    cls = ADDED_SCORES[name]
+    try:
+        added = cls(make_config(cls.config_class, about["config"]), n_items)
+        added.load_state_dict(counted)
+        check_added_score(added, n_items)
+    except (UsageError, RuntimeError, ValueError, TypeError, KeyError) as error:
+        raise DataError(
+            f"{where}: the added score {name!r} is not what this longrec makes of its settings and "
+            f"{ADDED}: {' '.join(str(error).split())[:300]}"
+        ) from error
+    return added.eval()

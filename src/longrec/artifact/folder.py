@@ -60,8 +60,11 @@ def write_folder(
     weights: Mapping[str, Tensor],
     catalog: Catalog,
     provenance: Mapping[str, Any],
+    added: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a recommender; config.json, without which the folder is none, comes last.
+
+    `added`: tensors of an added score, if there is one.
 
     Raises
     ------
@@ -73,16 +76,21 @@ def write_folder(
         (folder / RECOMMENDER.document).unlink(missing_ok=True)
         with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as temporary:
             work = Path(temporary)
-            save_file({k: v.contiguous().cpu() for k, v in weights.items()}, work / FILES[0])
+            _save_tensors(weights, work / FILES[0])
             catalog.save(work / FILES[1])
             (work / FILES[2]).write_text(json.dumps(provenance, indent=1), encoding="utf-8")
+            files: tuple[str, ...] = FILES
+            if added is not None:
+                files = (*FILES, ADDED)
+                _save_tensors(added, work / ADDED)
             about = {**config, "items": catalog.n_items}
-            document = RECOMMENDER.describe(about, [work / name for name in FILES])
-            before = folder / FILES[0]
-            if not before.is_file() or digest_of_file(before) != document["digests"][FILES[0]]:
-                for name in OF_EVALUATION:  # of another model, which stood here before
+            document = RECOMMENDER.describe(about, [work / name for name in files])
+            if any(_digest(folder / n) != document["digests"].get(n) for n in (FILES[0], ADDED)):
+                for name in OF_EVALUATION:  # of other scores, which stood here before
                     (folder / name).unlink(missing_ok=True)
-            for name in FILES:
+            if added is None:
+                (folder / ADDED).unlink(missing_ok=True)
+            for name in files:
                 sync(work / name)
                 os.replace(work / name, folder / name)
         RECOMMENDER.write(folder, document)
@@ -111,13 +119,24 @@ def read_folder(folder: Path) -> Saved:
             f"{config['items']}: {RECOMMENDER.mend}."
         )
     provenance = read_json(folder / "provenance.json", RECOMMENDER.mend)
+    weights = _load_tensors(folder / FILES[0])
+    added = _load_tensors(folder / ADDED) if ADDED in config["digests"] else {}
+    return Saved(config, weights, catalog, provenance, added)
+
+
+def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, path)
+
+
+def _load_tensors(path: Path) -> dict[str, Tensor]:
     try:
-        weights = load_file(folder / "model.safetensors")
+        return load_file(path)
     except SafetensorError as error:
-        raise DataError(
-            f"{folder / 'model.safetensors'} is damaged ({error}): {RECOMMENDER.mend}."
-        ) from error
-    return Saved(config, weights, catalog, provenance)
+        raise DataError(f"{path} is damaged ({error}): {RECOMMENDER.mend}.") from error
+
+
+def _digest(path: Path) -> str | None:
+    return digest_of_file(path) if path.is_file() else None
 
 
 def digest_of_weights(weights: Mapping[str, Tensor], **also: Any) -> str:

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from longrec.core.bounds import Bounds, check_bounds
+from longrec.core.registry import Registry
 
-ADDED_SCORES: dict[str, type[AddedScore]] = {}
+ADDED_SCORES: Registry[type[AddedScore]] = Registry("added score")
 A = TypeVar("A", bound="type[AddedScore]")
 
 
@@ -98,8 +99,6 @@ def register_added_score(name: str) -> Callable[[A], A]:
     """
 
     def register(cls: A) -> A:
-        if name in ADDED_SCORES:
-            raise ValueError(f"an added score named {name!r} is registered already")
         config_class = getattr(cls, "config_class", None)
         if not (
             isinstance(config_class, type)
@@ -110,16 +109,11 @@ def register_added_score(name: str) -> Callable[[A], A]:
         for method in ("bias", "with_items"):
             if getattr(cls, method) is getattr(AddedScore, method):
                 raise TypeError(f"{cls.__name__} must define {method}: see AddedScore.{method}")
+        ADDED_SCORES.add(name, cls)
         cls.name = name
-        ADDED_SCORES[name] = cls
         return cls
 
     return register
-
-
-def build_added_score(name: str, config: Any, n_items: int) -> AddedScore:
-    """Make an added score of the registry: its class takes (config, n_items)."""
-    return ADDED_SCORES[name](config, n_items)
 
 
 def check_added_score(added: AddedScore, n_items: int) -> None:
