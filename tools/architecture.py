@@ -44,6 +44,7 @@ ROOMS = (
     "export",
     "recommender",
     "runs",
+    "checks",
     "comparison",
     "longrec_bench",
     "cli",

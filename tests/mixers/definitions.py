@@ -1,21 +1,21 @@
-"""Every registered mixer as its paper writes it: slowly, one whole history at a time.
+"""Our mixers as their papers write them: slowly, one whole history at a time.
 
-`define` gives what `forward` must equal; projections are plain products, and the mechanism is the
-`naive_...` function of longrec.ops. `examples_of` gives the constructors that the tests go through.
-A new mixer has its definition here; without examples here it is built as `cls(dim)`.
+Each is registered with longrec.checks.definitions, where `define` finds it, and so are the examples
+that the checks go through. Projections are plain products, and the mechanism is the `naive_...`
+function of longrec.ops.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import partial, singledispatch
+from functools import partial
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
-from longrec.mixers import MIXERS, Mixer, State
+from longrec.checks.definitions import EXAMPLES, Defined, Make, define, examples_of
+from longrec.mixers import MIXERS
 from longrec.mixers.banded import BandedMixer, BandedState
 from longrec.mixers.dispatcher import MAX_TEMPERATURE, DispatcherMixer, DispatcherState
 from longrec.mixers.dispatcher_bidirectional import BidirectionalDispatcherMixer
@@ -30,13 +30,10 @@ from longrec.ops.hydra import naive_hydra
 from longrec.ops.product_keys import naive_top_slots
 from longrec.ops.short_conv import naive_convolution
 
-Make = Callable[[int], Mixer]
-"""A constructor that takes the width."""
-Defined = tuple[Tensor, State | None]
-"""Outputs (T, D), and the state after the last event where there is one."""
+__all__ = ["EXAMPLES", "define", "define_convolution", "define_memory", "examples_of"]
 
 small_bank = partial(MemoryDispatcherMixer, experts=3, slots=64, topk=4)
-EXAMPLES: dict[str, dict[str, Make]] = {
+OURS: dict[str, dict[str, Make]] = {
     "banded": {
         "band of 5": partial(BandedMixer, heads=2, band=5),
         "wide": partial(BandedMixer, heads=1, band=200),
@@ -75,14 +72,7 @@ EXAMPLES: dict[str, dict[str, Make]] = {
 }
 
 
-def examples_of(name: str) -> dict[str, Make]:
-    return EXAMPLES.get(name, {"default": MIXERS[name]})
-
-
-@singledispatch
-def define(mixer: Mixer, x: Tensor, times: Tensor) -> Defined:
-    """Mix one whole history x (T, D) with times (T,)."""
-    raise NotImplementedError(f"{type(mixer).__name__} has no definition in mixers/definitions.py")
+EXAMPLES.update(OURS)
 
 
 def project(x: Tensor, weight: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:

@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mixers.definitions import define, define_convolution
-from mixers.mixer_properties import build, events
 from torch import Tensor
 
+from longrec.checks.mixers import build, events
 from longrec.mixers import Context
 from longrec.mixers.dispatcher import Attention, DispatcherMixer, Reader
 from longrec.mixers.dispatcher_memory import MemoryDispatcherMixer

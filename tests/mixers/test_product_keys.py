@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mixers.definitions import define_memory
-from mixers.mixer_properties import Counter
 from torch import nn
 
+from longrec.checks.cost import Counter
 from longrec.mixers.product_keys import (
     BALANCE_REACH,
     SPARSE_ROWS,

@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mixers import mixer_properties as properties
 from mixers.definitions import EXAMPLES, examples_of
 
+from longrec.checks import mixers as properties
 from longrec.mixers import MIXERS, StreamingMixer
 
 CASES = {f"{n}: {key}": make for n in MIXERS for key, make in examples_of(n).items()}

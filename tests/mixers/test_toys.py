@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from mixers import mixer_properties as properties
-from mixers.definitions import Defined, define, examples_of
+from mixers.definitions import examples_of
 from torch import Tensor, nn
 
+from longrec.checks import mixers as properties
+from longrec.checks.definitions import Defined, define
 from longrec.mixers import MIXERS, Context, Mixer, StreamingMixer, register_mixer
 from longrec.mixers.base import EMPTY
 

@@ -7,9 +7,9 @@ from functools import partial
 import pytest
 import torch
 from mixers.definitions import define_memory
-from mixers.mixer_properties import cost_of
 from torch import Tensor
 
+from longrec.checks.mixers import cost_of
 from longrec.mixers import Context
 from longrec.mixers.base import map_state
 from longrec.mixers.dispatcher_memory import MemoryDispatcherMixer

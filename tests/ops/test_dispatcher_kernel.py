@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from mixers import mixer_properties as properties
 from mixers.definitions import examples_of
 from ops.test_dispatcher_cuda import gated_slots
 
+from longrec.checks import mixers as properties
 from longrec.mixers import dispatcher
 from longrec.ops import dispatcher_cuda
 

@@ -1,22 +1,22 @@
-"""The six properties that every mixer has (docs/mixers.md), as checks that raise AssertionError.
+"""The six properties that every mixer has (docs/mixers.md), as checks that raise CheckFailed.
 
-They know nothing of any one mixer: a mixer is held to them by being registered.
+They know nothing of any one mixer. `make` is a constructor that takes the width.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cache
-from typing import Any
+from functools import cache, partial
+from operator import itemgetter
 
 import torch
-from mixers.definitions import Make, define
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from longrec.checks.compare import finite, parts, require, same, same_state
+from longrec.checks.cost import Cost, Counter, check_growth
+from longrec.checks.cost import exponents as growth
+from longrec.checks.definitions import Make, define
 from longrec.mixers import Context, Mixer, State, StreamingMixer
 from longrec.mixers.base import map_state
 
@@ -39,52 +39,25 @@ def events(length: int, seed: int = 0, dim: int = DIM) -> tuple[Tensor, Tensor]:
     return x, (gaps * ~ties).long().cumsum(0) - 5000
 
 
-def parts(state: State, name: str = "state") -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of a state with its name."""
-    names = getattr(state, "_fields", range(len(state)))
-    for key, part in zip(names, state, strict=True):
-        if isinstance(part, Tensor):
-            yield f"{name}.{key}", part
-        else:
-            yield from parts(part, f"{name}.{key}")
-
-
-def same(name: str, got: Tensor, wanted: Tensor, tolerance: float) -> None:
-    """Relative to the largest number wanted; infinities must match."""
-    assert got.shape == wanted.shape, f"{name}: shape {tuple(got.shape)}, not {tuple(wanted.shape)}"
-    if not got.numel():
-        return
-    got, wanted = got.detach().double(), wanted.detach().double()
-    still = torch.isfinite(wanted)
-    assert torch.equal(got[~still], wanted[~still]), f"{name}: infinities or NaN differ"
-    got, wanted = got[still], wanted[still]
-    if got.numel():
-        error = (got - wanted).abs().max() / wanted.abs().max().clamp_min(1e-2)
-        assert error <= tolerance, f"{name}: relative error {float(error):.2e} > {tolerance:.0e}"
-
-
-def same_state(got: State, wanted: State, tolerance: float) -> None:
-    for (name, part), (_, other) in zip(parts(got), parts(wanted), strict=True):
-        same(name, part, other, tolerance)
-
-
 @contextmanager
 def nan_in_empty_tensors() -> Iterator[None]:
     """Memory that torch.empty gives holds NaN, so that reading it before writing shows."""
+    before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
-    assert torch.utils.deterministic.fill_uninitialized_memory
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(False)
+        torch.use_deterministic_algorithms(before)
 
 
 def _backward(mixer: Mixer, x: Tensor, y: Tensor, state: State | None) -> dict[str, Tensor]:
     """Gradients of a weighted sum of everything that came out, by name."""
     random = torch.Generator().manual_seed(7)
-    weigh = lambda part: (  # noqa: E731
-        part * torch.randn(part.shape, generator=random, dtype=torch.float64).to(part.dtype)
-    ).sum()
+
+    def weigh(part: Tensor) -> Tensor:
+        weights = torch.randn(part.shape, generator=random, dtype=torch.float64)
+        return (part * weights.to(part.dtype)).sum()
+
     total = weigh(y)
     for _, part in parts(state or ()):
         if part.is_floating_point() and part.requires_grad:
@@ -152,7 +125,7 @@ def check_causal(make: Make, length: int = 97) -> None:
         later[t:] += 86_400
         z = mixer(other[None], Context(times=later[None]))[0]
         same(f"outputs before event {t}", z[:t], y[:t], 1e-13)
-        assert not torch.allclose(z[t], y[t]), f"event {t} does not change its own output"
+        require(not torch.allclose(z[t], y[t]), f"event {t} does not change its own output")
 
 
 def check_sees_all(make: Make, length: int = 33) -> None:
@@ -164,7 +137,7 @@ def check_sees_all(make: Make, length: int = 33) -> None:
         other = x.clone()
         other[t] += 3
         change = (mixer(other[None], Context(times=times[None]))[0] - y).abs().amax(1)
-        assert (change > 1e-9).all(), f"event {t} does not change every output"
+        require((change > 1e-9).all(), f"event {t} does not change every output")
 
 
 def check_splits(
@@ -206,7 +179,7 @@ def check_splits(
             continue
         whole, final = mixer.prefill(x[None], mixer.initial_state(1), Context(times=times[None]))
         same(f"outputs of row {b}", torch.cat(outputs[b]), whole[0], tolerance)
-        same_state(map_state(lambda part, b=b: part[b : b + 1], state), final, tolerance)
+        same_state(map_state(itemgetter(slice(b, b + 1)), state), final, tolerance)
 
 
 def check_empty_rows(make: Make) -> None:
@@ -220,11 +193,11 @@ def check_empty_rows(make: Make) -> None:
         later, _ = mixer.prefill(x, state, after)
     else:
         first, later = mixer(x, ctx), mixer(x, after)
-    assert torch.isfinite(first).all(), "outputs of a row without events are not finite"
+    finite("outputs of a row without events", first)
     (first[1, :3].sum() + later[0, :2].sum()).backward()
     for key, part in {"input": x, **dict(mixer.named_parameters())}.items():
         if part.grad is not None:
-            assert torch.isfinite(part.grad).all(), f"gradient of {key} is not finite"
+            finite(f"gradient of {key}", part.grad)
 
 
 def check_neighbours(make: Make, train: bool) -> None:
@@ -264,18 +237,18 @@ def check_extremes(make: Make, name: str, length: int = 97) -> None:
     x = EXTREMES[name](x).float()[None].requires_grad_()
     mixer = build(make, kind=torch.float32)
     y = mixer(x, Context(times=times[None]))
-    assert torch.isfinite(y).all(), f"{name}: outputs are not finite"
+    finite(f"{name}: outputs", y)
     if isinstance(mixer, StreamingMixer):
         _, state = mixer.prefill(x, mixer.initial_state(1), Context(times=times[None]))
         _, state = mixer.step(x[:, 0], state, Context(times=times[-1:]))
         for key, part in parts(state):
-            assert torch.isfinite(part).all(), f"{name}: {key} is not finite"
+            finite(f"{name}: {key}", part)
     if name == "huge":
         return
     (y / y.detach().abs().max().clamp_min(1)).sum().backward()
     for key, part in {"input": x, **dict(mixer.named_parameters())}.items():
         if part.grad is not None:
-            assert torch.isfinite(part.grad).all(), f"{name}: gradient of {key} is not finite"
+            finite(f"{name}: gradient of {key}", part.grad)
 
 
 @torch.no_grad()
@@ -284,50 +257,7 @@ def check_long(make: Make, length: int, dim: int = 4) -> None:
     mixer = build(make, dim, kind=torch.float32)
     x = torch.randn(1, length, dim, generator=torch.Generator().manual_seed(0))
     y = mixer(x, Context(times=torch.arange(length)[None] * 60))
-    assert torch.isfinite(y).all(), f"outputs at {length} events are not finite"
-
-
-@dataclass
-class Cost:
-    """What a computation did: operations, tensor elements written, and the largest tensor."""
-
-    operations: float = 0.0
-    written: float = 0.0
-    largest: int = 0
-    by_name: dict[str, float] = field(default_factory=dict)
-
-
-class Counter(TorchDispatchMode):
-    """Counts operations as they are dispatched: 2 m n k for a product, else 1 per element."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.cost = Cost()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        name = func.overloadpacket.__name__.rstrip("_")  # of a product in place, too
-        if func.is_view or name in ("detach", "_unsafe_view"):
-            return result
-        made = result if isinstance(result, (tuple, list)) else [result]
-        sizes = [(t._values() if t.is_sparse else t).numel() for t in made if isinstance(t, Tensor)]
-        operations = float(sum(sizes))
-        if name in ("mm", "bmm", "addmm", "baddbmm"):
-            left = args[1 if name in ("addmm", "baddbmm") else 0]
-            operations = 2.0 * sizes[0] * left.shape[-1]
-        elif name.startswith("_scaled_dot_product"):
-            backward = "backward" in name
-            q, k = args[backward], args[backward + 1]
-            operations = (10.0 if backward else 4.0) * q.numel() * k.shape[-2]
-        elif name.startswith("convolution"):
-            operations *= 2 * args[1 if name == "convolution" else 2].shape[-1]
-        self.cost.operations += operations
-        self.cost.written += sum(sizes)
-        self.cost.largest = max([self.cost.largest, *sizes])
-        self.cost.by_name[name] = self.cost.by_name.get(name, 0) + operations
-        return result
+    finite(f"outputs at {length} events", y)
 
 
 def cost_of(make: Make, length: int, backward: bool = True, dim: int = 4) -> Cost:
@@ -335,24 +265,20 @@ def cost_of(make: Make, length: int, backward: bool = True, dim: int = 4) -> Cos
     mixer = build(make, dim, kind=torch.float32)
     x = torch.randn(1, length, dim, generator=torch.Generator().manual_seed(0))
     ctx = Context(times=torch.arange(length)[None] * 60)
-    with Counter() as counter, torch.set_grad_enabled(backward):
+    counter = Counter()
+    with counter, torch.set_grad_enabled(backward):
         y = mixer(x.requires_grad_(backward), ctx)
         if backward:
             y.sum().backward()
-    assert torch.isfinite(y).all(), f"outputs at {length} events are not finite"
+    finite(f"outputs at {length} events", y)
     return counter.cost
 
 
 def exponents(make: Make, shortest: int = 1024) -> dict[str, float]:
     """Exponents with which costs grow from 1k (or `shortest`) to 16 times as many events."""
-    low, high = cost_of(make, shortest), cost_of(make, 16 * shortest)
-    return {
-        what: math.log(getattr(high, what) / getattr(low, what), 16)
-        for what in ("operations", "written", "largest")
-    }
+    return growth(partial(cost_of, make), shortest)
 
 
 def check_linear(make: Make, shortest: int = 1024) -> None:
     """6: operations, elements written and the largest tensor grow no faster than T^1.05."""
-    for what, exponent in exponents(make, shortest).items():
-        assert exponent <= 1.05, f"{what} grows as T^{exponent:.2f}"
+    check_growth(exponents(make, shortest))

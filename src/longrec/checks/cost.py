@@ -1,0 +1,77 @@
+"""What a computation costs, counted and not timed: operations, numbers written, largest tensor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from longrec.checks.compare import require
+
+STEEPEST = 1.05
+"""Largest exponent of T with which a cost that is said to be linear may grow."""
+
+
+@dataclass
+class Cost:
+    """What a computation did: operations, tensor elements written, and the largest tensor."""
+
+    operations: float = 0.0
+    written: float = 0.0
+    largest: int = 0
+    by_name: dict[str, float] = field(default_factory=dict)
+
+
+class Counter(TorchDispatchMode):
+    """Counts operations as they are dispatched: 2 m n k for a product, else 1 per element."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.cost = Cost()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__.rstrip("_")  # of a product in place, too
+        if func.is_view or name in ("detach", "_unsafe_view"):
+            return result
+        made = result if isinstance(result, (tuple, list)) else [result]
+        sizes = [(t._values() if t.is_sparse else t).numel() for t in made if isinstance(t, Tensor)]
+        operations = float(sum(sizes))
+        if name in ("mm", "bmm", "addmm", "baddbmm"):
+            left = args[1 if name in ("addmm", "baddbmm") else 0]
+            operations = 2.0 * sizes[0] * left.shape[-1]
+        elif name.startswith("_scaled_dot_product"):
+            backward = "backward" in name
+            q, k = args[backward], args[backward + 1]
+            operations = (10.0 if backward else 4.0) * q.numel() * k.shape[-2]
+        elif name.startswith("convolution"):
+            operations *= 2 * args[1 if name == "convolution" else 2].shape[-1]
+        self.cost.operations += operations
+        self.cost.written += sum(sizes)
+        self.cost.largest = max([self.cost.largest, *sizes])
+        self.cost.by_name[name] = self.cost.by_name.get(name, 0) + operations
+        return result
+
+
+def exponents(cost_at: Callable[[int], Cost], shortest: int) -> dict[str, float]:
+    """Exponents with which a cost grows from `shortest` to 16 times as many events."""
+    low, high = cost_at(shortest), cost_at(16 * shortest)
+    return {
+        what: math.log(getattr(high, what) / getattr(low, what), 16)
+        for what in ("operations", "written", "largest")
+    }
+
+
+def check_growth(grown: dict[str, float]) -> None:
+    """Raise CheckFailed where a cost grows faster than in proportion to the history."""
+    for what, exponent in grown.items():
+        require(
+            exponent <= STEEPEST,
+            f"{what} grows as T^{exponent:.2f}, more than T^{STEEPEST}: say linear = False",
+        )
