@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from forking import run_code
 
 from longrec.core import registry
 from longrec.core.errors import LongrecError, UsageError
@@ -127,4 +127,4 @@ def test_ours_are_known_without_a_look_at_installed_packages() -> None:
         "MODELS['elastic'], 'sasrec' in MODELS; assert not r._installed_loaded;"
         "assert MODELS.plugin('elastic') is None; 'x' in MODELS; assert r._installed_loaded"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})
+    assert run_code(code).wait(60) == 0

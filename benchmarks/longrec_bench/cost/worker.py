@@ -29,6 +29,9 @@ from longrec.core.memory import (
     peak_bytes,
     resident_bytes,
 )
+from longrec.core.registry import load_plugin
+from longrec.mixers import MIXERS
+from longrec.models import MODELS
 from longrec_bench.cost.passes import make_passes
 from longrec_bench.cost.roofline import count_operations, measure_rates
 from longrec_bench.cost.systems import Task
@@ -51,9 +54,10 @@ def measure_in_process(task: Task) -> dict[str, Any]:
         What `measure` gives, or of a task of kind "machine" its rates; or {"failed": why}.
     """
     context = get_context("forkserver")
-    context.set_forkserver_preload(IMPORTED)
+    plugins = sorted({*MODELS.plugins(), *MIXERS.plugins()})
+    context.set_forkserver_preload([*IMPORTED, *plugins])
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_main, args=(task, sender), daemon=True)
+    process = context.Process(target=_main, args=(task, plugins, sender), daemon=True)
     _start(process)
     sender.close()
     try:
@@ -81,7 +85,7 @@ def _start(process: BaseProcess) -> None:
         sys.modules["__main__"] = program
 
 
-def _main(task: Task, sender: connection.Connection) -> None:
+def _main(task: Task, plugins: list[str], sender: connection.Connection) -> None:
     """The process: measure and send what was found."""
     gc.freeze()  # what was imported; a collection would copy it into this process
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which kills this one
@@ -91,6 +95,8 @@ def _main(task: Task, sender: connection.Connection) -> None:
     os.dup2(silent, 1)
     os.dup2(silent, 2)
     try:
+        for module in plugins:
+            load_plugin(module)
         if task["cores"]:
             os.sched_setaffinity(0, task["cores"])
         torch.set_num_threads(task["threads"])

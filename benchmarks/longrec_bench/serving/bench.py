@@ -19,7 +19,7 @@ import torch
 from longrec.core.errors import UsageError
 from longrec.core.machine import usable_cores
 from longrec.data.histories import Histories
-from longrec.models import SequenceModel
+from longrec.models import MODELS, SequenceModel
 from longrec.recommender import Recommender
 from longrec.retrieval.exact import ExactIndex
 from longrec.retrieval.index import Index, TopK
@@ -227,7 +227,10 @@ class CatalogBench:
             else:
                 assert recommender.folder is not None
                 log = self.folder / f"{name}-{durability}.log"
-                server = Server(recommender.folder, url, durability, log, self._cores)
+                server = Server(
+                    *(recommender.folder, url, durability, log, self._cores),
+                    MODELS.plugin(recommender.name),
+                )
                 servers.append(stack.enter_context(server))
                 connect = server.client
             for n, users in product(self.plan.clients, self.users):

@@ -73,6 +73,7 @@ class Server:
     url, durability : of its store.
     log : a file for what it writes to standard error.
     cores : that it may use; empty: those of this process.
+    plugin : module that registers its model, None of ours.
 
     Attributes
     ----------
@@ -82,11 +83,18 @@ class Server:
     address: tuple[str, int]
 
     def __init__(
-        self, run: Path, url: str, durability: Durability, log: Path, cores: set[int]
+        self,
+        run: Path,
+        url: str,
+        durability: Durability,
+        log: Path,
+        cores: set[int],
+        plugin: str | None = None,
     ) -> None:
         self._arguments = [
             *("serve", str(run), "--store", url),
             *("--port", "0", "--durability", durability, "--no-log-requests", "--rate", "1e9"),
+            *(() if plugin is None else ("--plugin", plugin)),
         ]
         self._log, self._cores, self._clients = log, cores, list[HttpClient]()
 

@@ -28,7 +28,7 @@ from longrec.data.histories import Histories, open_histories
 from longrec.models import Model, SequenceModel, build_model
 from longrec.models.common.added_score import ADDED_SCORES, AddedScore, check_added_score
 from longrec.models.common.scorer import Scorer
-from longrec.models.common.settings import make_config, parse_settings
+from longrec.models.common.settings import check_model, make_config, parse_settings
 
 
 @dataclass(eq=False)
@@ -70,6 +70,10 @@ class Artifact:
         folder = Path(folder)
         config, weights, catalog, provenance, counted = read_folder(folder)
         name = config["model"]
+        try:
+            check_model(name, provenance.get("plugin"))
+        except UsageError as error:
+            raise UsageError(f"{folder}: {error}") from None
         try:
             model_config, train_config = parse_settings(
                 name, config["model_config"] | config["train_config"]

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from longrec.cli.common import Json, resumable
+from longrec.cli.common import Json, Plugin, resumable
 from longrec.core import console
 from longrec.core.errors import UsageError
 from longrec.core.files import is_free, write_file
@@ -73,6 +73,7 @@ def stream(
     rounds: Rounds = 100,
     seconds: Seconds = 5.0,
     out: Out = None,
+    plugin: Plugin = None,
     json: Json = False,
 ) -> None:
     """Time events and recommendations on real stores here, beside reading histories again.
@@ -111,6 +112,7 @@ def serve(
     rounds: Rounds = 80,
     seconds: Seconds = 2.0,
     out: Out = None,
+    plugin: Plugin = None,
     json: Json = False,
 ) -> None:
     """Time events and recommendations as they are served, by catalog, and hold them against goals.
@@ -196,6 +198,7 @@ def cost(
         Path | None,
         typer.Option(metavar="FOLDER", help="A new folder for tables, cells.csv and plots."),
     ] = None,
+    plugin: Plugin = None,
     json: Json = False,
 ) -> None:
     """Time mixers, whole models, memory banks and losses, and take their peak memory.

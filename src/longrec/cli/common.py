@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +25,31 @@ Device = Annotated[str, Option(help="auto, cpu, cuda, cuda:1, …")]
 History = Annotated[
     list[str] | None, Option(metavar="ITEM...", help="A history, oldest item first.")
 ]
+
+
+def _load(modules: list[str] | None) -> list[str] | None:
+    """Import modules that register models, mixers and scores, before the command begins."""
+    from longrec.core.registry import load_plugin
+
+    for module in modules or ():
+        load_plugin(module)
+    return modules
+
+
+Plugin = Annotated[
+    list[str] | None,
+    Option(
+        "--plugin",
+        metavar="MODULE",
+        callback=_load,
+        help="A module of yours that registers models or mixers; repeatable.",
+    ),
+]
+
+
+def plugin_words(modules: Iterable[str] | None) -> list[str]:
+    """The same plugins for another command line."""
+    return [word for module in modules or () for word in ("--plugin", module)]
 
 
 def print_result(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from typer import Option
 
-from longrec.cli.common import Device, Histories, Json, resumable
+from longrec.cli.common import Device, Histories, Json, Plugin, resumable
 from longrec.core import console
 from longrec.core.errors import LongrecError
 
@@ -33,6 +33,7 @@ def compare(
     ] = None,
     seeds: Annotated[int, Option(min=1, help="Trainings of each model.")] = 1,
     device: Device = "auto",
+    plugin: Plugin = None,
     json: Json = False,
 ) -> None:
     """Train models under equal budgets, each in its own process, and report what they reach.

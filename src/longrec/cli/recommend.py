@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from typer import Argument, Option
 
-from longrec.cli.common import Data, History, Json, Run
+from longrec.cli.common import Data, History, Json, Plugin, Run
 from longrec.cli.store import open_for_command
 from longrec.core import console
 from longrec.core.errors import UsageError
@@ -41,6 +41,7 @@ def recommend(
     out: Annotated[
         Path | None, Option(help="A .csv, .parquet or .json file instead of standard output.")
     ] = None,
+    plugin: Plugin = None,
 ) -> None:
     """Recommend items to users, or for a history that you give.
 
@@ -112,6 +113,7 @@ def explain(
     ] = None,
     history: History = None,
     top: Annotated[int, Option(min=1, help="Events to show.")] = 10,
+    plugin: Plugin = None,
     json: Json = False,
 ) -> None:
     """Show the events that a model attended to for an item: attention, not cause.

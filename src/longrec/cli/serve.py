@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from longrec.cli.common import Json, Run, print_result
+from longrec.cli.common import Json, Plugin, Run, print_result
 from longrec.core import console
 from longrec.core.choices import Durability, IndexKind
 from longrec.core.errors import UsageError
@@ -21,6 +21,7 @@ def index(
     kind: Annotated[
         IndexKind, Option(help="auto: approximate in catalogs so large that it is ahead.")
     ] = "auto",
+    plugin: Plugin = None,
     json: Json = False,
 ) -> None:
     """Build the index that `longrec serve` takes, keep it in RUN, and measure its recall.
@@ -52,6 +53,7 @@ def export(
             show_default=False,
         ),
     ],
+    plugin: Plugin = None,
     json: Json = False,
 ) -> None:
     """Write item vectors and the model as ONNX, checked against PyTorch, to serve without it.
@@ -112,6 +114,7 @@ def serve(
     log_requests: Annotated[
         bool, Option("--log-requests/--no-log-requests", help="A line for each request.")
     ] = True,
+    plugin: Plugin = None,
 ) -> None:
     """Serve fresh recommendations over HTTP; TERM drains and stops, HUP takes RUN's new model.
 

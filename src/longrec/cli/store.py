@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Argument, Option
 
-from longrec.cli.common import Json, Run, print_result, resumable
+from longrec.cli.common import Json, Plugin, Run, print_result, resumable
 from longrec.core import console
 from longrec.core.choices import Durability
 from longrec.core.errors import LongrecError
@@ -125,6 +125,7 @@ def rebuild(
     durability: Annotated[
         Durability, Option(help="That of whoever serves the store: power, or process.")
     ] = "power",
+    plugin: Plugin = None,
     json: Json = False,
 ) -> None:
     """Make all users' records anew with RUN's model, which the store serves from then on.
@@ -153,6 +154,7 @@ def verify(
         Option(metavar="RUN", help="Hold this run's records against a replay of the log, too."),
     ] = None,
     show: Annotated[bool, Option("--show", help="Name the users with problems.")] = False,
+    plugin: Plugin = None,
     json: Json = False,
 ) -> None:
     """Check a store: whole logs, event ids, records. The exit status is 1 if there are problems.

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from longrec.cli.common import Data, Device, Histories, Json, Run, print_result, resumable
+from longrec.cli.common import (
+    Data,
+    Device,
+    Histories,
+    Json,
+    Plugin,
+    Run,
+    plugin_words,
+    print_result,
+    resumable,
+)
 from longrec.core import console
 from longrec.core.choices import Part
 from longrec.core.errors import UsageError
@@ -35,6 +45,7 @@ def train(
     ] = None,
     resume: Annotated[bool, Option("--resume", help="Go on with an interrupted run.")] = False,
     device: Device = "auto",
+    plugin: Plugin = None,
     json: Json = False,
 ) -> None:
     """Train a model on histories.
@@ -56,7 +67,8 @@ def train(
     console.say(
         f"{histories}: {data.n_users:,} users, {data.n_items:,} items, {data.n_events:,} events"
     )
-    again = shlex.join(["longrec", "train", str(histories), "--out", str(out)])
+    plugins = plugin_words(plugin)
+    again = shlex.join(["longrec", "train", str(histories), "--out", str(out), *plugins])
     with resumable(f"go on with: {again} --resume"):
         recommender = run(
             data,
@@ -87,7 +99,7 @@ def train(
     if not json:
         if warm:
             _gain_table(warm["warm_start"])
-        console.say(f"next: longrec evaluate {out}")
+        console.say("next: " + shlex.join(["longrec", "evaluate", str(out), *plugins]))
 
 
 def evaluate(
@@ -98,6 +110,7 @@ def evaluate(
         str | None,
         Option(help="leave-one-out, global-time or prequential; that of training if unset."),
     ] = None,
+    plugin: Plugin = None,
     json: Json = False,
 ) -> None:
     """Rank every target among the whole catalog, and keep metrics and ranks in RUN.
@@ -120,15 +133,19 @@ def evaluate(
 
 def models(
     name: Annotated[str | None, Argument(help="Show one model's settings.")] = None,
+    plugin: Plugin = None,
     json: Json = False,
 ) -> None:
     """List the models, or the settings of one.
 
     Example: [bold]longrec models elastic[/bold]
     """
+    from longrec.core.registry import broken_packages
     from longrec.models.common.settings import describe_model, describe_models
 
     described = describe_models() if name is None else describe_model(name)
+    for problem in broken_packages():
+        console.say(f"warning: {problem}")
     if json:
         console.print_json(described)
     elif isinstance(described, list):

@@ -54,7 +54,8 @@ def compare(
     ----------
     histories : Histories or path
     models : str or sequence of str
-        Names of the registry, or variants of them: "elastic:memory_slots=4096:memory_topk=8".
+        Names of the registry, or variants of them: "elastic:memory_slots=4096:memory_topk=8". A
+        model of one's own is defined in a module that can be imported.
     budget : float
         Minutes of training for each run, validation included.
     out : path
@@ -146,6 +147,8 @@ def _run(job: Job, plan: Plan, position: str, show_progress: bool) -> Failure | 
 def _arguments(job: Job, plan: Plan, phase: Phase) -> list[str]:
     """What follows `longrec` on the command line of one phase of a run."""
     arguments = ["--threads", str(plan.threads), COMMANDS[phase]]
+    if job.entry.plugin is not None:
+        arguments += ["--plugin", job.entry.plugin]
     if phase == "evaluation":
         return [*arguments, str(job.run), "--data", plan.histories]
     arguments += [plan.histories, "--model", job.entry.model]

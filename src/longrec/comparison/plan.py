@@ -40,11 +40,15 @@ _MUST_STAY = {
 
 @dataclass(frozen=True)
 class Entry:
-    """A model to compare: the text that names it, its model, and the settings it trains with."""
+    """A model to compare: the text that names it, its model, and the settings it trains with.
+
+    `plugin` is the module that other processes find the model by, None of ours.
+    """
 
     name: str
     model: str
     settings: dict[str, str]
+    plugin: str | None
 
     @property
     def counted(self) -> bool:
@@ -133,7 +137,13 @@ class Plan:
             parse_settings(name, settings)
         except UsageError as error:
             raise UsageError(f"{text}: {error}") from None
-        return Entry(text, name, settings)
+        plugin = MODELS.plugin(name)
+        if plugin == "__main__":
+            raise UsageError(
+                f"model {name!r} is defined in the program that runs, which the processes of a "
+                "comparison cannot import: define it in a module (a file) of its own, and import it"
+            )
+        return Entry(text, name, settings, plugin)
 
     def jobs(self, folder: Path) -> list[Job]:
         """Every run, all models with the first seed before any with the second."""

@@ -77,6 +77,11 @@ class Registry(UserDict[str, T]):
         """The module to pass by --plugin where another process asks for a name; None of ours."""
         return None if name not in self or self.is_own(name) else self.sources[name]
 
+    def plugins(self) -> list[str]:
+        """Modules that another process has to import for all names: those of `plugin`."""
+        foreign = {self.sources[name] for name in self.data if not self.is_own(name)}
+        return sorted(foreign - {"__main__"})
+
     def of_module(self, module: str) -> list[str]:
         """Names that the import of a module has registered."""
         return [name for name, source in self.sources.items() if source == module]
@@ -109,8 +114,6 @@ _installed_loaded = False
 def load_installed() -> None:
     """Import the modules that installed packages name in entry points; once in a process."""
     global _installed_loaded
-    if _installed_loaded:
-        return
     with _LOCK:
         if _installed_loaded:
             return
@@ -153,6 +156,11 @@ def load_plugin(module: str) -> None:
         raise LongrecError(f"plugin {module!r} could not be loaded: {_cause(error)}") from error
 
 
+def broken_packages() -> list[str]:
+    """A sentence for each installed package that could not be imported."""
+    return [f"The package {name!r} could not be loaded: {why}." for name, why in BROKEN.items()]
+
+
 def missing_from(module: str | None) -> str:
     """What to tell where a name is missing: the module that has it, and what could not be loaded.
 
@@ -161,11 +169,14 @@ def missing_from(module: str | None) -> str:
     module : the module that registered the name elsewhere, where that is known.
     """
     words = ""
-    if module is not None:
+    if module == "__main__":
+        words = (
+            " It was defined in the program that trained it: define it in a module of its own, and "
+            "pass that by --plugin (Python: import it)."
+        )
+    elif module is not None:
         words = f" The module {module!r} registers it: pass --plugin {module} (Python: import it)."
-    for package, why in BROKEN.items():
-        words += f" The package {package!r} could not be loaded: {why}."
-    return words
+    return "".join([words, *(f" {problem}" for problem in broken_packages())])
 
 
 @contextmanager

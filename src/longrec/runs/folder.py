@@ -18,7 +18,8 @@ from longrec.core.errors import DataError, UsageError
 from longrec.core.lock import LOCK, locked
 from longrec.core.sealed import SealedKind
 from longrec.data.histories import Histories
-from longrec.models.common.settings import parse_settings
+from longrec.models import MODELS
+from longrec.models.common.settings import check_model, parse_settings
 from longrec.recommender import Recommender
 from longrec.runs.warm_start import name_of, origin
 from longrec.training.checkpoint import PREFIX, drop_checkpoints
@@ -79,6 +80,8 @@ def make_plan(
                     "--warm-start"
                 )
     about = provenance(data, everything["seed"])
+    if (module := MODELS.plugin(name)) is not None:
+        about["plugin"] = module
     if old is not None:
         about["warm_start"] = origin(old)
     plan = Plan(name, everything, about)
@@ -97,6 +100,7 @@ def read_plan(run: Path) -> Plan | None:
         str(plan.provenance["data"]["fingerprint"])
     except (KeyError, TypeError) as error:
         raise DataError(f"{path} is damaged ({error}): {BEGUN_RUN.mend}.") from error
+    check_model(plan.model, plan.provenance.get("plugin"))
     return plan
 
 
