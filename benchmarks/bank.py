@@ -47,7 +47,7 @@ def main(run: str, other: str, path: str) -> None:
         bank.every = NEVER  # beyond every history: never asked
     split = make_split(recommender.train_config.split, histories)
     context = recommender.train_config.context
-    off = rank_targets(recommender.model, histories, split.test, context)
+    off = rank_targets(recommender.scorer, histories, split.test, context)
     differences("switched on minus off", ranks, off, first)
 
 

@@ -76,7 +76,7 @@ def test_ranks_are_longrecs(
     )
     assert np.array_equal(log.training()[0], trained)
     for place, targets in ((protocol.TEST, split.test), (protocol.VALIDATION, split.validation)):
-        expected = rank_targets(recommender.model, histories, targets)["rank"]
+        expected = rank_targets(recommender.scorer, histories, targets)["rank"]
         found = protocol.ranks(log, place, np.arange(16), 5, score)
         assert found.tolist() == expected.to_list()
 

@@ -8,6 +8,8 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from models.added_scores import FollowersScore, followed, model_score, skeleton
+from models.skeletons import SKELETONS
 from torch import Tensor
 
 from longrec.data.splits import Targets, leave_one_out, prequential
@@ -17,6 +19,7 @@ from longrec.inference import encode
 from longrec.mixers import Context
 from longrec.models import MODELS, build_model
 from longrec.models.common.base import Model
+from longrec.models.common.scorer import Scorer
 
 SMALL = {"dim": 8, "layers": 2, "ffn_dim": 16}
 
@@ -46,13 +49,23 @@ class Fixed(Model):
         assert items.shape[1] <= self.max_length
         return items[..., None].float()
 
-    def score(self, h: Tensor) -> Tensor:
+    def score(self, h: Tensor, items: Tensor | None = None) -> Tensor:
         scores = self.scores.repeat(len(h), 1)
         scores[:, 0] = -torch.inf
         return scores
 
 
-def by_hand(model: Model, histories, targets: Targets, limit: int | None = None) -> pl.DataFrame:
+def fixed(scores: list[float]) -> Scorer:
+    return Scorer(Fixed(scores))
+
+
+def by_model(model: Model, h: Tensor, history: list[int]) -> list[float]:
+    return model.score(h)[0].tolist()
+
+
+def by_hand(
+    model: Model, histories, targets: Targets, limit: int | None = None, scores_of=by_model
+) -> pl.DataFrame:
     """One target at a time, one item at a time."""
     rows = []
     for user, position, known in zip(targets.users, targets.positions, targets.known, strict=True):
@@ -64,7 +77,7 @@ def by_hand(model: Model, histories, targets: Targets, limit: int | None = None)
             times = torch.from_numpy(histories.times[position - len(read) : position].copy())[None]
         with torch.no_grad():
             h = model.encode(torch.tensor([read]), Context(times=times))[:, -1]
-            scores = model.score(h)[0].tolist()
+            scores = scores_of(model, h, history)
         wanted = int(histories.items[position])
         ranks = []
         for filtered in (True, False):
@@ -108,7 +121,7 @@ def test_equals_the_loop(monkeypatch, histories, name, settings, context):
     wanted = by_hand(model, histories, targets, min(limits, default=None))
     for scores_at_once in (1, 1 << 22):
         monkeypatch.setattr(ranking, "SCORES_AT_ONCE", scores_at_once)
-        assert rank_targets(model, histories, targets, context).equals(wanted)
+        assert rank_targets(Scorer(model), histories, targets, context).equals(wanted)
     assert wanted["rank"].n_unique() > 5
 
 
@@ -124,10 +137,10 @@ def test_prequential_targets_equal_one_by_one(monkeypatch, make_histories, ring,
     model = model_of(name, 30, **SMALL, **settings)
     limits = [n for n in (context, model.max_length) if n is not None]
     wanted = by_hand(model, histories, split.test, min(limits, default=None))
-    assert rank_targets(model, histories, split.test, context).equals(wanted)
+    assert rank_targets(Scorer(model), histories, split.test, context).equals(wanted)
     # Long histories in windows of 8 events, with the state carried on.
     monkeypatch.setattr(encode, "WINDOW", 8)
-    assert rank_targets(model, histories, split.test, context).equals(wanted)
+    assert rank_targets(Scorer(model), histories, split.test, context).equals(wanted)
 
 
 @pytest.mark.parametrize("window", [1, 8, 13])
@@ -157,16 +170,39 @@ def test_histories_longer_than_the_window_equal_whole_ones(
     torch.testing.assert_close(encoded(), whole, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", SKELETONS)
+@pytest.mark.parametrize("context", [None, 7])
+def test_every_kind_of_score_ranks_by_its_definition(
+    monkeypatch, make_histories, ring, name, context
+):
+    rows = ring(15, 20, 2, 30, seed=3)
+    histories = make_histories(rows, timed(rows), n_items=20)
+    model, targets = skeleton(name, 20), leave_one_out(histories).test
+    counted = [row[::-1] for row in rows]  # or every target would be first
+
+    def definition(model: Model, h: Tensor, history: list[int]) -> list[float]:
+        recent = [*history[:-3:-1], 0, 0][:2]
+        added = [0.0, *(0.2 * followed(counted, recent, item) for item in range(1, 21))]
+        return [model_score(model, h, item) + added[item] for item in range(21)]
+
+    scorer = Scorer(model, FollowersScore.of(counted, 20, weight=0.2))
+    wanted = by_hand(model, histories, targets, model.reads(context), definition)
+    for at_once in (1, 1 << 22):
+        monkeypatch.setattr(ranking, "SCORES_AT_ONCE", at_once)
+        assert rank_targets(scorer, histories, targets, context).equals(wanted)
+    assert wanted["rank"].n_unique() > 5
+
+
 def test_ties_count_against_the_model(make_histories):
     h = make_histories([[1, 2, 3, 4], [5, 5, 5, 1]], n_items=6)
-    ranks = rank_targets(Fixed([1, 1, 1, 1, 1, 1]), h, leave_one_out(h).test)
+    ranks = rank_targets(fixed([1, 1, 1, 1, 1, 1]), h, leave_one_out(h).test)
     assert ranks["rank_unfiltered"].to_list() == [6, 6]
     assert ranks["rank"].to_list() == [3, 5]  # 5 and 6 remain, then all but 5
 
 
 def test_a_score_that_is_not_a_number_stands_before_the_target(make_histories):
     h = make_histories([[1, 2, 3, 4], [4, 6, 5, 2]], n_items=6)
-    ranks = rank_targets(Fixed([0, torch.nan, 0, 5, 0, torch.nan]), h, leave_one_out(h).test)
+    ranks = rank_targets(fixed([0, torch.nan, 0, 5, 0, torch.nan]), h, leave_one_out(h).test)
     # Row 0: item 4 against NaN at 2 (seen) and 6. Row 1: the target itself is not a number and
     # last of all, filtered or not.
     assert ranks["rank_unfiltered"].to_list() == [3, 6]
@@ -175,7 +211,7 @@ def test_a_score_that_is_not_a_number_stands_before_the_target(make_histories):
 
 def test_a_target_that_was_seen_is_not_removed_and_repeats_are_told(make_histories):
     h = make_histories([[3, 1, 3, 2, 3], [1, 1, 2, 4]], n_items=5)
-    ranks = rank_targets(Fixed([9, 8, 1, 7, 6]), h, leave_one_out(h).test)
+    ranks = rank_targets(fixed([9, 8, 1, 7, 6]), h, leave_one_out(h).test)
     assert ranks["repeat"].to_list() == [True, False]
     assert ranks["rank"].to_list() == [3, 1]  # below 4 and 5; 1 and 2 are filtered
     assert ranks["rank_unfiltered"].to_list() == [5, 3]
@@ -183,25 +219,25 @@ def test_a_target_that_was_seen_is_not_removed_and_repeats_are_told(make_histori
 
 def test_a_target_at_minus_infinity_is_last(make_histories):
     h = make_histories([[1, 2, 3, 4]], n_items=6)
-    ranks = rank_targets(Fixed([1, 1, 1, -torch.inf, 1, 1]), h, leave_one_out(h).test)
+    ranks = rank_targets(fixed([1, 1, 1, -torch.inf, 1, 1]), h, leave_one_out(h).test)
     assert ranks.select("rank", "rank_unfiltered").row(0) == (6, 6)
 
 
 def test_targets_and_batches_in_any_number(monkeypatch, histories):
     model = model_of("elastic", 30, **SMALL)
     targets = leave_one_out(histories).test
-    whole = rank_targets(model, histories, targets)
+    whole = rank_targets(Scorer(model), histories, targets)
     some = replace(
         targets,
         users=targets.users[::3],
         positions=targets.positions[::3],
         known=targets.known[::3],
     )
-    assert rank_targets(model, histories, some).equals(whole[::3])
+    assert rank_targets(Scorer(model), histories, some).equals(whole[::3])
     none = replace(
         targets, users=targets.users[:0], positions=targets.positions[:0], known=targets.known[:0]
     )
-    assert len(rank_targets(model, histories, none)) == 0
+    assert len(rank_targets(Scorer(model), histories, none)) == 0
 
 
 def test_progress_reaches_the_end(monkeypatch, histories):
@@ -209,6 +245,6 @@ def test_progress_reaches_the_end(monkeypatch, histories):
     told = []
     model = model_of("hydrarec", 30, **SMALL)
     targets = leave_one_out(histories).test
-    rank_targets(model, histories, targets, progress=lambda a, b: told.append((a, b)))
+    rank_targets(Scorer(model), histories, targets, progress=lambda a, b: told.append((a, b)))
     assert told[-1][0] == told[-1][1] == int(targets.lengths(histories.offsets).sum())
     assert told == sorted(told)

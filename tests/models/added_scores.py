@@ -1,4 +1,4 @@
-"""An added score for tests: what followed each of a user's last two items, from a plain list."""
+"""An added score for tests, what followed each of a user's last two items, and definitions."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Self
 
 import pytest
 import torch
+from models.skeletons import SKELETONS
 from torch import Tensor
 
+from longrec.models import SequenceModel
 from longrec.models.common.added_score import (
     ADDED_SCORES,
     AddedRows,
@@ -61,6 +63,34 @@ class FollowersScore(AddedScore):
         grown = type(self)(self.config, n_items)
         grown.pairs = self.pairs
         return grown
+
+
+def followed(rows: list[list[int]], recent: list[int], item: int) -> float:
+    """The definition of the followers score of weight 1 for a user's last two items."""
+    times = [sum(pair == (last, item) for row in rows for pair in pairwise(row)) for last in recent]
+    return 1 / item + times[0] + times[1] / 2
+
+
+@torch.no_grad()
+def model_score(model: SequenceModel, h: Tensor, item: int) -> float:
+    """The definition of a model's score of one item for one user, of whom h (1, W) is known."""
+    one = torch.tensor([item])
+    if model.target_aware:
+        return float(model.score_pairs(h, one[None]))
+    best = max(float(user @ model.item_vectors(one)[0]) for user in model.user_vectors(h)[0])
+    bias = model.item_bias(one)
+    return best if bias is None else best + float(bias)
+
+
+def skeleton(name: str, n_items: int, **settings: object) -> SequenceModel:
+    """A skeleton in float64, with weights far from symmetric and biases that count."""
+    torch.manual_seed(0)
+    cls = SKELETONS[name]
+    model = cls(cls.config_class(dim=8, **settings), n_items).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return model
 
 
 def register(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from longrec.data.splits import leave_one_out
 from longrec.evaluation.rank_targets import rank_targets
 from longrec.mixers import product_keys as memory
 from longrec.models import MODELS
+from longrec.models.common.scorer import Scorer
 from longrec.training import fit as fitting
 from longrec.training.fit import fit
 from longrec.training.losses import full_cross_entropy
@@ -106,7 +107,7 @@ def test_the_model_is_left_with_its_best_weights(tmp_path, histories, average):
     model = model_of("hydrarec", 30)
     result = run_of(model, histories, tmp_path, max_epochs=6, learning_rate=0.2, average=average)
     assert not model.training
-    ranks = rank_targets(model, histories, leave_one_out(histories).validation)
+    ranks = rank_targets(Scorer(model), histories, leave_one_out(histories).validation)
     assert validation_metrics(ranks) == result.validation
 
 
@@ -188,7 +189,7 @@ def test_weights_to_start_from_are_validated_and_kept_if_nothing_is_better(tmp_p
     run_of(model, histories, tmp_path, max_epochs=12)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     split = leave_one_out(histories)
-    metrics = validation_metrics(rank_targets(model, histories, split.validation))
+    metrics = validation_metrics(rank_targets(Scorer(model), histories, split.validation))
     told = []
     config = TrainConfig(**QUICK | {"learning_rate": 0.5, "average": 0.0})
     result = fit(

@@ -13,6 +13,7 @@ from longrec.config.training import TrainConfig
 from longrec.core.errors import LongrecError
 from longrec.data.splits import Targets, leave_one_out
 from longrec.evaluation.rank_targets import rank_targets
+from longrec.models.common.scorer import Scorer
 from longrec.training import fit as fitting
 
 
@@ -76,7 +77,9 @@ def test_each_target_of_a_user_is_ranked_from_what_stands_before_it(histories, n
     users = np.repeat(np.arange(6), 3)
     place = histories.offsets[users] + np.tile([1, 2, 0], 6)
     place[2::3] = histories.offsets[1:7] - 1
-    ranks = rank_targets(model, histories, Targets(users, place, np.ones(18, dtype=np.bool_)))
+    ranks = rank_targets(
+        Scorer(model), histories, Targets(users, place, np.ones(18, dtype=np.bool_))
+    )
     wanted = []
     for user, position in zip(users, place, strict=True):
         seen = torch.from_numpy(histories.items[histories.offsets[user] : position].astype(int))

@@ -1,4 +1,4 @@
-"""From a model and targets to ranks: every target among the whole catalog, in blocks.
+"""From scores and targets to ranks: every target among the whole catalog, in blocks.
 
 Ties in score count against the model, and so does a score that is not a number. The filtered rank
 leaves out the items that the user has seen; the target itself is never left out.
@@ -16,14 +16,14 @@ from torch import Tensor
 from longrec.core.arrays import Ints, places
 from longrec.data.histories import Histories
 from longrec.data.splits import Targets, repeats
-from longrec.inference.encode import Progress, encode_targets, requests_of
-from longrec.models import Model
+from longrec.inference.encode import Progress, encode_targets, last_items, requests_of
+from longrec.models.common.scorer import Scorer
 
 SCORES_AT_ONCE = 1 << 22
 
 
 def rank_targets(
-    model: Model,
+    scorer: Scorer,
     histories: Histories,
     targets: Targets,
     context: int | None = None,
@@ -33,8 +33,8 @@ def rank_targets(
 
     Parameters
     ----------
-    model : Model
-        In eval mode.
+    scorer : Scorer
+        Of a model in eval mode; an added score reads the known items before each target.
     histories : Histories
     targets : Targets
     context : int or None
@@ -48,6 +48,7 @@ def rank_targets(
     polars.DataFrame
         user, position, length, rank, rank_unfiltered, known, repeat; one row per target.
     """
+    model = scorer.model
     requests = requests_of(histories, targets, model.reads(context), model.causal)
     # What is never ranked (nothing known before it) stands after everything.
     filtered = np.full(len(targets), model.n_items + 1)
@@ -63,7 +64,10 @@ def rank_targets(
             rows = np.repeat(np.arange(len(chosen)), lengths)
             seen = histories.items[places(starts[chosen], lengths)].astype(np.int64)
             tensors = (torch.from_numpy(x).to(h.device) for x in (wanted[chosen], rows, seen))
-            ranks = _ranks(model.score(h[part]), *tensors)
+            recent = last_items(
+                histories.items, starts[chosen], targets.positions[chosen], scorer.reach
+            )
+            ranks = _ranks(scorer.score(h[part], recent=recent), *tensors)
             filtered[chosen], unfiltered[chosen] = (r.cpu().numpy() for r in ranks)
 
     if len(targets):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from longrec.core.arrays import Ints
+from longrec.core.arrays import Ints, places
 from longrec.core.errors import UsageError
 from longrec.data.batches import EventArrays, group_by_length, read_padded
 from longrec.data.histories import Histories
@@ -79,11 +79,12 @@ def encode_targets(
     window = WINDOW if carries else longest
     order = np.flatnonzero(requests.lengths)  # what is empty is not read and must join no group
     groups = group_by_length(requests.lengths, order, batch_tokens, window)
-    done = 0
+    done, in_all = 0, int(requests.lengths.sum())
     for number, (low, high) in enumerate(zip(groups.starts[:-1], groups.starts[1:], strict=True)):
         rows = groups.order[low:high]
-        owner = np.repeat(np.arange(len(rows)), np.diff(requests.first)[rows])
-        wanted = np.concatenate([np.arange(*requests.first[r : r + 2]) for r in rows])
+        first = requests.first[rows]
+        targets = requests.first[rows + 1] - first
+        owner, wanted = np.repeat(np.arange(len(rows)), targets), places(first, targets)
         state = None
         for k in range(int(groups.windows[number])):
             lengths = np.clip(requests.lengths[rows] - k * window, 0, window)
@@ -107,7 +108,7 @@ def encode_targets(
                 use(wanted[here], h[at[0].to(device), at[1].to(device)])
             done += int(lengths.sum())
             if progress is not None:
-                progress(done, int(requests.lengths.sum()))
+                progress(done, in_all)
 
 
 class Events(NamedTuple):
@@ -148,6 +149,19 @@ def encode_histories(
     read = lengths if limit is None else np.minimum(lengths, limit)
     requests = Requests(lengths.cumsum() - read, read, np.arange(len(lengths) + 1), read - 1)
     encode_targets(model, events, requests, use, progress)
+
+
+def last_items(items: np.ndarray, begin: Ints, end: Ints, reach: int) -> Tensor:
+    """The last items of stretches begin .. end - 1 of items, as an added score reads them.
+
+    Returns
+    -------
+    Tensor
+        (n, reach) int64, the latest first; 0 where a stretch has no more.
+    """
+    at = end[:, None] - 1 - np.arange(reach)
+    found = np.where(at >= begin[:, None], items[np.maximum(at, 0)], 0)
+    return torch.from_numpy(found.astype(np.int64))
 
 
 def check_times(model: Model, times: object) -> None:

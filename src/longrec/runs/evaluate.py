@@ -68,7 +68,7 @@ def evaluate(
         )
     check_times(recommender.model, data.times)
     ranks = rank_targets(
-        recommender.model, known, targets, recommender.train_config.context, progress
+        recommender.scorer, known, targets, recommender.train_config.context, progress
     )
     notes = dict(aligned.notes)
     own_data = recommender.provenance.get("data", {}).get("fingerprint") == data.fingerprint

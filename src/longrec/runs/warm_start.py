@@ -26,6 +26,7 @@ from longrec.data.splits import Split, Targets, make_split
 from longrec.evaluation.rank_targets import rank_targets
 from longrec.evaluation.summary import UNFILTERED, compare_ranks, summarise_ranks
 from longrec.models import Model, SequenceModel
+from longrec.models.common.scorer import Scorer
 from longrec.recommender import Recommender, load
 
 METRICS = ("ndcg@10", "hr@10")
@@ -242,9 +243,9 @@ def measure_gain(
         old_model = copy.deepcopy(old_model).to(new.model.device)
     contexts = old.train_config.context, new.train_config.context
     by_old = rank_targets(
-        old_model, known_to_old, aligned.test, contexts[0], progress
+        Scorer(old_model), known_to_old, aligned.test, contexts[0], progress
     ).with_columns(position=pl.Series(targets.positions))  # as in `data`, and not as aligned
-    by_new = rank_targets(new.model, data, targets, contexts[1], progress)
+    by_new = rank_targets(Scorer(new.model), data, targets, contexts[1], progress)
     known = align_items(data.catalog, old.catalog)[data.items[targets.positions]] > 0
     lead = summarise_ranks(by_new, split.name).lead
     gain: dict[str, Any] = {

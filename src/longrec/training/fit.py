@@ -32,6 +32,7 @@ from longrec.mixers.base import map_state
 from longrec.mixers.product_keys import watch_usage
 from longrec.models import CountingModel, Model, SequenceModel, UserState
 from longrec.models.common.config import check_targets
+from longrec.models.common.scorer import Scorer
 from longrec.training.checkpoint import load_checkpoint, save_checkpoint
 from longrec.training.objective import make_objective, reads_few_items
 from longrec.training.optimiser import ITEMS, Optimiser
@@ -267,7 +268,7 @@ class _Fit:
         self.optimiser.settle()
         with watch_usage(self.average) as usage:
             ranks = rank_targets(
-                *(self.average, self.data.histories, self.validation, self.data.context),
+                *(Scorer(self.average), self.data.histories, self.validation, self.data.context),
                 progress=lambda done, total: self.report(1, status.loss, done / total),
             )
         metrics = validation_metrics(ranks)
@@ -369,7 +370,7 @@ def _count(
     model.count(torch.from_numpy(before[trains]), torch.from_numpy(items[trains]))
     model.eval()
     targets = draw_targets(split.validation, config.validation_users, config.seed)
-    metrics = validation_metrics(rank_targets(model, histories, targets))
+    metrics = validation_metrics(rank_targets(Scorer(model), histories, targets))
     validation = metrics if len(targets) else {}
     seconds = time.perf_counter() - start
     return FitResult("counted", True, 1, seconds, int(trains.sum()), [], validation, 0)

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from tests.models import added_scores
-from tests.models.added_scores import FollowersScore
-from tests.models.skeletons import SKELETONS
-from tests.models.small_models import make
+from models import added_scores
+from models.added_scores import FollowersScore, followed, model_score, skeleton
+from models.skeletons import SKELETONS
+from models.small_models import make
 
 from longrec.models.common.added_score import (
     AddedScore,
@@ -23,34 +23,16 @@ from longrec.models.common.scorer import Scorer
 
 N = 12
 ROWS = [[1, 2, 3, 2, 3, 4], [2, 3, 9], [5, 3, 2]]
-RECENT = torch.tensor([[2, 1], [3, 0], [0, 0], [12, 7]])
-
-
-def skeleton(name: str) -> torch.nn.Module:
-    torch.manual_seed(0)
-    cls = SKELETONS[name]
-    model = cls(cls.config_class(dim=8), N).double().eval()
-    if model.output_bias is not None:
-        torch.nn.init.normal_(model.output_bias)
-    return model
+RECENT = torch.tensor([[2, 1], [3, 0], [0, 0], [12, 7], [3, 3]])
 
 
 def followers(weight: float = 1.0) -> FollowersScore:
     return FollowersScore.of(ROWS, N, weight)
 
 
-def added_to(recent: list[int], item: int) -> float:
-    """The definition of the followers score."""
-    followed = [
-        sum(row[t : t + 2] == [last, item] for row in ROWS for t in range(len(row) - 1))
-        for last in recent
-    ]
-    return 1 / item + followed[0] + followed[1] / 2
-
-
 @pytest.mark.parametrize("name", SKELETONS)
 def test_a_score_is_the_models_and_what_is_added(name):
-    model, added = skeleton(name), followers()
+    model, added = skeleton(name, N), followers()
     scorer = Scorer(model, added)
     h = torch.randn(len(RECENT), model.width, dtype=torch.float64)
     with torch.no_grad():
@@ -59,7 +41,7 @@ def test_a_score_is_the_models_and_what_is_added(name):
         assert (both[:, 0] == -math.inf).all()
         for row, recent in enumerate(RECENT.tolist()):
             for item in range(1, N + 1):
-                wanted = float(alone[row, item]) + added_to(recent, item)
+                wanted = model_score(model, h[row, None], item) + followed(ROWS, recent, item)
                 assert float(both[row, item]) == pytest.approx(wanted, abs=1e-6)
         same, own = torch.tensor([3, 3, 1, 12]), torch.randint(1, N + 1, (len(h), 5))
         torch.testing.assert_close(scorer.score(h, same, RECENT), both[:, same])
@@ -68,7 +50,7 @@ def test_a_score_is_the_models_and_what_is_added(name):
 
 @pytest.mark.parametrize("name", SKELETONS)
 def test_vectors_give_the_score_without_rows(name):
-    model = skeleton(name)
+    model = skeleton(name, N)
     h = torch.randn(3, model.width, dtype=torch.float64)
     for added in (None, PopularityScore.of(np.arange(N))):
         scorer = Scorer(model, added)
@@ -100,7 +82,7 @@ def test_models_that_count_have_no_vectors_and_take_an_added_score():
 def test_last_items_are_asked_for_by_name(monkeypatch):
     added_scores.register(monkeypatch)
     with pytest.raises(ValueError, match="'followers'"):
-        Scorer(skeleton("gru4rec"), followers()).score(torch.zeros(1, 8, dtype=torch.float64))
+        Scorer(skeleton("gru4rec", N), followers()).score(torch.zeros(1, 8, dtype=torch.float64))
 
 
 def test_popularity_is_the_smoothed_share_of_events():
