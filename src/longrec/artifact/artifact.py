@@ -45,6 +45,7 @@ class Artifact:
     folder : where it is saved, or None.
     base_items : items that it was trained with; None if none were added since.
     added : a score added to the model's, or None.
+    saved_tensors : which tensors stand in its folder (`tensors_of` it), or None.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Artifact:
     folder: Path | None = None
     base_items: int | None = None
     added: AddedScore | None = None
+    saved_tensors: str | None = None
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -68,7 +70,7 @@ class Artifact:
             truncated, edited, or of a newer version. The message says which file and what to do.
         """
         folder = Path(folder)
-        config, weights, catalog, provenance, counted = read_folder(folder)
+        config, weights, catalog, provenance, counted, tensors = read_folder(folder)
         name = config["model"]
         try:
             check_model(name, provenance.get("plugin"))
@@ -92,10 +94,13 @@ class Artifact:
             *(name, model.eval(), model_config, train_config, catalog, provenance, folder),
             base_items=config.get("base_items"),
             added=_load_added(folder, config.get("added_score"), counted, catalog.n_items),
+            saved_tensors=tensors,
         )
 
     def save(self, folder: str | Path) -> Path:
-        """Write it to a folder; each file appears whole or not at all.
+        """Write it to a folder, in place of the recommender that may be there.
+
+        Until the new one stands whole the old one stays whole, whatever fails; other files stay.
 
         Raises
         ------
@@ -114,7 +119,9 @@ class Artifact:
             config["added_score"] = self._about_added
             counted = self.added.state_dict()
         weights = self.model.state_dict()
-        write_folder(folder, config, weights, self.catalog, self.provenance, counted)
+        self.saved_tensors = write_folder(
+            folder, config, weights, self.catalog, self.provenance, counted
+        )
         self.folder = folder
         return folder
 
@@ -279,6 +286,7 @@ class Artifact:
             model=model.eval(),
             catalog=catalog,
             folder=None,
+            saved_tensors=None,
             base_items=self.base_items or self.catalog.n_items,
             added=None if self.added is None else self.added.with_items(catalog.n_items),
         )

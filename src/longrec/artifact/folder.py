@@ -1,4 +1,4 @@
-"""A recommender's folder: written whole or not at all, and checked when it is read.
+"""A recommender's folder: replaced whole or not at all, and checked when it is read.
 
 RUN/
   config.json          format, model, settings, digests of the next three files and its own
@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,13 +25,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from longrec.core.errors import DataError, LongrecError
-from longrec.core.files import digest_of_file, sync
 from longrec.core.sealed import SealedKind, read_json
 from longrec.data.catalog import Catalog
 
 FILES = ("model.safetensors", "catalog.parquet", "provenance.json")
 ADDED = "added_score.safetensors"
-OF_EVALUATION = ("metrics.json", "ranks.parquet")
 RECOMMENDER = SealedKind(
     "a recommender",
     "config.json",
@@ -41,6 +38,15 @@ RECOMMENDER = SealedKind(
     made_by="longrec train",
     keys={"model": str, "model_config": dict, "train_config": dict, "items": int},
     files=FILES,
+)
+EVALUATION = SealedKind(
+    "an evaluated recommender",
+    "metrics.json",
+    version=None,
+    mend="evaluate it again",
+    made_by="longrec evaluate RUN",
+    keys={"tensors": str},  # `tensors_of` what was evaluated
+    files=("ranks.parquet",),
 )
 
 
@@ -52,6 +58,7 @@ class Saved(NamedTuple):
     catalog: Catalog
     provenance: dict[str, Any]
     added: dict[str, Tensor]
+    tensors: str
 
 
 def write_folder(
@@ -61,41 +68,68 @@ def write_folder(
     catalog: Catalog,
     provenance: Mapping[str, Any],
     added: Mapping[str, Tensor] | None = None,
-) -> None:
-    """Write a recommender; config.json, without which the folder is none, comes last.
+) -> str:
+    """Write a recommender in place of the one that may be there, at one instant.
 
-    `added`: tensors of an added score, if there is one.
+    A failure or a kill leaves the old or the new one whole. The evaluation of other scores goes,
+    every other file stays. `added`: tensors of an added score, if there is one.
+
+    Returns
+    -------
+    str
+        Which tensors these are (`tensors_of` the folder).
 
     Raises
     ------
     LongrecError
         When it cannot be written.
     """
+
+    def write(work: Path) -> None:
+        _save_tensors(weights, work / FILES[0])
+        catalog.save(work / FILES[1])
+        (work / FILES[2]).write_text(json.dumps(provenance, indent=1), encoding="utf-8")
+        if added is not None:
+            _save_tensors(added, work / ADDED)
+
+    before = tensors_of(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / RECOMMENDER.document).unlink(missing_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as temporary:
-            work = Path(temporary)
-            _save_tensors(weights, work / FILES[0])
-            catalog.save(work / FILES[1])
-            (work / FILES[2]).write_text(json.dumps(provenance, indent=1), encoding="utf-8")
-            files: tuple[str, ...] = FILES
-            if added is not None:
-                files = (*FILES, ADDED)
-                _save_tensors(added, work / ADDED)
-            about = {**config, "items": catalog.n_items}
-            document = RECOMMENDER.describe(about, [work / name for name in files])
-            if any(_digest(folder / n) != document["digests"].get(n) for n in (FILES[0], ADDED)):
-                for name in OF_EVALUATION:  # of other scores, which stood here before
-                    (folder / name).unlink(missing_ok=True)
-            if added is None:
-                (folder / ADDED).unlink(missing_ok=True)
-            for name in files:
-                sync(work / name)
-                os.replace(work / name, folder / name)
-        RECOMMENDER.write(folder, document)
+        document = RECOMMENDER.replace(folder, {**config, "items": catalog.n_items}, write)
     except (OSError, SafetensorError) as error:
         raise LongrecError(f"{folder}: the recommender was not saved: {error}") from error
+    now = _tensors_in(document["digests"])
+    if before != now or evaluated_tensors(folder) not in (None, now):
+        for name in (EVALUATION.document, *EVALUATION.files):
+            with suppress(OSError):  # what stays is known to be of other tensors
+                (folder / name).unlink()
+    return now
+
+
+def tensors_of(folder: Path) -> str | None:
+    """What tells the tensors that give the scores of a folder's recommender; None without one.
+
+    The SHA-256 of model.safetensors, and that of an added score's tensors if there are any.
+    """
+    digests = _entry(folder / RECOMMENDER.document, "digests")
+    return _tensors_in(digests) if isinstance(digests, dict) else None
+
+
+def _tensors_in(digests: Mapping[str, str]) -> str:
+    return "+".join(digests[name] for name in (FILES[0], ADDED) if name in digests)
+
+
+def evaluated_tensors(folder: Path) -> str | None:
+    """The same of what was evaluated there; None where longrec 0.1.0 did, or nobody."""
+    tensors = _entry(folder / EVALUATION.document, "tensors")
+    return tensors if isinstance(tensors, str) else None
+
+
+def _entry(path: Path, key: str) -> object:
+    """What a JSON file has under a key; None where it has nothing."""
+    try:
+        return read_json(path, "").get(key)
+    except DataError:
+        return None
 
 
 def read_folder(folder: Path) -> Saved:
@@ -111,17 +145,20 @@ def read_folder(folder: Path) -> Saved:
             f"{folder} holds a training run that has not ended: go on with `longrec train "
             f"HISTORIES --out {folder} --resume`."
         )
-    config = RECOMMENDER.read(folder)
-    catalog = Catalog.load(folder / "catalog.parquet")
+    return RECOMMENDER.read_whole(folder, lambda config, files: _read(folder, config, files))
+
+
+def _read(folder: Path, config: dict[str, Any], files: Mapping[str, Path]) -> Saved:
+    catalog = Catalog.load(files["catalog.parquet"])
     if catalog.n_items != config["items"]:
         raise DataError(
             f"{folder / 'catalog.parquet'} has {catalog.n_items:,} items, config.json says "
             f"{config['items']}: {RECOMMENDER.mend}."
         )
-    provenance = read_json(folder / "provenance.json", RECOMMENDER.mend)
-    weights = _load_tensors(folder / FILES[0])
-    added = _load_tensors(folder / ADDED) if ADDED in config["digests"] else {}
-    return Saved(config, weights, catalog, provenance, added)
+    provenance = read_json(files["provenance.json"], RECOMMENDER.mend)
+    weights = _load_tensors(files[FILES[0]])
+    added = _load_tensors(files[ADDED]) if ADDED in files else {}
+    return Saved(config, weights, catalog, provenance, added, _tensors_in(config["digests"]))
 
 
 def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -131,12 +168,8 @@ def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 def _load_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
-    except SafetensorError as error:
+    except (OSError, SafetensorError) as error:
         raise DataError(f"{path} is damaged ({error}): {RECOMMENDER.mend}.") from error
-
-
-def _digest(path: Path) -> str | None:
-    return digest_of_file(path) if path.is_file() else None
 
 
 def digest_of_weights(weights: Mapping[str, Tensor], **also: Any) -> str:

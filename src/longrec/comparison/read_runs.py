@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 import torch
 
+from longrec.artifact.folder import EVALUATION
 from longrec.core import sealed
 from longrec.core.errors import DataError
 from longrec.evaluation.report.contents import MEMORY, Cost, ReportRow
@@ -111,12 +112,16 @@ def read_log(run: Path) -> pl.DataFrame:
 
 def read_ranks(run: Path) -> pl.DataFrame:
     """The ranks that an evaluation left in a run's folder."""
+    if "digests" in read_json(run / EVALUATION.document):
+        return EVALUATION.read_whole(run, lambda _, files: _read_ranks(files["ranks.parquet"]))
+    return _read_ranks(run / "ranks.parquet")  # of longrec 0.1.0
+
+
+def _read_ranks(path: Path) -> pl.DataFrame:
     try:
-        return pl.read_parquet(run / "ranks.parquet")
+        return pl.read_parquet(path)
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"{run / 'ranks.parquet'} cannot be read ({error}): evaluate again") from (
-            error
-        )
+        raise DataError(f"{path} cannot be read ({error}): {EVALUATION.mend}.") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

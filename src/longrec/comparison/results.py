@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from longrec.artifact.folder import evaluated_tensors, tensors_of
 from longrec.comparison.plan import Job, Plan, read_plan
 from longrec.comparison.read_runs import read_json, read_ranks, report_row
 from longrec.core.errors import DataError
@@ -115,6 +116,8 @@ def is_trained(job: Job) -> bool:
 def is_evaluated(job: Job, plan: Plan) -> bool:
     """Whether a run has ended and its test targets were ranked on the plan's data."""
     if not is_trained(job) or not (job.run / "ranks.parquet").is_file():
+        return False
+    if evaluated_tensors(job.run) not in (None, tensors_of(job.run)):
         return False
     try:
         metrics = read_json(job.run / "metrics.json")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -101,10 +103,34 @@ def _check_free(path: Path, overwrite: bool) -> None:
 
 
 def _move_into_place(new: Path, path: Path) -> None:
-    """Rename a folder to `path`; what stood there goes once the new one is in place."""
+    """Give a folder the name `path`; what stood there goes once the new one is in place."""
     if not path.exists():
         os.replace(new, path)
-        return
+    elif not _exchange(new, path):  # else `new` is the old folder now, which the caller removes
+        _replace_in_two_steps(new, path)
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Let two folders change names at one instant; False where the system cannot.
+
+    With two renames a process that is killed between them would leave nothing at the place.
+    """
+    names = os.fsencode(a), os.fsencode(b)
+    try:
+        if sys.platform == "linux":
+            here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+            failed = ctypes.CDLL(None).renameat2(here, names[0], here, names[1], swap)
+        elif sys.platform == "darwin":
+            failed = ctypes.CDLL(None).renamex_np(*names, 2)  # RENAME_SWAP
+        else:
+            return False
+    except (OSError, AttributeError):  # a system of before 2018
+        return False
+    return not failed
+
+
+def _replace_in_two_steps(new: Path, path: Path) -> None:
+    """The same on file systems and systems that cannot exchange names."""
     aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
     os.replace(path, aside / "old")
     try:

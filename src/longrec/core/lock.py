@@ -21,24 +21,26 @@ PATIENCE = 0.05
 
 
 @contextmanager
-def locked(folder: Path, what: str) -> Iterator[None]:
+def locked(folder: Path, what: str, name: str = LOCK) -> Iterator[None]:
     """Make a folder and lock it, so that no other `what` ("training", …) writes to it meanwhile.
+
+    `name` is the lock's file: what is locked by others does not exclude each other.
 
     Raises
     ------
     LongrecError
         When it cannot be written to, or another `what` has locked it.
     """
-    lock = lock_folder(folder, f"{folder}: another {what} is writing to it")
+    lock = lock_folder(folder, f"{folder}: another {what} is writing to it", name)
     try:
         yield
     finally:
         with suppress(OSError):
-            (folder / LOCK).unlink()
+            (folder / name).unlink()
         lock.release()
 
 
-def lock_folder(folder: Path, refusal: str) -> BaseFileLock:
+def lock_folder(folder: Path, refusal: str, name: str = LOCK) -> BaseFileLock:
     """Make a folder and lock it by a file in it, until `release` or the end of the process.
 
     Raises
@@ -46,7 +48,7 @@ def lock_folder(folder: Path, refusal: str) -> BaseFileLock:
     LongrecError
         When it cannot be written to; with the words `refusal` when another process has locked it.
     """
-    lock = FileLock(folder / LOCK, thread_local=False)
+    lock = FileLock(folder / name, thread_local=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=PATIENCE, poll_interval=PATIENCE / 5)

@@ -4,25 +4,37 @@ A sealed folder has one JSON document that says what stands beside it. It is wri
 a folder without it is none. Kinds with digests have in it the SHA-256 of every other file
 ("digests") and of the document itself ("digest"). What is missing, newer, edited or damaged is said
 in the same words for every kind, with what to do about it.
+
+Whatever replaces a folder, or the files of one, leaves the old whole until the new stands whole,
+and whoever reads meanwhile reads one of the two.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import shutil
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from longrec.core.errors import DataError, UsageError, first_line
 from longrec.core.files import (
     digest_of_config,
     digest_of_file,
     is_free,
+    sync,
     write_file,
     writing_folder,
 )
+from longrec.core.lock import locked
+from longrec.core.staged import locate, settle, stage
+
+ATTEMPTS = 3
+"""Times that a folder is read in which something is missing or odd: another process may have
+replaced it meanwhile."""
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -67,6 +79,71 @@ class SealedKind:
         """Write the document of `describe`, the last file of a folder."""
         write_file(folder / self.document, json.dumps(document, indent=1))
 
+    def replace(
+        self, folder: Path, about: Mapping[str, Any], write: Callable[[Path], None]
+    ) -> dict[str, Any]:
+        """Write a folder's files, of a kind with digests, in place of those that may be there.
+
+        The new ones count from one instant on (`longrec.core.staged`); a failure or a kill leaves
+        the old or the new ones whole. Files of other names stay.
+
+        Parameters
+        ----------
+        folder : Path
+            Made if need be.
+        about : mapping
+            What the document says besides digests.
+        write : callable
+            Writes the kind's `files`, and further ones, into the folder that it is given.
+
+        Returns
+        -------
+        dict
+            The document.
+
+        Raises
+        ------
+        OSError
+            When it cannot be written.
+        LongrecError
+            When another process is writing to it.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder, "writer", f".{self.document}.lock"):
+            old = self._digests_now(folder)
+            settle(folder, self.document, old)
+            work = stage(folder, self.document)
+            document: dict[str, Any] = {}
+            try:
+                write(work)
+                files = sorted(work.iterdir())
+                for file in files:
+                    sync(file)
+                sync(work)
+                document = self.describe(about, files)
+                self.write(folder, document)
+                sync(folder)
+                settle(folder, self.document, document["digests"])
+                for name in old.keys() - document["digests"].keys():
+                    (folder / name).unlink(missing_ok=True)
+            except BaseException:
+                # An interrupt may come just after the new document took its place: then its files
+                # are where they were written, and stay.
+                if self._digests_now(folder) != document.get("digests"):
+                    shutil.rmtree(work, ignore_errors=True)
+                raise
+        return document
+
+    def _digests_now(self, folder: Path) -> dict[str, str]:
+        """The digests that the document in a folder has; none if there is no sound one."""
+        try:
+            digests = read_json(folder / self.document, self.mend).get("digests")
+        except DataError:
+            return {}
+        if not isinstance(digests, dict):
+            return {}
+        return {name: digest for name, digest in digests.items() if Path(name).name == name}
+
     def read(self, folder: Path) -> dict[str, Any]:
         """The document of a folder whose files are all there, and as written if they have digests.
 
@@ -75,18 +152,50 @@ class SealedKind:
         DataError
             When it is missing, of another version, edited or damaged.
         """
-        document = self.read_document(folder)
+        return self.read_whole(folder, lambda document, files: document)
+
+    def read_whole(self, folder: Path, use: Callable[[dict[str, Any], dict[str, Path]], R]) -> R:
+        """What `use` makes of a folder's document and the places of its files, by their names.
+
+        All of them are of one writing, even if the folder is replaced meanwhile: then `use` is
+        called again.
+
+        Raises
+        ------
+        DataError
+            When it is missing, of another version, edited or damaged; or what `use` raises.
+        """
+        for left in reversed(range(ATTEMPTS)):
+            document = self.read_document(folder)
+            try:
+                result = use(document, self._places(folder, document))
+            except (DataError, OSError):
+                if not left:
+                    raise
+                continue
+            if self.read_document(folder) == document:
+                return result
+        raise DataError(f"{folder} is being replaced again and again: read it later.")
+
+    def _places(self, folder: Path, document: Mapping[str, Any]) -> dict[str, Path]:
+        """Where each file stands, its digest checked if it has one."""
         digests = document["digests"] if self.with_digests else {}
+        places = {}
         for name in dict.fromkeys((*self.files, *digests)):
-            path = folder / name
-            if not path.is_file():
-                raise DataError(f"{path} is missing: {self.mend}.")
-            if self.with_digests and digest_of_file(path) != digests.get(name):
+            path: Path | None = folder / name
+            if self.with_digests:
+                path = locate(folder, self.document, name, digests.get(name))
+            elif not (folder / name).is_file():
+                path = None
+            if path is None:
+                if not (folder / name).is_file():
+                    raise DataError(f"{folder / name} is missing: {self.mend}.")
                 raise DataError(
-                    f"{path} is not what was saved (its digest differs): it was truncated or "
-                    f"edited; {self.mend}."
+                    f"{folder / name} is not what was saved (its digest differs): it was truncated "
+                    f"or edited; {self.mend}."
                 )
-        return document
+            places[name] = path
+        return places
 
     def read_document(self, folder: Path) -> dict[str, Any]:
         """The document alone, checked; the other files are not looked at.

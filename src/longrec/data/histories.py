@@ -10,7 +10,7 @@
 User u's history is `items[offsets[u] : offsets[u + 1]]`, in time order. The Arrow files hold one
 uncompressed record batch each, so that every column is one slice of the mapped file: opening costs
 the same for a thousand events and for a billion. A folder is written beside its place and renamed,
-so that a folder that exists is whole.
+so that a folder that exists is whole; one that is replaced changes names with the new one.
 """
 
 from __future__ import annotations
@@ -176,7 +176,10 @@ def open_histories(path: Path | str) -> Histories:
         inconsistent. A change of bytes that keeps every size is found by `Histories.verify`.
     """
     path = Path(path)
-    document = HISTORIES.read(path)
+    return HISTORIES.read_whole(path, lambda document, _: _open(path, document))
+
+
+def _open(path: Path, document: dict[str, Any]) -> Histories:
     odd = {item.name for item in fields(HistoriesMeta)}.symmetric_difference(document)
     if odd:
         raise DataError(

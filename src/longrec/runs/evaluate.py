@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 
 from longrec.artifact.artifact import Artifact
+from longrec.artifact.folder import EVALUATION, tensors_of
 from longrec.artifact.provenance import provenance
 from longrec.core.choices import Part, check_choice
 from longrec.core.errors import DataError, LongrecError
@@ -91,13 +91,22 @@ def evaluate(
 def _save(
     folder: Path, recommender: Artifact, metrics: Metrics, ranks: pl.DataFrame, data: Histories
 ) -> None:
-    """Write the evaluation beside the model."""
-    document = metrics.to_dict() | {
+    """Write the evaluation beside the model, in place of an earlier one."""
+    if tensors_of(folder) != recommender.saved_tensors:
+        raise LongrecError(
+            f"{folder}: the evaluation was not kept: another recommender was saved there since "
+            "this one was loaded. Load it again, or save this one to a folder of its own."
+        )
+    about = metrics.to_dict() | {
         "provenance": provenance(data, recommender.train_config.seed),
         "model": recommender.name,
+        "tensors": recommender.saved_tensors,
     }
     try:
-        write_file(folder / "ranks.parquet", serialise(ranks, "parquet"))
-        write_file(folder / "metrics.json", json.dumps(document, indent=1))
+        EVALUATION.replace(
+            folder,
+            about,
+            lambda work: write_file(work / "ranks.parquet", serialise(ranks, "parquet")),
+        )
     except OSError as error:
         raise LongrecError(f"{folder}: the evaluation was not kept: {error}") from error
