@@ -33,7 +33,6 @@ from longrec.retrieval.approximate import CellIndex, build_cells
 from longrec.retrieval.exact import ExactIndex
 from longrec.retrieval.index import Index, as_booleans
 from longrec.retrieval.index_cache import open_index
-from longrec.retrieval.int8_scan import Scan
 from longrec.retrieval.recall import K, Queries, queries_of
 
 Search = Callable[[int], np.ndarray]
@@ -59,13 +58,11 @@ class Bench:
         self.users = np.ascontiguousarray(queries.h.numpy())
 
     def exact(self) -> Way:
-        index = ExactIndex(self.recommender.model)
-        index._scan = None
+        index = ExactIndex(self.recommender.scorer, in_8_bits=False)
         return self._one(index, 0)
 
     def scan(self) -> Way:
-        index = ExactIndex(self.recommender.model)
-        index._scan = Scan(self.vectors)
+        index = ExactIndex(self.recommender.scorer, in_8_bits=True)
         return self._one(index, self.vectors.size)
 
     def index(self) -> Way:
@@ -78,7 +75,7 @@ class Bench:
 
         def settings() -> Iterator[tuple[str, Search]]:
             for many in (4, 8, 16, 32, 64, 128):
-                index = CellIndex(self.recommender.model, cells, many)
+                index = CellIndex(self.recommender.scorer, cells, many)
                 yield f"{many} cells", self._search(index)
 
         return Way(settings(), self._bytes(cells))

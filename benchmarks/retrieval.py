@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from longrec.models import build_model
+from longrec.models.common.scorer import Scorer
 from longrec.models.hydrarec import HydraRecConfig
 from longrec.retrieval.exact import ExactIndex
 from longrec.retrieval.index import as_bits
@@ -33,17 +34,13 @@ def main() -> None:
     print("|---|---|---|---|---|---|", flush=True)
     for items in (3_400, 20_000, 100_000, 300_000, 1_000_000):
         model = build_model("hydrarec", HydraRecConfig(), items).eval()
-        chosen = ExactIndex(model)
-        full = ExactIndex(model)
-        full._scan = None
+        full, scan = (ExactIndex(Scorer(model), in_8_bits=eight) for eight in (False, True))
 
         def barred(many: int, users: int, items: int = items) -> np.ndarray:
             rows = [random.permutation(items)[:many] + 1 for _ in range(users)]
             return np.stack([as_bits(row, items) for row in rows])
 
-        for words, index in (("in full", full), ("8 bits first", chosen)):
-            if words != "in full" and index._scan is None:
-                continue
+        for words, index in (("in full", full), ("8 bits first", scan)):
             taken = [
                 _median(index, torch.randn(1, 64), rows)
                 for rows in (None, barred(200, 1), barred(items // 2, 1))

@@ -18,7 +18,7 @@ from longrec.core.errors import UsageError
 from longrec.data.aligned import align_items
 from longrec.data.catalog import as_ids
 from longrec.data.histories import Histories
-from longrec.inference.encode import Events, check_times, encode_histories
+from longrec.inference.encode import Events, check_times, encode_histories, last_items
 from longrec.inference.explain import (
     Explanation,
     check_explains,
@@ -39,8 +39,8 @@ class Recommender(Artifact):
 
     @cached_property
     def index(self) -> ExactIndex:
-        """Exact search over the catalog, for the weights as they are now."""
-        return ExactIndex(self.model)
+        """Exact search over the catalog, for the scores as they are now."""
+        return ExactIndex(self.scorer)
 
     def open_stream(
         self,
@@ -92,7 +92,7 @@ class Recommender(Artifact):
         Raises
         ------
         UsageError
-            When the item is unknown, or the model has no item vectors.
+            When the item is unknown, or the model has no item vectors (biases are none).
         """
         [index] = self.catalog.find([item])
         if not index:
@@ -254,6 +254,7 @@ class Recommender(Artifact):
         scores = torch.full((n_users, width), -torch.inf)
         best = torch.zeros((n_users, width), dtype=torch.int64)
         users_at_once = max(1, SEEN_BYTES // row_bytes(n_items))
+        reach = self.scorer.reach
 
         def search(rows: np.ndarray, h: torch.Tensor) -> None:
             h = h[torch.from_numpy(np.argsort(rows)).to(h.device)]
@@ -264,7 +265,8 @@ class Recommender(Artifact):
                 if exclude_seen:
                     histories = [items[ends[row] - lengths[row] : ends[row]] for row in part]
                     seen = np.stack([as_bits(history, n_items) for history in histories])
-                found = self.index.search(h[start : start + users_at_once], k, seen)
+                recent = last_items(items, ends[part] - lengths[part], ends[part], reach)
+                found = self.index.search(h[start : start + users_at_once], k, seen, recent)
                 scores[part], best[part] = found.scores.float(), found.items
 
         events = Events(items.astype(np.int32), times)

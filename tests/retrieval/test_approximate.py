@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from models.added_scores import skeleton
 from retrieval.problems import (
     Given,
     Problem,
@@ -19,26 +20,27 @@ from retrieval.problems import (
 )
 
 from longrec.core.errors import UsageError
+from longrec.models.common.scorer import Scorer
 from longrec.retrieval import approximate, top_k
-from longrec.retrieval.approximate import CellIndex, build_cells
+from longrec.retrieval.approximate import CellIndex, build_cells, checked_vectors
 
 pytest.importorskip("faiss")
 
 
-def index_of(model: Several, per_cell: int = 4, probes: int | None = None) -> CellIndex:
+def index_of(scorer: Scorer, per_cell: int = 4, probes: int | None = None) -> CellIndex:
     """Cells of so few items that small catalogs have many; all are looked into by default."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(approximate, "PER_CELL", per_cell)
-        cells = build_cells(model.item_vectors().detach().numpy())
-    return CellIndex(model, cells, probes or cells.nlist)
+        cells = build_cells(checked_vectors(scorer))
+    return CellIndex(scorer, cells, probes or cells.nlist)
 
 
 @given(problems(), st.sampled_from([1, 4, 256]))
 def test_looking_into_all_cells_equals_sorting_but_for_ties(problem, share):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(top_k, "DIRECT_SHARE", share)
-        found = answers(index_of(problem.model), problem)
-    scores = problem.model.score(problem.h)
+        found = answers(index_of(problem.scorer), problem)
+    scores = problem.scorer.score(problem.h, recent=problem.recent)
     for row, (ours, wanted) in enumerate(zip(found, by_sorting(problem), strict=True)):
         assert [score for _, score in ours] == [score for _, score in wanted]
         assert all(scores[row, item] == score for item, score in ours)
@@ -49,8 +51,8 @@ def test_looking_into_all_cells_equals_sorting_but_for_ties(problem, share):
 def test_one_cell_gives_as_many_items_as_are_allowed_and_no_other(problem, share):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(top_k, "DIRECT_SHARE", share)
-        found = answers(index_of(problem.model, probes=1), problem)
-    scores = problem.model.score(problem.h)
+        found = answers(index_of(problem.scorer, probes=1), problem)
+    scores = problem.scorer.score(problem.h, recent=problem.recent)
     out = problem.out or [set()]
     for row, (ours, wanted) in enumerate(zip(found, by_sorting(problem), strict=True)):
         items = [item for item, _ in ours]
@@ -75,7 +77,7 @@ def test_recall_stands_whatever_share_is_excluded(large, allowed):
     random = np.random.default_rng(allowed)
     out = [set(random.permutation(np.arange(1, 5001))[allowed:].tolist()) for _ in users]
     problem = Problem(model, torch.from_numpy(users), 10, out)
-    index = index_of(model, per_cell=50, probes=4)
+    index = index_of(Scorer(model), per_cell=50, probes=4)
     hits = wanted = 0
     for ours, best in zip(answers(index, problem), by_sorting(problem), strict=True):
         assert len(ours) == len(best)
@@ -89,14 +91,14 @@ def test_among_few_items_is_exact(large):
     among = set(range(100, 5000, 98))
     out = [set(range(5001)) - among]
     problem = Problem(model, torch.from_numpy(users), 10, out)
-    index = index_of(model, per_cell=50, probes=1)
+    index = index_of(Scorer(model), per_cell=50, probes=1)
     found = [[item for item, _ in row] for row in answers(index, problem)]
     assert found == [[item for item, _ in row] for row in by_sorting(problem)]
 
 
 def test_many_threads(large):
     model, users = large
-    index = index_of(model, per_cell=50, probes=4)
+    index = index_of(Scorer(model), per_cell=50, probes=4)
     excluded = packed([set(range(0, 5001, 2))], 5000)
     h = torch.from_numpy(users)
     assert answered_alike_in_threads(index, h, excluded)
@@ -104,4 +106,8 @@ def test_many_threads(large):
 
 def test_a_model_without_vectors_is_refused_by_name():
     with pytest.raises(UsageError, match=r"given on cpu has no approximate index.*exact"):
-        CellIndex(Given(4), None, 1)
+        CellIndex(Scorer(Given(4)), None, 1)
+    together = skeleton("target-aware", 4)
+    together.name = "together"
+    with pytest.raises(UsageError, match="together on cpu has no approximate index"):
+        CellIndex(Scorer(together), None, 1)

@@ -20,6 +20,7 @@ from longrec.core.errors import UsageError
 from longrec.core.machine import usable_cores
 from longrec.data.histories import Histories
 from longrec.models import MODELS, SequenceModel
+from longrec.models.common.scorer import Scorer
 from longrec.recommender import Recommender
 from longrec.retrieval.exact import ExactIndex
 from longrec.retrieval.index import Index, TopK
@@ -257,7 +258,7 @@ class CatalogBench:
         for window in WINDOWS:
             model = window_model(recommender, window)
             has_vectors = isinstance(recommender.model, SequenceModel)
-            index = self.indexes[recommender.name] if has_vectors else ExactIndex(model)
+            index = self.indexes[recommender.name] if has_vectors else ExactIndex(Scorer(model))
             for users in self.users:
                 if users.length > shorter:  # no window reads what a shorter one does
                     condition = self._condition(f"{REENCODING} {window}", users)
@@ -291,7 +292,7 @@ def recall_of(stream: Stream, groups: Sequence[Users]) -> float:
 
     Items that they have seen are excluded in both, as a recommendation excludes them.
     """
-    everything = ExactIndex(stream.artifact.model)
+    everything = ExactIndex(stream.artifact.scorer)
     exact = Ranker(stream.artifact, stream.store, stream.engine, stream.items, everything)
     found: list[list[TopK]] = []
     for ranker in (stream.ranker, exact):  # which users ask one by one

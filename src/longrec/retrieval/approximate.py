@@ -3,9 +3,9 @@
 The cells hold vectors in 8 bits, so that a million of width 64 take 69 MiB; the best that are found
 with these are scored in full.
 
-The index decides which items are looked at. Everything else is exact: scores are the model's own,
-an excluded item is never returned, and where fewer items are allowed or found than wanted, exact
-search answers.
+The index decides which items are looked at. Everything else is exact: scores are the recommender's
+own, items that an added score has rows of are all scored, an excluded item is never returned, and
+where fewer items are allowed or found than wanted, exact search answers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from longrec.core.errors import UsageError
-from longrec.models import Model, SequenceModel
+from longrec.models.common.scorer import Scorer
 from longrec.retrieval.index import TopK, as_booleans, count_allowed, vectors_of
 from longrec.retrieval.top_k import (
     Best,
@@ -26,7 +26,7 @@ from longrec.retrieval.top_k import (
     best_of,
     best_vector,
     score_items,
-    search_or_score,
+    search_with_rows,
 )
 
 PER_CELL, ROUNDS, SAMPLED = 250, 8, 64
@@ -38,14 +38,14 @@ ADDED = 100_000
 
 
 class CellIndex:
-    """Inverted-file search over the item vectors of a model on the CPU; see `Index`.
+    """Inverted-file search over item vectors on the CPU; see `Index`.
 
     Parameters
     ----------
-    model : Model
-        A SequenceModel, in eval mode.
+    scorer : Scorer
+        Whose scores are products of vectors, but for added rows; of a model in eval mode.
     cells : faiss.IndexIVFScalarQuantizer
-        Made by `build_cells` from this model's vectors, or read from a file.
+        Made by `build_cells` from these vectors, or read from a file.
     probes : int
         Cells that are searched per user vector.
     recall : float
@@ -54,18 +54,23 @@ class CellIndex:
 
     name = "faiss-ivf"
 
-    def __init__(self, model: Model, cells: Any, probes: int, recall: float = 0.0) -> None:
-        self._model, self._vectors, self.cells = model, checked_vectors(model), cells
-        self.n_items, self.probes, self.recall = model.n_items, probes, recall
+    def __init__(self, scorer: Scorer, cells: Any, probes: int, recall: float = 0.0) -> None:
+        self._scorer, self._vectors, self.cells = scorer, checked_vectors(scorer), cells
+        self.n_items, self.probes, self.recall = scorer.n_items, probes, recall
 
     @torch.inference_mode()
-    def search(self, h: Tensor, k: int, excluded: np.ndarray | None = None) -> TopK:
-        """The best items of each user among those in the cells that are probed."""
+    def search(
+        self,
+        h: Tensor,
+        k: int,
+        excluded: np.ndarray | None = None,
+        recent: Tensor | None = None,
+    ) -> TopK:
+        """The best items of each user among those in the cells that are probed, and of the rows."""
         width = min(k, self.n_items)
-        assert isinstance(self._model, SequenceModel)
-        users = self._model.user_vectors(h).numpy()
-        found = search_or_score(self._search_cells, self._vectors, users, width, excluded)
-        return as_top_k(found, width)
+        users, rows = self._scorer.user_vectors(h).numpy(), self._scorer.rows(recent)
+        search, vectors = self._search_cells, self._vectors
+        return as_top_k(search_with_rows(search, vectors, users, width, excluded, rows), width)
 
     def _search_cells(self, users: np.ndarray, k: int, excluded: np.ndarray | None) -> list[Best]:
         """The best items of users (n, R, D), for each or for all of whom items are excluded."""
@@ -104,15 +109,15 @@ class CellIndex:
         return best_of(scores, k)
 
 
-def checked_vectors(model: Model) -> np.ndarray:
+def checked_vectors(scorer: Scorer) -> np.ndarray:
     """Item vectors (n_items + 1, D), to be put into cells.
 
     Raises
     ------
     UsageError
-        When the model has none, or is on another device.
+        When there are none, or the model is on another device.
     """
-    vectors = vectors_of(model)
+    vectors, model = vectors_of(scorer), scorer.model
     if vectors is None:
         raise UsageError(
             f"{model.name} on {model.device} has no approximate index, which is for vectors of "

@@ -2,81 +2,138 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from time import perf_counter
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from longrec.models import Model, SequenceModel
+from longrec.models.common.scorer import Scorer
 from longrec.retrieval.index import TopK, as_booleans, vectors_of
-from longrec.retrieval.int8_scan import Scan, multiplies_exactly
-from longrec.retrieval.top_k import Best, as_top_k, best_of, best_vector, search_or_score
+from longrec.retrieval.int8_scan import SLACK, Scan, pays
+from longrec.retrieval.top_k import (
+    Best,
+    as_top_k,
+    best_of,
+    best_vector,
+    score_items,
+    search_with_rows,
+    threshold,
+)
 
 AT_ONCE = 1 << 22
 """Scores held at once."""
 LARGE = 20_000
-"""Items from which a scan in 8 bits may be ahead of one in full: both are timed then."""
-TRIALS = 5
+"""Items from which a scan in 8 bits pays, where the processor multiplies them fast."""
 
 
 class ExactIndex:
-    """Exact search over a model's catalog; see `Index`.
+    """Exact search over a catalog; see `Index`.
 
-    Scores are the model's own. Large catalogs are scanned in 8 bits first
-    (`longrec.retrieval.int8_scan`: the result is the same), where that is faster on this machine.
+    Large catalogs are scanned in 8 bits first (`longrec.retrieval.int8_scan`), where the processor
+    multiplies these fast: items and scores are the same to the bit as those of a scan in full.
 
     Parameters
     ----------
-    model : Model
-        In eval mode, on any device.
+    scorer : Scorer
+        Of a model in eval mode, on any device.
+    in_8_bits : bool or None
+        Whether to scan in 8 bits first; None: in a large catalog, where the processor is made
+        for it.
     """
 
     name, recall = "exact", 1.0
 
+    def __init__(self, scorer: Scorer, in_8_bits: bool | None = None) -> None:
+        self._scorer, self._device, self.n_items = scorer, scorer.model.device, scorer.n_items
+        self._vectors = vectors = vectors_of(scorer)
+        self._scan: Scan | InFull | None = None
+        if vectors is None or vectors.dtype != np.float32:
+            return
+        if in_8_bits is None:
+            in_8_bits = self.n_items >= LARGE and pays(vectors.shape[1] - scorer.has_bias)
+        if in_8_bits:
+            self._scan = Scan(vectors, scorer.has_bias)
+        elif self.n_items >= LARGE:
+            self._scan = InFull(vectors)
+
     @property
     def in_8_bits(self) -> bool:
-        """Whether items are scanned in 8 bits first: in a large catalog, where that is faster."""
-        return self._scan is not None
-
-    def __init__(self, model: Model) -> None:
-        self._model, self._device, self.n_items = model, model.device, model.n_items
-        self._vectors = vectors = vectors_of(model)
-        self._scan: Scan | None = None
-        if vectors is not None and self.n_items >= LARGE and vectors.dtype == np.float32:
-            self._scan = _scan_if_faster(vectors)
+        """Whether items are scanned in 8 bits first."""
+        return isinstance(self._scan, Scan)
 
     @torch.inference_mode()
-    def search(self, h: Tensor, k: int, excluded: np.ndarray | None = None) -> TopK:
+    def search(
+        self,
+        h: Tensor,
+        k: int,
+        excluded: np.ndarray | None = None,
+        recent: Tensor | None = None,
+    ) -> TopK:
         """The k best items of each user."""
         width = min(k, self.n_items)
         found: list[Best] = []
         if self._scan is not None:
-            search, vectors = self._scan.search, self._scan.vectors
-            found = search_or_score(search, vectors, self._users(h), width, excluded)
-            return as_top_k(found, width)
+            search, vectors, users = self._scan.search, self._scan.vectors, self._users(h)
+            rows = self._scorer.rows(recent)
+            return as_top_k(search_with_rows(search, vectors, users, width, excluded, rows), width)
         block = max(1, AT_ONCE // (self.n_items + 1))
         for start in range(0, len(h), block):
-            scores = self._scores(h[start : start + block])
+            scores = self._scores(
+                h[start : start + block], None if recent is None else recent[start : start + block]
+            )
             scores[:, 0] = -np.inf
             if excluded is not None:
-                rows = excluded if len(excluded) == 1 else excluded[start : start + block]
-                np.copyto(scores, -np.inf, where=as_booleans(rows, self.n_items))
+                barred = excluded if len(excluded) == 1 else excluded[start : start + block]
+                np.copyto(scores, -np.inf, where=as_booleans(barred, self.n_items))
             found += [best_of(row, width) for row in scores]
         return as_top_k(found, width)
 
-    def _scores(self, h: Tensor) -> np.ndarray:
+    def _scores(self, h: Tensor, recent: Tensor | None) -> np.ndarray:
         """(n, n_items + 1), new memory."""
         if self._vectors is None:
-            return self._model.score(h.to(self._device)).cpu().numpy()
+            return self._scorer.score(h.to(self._device), recent=recent).cpu().numpy()
         users = self._users(h)
-        return best_vector(users.reshape(-1, users.shape[-1]) @ self._vectors.T, len(users))
+        scores = best_vector(users.reshape(-1, users.shape[-1]) @ self._vectors.T, len(users))
+        rows = self._scorer.rows(recent)
+        if rows is not None:
+            row, item, value = (part.numpy() for part in rows)
+            scores[row, item] += value.astype(scores.dtype)
+        return scores
 
     def _users(self, h: Tensor) -> np.ndarray:
         """User vectors (n, R, D)."""
-        assert isinstance(self._model, SequenceModel)
-        return self._model.user_vectors(h).numpy()
+        return self._scorer.user_vectors(h).numpy()
+
+
+class InFull:
+    """All items scored by matrix products, and those that may be among the best one by one.
+
+    Parameters
+    ----------
+    vectors : ndarray
+        (n_items + 1, D) float32, row 0 is padding; kept, not copied.
+    """
+
+    def __init__(self, vectors: np.ndarray) -> None:
+        self.vectors = vectors
+        self._slack = 2 * SLACK * float(np.einsum("nd,nd->n", vectors, vectors).max()) ** 0.5
+
+    def search(self, users: np.ndarray, k: int, excluded: np.ndarray | None) -> list[Best]:
+        """The k best items for each user; see `Scan.search`."""
+        found: list[Best] = []
+        block = max(1, AT_ONCE // len(self.vectors))
+        for start in range(0, len(users), block):
+            part = users[start : start + block]
+            products = part.reshape(-1, part.shape[2]) @ self.vectors.T
+            scores = best_vector(products, len(part))
+            scores[:, 0] = -np.inf
+            if excluded is not None:
+                barred = excluded if len(excluded) == 1 else excluded[start : start + block]
+                np.copyto(scores, -np.inf, where=as_booleans(barred, len(self.vectors) - 1))
+            for row, user in zip(scores, part, strict=True):
+                least = threshold(row, k) - self._slack * np.linalg.norm(user, axis=1).max()
+                items = np.flatnonzero(row >= least if least > -np.inf else row > least)
+                found.append(score_items(self.vectors, items, user, k))
+        return found
 
 
 @torch.inference_mode()
@@ -102,22 +159,3 @@ def similar(vectors: Tensor, item: int, k: int) -> tuple[Tensor, Tensor]:
     cosines[[0, item]] = -torch.inf
     best = cosines.topk(max(0, min(k, len(vectors) - 2)))
     return best.indices.cpu(), best.values.cpu()
-
-
-def _scan_if_faster(vectors: np.ndarray) -> Scan | None:
-    """A scan in 8 bits, unless this machine multiplies floats faster, or 8 bits wrongly."""
-    if not multiplies_exactly(vectors.shape[1]):
-        return None
-    scan, user = Scan(vectors), vectors[-1:]
-    in_8_bits = _seconds(lambda: scan.search(user[None], 10, None))
-    return scan if in_8_bits < _seconds(lambda: vectors @ user[0]) else None
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    """The shortest of some trials."""
-    taken = []
-    for _ in range(TRIALS):
-        began = perf_counter()
-        work()
-        taken.append(perf_counter() - began)
-    return min(taken)

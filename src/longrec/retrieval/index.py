@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from longrec.core.arrays import Ints
-from longrec.models import Model, SequenceModel
+from longrec.models.common.scorer import Scorer
 
 PERSONAL, COLD = "personal", "cold"
 """How a user's items were found: by the model from a history, or without one the popular items."""
@@ -38,7 +38,13 @@ class Index(Protocol):
     recall: float
     n_items: int
 
-    def search(self, h: Tensor, k: int, excluded: np.ndarray | None = None) -> TopK:
+    def search(
+        self,
+        h: Tensor,
+        k: int,
+        excluded: np.ndarray | None = None,
+        recent: Tensor | None = None,
+    ) -> TopK:
         """The best items of each user.
 
         Parameters
@@ -50,19 +56,24 @@ class Index(Protocol):
         excluded : ndarray or None
             (n, n_items // 8 + 1) uint8, or (1, ...) for all users: an item index whose bit is set,
             the lowest of a byte first, is not returned.
+        recent : Tensor or None
+            (n, reach) int64, the last known items that an added score reads; see `Scorer.score`.
 
         Returns
         -------
         TopK
             On the CPU, (n, min(k, n_items)), best first; of equal scores the smaller item index.
-            The scores are the model's own. Fewer are found only where fewer are allowed.
+            The scores are those of the `Scorer`. Fewer are found only where fewer are allowed.
         """
 
 
-def vectors_of(model: Model) -> np.ndarray | None:
-    """Item vectors (n_items + 1, D) of a model on the CPU, not copied; None of any other model."""
-    if isinstance(model, SequenceModel) and not model.target_aware and model.device.type == "cpu":
-        return model.item_vectors().detach().numpy()
+def vectors_of(scorer: Scorer) -> np.ndarray | None:
+    """Item vectors (n_items + 1, D), the bias among them, of scores that are products on the CPU.
+
+    They are not copied where there is no bias. None where scores are no products of vectors.
+    """
+    if scorer.has_vectors and scorer.model.device.type == "cpu":
+        return scorer.item_vectors().detach().numpy()
     return None
 
 

@@ -80,11 +80,11 @@ def open_index(
     """
     check_choice("index", kind, IndexKind)
     if kind != "approximate":
-        exact = ExactIndex(artifact.model)
+        exact = ExactIndex(artifact.scorer)
         large = exact.n_items >= (APPROXIMATE_FROM if exact.in_8_bits else WITHOUT_SCAN)
-        if kind == "exact" or not large or vectors_of(artifact.model) is None:
+        if kind == "exact" or not large or vectors_of(artifact.scorer) is None:
             return IndexWithFacts(exact, {})
-    vectors = checked_vectors(artifact.model)
+    vectors = checked_vectors(artifact.scorer)
     digest = hashlib.sha256(np.ascontiguousarray(vectors).data).hexdigest()
     saved = _read(artifact, digest)
     index, document = saved or _build(artifact, vectors, digest, progress)
@@ -107,7 +107,7 @@ def _read(artifact: Artifact, digest: str) -> tuple[CellIndex, dict[str, Any]] |
     probes = document["looked_into"]
     if cells.ntotal != artifact.catalog.n_items or not 0 < probes <= cells.nlist:
         return None
-    return CellIndex(artifact.model, cells, probes, document["recall"]), document
+    return CellIndex(artifact.scorer, cells, probes, document["recall"]), document
 
 
 def _build(
@@ -119,7 +119,7 @@ def _build(
     seconds = perf_counter() - begun
     if progress is not None:
         progress(0, 1, "measuring recall")
-    index = CellIndex(artifact.model, cells, 1)
+    index = CellIndex(artifact.scorer, cells, 1)
     queries = _set_probes(artifact, index)
     document = SAVED_INDEX.describe(
         {
@@ -142,8 +142,8 @@ def _set_probes(artifact: Artifact, index: CellIndex) -> str:
     Returns who these users are.
     """
     queries = queries_of(artifact)
-    halves = [queries._replace(h=queries.h[n::2], excluded=queries.excluded[n::2]) for n in (0, 1)]
-    exact_index = ExactIndex(artifact.model)
+    halves = [queries.some(slice(n, None, 2)) for n in (0, 1)]
+    exact_index = ExactIndex(artifact.scorer)
     exact = [search_each(exact_index, half) for half in halves]
     cells = index.cells.nlist
     while recall(search_each(index, halves[0]), exact[0]) < WANTED and index.probes < cells:

@@ -12,7 +12,7 @@ from longrec.artifact.artifact import Artifact
 from longrec.core.arrays import Ints, places
 from longrec.core.errors import LongrecError
 from longrec.data.aligned import align_items
-from longrec.inference.encode import Events, encode_histories
+from longrec.inference.encode import Events, encode_histories, last_items
 from longrec.retrieval.index import Index, TopK, as_bits
 
 K = 10
@@ -23,11 +23,17 @@ MADE_UP = 30
 
 
 class Queries(NamedTuple):
-    """Users to ask an index for: h (n, D), rows of bits of the items seen, and who they are."""
+    """Users to ask an index for: h (n, D), rows of bits of the items seen, the last items that an
+    added score reads (n, reach), and who they are."""
 
     h: Tensor
     excluded: np.ndarray
+    recent: Tensor
     words: str
+
+    def some(self, rows: slice) -> Queries:
+        """Those of some users."""
+        return Queries(self.h[rows], self.excluded[rows], self.recent[rows], self.words)
 
 
 def queries_of(artifact: Artifact, seed: int = 0) -> Queries:
@@ -62,16 +68,17 @@ def queries_of(artifact: Artifact, seed: int = 0) -> Queries:
 
     events = Events(items.astype(np.int32), times)
     encode_histories(artifact.model, events, lengths, artifact.limit, use)
-    spans = np.split(items, lengths.cumsum()[:-1])
-    return Queries(h, np.stack([as_bits(span, n_items) for span in spans]), f"{len(h)} {words}")
+    ends = lengths.cumsum()
+    spans = np.split(items, ends[:-1])
+    recent = last_items(items, ends - lengths, ends, artifact.scorer.reach)
+    excluded = np.stack([as_bits(span, n_items) for span in spans])
+    return Queries(h, excluded, recent, f"{len(h)} {words}")
 
 
 def search_each(index: Index, queries: Queries, k: int = K) -> list[TopK]:
     """What an index answers, user by user as a service asks it."""
-    return [
-        index.search(queries.h[row : row + 1], k, queries.excluded[row : row + 1])
-        for row in range(len(queries.h))
-    ]
+    each = [queries.some(slice(row, row + 1)) for row in range(len(queries.h))]
+    return [index.search(one.h, k, one.excluded, one.recent) for one in each]
 
 
 def recall(found: list[TopK], exact: list[TopK]) -> float:

@@ -1,4 +1,4 @@
-"""The best of many scores without sorting them, and of few items without any search."""
+"""The best of many scores without sorting them, of few items without any search, and of both."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from longrec.core.arrays import Ints
-from longrec.retrieval.index import TopK, all_allowed, count_allowed
+from longrec.models.common.added_score import AddedRows
+from longrec.retrieval.index import TopK, all_allowed, allowed, as_bits, count_allowed
 
 BLOCKS, LARGEST = 128, 1024
 """Blocks that scores are cut into, at least, and scores of one at most."""
@@ -68,7 +69,20 @@ def best_of_items(items: Ints, scores: np.ndarray, k: int) -> Best:
 
 def score_items(vectors: np.ndarray, items: Ints, user: np.ndarray, k: int) -> Best:
     """The k best of some items, whose indices ascend, for one user (R, D), each scored in full."""
-    return best_of_items(items, (vectors.take(items, 0) @ user.T).max(1), k)
+    return best_of_items(items, products(vectors, items, user), k)
+
+
+def products(vectors: np.ndarray, items: Ints, user: np.ndarray) -> np.ndarray:
+    """Scores (m,) of some items for one user (R, D).
+
+    Each is summed in the same order whichever items are asked for, unlike in a matrix product, so
+    that an item's score is the same to the bit however it was found.
+    """
+    some = vectors.take(items, 0)
+    scores: np.ndarray = np.einsum("md,d->m", some, user[0])
+    for interest in user[1:]:
+        np.maximum(scores, np.einsum("md,d->m", some, interest), out=scores)
+    return scores
 
 
 def search_or_score(
@@ -107,6 +121,53 @@ def search_or_score(
         next(found) if items is None else score_items(vectors, items, user, k)
         for user, items in zip(users, items_of, strict=True)
     ]
+
+
+def search_with_rows(
+    search: Search,
+    vectors: np.ndarray,
+    users: np.ndarray,
+    k: int,
+    excluded: np.ndarray | None,
+    rows: AddedRows | None,
+) -> list[Best]:
+    """The best items of each user, some of whose items get something added to their scores.
+
+    The others are searched for as ever, those of the rows are scored one by one, and both are
+    merged: nothing is lost. Parameters as of `search_or_score`; `rows`: what is added, or None.
+    """
+    if rows is None or not len(users):
+        return search_or_score(search, vectors, users, k, excluded)
+    added, masks = [], []
+    for number, (items, values) in enumerate(_by_user(rows, len(users))):
+        mask = as_bits(items, len(vectors) - 1)
+        if excluded is not None:
+            barred = excluded[number if len(excluded) > 1 else 0]
+            free = allowed(barred, items)
+            values, mask = values[np.searchsorted(items, free)], mask | barred
+            items = free
+        scores = products(vectors, items, users[number])
+        added.append(Best(items, scores + values.astype(scores.dtype)))
+        masks.append(mask)
+    found = search_or_score(search, vectors, users, k, np.stack(masks))
+    return [merge(one, other, k) for one, other in zip(found, added, strict=True)]
+
+
+def merge(one: Best, other: Best, k: int) -> Best:
+    """The k best of two lists without an item in common; of equal scores the smaller item."""
+    items = np.concatenate([one.items, other.items])
+    scores = np.concatenate([one.scores, other.scores])
+    order = np.lexsort((items, -scores))[:k]
+    return Best(items[order], scores[order])
+
+
+def _by_user(rows: AddedRows, users: int) -> list[tuple[Ints, np.ndarray]]:
+    """The items, ascending, and values of each user."""
+    row, item, value = (part.numpy() for part in rows)
+    order = np.lexsort((item, row))
+    bounds = np.searchsorted(row[order], np.arange(1, users))
+    parts = (np.split(part[order], bounds) for part in (item, value))
+    return list(zip(*parts, strict=True))
 
 
 def as_top_k(found: Sequence[Best], k: int) -> TopK:

@@ -128,11 +128,35 @@ def check_added_score(added: AddedScore, n_items: int) -> None:
             f"the added score {added.name!r} is for {added.n_items:,} items, and the catalog has "
             f"{n_items:,}: make it of this catalog, or grow it by with_items({n_items})"
         )
+    reach = added.reach
+    if not isinstance(reach, int) or reach < 0:
+        raise ValueError(
+            f"reach of the added score {added.name!r} is {reach!r}; it must be 0 or more"
+        )
     bias = added.bias()
     if tuple(bias.shape) != (n_items + 1,) or not bool(bias.isfinite().all()):
         raise ValueError(
             f"the bias of the added score {added.name!r} must be ({n_items + 1},) and finite, and "
             f"has shape {tuple(bias.shape)}"
+        )
+    if reach:
+        last = torch.arange(reach, device=bias.device) % n_items + 1
+        _check_rows(added, added.rows(torch.stack([last, torch.zeros_like(last)])))
+
+
+def _check_rows(added: AddedScore, rows: AddedRows) -> None:
+    """Raise ValueError unless rows, of two users, are what `AddedScore.rows` says."""
+    row, item, value = rows
+    right = (
+        row.shape == item.shape == value.shape == (len(row),)
+        and bool(((row >= 0) & (row < 2) & (item > 0) & (item <= added.n_items)).all())
+        and len(torch.unique(torch.stack([row, item]), dim=1).t()) == len(row)
+        and bool(value.isfinite().all())
+    )
+    if not right:
+        raise ValueError(
+            f"rows of the added score {added.name!r} must be (row, item, value), each (m,): "
+            f"numbers of users, items from 1 to {added.n_items}, each pair once, and finite values"
         )
 
 

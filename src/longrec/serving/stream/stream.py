@@ -67,7 +67,7 @@ class Stream:
         self, artifact: Artifact, engine: Engine, store: Store, index: Index | None = None
     ) -> None:
         self.artifact, self.engine, self.store = artifact, engine, store
-        self.index: Index = index or ExactIndex(artifact.model)
+        self.index: Index = index or ExactIndex(artifact.scorer)
         self.items = ItemIndex(artifact.catalog)
         self.ranker = Ranker(artifact, store, engine, self.items, self.index)
         self.writer = Writer(store, engine, self.items)
