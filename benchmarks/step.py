@@ -62,7 +62,8 @@ def main(path: str, name: str = "elastic", *settings: str) -> None:
         ctx = Context(lengths=batch.lengths, times=batch.times)
         h = model.hidden(batch.items, ctx, real if model.targets == "masked" else None)[real]
         clock.append(time.perf_counter())
-        loss = full_cross_entropy(h, model.item_vectors(), batch.targets[real], products)
+        users, items = model.user_vectors(h), model.item_vectors()
+        loss = full_cross_entropy(users, items, batch.targets[real], model.item_bias(), products)
         clock.append(time.perf_counter())
         optimiser.zero_grad()
         loss.backward()

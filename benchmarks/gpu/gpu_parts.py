@@ -138,7 +138,7 @@ def models(setting: Setting) -> Iterator[Cell]:
 def losses(setting: Setting) -> dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]]:
     """Cross-entropies of (h (n, D), items (N + 1, D), targets (n,)): those that can be imported."""
     found: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-        "longrec": lambda h, items, targets: full_cross_entropy(h, items, targets),
+        "longrec": lambda h, items, targets: full_cross_entropy(h[:, None], items, targets),
         "torch": lambda h, items, targets: cross_entropy(h @ items[1:].t(), targets - 1),
     }
     if setting.device == "cuda":

@@ -49,7 +49,7 @@ def test_windows_with_carried_state_give_the_loss_of_whole_histories(
             real = batch.targets > 0
             with torch.no_grad():
                 h = fitted.encode(batch)[real]
-            loss = full_cross_entropy(h, model.item_vectors(), batch.targets[real])
+            loss = full_cross_entropy(h[:, None], model.item_vectors(), batch.targets[real])
             total, events = total + loss.item() * int(real.sum()), events + int(real.sum())
         return total / events, events
 

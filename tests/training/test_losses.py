@@ -29,8 +29,33 @@ def problem(n: int, catalog: int, width: int, kind=torch.float64, seed=0):
     return h.to(kind).requires_grad_(), items.to(kind).requires_grad_(), targets
 
 
-def reference(h: Tensor, items: Tensor, targets: Tensor) -> Tensor:
-    return torch.nn.functional.cross_entropy(h @ items[1:].t(), targets - 1)
+def reference(h: Tensor, items: Tensor, targets: Tensor, bias: Tensor | None = None) -> Tensor:
+    """h is (n, D), or (n, R, D) of which an item's best counts."""
+    logits = h @ items.t()
+    if h.ndim == 3:
+        logits = logits.amax(1)
+    if bias is not None:
+        logits = logits + bias
+    return torch.nn.functional.cross_entropy(logits[:, 1:], targets - 1)
+
+
+def scores_of(h: Tensor, items: Tensor, targets: Tensor, negatives: Tensor):
+    """What the sampled losses get of a model that scores by inner products."""
+    hit, scores = (h * items[targets]).sum(1), h @ items[negatives].t()
+    return hit, scores, negatives != targets[:, None]
+
+
+def same_gradients(got: Tensor, wanted: Tensor, leaves: dict[str, Tensor]) -> None:
+    torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
+    for name, grad, other in zip(
+        leaves,
+        torch.autograd.grad(3 * got, list(leaves.values())),
+        torch.autograd.grad(3 * wanted, list(leaves.values())),
+        strict=True,
+    ):
+        torch.testing.assert_close(
+            grad, other, rtol=1e-10, atol=1e-13, msg=lambda m, name=name: f"{name}: {m}"
+        )
 
 
 @pytest.mark.parametrize(("n", "catalog", "width"), SIZES)
@@ -38,28 +63,56 @@ def reference(h: Tensor, items: Tensor, targets: Tensor) -> Tensor:
 def test_full_cross_entropy_is_torchs(monkeypatch, n, catalog, width, at_once):
     monkeypatch.setattr(losses, "LOGITS_AT_ONCE", at_once)
     h, items, targets = problem(n, catalog, width)
-    wanted = reference(h, items, targets)
-    grads = torch.autograd.grad(3 * wanted, (h, items))
-    got = full_cross_entropy(h, items, targets)
-    torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
-    for name, grad, other in zip(
-        ("h", "items"), torch.autograd.grad(3 * got, (h, items)), grads, strict=True
-    ):
-        torch.testing.assert_close(
-            grad, other, rtol=1e-10, atol=1e-13, msg=lambda m, name=name: f"{name}: {m}"
-        )
+    got = full_cross_entropy(h[:, None], items, targets)
+    same_gradients(got, reference(h, items, targets), {"h": h, "items": items})
+
+
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("interests", [1, 2, 5])
+@pytest.mark.parametrize("at_once", [1, 3300, 1 << 19])
+def test_the_best_of_several_vectors_and_a_bias_count(monkeypatch, interests, biased, at_once):
+    monkeypatch.setattr(losses, "LOGITS_AT_ONCE", at_once)
+    _, items, targets = problem(70, 41, 6)
+    users, bias = torch.randn(70, interests, 6).double(), torch.randn(41).double()
+    leaves = {"users": users.requires_grad_(), "items": items}
+    if biased:
+        leaves["bias"] = bias.requires_grad_()
+    got = full_cross_entropy(users, items, targets, leaves.get("bias"))
+    same_gradients(got, reference(users, items, targets, leaves.get("bias")), leaves)
+
+
+def test_a_vector_that_is_never_best_gets_no_gradient():
+    _, items, targets = problem(5, 9, 3)
+    strong = torch.randn(5, 1, 3).double()
+    users = torch.cat([strong, strong], 1).requires_grad_()  # equals: the first one counts
+    full_cross_entropy(users, items, targets).backward()
+    assert users.grad[:, 0].abs().min() > 0
+    assert not users.grad[:, 1].any()
+
+
+def test_chances_too_small_for_digits_are_found_from_all_vectors_and_the_bias():
+    _, items, targets = problem(6, 30, 4)
+    users, bias = 300 * torch.randn(6, 3, 4), 100 * torch.randn(30)
+    got = full_cross_entropy(users, items.float(), targets, bias)
+    wanted = reference(users.double(), items, targets, bias.double())
+    assert wanted > 100
+    torch.testing.assert_close(got.double(), wanted, rtol=1e-5, atol=0)
 
 
 def test_gradcheck():
     h, items, targets = problem(5, 7, 3)
-    assert torch.autograd.gradcheck(lambda a, b: full_cross_entropy(a, b, targets), (h, items))
+    users = torch.stack([h, h.roll(1, 0)], 1).detach().requires_grad_()
+    bias = torch.randn(7, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda a, b, c: full_cross_entropy(a, b, targets, c), (users, items, bias)
+    )
 
 
 def test_padding_takes_no_part():
     h, items, targets = problem(20, 30, 4)
     with torch.no_grad():
         items[0] = 100 * h[0]  # would be the best item of row 0 by far
-    loss = full_cross_entropy(h, items, targets)
+    loss = full_cross_entropy(h[:, None], items, targets)
     torch.testing.assert_close(loss, reference(h, items, targets))
     loss.backward()
     assert torch.equal(items.grad[0], torch.zeros_like(items[0]))
@@ -67,7 +120,7 @@ def test_padding_takes_no_part():
 
 def test_large_logits_stay_finite():
     h, items, targets = problem(20, 30, 4, torch.float32)
-    loss = full_cross_entropy(h * 1e4, items * 1e4, targets)
+    loss = full_cross_entropy(h[:, None] * 1e4, items * 1e4, targets)
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(items.grad).all()
@@ -86,14 +139,16 @@ class Largest(TorchDispatchMode):
         return result
 
 
-def test_logits_are_never_held_at_once(monkeypatch):
+@pytest.mark.parametrize("interests", [1, 4])
+def test_logits_are_never_held_at_once(monkeypatch, interests):
     monkeypatch.setattr(losses, "LOGITS_AT_ONCE", 1 << 14)
     monkeypatch.setattr(losses, "FEWEST_ROWS", 1)
     n, catalog, width = 1000, 700, 8
     h, items, targets = problem(n, catalog, width, torch.float32)
+    users, bias = torch.randn(n, interests, width).requires_grad_(), torch.zeros(catalog)
     with Largest() as ours:
-        full_cross_entropy(h, items, targets).backward()
-    assert ours.numel <= max(1 << 14, n * width)
+        full_cross_entropy(users, items, targets, bias).backward()
+    assert ours.numel <= max(1 << 14, n * interests * width)
     with Largest() as theirs:
         reference(h, items, targets).backward()
     assert theirs.numel >= n * (catalog - 1)  # so the count can see it
@@ -101,7 +156,7 @@ def test_logits_are_never_held_at_once(monkeypatch):
 
 def test_bfloat16_inputs_are_summed_in_float32():
     h, items, targets = problem(400, 60, 8, torch.bfloat16)
-    loss = full_cross_entropy(h, items, targets)
+    loss = full_cross_entropy(h[:, None], items, targets)
     loss.backward()
     assert loss.dtype == torch.float32
     h2, items2 = (x.detach().double().requires_grad_() for x in (h, items))
@@ -125,27 +180,29 @@ def test_correction_makes_sampled_softmax_approach_the_full_one():
     negatives = torch.multinomial(chance, m, True, generator=torch.Generator().manual_seed(1))
     log_expected = (m * chance).log()
     full = reference(h, items, targets)
-    ours = sampled_softmax(h, items, targets, negatives, log_expected)
+    ours = sampled_softmax(*scores_of(h, items, targets, negatives), log_expected[negatives])
     assert abs((ours - full).item()) < 0.03
     (grad,) = torch.autograd.grad(ours, items)
     (wanted,) = torch.autograd.grad(full, items)
     assert (grad - wanted).norm() < 0.1 * wanted.norm()
     # The same number taken off every logit: the popular items' share is then overstated.
     flat = torch.full_like(log_expected, float(torch.tensor(m / 49.0).log()))
-    (biased,) = torch.autograd.grad(sampled_softmax(h, items, targets, negatives, flat), items)
+    biased = sampled_softmax(*scores_of(h, items, targets, negatives), flat[negatives])
+    (biased,) = torch.autograd.grad(biased, items)
     assert (biased - wanted).norm() > 0.3 * wanted.norm()
 
 
 def test_a_negative_that_is_the_target_is_left_out_of_its_row():
     h, items, targets = problem(2, 6, 3)
     targets = torch.tensor([2, 4])
-    zero = torch.zeros(6, dtype=torch.float64)
-    got = sampled_softmax(h, items, targets, torch.tensor([2, 5, 5, 4]), zero)
+    negatives, zero = torch.tensor([2, 5, 5, 4]), torch.zeros(4, dtype=torch.float64)
+    got = sampled_softmax(*scores_of(h, items, targets, negatives), zero)
     rows = []
     for row, kept in enumerate(([2, 5, 5, 4], [4, 2, 5, 5])):
         rows.append(-(h[row] @ items[kept].t()).log_softmax(0)[0])
     torch.testing.assert_close(got, torch.stack(rows).mean())
-    only = sampled_softmax(h[:1], items, targets[:1], torch.tensor([2, 2]), zero)
+    only = scores_of(h[:1], items, targets[:1], torch.tensor([2, 2]))
+    only = sampled_softmax(*only, zero[:2])
     assert only.item() == 0.0
 
 
@@ -165,12 +222,20 @@ def gbce_of_a_row(hit: Tensor, others: Tensor, m: int, n_items: int, t: float) -
     return -(positive.log() + sum(log_sigma(-s) for s in others)) / (m + 1)
 
 
-Loss = Callable[..., Tensor]
+def gbce(t: float) -> Callable[..., Tensor]:
+    """The loss as a function of (hit, scores, other, n_items)."""
+    return partial(generalised_binary_cross_entropy, t=t)
+
+
+def bce(hit: Tensor, scores: Tensor, other: Tensor, n_items: int) -> Tensor:
+    return binary_cross_entropy(hit, scores, other)
+
+
 PAIRWISE = {
-    "bce": (binary_cross_entropy, bce_of_a_row),
-    "gbce t=0": (partial(generalised_binary_cross_entropy, t=0.0), partial(gbce_of_a_row, t=0.0)),
-    "gbce": (partial(generalised_binary_cross_entropy, t=0.75), partial(gbce_of_a_row, t=0.75)),
-    "gbce t=1": (partial(generalised_binary_cross_entropy, t=1.0), partial(gbce_of_a_row, t=1.0)),
+    "bce": (bce, bce_of_a_row),
+    "gbce t=0": (gbce(0.0), partial(gbce_of_a_row, t=0.0)),
+    "gbce": (gbce(0.75), partial(gbce_of_a_row, t=0.75)),
+    "gbce t=1": (gbce(1.0), partial(gbce_of_a_row, t=1.0)),
 }
 
 
@@ -190,25 +255,15 @@ def test_pairwise_losses_are_their_papers(name, n, catalog, width, m):
         others = [scores[j] for j in negatives.tolist() if j != target]
         rows.append(of_a_row(scores[target], others, m, catalog - 1))
     wanted = torch.stack(rows).mean()
-    got = loss(h, items, targets, negatives)
-    torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
-    grads = zip(
-        ("h", "items"),
-        torch.autograd.grad(got, (h, items)),
-        torch.autograd.grad(wanted, (h, items)),
-        strict=True,
-    )
-    for part, grad, other in grads:
-        torch.testing.assert_close(
-            grad, other, rtol=1e-10, atol=1e-13, msg=lambda m, part=part: f"{part}: {m}"
-        )
+    got = loss(*scores_of(h, items, targets, negatives), catalog - 1)
+    same_gradients(got, wanted, {"h": h, "items": items})
 
 
 @pytest.mark.parametrize("name", PAIRWISE)
 def test_pairwise_losses_stay_finite(name):
     loss, _ = PAIRWISE[name]
     h, items, targets = problem(20, 30, 4, torch.float32)
-    got = loss(h * 1e4, items * 1e4, targets, torch.arange(1, 30))
+    got = loss(*scores_of(h * 1e4, items * 1e4, targets, torch.arange(1, 30)), 29)
     got.backward()
     assert torch.isfinite(got)
     assert torch.isfinite(h.grad).all()
@@ -219,7 +274,7 @@ def test_pairwise_losses_stay_finite(name):
 def test_a_row_whose_negatives_are_its_target_learns_from_the_target_alone(name):
     loss, _ = PAIRWISE[name]
     h, items, _ = problem(1, 6, 3)
-    got = loss(h, items, torch.tensor([2]), torch.tensor([2, 2]))
+    got = loss(*scores_of(h, items, torch.tensor([2]), torch.tensor([2, 2])), 5)
     (grad,) = torch.autograd.grad(got, items)
     assert torch.isfinite(grad).all()
     assert not grad[[0, 1, 3, 4, 5]].any()
@@ -229,14 +284,13 @@ def test_gbce_ends_at_bce_and_at_the_full_catalog():
     """t = 0 is BCE over all m negatives; with every item drawn, t changes nothing."""
     h, items, targets = problem(25, 12, 4)
     some, every = torch.tensor([3, 5, 5, 8]), torch.arange(1, 12).repeat(2)
-    scores, hit = h @ items[some].t(), (h * items[targets]).sum(1)
-    other = some != targets[:, None]
+    hit, scores, other = few = scores_of(h, items, targets, some)
     plain = -(log_sigma(hit) + (log_sigma(-scores) * other).sum(1)).mean() / 5
-    got = generalised_binary_cross_entropy(h, items, targets, some, 0.0)
+    got = generalised_binary_cross_entropy(*few, 11, 0.0)
     torch.testing.assert_close(got, plain)
-    calibrated = generalised_binary_cross_entropy(h, items, targets, some, 1.0)
-    assert calibrated < got
+    assert generalised_binary_cross_entropy(*few, 11, 1.0) < got
+    many = scores_of(h, items, targets, every)
     torch.testing.assert_close(
-        generalised_binary_cross_entropy(h, items, targets, every, 1.0),
-        generalised_binary_cross_entropy(h, items, targets, every, 0.0),
+        generalised_binary_cross_entropy(*many, 11, 1.0),
+        generalised_binary_cross_entropy(*many, 11, 0.0),
     )

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 
 from longrec.config.training import TrainConfig
 from longrec.mixers import Context, StreamingMixer
@@ -183,9 +184,12 @@ def _loss(task: Task) -> Passes:
 
     def run(n: int) -> None:
         if task["name"] == "full":
-            loss = full_cross_entropy(h[:n], items, targets[:n])
+            loss = full_cross_entropy(h[:n, None], items, targets[:n])
         else:
-            loss = sampled_softmax(h[:n], items, targets[:n], negatives, log_expected)
+            hit = (h[:n] * embedding(targets[:n], items)).sum(1)
+            scores = h[:n] @ embedding(negatives, items).t()
+            other = negatives != targets[:n, None]
+            loss = sampled_softmax(hit, scores, other, log_expected[negatives])
         loss.backward()
 
     def prepare() -> None:

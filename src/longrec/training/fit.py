@@ -34,8 +34,13 @@ from longrec.models import CountingModel, Model, SequenceModel, UserState
 from longrec.models.common.config import check_targets
 from longrec.models.common.scorer import Scorer
 from longrec.training.checkpoint import load_checkpoint, save_checkpoint
-from longrec.training.objective import make_objective, reads_few_items
-from longrec.training.optimiser import ITEMS, Optimiser
+from longrec.training.objective import (
+    check_loss,
+    make_objective,
+    reads_few_items,
+    reads_items_by_rows,
+)
+from longrec.training.optimiser import Optimiser
 from longrec.training.precision import choose_precision
 from longrec.training.progress import (
     FitResult,
@@ -84,11 +89,12 @@ def fit(
     ------
     LongrecError
         When there is nothing to train on, the model would learn to copy its targets, a setting
-        has no effect on such a model, or the loss is not finite.
+        has no effect on such a model, its loss cannot be had, or is not finite.
     """
     if isinstance(model, CountingModel):
         return _count(model, histories, split, config)
     assert isinstance(model, SequenceModel)
+    check_loss(model, config)
     data = training_data(model, histories, split, config, model.reads(config.context))
     if not data.targets_per_epoch:
         raise LongrecError(
@@ -141,7 +147,8 @@ class _Fit:
         self.model, self.data, self.config, self.folder = model, data, config, run
         self.progress, self.device = progress, model.device
         self.status = FitStatus(precision=choose_precision(config.precision, self.device))
-        model.sparse_items = reads_few_items(config, model.n_items)
+        few = reads_few_items(config, model.n_items)
+        model.sparse_items = few and reads_items_by_rows(model)
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
         self.best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         self.optimiser = Optimiser(model, self.average, config, model.sparse_tables())
@@ -217,7 +224,8 @@ class _Fit:
         torch.manual_seed(int.from_bytes(seed) >> 1)
         real = batch.targets > 0
         targets, negatives = batch.targets[real], self.objective.draw()
-        self.optimiser.refresh(ITEMS, batch.items, targets, negatives)
+        for table in self.model.item_tables():
+            self.optimiser.refresh(table, batch.items, targets, negatives)
         with self.autocast():
             h = self.encode(batch)[real]
         h = h.to(torch.promote_types(h.dtype, torch.float32))

@@ -1,19 +1,26 @@
-"""What a training step minimises: the chosen loss over all targets of a batch."""
+"""What a training step minimises: the chosen loss over all targets of a batch.
+
+Losses see a model through `score` or, over the whole catalog, through `user_vectors`,
+`item_vectors` and `item_bias`: what they train is what evaluation, retrieval and streams rank by.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from longrec.config.training import TrainConfig
+from longrec.core.errors import UsageError
 from longrec.data.batches import TrainingData
 from longrec.data.splits import training_events
 from longrec.models import SequenceModel
+from longrec.models.common.sequence import PAIRS_AT_ONCE
 from longrec.training.losses import (
     binary_cross_entropy,
     full_cross_entropy,
@@ -29,17 +36,35 @@ class Objective(NamedTuple):
     """What is minimised, in two parts, so that a step knows which items it reads.
 
     draw : () -> negatives (m,) int64 for one step.
-    loss : (model, h (n, D), targets (n,), negatives (m,)) -> their mean loss.
+    loss : (model, h (n, W), targets (n,), negatives (m,)) -> their mean loss.
     """
 
     draw: Callable[[], Tensor]
     loss: Callable[[SequenceModel, Tensor, Tensor, Tensor], Tensor]
 
 
+def check_loss(model: SequenceModel, config: TrainConfig) -> None:
+    """Raise UsageError for a loss that cannot be had of such a model."""
+    if config.loss == "full" and model.target_aware:
+        raise UsageError(
+            f"loss is 'full', but {model.name} scores each pair of history and item by a network, "
+            "which for the whole catalog at every event is more than a step can do: set "
+            "loss=sampled (or gbce, bce)"
+        )
+
+
 def reads_few_items(config: TrainConfig, n_items: int) -> bool:
     """Whether a step reads so few of the items that updating their rows alone pays."""
     read = config.batch_tokens + config.negatives
     return config.loss != "full" and n_items >= ROWS_PER_READ * read
+
+
+def reads_items_by_rows(model: SequenceModel) -> bool:
+    """Whether the model's item vectors are rows of a table: one that makes them may read all."""
+    cls = type(model)
+    return (
+        cls.item_vectors is SequenceModel.item_vectors and cls.item_bias is SequenceModel.item_bias
+    )
 
 
 def make_objective(
@@ -50,17 +75,17 @@ def make_objective(
         return _full(products, device)
     if config.loss == "sampled":
         return _sampled(config.negatives, data, device)
+    n_items = data.histories.n_items
     pairwise: Callable[..., Tensor] = binary_cross_entropy
     if config.loss == "gbce":
-        pairwise = partial(generalised_binary_cross_entropy, t=config.gbce_t)
-    n_items = data.histories.n_items
+        pairwise = partial(generalised_binary_cross_entropy, n_items=n_items, t=config.gbce_t)
 
     def draw() -> Tensor:
         """Negatives are drawn from all items alike, as these losses' papers do."""
         return torch.randint(1, n_items + 1, (config.negatives,), device=device)
 
     def loss(model: SequenceModel, h: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
-        return pairwise(h, model.item_vectors(), targets, negatives, sparse=model.sparse_items)
+        return pairwise(*_scores(model, h, targets, negatives))
 
     return Objective(draw, loss)
 
@@ -71,7 +96,8 @@ def _full(products: torch.dtype, device: torch.device) -> Objective:
     kind = None if products == torch.float32 else products
 
     def loss(model: SequenceModel, h: Tensor, targets: Tensor, _: Tensor) -> Tensor:
-        return full_cross_entropy(h, model.item_vectors(), targets, kind)
+        users, items, bias = model.user_vectors(h), model.item_vectors(), model.item_bias()
+        return full_cross_entropy(users, items, targets, bias, kind)
 
     return Objective(lambda: none, loss)
 
@@ -92,7 +118,30 @@ def _sampled(number: int, data: TrainingData, device: torch.device) -> Objective
         return drawn.clamp_max(len(cumulative) - 1)
 
     def loss(model: SequenceModel, h: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
-        items = model.item_vectors()
-        return sampled_softmax(h, items, targets, negatives, log_expected, model.sparse_items)
+        return sampled_softmax(*_scores(model, h, targets, negatives), log_expected[negatives])
 
     return Objective(draw, loss)
+
+
+def _scores(
+    model: SequenceModel, h: Tensor, targets: Tensor, negatives: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores of the targets (n,) and negatives (n, m), and where a negative is another item."""
+    hit, scores = _score(model, h, targets[:, None])[:, 0], _score(model, h, negatives)
+    return hit, scores, negatives != targets[:, None]
+
+
+def _score(model: SequenceModel, h: Tensor, items: Tensor) -> Tensor:
+    """As model.score; a target-aware model's pairs are scored in parts, again for the gradient.
+
+    So the network's inner values are held for PAIRS_AT_ONCE pairs and not for all n x m.
+    """
+    rows = max(1, PAIRS_AT_ONCE // items.shape[-1])
+    if not model.target_aware or len(h) <= rows:
+        return model.score(h, items)
+    every = items.expand(len(h), -1)
+    parts = [
+        cast(Tensor, checkpoint(model.score, some, wanted, use_reentrant=False))
+        for some, wanted in zip(h.split(rows), every.split(rows), strict=True)
+    ]
+    return torch.cat(parts)
