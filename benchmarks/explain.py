@@ -17,6 +17,7 @@ import polars as pl
 import torch
 
 from longrec.data.catalog import Catalog
+from longrec.inference.encode import Events
 from longrec.inference.explain import explain_history
 from longrec.models import build_model
 from longrec.models.elastic import ElasticConfig
@@ -35,7 +36,7 @@ def main() -> None:
         seconds = []
         for _ in range(3):
             began = time.perf_counter()
-            found = explain_history(model, catalog, 1, items)
+            found = explain_history(model, catalog, 1, Events(items, None))
             seconds.append(time.perf_counter() - began)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         total = found.attention.sum(-1, dtype=np.float64) + found.memory_attention

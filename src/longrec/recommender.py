@@ -17,6 +17,7 @@ from longrec.core.choices import Durability
 from longrec.core.errors import UsageError
 from longrec.data.aligned import align_items
 from longrec.data.catalog import as_ids
+from longrec.data.event_columns import check_columns
 from longrec.data.histories import Histories
 from longrec.inference.encode import Events, check_times, encode_histories, last_items
 from longrec.inference.explain import (
@@ -162,6 +163,11 @@ class Recommender(Artifact):
                 _check_history(history)
             ids = pl.Series(np.arange(len(histories)))
             lengths = np.array([len(history) for history in histories], np.int64)
+            if self.model.reads_columns:
+                raise UsageError(
+                    f"{self.name} reads {' and '.join(self.model.reads_columns)} of each event, "
+                    "which these histories do not have: give users with data=, or open a stream"
+                )
             flat = [item for history in histories for item in history]
             events = Events(self.catalog.find(flat) if flat else np.zeros(0, np.int64), None)
         return self._top_k(ids, events, lengths, k, exclude_seen, progress)
@@ -220,17 +226,20 @@ class Recommender(Artifact):
             raise UsageError(f"user {user!r} is not in {data.path}: give one that is")
         events, _ = self._events_of(data, row)
         check_times(model, events.times)
-        return explain_history(model, catalog, index, *events, self.limit, progress)
+        return explain_history(model, catalog, index, events, self.limit, progress)
 
     def _events_of(self, data: Histories, rows: np.ndarray) -> tuple[Events, np.ndarray]:
         """The events of some users in this catalog's item indices, and how many are whose.
 
-        Row -1 is a user without events; item 0 is an item that the catalog does not have.
+        Row -1 is a user without events; item 0 is an item that the catalog does not have. Text of
+        columns that the model reads is in the codes that it was trained with.
         """
+        check_columns(self.name, self.columns, data.columns, data.path, self.columns)
         lengths = np.where(rows >= 0, data.lengths[rows], 0)
         where = places(np.where(rows >= 0, data.offsets[:-1][rows], 0), lengths)
         items = align_items(data.catalog, self.catalog)[data.items[where]]
-        return Events(items, None if data.times is None else data.times[where]), lengths
+        times = None if data.times is None else data.times[where]
+        return Events(items, times, data.read_columns(self.columns, where)), lengths
 
     def _top_k(
         self,
@@ -246,8 +255,8 @@ class Recommender(Artifact):
         n_users, n_items = len(lengths), self.catalog.n_items
         known = events.items > 0
         owner = np.repeat(np.arange(n_users), lengths)[known]
-        items = events.items[known]
-        times = None if events.times is None else events.times[known]
+        events = events.where(known)
+        items = events.items
         lengths = np.bincount(owner, minlength=n_users)
         ends = lengths.cumsum()
         width = min(k, n_items)
@@ -269,7 +278,7 @@ class Recommender(Artifact):
                 found = self.index.search(h[start : start + users_at_once], k, seen, recent)
                 scores[part], best[part] = found.scores.float(), found.items
 
-        events = Events(items.astype(np.int32), times)
+        events = events._replace(items=items.astype(np.int32))
         encode_histories(self.model, events, lengths, self.limit, search, progress)
         cold = np.flatnonzero(lengths == 0)
         if len(cold):

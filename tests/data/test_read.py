@@ -159,7 +159,8 @@ def test_event_columns() -> None:
     frame = pl.DataFrame(ROWS | {"weight": [0.5, 1, 2], "type": ["v", "c", "v"]})
     events = read_events(frame, columns=("weight", "type"))
     assert events.frame.collect().columns == ["user", "item", "time", "weight", "type"]
-    assert "also  weight, type" in events.describe()
+    assert "also  weight\n" in events.describe() + "\n"
+    assert "type  type (as named)" in events.describe()
     assert read_events(frame, columns="type").columns == ("type",)
     with pytest.raises(UsageError, match=r"has no column 'wieght'.*Did you mean 'weight'"):
         read_events(frame, columns=("wieght",))

@@ -60,21 +60,23 @@ def test_what_a_mask_hides_is_never_read(name):
 
 
 @pytest.mark.parametrize("name", BIDIRECTIONAL)
-def test_the_mask_takes_the_last_events_time_and_type(name, monkeypatch):
+def test_the_mask_takes_the_last_events_time_and_has_no_columns(name, monkeypatch):
     model, seen = make(name), []
     monkeypatch.setattr(
         model, "embed", lambda items, ctx, masked: seen.append((ctx, masked)) or model.items[items]
     )
     times, types = torch.tensor([[5, 8, 0], [3, 4, 9]]), torch.tensor([[1, 2, 0], [1, 1, 3]])
     items = torch.tensor([[1, 2, 0], [3, 4, 5]])
-    model.encode(items, Context(torch.tensor([2, 3]), times, {"type": types}))
+    columns = {"type": types, "weight": types.float()}
+    model.encode(items, Context(torch.tensor([2, 3]), times, columns))
     ((ctx, masked),) = seen
     assert masked.int().tolist() == [[0, 0, 1, 0], [0, 0, 0, 1]]
     assert ctx.lengths.tolist() == [3, 4]
     assert ctx.times[0, :3].tolist() == [5, 8, 8]
     assert ctx.times[1].tolist() == [3, 4, 9, 9]
-    assert ctx.types[0, :3].tolist() == [1, 2, 2]
-    assert ctx.types[1].tolist() == [1, 1, 3, 3]
+    assert ctx.types[0, :3].tolist() == [1, 2, -1]
+    assert ctx.types[1].tolist() == [1, 1, 3, -1]
+    assert ctx.columns["weight"][1].tolist() == [1, 1, 3, 0]
 
 
 @pytest.mark.parametrize("name", BIDIRECTIONAL)

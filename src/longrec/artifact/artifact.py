@@ -24,6 +24,7 @@ from longrec.config.training import TrainConfig
 from longrec.core.errors import DataError, UsageError
 from longrec.core.registry import missing_from
 from longrec.data.catalog import Catalog, as_ids
+from longrec.data.event_columns import Column, Columns
 from longrec.data.histories import Histories, open_histories
 from longrec.models import Model, SequenceModel, build_model
 from longrec.models.common.added_score import ADDED_SCORES, AddedScore, check_added_score
@@ -46,6 +47,7 @@ class Artifact:
     base_items : items that it was trained with; None if none were added since.
     added : a score added to the model's, or None.
     saved_tensors : which tensors stand in its folder (`tensors_of` it), or None.
+    columns : the further columns of events that the model reads, as training had them.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Artifact:
     base_items: int | None = None
     added: AddedScore | None = None
     saved_tensors: str | None = None
+    columns: Columns = field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -95,6 +98,10 @@ class Artifact:
             base_items=config.get("base_items"),
             added=_load_added(folder, config.get("added_score"), counted, catalog.n_items),
             saved_tensors=tensors,
+            columns={
+                name: Column(None if words is None else tuple(words))
+                for name, words in config.get("columns", {}).items()
+            },
         )
 
     def save(self, folder: str | Path) -> Path:
@@ -114,6 +121,8 @@ class Artifact:
             "train_config": asdict(self.train_config),
             "base_items": self.base_items,
         }
+        if self.columns:
+            config["columns"] = {name: column.words for name, column in self.columns.items()}
         counted = None
         if self.added is not None:
             config["added_score"] = self._about_added
@@ -131,15 +140,18 @@ class Artifact:
 
         Items added after training do not enter: states from before they came stay good. Of an added
         score only its reach does, since that many last items are kept beside the model's state.
+        Of columns that the model reads the words do, whose codes it knows.
         """
         weights = dict(self.model.state_dict())
         if isinstance(self.model, SequenceModel):
             end = (self.base_items or self.catalog.n_items) + 1
             weights |= {name: weights[name][:end] for name in self.model.item_tables()}
-        reach = {"reach": self.scorer.reach} if self.scorer.reach else {}
-        return digest_of_weights(
-            weights, model=self.name, config=asdict(self.model_config), **reach
-        )
+        about: dict[str, Any] = {"model": self.name, "config": asdict(self.model_config)}
+        if self.scorer.reach:
+            about["reach"] = self.scorer.reach
+        if self.columns:
+            about["columns"] = {name: column.words for name, column in self.columns.items()}
+        return digest_of_weights(weights, **about)
 
     @cached_property
     def catalog_version(self) -> str:

@@ -34,6 +34,9 @@ def prepare(
     time_unit: Annotated[
         str | None, Option(help="s, ms, us, ns or datetime, instead of detecting it.")
     ] = None,
+    type_: Annotated[
+        str | None, Option("--type", help="Column of the events' types: view, buy, …")
+    ] = None,
     column: Annotated[
         list[str] | None, Option("--column", help="A further column to keep; repeatable.")
     ] = None,
@@ -77,6 +80,7 @@ def prepare(
             order=order,
             row_order=row_order,
             time_unit=time_unit,
+            type=type_,
             columns=tuple(column or ()),
         )
     lengths = histories.lengths

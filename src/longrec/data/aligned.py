@@ -8,6 +8,7 @@ import numpy as np
 
 from longrec.core.arrays import Ints
 from longrec.data.catalog import Catalog
+from longrec.data.event_columns import Columns
 from longrec.data.histories import Histories
 from longrec.data.splits import Split, Targets
 
@@ -19,12 +20,17 @@ def align_items(source: Catalog, target: Catalog) -> Ints:
     return np.concatenate([[0], target.find(source.ids)]).astype(np.int64)
 
 
-def align(histories: Histories, split: Split, catalog: Catalog) -> tuple[Histories, Split]:
+def align(
+    histories: Histories, split: Split, catalog: Catalog, columns: Columns | None = None
+) -> tuple[Histories, Split]:
     """Histories and split as a recommender with `catalog` reads them.
 
-    Events with unknown items are left out of inputs; the split's note `unknown_events` counts them.
+    Of further columns there are those that it reads, `columns`, with text in their codes. Events
+    with unknown items are left out of inputs; the split's note `unknown_events` counts them.
     A target with an unknown item, or with nothing known before it, stays a target and is a miss.
     """
+    columns = columns or {}
+    histories = histories.in_words_of(columns)
     index = align_items(histories.catalog, catalog)
     if np.array_equal(index, np.arange(catalog.n_items + 1)):
         return histories, split
@@ -45,7 +51,7 @@ def align(histories: Histories, split: Split, catalog: Catalog) -> tuple[Histori
         times=None if histories.times is None else histories.times[known],
         offsets=before[histories.offsets],
         catalog=catalog,
-        extra={},
+        extra={name: x[known] for name, x in histories.extra.items() if name in columns},
     )
     return view, replace(
         split,

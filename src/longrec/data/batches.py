@@ -11,11 +11,11 @@ than `window` events then come as windows in order: window k + 1 of a group foll
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ from torch import Tensor
 from longrec.core.arrays import Ints
 from longrec.data.histories import Histories
 from longrec.data.sampling import Masking, Prefixes
+
+T = TypeVar("T", Tensor, Tensor | None)
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,9 @@ class Batch:
         hidden event itself; 0 where there is nothing to predict.
     times : Tensor or None
         (B, T) int64 seconds; a hidden event has the time of the one before it.
+    columns : dict or None
+        Further columns by name, (B, T) each, those that the model reads; a hidden event has none
+        of its own: -1 (text) or 0. None where it reads none.
     lengths : Tensor
         (B,) int64, real inputs per row.
     continues : Tensor or None
@@ -51,17 +56,29 @@ class Batch:
     items: Tensor
     targets: Tensor
     times: Tensor | None
+    columns: dict[str, Tensor] | None
     lengths: Tensor
     continues: Tensor | None
     carries: bool
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
-        moved = (
-            None if x is None else x.to(device, non_blocking=True)
-            for x in (self.items, self.targets, self.times, self.lengths, self.continues)
+
+        def moved(x: T) -> T:
+            return None if x is None else x.to(device, non_blocking=True)
+
+        columns = None
+        if self.columns is not None:
+            columns = {name: moved(column) for name, column in self.columns.items()}
+        return Batch(
+            moved(self.items),
+            moved(self.targets),
+            moved(self.times),
+            columns,
+            moved(self.lengths),
+            moved(self.continues),
+            self.carries,
         )
-        return Batch(*moved, carries=self.carries)  # type: ignore[arg-type, misc]
 
 
 def length_buckets(longest: int) -> Ints:
@@ -128,6 +145,7 @@ class TrainingData:
     seed : int
     sampling : Masking, Prefixes or None
         How targets are drawn anew for each epoch; None: every event but the first is one.
+    columns : names of the further columns that the model reads.
     """
 
     histories: Histories
@@ -137,6 +155,7 @@ class TrainingData:
     batch_tokens: int
     seed: int
     sampling: Masking | Prefixes | None = None
+    columns: Sequence[str] = ()
 
     @cached_property
     def begin(self) -> Ints:
@@ -238,6 +257,7 @@ class Epoch:
             torch.from_numpy(inputs.items),
             torch.from_numpy(targets),
             None if inputs.times is None else torch.from_numpy(inputs.times),
+            {name: torch.from_numpy(x) for name, x in inputs.columns.items()} or None,
             torch.from_numpy(lengths),
             continues,
             carries=window + 1 < int(groups.windows[which]),
@@ -245,13 +265,15 @@ class Epoch:
 
     def _next_events(self, begin: Ints, lengths: Ints) -> tuple[Padded, Ints]:
         """Rows to read, and the event after each of their positions (Prefixes: after the last)."""
-        events = read_padded(self.data.histories, begin, lengths + 1)
+        events = read_padded(self.data.histories, begin, lengths + 1, self.data.columns)
         column = np.arange(events.items.shape[1] - 1)
         items = events.items[:, :-1] * (column < lengths[:, None])
         targets = np.ascontiguousarray(events.items[:, 1:])
         if self.data.sampling is not None:
             targets *= column == lengths[:, None] - 1
-        return Padded(items, None if events.times is None else events.times[:, :-1].copy()), targets
+        times = None if events.times is None else events.times[:, :-1].copy()
+        columns = {name: x[:, :-1].copy() for name, x in events.columns.items()}
+        return Padded(items, times, columns), targets
 
     def _hidden_events(self, step: int, begin: Ints, lengths: Ints) -> tuple[Padded, Ints]:
         """Rows to read with their hidden events, and the hidden events."""
@@ -259,12 +281,16 @@ class Epoch:
         # Steps count from 1: (seed, epoch, 0) would give the numbers of the plan's (seed, epoch).
         random = np.random.default_rng([self.data.seed, self.number, step + 1])
         hidden = self.data.sampling.hide(random, lengths)
-        events = read_padded(self.data.histories, begin, lengths)
+        events = read_padded(self.data.histories, begin, lengths, self.data.columns)
         times = events.times
         if times is not None:
             # The target's own time must not be known, and when serving it is not.
             times = np.maximum.accumulate(np.where(hidden, times[:, :1], times), axis=1)
-        return Padded(events.items, times), events.items * hidden
+        columns = {
+            name: np.where(hidden, missing_of(column), column)
+            for name, column in events.columns.items()
+        }
+        return Padded(events.items, times, columns), events.items * hidden
 
     def batches(self, first: int = 0, workers: int = 0) -> Iterator[Batch]:
         """Batches from step `first` on; `workers` threads prepare them ahead, in order."""
@@ -283,10 +309,14 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Padded:
-    """Stretches of histories, padded at the end: items (B, T) int64, times (B, T) or None."""
+    """Stretches of histories, padded at the end: items (B, T) int64, times (B, T) or None.
+
+    columns : further columns by name, (B, T) each.
+    """
 
     items: Ints
     times: Ints | None
+    columns: Mapping[str, np.ndarray]
 
 
 class EventArrays(Protocol):
@@ -296,10 +326,14 @@ class EventArrays(Protocol):
     def items(self) -> NDArray[Any]: ...
     @property
     def times(self) -> NDArray[Any] | None: ...
+    def read_column(self, name: str, at: Ints) -> np.ndarray:
+        """Values of a further column of the events at some places, as models read them."""
 
 
-def read_padded(histories: EventArrays, begin: Ints, lengths: Ints) -> Padded:
-    """Read stretches of `lengths` events from absolute positions `begin`."""
+def read_padded(
+    histories: EventArrays, begin: Ints, lengths: Ints, columns: Sequence[str] = ()
+) -> Padded:
+    """Read stretches of `lengths` events from absolute positions `begin`, with some columns."""
     widest = int(lengths.max(initial=1))
     position = begin[:, None] + np.arange(widest)
     real = np.arange(widest) < lengths[:, None]
@@ -310,4 +344,13 @@ def read_padded(histories: EventArrays, begin: Ints, lengths: Ints) -> Padded:
         # Padding repeats the last real time, so that clocks never run backwards.
         last = times[np.arange(len(lengths)), np.maximum(lengths - 1, 0)]
         times = np.where(real, times, last[:, None])
-    return Padded(items, times)
+    further = {}
+    for name in columns:
+        values = histories.read_column(name, position)
+        further[name] = np.where(real, values, missing_of(values))
+    return Padded(items, times, further)
+
+
+def missing_of(values: np.ndarray) -> np.ndarray:
+    """What stands in a column, as models read it, where there is nothing: (), of its type."""
+    return np.array(0 if values.dtype.kind == "f" else -1, values.dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterable
 
 import polars as pl
 
@@ -21,6 +22,10 @@ NAMES = {
     "click_timestamp click_time timestamp_ms created_at date review_time checkin_time",
 }
 ORDERS = ("position", "order", "sequence", "seq", "rank", "step", "idx", "index")
+TYPES = (
+    *("event_type", "type", "event", "event_name", "action", "action_type", "behavior"),
+    *("behavior_type", "behaviour", "behaviour_type", "interaction", "interaction_type"),
+)
 ROLES = {"user": "user ids", "item": "item ids", "time": "times", "order": "the order of events"}
 
 
@@ -64,6 +69,13 @@ def find_columns(
     if names["user"] == names["item"]:
         raise UsageError(f"{names['user']!r} cannot be both the user and the item column.")
     return {role: names[role] for role in ROLES if role in names}, frozenset(recognised)
+
+
+def likely_type(part: Part, used: Iterable[str]) -> str | None:
+    """The one unused column that looks like the types of events; None where it is not one."""
+    plain = {_plain(name) for name in TYPES}
+    found = [name for name in part.schema if _plain(name) in plain and name not in used]
+    return found[0] if len(found) == 1 else None
 
 
 def missing(part: Part, name: str, role: str) -> str:

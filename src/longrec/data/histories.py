@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +31,7 @@ import pyarrow as pa
 from longrec.core.errors import DataError, first_line
 from longrec.core.sealed import SealedKind
 from longrec.data.catalog import Catalog, SortedIds, hash_ids
+from longrec.data.event_columns import Column, Columns
 
 SCHEMA_VERSION = 1
 FILES = ("users.arrow", "offsets.arrow", "events.arrow", "catalog.parquet")
@@ -121,6 +122,42 @@ class Histories:
         """Events of each user, (n_users,) int64."""
         lengths: np.ndarray = np.diff(self.offsets)
         return lengths
+
+    @cached_property
+    def columns(self) -> dict[str, Column]:
+        """What the further event columns hold, by name."""
+        words = self.meta.labels
+        return {n: Column(tuple(words[n]) if n in words else None) for n in self.extra}
+
+    def read_column(self, name: str, at: np.ndarray) -> np.ndarray:
+        """Values of a further column of the events at some places, as models read them."""
+        return self.columns[name].read(self.extra[name][at])
+
+    def read_columns(self, columns: Columns, at: np.ndarray) -> dict[str, np.ndarray]:
+        """Values of some columns at some places, as a model that was trained on these reads them.
+
+        Words that they lack are -1.
+        """
+        found = {}
+        for name, column in columns.items():
+            stored = self.extra[name][at]
+            if column.words is not None:
+                stored = self.columns[name].recode(stored, column.words)
+            found[name] = column.read(stored)
+        return found
+
+    def in_words_of(self, columns: Columns) -> Histories:
+        """The same with text in the codes of those columns, -1 where they lack a word."""
+        codes, words = dict[str, np.ndarray](), dict[str, list[str]]()
+        for name, column in self.columns.items():
+            other = columns.get(name, column).words
+            if column.words is not None and other is not None and other != column.words:
+                codes[name] = column.recode(self.extra[name], other)
+                words[name] = list(other)
+        if not words:
+            return self
+        meta = replace(self.meta, labels=self.meta.labels | words)
+        return replace(self, meta=meta, extra={**self.extra, **codes})
 
     @cached_property
     def _sorted_users(self) -> SortedIds:

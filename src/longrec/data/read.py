@@ -14,7 +14,8 @@ from typing import Any
 import polars as pl
 
 from longrec.core.errors import DataError, UsageError
-from longrec.data.columns import ROLES, find_columns, missing, no_time, same_types
+from longrec.data.columns import ROLES, find_columns, likely_type, missing, no_time, same_types
+from longrec.data.event_columns import TYPE
 from longrec.data.sources import (
     ENGINE_ERRORS,
     Part,
@@ -47,7 +48,7 @@ class Events:
     n_events
         number of rows.
     names
-        column of each role: user, item, and perhaps time and order.
+        column of each role: user, item, and perhaps time, order and type.
     recognised
         the roles whose column was found by its name rather than stated.
     time_unit, per_second
@@ -58,7 +59,7 @@ class Events:
     row_order
         whether the order of rows is the order of events.
     columns
-        further event columns.
+        further event columns, "type" among them if there are types.
     source, notes
         the log's name; remarks that a user should see.
     """
@@ -97,8 +98,8 @@ class Events:
         else:
             order = "by time, ties in the order of rows"
         lines.append(f"  order {order}")
-        if self.columns:
-            lines.append(f"  also  {', '.join(self.columns)}")
+        if further := [name for name in self.columns if name not in self.names]:
+            lines.append(f"  also  {', '.join(further)}")
         return "\n".join([*lines, *(f"  note  {note}" for note in self.notes)])
 
     def _kind(self, role: str, dtype: pl.DataType) -> str:
@@ -126,6 +127,7 @@ def read_events(
     order: str | None = None,
     row_order: bool = False,
     time_unit: str | None = None,
+    type: str | None = None,
     columns: Sequence[str] = (),
 ) -> Events:
     """Find a log's columns, check every row once, and return its events, still lazy.
@@ -144,8 +146,10 @@ def read_events(
     time_unit
         "s", "ms", "us" or "ns" instead of detecting it, and "datetime" for datetime columns;
         stating it also allows times before 1970 or after 2100.
+    type
+        column of the events' types, such as "view" and "buy": kept as the column "type", as text.
     columns
-        further columns to keep for each event, such as a type or a weight.
+        further columns to keep for each event, such as a weight: numbers, booleans or text.
 
     Raises
     ------
@@ -155,7 +159,7 @@ def read_events(
         for a file or row that cannot be used.
     """
     if isinstance(source, Events):
-        if any((user, item, time, order, row_order, time_unit, columns)):
+        if any((user, item, time, order, row_order, time_unit, type, columns)):
             raise UsageError("These events are read already: give column options to read_events.")
         return source
     parts = open_source(source)
@@ -171,13 +175,23 @@ def read_events(
         raise UsageError(no_time(first))
     if time_unit is not None and "time" not in names:
         raise UsageError(f"time_unit={time_unit!r} was given, but {first.name} has no time column.")
-    columns = (columns,) if isinstance(columns, str) else tuple(columns)
+    columns = (columns,) if isinstance(columns, str) else tuple(dict.fromkeys(columns))
     for name in columns:
         if name not in first.schema:
             raise UsageError(missing(first, name, "columns"))
         if name in ROLES:
             raise UsageError(f"columns may not hold {name!r}: rename it, the name is in use.")
-    parts = same_types(parts, [*names.values(), *columns])
+    if type is not None and type not in first.schema:
+        raise UsageError(missing(first, type, "type"))
+    if type not in (None, TYPE) and TYPE in columns:
+        raise UsageError(
+            f"type={type!r} would be kept as the column {TYPE!r}, which columns= names, too: leave "
+            "one out."
+        )
+    if type is not None or TYPE in columns:
+        names[TYPE] = type or TYPE
+        columns = columns if TYPE in columns else (TYPE, *columns)
+    parts = same_types(parts, [*names.values(), *(name for name in columns if name != TYPE)])
     return _survey(parts, names, recognised, row_order, time_unit, columns)
 
 
@@ -194,7 +208,9 @@ def _survey(
     source = parts[0].name if len(parts) == 1 else f"{parts[0].name} … {parts[-1].name}"
     whole = pl.concat([part.frame for part in parts])
     checks = [
-        Check(role, pl.col(name).is_null(), "is null (empty)") for role, name in names.items()
+        Check(role, pl.col(name).is_null(), "is null (empty)")
+        for role, name in names.items()
+        if role != TYPE
     ]
     values, aggregates = {}, {"n": pl.len()}
     for role in ("user", "item"):
@@ -202,6 +218,13 @@ def _survey(
         if parts[0].text:
             not_integer = ~pl.col(names[role]).str.contains(INTEGER)
             aggregates[f"{role} text"] = not_integer.sum()
+    further = {name: pl.col(name) for name in columns if name != TYPE}
+    if TYPE in names:
+        further[TYPE] = _type_column(names[TYPE], schema[names[TYPE]], parts[0], checks)
+    if parts[0].text:  # which has no types: what spells numbers throughout is numbers
+        for name in [name for name in further if name != TYPE]:
+            aggregates[f"{name} given"] = pl.col(name).count()
+            aggregates[f"{name} odd"] = pl.col(name).count() - _number(name).count()
     plans = {}
     for role in [role for role in ("time", "order") if role in names]:
         raw, where = pl.col(names[role]), f"{parts[0].name}, column {names[role]!r}"
@@ -231,6 +254,14 @@ def _survey(
             raise _first_bad(parts, names[check.role], check, found[f"check {i}"])
 
     notes, per_second, unit = [], 1, time_unit
+    likely = None if TYPE in names else likely_type(parts[0], names.values())
+    if likely is not None:
+        notes.append(
+            f"{likely} looks like the types of events: type={likely!r} (--type {likely}) keeps them"
+        )
+    for name in columns:
+        if found.get(f"{name} odd") == 0 and found[f"{name} given"]:
+            further[name] = _number(name)
     for role in ("user", "item"):
         odd = found.get(f"{role} text")
         if odd == 0:
@@ -251,7 +282,7 @@ def _survey(
             _refuse_implausible(parts, names["time"], values["time"], unit, per_second)
     selected = [value.alias(role) for role, value in values.items()]
     return Events(
-        frame=whole.select(*selected, *columns),
+        frame=whole.select(*selected, *(further[name].alias(name) for name in columns)),
         n_events=found["n"],
         names=names,
         recognised=recognised,
@@ -287,6 +318,26 @@ def _id_column(
             "Convert it to integers or text."
         )
     return raw
+
+
+def _number(name: str) -> pl.Expr:
+    """A column of text as numbers, null where it spells none."""
+    return pl.col(name).str.strip_chars().cast(pl.Float64, strict=False)
+
+
+def _type_column(name: str, dtype: pl.DataType, part: Part, checks: list[Check]) -> pl.Expr:
+    """Types as text, null where there is none; adds what no type may be to `checks`."""
+    raw = pl.col(name)
+    if dtype.is_float():
+        whole = raw.is_finite() & (raw == raw.round(0)) & (raw.abs() <= 2.0**53)
+        checks.append(Check(TYPE, ~whole, "is a float that is no whole number, so no type"))
+        raw, dtype = pl.when(whole).then(raw).cast(pl.Int64), pl.Int64()
+    if dtype.is_integer() or dtype in (pl.String, pl.Boolean, pl.Categorical, pl.Enum):
+        return raw.cast(pl.String)
+    raise DataError(
+        f"{part.name}, column {name!r} is of type {dtype}, which cannot be the types of events. "
+        "Convert it to text or whole numbers."
+    )
 
 
 def _sample(parts: list[Part], name: str, dtype: pl.DataType) -> pl.Series:

@@ -19,7 +19,7 @@ A state does not tell its events apart, so the history is read: twice, in window
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from operator import itemgetter
 from typing import NamedTuple, cast
 
@@ -83,6 +83,7 @@ def attention_of_last(
     item: int,
     progress: Callable[[int, int], None] | None = None,
     window: int = WINDOW,
+    columns: Mapping[str, Tensor] | None = None,
 ) -> LastAttention:
     """What the last event of a history attends to.
 
@@ -100,13 +101,15 @@ def attention_of_last(
         Called with (events read, events to read), each event being read twice.
     window : int
         Events read at once; it changes nothing but memory.
+    columns : mapping or None
+        Further columns of the events that the model reads, (T,) each.
 
     Raises
     ------
     UsageError
         When not all of the model's layers are causal dispatcher attention.
     """
-    return _TwoPasses(model, items, times, window, progress).attention_to(item)
+    return _TwoPasses(model, items, times, window, progress, columns or {}).attention_to(item)
 
 
 class _TwoPasses:
@@ -119,8 +122,10 @@ class _TwoPasses:
         times: Tensor | None,
         window: int,
         progress: Callable[[int, int], None] | None,
+        columns: Mapping[str, Tensor],
     ) -> None:
         self.model, self.layers = attended_layers(model)
+        self.columns = {name: column.to(model.device) for name, column in columns.items()}
         self.items = items.to(model.device)
         self.times = None if times is None else times.to(model.device)
         self.window, self.progress = window, progress
@@ -143,7 +148,8 @@ class _TwoPasses:
     def _events(self, start: int, end: int) -> tuple[Tensor, Context]:
         """Events start .. end - 1 as a batch of one history (1, n)."""
         times = None if self.times is None else self.times[None, start:end]
-        return self.items[None, start:end], Context(times=times)
+        columns = {name: column[None, start:end] for name, column in self.columns.items()}
+        return self.items[None, start:end], Context(times=times, columns=columns or None)
 
     def _report(self, read: int) -> None:
         if self.progress is not None:
@@ -170,7 +176,10 @@ class _TwoPasses:
 
     def _read_last(self, states: State) -> tuple[list[Reader], Tensor]:
         """How the last event reads in each layer, and what the final norm gets, (1, D)."""
-        ctx = Context(times=None if self.times is None else self.times[-1:])
+        ctx = Context(
+            times=None if self.times is None else self.times[-1:],
+            columns={name: column[-1:] for name, column in self.columns.items()} or None,
+        )
         x, readers = self.model.embed(self.items[-1:], ctx), []
         for (block, mixer), state in zip(self.layers, states, strict=True):
             z = block.before(x)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -89,10 +89,13 @@ def encode_targets(
         for k in range(int(groups.windows[number])):
             lengths = np.clip(requests.lengths[rows] - k * window, 0, window)
             # A row that has ended reads nothing more and keeps its state.
-            stretch = read_padded(histories, requests.begin[rows] + k * window, lengths)
+            begin = requests.begin[rows] + k * window
+            stretch = read_padded(histories, begin, lengths, model.reads_columns)
             ctx = Context(
                 lengths=torch.from_numpy(lengths).to(device),
                 times=None if stretch.times is None else torch.from_numpy(stretch.times).to(device),
+                columns={n: torch.from_numpy(x).to(device) for n, x in stretch.columns.items()}
+                or None,
             )
             items = torch.from_numpy(stretch.items).to(device)
             if groups.windows[number] > 1:
@@ -114,11 +117,24 @@ def encode_targets(
 class Events(NamedTuple):
     """Events of histories, one history after the other: all that an encoder reads.
 
-    items : (n,) item indices; times : (n,) int64 seconds, or None where nothing reads them.
+    items : (n,) item indices; times : (n,) int64 seconds, or None where nothing reads them;
+    columns : further columns by name, (n,) each as models read them, those that the model reads.
     """
 
     items: np.ndarray
     times: np.ndarray | None
+    columns: Mapping[str, np.ndarray] = {}
+
+    def read_column(self, name: str, at: Ints) -> np.ndarray:
+        """Values of a further column of the events at some places, as models read them."""
+        return self.columns[name][at]
+
+    def where(self, chosen: np.ndarray) -> Events:
+        """Some of the events, by places or by a mask (n,)."""
+        times = None if self.times is None else self.times[chosen]
+        return Events(
+            self.items[chosen], times, {name: x[chosen] for name, x in self.columns.items()}
+        )
 
 
 def encode_histories(

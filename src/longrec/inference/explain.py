@@ -17,7 +17,7 @@ import torch
 from longrec.core.errors import UsageError
 from longrec.data.catalog import Catalog
 from longrec.inference.attribution import WINDOW, attended_layers, attention_of_last
-from longrec.inference.encode import check_times
+from longrec.inference.encode import Events, check_times
 from longrec.models import Model
 
 Progress = Callable[[int, int], None]
@@ -121,8 +121,7 @@ def explain_history(
     model: Model,
     catalog: Catalog,
     item: int,
-    items: np.ndarray,
-    times: np.ndarray | None = None,
+    history: Events,
     limit: int | None = None,
     progress: Progress | None = None,
     window: int = WINDOW,
@@ -136,11 +135,9 @@ def explain_history(
     catalog : Catalog
     item : int
         Its index, 1 .. n_items.
-    items : ndarray
-        (T,) item indices, oldest first; 0 where an item is unknown: such events are skipped.
-    times : ndarray or None
-        (T,) int64 seconds, which a model that forgets by time needs; a late event counts as
-        simultaneous with the latest before it.
+    history : Events
+        Its T events, oldest first; item 0 where one is unknown: such events are skipped. A late
+        event counts as simultaneous with the latest before it.
     limit : int or None
         Most events that the recommender reads: the last ones.
     progress : callable or None
@@ -154,17 +151,25 @@ def explain_history(
         When the model's attention is not known, or no event is of a known item.
     """
     check_explains(model)
-    known = np.flatnonzero(items)
+    known = np.flatnonzero(history.items)
     known = known if limit is None else known[-limit:]
     if not len(known):
         raise UsageError(
-            f"there is nothing to explain: of {len(items):,} events none is of an item in the "
-            "catalog, so popular items are recommended"
+            f"there is nothing to explain: of {len(history.items):,} events none is of an item in "
+            "the catalog, so popular items are recommended"
         )
-    read = items[known].astype(np.int64)
-    times = None if times is None else times[known].astype(np.int64)
-    times_read = None if times is None else torch.from_numpy(times)
-    found = attention_of_last(model, torch.from_numpy(read), times_read, item, progress, window)
+    history = history.where(known)
+    read = history.items.astype(np.int64)
+    times = None if history.times is None else history.times.astype(np.int64)
+    found = attention_of_last(
+        model,
+        torch.from_numpy(read),
+        None if times is None else torch.from_numpy(times),
+        item,
+        progress,
+        window,
+        {name: torch.from_numpy(column) for name, column in history.columns.items()},
+    )
     events = pl.DataFrame(
         {
             "position": known + 1,
@@ -214,8 +219,13 @@ def explain_given(
     index = find_item(catalog, item)
     moments = None if times is None else _seconds(times, len(history))
     check_times(model, moments)
+    if model.reads_columns:
+        raise UsageError(
+            f"{model.name} reads {' and '.join(model.reads_columns)} of each event, which this "
+            "history does not have: explain for a user of histories or of a store"
+        )
     items = catalog.find(history) if len(history) else np.zeros(0, np.int64)
-    return explain_history(model, catalog, index, items, moments, limit, progress)
+    return explain_history(model, catalog, index, Events(items, moments), limit, progress)
 
 
 def find_item(catalog: Catalog, item: Any) -> int:

@@ -32,7 +32,9 @@ class Context:
     times : Tensor or None
         (B, T) int64, seconds, not falling along a row (a late event counts as a gap of 0).
     columns : mapping or None
-        Further columns of the events by name, (B, T) each; text is int64 codes.
+        Further columns of the events by name, (B, T) each, those that the model reads: of text
+        int64 codes from 0, and -1 where an event has no word or one that training did not know;
+        of numbers float32, and 0 where an event has none. A mask has no value of its own.
     """
 
     lengths: Tensor | None = None
@@ -41,7 +43,7 @@ class Context:
 
     @property
     def types(self) -> Tensor | None:
-        """(B, T) int64, kind of each event: the column "type"."""
+        """(B, T) int64, type of each event: the column "type"."""
         return None if self.columns is None else self.columns.get("type")
 
     def mask(self, x: Tensor) -> Tensor | None:
@@ -74,6 +76,8 @@ class Mixer(nn.Module, ABC):
     """Whether cost grows linearly with T."""
     reads_times: bool = False
     """Whether `Context.times` must be given."""
+    reads_columns: tuple[str, ...] = ()
+    """Further columns of events that `Context.columns` must have, "type" for instance."""
     undecayed: ClassVar[tuple[str, ...]] = ()
     """Names of own parameters that weight decay leaves alone, besides all vectors."""
 

@@ -47,16 +47,22 @@ def queries_of(artifact: Artifact, seed: int = 0) -> Queries:
         where = places(data.offsets[1:][rows] - lengths, lengths)
         items = align_items(data.catalog, artifact.catalog)[data.items[where]]
         times = None if data.times is None else data.times[where]
+        columns = data.read_columns(artifact.columns, where)
         words = "users of the run's own data"
     except LongrecError:
         weights = artifact.catalog.counts + 1.0
         lengths = np.full(USERS, MADE_UP)
         items = rng.choice(n_items, USERS * MADE_UP, p=weights / weights.sum()) + 1
         times = np.zeros(len(items), np.int64)
+        columns = {
+            name: np.full(len(items), column.missing, column.dtype)
+            for name, column in artifact.columns.items()
+        }
         words = "made-up users, since the run's own data is not at hand"
     owner = np.repeat(np.arange(len(lengths)), lengths)
     known = items > 0
-    owner, items, times = owner[known], items[known], None if times is None else times[known]
+    events = Events(items.astype(np.int32), times, columns).where(known)
+    owner, items = owner[known], items[known]
     lengths = np.bincount(owner)
     lengths = lengths[lengths > 0]
     h = torch.empty(len(lengths), 0)
@@ -66,7 +72,6 @@ def queries_of(artifact: Artifact, seed: int = 0) -> Queries:
         h = h if h.shape[1] else found.new_empty(len(lengths), found.shape[1], device="cpu")
         h[torch.from_numpy(numbers)] = found.cpu()
 
-    events = Events(items.astype(np.int32), times)
     encode_histories(artifact.model, events, lengths, artifact.limit, use)
     ends = lengths.cumsum()
     spans = np.split(items, ends[:-1])

@@ -15,6 +15,7 @@ from longrec.core.errors import DataError, LongrecError
 from longrec.core.files import write_file
 from longrec.core.serialise import serialise
 from longrec.data.aligned import align
+from longrec.data.event_columns import check_columns
 from longrec.data.histories import Histories
 from longrec.data.splits import make_split
 from longrec.evaluation.rank_targets import rank_targets
@@ -57,7 +58,9 @@ def evaluate(
     data = recommender.data(histories)
     trained_under = recommender.train_config.split
     chosen = make_split(protocol or trained_under, data)
-    known, aligned = align(data, chosen, recommender.catalog)
+    trained = recommender.columns
+    check_columns(recommender.name, trained, data.columns, data.path, trained)
+    known, aligned = align(data, chosen, recommender.catalog, trained)
     targets = getattr(aligned, split)
     if not len(targets):
         raise LongrecError(f"{data.path}: the split {chosen.name!r} has no {split} targets")

@@ -12,6 +12,7 @@ import torch
 
 from longrec.core import console
 from longrec.core.errors import UsageError
+from longrec.data.event_columns import check_columns
 from longrec.data.histories import Histories, open_histories
 from longrec.data.splits import make_split
 from longrec.inference.encode import check_times
@@ -126,6 +127,12 @@ def _train(
     torch.manual_seed(config.seed)
     model = build_model(plan.model, model_config, data.n_items).to(_device(device))
     check_times(model, data.times)
+    check_columns(plan.model, model.reads_columns, data.columns, data.path)
+    columns = {name: data.columns[name] for name in model.reads_columns}
+    if old is not None:  # words that the old model knows keep their codes
+        check_columns(plan.model, columns, data.columns, data.path, old.columns)
+        columns = {name: old.columns[name].extended(column) for name, column in columns.items()}
+    data = data.in_words_of(columns)
     about, old_data = dict(plan.provenance), None
     progress = console.is_interactive() if progress is None else progress
     if old is not None:
@@ -145,7 +152,9 @@ def _train(
     training = asdict(result)
     del training["rows"]
     about |= {"training": training, "split": dict(split.notes)}
-    recommender = Recommender(plan.model, model, model_config, config, data.catalog, about)
+    recommender = Recommender(
+        *(plan.model, model, model_config, config, data.catalog, about), columns=columns
+    )
     if old is not None:
         bar = console.progress_bar("the new period") if progress is True else nullcontext()
         with bar as report_ranked:

@@ -237,7 +237,7 @@ def measure_gain(
         return {"targets": 0, "note": note}
     test = split.test
     targets = Targets(test.users[is_new], test.positions[is_new], test.known[is_new])
-    known_to_old, aligned = align(data, replace(split, test=targets), old.catalog)
+    known_to_old, aligned = align(data, replace(split, test=targets), old.catalog, old.columns)
     old_model = old.model
     if old_model.device != new.model.device:  # the caller's own stays where it is
         old_model = copy.deepcopy(old_model).to(new.model.device)

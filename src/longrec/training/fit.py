@@ -129,6 +129,7 @@ def training_data(
     return TrainingData(
         *(histories, split.train_end, context, window, config.batch_tokens, config.seed),
         sampling=samplings.get(model.targets),
+        columns=model.reads_columns,
     )
 
 
@@ -243,7 +244,7 @@ class _Fit:
 
     def encode(self, batch: Batch) -> Tensor:
         """h (B, T, D), from the state of the window before where there is one."""
-        ctx = Context(lengths=batch.lengths, times=batch.times)
+        ctx = Context(lengths=batch.lengths, times=batch.times, columns=batch.columns)
         if batch.continues is None and not batch.carries:
             masked = batch.targets > 0 if self.model.targets == "masked" else None
             return self.model.hidden(batch.items, ctx, masked)

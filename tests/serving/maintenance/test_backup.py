@@ -359,7 +359,7 @@ def test_nothing_is_restored_of_a_damaged_backup(store, empty, tmp_path) -> None
 
 
 def test_a_backup_of_a_newer_schema(store, empty, tmp_path) -> None:
-    store.change_meta(lambda meta: meta.update(schema=2))
+    store.change_meta(lambda meta: meta.update(schema=3))
     backup(store, tmp_path / "backup")
     with pytest.raises(DataError, match="upgrade longrec"):
         restore(tmp_path / "backup", empty)

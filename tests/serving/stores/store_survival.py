@@ -166,11 +166,11 @@ class SurvivalContract:
     def test_a_store_of_a_newer_schema_is_left_as_it_is(self, backend):
         store = open_store(backend.url)
         log(store, b"u", event(1))
-        store.change_meta(lambda meta: meta.update(schema=2))
+        store.change_meta(lambda meta: meta.update(schema=3))
         store.close()
         before = backend.content()
         for readonly in (False, True):
-            with pytest.raises(DataError, match="has schema 2, this longrec reads 1: upgrade"):
+            with pytest.raises(DataError, match="has schema 3, this longrec reads 2: upgrade"):
                 open_store(backend.url, readonly=readonly)
         assert backend.content() == before
 

@@ -678,7 +678,7 @@ def test_a_store_opened_again_is_not_written_to(tmp_path, monkeypatch) -> None:
 
 @pytest.mark.parametrize(
     ("meta", "says"),
-    [({"schema": 2}, "schema 2.*upgrade longrec"), ({"restoring": "x"}, "half restored")],
+    [({"schema": 3}, "schema 3.*upgrade longrec"), ({"restoring": "x"}, "half restored")],
 )
 def test_stores_that_may_not_be_used(tmp_path, meta, says: str) -> None:
     store = open_store(str(tmp_path / "s"), "process")

@@ -31,7 +31,8 @@ class Model(nn.Module):
     streams_as : the model to train instead where a stream is wanted, if this one has no state.
     max_length : most events that the model can read, or None for no limit.
     reads_times : whether the events' times must be given.
-    reads_columns : further columns of events that must be given, "type" for instance.
+    reads_columns : further columns of events that must be given, "type" for instance; those of
+        its mixers among them.
     """
 
     name: ClassVar[str]

@@ -96,6 +96,8 @@ class SequenceModel(Model):
             self.mask = nn.Parameter(torch.randn(dim) * 0.02)
         self.scale = dim**0.5
         self.reads_times = any(mixer.reads_times for mixer in mixers)
+        own = [*self.reads_columns, *(name for mixer in mixers for name in mixer.reads_columns)]
+        self.reads_columns = tuple(dict.fromkeys(own))
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(block(mixer, config) for mixer in mixers)
         self.norm: nn.Module = nn.LayerNorm(dim)
@@ -163,21 +165,23 @@ class SequenceModel(Model):
         position = torch.arange(events + 1, device=items.device)
         masked = position == ends[:, None]
 
-        def longer(x: Tensor | None) -> Tensor | None:
-            """(B, T) -> (B, T + 1): the mask has the time and columns of the event before it."""
-            if x is None:
-                return None
-            return torch.where(masked, x[rows, last][:, None], nn.functional.pad(x, (0, 1)))
+        def longer(x: Tensor) -> Tensor:
+            """(B, T) -> (B, T + 1): the mask has no value of a further column."""
+            nothing = 0 if x.is_floating_point() else -1
+            return nn.functional.pad(x, (0, 1)).masked_fill(masked, nothing)
+
+        times = ctx.times
+        if times is not None:  # the mask has the time of the event before it
+            before = times[rows, last][:, None]
+            times = torch.where(masked, before, nn.functional.pad(times, (0, 1)))
 
         h = self.hidden(
             nn.functional.pad(items, (0, 1)),
             replace(
                 ctx,
                 lengths=None if lengths is None else lengths + 1,
-                times=longer(ctx.times),
-                columns=None
-                if ctx.columns is None
-                else {name: cast(Tensor, longer(x)) for name, x in ctx.columns.items()},
+                times=times,
+                columns=ctx.columns and {name: longer(x) for name, x in ctx.columns.items()},
             ),
             masked,
         )

@@ -2,7 +2,8 @@
 
 FOLDER/
   meta.json         format, counts, the store's meta, digests of the next file and its own
-  log.parquet       user, number, time, event_id, item: users in byte order, events in log order
+  log.parquet       user, number, time, event_id, item, columns (JSON, or null): users in byte
+                    order, events in log order
 
 Each user stands in it as at one moment, and users one after the other: events that arrive during
 the backup are in it or not. Memory needed is that of the longest log. Records are caches of the
@@ -25,7 +26,7 @@ from longrec.core.errors import UsageError
 from longrec.core.files import is_free, writing_folder
 from longrec.core.sealed import SealedKind
 from longrec.serving.stores.log_reader import NO_MODEL, read_log, retry_if_replaced, user_pages
-from longrec.serving.stores.protocol import Store, check_whole
+from longrec.serving.stores.protocol import Store, check_whole, note_columns
 
 LOG = "log.parquet"
 BACKUP = SealedKind(
@@ -44,6 +45,7 @@ SCHEMA = pa.schema(
         ("time", pa.int64()),
         ("event_id", pa.binary()),
         ("item", pa.binary()),
+        ("columns", pa.string()),
     ]
 )
 GROUP_ROWS, GROUP_BYTES = 1 << 17, 1 << 25
@@ -87,20 +89,24 @@ def backup(store: Store, folder: str | Path, progress: Progress | None = None) -
     check_whole(meta, store.url)
     total = store.totals().events if progress else 0
     users = events = 0
+    columns = False
 
     def read() -> Iterator[pa.RecordBatch]:
-        nonlocal users, events
+        nonlocal users, events, columns
         for user in chain.from_iterable(user_pages(store)):
             batches = retry_if_replaced(store, partial(_log_of, store, user))
             yield from batches
             users += bool(batches)  # else forgotten meanwhile
             events += sum(map(len, batches))
+            columns |= any(batch["columns"].null_count < len(batch) for batch in batches)
             if progress:
                 progress(events, max(events, total))
 
     with writing_folder(folder) as work:
         work.chmod(0o700)  # as for a store's own file
         _write_log(work / LOG, read())
+        if columns:  # perhaps since the meta was read
+            note_columns(meta)
         about = {
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
             "users": users,
@@ -136,9 +142,10 @@ def _log_of(store: Store, user: bytes) -> list[pa.RecordBatch]:
     [stored] = store.read(NO_MODEL, [(user, ())])
     batches, number = [], 0
     for events in read_log(store, user, stored):
-        times, items, ids = zip(*events, strict=True)
+        times, items, ids, further = zip(*events, strict=True)
         numbers = range(number + 1, number + len(events) + 1)
-        columns = [user] * len(events), numbers, times, ids, items
+        json = [columns.decode() or None for columns in further]
+        columns = [user] * len(events), numbers, times, ids, items, json
         arrays = [pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)]
         batches.append(pa.record_batch(arrays, schema=SCHEMA))
         number += len(events)

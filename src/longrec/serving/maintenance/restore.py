@@ -128,7 +128,12 @@ def _append(store: Store, rows: list[dict[str, Any]]) -> None:
         new = [row for row in logged if row["number"] > found.last]
         if new:
             alone &= new[0]["number"] == found.last + 1
-            events = [Event(row["time"], row["item"], row["event_id"]) for row in new]
+            events = [
+                Event(
+                    row["time"], row["item"], row["event_id"], (row.get("columns") or "").encode()
+                )
+                for row in new
+            ]
             appends.append(Append(user, found.log_id, found.last, 0, events, None, ()))
     if appends and alone:
         done = store.append(NO_MODEL, appends)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 
+from longrec.core.errors import DataError
 from longrec.serving.stores.protocol import Event
 
 PAGE_ITEMS = 8192
@@ -15,23 +16,54 @@ PAGE_ITEMS = 8192
 
 _HEAD = struct.Struct("<qH")
 _NO_ID = 65535
+_WITH_COLUMNS = struct.Struct("<qHBH")
+_ID_AND_COLUMNS, _COLUMNS = 65534, 65533
+"""In place of the length of the event id: columns follow, of an event with an id or without."""
+_LONGEST_ID = 65000
+"""What is greater stands for what follows, and what is not known there is not guessed."""
 
 
 def pack_event(event: Event) -> bytes:
-    """Time i64, length of the event id u16 (65,535: it has none), event id, item."""
+    """Time i64, length of the event id u16 (65,535: it has none), event id, item.
+
+    With further columns: time, 65,534 (65,533: it has no id), length of the id u8, of the columns
+    u16, columns, event id, item.
+    """
     name = event.event_id
+    if event.columns:
+        mark = _COLUMNS if name is None else _ID_AND_COLUMNS
+        name = name or b""
+        head = _WITH_COLUMNS.pack(event.time, mark, len(name), len(event.columns))
+        return head + event.columns + name + event.item
     if name is None:
         return _HEAD.pack(event.time, _NO_ID) + event.item
     return _HEAD.pack(event.time, len(name)) + name + event.item
 
 
 def unpack_event(value: bytes) -> Event:
-    """The event of which `pack_event` made these bytes."""
+    """The event of which `pack_event` made these bytes.
+
+    Raises
+    ------
+    DataError
+        When a newer longrec made them, of an event with what this one does not know.
+    """
     time, length = _HEAD.unpack_from(value)
     if length == _NO_ID:
         return Event(time, value[_HEAD.size :], None)
-    split = _HEAD.size + length
-    return Event(time, value[split:], value[_HEAD.size : split])
+    if length <= _LONGEST_ID:
+        split = _HEAD.size + length
+        return Event(time, value[split:], value[_HEAD.size : split])
+    if length not in (_ID_AND_COLUMNS, _COLUMNS):
+        raise DataError(
+            f"a logged event is of kind {length}, which this longrec does not know: a newer one "
+            "wrote it; upgrade longrec"
+        )
+    _, _, of_name, of_columns = _WITH_COLUMNS.unpack_from(value)
+    name_at = _WITH_COLUMNS.size + of_columns
+    name, item = value[name_at : name_at + of_name], value[name_at + of_name :]
+    columns = value[_WITH_COLUMNS.size : name_at]
+    return Event(time, item, None if length == _COLUMNS else name, columns)
 
 
 def bits_by_page(indices: Iterable[int]) -> dict[int, list[int]]:

@@ -24,7 +24,15 @@ from typing import Any, NamedTuple
 import lmdb
 
 from longrec.serving.stores.encoding import add_bits, bits_by_page, join_bitmap, pack_event
-from longrec.serving.stores.protocol import Append, Appended, Event, version_of
+from longrec.serving.stores.protocol import (
+    SCHEMA,
+    WITH_COLUMNS,
+    Append,
+    Appended,
+    Event,
+    note_columns,
+    version_of,
+)
 
 LOG_KEY = struct.Struct(">Q")
 EVENT_KEY = struct.Struct(">QQ")
@@ -122,6 +130,8 @@ class OpenTables:
         self, log_id: int, last: int, events: Sequence[Event]
     ) -> tuple[tuple[bool, ...], int]:
         """Log those of the events that are new; -> which they are, and the log's last number."""
+        if any(event.columns for event in events):
+            self._note_columns()
         new, prefix = [], LOG_KEY.pack(log_id)
         for event in events:
             name = event.event_id
@@ -131,6 +141,12 @@ class OpenTables:
                 self.put(EVENT_KEY.pack(log_id, last), pack_event(event), db=self.log)
             new.append(is_new)
         return tuple(new), last
+
+    def _note_columns(self) -> None:
+        meta = self.load_meta()
+        if meta.get("schema", SCHEMA) < WITH_COLUMNS:
+            note_columns(meta)
+            self.save_meta(meta)
 
     def delete_log(self, log_id: int) -> None:
         """Delete a log, its event ids, and all models' records and bitmaps of it."""

@@ -2,7 +2,7 @@
 
 A store keeps per user
 
-    log       events in commit order, numbered from 1: (time, item, event id)
+    log       events in commit order, numbered from 1: (time, item, event id, further columns)
     ids       the event ids in the log, so that a retry is known as one
     records   per model (`digest`): what it makes of the log, a cache of fixed size
     seen      per model: a bitmap of the item indices in the log, bit i for item index i
@@ -24,8 +24,9 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from longrec.core.choices import Durability
 from longrec.core.errors import DataError, LongrecError
 
-SCHEMA = 1
-"""Version of what stores hold; a store of a newer one is refused."""
+SCHEMA, WITH_COLUMNS = 1, 2
+"""Versions of what stores hold: WITH_COLUMNS once an event with columns was logged, for a longrec
+that does not know these to refuse the store. A store of a newer version is refused."""
 
 
 class StoreUnavailable(LongrecError):
@@ -37,11 +38,15 @@ class StoreFull(LongrecError):
 
 
 class Event(NamedTuple):
-    """An event as it is logged: time in seconds, the item's id, and the caller's event id."""
+    """An event as it is logged: time in seconds, the item's id, and the caller's event id.
+
+    columns : further columns as `event_columns.pack_columns` gives them, b"" if there are none.
+    """
 
     time: int
     item: bytes
     event_id: bytes | None
+    columns: bytes = b""
 
 
 class Header(NamedTuple):
@@ -235,11 +240,16 @@ def version_of(record: bytes | memoryview | None) -> int:
 
 def check_schema(meta: dict[str, Any], url: str) -> None:
     """Raise DataError where a store's meta is of a newer schema than this longrec reads."""
-    if meta.get("schema", SCHEMA) > SCHEMA:
+    if meta.get("schema", SCHEMA) > WITH_COLUMNS:
         raise DataError(
-            f"{url} has schema {meta['schema']}, this longrec reads {SCHEMA}: upgrade longrec "
-            "(nothing was changed)"
+            f"{url} has schema {meta['schema']}, this longrec reads {WITH_COLUMNS}: upgrade "
+            "longrec (nothing was changed)"
         )
+
+
+def note_columns(meta: dict[str, Any]) -> None:
+    """Change a store's meta: events with columns are logged from now on."""
+    meta["schema"] = max(meta.get("schema", SCHEMA), WITH_COLUMNS)
 
 
 def check_whole(meta: dict[str, Any], url: str) -> None:

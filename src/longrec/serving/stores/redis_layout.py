@@ -121,7 +121,8 @@ def append_size(append: Append) -> tuple[int, int]:
     """Bytes that append.lua is given of one, about, and keys that it writes at most."""
     events = len(append.events)
     pages = len({item // PAGE_ITEMS for item in append.seen})
-    return len(append.record or b"") + 100 * events, events + events // BLOCK_EVENTS + pages + 5
+    size = len(append.record or b"") + 100 * events + sum(len(e.columns) for e in append.events)
+    return size, events + events // BLOCK_EVENTS + pages + 5
 
 
 def in_parts(calls: Iterable[tuple[T, int, int]]) -> Iterator[list[T]]:

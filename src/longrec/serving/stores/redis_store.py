@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain, islice
 from typing import Any, TypeVar
@@ -39,6 +39,7 @@ from longrec.serving.stores.protocol import (
     StoreFull,
     Totals,
     check_schema,
+    note_columns,
 )
 from longrec.serving.stores.redis_cleanup import LogRef, RedisCleanup
 from longrec.serving.stores.redis_client import RedisAddress, RedisClient
@@ -72,6 +73,7 @@ class RedisStore:
         self._client = RedisClient(address, self._check_connection)
         self._cleanup = RedisCleanup(self._client, self.url, self._prefix)
         self._digests: set[str] = set()
+        self._columns_noted = False
         try:
             meta = self.meta()
             check_schema(meta, self.url)
@@ -115,6 +117,7 @@ class RedisStore:
     def append(self, digest: str, appends: Sequence[Append]) -> list[Appended]:
         """More than 1,024 events of one user are logged in several steps."""
         self._add_digest(digest)
+        self._note_columns(event for append in appends for event in append.events)
         done: dict[bytes, Appended] = {}
         short = [append for append in appends if len(append.events) <= CALL_EVENTS]
         for part in in_parts((append, *append_size(append)) for append in short):
@@ -145,6 +148,7 @@ class RedisStore:
         """
         if not rewrites:
             return []
+        self._note_columns(event for rewrite in rewrites for event in rewrite.events)
         new_logs = [
             LogRef(log_id, len(rewrite.events), rewrite.user)
             for log_id, rewrite in zip(self._new_ids(len(rewrites)), rewrites, strict=True)
@@ -284,6 +288,12 @@ class RedisStore:
         if digest not in self._digests:
             self._client.command("SADD", self._prefix + b"digests", digest)
             self._digests.add(digest)
+
+    def _note_columns(self, events: Iterable[Event]) -> None:
+        """Note that events with columns are in the store, before the first one is."""
+        if not self._columns_noted and any(event.columns for event in events):
+            self.change_meta(note_columns)
+            self._columns_noted = True
 
     def _list_users(self, users: Sequence[bytes]) -> None:
         """List new users, before they are there: one that is not listed would never be found."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from longrec.artifact.artifact import Artifact
 from longrec.core.errors import UsageError
+from longrec.inference.encode import Events
 from longrec.inference.explain import Explanation, check_explains, explain_history
 from longrec.serving.stores.log_reader import NO_MODEL, read_events, read_log, retry_if_replaced
 from longrec.serving.stores.protocol import Event, Header, Store, read_header
@@ -87,6 +88,7 @@ def explain_user(
     indices, times = retry_if_replaced(store, read)
     if not len(indices):
         raise UsageError(f"user {id_of(user)!r} has no events in {store.url}: give one who has")
+    history = Events(indices, times)
     return explain_history(
-        artifact.model, artifact.catalog, index, indices, times, artifact.limit, progress
+        artifact.model, artifact.catalog, index, history, artifact.limit, progress
     )

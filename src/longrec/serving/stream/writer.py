@@ -186,7 +186,7 @@ def _new(
     """
     new = []
     for number in numbers:
-        _, (time, _, event_id), item = entries[number]
+        _, (time, _, event_id, _), item = entries[number]
         if event_id is not None:
             if event_id in known:
                 continue
