@@ -6,6 +6,8 @@ READY := $(VENV)/.ready
 THREADS ?= 2
 WORKERS ?= 2
 USERS ?= 2000
+# What to install: versions as tested, or constraints-lowest.txt for the lowest that are admitted.
+CONSTRAINTS ?= constraints.txt
 # A file's tests share what is dear to make: one worker does them all. Files begin in their order.
 SHARED := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 PYTEST := $(BIN)/python -m pytest $(SHARED) --durations 20
@@ -36,11 +38,11 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "longrec needs Python 3.11 or newer: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --constraint $(CONSTRAINTS) --editable '.[dev]'
 	touch $(READY)
 
 clean:

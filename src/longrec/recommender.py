@@ -50,7 +50,7 @@ class Recommender(Artifact):
         beside: bool = False,
         index: Index | None = None,
     ) -> Stream:
-        """Open a store of users, to observe events and recommend at once.
+        """Open a store of users, to observe events and recommend at once, on the CPU.
 
         Parameters
         ----------
@@ -74,7 +74,8 @@ class Recommender(Artifact):
         LongrecError
             When another process writes to it, or it cannot be reached.
         """
-        return Stream.open(self, url, durability, beside, index or self.index)
+        served = self.on_cpu()
+        return Stream.open(served, url, durability, beside, index or served.index)
 
     def similar(self, item: Any, k: int = 10) -> pl.DataFrame:
         """The k items whose vectors point most nearly an item's way, by cosine.

@@ -168,6 +168,18 @@ class Artifact:
         """Most events that are read of a history; None for all."""
         return self.model.reads(self.train_config.context)
 
+    def on_cpu(self) -> Self:
+        """The same with its model on the CPU, where streams and exports are; itself if it is there.
+
+        A model on a GPU stays where it is; the one on the CPU is another with its weights.
+        """
+        if self.model.device.type == "cpu":
+            return self
+        model = build_model(self.name, self.model_config, self.catalog.n_items)
+        model.load_state_dict(self.model.state_dict())
+        added = None if self.added is None else copy.deepcopy(self.added).to("cpu")
+        return replace(self, model=model.eval(), added=added)
+
     def item_vectors(self) -> torch.Tensor:
         """(n_items + 1, D), the model's own, without biases; row 0 is padding.
 

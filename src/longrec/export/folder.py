@@ -65,7 +65,7 @@ def export(artifact: Artifact, folder: str | Path, progress: Progress | None = N
     Parameters
     ----------
     artifact : Artifact
-        With a model that streams exactly, or reads a window of last events; on the CPU.
+        With a model that streams exactly, or reads a window of last events.
     folder : str or Path
         New, empty, or an earlier export, which is replaced once the new one is whole.
     progress : callable or None
@@ -85,11 +85,11 @@ def export(artifact: Artifact, folder: str | Path, progress: Progress | None = N
     DataError
         When the folder cannot be written.
     """
+    artifact = artifact.on_cpu()
     model = check_exports(artifact.model)
-    if model.device.type != "cpu" or model.items.dtype != torch.float32:
+    if model.items.dtype != torch.float32:
         raise UsageError(
-            f"the model is in {model.items.dtype} on {model.device}; an export is of float32 on "
-            "the CPU: load the run again"
+            f"the model is in {model.items.dtype}; an export is of float32: load the run again"
         )
     for package in NEEDED:
         try:

@@ -79,6 +79,7 @@ def open_index(
         When the model has no vectors to search approximately, or faiss is not installed.
     """
     check_choice("index", kind, IndexKind)
+    artifact = artifact.on_cpu()
     if kind != "approximate":
         exact = ExactIndex(artifact.scorer)
         large = exact.n_items >= (APPROXIMATE_FROM if exact.in_8_bits else WITHOUT_SCAN)

@@ -29,6 +29,7 @@ class Replay:
     """
 
     def __init__(self, artifact: Artifact) -> None:
+        artifact = artifact.on_cpu()
         self.engine, self.model = Engine(artifact), artifact.model
         self.items = ItemIndex(artifact.catalog)
         self.digest = self.engine.digest

@@ -38,7 +38,7 @@ class Engine:
     Parameters
     ----------
     artifact : Artifact
-        Whose model streams exactly, or reads a window of last events.
+        Whose model streams exactly, or reads a window of last events; on the CPU.
 
     Attributes
     ----------
@@ -140,7 +140,7 @@ class Engine:
 
     def _record_steps(self) -> tuple[StepProgram, ...] | None:
         """Steps for 1, NARROW and WIDE records; None where they must be PyTorch's own."""
-        if self._exact is None or self._exact.device.type != "cpu":
+        if self._exact is None:
             return None
         try:
             return tuple(StepProgram(self._exact, self.layout, n) for n in (1, NARROW, WIDE))

@@ -94,6 +94,7 @@ class Stream:
         index: Index | None = None,
     ) -> Stream:
         """See `Recommender.open_stream`."""
+        artifact = artifact.on_cpu()
         engine = Engine(artifact)
         store = open_store(url, durability)
         try:
