@@ -1,4 +1,4 @@
-"""What all checks share: the error they raise, and comparisons that name what differs."""
+"""What all checks share: the errors they raise, and comparisons that name what differs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,20 @@ from longrec.mixers import State
 
 class CheckFailed(AssertionError):
     """A property does not hold; the message names the property, the tensor and the numbers."""
+
+
+class NotApplicable(Exception):
+    """A check asks nothing of this mixer or model; the message says why."""
+
+
+class NotChecked(NotApplicable):
+    """A check lacks what it needs; the message says what to give it."""
+
+
+def applies(holds: bool, reason: str) -> None:
+    """Raise NotApplicable with the reason unless something holds."""
+    if not holds:
+        raise NotApplicable(reason)
 
 
 def require(holds: bool | Tensor, message: str) -> None:

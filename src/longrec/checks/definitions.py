@@ -17,6 +17,7 @@ from functools import singledispatch
 
 from torch import Tensor
 
+from longrec.checks.compare import NotChecked
 from longrec.mixers import MIXERS, Mixer, State
 
 Make = Callable[[int], Mixer]
@@ -31,15 +32,10 @@ EXAMPLES: dict[str, dict[str, Make]] = {}
 @singledispatch
 def define(mixer: Mixer, x: Tensor, times: Tensor) -> Defined:
     """Mix one whole history x (T, D) with times (T,), as the paper writes it."""
-    raise NotImplementedError(
-        f"{type(mixer).__name__} has no definition: register one with "
+    raise NotChecked(
+        f"{type(mixer).__name__} has no definition: register a definition with "
         "@longrec.checks.definitions.define.register"
     )
-
-
-def has_definition(cls: type[Mixer]) -> bool:
-    """Whether a definition was registered for a class of mixers."""
-    return define.dispatch(cls) is not define.dispatch(object)
 
 
 def examples_of(name: str) -> dict[str, Make]:

@@ -1,6 +1,7 @@
 """The six properties that every mixer has (docs/mixers.md), as checks that raise CheckFailed.
 
-They know nothing of any one mixer. `make` is a constructor that takes the width.
+They know nothing of any one mixer. `make` is a constructor that takes the width. A check that asks
+nothing of such a mixer raises NotApplicable.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from operator import itemgetter
 import torch
 from torch import Tensor
 
-from longrec.checks.compare import finite, parts, require, same, same_state
+from longrec.checks.compare import NotApplicable, applies, finite, parts, require, same, same_state
 from longrec.checks.cost import Cost, Counter, check_growth
 from longrec.checks.cost import exponents as growth
 from longrec.checks.definitions import Make, define
@@ -22,6 +23,7 @@ from longrec.mixers.base import map_state
 
 DIM = 12
 LENGTHS = (1, 2, 7, 33, 50, 97)
+NO_STATE = "it is no StreamingMixer"
 GARBAGE = 1e3  # stands in padding, where nothing may read it
 
 
@@ -86,9 +88,10 @@ def check_definition(make: Make, length: int, kind: torch.dtype, split: bool = F
     With `split`, through a state handed from one prefill to the next.
     """
     tolerance = 1e-10 if kind == torch.float64 else 1e-5
+    mixer = build(make, kind=torch.float32).to(kind)
+    applies(not split or isinstance(mixer, StreamingMixer), NO_STATE)
     y_slow, state_slow, wanted = defined(make, length)
     x, times = events(length)
-    mixer = build(make, kind=torch.float32).to(kind)
     x_fast = x.float().to(kind).requires_grad_()
     with nan_in_empty_tensors():
         state: State | None = None
@@ -117,6 +120,7 @@ def _halves(length: int) -> list[slice]:
 def check_causal(make: Make, length: int = 97) -> None:
     """2: another event t, and another time of it, changes no output before t."""
     mixer = build(make)
+    applies(mixer.causal, "it says causal = False")
     x, times = events(length)
     y = mixer(x[None], Context(times=times[None]))[0]
     for t in (0, 1, 5, length // 2, length - 1):
@@ -131,6 +135,7 @@ def check_causal(make: Make, length: int = 97) -> None:
 def check_sees_all(make: Make, length: int = 33) -> None:
     """2, for bidirectional ones: every event changes the output at every other."""
     mixer = build(make)
+    applies(not mixer.causal, "it says causal = True")
     x, times = events(length)
     y = mixer(x[None], Context(times=times[None]))[0]
     for t in (0, length // 2, length - 1):
@@ -145,7 +150,8 @@ def check_splits(
 ) -> None:
     """3: prefills of pieces[i][b] events of row b, then steps, give what forward gives alone."""
     mixer = build(make)
-    assert isinstance(mixer, StreamingMixer)
+    if not isinstance(mixer, StreamingMixer):
+        raise NotApplicable(NO_STATE)
     batch = len(pieces[0])
     totals = [sum(piece[b] for piece in pieces) + steps for b in range(batch)]
     rows = [events(total, seed + b) for b, total in enumerate(totals)]
@@ -281,4 +287,5 @@ def exponents(make: Make, shortest: int = 1024) -> dict[str, float]:
 
 def check_linear(make: Make, shortest: int = 1024) -> None:
     """6: operations, elements written and the largest tensor grow no faster than T^1.05."""
+    applies(build(make).linear, "it says linear = False")
     check_growth(exponents(make, shortest))

@@ -1,0 +1,129 @@
+"""A registered model made small, and what the checks of models read with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from longrec.checks.compare import NotApplicable
+from longrec.mixers import Context
+from longrec.models import MODELS, CountingModel, Model, SequenceModel, build_model
+
+N_ITEMS = 40
+EVENTS = 30
+SMALL = {"dim": (12, 16, 24), "ffn_dim": (16,), "max_length": (EVENTS,)}
+"""Values to try for settings that a config has, so that a check takes little time."""
+
+
+@dataclass
+class SmallModel:
+    """A registered model with small settings: those given, and otherwise its own defaults.
+
+    Attributes
+    ----------
+    name : in the registry.
+    settings : of its config; `SMALL` is tried for what they leave out.
+    """
+
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def model_class(self) -> type[Model]:
+        """The registered class."""
+        return MODELS[self.name]
+
+    @cached_property
+    def config(self) -> Any:
+        """The model's config; a small value that the config refuses is left at its default."""
+        config = self.model_class.config_class(**self.settings)
+        keys = {f.name for f in fields(config)} - self.settings.keys()
+        for key, values in SMALL.items():
+            for value in values if key in keys else ():
+                try:
+                    config = replace(config, **{key: value})
+                    break
+                except ValueError:
+                    continue
+        return config
+
+    def build(self, kind: torch.dtype = torch.float64, n_items: int = N_ITEMS) -> Model:
+        """A fresh one in eval mode, the same at every call; a counting one has counted."""
+        torch.manual_seed(0)
+        model = build_model(self.name, self.config, n_items)
+        if isinstance(model, CountingModel):
+            items = torch.randint(1, n_items + 1, (500,))
+            model.count(torch.cat([torch.zeros(1, dtype=torch.int64), items[:-1]]), items)
+        return model.to(kind).eval()
+
+    def sequence(self, kind: torch.dtype = torch.float64) -> SequenceModel:
+        """The same, of a model that is trained by gradient.
+
+        Raises
+        ------
+        NotApplicable
+        """
+        model = self.build(kind)
+        if not isinstance(model, SequenceModel):
+            raise NotApplicable("it counts, and is not trained by gradient")
+        return model
+
+    @cached_property
+    def example(self) -> SequenceModel:
+        """One in float64 that no check changes."""
+        return self.sequence()
+
+    @cached_property
+    def batch(self) -> Batch:
+        """Three histories of 30 events, with times before and after 1970."""
+        random = torch.Generator().manual_seed(1)
+        items = torch.randint(1, N_ITEMS + 1, (3, EVENTS), generator=random)
+        times = torch.randint(0, 9999, (3, EVENTS), generator=random).cumsum(1) - 7000
+        columns = {
+            name: torch.randint(0, 3, (3, EVENTS), generator=random)
+            for name in self.build().reads_columns
+        }
+        return Batch(items, times, columns)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Histories of equal length, (B, T) each: items, times and what else a model reads."""
+
+    items: Tensor
+    times: Tensor
+    columns: Mapping[str, Tensor]
+
+    def context(
+        self,
+        events: slice = slice(None),
+        rows: slice | Tensor = slice(None),
+        lengths: Tensor | None = None,
+    ) -> Context:
+        """The context of some events of some rows."""
+        columns = {name: x[rows][:, events] for name, x in self.columns.items()}
+        return Context(lengths, self.times[rows][:, events], columns or None)
+
+    def at(self, places: Tensor) -> tuple[Tensor, Context]:
+        """One event of each row, as `step` reads it: items (B,), and a context of (B,)."""
+        rows = torch.arange(len(places))
+        columns = {name: x[rows, places] for name, x in self.columns.items()}
+        return self.items[rows, places], Context(
+            times=self.times[rows, places], columns=columns or None
+        )
+
+    def changed_from(self, t: int) -> Batch:
+        """The same with other items, and later times, from event t on."""
+        items, times = self.items.clone(), self.times.clone()
+        items[:, t:] = items[:, t:] % N_ITEMS + 1
+        times[:, t:] += 86_400
+        return Batch(items, times, self.columns)
+
+    def changed_at(self, where: Tensor) -> Batch:
+        """The same with other items where a mask (B, T) is True."""
+        return replace(self, items=torch.where(where, self.items % N_ITEMS + 1, self.items))
