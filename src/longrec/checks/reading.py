@@ -160,7 +160,7 @@ def check_float_type(small: SmallModel, kind: torch.dtype) -> None:
         z, _ = model.step(items, state, ctx)
         found += [("prefill", y), ("step", z)]
         limit = 1e-4 if kind == torch.float32 else 0.3
-        error = float((z - h[:, -1]).abs().max())
+        error = float((z - h[:, -1]).detach().abs().max())
         require(error < limit, f"h by step in {kind} differs by {error:.2e} from encode's")
     for form, x in found:
         require(x.dtype == kind, f"{form} gives {x.dtype} of a model in {kind}")

@@ -14,6 +14,7 @@ from longrec.serving.records.recorded_step import StepProgram, Unrecordable
 USERS, STEPS = 4, 12
 
 
+@torch.inference_mode()
 def check_recorded_step(small: SmallModel) -> str | None:
     """The step as a stream records and replays it gives the states that the model's own gives.
 
@@ -27,8 +28,7 @@ def check_recorded_step(small: SmallModel) -> str | None:
     layout = RecordLayout(model.initial_state(1), "0" * 64)
     records = layout.load([None] * USERS)
     try:
-        with torch.inference_mode():
-            one, many = (StepProgram(model, layout, n) for n in (1, USERS))
+        one, many = (StepProgram(model, layout, n) for n in (1, USERS))
     except Unrecordable as why:
         return f"not recorded, so that a stream takes the model's own step: {why}"
     random = np.random.default_rng(0)
@@ -36,9 +36,8 @@ def check_recorded_step(small: SmallModel) -> str | None:
     times = random.integers(0, 9000, (STEPS, USERS)).cumsum(0)
     state = model.initial_state(USERS)
     for number in range(STEPS):
-        with torch.no_grad():
-            ctx = Context(times=torch.from_numpy(times[number]))
-            _, state = model.step(torch.from_numpy(items[number]), state, ctx)
+        ctx = Context(times=torch.from_numpy(times[number]))
+        _, state = model.step(torch.from_numpy(items[number]), state, ctx)
         if number % 2:
             many.run(records, np.arange(USERS), items[number], times[number])
         else:

@@ -22,7 +22,7 @@ from longrec.checks.recorded import check_recorded_step
 from longrec.checks.small_model import SmallModel
 from longrec.checks.trained import TrainedModel
 from longrec.core.errors import LongrecError, UsageError, first_line
-from longrec.core.registry import load_plugin
+from longrec.core.registry import Registry, load_plugin
 from longrec.mixers import MIXERS
 from longrec.models import MODELS
 
@@ -115,7 +115,7 @@ def check_module(module: str) -> Iterator[Outcome]:
     except LongrecError as error:
         yield Outcome(f"module {module}", "import and registration", "failed", str(error))
         return
-    found = MIXERS.of_module(module), MODELS.of_module(module)
+    found = _names(MIXERS, module), _names(MODELS, module)
     if not any(found):
         raise UsageError(
             f"the module {module!r} registers no mixer and no model: put @register_mixer(NAME) or "
@@ -126,6 +126,15 @@ def check_module(module: str) -> Iterator[Outcome]:
         yield from check_mixer(name)
     for name in found[1]:
         yield from check_model(name)
+
+
+def _names(registry: Registry[Any], module: str) -> list[str]:
+    """Names that a module registers, or that one of its own modules does."""
+    return [
+        name
+        for name, cls in registry.items()
+        if registry.sources[name] == module or f"{cls.__module__}.".startswith(f"{module}.")
+    ]
 
 
 def check_mixer(name: str) -> Iterator[Outcome]:
@@ -154,12 +163,12 @@ def _run_all(subject: str, checks: Checks, what: Any) -> Iterator[Outcome]:
             reason = str(why)
         except CheckFailed as error:
             result, reason = "failed", str(error)
-        except Exception as error:  # of the code that is checked, whatever it is
+        except (Exception, SystemExit) as error:  # of the code that is checked, whatever it is
             result, reason = "failed", _told(error)
         yield Outcome(subject, name, result, reason)
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     """An error's class and first line, and the line of the checked code that it came from."""
     frames = traceback.extract_tb(error.__traceback__)
     inside = f"{os.sep}longrec{os.sep}"

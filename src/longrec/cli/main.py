@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from longrec.cli import bench, compare, data, recommend, serve, store, train
+from longrec.cli import bench, check, compare, data, recommend, serve, store, train
 
 app = typer.Typer(
     name="longrec",
@@ -60,6 +60,7 @@ for command in (
     serve.export,
     serve.serve,
     train.models,
+    check.check_model,
     compare.compare,
     compare.demo,
 ):
