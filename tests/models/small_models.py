@@ -7,23 +7,24 @@ from dataclasses import fields
 import torch
 from torch import Tensor
 
-from longrec.models import MODELS, CountingModel, SequenceModel, build_model
+from longrec.checks.small_model import N_ITEMS as N
+from longrec.checks.small_model import SmallModel
+from longrec.models import MODELS, SequenceModel
 from longrec.models.common.base import Model
 
-N = 40
+__all__ = ["SEQUENCE", "N", "make", "near", "sequences", "small"]
+
 SMALL = {"dim": 12, "ffn_dim": 16, "max_length": 30, "experts": 3, "band": 6, "heads": 2}
 SEQUENCE = [name for name, cls in MODELS.items() if issubclass(cls, SequenceModel)]
 
 
-def make(name: str, kind: torch.dtype = torch.float64, **settings) -> Model:
+def small(name: str, **settings) -> SmallModel:
     keys = {field.name for field in fields(MODELS[name].config_class)}
-    chosen = {k: v for k, v in SMALL.items() if k in keys} | settings
-    torch.manual_seed(0)
-    model = build_model(name, MODELS[name].config_class(**chosen), N)
-    if isinstance(model, CountingModel):
-        items = torch.randint(1, N + 1, (500,))
-        model.count(torch.cat([torch.zeros(1, dtype=torch.int64), items[:-1]]), items)
-    return model.to(kind).eval()
+    return SmallModel(name, {k: v for k, v in SMALL.items() if k in keys} | settings)
+
+
+def make(name: str, kind: torch.dtype = torch.float64, **settings) -> Model:
+    return small(name, **settings).build(kind)
 
 
 def sequences(batch: int = 3, events: int = 30) -> tuple[Tensor, Tensor]:

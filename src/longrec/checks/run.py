@@ -20,7 +20,7 @@ from longrec.checks.compare import CheckFailed, NotApplicable, NotChecked
 from longrec.checks.definitions import Make, examples_of
 from longrec.checks.recorded import check_recorded_step
 from longrec.checks.small_model import SmallModel
-from longrec.checks.trained import TrainedModel
+from longrec.checks.trained_model import TrainedModel
 from longrec.core.errors import LongrecError, UsageError, first_line
 from longrec.core.registry import Registry, load_plugin
 from longrec.mixers import MIXERS
@@ -141,18 +141,19 @@ def check_mixer(name: str) -> Iterator[Outcome]:
     """Check a registered mixer in every example of it."""
     for example, make in examples_of(name).items():
         subject = f"mixer {name}" if example == "default" else f"mixer {name} ({example})"
-        yield from _run_all(subject, MIXER_CHECKS, make)
+        yield from run_all(subject, MIXER_CHECKS, make)
 
 
 def check_model(name: str, **settings: Any) -> Iterator[Outcome]:
     """Check a registered model, made small, with these settings instead of its defaults."""
     small = SmallModel(name, settings)
-    yield from _run_all(f"model {name}", MODEL_CHECKS, small)
+    yield from run_all(f"model {name}", MODEL_CHECKS, small)
     with TrainedModel(small) as by_training:
-        yield from _run_all(f"model {name}", TRAINED_CHECKS, by_training)
+        yield from run_all(f"model {name}", TRAINED_CHECKS, by_training)
 
 
-def _run_all(subject: str, checks: Checks, what: Any) -> Iterator[Outcome]:
+def run_all(subject: str, checks: Checks, what: Any) -> Iterator[Outcome]:
+    """Run checks on what they take: a constructor of mixers, a SmallModel or a TrainedModel."""
     for name, run in checks.items():
         result: Result = "passed"
         reason = ""

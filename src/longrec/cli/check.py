@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, get_args
 
 from typer import Argument, Exit
 
@@ -25,7 +25,7 @@ def check_model(
 
     Example: [bold]longrec check-model my_package[/bold]
     """
-    from longrec.checks.run import check_module
+    from longrec.checks.run import Result, check_module
 
     outcomes = []
     for outcome in check_module(module):
@@ -34,8 +34,7 @@ def check_model(
     counts = Counter(outcome.result for outcome in outcomes)
     failed = counts["failed"]
     if json:
-        names = ("passed", "failed", "not applicable", "not checked")
-        numbers = {name.replace(" ", "_"): counts[name] for name in names}
+        numbers = {name.replace(" ", "_"): counts[name] for name in get_args(Result)}
         checks = [asdict(outcome) for outcome in outcomes]
         console.print_json({"module": module} | numbers | {"checks": checks})
     else:
