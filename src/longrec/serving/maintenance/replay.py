@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from longrec.artifact.artifact import Artifact
 from longrec.serving.records.engine import Engine
+from longrec.serving.records.record import RECENT
 from longrec.serving.stores.protocol import Store, StoredUser
 from longrec.serving.stream.catch_up import bitmap, catch_up
 from longrec.serving.stream.id_keys import ItemIndex
@@ -30,7 +32,7 @@ class Replay:
 
     def __init__(self, artifact: Artifact) -> None:
         artifact = artifact.on_cpu()
-        self.engine, self.model = Engine(artifact), artifact.model
+        self.engine, self.scorer = Engine(artifact), artifact.scorer
         self.items = ItemIndex(artifact.catalog)
         self.digest = self.engine.digest
 
@@ -72,6 +74,8 @@ class Replay:
             # may choose others.
             if stored[name].ndim == 1 and stored[name].dtype.kind == "i":
                 same &= stored[name] == fresh[name]
+        if self.engine.reach:
+            same &= (stored[RECENT] == fresh[RECENT]).all(1)
         if self.engine.window is not None:  # all that there is
             return same
         known = fresh["sequence"] > fresh["skipped"]
@@ -95,17 +99,18 @@ class Replay:
             return False
         return True
 
+    def _scores(self, records: np.ndarray) -> Tensor:
+        h, recent = self.engine.read(records), self.engine.recent(records)
+        return self.scorer.score(h, recent=recent)[:, 1:].double()
+
     @torch.inference_mode()
     def _close(self, stored: np.ndarray, fresh: np.ndarray) -> np.ndarray:
         """Per row whether scores are nearly equal."""
-        at_once = max(1, SCORES_AT_ONCE // (self.model.n_items + 1))
+        at_once = max(1, SCORES_AT_ONCE // (self.scorer.n_items + 1))
         close = []
         for start in range(0, len(stored), at_once):
             rows = slice(start, start + at_once)
-            theirs, ours = (
-                self.model.score(self.engine.read(records[rows]))[:, 1:].double()
-                for records in (stored, fresh)
-            )
+            theirs, ours = (self._scores(records[rows]) for records in (stored, fresh))
             difference = (theirs - ours).abs().amax(1)
             close.append(difference <= TOLERANCE * ours.std(1, correction=0))  # NaN is not
         return torch.cat(close).cpu().numpy()

@@ -15,7 +15,7 @@ from longrec.core.arrays import Ints, places
 from longrec.core.errors import UsageError
 from longrec.mixers import Context
 from longrec.models.common.sequence import SequenceModel
-from longrec.serving.records.record import RecordLayout
+from longrec.serving.records.record import RECENT, RecordLayout
 from longrec.serving.records.recorded_step import StepProgram, Unrecordable
 
 WIDE, NARROW = 128, 32
@@ -44,6 +44,7 @@ class Engine:
     ----------
     digest : hex digest of what shapes the states.
     window : None, or how many of the last known events are read again for each recommendation.
+    reach : how many last items an added score reads, which are kept beside the model's state.
     layout : of the records.
 
     Raises
@@ -67,7 +68,8 @@ class Engine:
                 raise UsageError(str(error)) from error
             self._exact = model
         self.name = artifact.name
-        self.layout = RecordLayout(state, self.digest)
+        self.reach = artifact.scorer.reach
+        self.layout = RecordLayout(state, self.digest, self.reach)
         self._lock = threading.Lock()
         self._programs = self._record_steps()
 
@@ -111,6 +113,8 @@ class Engine:
         starts = counts.cumsum() - counts
         clocks = _clocks(times, records["time"], owner, starts)
         np.add.at(records["late"], owner[times < clocks], 1)
+        if self.reach:
+            self._keep_items(records[RECENT], items, starts, counts)
         with self._lock, torch.inference_mode():
             if self._exact is None:
                 last = np.flatnonzero(counts)
@@ -137,6 +141,19 @@ class Engine:
         with torch.inference_mode():
             h = self.model.encode(both[0], Context(lengths=lengths, times=both[1].cummax(1).values))
         return h[torch.arange(len(tails)), lengths - 1]
+
+    def recent(self, records: np.ndarray) -> Tensor | None:
+        """The last items of users that an added score reads (n, reach); None where none does."""
+        return torch.from_numpy(records[RECENT].copy()) if self.reach else None
+
+    def _keep_items(self, kept: np.ndarray, items: Ints, starts: Ints, counts: Ints) -> None:
+        """Put users' new items, counts[i] from starts[i] on, in front of those kept (n, reach)."""
+        if not len(items):
+            return
+        place = np.arange(self.reach)
+        new = items[np.maximum((starts + counts - 1)[:, None] - place, 0)]
+        old = np.take_along_axis(kept, np.maximum(place - counts[:, None], 0), 1)
+        kept[:] = np.where(place < counts[:, None], new, old)
 
     def _record_steps(self) -> tuple[StepProgram, ...] | None:
         """Steps for 1, NARROW and WIDE records; None where they must be PyTorch's own."""
@@ -194,6 +211,10 @@ class Engine:
         clock = max(time, int(records["time"][row]))
         if time < clock:
             records["late"][row] += 1
+        if self.reach:
+            kept = records[RECENT][row]
+            kept[1:] = kept[:-1].copy()
+            kept[0] = item
         if self._exact is None:
             records["time"][row] = clock
             return

@@ -6,6 +6,8 @@
     8       8      start of the model's state digest
     16      32     sequence, version, skipped, late: `Header` in stores/protocol.py
     48      ...    the model's state, tensor by tensor in the order of its named tuples
+    ...     8 K    item indices of the last K known events, the latest first, 0 where there were
+                   none: where an added score reads K of them
 
 Little-endian throughout, each tensor at a multiple of 8 bytes. The digest decides what the tensors
 are, so the layout need not describe itself.
@@ -26,6 +28,8 @@ from longrec.serving.stores.protocol import HEADER
 MAGIC = b"LRU1"
 TIME = "time"
 """Field of the last event's time: the name it has in `UserState`."""
+RECENT = "recent"
+"""Field of the last items, which is no part of the model's state."""
 
 
 class RecordLayout:
@@ -37,14 +41,17 @@ class RecordLayout:
         The state of one user without events, batch first.
     digest : str
         Hex digest of what shapes the states.
+    reach : int
+        How many last items are kept beside the state.
 
     Attributes
     ----------
-    dtype : numpy dtype of a record; its fields are those of the header and the state's tensors.
+    dtype : numpy dtype of a record; its fields are those of the header, the state's tensors and
+        the last items.
     fields : names of the state's tensors, in order.
     """
 
-    def __init__(self, state: Any, digest: str) -> None:
+    def __init__(self, state: Any, digest: str, reach: int = 0) -> None:
         self.digest, self._example = digest, state
         names = ["magic", "size", "digest", "sequence", "version", "skipped", "late"]
         formats: list[Any] = ["S4", "<u4", "V8", *["<i8"] * 4]
@@ -57,6 +64,11 @@ class RecordLayout:
             formats.append((value, tuple(tensor.shape[1:])))
             offsets.append(end)
             end += -(-tensor[0].numel() * value.itemsize // 8) * 8
+        if reach:
+            names.append(RECENT)
+            formats.append((np.dtype("<i8"), (reach,)))
+            offsets.append(end)
+            end += 8 * reach
         self.dtype = np.dtype(
             {"names": names, "formats": formats, "offsets": offsets, "itemsize": end}
         )

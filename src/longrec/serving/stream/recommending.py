@@ -177,8 +177,8 @@ class Ranker:
         records = states.records
         if len(rows) < len(requests):
             records = records[list(rows)]
-        recent = [states.recent[row] for row in rows] if states.recent else None
-        h = self.engine.read(records, recent)
+        tails = [states.recent[row] for row in rows] if states.recent else None
+        h = self.engine.read(records, tails)
         excluded = None
         if any(requests[row].exclude_seen or requests[row].excluded is not None for row in rows):
             excluded = states.seen[list(rows)]
@@ -188,7 +188,7 @@ class Ranker:
                     mask[:] = 0
                 if request.excluded is not None:
                     mask |= request.excluded
-        found = self.index.search(h, width, excluded)
+        found = self.index.search(h, width, excluded, self.engine.recent(records))
         return found.items.numpy(), found.scores.float().numpy()
 
     def _indices(self, items: Iterable[Any], name: str) -> list[int]:
