@@ -15,12 +15,14 @@ import copy
 import statistics
 import time
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from longrec.config.training import TrainConfig
+from longrec.models import ParameterGroup, SequenceModel
 from longrec.training.optimiser import Optimiser
 
 HEAD = "{:>9}  {:>10}  {:>10}  {:>6}  {:>12}  {:>12}  {:>8}"
@@ -38,19 +40,32 @@ class Table(nn.Module):
         return embedding(read, self.slots, sparse=self.sparse)
 
 
+class Trained(nn.Module):
+    """What an optimiser asks of a model, around one table."""
+
+    def __init__(self, table: Table) -> None:
+        super().__init__()
+        self.table = table
+        self.rest = nn.Linear(1, 1)  # without a dense parameter AdamW refuses to be built
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        return [ParameterGroup([name for name, _ in self.named_parameters()])]
+
+    def sparse_tables(self) -> list[str]:
+        return ["table.slots"] if self.table.sparse else []
+
+    def item_tables(self) -> list[str]:
+        return []
+
+
 class Case:
     """One way to update one table, and the seconds that it took."""
 
     def __init__(self, rows: int, width: int, sparse: bool) -> None:
         self.table = Table(rows, width, sparse)
-        # Without a dense parameter AdamW refuses to be built.
-        self.model = nn.ModuleDict({"table": self.table, "rest": nn.Linear(1, 1)})
-        self.optimiser = Optimiser(
-            self.model,
-            copy.deepcopy(self.model).requires_grad_(False),
-            TrainConfig(),
-            ["table.slots"] if sparse else [],
-        )
+        model = cast(SequenceModel, Trained(self.table))
+        average = copy.deepcopy(model).requires_grad_(False)
+        self.optimiser = Optimiser(model, average, TrainConfig())
         self.backward: list[float] = []
         self.step: list[float] = []
 

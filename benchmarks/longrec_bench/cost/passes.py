@@ -158,7 +158,7 @@ def _train(reader: _Reader) -> Passes:
     """A whole training step of a model with a bank, but for the loss over the catalog."""
     model = cast(SequenceModel, reader.module.train())
     average = copy.deepcopy(model).requires_grad_(False)
-    optimiser = Optimiser(model, average, TrainConfig(), model.sparse_tables())
+    optimiser = Optimiser(model, average, TrainConfig())
     gradient = torch.randn(reader.batch, reader.length, DIM)
     number = 0
 

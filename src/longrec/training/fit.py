@@ -152,7 +152,7 @@ class _Fit:
         model.sparse_items = few and reads_items_by_rows(model)
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
         self.best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-        self.optimiser = Optimiser(model, self.average, config, model.sparse_tables())
+        self.optimiser = Optimiser(model, self.average, config)
         self.objective = make_objective(config, data, self.device, self.products)
         self.validation = draw_targets(split.validation, config.validation_users, config.seed)
         self.state: UserState | None = None

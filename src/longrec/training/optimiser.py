@@ -1,20 +1,32 @@
-"""One update of a model in training: warmup, clipping, AdamW and the moving average of weights."""
+"""One update of a model in training: warmup, clipping, AdamW and the moving average of weights.
+
+The model says how its parameters are updated: `parameter_groups`, each with its share of training's
+weight decay and learning rate, and `sparse_tables`, of which only the rows that a step read are.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from longrec.config.training import TrainConfig
+from longrec.core.errors import LongrecError
+from longrec.models import SequenceModel
 from longrec.training.rows import RowAdam, check_tensors
 
-ITEMS = "items"
-"""The item table among a model's parameters."""
 ROWS = "rows."
 """Prefix, in checkpoints, of the state of tables that are updated by rows."""
+
+
+class Share(NamedTuple):
+    """By which a parameter's weight decay and learning rate are multiplied."""
+
+    decay: float
+    rate: float
 
 
 class Optimiser:
@@ -22,46 +34,57 @@ class Optimiser:
 
     Parameters
     ----------
-    model, average : nn.Module
+    model, average : SequenceModel
         The model, and a copy of it that becomes the moving average; both are updated in place.
     config : TrainConfig
         learning_rate, beta1, beta2, weight_decay, warmup_steps, clip and average.
-    sparse : collection of str
-        Parameters, as in named_parameters, with sparse gradients: updated by rows.
+
+    Raises
+    ------
+    LongrecError
+        When a parameter stands in no group, or in two.
     """
 
-    def __init__(
-        self, model: nn.Module, average: nn.Module, config: TrainConfig, sparse: Collection[str]
-    ) -> None:
+    def __init__(self, model: SequenceModel, average: SequenceModel, config: TrainConfig) -> None:
         parameters, averages = dict(model.named_parameters()), dict(average.named_parameters())
+        shares, sparse = shares_of(model), model.sparse_tables()
         unknown = sorted(set(sparse) - parameters.keys())
         if unknown:
             raise ValueError(f"sparse is {unknown}, but the model has no such parameters")
         self.config = config
-        self.tables = {name: p for name, p in parameters.items() if name in sparse}
+        self.tables = {name: parameters[name] for name in sparse}
+        self.rates = {name: shares[name].rate for name in sparse}
+        seldom = model.item_tables()
         self.rows = {
             name: RowAdam(
                 table,
                 averages[name],
-                0.0 if name == ITEMS else config.beta1,  # rows.py says why
+                0.0 if name in seldom else config.beta1,  # rows.py says why
                 config.beta2,
-                config.weight_decay,
+                config.weight_decay * shares[name].decay,
             )
             for name, table in self.tables.items()
         }
-        self.dense = [p for name, p in parameters.items() if name not in sparse]
+        # The order of the gradients' norms in their sum, whatever the groups are.
+        self.dense = {name: p for name, p in parameters.items() if name not in sparse}
         self.averages: list[Tensor] = [p for name, p in averages.items() if name not in sparse]
+        groups: dict[Share, list[Tensor]] = defaultdict(list)
+        for name, parameter in self.dense.items():
+            groups[shares[name]].append(parameter)
         self.adam = torch.optim.AdamW(
-            self.dense,
+            [
+                {"params": some, "weight_decay": config.weight_decay * share.decay}
+                for share, some in groups.items()
+            ],
             lr=config.learning_rate,
             betas=(config.beta1, config.beta2),
-            weight_decay=config.weight_decay,
             fused=True,
         )
+        self.shares = list(groups)
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
-        for parameter in (*self.dense, *self.tables.values()):
+        for parameter in (*self.dense.values(), *self.tables.values()):
             parameter.grad = None
 
     def refresh(self, name: str, *read: Tensor) -> None:
@@ -85,16 +108,16 @@ class Optimiser:
         decay = min(self.config.average, (1 + number) / (10 + number))
         touched = {name: _touched(name, table) for name, table in self.tables.items()}
         self._clip([gradient for _, gradient in touched.values()])
-        for group in self.adam.param_groups:
-            group["lr"] = lr
+        for group, share in zip(self.adam.param_groups, self.shares, strict=True):
+            group["lr"] = lr * share.rate
         self.adam.step()
-        torch._foreach_lerp_(self.averages, [p.detach() for p in self.dense], 1 - decay)
+        torch._foreach_lerp_(self.averages, [p.detach() for p in self.dense.values()], 1 - decay)
         for name, (rows, gradient) in touched.items():
-            self.rows[name].step(rows, gradient, number, lr, decay)
+            self.rows[name].step(rows, gradient, number, lr * self.rates[name], decay)
 
     def _clip(self, touched: list[Tensor]) -> None:
         """Scale all gradients as torch's clip_grad_norm_ does, those of touched rows included."""
-        gradients = [p.grad for p in self.dense if p.grad is not None] + touched
+        gradients = [p.grad for p in self.dense.values() if p.grad is not None] + touched
         norm = torch.nn.utils.get_total_norm(gradients)
         scale = torch.clamp(self.config.clip / (norm + 1e-6), max=1.0)
         torch._foreach_mul_(gradients, scale)
@@ -107,28 +130,29 @@ class Optimiser:
     def tensors(self) -> dict[str, Tensor]:
         """What the next step depends on, besides the weights and their average."""
         found: dict[str, Tensor] = {}
-        for number, slots in self.adam.state_dict()["state"].items():
-            found |= {f"{number}.{slot}": tensor for slot, tensor in slots.items()}
+        for name, parameter in self.dense.items():
+            slots = self.adam.state.get(parameter, {})  # empty before its first gradient
+            found |= {f"{name}.{slot}": tensor for slot, tensor in slots.items()}
         for name, rows in self.rows.items():
             found |= {f"{ROWS}{name}.{k}": tensor for k, tensor in rows.tensors().items()}
         return found
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take what tensors() gave; ValueError says what does not fit this model."""
-        state: dict[int, dict[str, Tensor]] = defaultdict(dict)
+        dense: dict[str, dict[str, Tensor]] = defaultdict(dict)
         by_rows: dict[str, dict[str, Tensor]] = {name: {} for name in self.rows}
         for key, tensor in tensors.items():
-            owner, _, slot = key.removeprefix(ROWS).rpartition(".")
-            if key.startswith(ROWS) and owner in by_rows:
-                by_rows[owner][slot] = tensor
-            elif owner.isdecimal() and int(owner) < len(self.dense):
-                state[int(owner)][slot] = tensor
+            owner, _, slot = key.rpartition(".")
+            if owner in self.dense:
+                dense[owner][slot] = tensor
+            elif owner.startswith(ROWS) and owner.removeprefix(ROWS) in by_rows:
+                by_rows[owner.removeprefix(ROWS)][slot] = tensor
             else:
                 raise ValueError(f"the optimiser's state has {key}, and this model no place for it")
         part = ""
         try:
-            for number, slots in state.items():
-                part, weights = f"parameter {number}", self.dense[number]
+            for name, slots in dense.items():
+                part, weights = f"parameter {name}", self.dense[name]
                 moments = {"exp_avg": weights, "exp_avg_sq": weights}
                 check_tensors(slots, {"step": torch.zeros(())} | moments)
             for name, parts in by_rows.items():
@@ -136,7 +160,37 @@ class Optimiser:
                 self.rows[name].load(parts)
         except ValueError as error:
             raise ValueError(f"the optimiser's state, {part}: {error}") from error
-        self.adam.load_state_dict(self.adam.state_dict() | {"state": dict(state)})
+        order = [p for group in self.adam.param_groups for p in group["params"]]
+        number = {id(parameter): n for n, parameter in enumerate(order)}
+        state = {number[id(self.dense[name])]: slots for name, slots in dense.items()}
+        self.adam.load_state_dict(self.adam.state_dict() | {"state": state})
+
+
+def shares_of(model: SequenceModel) -> dict[str, Share]:
+    """Each parameter's share, by its name; every one stands in one of the model's groups.
+
+    A parameter that two modules share has several names, all of one group.
+
+    Raises
+    ------
+    LongrecError
+        When one stands in none, in two, or a group names what is no parameter.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    said = f"{type(model).__name__}.parameter_groups()"
+    found: dict[int, Share] = {}
+    by_id: dict[int, int] = {}
+    for number, group in enumerate(model.parameter_groups()):
+        for name in group.names:
+            if name not in parameters:
+                raise LongrecError(f"{said} has {name!r}, which is no parameter of the model")
+            if by_id.setdefault(id(parameters[name]), number) != number:
+                raise LongrecError(f"{said} has {name!r} in two groups: leave it in one")
+            found[id(parameters[name])] = Share(group.decay, group.rate)
+    for name, parameter in parameters.items():
+        if id(parameter) not in found:
+            raise LongrecError(f"{said} leaves out {name!r}: put it into one group")
+    return {name: found[id(parameter)] for name, parameter in parameters.items()}
 
 
 def _touched(name: str, table: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,6 +199,9 @@ def _touched(name: str, table: Tensor) -> tuple[Tensor, Tensor]:
         none = torch.zeros(0, dtype=torch.int64, device=table.device)
         return none, table.detach()[:0].clone()
     if not table.grad.is_sparse:
-        raise ValueError(f"{name} is updated by rows, but its gradient is dense: read it sparsely")
+        raise ValueError(
+            f"{name} is updated by rows, but its gradient is dense: read its rows by "
+            "`embedding(items, table, sparse=self.sparse_items)`, as `item_vectors(items)` does"
+        )
     gradient = table.grad.coalesce()
     return gradient.indices()[0], gradient.values()
