@@ -10,6 +10,8 @@ from mixers.definitions import define_memory
 from torch import Tensor
 
 from longrec.checks.mixers import cost_of
+from longrec.config.border import make_config
+from longrec.core.errors import UsageError
 from longrec.mixers import Context
 from longrec.mixers.base import map_state
 from longrec.mixers.dispatcher_memory import MemoryDispatcherMixer
@@ -157,8 +159,8 @@ def test_settings_are_checked_by_name():
         ElasticConfig(memory_slots=1000)
     with pytest.raises(ValueError, match="memory_topk is 300"):
         ElasticPaperConfig(memory_slots=256, memory_topk=300)
-    with pytest.raises(ValueError, match="memory_every is 0"):
-        ElasticConfig(memory_slots=256, memory_every=0)
+    with pytest.raises(UsageError, match="memory_every is 0; it must be at least 1"):
+        make_config(ElasticConfig, {"memory_slots": 256, "memory_every": 0})
     with pytest.raises(ValueError, match=r"elastic-paper.*train elastic"):
         paper().initial_state(1)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -11,6 +11,8 @@ from torch import nn
 
 from longrec.checks.run import MODEL_CHECKS, TRAINED_CHECKS, run_all
 from longrec.checks.trained_model import TrainedModel
+from longrec.config.border import make_config
+from longrec.core.errors import UsageError
 from longrec.mixers import MIXERS, Context, StreamingMixer
 from longrec.models import MODELS, SequenceModel, build_model, register_model
 from longrec.models.common.base import Model
@@ -167,8 +169,8 @@ BAD = [
 
 @pytest.mark.parametrize(("cls", "field", "value"), BAD)
 def test_a_bad_setting_is_named_with_its_value(cls, field, value):
-    with pytest.raises(ValueError, match=rf"{field} is {value}"):
-        replace(cls(), **{field: value})
+    with pytest.raises(UsageError, match=rf"{field} is {value}"):
+        make_config(cls, {field: value})
 
 
 def test_rotary_needs_pairs():

@@ -20,6 +20,7 @@ from longrec.artifact.folder import (
     read_folder,
     write_folder,
 )
+from longrec.config.border import make_config
 from longrec.config.training import TrainConfig
 from longrec.core.errors import DataError, UsageError
 from longrec.core.registry import missing_from
@@ -29,7 +30,7 @@ from longrec.data.histories import Histories, open_histories
 from longrec.models import Model, SequenceModel, build_model
 from longrec.models.common.added_score import ADDED_SCORES, AddedScore, check_added_score
 from longrec.models.common.scorer import Scorer
-from longrec.models.common.settings import check_model, make_config, parse_settings
+from longrec.models.common.settings import check_model, parse_settings
 
 
 @dataclass(eq=False)

@@ -159,7 +159,11 @@ def models(
                 f"settings of {owner}",
                 ["key", "default", "values"],
                 [
-                    [row["key"], str(row["default"]), row["type"]]
+                    [
+                        row["key"],
+                        str(row["default"]),
+                        row["type"] + ("" if row["range"] is None else f", {row['range']}"),
+                    ]
                     for row in described[f"{kind}_settings"]
                 ],
             )

@@ -1,4 +1,4 @@
-"""Settings of training: one frozen record, checked where it is made."""
+"""Settings of training: one frozen record; `border` checks what it is made of."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
-from longrec.core.bounds import Bounds, check_bounds
+from longrec.core.bounds import Bounds
+from longrec.core.choices import SplitName
 
 LossName = Literal["full", "sampled", "gbce", "bce"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -48,7 +49,7 @@ class TrainConfig:
     patience: Annotated[int, Bounds(ge=1)] = 10
     validate_every: Annotated[int, Bounds(ge=1)] = 1
     validation_users: Annotated[int, Bounds(ge=1)] = 10_000
-    split: str = "leave-one-out"
+    split: SplitName = "leave-one-out"
     context: Annotated[int | None, Bounds(ge=1)] = None
     window: Annotated[int, Bounds(ge=1)] = 4096
     batch_tokens: Annotated[int, Bounds(ge=1)] = 2000
@@ -71,7 +72,6 @@ class TrainConfig:
     seed: Annotated[int, Bounds(ge=0)] = 0
 
     def __post_init__(self) -> None:
-        check_bounds(self)
         if self.loss == "full":
             fact = "loss is 'full', which draws none"
             refuse_unread(self, ("negatives",), fact, "loss=sampled (or gbce, bce)")

@@ -14,6 +14,9 @@ IndexKind = Literal["auto", "exact", "approximate"]
 Part = Literal["test", "validation"]
 """Which targets of a split are ranked."""
 
+SplitName = Literal["leave-one-out", "global-time", "prequential"]
+"""Which events train, validate and test."""
+
 
 def check_choice(name: str, value: object, choices: Any) -> None:
     """Raise UsageError unless a value is one of the words of a Literal."""

@@ -101,6 +101,10 @@ def read_plan(run: Path) -> Plan | None:
     except (KeyError, TypeError) as error:
         raise DataError(f"{path} is damaged ({error}): {BEGUN_RUN.mend}.") from error
     check_model(plan.model, plan.provenance.get("plugin"))
+    try:
+        parse_settings(plan.model, plan.settings)
+    except UsageError as error:
+        raise DataError(f"{path}: {error}") from None
     return plan
 
 

@@ -9,19 +9,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from longrec.config.border import check_config
 from longrec.core.arrays import Floats, Ints
-from longrec.core.bounds import Bounds, check_bounds
+from longrec.core.bounds import Bounds
 from longrec.core.errors import UsageError
 
 Flags = npt.NDArray[np.bool_]
 
-REGIMES = ("interests", "recall", "order")
+Regime = Literal["interests", "recall", "order"]
 GATE_ITEM = 0
 START = 1_577_836_800  # 2020-01-01, in seconds
 EPOCH_SECONDS = 30 * 86_400  # new items arrive in monthly batches,
@@ -95,17 +96,15 @@ class SimulationConfig:
     overlap: Annotated[float, Bounds(ge=0, le=1)] = 0.1
     background: Annotated[float, Bounds(gt=0, lt=1)] = 0.05
     new_items: Annotated[float, Bounds(ge=0, le=1)] = 0.3
-    regime: str = "interests"
+    regime: Regime = "interests"
     seed: Annotated[int, Bounds(ge=0)] = 0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be simulated."""
         try:
-            check_bounds(self)
-        except ValueError as error:
+            check_config(self)
+        except UsageError as error:
             raise UsageError(f"simulation: {error}") from None
-        if self.regime not in REGIMES:
-            self._refuse("regime", f"be one of {REGIMES}")
         if self.per_user > self.interests:
             self._refuse("per_user", f"not exceed interests, which is {self.interests}")
         hidden = comb(self.interests, self.per_user) * self.per_user * self.facets

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from longrec.core.bounds import Bounds, check_bounds
+from longrec.config.border import make_config
+from longrec.core.bounds import Bounds
 from longrec.core.registry import Registry
 
 ADDED_SCORES: Registry[type[AddedScore]] = Registry("added score")
@@ -173,9 +174,6 @@ class PopularityConfig:
     weight: Annotated[float, Bounds(ge=-100, le=100)] = 0.1
     smoothing: Annotated[float, Bounds(gt=0)] = 1.0
 
-    def __post_init__(self) -> None:
-        check_bounds(self)
-
 
 @register_added_score("popularity")
 class PopularityScore(AddedScore):
@@ -191,7 +189,8 @@ class PopularityScore(AddedScore):
     @classmethod
     def of(cls, counts: np.ndarray, weight: float = 0.1, smoothing: float = 1.0) -> Self:
         """Of each item's events (n_items,), `recommender.catalog.counts` for instance."""
-        made = cls(PopularityConfig(weight, smoothing), len(counts))
+        settings = {"weight": weight, "smoothing": smoothing}
+        made = cls(make_config(PopularityConfig, settings), len(counts))
         made.counts[1:] = torch.from_numpy(np.asarray(counts, np.int64))
         return made
 

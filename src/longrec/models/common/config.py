@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from longrec.core.bounds import Bounds, check_bounds
+from longrec.core.bounds import Bounds
 
 Targets = Literal["next", "masked", "last"]
 """Which events a model is trained to predict.
@@ -34,7 +34,7 @@ class SequenceConfig:
     targets: Targets = "next"
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        """Raise ValueError where fields do not agree; of each alone the border takes care."""
 
 
 @dataclass(frozen=True)

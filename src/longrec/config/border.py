@@ -1,0 +1,204 @@
+"""Values as users give them become checked configs, by what a config's fields declare.
+
+A config is a frozen dataclass; pydantic checks types, choices and ranges (`Bounds`) where values
+come in: from Python, a command line, or a file. How fields relate to each other is checked by the
+config's own `__post_init__`, as ValueError. The same declaration is what describes a setting.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import MISSING, Field, asdict, fields
+from functools import cache
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+import numpy as np
+
+from longrec.core.bounds import Bounds
+from longrec.core.errors import UsageError
+
+C = TypeVar("C")
+_MUST_BE = {
+    "int": "an integer",
+    "float": "a number",
+    "finite": "a finite number",
+    "bool": "true or false",
+    "string": "text",
+}
+"""By the first word of pydantic's name for what is wrong."""
+
+
+def make_config(cls: type[C], values: Mapping[str, Any], what: str | None = None) -> C:
+    """A config of the class from values, which may be text.
+
+    Parameters
+    ----------
+    cls : a dataclass.
+    values : mapping
+        By key; what is left out has its default.
+    what : str or None
+        Whose settings these are, in messages; the class's name if left out.
+
+    Raises
+    ------
+    UsageError
+        For an unknown key, or values that do not fit: all of them, each with what it may be.
+    """
+    known = [field.name for field in _fields(cls)]
+    for key in values:
+        if key not in known:
+            raise UsageError(unknown_key(what or cls.__name__, key, known))
+    return build_config(cls, *check_values(cls, values))
+
+
+def check_values(cls: type[Any], values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Values of the right types, and what is wrong with others, a sentence each.
+
+    Parameters
+    ----------
+    cls : a dataclass.
+    values : mapping
+        By key, all of them fields of the class.
+    """
+    from pydantic import ValidationError
+
+    hints = _hints(cls)
+    given = {key: _plain(hints[key], value) for key, value in values.items()}
+    try:
+        checked: dict[str, Any] = _adapter(cast(Hashable, cls)).validate_python(given)
+    except ValidationError as error:
+        found = {str(one["loc"][0]): one for one in reversed(error.errors(include_url=False))}
+        wrong = [key for key in given if key in found]
+        return {}, [_problem(key, hints[key], given[key], found[key]) for key in wrong]
+    missing = [
+        f"{field.name} is missing, and has no default"
+        for field in _fields(cls)
+        if field.name not in values and _default(field) is MISSING
+    ]
+    return checked, missing
+
+
+def build_config(cls: type[C], checked: Mapping[str, Any], problems: Iterable[str]) -> C:
+    """A config of checked values; UsageError where there are problems, or fields do not agree."""
+    words = ". ".join(problems)
+    if words:
+        raise UsageError(words)
+    try:
+        return cls(**checked)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def check_config(config: Any) -> None:
+    """Raise UsageError for values of a config that its fields do not allow."""
+    _, problems = check_values(type(config), asdict(config))
+    if problems:
+        raise UsageError(". ".join(problems))
+
+
+def unknown_key(what: str, key: str, known: Iterable[str]) -> str:
+    """That there is no such setting, and the nearest ones that there are."""
+    near = difflib.get_close_matches(key, list(known), 2)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    return f"{what} has no setting {key!r}.{hint}"
+
+
+def describe_settings(cls: type[Any]) -> list[dict[str, Any]]:
+    """Key, default, type (or choices) and range of each setting, as the fields declare them."""
+    hints = _hints(cls)
+    found = []
+    for field in _fields(cls):
+        default = _default(field)
+        bounds = _bounds(hints[field.name])
+        found.append(
+            {
+                "key": field.name,
+                "default": None if default is MISSING else default,
+                "type": " | ".join(_words(hints[field.name])),
+                "range": None if bounds is None else str(bounds),
+            }
+        )
+    return found
+
+
+@cache
+def _adapter(cls: Any) -> Any:
+    """pydantic's check of a dataclass's fields, whichever of them are given."""
+    from pydantic import ConfigDict, TypeAdapter
+    from typing_extensions import TypedDict
+
+    hints = _hints(cls)
+    make: Any = TypedDict
+    declared = make(cls.__name__, {f.name: hints[f.name] for f in _fields(cls)}, total=False)
+    declared.__pydantic_config__ = ConfigDict(allow_inf_nan=False, arbitrary_types_allowed=True)
+    return TypeAdapter(declared)
+
+
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    return get_type_hints(cls, include_extras=True)
+
+
+def _fields(cls: type[Any]) -> list[Field[Any]]:
+    return [field for field in fields(cls) if field.init]
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+def _bounds(hint: Any) -> Bounds | None:
+    extras = hint.__metadata__ if get_origin(hint) is Annotated else ()
+    return next((extra for extra in extras if isinstance(extra, Bounds)), None)
+
+
+def _options(hint: Any) -> list[Any]:
+    """Annotated[int | None, ...] -> [int, NoneType]; Literal["a", "b"] -> ["a", "b"]."""
+    if get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
+    if get_origin(hint) in (Union, types.UnionType):
+        return [option for part in get_args(hint) for option in _options(part)]
+    return list(get_args(hint)) if get_origin(hint) is Literal else [hint]
+
+
+def _words(hint: Any) -> list[str]:
+    """The options of a setting as text: ["int", "none"], ["next", "masked"]."""
+    return [
+        "none" if option is type(None) else getattr(option, "__name__", str(option))
+        for option in _options(hint)
+    ]
+
+
+def _plain(hint: Any, value: Any) -> Any:
+    """None for its word, where a command line can write it in no other way; numpy's numbers."""
+    if isinstance(value, np.generic):
+        return value.item()
+    options = _options(hint)
+    none = isinstance(value, str) and value.lower() in ("none", "null")
+    return None if none and type(None) in options and not {str, value} & set(options) else value
+
+
+def _problem(key: str, hint: Any, value: Any, error: Mapping[str, Any]) -> str:
+    """What is wrong with a value, and what it may be."""
+    bounds, kind = _bounds(hint), str(error["type"])
+    if bounds is not None and kind.startswith(("greater", "less")):
+        return f"{key} is {value}; it must be {bounds}"
+    if kind == "literal_error":
+        return f"{key} is {value!r}; it must be {error['ctx']['expected']}"
+    must_be = _MUST_BE.get(kind.split("_")[0])
+    if must_be is None:
+        message = error["msg"]
+        return f"{key} is {value!r}: {message[0].lower()}{message[1:]}"
+    shown = value if kind.startswith("finite") else repr(value)
+    return f"{key} is {shown}; it must be {must_be}" + ("" if bounds is None else f", {bounds}")

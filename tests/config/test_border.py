@@ -1,0 +1,92 @@
+"""Configs of anybody's: what their fields declare is all that is needed to check and describe."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Literal, get_args
+
+import numpy as np
+import pytest
+
+from longrec.config.border import check_config, describe_settings, make_config
+from longrec.core.bounds import Bounds
+from longrec.core.choices import SplitName
+from longrec.core.errors import UsageError
+from longrec.data.splits import SPLITS
+
+
+@dataclass(frozen=True)
+class Config:
+    width: Annotated[int, Bounds(ge=1, le=9)]
+    share: Annotated[float | None, Bounds(gt=0, lt=1)] = None
+    rate: float = 0.5
+    form: Literal["none", "short"] = "none"
+    name: str = "x"
+    flag: bool = False
+    sizes: tuple[int, ...] = field(default_factory=lambda: (1, 2))
+
+    def __post_init__(self) -> None:
+        if self.flag and self.share is None:
+            raise ValueError("flag is True, which needs a share: set share")
+
+
+def test_text_becomes_what_the_fields_declare() -> None:
+    text = {"width": "3", "share": "None", "rate": "1e-2", "form": "none", "flag": "true"}
+    made = make_config(Config, text | {"share": "0.5", "name": "none"})
+    assert asdict(made) == {
+        **{"width": 3, "share": 0.5, "rate": 0.01, "form": "none", "name": "none", "flag": True},
+        "sizes": (1, 2),
+    }
+    assert make_config(Config, {"width": np.int64(2), "share": "null"}).share is None
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "width is missing, and has no default"),
+        ({"width": 0}, "width is 0; it must be in [1, 9]"),
+        ({"width": "10"}, "width is 10; it must be in [1, 9]"),
+        ({"width": "w"}, "width is 'w'; it must be an integer, in [1, 9]"),
+        ({"width": 2.5}, "width is 2.5; it must be an integer, in [1, 9]"),
+        ({"width": 1, "share": 1.0}, "share is 1.0; it must be in (0, 1)"),
+        ({"width": 1, "rate": "nan"}, "rate is nan; it must be a finite number"),
+        ({"width": 1, "rate": float("inf")}, "rate is inf; it must be a finite number"),
+        ({"width": 1, "rate": "none"}, "rate is 'none'; it must be a number"),
+        ({"width": 1, "form": "long"}, "form is 'long'; it must be 'none' or 'short'"),
+        ({"width": 1, "name": 7}, "name is 7; it must be text"),
+        ({"width": 1, "flag": "maybe"}, "flag is 'maybe'; it must be true or false"),
+        ({"width": 1, "flag": True}, "flag is True, which needs a share: set share"),
+        ({"width": 1, "wdth": 2}, "Config has no setting 'wdth'. Did you mean width?"),
+        (
+            {"width": 0, "form": 1, "flag": True},
+            "width is 0; it must be in [1, 9]. form is 1; it must be 'none' or 'short'",
+        ),
+    ],
+)
+def test_what_is_wrong_is_told_with_what_it_may_be(values, message) -> None:
+    with pytest.raises(UsageError) as caught:
+        make_config(Config, values)
+    assert str(caught.value) == message
+
+
+def test_a_config_made_in_python_can_be_checked_too() -> None:
+    check_config(Config(3))
+    with pytest.raises(UsageError, match="width is 0; it must be in"):
+        check_config(Config(0))
+
+
+def test_settings_are_described_by_their_declaration() -> None:
+    rows = {row.pop("key"): row for row in describe_settings(Config)}
+    assert rows["width"] == {"default": None, "type": "int", "range": "in [1, 9]"}
+    assert rows["share"] == {"default": None, "type": "float | none", "range": "in (0, 1)"}
+    assert rows["form"] == {"default": "none", "type": "none | short", "range": None}
+    assert rows["sizes"]["default"] == (1, 2)
+
+
+def test_bounds_in_words() -> None:
+    found = [str(b) for b in (Bounds(gt=0), Bounds(ge=1), Bounds(lt=2), Bounds(le=3))]
+    assert found == ["above 0", "at least 1", "below 2", "at most 3"]
+
+
+def test_the_splits_that_a_setting_may_name_are_those_that_there_are() -> None:
+    assert get_args(SplitName) == tuple(SPLITS)
