@@ -351,6 +351,7 @@ def forge(run, name, content):
 DAMAGES = {
     "config with no digest": (lambda r: edit_config(r, digests={}), "is not what"),
     "unknown model": (lambda r: edit_config(r, model="oracle"), "no model 'oracle'"),
+    "bad value": (lambda r: edit_config(r, model_config={"dim": 0}), "config.json: dim is 0; it"),
     "unknown key": (lambda r: edit_config(r, model_config={"depth": 3}), "'depth'"),
     "wrong shape": (
         lambda r: edit_config(r, model_config=small_settings("elastic", dim=16)),

@@ -42,7 +42,7 @@ MISTAKES = [
     ("train {h} --out {tmp}/r --set dim", 2, "KEY=VALUE"),
     ("train {h} --out {tmp}/r --set dim=8 --set dim=9", 2, "twice"),
     ("train {h} --out {tmp}/r --context 3 --set context=4", 2, "twice"),
-    ("train {h} --out {tmp}/r --set split=x", 2, "unknown split 'x'"),
+    ("train {h} --out {tmp}/r --set split=x", 2, "split is 'x'; it must be 'leave-one-out'"),
     ("train {h} --out {tmp}/r --device cuda:99", 2, "cannot be used"),
     ("train {h} --out {tmp}/r --set dim=4000000000", 1, "memory"),
     ("train {h}", 2, "Missing option"),
@@ -58,7 +58,7 @@ MISTAKES = [
     ("evaluate {run} --fast", 2, "No such option"),
     ("evaluate {tmp}/none", 1, "no such folder"),
     ("evaluate {run} --split all", 2, "split"),
-    ("evaluate {run} --protocol x", 2, "unknown split 'x'"),
+    ("evaluate {run} --protocol x", 2, "split is 'x'; it must be 'leave-one-out'"),
     ("evaluate {run} --protocol prequential", 2, "prequential"),
     # recommend
     ("recommend {h} --all", 1, "not a recommender"),

@@ -134,7 +134,7 @@ def test_a_run_is_evaluated_and_asked(run) -> None:
 def test_a_run_remembers_its_module_and_imports_nothing_by_itself(run) -> None:
     assert json.loads((run / "provenance.json").read_text())["plugin"] == "own_package.models"
     _, err = longrec("evaluate", run, status=2)
-    assert f"{run}: there is no model 'mine'" in err
+    assert f"{run}/config.json: there is no model 'mine'" in err
     assert "The module 'own_package.models' registers it: pass --plugin own_package.models" in err
 
 

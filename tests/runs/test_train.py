@@ -138,7 +138,7 @@ def test_counting_models_train(data, tmp_path):
     [
         ({"model": "elastik"}, "Did you mean 'elastic'"),
         ({"dims": 3}, "no setting 'dims'"),
-        ({"split": "random"}, "unknown split 'random'"),
+        ({"split": "random"}, "split is 'random'; it must be 'leave-one-out'"),
         ({"device": "abacus"}, "'abacus' cannot be used"),
         ({"split": "prequential"}, "prequential"),
         ({"resume": True, "out": None}, "pass out="),

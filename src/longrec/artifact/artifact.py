@@ -72,14 +72,17 @@ class Artifact:
         DataError
             When the folder is not a whole recommender of this format: missing, unfinished,
             truncated, edited, or of a newer version. The message says which file and what to do.
+        UsageError
+            When its model is of a package that has not been imported; the message names it.
         """
         folder = Path(folder)
         config, weights, catalog, provenance, counted, tensors = read_folder(folder)
-        name = config["model"]
+        name, plugin = config["model"], provenance.get("plugin")
         try:
-            check_model(name, provenance.get("plugin"))
+            check_model(name, plugin)
         except UsageError as error:
-            raise UsageError(f"{folder}: {error}") from None
+            kind = DataError if plugin is None else UsageError
+            raise kind(f"{folder / RECOMMENDER.document}: {error}") from None
         try:
             model_config, train_config = parse_settings(
                 name, config["model_config"] | config["train_config"]
