@@ -171,7 +171,7 @@ class PopularityConfig:
     smoothing : events that every item is given besides its own.
     """
 
-    weight: Annotated[float, Bounds(ge=-100, le=100)] = 0.1
+    weight: float = 0.1
     smoothing: Annotated[float, Bounds(gt=0)] = 1.0
 
 
