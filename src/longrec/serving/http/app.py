@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from longrec.core.errors import UsageError
-from longrec.inference.explain import check_explains, explain_given
+from longrec.inference.explain import check_explains
 from longrec.retrieval.exact import similar
 from longrec.serving.http import schemas
 from longrec.serving.http.admission import ANSWERED, BEGAN, Admission
@@ -26,11 +26,12 @@ from longrec.serving.http.openapi import METRICS, PROMETHEUS, openapi, problems
 from longrec.serving.http.service import Service, item_id
 from longrec.serving.http.settings import Settings
 from longrec.serving.http.telemetry import Telemetry
+from longrec.serving.stores.event_columns import unpack_columns
 from longrec.serving.stores.protocol import StoreUnavailable
 from longrec.serving.stream.id_keys import id_of, item_key, user_key
-from longrec.serving.stream.recommending import RecommendRequest
+from longrec.serving.stream.recommending import GivenEvent, RecommendRequest
 from longrec.serving.stream.stream import Stream
-from longrec.serving.stream.user_log import user_log
+from longrec.serving.stream.user_log import explain_given, user_log
 
 UNKNOWN_USER = "nothing is kept of this user"
 READY_WITHIN = 2.0
@@ -107,7 +108,7 @@ class Server:
         served = self.service.current
         with served.in_use() as stream:
             entry = stream.writer.entry
-            entries = [entry(e.user, e.item, e.time, e.event_id) for e in body.events]
+            entries = [entry(e.user, e.item, e.time, e.event_id, e.columns) for e in body.events]
             self._parsed(request)
             observed = await served.log(entries)
         accepted = sum(one.new for one in observed)
@@ -158,6 +159,7 @@ class Server:
                 item=id_of(event.item),
                 time=event.time,
                 event_id=None if event.event_id is None else id_of(event.event_id),
+                columns=unpack_columns(event.columns),
             )
             for event in found.part
         ]
@@ -254,18 +256,18 @@ def _recommend_request(stream: Stream, body: schemas.RecommendationsIn) -> Recom
     return ranker.history_request(_history(stream, body), body.k, excluded, body.exclude_seen)
 
 
-def _history(stream: Stream, body: schemas.HistoryBody) -> list[tuple[Any, Any]]:
-    """A history that was sent along as (item, time)."""
-    events: list[tuple[Any, Any]] = []
+def _history(stream: Stream, body: schemas.HistoryBody) -> list[GivenEvent]:
+    """A history that was sent along."""
+    events: list[GivenEvent] = []
     for number, event in enumerate(body.history or ()):
         if isinstance(event, schemas.HistoryEvent):
-            events.append((event.item, event.time))
+            events.append(GivenEvent(event.item, event.time, event.columns))
         elif stream.artifact.model.reads_times:
             raise UsageError(
                 f'history.{number}: this model forgets by time; send {{"item": …, "time": …}}'
             )
         else:
-            events.append((event, 0))
+            events.append(GivenEvent(event, 0))
     return events
 
 
@@ -290,8 +292,7 @@ def _explain(
         if user_log(stream.store, stream.engine.digest, user_key(body.user), 0, 0) is None:
             raise HTTPException(404, UNKNOWN_USER)
         return stream.explain(body.user, body.item, progress).to_dict(top=body.top)
-    events = _history(stream, body)
-    items, times = [item for item, _ in events], [int(time) for _, time in events]
-    return explain_given(
-        artifact.model, artifact.catalog, body.item, items, times, artifact.limit, progress
-    ).to_dict(top=body.top)
+    history = _history(stream, body)
+    return explain_given(artifact, stream.ranker, body.item, history, progress).to_dict(
+        top=body.top
+    )

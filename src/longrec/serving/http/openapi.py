@@ -64,11 +64,16 @@ def bodies(items: list[Any]) -> dict[str, dict[str, Any]]:
     """Bodies by path and name; those for recommendations come after the events that they need."""
     first, second, third, fourth = items
     event = {"user": USER, "item": first, "time": TIME, "event_id": "order-1"}
+    bought = event | {"event_id": "order-2", "columns": {"type": "buy", "weight": 2}}
     later = {"item": second, "time": TIME + 60}
     others = [{"user": USER, **later}, {"user": "bob", "item": third, "time": TIME + 61}]
     history = [{"item": first, "time": TIME}, later]
     return {
-        "/v1/events": {"one event": {"events": [event]}, "several": {"events": others}},
+        "/v1/events": {
+            "one event": {"events": [event]},
+            "several": {"events": others},
+            "with further columns": {"events": [bought]},
+        },
         "/v1/recommendations": {
             "for a user": {"user": USER, "k": 5},
             "for a history": {"history": history, "k": 5},

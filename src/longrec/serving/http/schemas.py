@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    model_validator,
+)
+
+from longrec.serving.stores.event_columns import MAX_COLUMNS, MAX_INTEGER, MAX_NAME, MAX_TEXT
 
 MAX_EVENTS = 1000
 """Events of one request."""
@@ -21,6 +31,21 @@ Time = (
     Annotated[float, Field(strict=True, gt=-1e11, lt=1e11)]
     | Annotated[StrictInt, Field(gt=-(10**11), lt=10**11)]
 )
+ColumnName = Annotated[StrictStr, Field(min_length=1, max_length=MAX_NAME)]
+ColumnValue = (
+    Annotated[StrictStr, Field(max_length=MAX_TEXT)]
+    | StrictBool
+    | Annotated[StrictInt, Field(ge=-MAX_INTEGER, le=MAX_INTEGER)]
+    | Annotated[float, Field(strict=True, allow_inf_nan=False)]
+)
+ColumnsIn = Annotated[
+    dict[ColumnName, ColumnValue],
+    Field(
+        max_length=MAX_COLUMNS,
+        description="Further columns by name, such as the type of the event: all are logged, and "
+        "the model reads those that it was trained with.",
+    ),
+]
 K = Annotated[int, Field(strict=True, ge=1, le=MAX_ITEMS, description="Items wanted.")]
 Ids = Annotated[list[Id], Field(max_length=MAX_IDS)]
 
@@ -46,6 +71,7 @@ class EventIn(RequestBody):
     event_id: EventId | None = Field(
         None, description="The caller's own, unique per user: sending it again changes nothing."
     )
+    columns: ColumnsIn = {}
 
 
 class EventsIn(RequestBody):
@@ -66,6 +92,7 @@ class HistoryEvent(RequestBody):
 
     item: Id
     time: Time
+    columns: ColumnsIn = {}
 
 
 class HistoryBody(RequestBody):
@@ -147,6 +174,7 @@ class Logged(Answer):
     item: str
     time: int
     event_id: str | None
+    columns: dict[str, str | bool | int | float]
 
 
 class Record(Answer):

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from longrec.artifact.artifact import Artifact
-from longrec.serving.records.engine import Engine
+from longrec.serving.records.engine import Engine, Moment
 from longrec.serving.records.record import RECENT
-from longrec.serving.stores.protocol import Store, StoredUser
+from longrec.serving.stores.protocol import Event, Store, StoredUser
 from longrec.serving.stream.catch_up import bitmap, catch_up
 from longrec.serving.stream.id_keys import ItemIndex
 
@@ -82,7 +82,8 @@ class Replay:
         if known.any():
             same[known] &= self._close(stored[known], fresh[known])
         # One event more, so that what the next scores are made of is compared, too.
-        probe = [[(1, max(0, int(time)))] for time in fresh["time"]]
+        next_events = [Event(max(0, int(time)), b"", None) for time in fresh["time"]]
+        probe = [self.engine.moments([1], [event]) for event in next_events]
         self.engine.advance(fresh, probe)
         try:
             self.engine.advance(stored, probe)
@@ -92,7 +93,7 @@ class Replay:
         same &= self._close(stored, fresh)
         return same
 
-    def _advances(self, record: np.ndarray, events: list[tuple[int, int]]) -> bool:
+    def _advances(self, record: np.ndarray, events: list[Moment]) -> bool:
         try:
             self.engine.advance(record, [events])
         except (IndexError, RuntimeError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,8 +15,10 @@ from longrec.core.arrays import Ints, places
 from longrec.core.errors import UsageError
 from longrec.mixers import Context
 from longrec.models.common.sequence import SequenceModel
+from longrec.serving.records.logged_columns import LoggedColumns
 from longrec.serving.records.record import RECENT, RecordLayout
 from longrec.serving.records.recorded_step import StepProgram, Unrecordable
+from longrec.serving.stores.protocol import Event
 
 WIDE, NARROW = 128, 32
 """Records per step of the recorded programs: fewer cost more each, more leave the cache."""
@@ -28,8 +30,13 @@ PREFILL_TOKENS, PREFILL_EVENTS = 16_384, 4096
 """Events read in parallel at once, in all and of one user; the state carries on."""
 
 NEVER = torch.iinfo(torch.int64).min
-Events = Sequence[Sequence[tuple[int, int]]]
-"""Per user some events (item index, time in seconds); index 0: an item that the model knows not."""
+Moment = tuple[Any, ...]
+"""An event as a model reads it: item index (0: an item that it does not know), time in seconds, and
+the values of the further columns that it reads."""
+Events = Sequence[Sequence[Moment]]
+"""Per user some events."""
+Arrays = Sequence[np.ndarray]
+"""Further columns of events, in the order in which the model names them."""
 
 
 class Engine:
@@ -45,12 +52,14 @@ class Engine:
     digest : hex digest of what shapes the states.
     window : None, or how many of the last known events are read again for each recommendation.
     reach : how many last items an added score reads, which are kept beside the model's state.
+    columns : the further columns that the model reads, or None.
     layout : of the records.
 
     Raises
     ------
     UsageError
-        When the model cannot stream; the message names the one to train instead.
+        When the model cannot stream, in which case the message names the one to train instead, or
+        was trained without a column that it reads.
     """
 
     def __init__(self, artifact: Artifact) -> None:
@@ -69,6 +78,9 @@ class Engine:
             self._exact = model
         self.name = artifact.name
         self.reach = artifact.scorer.reach
+        self.columns: LoggedColumns | None = None
+        if model.reads_columns:
+            self.columns = LoggedColumns(self.name, model.reads_columns, artifact.columns)
         self.layout = RecordLayout(state, self.digest, self.reach)
         self._lock = threading.Lock()
         self._programs = self._record_steps()
@@ -87,6 +99,13 @@ class Engine:
             "does not count, in training neither; its cost grows with that number"
         )
 
+    def moments(self, items: Iterable[int], events: Iterable[Event]) -> list[Moment]:
+        """Logged events as the model reads them; `items` are their item indices."""
+        if self.columns is None:
+            return [(item, event.time) for item, event in zip(items, events, strict=True)]
+        values = self.columns.values
+        return [(i, e.time, *values(e.columns)) for i, e in zip(items, events, strict=True)]
+
     def dump(self, records: np.ndarray, row: int) -> bytes:
         """The bytes of one of the records."""
         return records[row : row + 1].tobytes()
@@ -99,16 +118,17 @@ class Engine:
         """
         if sum(map(len, events)) <= ONE_BY_ONE:
             for row, history in enumerate(events):
-                for item, time in history:
-                    self._advance_one(records, row, item, time)
+                for item, time, *values in history:
+                    self._advance_one(records, row, item, time, values)
             return
         counts = np.array([len(history) for history in events], np.int64)
-        items, times = np.array([event for history in events for event in history], np.int64).T
+        items, times, *columns = self.arrays([event for history in events for event in history])
         owner = np.repeat(np.arange(len(records)), counts)
         records["sequence"] += counts
         np.add.at(records["skipped"], owner[items == 0], 1)
         known = items > 0
         items, times, owner = items[known], times[known], owner[known]
+        columns = [column[known] for column in columns]
         counts = np.bincount(owner, minlength=len(records))
         starts = counts.cumsum() - counts
         clocks = _clocks(times, records["time"], owner, starts)
@@ -121,8 +141,9 @@ class Engine:
                 records["time"][last] = clocks[(starts + counts - 1)[last]]
                 return
             stepped = counts <= STEPPED
-            self._step(records, items, clocks, starts, np.where(stepped, counts, 0))
-            self._prefill(records, items, clocks, starts, np.where(stepped, 0, counts))
+            known_events = items, clocks, columns, starts
+            self._step(records, *known_events, np.where(stepped, counts, 0))
+            self._prefill(records, *known_events, np.where(stepped, 0, counts))
 
     def read(self, records: np.ndarray, tails: Events | None = None) -> Tensor:
         """What retrieval takes of users with known events: (n, D).
@@ -135,11 +156,14 @@ class Engine:
         assert tails is not None
         tails = [tail[-self.window :] for tail in tails]
         lengths = torch.tensor([len(tail) for tail in tails])
-        both = torch.zeros(2, len(tails), int(lengths.max()), dtype=torch.int64)
+        shape = (len(tails), int(lengths.max()))
+        items, times, *columns = (np.zeros(shape, part.dtype) for part in self.arrays(tails[0]))
         for row, tail in enumerate(tails):
-            both[:, row, : len(tail)] = torch.tensor(tail).t()
+            for padded, part in zip((items, times, *columns), self.arrays(tail), strict=True):
+                padded[row, : len(tail)] = part
+        ctx = self._context(np.maximum.accumulate(times, axis=1), columns, lengths)
         with torch.inference_mode():
-            h = self.model.encode(both[0], Context(lengths=lengths, times=both[1].cummax(1).values))
+            h = self.model.encode(torch.from_numpy(items), ctx)
         return h[torch.arange(len(tails)), lengths - 1]
 
     def recent(self, records: np.ndarray) -> Tensor | None:
@@ -155,12 +179,29 @@ class Engine:
         old = np.take_along_axis(kept, np.maximum(place - counts[:, None], 0), 1)
         kept[:] = np.where(place < counts[:, None], new, old)
 
+    def arrays(self, events: Sequence[Moment]) -> Arrays:
+        """Items, times and further columns of events, an array each."""
+        if self.columns is None:
+            return list(np.array(events, np.int64).reshape(-1, 2).T)
+        values = self.columns.arrays([event[2:] for event in events])
+        pairs = np.array([event[:2] for event in events], np.int64).reshape(-1, 2)
+        return [*pairs.T, *values]
+
+    def _context(
+        self, times: np.ndarray, columns: Arrays, lengths: Tensor | None = None
+    ) -> Context:
+        names = () if self.columns is None else self.columns.names
+        further = dict(zip(names, map(torch.from_numpy, columns), strict=True))
+        return Context(lengths, torch.from_numpy(times), further or None)
+
     def _record_steps(self) -> tuple[StepProgram, ...] | None:
         """Steps for 1, NARROW and WIDE records; None where they must be PyTorch's own."""
         if self._exact is None:
             return None
         try:
-            return tuple(StepProgram(self._exact, self.layout, n) for n in (1, NARROW, WIDE))
+            return tuple(
+                StepProgram(self._exact, self.layout, n, self.columns) for n in (1, NARROW, WIDE)
+            )
         except Unrecordable:
             return None
 
@@ -169,6 +210,7 @@ class Engine:
         records: np.ndarray,
         items: np.ndarray,
         clocks: np.ndarray,
+        columns: Arrays,
         starts: np.ndarray,
         counts: np.ndarray,
     ) -> None:
@@ -181,28 +223,36 @@ class Engine:
             while begin < len(rows):
                 left = len(rows) - begin
                 now = slice(begin, begin + (WIDE if left > 2 * NARROW else NARROW))
-                self._step_once(records, rows[now], items[at[now]], clocks[at[now]])
+                here = at[now]
+                further = [column[here] for column in columns]
+                self._step_once(records, rows[now], items[here], clocks[here], further)
                 begin = now.stop
 
     def _step_once(
-        self, records: np.ndarray, rows: np.ndarray, items: np.ndarray, times: np.ndarray
+        self,
+        records: np.ndarray,
+        rows: np.ndarray,
+        items: np.ndarray,
+        times: np.ndarray,
+        columns: Arrays,
     ) -> None:
         assert self._exact is not None
         if self._programs is None:
             chosen = records[rows]
-            ctx = Context(times=torch.from_numpy(times))
-            state = self.layout.state(chosen)
+            ctx, state = self._context(times, columns), self.layout.state(chosen)
             self.layout.write(chosen, self._exact.step(torch.from_numpy(items), state, ctx)[1])
             records[rows] = chosen
             return
         one, narrow, wide = self._programs
         if len(rows) <= ONE_BY_ONE:
-            for row, item, time in zip(rows, items, times, strict=True):
-                one.run_one(records, row, item, time)
+            for row, item, time, *values in zip(rows, items, times, *columns, strict=True):
+                one.run_one(records, row, item, time, values)
         else:
-            (narrow if len(rows) <= NARROW else wide).run(records, rows, items, times)
+            (narrow if len(rows) <= NARROW else wide).run(records, rows, items, times, columns)
 
-    def _advance_one(self, records: np.ndarray, row: int, item: int, time: int) -> None:
+    def _advance_one(
+        self, records: np.ndarray, row: int, item: int, time: int, values: Sequence[int | float]
+    ) -> None:
         """One event of one user, as `advance` does many, but without arrays."""
         records["sequence"][row] += 1
         if item == 0:
@@ -220,15 +270,18 @@ class Engine:
             return
         with self._lock, torch.inference_mode():
             if self._programs is None:
-                self._step_once(records, *np.array([[row], [item], [clock]]))
+                columns = [] if self.columns is None else self.columns.arrays([tuple(values)])
+                rows, items, times = np.array([[row], [item], [clock]])
+                self._step_once(records, rows, items, times, columns)
             else:
-                self._programs[0].run_one(records, row, item, clock)
+                self._programs[0].run_one(records, row, item, clock, values)
 
     def _prefill(
         self,
         records: np.ndarray,
         items: np.ndarray,
         clocks: np.ndarray,
+        columns: Arrays,
         starts: np.ndarray,
         counts: np.ndarray,
     ) -> None:
@@ -253,9 +306,12 @@ class Engine:
                 )
                 at = places(starts[rows] + first, lengths)
                 batch[:, *to] = items[at], clocks[at]
+                further = [np.zeros(batch.shape[1:], column.dtype) for column in columns]
+                for padded, column in zip(further, columns, strict=True):
+                    padded[to] = column[at]
                 # Padding has the last time, or the clock would run backwards.
                 np.maximum.accumulate(batch[1], axis=1, out=batch[1])
-                ctx = Context(lengths=torch.from_numpy(lengths), times=torch.from_numpy(batch[1]))
+                ctx = self._context(batch[1], further, torch.from_numpy(lengths))
                 state = model.prefill(torch.from_numpy(batch[0]), state, ctx)[1]
             self.layout.write(chosen, state)
             records[rows] = chosen

@@ -29,6 +29,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from longrec.core.arrays import Ints
 from longrec.mixers import Context
 from longrec.models.common.sequence import SequenceModel
+from longrec.serving.records.logged_columns import LoggedColumns
 from longrec.serving.records.numpy_ops import Call, bind, name_of
 from longrec.serving.records.record import RecordLayout, flat
 
@@ -81,24 +82,37 @@ class StepProgram:
         Of its records.
     batch : int
         Records at a time.
+    columns : LoggedColumns or None
+        The further columns of events that the model reads.
 
     Raises
     ------
     Unrecordable
     """
 
-    def __init__(self, model: SequenceModel, layout: RecordLayout, batch: int) -> None:
+    def __init__(
+        self,
+        model: SequenceModel,
+        layout: RecordLayout,
+        batch: int,
+        columns: LoggedColumns | None = None,
+    ) -> None:
         self._layout = layout
         self._items, self._times = np.ones(batch, np.int64), np.zeros(batch, np.int64)
+        self._columns = [] if columns is None else columns.arrays([columns.missing] * batch)
         # One record's tensors are whole in memory as they stand in it; those of several are not.
         self._record = layout.load([None] * batch)
         fields = [self._record[name] for name in layout.fields]
         self._state = fields if batch == 1 else [np.ascontiguousarray(part) for part in fields]
-        inputs = [torch.from_numpy(part) for part in (self._items, self._times, *self._state)]
+        given = (self._items, self._times, *self._columns, *self._state)
+        inputs = [torch.from_numpy(part) for part in given]
         items, times, *parts = inputs
+        further, parts = parts[: len(self._columns)], parts[len(self._columns) :]
+        names = () if columns is None else columns.names
+        ctx = Context(times=times, columns=dict(zip(names, further, strict=True)) or None)
         with torch.no_grad():
             with _Recorder() as recorder:
-                outputs = flat(model.step(items, layout.state_of(parts), Context(times=times))[1])
+                outputs = flat(model.step(items, layout.state_of(parts), ctx)[1])
             self._calls, outputs = _compile(recorder.operations, inputs, outputs)
         self._results = [part.numpy() for part in outputs]
         if batch == 1:
@@ -108,20 +122,41 @@ class StepProgram:
                 if to.ctypes.data != part.ctypes.data
             ]
 
-    def run_one(self, records: np.ndarray, row: int, item: int, time: int) -> None:
-        """Let one of the records go on by an event, in place; for a program of batch 1."""
+    def run_one(
+        self,
+        records: np.ndarray,
+        row: int,
+        item: int,
+        time: int,
+        values: Sequence[int | float] = (),
+    ) -> None:
+        """Let one of the records go on by an event, in place; for a program of batch 1.
+
+        `values` are those of the columns, in their order.
+        """
         self._record[0] = records[row]
         self._items[0], self._times[0] = item, time
+        for column, value in zip(self._columns, values, strict=True):
+            column[0] = value
         self._replay()
         records[row] = self._record[0]
 
-    def run(self, records: np.ndarray, rows: Ints, items: Ints, times: Ints) -> None:
+    def run(
+        self,
+        records: np.ndarray,
+        rows: Ints,
+        items: Ints,
+        times: Ints,
+        columns: Sequence[np.ndarray] = (),
+    ) -> None:
         """Let the records in `rows`, at most `batch`, go on by an event each, in place."""
         n = len(rows)  # what stands in the other places goes on too, and is not looked at
         at: Ints | slice = rows
         if rows[-1] - rows[0] == n - 1 and bool((np.diff(rows) == 1).all()):
             at = slice(rows[0], rows[-1] + 1)  # no index to follow
         self._items[:n], self._times[:n] = items, times
+        for column, values in zip(self._columns, columns, strict=True):
+            column[:n] = values
         for name, part in zip(self._layout.fields, self._state, strict=True):
             part[:n] = records[name][at]
         self._replay()

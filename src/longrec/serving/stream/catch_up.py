@@ -73,13 +73,17 @@ def catch_up(
             if not left:
                 break
         flat = [event.item for events in parts for event in events]
-        indices = iter(items.find(flat))
-        histories = [[(next(indices), event.time) for event in events] for events in parts]
+        found = items.find(flat)
+        ends = np.cumsum([len(events) for events in parts]).tolist()
+        histories = [
+            engine.moments(found[end - len(events) : end], events)
+            for events, end in zip(parts, ends, strict=True)
+        ]
         chosen = records[rows]
         engine.advance(chosen, histories)
         records[rows] = chosen
         for row, history in zip(rows, histories, strict=True):
-            known = np.unique(np.array(history, np.int64)[:, 0])
+            known = np.unique(np.array([moment[0] for moment in history], np.int64))
             replayed[row].append(known[known > 0])
         behind = [row for row in behind if records["sequence"][row] < last[row]]
     return {row: np.unique(np.concatenate(some)) for row, some in replayed.items() if some}

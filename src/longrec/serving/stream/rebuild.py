@@ -8,15 +8,19 @@ goes on there when it is called again. A page may be done twice without harm.
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from longrec.core.arrays import Ints
+from longrec.core.errors import DataError, UsageError
 from longrec.data.histories import Histories
 from longrec.serving.records.engine import Engine
+from longrec.serving.stores.event_columns import pack_columns
 from longrec.serving.stores.log_reader import (
     NO_MODEL,
     LogReplaced,
@@ -136,7 +140,8 @@ class Rebuild:
                 here = slice(histories.offsets[row], histories.offsets[row + 1])
                 items = keys[histories.items[here] - 1].tolist()
                 clocks = [0] * len(items) if times is None else times[here].tolist()
-                older.append([Event(t, item, None) for t, item in zip(clocks, items, strict=True)])
+                columns = packed_columns(histories, here)
+                older.append(list(map(Event, clocks, items, repeat(None), columns)))
             users = names[start:end].to_list()
             imported = _put_in_front(self.store, users, older, times is not None)
             self._note(
@@ -267,6 +272,32 @@ def _put_in_front(
 
     retry_if_replaced(store, import_pending, TRIES)
     return imported
+
+
+def packed_columns(histories: Histories, here: slice) -> list[bytes]:
+    """Further columns of some events as they are logged: all that the histories have.
+
+    Raises
+    ------
+    DataError
+        When a name or a word is too long to be logged, or there are too many columns.
+    """
+    values = []
+    for name, column in histories.columns.items():
+        stored = histories.extra[name][here].tolist()
+        if column.words is not None:
+            words = (*column.words, None)  # -1 is the last place
+            values.append([words[code] for code in stored])
+        else:
+            values.append([value if math.isfinite(value) else None for value in stored])
+    if not values:
+        return [b""] * (here.stop - here.start)
+    try:
+        names = list(histories.columns)
+        rows = zip(*values, strict=True)
+        return [pack_columns(dict(zip(names, row, strict=True))) for row in rows]
+    except UsageError as error:
+        raise DataError(f"{histories.path}: {error}") from None
 
 
 def _pages(offsets: Ints, start: int) -> Iterator[tuple[int, int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,17 +12,18 @@ from longrec.artifact.artifact import Artifact
 from longrec.core.arrays import Ints
 from longrec.core.errors import DataError, UsageError
 from longrec.retrieval.index import Index, allowed, as_bits, row_bytes
-from longrec.serving.records.engine import Engine
+from longrec.serving.records.engine import Engine, Moment
+from longrec.serving.stores.event_columns import pack_columns
 from longrec.serving.stores.log_reader import LogReplaced, read_events, retry_if_replaced
-from longrec.serving.stores.protocol import Put, Store, StoredUser, version_of
+from longrec.serving.stores.protocol import Event, Put, Store, StoredUser, version_of
 from longrec.serving.stream.catch_up import bitmap, catch_up, records_of, seen_items
 from longrec.serving.stream.id_keys import ItemIndex, item_key, seconds, user_key
 
 WRITE_BACK = 32
 """Replayed events from which a record that has caught up is written back."""
 
-History = list[tuple[int, int]]
-"""Events (item index, time in seconds), oldest first; index 0: the model does not know the item."""
+History = list[Moment]
+"""Events as the model reads them, oldest first; item index 0: it does not know the item."""
 
 
 class RecommendRequest(NamedTuple):
@@ -38,6 +39,14 @@ class RecommendRequest(NamedTuple):
     k: int
     excluded: np.ndarray | None
     exclude_seen: bool
+
+
+class GivenEvent(NamedTuple):
+    """An event of a history that is given: item id, time, and further columns by name."""
+
+    item: Any
+    time: Any
+    columns: Mapping[str, Any] | None = None
 
 
 class Recommendations(NamedTuple):
@@ -101,16 +110,30 @@ class Ranker:
 
     def history_request(
         self,
-        history: Sequence[tuple[Any, Any]],
+        history: Sequence[GivenEvent],
         k: int,
         excluded: np.ndarray | None = None,
         exclude_seen: bool = True,
     ) -> RecommendRequest:
-        """The same for a history, (item, time) with the oldest event first, instead of a user."""
-        items = self.items.find([item_key(item) for item, _ in history])
-        times = [seconds(time) for _, time in history]
-        events = list(zip(items, times, strict=True))
-        return RecommendRequest(None, events, _checked(k), excluded, exclude_seen)
+        """The same for a history, oldest event first, instead of a user."""
+        return RecommendRequest(None, self.moments(history), _checked(k), excluded, exclude_seen)
+
+    def moments(self, history: Sequence[GivenEvent]) -> History:
+        """A given history as the model reads it.
+
+        Raises
+        ------
+        UsageError
+            When something is no id or no time, or a column that the model reads is not there.
+        """
+        columns = self.engine.columns
+        events = []
+        for number, (item, time, given) in enumerate(history):
+            event = Event(seconds(time), item_key(item), None, pack_columns(given))
+            if columns is not None:
+                columns.check_given(event.columns, f"history.{number}")
+            events.append(event)
+        return self.engine.moments(self.items.find([event.item for event in events]), events)
 
     def excluded(self, exclude: Iterable[Any], among: Iterable[Any] | None) -> np.ndarray | None:
         """The items that `Stream.recommend` must not give, as `RecommendRequest.excluded`."""
@@ -213,7 +236,7 @@ class Ranker:
         self.engine.advance(records, histories)
         known = [[event for event in history if event[0]] for history in histories]
         seen = np.array(
-            [as_bits([item for item, _ in events], self.catalog.n_items) for events in known]
+            [as_bits([event[0] for event in events], self.catalog.n_items) for events in known]
         )
         of_users = [row for row, request in enumerate(requests) if request.user is not None]
         records[of_users], seen[of_users] = stored.records, stored.seen
@@ -283,8 +306,8 @@ class Ranker:
             start = max(0, end - count)
             events = read_events(self.store, user, stored_user, start, end - start)
             indices = self.items.find([event.item for event in events])
-            pairs = zip(indices, events, strict=True)
-            recent = [(index, event.time) for index, event in pairs if index] + recent
+            moments = self.engine.moments(indices, events)
+            recent = [moment for moment in moments if moment[0]] + recent
             end, count = start, 2 * count
         return recent[-window:]
 

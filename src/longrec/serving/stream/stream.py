@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,14 @@ class Stream:
         self._closed = True
         self.store.close()
 
-    def observe(self, user: Any, item: Any, time: Any, event_id: Any = None) -> Observed:
+    def observe(
+        self,
+        user: Any,
+        item: Any,
+        time: Any,
+        event_id: Any = None,
+        columns: Mapping[str, Any] | None = None,
+    ) -> Observed:
         """Log an event and let the user's record take it in.
 
         Parameters
@@ -125,12 +132,18 @@ class Stream:
         time : number or datetime
             Seconds since 1970 (UTC), or a datetime.
         event_id : id or None
-            The caller's own id of the event, unique per user: observing it again is harmless.
+            The caller's own id of the event, unique per user: observing it again is harmless,
+            whatever its other values are then.
+        columns : mapping or None
+            Further columns by name, such as {"type": "buy", "weight": 2.0}: text, numbers and
+            booleans, at most 32, names of 64 and text of 256 bytes. All are logged; what the model
+            reads and is not there counts as missing.
 
         Raises
         ------
         UsageError
-            When something is no id or no time; nothing was logged.
+            When something is no id, no time or no column, or text stands where the model reads a
+            number; nothing was logged.
         StoreFull
             When the store has no room; the event was not logged.
         StoreUnavailable
@@ -138,7 +151,7 @@ class Stream:
             event id it may be observed again.
         """
         self._check_open()
-        [observed] = self._submit([self.writer.entry(user, item, time, event_id)])
+        [observed] = self._submit([self.writer.entry(user, item, time, event_id, columns)])
         return observed
 
     def observe_many(
@@ -149,6 +162,7 @@ class Stream:
         time: str | None = None,
         event_id: str | None = None,
         time_unit: str | None = None,
+        columns: Sequence[str] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Counts:
         """Log the events of a frame in the order of its rows, all of which are checked first.
@@ -161,6 +175,9 @@ class Stream:
             by the name "event_id".
         time_unit : str or None
             "s", "ms", "us" or "ns" instead of detecting it from the frame.
+        columns : sequence of str or None
+            Names of further columns to log; None: those that the model reads, and of what
+            `longrec.read_events` gives its further columns.
         progress : callable or None
             Called with (rows done, rows in all).
 
@@ -172,7 +189,12 @@ class Stream:
             When the store fails; the message tells how many rows are in.
         """
         self._check_open()
-        rows = read_rows(frame, user, item, time, event_id, time_unit)
+        read_by_model = self.engine.columns
+        reads = () if read_by_model is None else read_by_model.names
+        rows = read_rows(frame, user, item, time, event_id, time_unit, columns, reads)
+        if read_by_model is not None:
+            for packed in rows["columns"].unique().to_list() if len(rows) else ():
+                read_by_model.check(packed)
         counts = Counts()
         for start in range(0, len(rows), ROWS):
             part = entries_of(rows[start : start + ROWS], self.items)

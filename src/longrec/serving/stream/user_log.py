@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,10 +10,12 @@ import numpy as np
 from longrec.artifact.artifact import Artifact
 from longrec.core.errors import UsageError
 from longrec.inference.encode import Events
-from longrec.inference.explain import Explanation, check_explains, explain_history
+from longrec.inference.explain import Explanation, check_explains, explain_history, find_item
+from longrec.serving.records.logged_columns import LoggedColumns, Values
 from longrec.serving.stores.log_reader import NO_MODEL, read_events, read_log, retry_if_replaced
 from longrec.serving.stores.protocol import Event, Header, Store, read_header
 from longrec.serving.stream.id_keys import ItemIndex, id_of, item_key
+from longrec.serving.stream.recommending import GivenEvent, Ranker
 
 
 class UserLog(NamedTuple):
@@ -76,19 +78,44 @@ def explain_user(
     if not index:
         raise UsageError(f"item {item!r} is not in the catalog: give one that the model knows")
 
-    def read() -> np.ndarray:
-        """Item indices and times (2, T) of the whole log."""
-        [stored] = store.read(NO_MODEL, [(user, ())])
-        parts = [
-            np.array([items.find([e.item for e in events]), [e.time for e in events]], np.int64)
-            for events in read_log(store, user, stored)
-        ]
-        return np.concatenate(parts, axis=1) if parts else np.empty((2, 0), np.int64)
+    reads, columns = artifact.model.reads_columns, None
+    if reads:
+        columns = LoggedColumns(artifact.name, reads, artifact.columns)
 
-    indices, times = retry_if_replaced(store, read)
-    if not len(indices):
+    def read() -> Events:
+        """The whole log."""
+        [stored] = store.read(NO_MODEL, [(user, ())])
+        parts, values = [np.empty((2, 0), np.int64)], list[Values]()
+        for events in read_log(store, user, stored):
+            found, clock = items.find([e.item for e in events]), [e.time for e in events]
+            parts.append(np.array([found, clock], np.int64))
+            if columns is not None:
+                values += [columns.values(e.columns) for e in events]
+        further = {} if columns is None else dict(zip(reads, columns.arrays(values), strict=True))
+        indices, times = np.concatenate(parts, axis=1)
+        return Events(indices, times, further)
+
+    history = retry_if_replaced(store, read)
+    if not len(history.items):
         raise UsageError(f"user {id_of(user)!r} has no events in {store.url}: give one who has")
-    history = Events(indices, times)
     return explain_history(
         artifact.model, artifact.catalog, index, history, artifact.limit, progress
+    )
+
+
+def explain_given(
+    artifact: Artifact,
+    ranker: Ranker,
+    item: Any,
+    history: Sequence[GivenEvent],
+    progress: Callable[[int, int], None] | None = None,
+) -> Explanation:
+    """The same for a history that is given instead of a user of the store."""
+    check_explains(artifact.model)
+    reads, moments = artifact.model.reads_columns, ranker.moments(history)
+    items, times, *columns = ranker.engine.arrays(moments)
+    events = Events(items, times, dict(zip(reads, columns, strict=True)))
+    index = find_item(artifact.catalog, item)
+    return explain_history(
+        artifact.model, artifact.catalog, index, events, artifact.limit, progress
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import compress
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from longrec.core.arrays import Ints
 from longrec.core.errors import DataError
 from longrec.serving.records.engine import Engine
 from longrec.serving.records.record import TIME
+from longrec.serving.stores.event_columns import pack_columns
 from longrec.serving.stores.protocol import Append, Event, Store, StoredUser
 from longrec.serving.stream.catch_up import catch_up, records_of
 from longrec.serving.stream.id_keys import ItemIndex, event_key, item_key, seconds, user_key
@@ -76,11 +77,23 @@ class Writer:
         self.counts = Counts()
         self.groups = self.replayed = self.longest = 0
 
-    def entry(self, user: Any, item: Any, time: Any, event_id: Any = None) -> Entry:
+    def entry(
+        self,
+        user: Any,
+        item: Any,
+        time: Any,
+        event_id: Any = None,
+        columns: Mapping[str, Any] | None = None,
+    ) -> Entry:
         """An event to be logged, of a caller's values; errors as of `Stream.observe`."""
         name = None if event_id is None else event_key(event_id)
         key = item_key(item)
-        return Entry(user_key(user), Event(seconds(time), key, name), self.items.one(key))
+        event = Event(seconds(time), key, name)
+        if columns:
+            event = event._replace(columns=pack_columns(columns))
+            if self.engine.columns is not None:
+                self.engine.columns.check(event.columns)
+        return Entry(user_key(user), event, self.items.one(key))
 
     def write(self, batches: Sequence[Sequence[Entry]]) -> list[list[Observed] | BaseException]:
         """Log batches of events, all in one go; -> per batch what became of its events.
@@ -129,9 +142,13 @@ class Writer:
         versions = records["version"].tolist()
         # No record where the log was replaced while it was read: it catches up when it is read.
         complete = (records["sequence"] == [one.last for one in stored]).tolist()
+        moments = self.engine.moments
         self.engine.advance(
             records,
-            [[(entries[n].item, entries[n].event.time) for n in numbers] for numbers in new],
+            [
+                moments([entries[n].item for n in numbers], [entries[n].event for n in numbers])
+                for numbers in new
+            ],
         )
         records["version"] += 1
         appends = []
