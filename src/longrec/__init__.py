@@ -57,7 +57,13 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
+        import random
+
+        state = random.getstate()  # rich draws of Python's own generator as it is imported
+        try:
+            return getattr(import_module(_HOME[name]), name)
+        finally:
+            random.setstate(state)
     raise AttributeError(f"module 'longrec' has no attribute {name!r}")
 
 

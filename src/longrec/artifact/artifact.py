@@ -23,6 +23,7 @@ from longrec.artifact.folder import (
 from longrec.config.border import make_config
 from longrec.config.training import TrainConfig
 from longrec.core.errors import DataError, UsageError
+from longrec.core.generators import generators_kept
 from longrec.core.registry import missing_from
 from longrec.data.catalog import Catalog, as_ids
 from longrec.data.event_columns import Column, Columns
@@ -89,7 +90,8 @@ class Artifact:
             )
         except UsageError as error:
             raise DataError(f"{folder / 'config.json'}: {error}") from error
-        model = build_model(name, model_config, catalog.n_items)
+        with generators_kept():
+            model = build_model(name, model_config, catalog.n_items)
         try:
             model.load_state_dict(weights)
         except (RuntimeError, KeyError) as error:
@@ -179,7 +181,8 @@ class Artifact:
         """
         if self.model.device.type == "cpu":
             return self
-        model = build_model(self.name, self.model_config, self.catalog.n_items)
+        with generators_kept():
+            model = build_model(self.name, self.model_config, self.catalog.n_items)
         model.load_state_dict(self.model.state_dict())
         added = None if self.added is None else copy.deepcopy(self.added).to("cpu")
         return replace(self, model=model.eval(), added=added)
@@ -307,8 +310,9 @@ class Artifact:
             pl.concat([self.catalog.ids, more.rename(self.catalog.ids.name)]),
             np.concatenate([self.catalog.counts, none]),
         )
-        model = build_model(self.name, self.model_config, catalog.n_items).to(self.model.device)
-        model.load_state_dict(weights)
+        with generators_kept():
+            model = build_model(self.name, self.model_config, catalog.n_items)
+        model.to(self.model.device).load_state_dict(weights)
         return replace(
             self,
             model=model.eval(),

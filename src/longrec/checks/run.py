@@ -22,6 +22,7 @@ from longrec.checks.recorded import check_recorded_step
 from longrec.checks.small_model import SmallModel
 from longrec.checks.trained_model import TrainedModel
 from longrec.core.errors import LongrecError, UsageError, first_line
+from longrec.core.generators import generators_kept
 from longrec.core.registry import Registry, load_plugin
 from longrec.mixers import MIXERS
 from longrec.models import MODELS
@@ -158,7 +159,8 @@ def run_all(subject: str, checks: Checks, what: Any) -> Iterator[Outcome]:
         result: Result = "passed"
         reason = ""
         try:
-            reason = run(what) or ""
+            with generators_kept():  # checks seed them, for numbers that come again
+                reason = run(what) or ""
         except NotApplicable as why:
             result = "not checked" if isinstance(why, NotChecked) else "not applicable"
             reason = str(why)

@@ -12,6 +12,7 @@ import torch
 
 from longrec.core import console
 from longrec.core.errors import UsageError
+from longrec.core.generators import generators_kept, seed_generators
 from longrec.data.event_columns import check_columns
 from longrec.data.histories import Histories, open_histories
 from longrec.data.splits import make_split
@@ -124,8 +125,9 @@ def _train(
     """Train what the plan says, in the run's folder."""
     model_config, config = parse_settings(plan.model, plan.settings)
     split = make_split(config.split, data)
-    torch.manual_seed(config.seed)
-    model = build_model(plan.model, model_config, data.n_items).to(_device(device))
+    with generators_kept():
+        seed_generators(config.seed)
+        model = build_model(plan.model, model_config, data.n_items).to(_device(device))
     check_times(model, data.times)
     check_columns(plan.model, model.reads_columns, data.columns, data.path)
     columns = {name: data.columns[name] for name in model.reads_columns}

@@ -1,7 +1,8 @@
 """Fitting a model: the loop, its state, and how it stops, is killed and goes on.
 
 Every step seeds torch with (seed, epoch, step), and batches are functions of the same, so that a
-run that was killed anywhere and resumed from its last checkpoint ends with the same numbers.
+run that was killed anywhere and resumed from its last checkpoint ends with the same numbers. The
+caller gets torch's generators back as they were.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from longrec.config.training import TrainConfig, refuse_unread
 from longrec.core.errors import DataError, LongrecError
+from longrec.core.generators import generators_kept, seed_generators
 from longrec.core.memory import keep_freed_memory
 from longrec.data.batches import Batch, TrainingData
 from longrec.data.histories import Histories
@@ -101,7 +103,8 @@ def fit(
             f"{histories.path}: no user has two training events under the split {split.name!r}, "
             "so there is nothing to train on"
         )
-    return _Fit(model, data, split, config, run, progress).run(resume, validate_first)
+    with generators_kept(model.device):
+        return _Fit(model, data, split, config, run, progress).run(resume, validate_first)
 
 
 def training_data(
@@ -222,7 +225,7 @@ class _Fit:
         status, config = self.status, self.config
         place = repr((config.seed, status.epoch, status.step)).encode()
         seed = hashlib.blake2b(place, digest_size=8).digest()
-        torch.manual_seed(int.from_bytes(seed) >> 1)
+        seed_generators(int.from_bytes(seed) >> 1, self.device)
         real = batch.targets > 0
         targets, negatives = batch.targets[real], self.objective.draw()
         for table in self.model.item_tables():
