@@ -17,6 +17,19 @@ from longrec.data.splits import SPLITS
 
 @dataclass(frozen=True)
 class Config:
+    """A config.
+
+    Attributes
+    ----------
+    width, share : how wide, and
+        how much of it.
+    rate : per step
+
+    Notes
+    -----
+    name : no attribute
+    """
+
     width: Annotated[int, Bounds(ge=1, le=9)]
     share: Annotated[float | None, Bounds(gt=0, lt=1)] = None
     rate: float = 0.5
@@ -77,9 +90,19 @@ def test_a_config_made_in_python_can_be_checked_too() -> None:
 
 def test_settings_are_described_by_their_declaration() -> None:
     rows = {row.pop("key"): row for row in describe_settings(Config)}
-    assert rows["width"] == {"default": None, "type": "int", "range": "in [1, 9]"}
-    assert rows["share"] == {"default": None, "type": "float | none", "range": "in (0, 1)"}
-    assert rows["form"] == {"default": "none", "type": "none | short", "range": None}
+    meaning = "how wide, and how much of it."
+    assert rows == {
+        "width": {"default": None, "type": "int", "range": "in [1, 9]", "meaning": meaning},
+        "share": {
+            **{"default": None, "type": "float | none", "range": "in (0, 1)"},
+            "meaning": meaning,
+        },
+        "rate": {"default": 0.5, "type": "float", "range": None, "meaning": "per step"},
+        "form": {"default": "none", "type": "none | short", "range": None, "meaning": ""},
+        "name": {"default": "x", "type": "str", "range": None, "meaning": ""},
+        "flag": {"default": False, "type": "bool", "range": None, "meaning": ""},
+        "sizes": rows["sizes"],
+    }
     assert rows["sizes"]["default"] == (1, 2)
 
 

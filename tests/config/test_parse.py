@@ -12,11 +12,10 @@ from longrec.core.errors import UsageError
 from longrec.models import MODELS, build_model
 from longrec.models.common.settings import (
     check_model,
-    describe_model,
-    describe_models,
     parse_assignments,
     parse_settings,
 )
+from longrec.runs.describe import describe_model, describe_models
 
 
 def test_keys_find_their_config_and_text_its_type():
@@ -138,4 +137,5 @@ def test_targets_are_a_setting_with_its_choices(name, default):
         "default": default,
         "type": "next | masked | last",
         "range": None,
+        "meaning": settings["targets"]["meaning"],
     }

@@ -22,7 +22,7 @@ from longrec.cli.common import (
 from longrec.core import console
 from longrec.core.choices import Part
 from longrec.core.errors import UsageError
-from longrec.core.format import duration
+from longrec.core.format import duration, number
 
 if TYPE_CHECKING:
     from longrec.evaluation.summary import Metrics
@@ -141,32 +141,48 @@ def models(
     Example: [bold]longrec models elastic[/bold]
     """
     from longrec.core.registry import broken_packages
-    from longrec.models.common.settings import describe_model, describe_models
+    from longrec.runs.describe import describe_model, describe_models
 
-    described = describe_models() if name is None else describe_model(name)
+    rows = describe_models() if name is None else [describe_model(name)]
     for problem in broken_packages():
         console.say(f"warning: {problem}")
+    for row in rows:
+        if row["problem"]:
+            console.say(f"warning: {row['model']} cannot be made: {row['problem']}")
     if json:
-        console.print_json(described)
-    elif isinstance(described, list):
-        columns = ["model", "streaming", "summary"]
-        rows = [[row[key] for key in columns] for row in described]
-        console.table("models", ["model", "streaming", "what it is"], rows)
+        console.print_json(rows if name is None else rows[0])
+    elif name is None:
+        keys = ["model", "streaming", "cost", "record", "paper", "summary"]
+        head = ["model", "streaming", "cost", "bytes of a user", "paper", "what it is"]
+        cells = [row | {"record": number(row["record_bytes"])} for row in rows]
+        console.table("models", head, [[row[key] or "" for key in keys] for row in cells])
     else:
-        console.print_text(described["summary"])
-        for kind, owner in (("model", "the model"), ("training", "training")):
-            console.table(
-                f"settings of {owner}",
-                ["key", "default", "values"],
-                [
-                    [
-                        row["key"],
-                        str(row["default"]),
-                        row["type"] + ("" if row["range"] is None else f", {row['range']}"),
-                    ]
-                    for row in described[f"{kind}_settings"]
-                ],
-            )
+        _model_tables(rows[0])
+
+
+def _model_tables(described: Mapping[str, Any]) -> None:
+    """What a model is, and its settings and training's."""
+    from longrec.runs.describe import values_of
+
+    console.print_text(described["summary"])
+    facts = {
+        "paper": described["paper"],
+        "mixers": ", ".join(described["mixers"] or ()),
+        "cost": described["cost"],
+        "streaming": described["streaming"],
+        "bytes of a user": number(described["record_bytes"]),
+        "plugin": described["plugin"],
+    }
+    console.facts_table(described["model"], {key: fact for key, fact in facts.items() if fact})
+    for kind, owner in (("model", "the model"), ("training", "training")):
+        console.table(
+            f"settings of {owner}",
+            ["key", "default", "values", "meaning"],
+            [
+                [row["key"], str(row["default"]), values_of(row), row["meaning"]]
+                for row in described[f"{kind}_settings"]
+            ],
+        )
 
 
 def _metrics_table(name: str, metrics: Metrics) -> None:

@@ -8,6 +8,8 @@ config's own `__post_init__`, as ValueError. The same declaration is what descri
 from __future__ import annotations
 
 import difflib
+import inspect
+import re
 import types
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import MISSING, Field, asdict, fields
@@ -116,8 +118,15 @@ def unknown_key(what: str, key: str, known: Iterable[str]) -> str:
 
 
 def describe_settings(cls: type[Any]) -> list[dict[str, Any]]:
-    """Key, default, type (or choices) and range of each setting, as the fields declare them."""
-    hints = _hints(cls)
+    """Settings in the order of the fields, as these and the class's docstring declare them.
+
+    Returns
+    -------
+    list of dict
+        "key", "default", "type" (choices with bars between), "range" or None, and "meaning", from
+        the docstring's section "Attributes", empty if there is none.
+    """
+    hints, meanings = _hints(cls), _meanings(cls)
     found = []
     for field in _fields(cls):
         default = _default(field)
@@ -128,8 +137,21 @@ def describe_settings(cls: type[Any]) -> list[dict[str, Any]]:
                 "default": None if default is MISSING else default,
                 "type": " | ".join(_words(hints[field.name])),
                 "range": None if bounds is None else str(bounds),
+                "meaning": meanings.get(field.name, ""),
             }
         )
+    return found
+
+
+def _meanings(cls: type[Any]) -> dict[str, str]:
+    """What docstrings of a class and its bases say below "Attributes", by name."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        text = inspect.cleandoc(vars(base).get("__doc__") or "")
+        section = text.partition("Attributes\n---")[2]
+        section = re.split(r"\n\n(?=\w+\n---)", section)[0]
+        for names, meaning in re.findall(r"^(\w[\w, ]*) : (.+(?:\n .+)*)", section, re.MULTILINE):
+            found |= dict.fromkeys(names.split(", "), " ".join(meaning.split()))
     return found
 
 

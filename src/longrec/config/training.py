@@ -19,12 +19,12 @@ class TrainConfig:
 
     Attributes
     ----------
-    max_epochs, max_minutes : when to stop at the latest (minutes of training; None: no limit).
+    max_epochs, max_minutes : when to stop at the latest (minutes of training; none: no limit).
     patience : stop after this many validations without a better NDCG@10.
     validate_every : epochs from one validation to the next.
     validation_users : most users that a validation ranks (drawn once, by the seed).
     split : which events train, validate and test.
-    context : read at most this many events per user, the latest ones; None reads whole histories.
+    context : read at most this many events per user, the latest ones; none reads whole histories.
     window : events read at once; longer histories carry their state on, detached.
     batch_tokens : padded events per batch.
     learning_rate, beta1, beta2, weight_decay, warmup_steps : AdamW and its linear warmup.

@@ -37,7 +37,7 @@ class BandedState(NamedTuple):
 
 @register_mixer("banded")
 class BandedMixer(StreamingMixer):
-    """Causal rotary softmax attention within a band.
+    """Causal rotary softmax attention over the last W events.
 
     Parameters
     ----------
@@ -50,6 +50,7 @@ class BandedMixer(StreamingMixer):
     """
 
     linear = True
+    cost = "O(T W D)"
 
     def __init__(self, dim: int, heads: int = 2, band: int = 200) -> None:
         super().__init__()

@@ -74,6 +74,8 @@ class Mixer(nn.Module, ABC):
     causal: ClassVar[bool]
     linear: ClassVar[bool]
     """Whether cost grows linearly with T."""
+    cost: ClassVar[str] = ""
+    """Operations on a history, "O(T D²)" for instance: T events, D width, and its own letters."""
     reads_times: bool = False
     """Whether `Context.times` must be given."""
     reads_columns: tuple[str, ...] = ()

@@ -98,7 +98,7 @@ class Attention(NamedTuple):
 
 @register_mixer("dispatcher")
 class DispatcherMixer(StreamingMixer):
-    """Causal dispatcher attention, O(T R D).
+    """ELASTIC's dispatcher attention made causal, with forgetting.
 
     Parameters
     ----------
@@ -117,6 +117,7 @@ class DispatcherMixer(StreamingMixer):
     """
 
     linear = True
+    cost = "O(T R D)"
     undecayed = ("temperature", "log_rate")
 
     def __init__(

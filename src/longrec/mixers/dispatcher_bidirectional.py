@@ -21,7 +21,7 @@ from longrec.ops.heads import join_heads, split_heads
 
 @register_mixer("dispatcher-bidirectional")
 class BidirectionalDispatcherMixer(Mixer):
-    """Bidirectional dispatcher attention, O(T R D).
+    """ELASTIC's dispatcher attention as published, bidirectional.
 
     Parameters
     ----------
@@ -33,6 +33,7 @@ class BidirectionalDispatcherMixer(Mixer):
 
     causal = False
     linear = True
+    cost = "O(T R D)"
 
     def __init__(self, dim: int, heads: int = 2, experts: int = 16) -> None:
         super().__init__()

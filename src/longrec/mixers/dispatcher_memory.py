@@ -48,7 +48,7 @@ class MemoryState(NamedTuple):
 
 @register_mixer("dispatcher-memory")
 class MemoryDispatcherMixer(DispatcherMixer):
-    """Causal dispatcher attention with a memory bank, O(T (R + k) D + T / every sqrt(M) D).
+    """The same with a memory bank, of which k of M slots are read every n events.
 
     Parameters
     ----------
@@ -63,6 +63,8 @@ class MemoryDispatcherMixer(DispatcherMixer):
     **dispatcher
         As in DispatcherMixer.
     """
+
+    cost = "O(T (R + k) D + T / n sqrt(M) D)"
 
     def __init__(
         self,

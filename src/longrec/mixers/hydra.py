@@ -38,7 +38,7 @@ class HydraState(NamedTuple):
 
 @register_mixer("hydra")
 class HydraMixer(StreamingMixer):
-    """Causal Hydra attention, O(T D) after the projections.
+    """HydraRec's attention, causal.
 
     Parameters
     ----------
@@ -51,6 +51,7 @@ class HydraMixer(StreamingMixer):
     """
 
     linear = True
+    cost = "O(T D²)"
 
     def __init__(self, dim: int, normalise: Normalise = "rms", convolution: int = 4) -> None:
         super().__init__()
@@ -104,7 +105,7 @@ class HydraMixer(StreamingMixer):
 
 @register_mixer("hydra-bidirectional")
 class BidirectionalHydraMixer(Mixer):
-    """Bidirectional Hydra attention, as HydraRec publishes it, O(T D) after the projections.
+    """HydraRec's attention as published, bidirectional.
 
     The sum is one vector per history, and events differ only by phi(q_t).
 
@@ -116,6 +117,7 @@ class BidirectionalHydraMixer(Mixer):
 
     causal = False
     linear = True
+    cost = "O(T D²)"
 
     def __init__(self, dim: int, normalise: Normalise = "rms") -> None:
         super().__init__()

@@ -19,7 +19,7 @@ from longrec.ops.heads import join_heads, split_heads
 
 @register_mixer("softmax")
 class SoftmaxMixer(Mixer):
-    """Causal softmax attention, O(T^2 D) operations and O(T D) memory.
+    """Causal softmax attention, fused: memory O(T D).
 
     Parameters
     ----------
@@ -31,6 +31,7 @@ class SoftmaxMixer(Mixer):
 
     causal = True
     linear = False
+    cost = "O(T² D)"
 
     def __init__(self, dim: int, heads: int = 2) -> None:
         super().__init__()
@@ -49,7 +50,7 @@ class SoftmaxMixer(Mixer):
 
 @register_mixer("softmax-bidirectional")
 class BidirectionalSoftmaxMixer(SoftmaxMixer):
-    """Bidirectional softmax attention, O(T^2 D) operations and O(T D) memory.
+    """Bidirectional softmax attention, fused: memory O(T D).
 
     Parameters
     ----------

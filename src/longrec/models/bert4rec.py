@@ -21,6 +21,7 @@ class BERT4RecConfig(WindowedConfig):
 class BERT4Rec(WindowedModel):
     """Blocks of bidirectional softmax attention with absolute positions, masked events."""
 
+    paper = "arXiv 1904.06690"
     causal = False
     streams_as = "sasrec-rotary"
     config_class = BERT4RecConfig

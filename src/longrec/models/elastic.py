@@ -19,10 +19,20 @@ from longrec.models.common.sequence import SequenceModel
 
 @dataclass(frozen=True)
 class ElasticConfig(AttentionConfig):
-    """Settings of causal ELASTIC; see DispatcherMixer for what each does.
+    """Settings of causal ELASTIC, whose memory bank, if wanted, stands in the last layer.
 
-    The memory bank (memory_slots, a square number; 0: none) stands in the last layer: every
-    memory_every events memory_topk slots are retrieved; memory_guard balances their use.
+    Attributes
+    ----------
+    experts : interest queries of each head.
+    forgetting : by the count of events, by the time between them, or not at all.
+    half_life_min, half_life_max : events, the experts' half-lives before they are learned.
+    time_scale : seconds that forgetting by time counts as a short gap.
+    convolution : events of the short convolution before the projections; 0: none.
+    chunk : events computed at once: speed alone.
+    memory_slots : slots of the memory bank, a square number; 0: no bank.
+    memory_topk : slots that are retrieved at a time.
+    memory_every : events from one retrieval to the next.
+    memory_guard : whether the use of slots is balanced.
     """
 
     experts: Annotated[int, Bounds(ge=1)] = 16
@@ -51,6 +61,7 @@ class ElasticConfig(AttentionConfig):
 class Elastic(SequenceModel):
     """Blocks of causal dispatcher attention over whole histories, without positions."""
 
+    paper = "arXiv 2408.09380"
     streaming = "exact"
     config_class = ElasticConfig
 

@@ -30,9 +30,13 @@ from longrec.models.common.sequence import SequenceModel
 class ElasticPaperConfig(AttentionConfig):
     """Settings of ELASTIC as published.
 
-    With a memory bank (memory_slots, a square number) the experts are the memory_topk slots that a
-    history asks for; with memory_slots=0 they are `experts` learnt vectors, the same for all.
-    memory_guard balances the use of slots; expert_residual adds P to what replaces it.
+    Attributes
+    ----------
+    experts : learnt interest queries, the same for all, where memory_slots is 0.
+    memory_slots : slots of the memory bank, a square number; 0: no bank.
+    memory_topk : slots that a history asks for: its experts.
+    memory_guard : whether the use of slots is balanced.
+    expert_residual : whether a layer's experts are added to what replaces them.
     """
 
     experts: Annotated[int, Bounds(ge=1)] = 16
@@ -51,6 +55,7 @@ class ElasticPaperConfig(AttentionConfig):
 class ElasticPaper(SequenceModel):
     """Blocks of bidirectional dispatcher attention, whose first experts come from a memory bank."""
 
+    paper = "arXiv 2408.09380"
     causal = False
     streaming = "none"
     streams_as = "elastic"

@@ -23,7 +23,13 @@ from longrec.ops.hydra import Normalise
 
 @dataclass(frozen=True)
 class HydraRecConfig(FeedForwardConfig):
-    """Settings of causal HydraRec; normalise="none" with convolution=0 is the paper's mixer."""
+    """Settings of causal HydraRec; normalise="none" with convolution=0 is the paper's mixer.
+
+    Attributes
+    ----------
+    normalise : what the sum over events is divided by: its root mean square, their count, nothing.
+    convolution : events of the short convolution before the projections; 0: none.
+    """
 
     normalise: Normalise = "rms"
     convolution: Annotated[int, Bounds(ge=0)] = 4
@@ -33,6 +39,7 @@ class HydraRecConfig(FeedForwardConfig):
 class HydraRec(SequenceModel):
     """Blocks of causal Hydra attention over whole histories, without positions."""
 
+    paper = "arXiv 2501.01242"
     streaming = "exact"
     config_class = HydraRecConfig
 
@@ -46,7 +53,12 @@ class HydraRec(SequenceModel):
 
 @dataclass(frozen=True)
 class HydraRecBidirectionalConfig(FeedForwardConfig):
-    """Settings of bidirectional HydraRec; normalise="none" is the paper's mixer."""
+    """Settings of bidirectional HydraRec; normalise="none" is the paper's mixer.
+
+    Attributes
+    ----------
+    normalise : what the sum over events is divided by: its root mean square, their count, nothing.
+    """
 
     normalise: Normalise = "rms"
     targets: Targets = "masked"
@@ -56,6 +68,7 @@ class HydraRecBidirectionalConfig(FeedForwardConfig):
 class HydraRecBidirectional(SequenceModel):
     """Blocks of bidirectional Hydra attention over whole histories, masked events."""
 
+    paper = "arXiv 2501.01242"
     causal = False
     streaming = "none"
     streams_as = "hydrarec"

@@ -27,6 +27,7 @@ class SASRecConfig(WindowedConfig):
 class SASRec(WindowedModel):
     """Blocks of causal softmax attention with absolute positions counted from the last event."""
 
+    paper = "arXiv 1808.09781"
     streams_as = "sasrec-rotary"
     config_class = SASRecConfig
 
@@ -37,7 +38,12 @@ class SASRec(WindowedModel):
 
 @dataclass(frozen=True)
 class SASRecRotaryConfig(AttentionConfig):
-    """Settings of the streaming variant; `band` is the number of events that a layer reads."""
+    """Settings of the streaming variant.
+
+    Attributes
+    ----------
+    band : events that a layer reads.
+    """
 
     band: Annotated[int, Bounds(ge=1)] = 200
 
@@ -51,6 +57,7 @@ class SASRecRotaryConfig(AttentionConfig):
 class SASRecRotary(SequenceModel):
     """Blocks of rotary softmax attention within a band, streaming through a key/value ring."""
 
+    paper = "arXiv 1808.09781"
     streaming = "exact"
     config_class = SASRecRotaryConfig
 

@@ -53,6 +53,11 @@ class Model(nn.Module):
         raise NotImplementedError
 
     @property
+    def cost(self) -> str:
+        """Operations on a history, "O(T D²)" for instance, besides feed-forward networks."""
+        raise NotImplementedError
+
+    @property
     def device(self) -> torch.device:
         """Where the weights (or counts) are."""
         return cast(torch.device, next(iter(self.state_dict().values())).device)
@@ -90,6 +95,10 @@ class CountingModel(Model):
     @property
     def linear(self) -> bool:
         return True
+
+    @property
+    def cost(self) -> str:
+        return "O(1)"
 
     def count(self, items: Tensor, following: Tensor) -> None:
         """Fit to pairs (items[i], following[i]) of neighbouring events; 0 marks a first event."""

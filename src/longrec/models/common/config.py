@@ -25,7 +25,8 @@ class SequenceConfig:
     dim : width of the model.
     layers : number of blocks.
     dropout : on the embedding and on what every block adds.
-    targets : which events it is trained to predict.
+    targets : which events it is trained to predict: each next one, masked ones, or the one after
+        a sampled prefix.
     """
 
     dim: Annotated[int, Bounds(ge=1)] = 64
@@ -39,14 +40,24 @@ class SequenceConfig:
 
 @dataclass(frozen=True)
 class FeedForwardConfig(SequenceConfig):
-    """Settings of models whose blocks have a feed-forward network, `ffn_dim` wide inside."""
+    """Settings of models whose blocks have a feed-forward network.
+
+    Attributes
+    ----------
+    ffn_dim : width inside a block's feed-forward network.
+    """
 
     ffn_dim: Annotated[int, Bounds(ge=1)] = 256
 
 
 @dataclass(frozen=True)
 class AttentionConfig(FeedForwardConfig):
-    """Settings of models whose mixers have heads, a divisor of `dim`."""
+    """Settings of models whose mixers have heads.
+
+    Attributes
+    ----------
+    heads : parts of the width that attend alone, a divisor of `dim`.
+    """
 
     heads: Annotated[int, Bounds(ge=1)] = 2
 
@@ -57,7 +68,12 @@ class AttentionConfig(FeedForwardConfig):
 
 @dataclass(frozen=True)
 class WindowedConfig(AttentionConfig):
-    """Settings of models that read the last `max_length` events, a mask after them apart."""
+    """Settings of models that read the last events alone.
+
+    Attributes
+    ----------
+    max_length : most events that are read, a mask after them apart.
+    """
 
     max_length: Annotated[int, Bounds(ge=1)] = 200
 

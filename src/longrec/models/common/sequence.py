@@ -119,6 +119,10 @@ class SequenceModel(Model):
         return all(mixer.linear for mixer in self.mixers)
 
     @property
+    def cost(self) -> str:
+        return " + ".join(dict.fromkeys(mixer.cost for mixer in self.mixers if mixer.cost))
+
+    @property
     def target_aware(self) -> bool:
         """Whether h and a candidate are scored together, so that users have no vectors."""
         return type(self).score_pairs is not SequenceModel.score_pairs

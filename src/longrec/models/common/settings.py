@@ -2,7 +2,6 @@
 
 A key belongs to the model's config or to TrainConfig; which one is found by its name. Values may
 be text, as on a command line. Unknown keys are errors that name the nearest known ones.
-The models and their settings are described by the same registry and the same fields.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import difflib
 from collections.abc import Container, Mapping
 from typing import Any
 
-from longrec.config.border import build_config, check_values, describe_settings, unknown_key
+from longrec.config.border import build_config, check_values, unknown_key
 from longrec.config.training import TrainConfig
 from longrec.core.errors import UsageError
 from longrec.core.registry import missing_from
@@ -80,25 +79,3 @@ def parse_assignments(texts: list[str]) -> dict[str, str]:
             raise UsageError(f"--set gives {key!r} twice")
         values[key] = value
     return values
-
-
-def describe_models() -> list[dict[str, Any]]:
-    """One entry per model: name, whether it streams, what it is."""
-    return [
-        {
-            "model": name,
-            "streaming": model.streaming,
-            "causal": model.causal,
-            "summary": (model.__doc__ or "").strip().partition("\n")[0],
-        }
-        for name, model in sorted(MODELS.items())
-    ]
-
-
-def describe_model(name: str) -> dict[str, Any]:
-    """A model's summary and its settings with defaults and allowed values."""
-    entry = next(row for row in describe_models() if row["model"] == check_model(name))
-    return entry | {
-        "model_settings": describe_settings(MODELS[name].config_class),
-        "training_settings": describe_settings(TrainConfig),
-    }

@@ -26,6 +26,11 @@ class WindowedModel(SequenceModel):
         table = config.max_length + (config.targets == "masked")
         self.positions = nn.Parameter(torch.randn(table, config.dim) * 0.02)
 
+    @property
+    def cost(self) -> str:
+        """That of the last W = `max_length` events."""
+        return super().cost.replace("T", "W")
+
     def embed(self, items: Tensor, ctx: Context, masked: Tensor | None = None) -> Tensor:
         position = positions_from_end(items, ctx, len(self.positions), self.config.max_length)
         return super().embed(items, ctx, masked) + self.positions[position]
