@@ -67,6 +67,17 @@ def test_any_split_gives_what_forward_gives(make, pieces, steps):
 
 
 @EVERY
+def test_no_events_leave_the_state_as_it_was(make):
+    properties.check_no_events(make)
+
+
+@pytest.mark.parametrize("make", STREAMING)
+@pytest.mark.parametrize(("kind", "length"), [(torch.bfloat16, 1003), (torch.float16, 301)])
+def test_half_precision_miscounts_nothing(make, kind, length):
+    properties.check_half_precision(make, length, kind)
+
+
+@EVERY
 def test_rows_without_events_spoil_no_gradient(make):
     properties.check_empty_rows(make)
 

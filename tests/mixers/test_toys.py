@@ -39,7 +39,7 @@ class Sums(StreamingMixer):
     def prefill(self, x: Tensor, state, ctx: Context = EMPTY):
         mask = ctx.mask(x)
         sums = state.total[:, None] + self.sums(x if mask is None else x * mask[..., None])
-        return self.output(sums), Total(sums[:, -1])
+        return self.output(sums), Total(torch.cat([state.total[:, None], sums], 1)[:, -1])
 
     def step(self, x: Tensor, state, ctx: Context = EMPTY):
         new = state.total + x
@@ -104,6 +104,23 @@ class SumsNotCausal(Sums):
     causal = False
 
 
+class NeedsEvents(Sums):
+    def prefill(self, x: Tensor, state, ctx: Context = EMPTY):
+        y, _ = super().prefill(x, state, ctx)
+        return y, Total(state.total + x.mean(1) * x.shape[1])
+
+
+class CountsInHalf(Sums):
+    """The last event alone, found by a number of events in the type of x."""
+
+    def prefill(self, x: Tensor, state, ctx: Context = EMPTY):
+        ends = x.new_full((len(x),), x.shape[1]) if ctx.lengths is None else ctx.lengths
+        return x, Total(x[torch.arange(len(x)), ends.long() - 1])
+
+    def step(self, x: Tensor, state, ctx: Context = EMPTY):
+        return x, Total(x)
+
+
 class Mean(Mixer):
     """y_t = W (x_t + mean of x over the history): a right bidirectional mixer."""
 
@@ -146,6 +163,7 @@ def every_property(make) -> None:
         properties.check_splits(make, [[3, 0, 9], [0, 5, 1]], steps=2)
     else:
         properties.check_sees_all(make)
+    properties.check_no_events(make)
     properties.check_empty_rows(make)
     for train in (True, False):
         properties.check_neighbours(make, train)
@@ -186,6 +204,8 @@ BROKEN = [
     (DependsOnMode, lambda make: properties.check_neighbours(make, True), "padded"),
     (SumsNotCausal, properties.check_sees_all, "event 16 does not change every output"),
     (MeanOfPadding, lambda make: properties.check_neighbours(make, False), "row 0 padded"),
+    (NeedsEvents, properties.check_no_events, "not as it was before no events"),
+    (CountsInHalf, lambda make: properties.check_half_precision(make, 257), "state.total"),
     (MeanOfNothing, properties.check_empty_rows, "without events are not finite"),
 ]
 

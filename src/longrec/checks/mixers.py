@@ -24,6 +24,7 @@ from longrec.mixers.base import map_state
 DIM = 12
 LENGTHS = (1, 2, 7, 33, 50, 97)
 NO_STATE = "it is no StreamingMixer"
+HALF_TOLERANCE = 0.05
 GARBAGE = 1e3  # stands in padding, where nothing may read it
 
 
@@ -186,6 +187,51 @@ def check_splits(
         whole, final = mixer.prefill(x[None], mixer.initial_state(1), Context(times=times[None]))
         same(f"outputs of row {b}", torch.cat(outputs[b]), whole[0], tolerance)
         same_state(map_state(itemgetter(slice(b, b + 1)), state), final, tolerance)
+
+
+def check_no_events(make: Make) -> None:
+    """3: no events (T = 0) give no outputs, and leave the state as it was."""
+    mixer = build(make)
+    x, times = (part[None] for part in events(7))
+    none, ctx = x[:, :0], Context(times=times[:, :0])
+    require(mixer(none, ctx).shape == none.shape, f"forward of no events: not {none.shape}")
+    if not isinstance(mixer, StreamingMixer):
+        return
+    _, after = mixer.prefill(x, mixer.initial_state(1), Context(times=times))
+    for state in (mixer.initial_state(1), after):
+        for given in (ctx, Context(torch.tensor([0]), ctx.times)):
+            y, new = mixer.prefill(none, state, given)
+            require(y.shape == none.shape, f"prefill of no events: outputs {tuple(y.shape)}")
+            for (name, part), (_, before) in zip(parts(new), parts(state), strict=True):
+                require(torch.equal(part, before), f"{name}: not as it was before no events")
+
+
+@torch.no_grad()
+def check_half_precision(make: Make, length: int, kind: torch.dtype = torch.bfloat16) -> None:
+    """3: in half precision states are off by rounding alone, however many events they count.
+
+    Numbers of events and of places are therefore integers, or float32: bfloat16 counts to 256.
+    """
+    low = build(make, kind=kind)
+    if not isinstance(low, StreamingMixer):
+        raise NotApplicable(NO_STATE)
+    high = build(make, kind=torch.float32)
+    assert isinstance(high, StreamingMixer)
+    high.load_state_dict(low.state_dict())
+    x, times = (part[None] for part in events(length))
+    x = x.to(kind)
+    _, wanted = high.prefill(x.float(), high.initial_state(1), Context(times=times))
+    _, got = low.prefill(x, low.initial_state(1), Context(times=times))
+    same_state(got, wanted, HALF_TOLERANCE)
+    # The same events in a longer batch, and cut in two.
+    padded = Context(torch.tensor([length]), torch.nn.functional.pad(times, (0, 5), value=10**10))
+    wide = torch.nn.functional.pad(x, (0, 0, 0, 5), value=GARBAGE)
+    same_state(low.prefill(wide, low.initial_state(1), padded)[1], wanted, HALF_TOLERANCE)
+    state = low.initial_state(1)
+    for piece in (slice(0, length // 2), slice(length // 2, length - 1)):
+        _, state = low.prefill(x[:, piece], state, Context(times=times[:, piece]))
+    _, state = low.step(x[:, -1], state, Context(times=times[:, -1]))
+    same_state(state, wanted, HALF_TOLERANCE)
 
 
 def check_empty_rows(make: Make) -> None:

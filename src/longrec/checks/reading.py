@@ -136,6 +136,23 @@ def check_prefills(small: SmallModel) -> None:
             first += size
 
 
+def check_no_events(small: SmallModel) -> None:
+    """No events (T = 0) give no h, and leave the state as it was."""
+    model, batch = small.build(), small.batch
+    none, items = slice(0), batch.items[:, :0]
+    wanted = model.encode(batch.items, batch.context())[:, :0]
+    for lengths in (None, torch.zeros(len(items), dtype=torch.int64)):
+        same("h of no events", model.encode(items, batch.context(none, lengths=lengths)), wanted, 0)
+    if not isinstance(model, SequenceModel) or model.streaming != "exact":
+        return
+    start = model.initial_state(len(items))
+    _, state = model.prefill(batch.items, start, batch.context())
+    h, after = model.prefill(items, state, batch.context(none))
+    same("h of no events by prefill", h, wanted, 0)
+    for (name, part), (_, before) in zip(parts(after), parts(state), strict=True):
+        require(torch.equal(part, before), f"{name}: not as it was before no events")
+
+
 def check_late_events(small: SmallModel) -> None:
     """A late event counts as simultaneous: it does not turn the user's clock back."""
     model = _streaming(small)

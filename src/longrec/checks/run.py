@@ -66,10 +66,12 @@ MIXER_CHECKS: Checks = {
     "causal: no output sees later events": mixers.check_causal,
     "not causal: every output sees every event": mixers.check_sees_all,
     "any split gives what the whole gives": partial(mixers.check_splits, pieces=PIECES, steps=5),
+    "no events change nothing": mixers.check_no_events,
     "rows without events spoil nothing": mixers.check_empty_rows,
     "padding and neighbours, training": partial(mixers.check_neighbours, train=True),
     "padding and neighbours, evaluation": partial(mixers.check_neighbours, train=False),
     "extreme inputs give finite numbers": _extremes,
+    "half precision miscounts nothing": partial(mixers.check_half_precision, length=301),
     "cost is linear": mixers.check_linear,
 }
 MODEL_CHECKS: Checks = {
@@ -82,6 +84,7 @@ MODEL_CHECKS: Checks = {
     "masks hide what they stand for": reading.check_masks,
     "streaming: prefill and step give what encode gives": reading.check_streaming,
     "streaming: any prefills": reading.check_prefills,
+    "no events change nothing": reading.check_no_events,
     "streaming: late events": reading.check_late_events,
     "streaming: the recorded step": check_recorded_step,
     "no streaming: states are refused": reading.check_refuses_states,

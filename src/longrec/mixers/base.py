@@ -101,7 +101,8 @@ class StreamingMixer(Mixer):
     def prefill(self, x: Tensor, state: State, ctx: Context = EMPTY) -> tuple[Tensor, State]:
         """Continue B histories by x (B, T, D).
 
-        Returns outputs (B, T, D) and each row's state after its own last real event.
+        Returns outputs (B, T, D) and each row's state after its own last real event. T may be 0:
+        then the state is the one that was given.
         """
 
     @abstractmethod

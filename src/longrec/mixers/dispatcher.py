@@ -32,6 +32,7 @@ from longrec.ops.dispatcher import MIN_WEIGHT, dispatcher_step
 from longrec.ops.dispatcher_chunked import LOG2_E, ChunkInputs, dispatcher_by_chunks
 from longrec.ops.dispatcher_cuda import dispatcher_by_kernel, kernel_dtype
 from longrec.ops.heads import into_heads, out_of_heads
+from longrec.ops.sums import sum_type
 
 Forgetting = Literal["events", "time", "none"]
 MAX_TEMPERATURE = 12.0
@@ -152,7 +153,7 @@ class DispatcherMixer(StreamingMixer):
 
     def initial_state(self, batch: int) -> State:
         heads, experts, width = self.experts.shape
-        dtype = torch.promote_types(self.experts.dtype, torch.float32)
+        dtype = sum_type(self.experts)
         return DispatcherState(
             self.experts.new_zeros((batch, heads, experts, 2 * width), dtype=dtype),
             self.experts.new_full((batch, heads, experts), -math.inf, dtype=dtype),
@@ -161,9 +162,13 @@ class DispatcherMixer(StreamingMixer):
         )
 
     def forward(self, x: Tensor, ctx: Context = EMPTY) -> Tensor:
+        if not x.shape[1]:
+            return x
         return self._project_out(self.read_experts(x, None, ctx).y, x)
 
     def prefill(self, x: Tensor, state: State, ctx: Context = EMPTY) -> tuple[Tensor, State]:
+        if not x.shape[1]:
+            return x, state
         read = self.read_experts(x, cast(DispatcherState, state), ctx)
         return self._project_out(read.y, x), cast(DispatcherState, read.state)
 
@@ -178,7 +183,7 @@ class DispatcherMixer(StreamingMixer):
     def read_experts(
         self, x: Tensor, past: DispatcherState | None, ctx: Context, want_logits: bool = False
     ) -> ExpertRead:
-        """What the events of x (B, T, D) read from the experts, before the output projection.
+        """What the events of x (B, T, D), T >= 1, read from the experts, before the projection out.
 
         Without a past they are a history's first, and no state is made. Then padding need not be
         told from events: it stands at the end, where real events never see it.
@@ -195,11 +200,12 @@ class DispatcherMixer(StreamingMixer):
             z = past.log_weight.exp().transpose(0, 1)
             sums = past.mean.transpose(0, 1) * z[..., None]
             if missing or lengths is not None:
-                ends = x.new_full((1,), events) if lengths is None else lengths
-                is_real = (torch.arange(chunks * size, device=x.device) < ends[:, None]).to(z)
+                place = torch.arange(chunks * size, device=x.device)
+                is_real = (place < (events if lengths is None else lengths[:, None])).to(z)
+                is_real = is_real.view(-1, chunks * size)
         padded = pad(x, (0, 0, 0, missing)) if missing else x
         parts = self._project_in(padded, None if past is None else past.convolution)
-        q, k, pairs = (part.to(torch.promote_types(x.dtype, torch.float32)) for part in parts)
+        q, k, pairs = (part.to(sum_type(x)) for part in parts)
         forget, time = self._forget(x, None if past is None else past.time, lengths, ctx.times)
         inputs = ChunkInputs(
             *(q, k, pairs),
@@ -250,13 +256,13 @@ class DispatcherMixer(StreamingMixer):
         """The same for one event x (B, D): q and y (B, H, d), logits (B, H, R)."""
         h, last = self.convolution.step(x, past.convolution)
         q, k, k2, v = (part.unflatten(-1, (self.heads, -1)) for part in self.inputs(h).chunk(4, -1))
-        q, dtype = q.to(past.mean.dtype), past.mean.dtype
+        q, k, dtype = q.to(past.mean.dtype), k.to(past.mean.dtype), past.mean.dtype
         times = None if ctx.times is None else ctx.times[:, None]
         forget, time = self._forget(x, past.time, None, times)
-        score = self._scores(k[:, :, None])[:, :, 0].to(dtype)
+        score = self._scores(k[:, :, None])[:, :, 0]
         pair = torch.cat([k2, v], dim=-1).to(dtype)
         y, logits, mean, log_weight = dispatcher_step(
-            q, pair, score, forget[:, :, 0], past.mean, past.log_weight
+            q, pair, score, forget[:, :, 0].to(dtype), past.mean, past.log_weight
         )
         return ExpertRead(q, y, logits, DispatcherState(mean, log_weight, last, time))
 
@@ -319,8 +325,8 @@ class DispatcherMixer(StreamingMixer):
         return forget if is_real is None else forget * is_real[None, ..., None]
 
     def _scores(self, k: Tensor) -> Tensor:
-        """s: (B, H, T, d) -> (B, H, T, R), bounded by the temperatures."""
-        return normalize(k, dim=-1) @ self._scaled_queries().transpose(-1, -2)
+        """s: (B, H, T, d) -> (B, H, T, R), bounded by the temperatures; in the type of k."""
+        return normalize(k, dim=-1) @ self._scaled_queries().to(k.dtype).transpose(-1, -2)
 
     def _forget(
         self, x: Tensor, last: Tensor | None, lengths: Tensor | None, times: Tensor | None
@@ -333,8 +339,11 @@ class DispatcherMixer(StreamingMixer):
         if last is None:
             last = torch.full((len(x),), NEVER, device=x.device)
         if self.forgetting == "none":
-            return x.new_zeros(1, self.heads, 1, self.experts.shape[1]), last
-        rate = self.log_rate.exp()[:, None]
+            experts = self.experts
+            return experts.new_zeros(1, self.heads, 1, experts.shape[1], dtype=sum_type(x)), last
+        # Whole precision: half precision has no number for the seconds of a day, nor for a weight
+        # that is forgotten over thousands of events.
+        rate = self.log_rate.to(sum_type(self.log_rate)).exp()[:, None]
         if self.forgetting == "events":
             return rate.clamp_max(1)[None], last
         if times is None:

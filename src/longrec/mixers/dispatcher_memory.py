@@ -90,11 +90,15 @@ class MemoryDispatcherMixer(DispatcherMixer):
         return MemoryState(experts, torch.zeros_like(found, dtype=torch.int64), found, count)
 
     def forward(self, x: Tensor, ctx: Context = EMPTY) -> Tensor:
+        if not x.shape[1]:
+            return x
         past = cast(MemoryState, self.initial_state(x.shape[0]))
         read = self.read_experts(x, None, ctx, want_logits=True)
         return self._add_slots(x, read, past, ctx.lengths)[0]
 
     def prefill(self, x: Tensor, state: State, ctx: Context = EMPTY) -> tuple[Tensor, State]:
+        if not x.shape[1]:
+            return x, state
         past = cast(MemoryState, state)
         read = self.read_experts(x, past.experts, ctx, want_logits=True)
         y, slots, weights, count = self._add_slots(x, read, past, ctx.lengths)

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from longrec.mixers.base import EMPTY, Context, Mixer, State, StreamingMixer, register_mixer
 from longrec.mixers.short_conv import ShortConvolution
 from longrec.ops.heads import into_heads
-from longrec.ops.hydra import Normalise, causal_hydra, phi, read_sums, sum_type
+from longrec.ops.hydra import Normalise, causal_hydra, phi, read_sums
+from longrec.ops.sums import sum_type
 
 
 class HydraState(NamedTuple):
@@ -69,10 +70,14 @@ class HydraMixer(StreamingMixer):
         )
 
     def forward(self, x: Tensor, ctx: Context = EMPTY) -> Tensor:
+        if not x.shape[1]:
+            return x
         # Nobody reads the state, and padding stands at the end: real events never see it.
         return self._mix(x, None, replace(ctx, lengths=None))[0]
 
     def prefill(self, x: Tensor, state: State, ctx: Context = EMPTY) -> tuple[Tensor, State]:
+        if not x.shape[1]:
+            return x, state
         past = cast(HydraState, state)
         y, last = self._mix(x, past, ctx)
         new = torch.full_like(past.count, x.shape[1]) if ctx.lengths is None else ctx.lengths
@@ -98,9 +103,10 @@ class HydraMixer(StreamingMixer):
     def step(self, x: Tensor, state: State, ctx: Context = EMPTY) -> tuple[Tensor, State]:
         past = cast(HydraState, state)
         h, inputs = self.convolution.step(x, past.convolution)
-        q, k, v = self.inputs(h).chunk(3, dim=-1)
+        q, k, v = self.inputs(h).to(past.sum.dtype).chunk(3, dim=-1)
         new = HydraState(past.sum + phi(k) * v, past.count + 1, inputs)
-        return self.output(read_sums(q, new.sum, new.count, self.normalise)), new
+        y = read_sums(q, new.sum, new.count, self.normalise)
+        return self.output(y.to(x.dtype)), new
 
 
 @register_mixer("hydra-bidirectional")
@@ -126,11 +132,11 @@ class BidirectionalHydraMixer(Mixer):
         self.output = nn.Linear(dim, dim, bias=False)
 
     def forward(self, x: Tensor, ctx: Context = EMPTY) -> Tensor:
-        q, k, v = self.inputs(x).chunk(3, dim=-1)
-        pairs = (phi(k) * v).to(sum_type(x))
+        q, k, v = self.inputs(x).to(sum_type(x)).chunk(3, dim=-1)
+        pairs = phi(k) * v
         count, mask = pairs.new_full((1, 1), x.shape[1]), ctx.mask(x)
         if mask is not None:
             pairs = pairs.masked_fill(~mask[:, :, None], 0.0)
             count = mask.sum(1, keepdim=True).clamp_min(1).to(pairs.dtype)
         y = read_sums(q, pairs.sum(1, keepdim=True), count, self.normalise)
-        return cast(Tensor, self.output(y))
+        return cast(Tensor, self.output(y.to(x.dtype)))

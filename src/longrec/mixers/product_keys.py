@@ -87,10 +87,12 @@ class InterestMemory(nn.Module):
             halves = top_slots(scores + BALANCE_REACH * self.bias[:, None], self.topk)  # (2, n, k)
         weights = self.topk * scores.gather(2, halves).sum(0).softmax(-1)
         if self.balance and self.training:
-            use = torch.zeros_like(self.bias, requires_grad=False)
+            # Counts, so not in half precision, which counts up to 256 or 2,048.
+            use = torch.zeros_like(self.bias, dtype=torch.float32, requires_grad=False)
             ones = torch.ones_like(halves.flatten(1), dtype=use.dtype)
             use.scatter_add_(1, halves.flatten(1), ones)
             above_mean = use / self.topk - scores.shape[1] / self.side
+            above_mean = above_mean.to(self.bias.dtype)
             weights = give_gradient(weights, self.bias, above_mean * BALANCE_SCALE)
         return MemoryRead(halves[0] * self.side + halves[1], weights)
 

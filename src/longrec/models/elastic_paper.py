@@ -24,6 +24,7 @@ from longrec.models.common.config import AttentionConfig, Targets
 from longrec.models.common.positions import Recency
 from longrec.models.common.registry import register_model
 from longrec.models.common.sequence import SequenceModel
+from longrec.ops.sums import sum_type
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,6 @@ class ElasticPaper(SequenceModel):
         seen = torch.ones_like(x[..., 0], dtype=torch.bool) if mask is None else mask
         if masked is not None:
             seen = seen & ~masked
-        total = (x * seen[..., None]).sum(1)
+        total = (x * seen[..., None]).sum(1, dtype=sum_type(x))
         mean = total / seen.sum(1, keepdim=True).clamp_min(1)
-        return self.memory.vectors(self.memory(mean))
+        return self.memory.vectors(self.memory(mean.to(x.dtype)))

@@ -53,18 +53,13 @@ def phi(x: Tensor) -> Tensor:
 
 
 def read_sums(q: Tensor, sums: Tensor, count: Tensor, normalise: Normalise) -> Tensor:
-    """y of q and S (..., D), in q's type; count (...) is the number of events summed."""
+    """y of q and S (..., D); count (...) is the number of events summed."""
     u = phi(q) * sums
     if normalise == "count":
         u = u / count[..., None]
     elif normalise == "rms":
         u = u * (u.square().mean(-1, keepdim=True) + EPS).rsqrt()
-    return u.to(q.dtype)
-
-
-def sum_type(x: Tensor) -> torch.dtype:
-    """Sums over a history are never kept in half precision."""
-    return torch.promote_types(x.dtype, torch.float32)
+    return u
 
 
 def causal_hydra(

@@ -160,6 +160,8 @@ class SequenceModel(Model):
         A model of masked events gets a mask after each row's last event, and what it makes of that
         mask is the row's last h; its other h are those of the events themselves.
         """
+        if not items.shape[1]:
+            return self._no_h(items)
         if self.targets != "masked":
             return self.hidden(items, ctx)
         events, rows = items.shape[1], torch.arange(len(items), device=items.device)
@@ -237,6 +239,8 @@ class SequenceModel(Model):
     ) -> tuple[Tensor, UserState]:
         """Continue B users by items (B, T) -> h (B, T, W) and each row's new state."""
         blocks = self._streaming_blocks()
+        if not items.shape[1]:
+            return self._no_h(items), state
         x, layers = self.dropout(self.embed(items, ctx)), []
         for block, layer in zip(blocks, state.layers, strict=True):
             x, new = block.prefill(x, layer, ctx)
@@ -245,8 +249,6 @@ class SequenceModel(Model):
         lengths = ctx.lengths
         if lengths is None:
             lengths = torch.full_like(state.count, items.shape[1])
-        if not items.shape[1]:
-            return h, state
         last = (lengths - 1).clamp_min(0)
         rows = torch.arange(len(items), device=items.device)
         has_events = lengths > 0
@@ -319,6 +321,10 @@ class SequenceModel(Model):
 
     def _rows(self, table: Tensor, items: Tensor) -> Tensor:
         return nn.functional.embedding(items, table, sparse=self.sparse_items)
+
+    def _no_h(self, items: Tensor) -> Tensor:
+        """h of no events, (B, 0, W)."""
+        return self.items.new_zeros(len(items), 0, self.width)
 
     def _streaming_blocks(self) -> list[Block]:
         if self.streaming != "exact":
