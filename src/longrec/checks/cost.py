@@ -59,11 +59,11 @@ class Counter(TorchDispatchMode):
         return result
 
 
-def exponents(cost_at: Callable[[int], Cost], shortest: int) -> dict[str, float]:
-    """Exponents with which a cost grows from `shortest` to 16 times as many events."""
-    low, high = cost_at(shortest), cost_at(16 * shortest)
+def exponents(cost_at: Callable[[int], Cost], shortest: int, times: int = 16) -> dict[str, float]:
+    """Exponents with which a cost grows from `shortest` to so many times as many events."""
+    low, high = cost_at(shortest), cost_at(times * shortest)
     return {
-        what: math.log(getattr(high, what) / getattr(low, what), 16)
+        what: math.log(getattr(high, what) / getattr(low, what), times)
         for what in ("operations", "written", "largest")
     }
 

@@ -205,7 +205,7 @@ def check_refuses_states(small: SmallModel) -> None:
     )
 
 
-def check_cost(small: SmallModel, shortest: int = 512) -> None:
+def check_cost(small: SmallModel, shortest: int = 1024) -> None:
     """`linear` is true: the counted cost of `encode` grows in proportion to the history."""
     model = small.sequence(torch.float32)
     applies(model.linear, "a mixer of it says linear = False")
@@ -220,7 +220,7 @@ def check_cost(small: SmallModel, shortest: int = 512) -> None:
             model.encode(items, Context(times=torch.arange(events)[None] * 60, columns=columns))
         return counter.cost
 
-    check_growth(exponents(cost_at, shortest))
+    check_growth(exponents(cost_at, shortest, 4))
 
 
 def _streaming(small: SmallModel) -> SequenceModel:

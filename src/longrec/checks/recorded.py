@@ -14,7 +14,6 @@ from longrec.serving.records.recorded_step import StepProgram, Unrecordable
 USERS, STEPS = 4, 12
 
 
-@torch.inference_mode()
 def check_recorded_step(small: SmallModel) -> str | None:
     """The step as a stream records and replays it gives the states that the model's own gives.
 
@@ -36,8 +35,9 @@ def check_recorded_step(small: SmallModel) -> str | None:
     times = random.integers(0, 9000, (STEPS, USERS)).cumsum(0)
     state = model.initial_state(USERS)
     for number in range(STEPS):
-        ctx = Context(times=torch.from_numpy(times[number]))
-        _, state = model.step(torch.from_numpy(items[number]), state, ctx)
+        with torch.no_grad():
+            ctx = Context(times=torch.from_numpy(times[number]))
+            _, state = model.step(torch.from_numpy(items[number]), state, ctx)
         if number % 2:
             many.run(records, np.arange(USERS), items[number], times[number])
         else:

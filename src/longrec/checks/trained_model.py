@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -28,8 +28,8 @@ USERS, ITEMS, LONGEST = 60, 30, 24
 FOLLOWS = 0.85
 """Share of events that are the item after the one before, which is what there is to learn."""
 TRAINING = TrainConfig(
-    max_epochs=6,
-    patience=6,
+    max_epochs=4,
+    patience=4,
     batch_tokens=200,
     learning_rate=1e-2,
     warmup_steps=5,
@@ -149,26 +149,29 @@ class TrainedModel:
 
     @cached_property
     def recommender(self) -> Recommender:
-        """Trained with the loss that `longrec train` takes, and saved."""
+        """Trained with the loss over all items (sampled for a target-aware model), and saved."""
         small, data = self.small, self.histories
         torch.manual_seed(0)
         model = build_model(small.name, small.config, data.n_items)
+        config = TRAINING
+        if isinstance(model, SequenceModel) and model.target_aware:
+            config = replace(config, loss="sampled", negatives=32)
         run = Path(self.folder.name) / "run"
         run.mkdir(exist_ok=True)
-        split = make_split(TRAINING.split, data)
+        split = make_split(config.split, data)
         if isinstance(model, SequenceModel):
             _stir(model)
             cls = type(model)
             self.gradients.watch(model)
             try:
-                rows = fit(model, data, split, TRAINING, run).rows
+                rows = fit(model, data, split, config, run).rows
             finally:
                 self.gradients.leave(model, cls)
             self.losses = [row.loss for row in rows if row.loss is not None]
         else:
-            fit(model, data, split, TRAINING, run)
-        about = provenance(data, TRAINING.seed)
-        recommender = Recommender(small.name, model, small.config, TRAINING, data.catalog, about)
+            fit(model, data, split, config, run)
+        about = provenance(data, config.seed)
+        recommender = Recommender(small.name, model, small.config, config, data.catalog, about)
         recommender.save(run)
         return recommender
 
