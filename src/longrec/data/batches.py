@@ -267,12 +267,15 @@ class Epoch:
         """Rows to read, and the event after each of their positions (Prefixes: after the last)."""
         events = read_padded(self.data.histories, begin, lengths + 1, self.data.columns)
         column = np.arange(events.items.shape[1] - 1)
-        items = events.items[:, :-1] * (column < lengths[:, None])
+        real = column < lengths[:, None]
+        items = events.items[:, :-1] * real
         targets = np.ascontiguousarray(events.items[:, 1:])
         if self.data.sampling is not None:
             targets *= column == lengths[:, None] - 1
         times = None if events.times is None else events.times[:, :-1].copy()
-        columns = {name: x[:, :-1].copy() for name, x in events.columns.items()}
+        columns = {
+            name: np.where(real, x[:, :-1], missing_of(x)) for name, x in events.columns.items()
+        }
         return Padded(items, times, columns), targets
 
     def _hidden_events(self, step: int, begin: Ints, lengths: Ints) -> tuple[Padded, Ints]:

@@ -191,8 +191,14 @@ def read_events(
     if type is not None or TYPE in columns:
         names[TYPE] = type or TYPE
         columns = columns if TYPE in columns else (TYPE, *columns)
+    notes = []
+    likely = None if TYPE in names else likely_type(first, [*names.values(), *columns])
+    if likely is not None:
+        notes.append(
+            f"{likely} looks like the types of events: type={likely!r} (--type {likely}) keeps them"
+        )
     parts = same_types(parts, [*names.values(), *(name for name in columns if name != TYPE)])
-    return _survey(parts, names, recognised, row_order, time_unit, columns)
+    return _survey(parts, names, recognised, row_order, time_unit, columns, notes)
 
 
 def _survey(
@@ -202,6 +208,7 @@ def _survey(
     row_order: bool,
     time_unit: str | None,
     columns: tuple[str, ...],
+    notes: list[str],
 ) -> Events:
     """One streaming pass over everything: counts, units, and the first row that cannot be used."""
     schema = parts[0].schema
@@ -253,12 +260,7 @@ def _survey(
         if found[f"check {i}"]:
             raise _first_bad(parts, names[check.role], check, found[f"check {i}"])
 
-    notes, per_second, unit = [], 1, time_unit
-    likely = None if TYPE in names else likely_type(parts[0], names.values())
-    if likely is not None:
-        notes.append(
-            f"{likely} looks like the types of events: type={likely!r} (--type {likely}) keeps them"
-        )
+    per_second, unit = 1, time_unit
     for name in columns:
         if found.get(f"{name} odd") == 0 and found[f"{name} given"]:
             further[name] = _number(name)

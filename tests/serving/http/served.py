@@ -10,7 +10,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from longrec.serving.http.app import Server
 from longrec.serving.http.keys import Keys
 from longrec.serving.http.server import limited_protocol
 from longrec.serving.http.settings import Settings
+from longrec.serving.stream.stream import Stream
 
 
 @dataclass
@@ -39,12 +40,18 @@ class LocalServer:
         return self.client.post(path, json=body, **more)
 
 
-@contextmanager
 def local_server(
     case: str, path: Path, keys: str = "", settings: dict[str, Any] | None = None
-) -> Iterator[LocalServer]:
+) -> AbstractContextManager[LocalServer]:
     """A server of a small model with random weights, its store in a folder; drained at the end."""
-    stream = small_stream(case, path / "users")
+    return server_of(small_stream(case, path / "users"), path, keys, settings)
+
+
+@contextmanager
+def server_of(
+    stream: Stream, path: Path, keys: str = "", settings: dict[str, Any] | None = None
+) -> Iterator[LocalServer]:
+    """A server of a stream, which it closes; drained at the end."""
     chosen = Settings(run=path / "run", store=str(path / "users"), **(settings or {}))
     with _environment(keys):
         known = Keys(chosen.keys)

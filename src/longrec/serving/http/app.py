@@ -26,7 +26,7 @@ from longrec.serving.http.openapi import METRICS, PROMETHEUS, openapi, problems
 from longrec.serving.http.service import Service, item_id
 from longrec.serving.http.settings import Settings
 from longrec.serving.http.telemetry import Telemetry
-from longrec.serving.stores.event_columns import unpack_columns
+from longrec.serving.stores.packed_columns import unpack_columns
 from longrec.serving.stores.protocol import StoreUnavailable
 from longrec.serving.stream.id_keys import id_of, item_key, user_key
 from longrec.serving.stream.recommending import GivenEvent, RecommendRequest

@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from longrec.serving.stores.event_columns import MAX_COLUMNS, MAX_INTEGER, MAX_NAME, MAX_TEXT
+from longrec.serving.stores.packed_columns import MAX_COLUMNS, MAX_INTEGER, MAX_NAME, MAX_TEXT
 
 MAX_EVENTS = 1000
 """Events of one request."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from longrec.core.errors import UsageError
 from longrec.data.event_columns import Columns, check_columns
-from longrec.serving.stores.event_columns import unpack_columns
+from longrec.serving.stores.packed_columns import unpack_columns
 
 Values = tuple[int | float, ...]
 """Values of the columns of an event, in the model's order."""

@@ -40,7 +40,7 @@ class StoreFull(LongrecError):
 class Event(NamedTuple):
     """An event as it is logged: time in seconds, the item's id, and the caller's event id.
 
-    columns : further columns as `event_columns.pack_columns` gives them, b"" if there are none.
+    columns : further columns as `packed_columns.pack_columns` gives them, b"" if there are none.
     """
 
     time: int

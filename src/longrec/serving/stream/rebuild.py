@@ -20,7 +20,6 @@ from longrec.core.arrays import Ints
 from longrec.core.errors import DataError, UsageError
 from longrec.data.histories import Histories
 from longrec.serving.records.engine import Engine
-from longrec.serving.stores.event_columns import pack_columns
 from longrec.serving.stores.log_reader import (
     NO_MODEL,
     LogReplaced,
@@ -29,6 +28,7 @@ from longrec.serving.stores.log_reader import (
     retry_if_replaced,
     user_pages,
 )
+from longrec.serving.stores.packed_columns import pack_columns
 from longrec.serving.stores.protocol import Event, Put, Rewrite, Store, version_of
 from longrec.serving.stream.catch_up import bitmap, catch_up
 from longrec.serving.stream.id_keys import ItemIndex, keys_of

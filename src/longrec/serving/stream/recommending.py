@@ -13,8 +13,8 @@ from longrec.core.arrays import Ints
 from longrec.core.errors import DataError, UsageError
 from longrec.retrieval.index import Index, allowed, as_bits, row_bytes
 from longrec.serving.records.engine import Engine, Moment
-from longrec.serving.stores.event_columns import pack_columns
 from longrec.serving.stores.log_reader import LogReplaced, read_events, retry_if_replaced
+from longrec.serving.stores.packed_columns import pack_columns
 from longrec.serving.stores.protocol import Event, Put, Store, StoredUser, version_of
 from longrec.serving.stream.catch_up import bitmap, catch_up, records_of, seen_items
 from longrec.serving.stream.id_keys import ItemIndex, item_key, seconds, user_key

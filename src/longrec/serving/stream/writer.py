@@ -12,7 +12,7 @@ from longrec.core.arrays import Ints
 from longrec.core.errors import DataError
 from longrec.serving.records.engine import Engine
 from longrec.serving.records.record import TIME
-from longrec.serving.stores.event_columns import pack_columns
+from longrec.serving.stores.packed_columns import pack_columns
 from longrec.serving.stores.protocol import Append, Event, Store, StoredUser
 from longrec.serving.stream.catch_up import catch_up, records_of
 from longrec.serving.stream.id_keys import ItemIndex, event_key, item_key, seconds, user_key
