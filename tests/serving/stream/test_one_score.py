@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -38,6 +39,7 @@ def _registered(monkeypatch) -> None:
     added_scores.register(monkeypatch)
 
 
+@cache
 def make(case: str, kind: torch.dtype = torch.float32) -> Recommender:
     """A recommender with the followers score added; the same weights whenever it is called."""
     rec = recommender(case if case not in SKELETONS else "elastic", kind)
@@ -47,7 +49,8 @@ def make(case: str, kind: torch.dtype = torch.float32) -> Recommender:
     return rec.with_added_score(FollowersScore.of(COUNTED, N, weight=0.2))
 
 
-def definition(case: str, row: list[int]) -> np.ndarray:
+@cache
+def definition(case: str, row: tuple[int, ...]) -> np.ndarray:
     """Scores (N,) after a history, in float64, item by item."""
     rec = make(case, torch.float64)
     model, recent = rec.model, [*row[:-3:-1], 0, 0][:2]
@@ -78,7 +81,7 @@ def check_lists(stream: Stream, case: str, rows: list[list[int]]) -> None:
     histories = [[FIRST + item - 1 for item in row] for row in rows]
     plain = rec.recommend(histories=histories, k=12, exclude_seen=False)
     for user, row in enumerate(rows):
-        wanted = definition(case, row)
+        wanted = definition(case, tuple(row))
         best = (np.argsort(-wanted, kind="stable")[:12] + FIRST).tolist()
         found = stream.recommend(user, k=12, exclude_seen=False)
         mine = plain.filter(pl.col("user") == user)
@@ -97,7 +100,8 @@ def test_lists_and_ranks_are_those_of_the_definition(case: str, tmp_path: Path):
         stream.observe_many(frame.filter(pl.col("time") >= 3))  # in parallel
         check_lists(stream, case, ROWS)
         requests = [
-            stream.ranker.history_request([(FIRST + i - 1, 0) for i in row], 12) for row in ROWS
+            stream.ranker.history_request([(FIRST + i - 1, 0, None) for i in row], 12)
+            for row in ROWS
         ]
         given = stream.ranker.recommend(requests).items
         stored = stream.rank(range(len(ROWS)), 12).items
@@ -113,7 +117,7 @@ def test_lists_and_ranks_are_those_of_the_definition(case: str, tmp_path: Path):
     known = np.ones(len(ROWS), bool)
     ranks = rank_targets(rec.scorer, histories, Targets(np.arange(len(ROWS)), ends - 1, known))
     for row, rank in zip(ROWS, ranks["rank_unfiltered"], strict=True):
-        scores = definition(case, row[:-1])
+        scores = definition(case, tuple(row[:-1]))
         assert rank == 1 + (np.delete(scores, row[-1] - 1) >= scores[row[-1] - 1]).sum()
 
 
