@@ -99,10 +99,8 @@ def test_lists_and_ranks_are_those_of_the_definition(case: str, tmp_path: Path):
             stream.observe(user, item, time)  # event by event, stepped
         stream.observe_many(frame.filter(pl.col("time") >= 3))  # in parallel
         check_lists(stream, case, ROWS)
-        requests = [
-            stream.ranker.history_request([(FIRST + i - 1, 0, None) for i in row], 12)
-            for row in ROWS
-        ]
+        given_rows = [[(FIRST + item - 1, 0, None) for item in row] for row in ROWS]
+        requests = [stream.ranker.history_request(given, 12) for given in given_rows]
         given = stream.ranker.recommend(requests).items
         stored = stream.rank(range(len(ROWS)), 12).items
         assert (given == stored).all()
