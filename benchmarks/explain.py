@@ -20,6 +20,7 @@ from longrec.data.catalog import Catalog
 from longrec.inference.encode import Events
 from longrec.inference.explain import explain_history
 from longrec.models import build_model
+from longrec.models.common.scorer import Scorer
 from longrec.models.elastic import ElasticConfig
 
 ITEMS = 10_000
@@ -36,7 +37,7 @@ def main() -> None:
         seconds = []
         for _ in range(3):
             began = time.perf_counter()
-            found = explain_history(model, catalog, 1, Events(items, None))
+            found = explain_history(Scorer(model), catalog, 1, Events(items, None))
             seconds.append(time.perf_counter() - began)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         total = found.attention.sum(-1, dtype=np.float64) + found.memory_attention

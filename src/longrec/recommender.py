@@ -216,7 +216,7 @@ class Recommender(Artifact):
             if data is not None:
                 raise UsageError("a history brings its own events: leave data out")
             _check_history(history)
-            return explain_given(model, catalog, item, history, times, self.limit, progress)
+            return explain_given(self.scorer, catalog, item, history, times, self.limit, progress)
         if times is not None:
             raise UsageError("times go with a history: a user's events have their own")
         check_explains(model)
@@ -227,7 +227,7 @@ class Recommender(Artifact):
             raise UsageError(f"user {user!r} is not in {data.path}: give one that is")
         events, _ = self._events_of(data, row)
         check_times(model, events.times)
-        return explain_history(model, catalog, index, events, self.limit, progress)
+        return explain_history(self.scorer, catalog, index, events, self.limit, progress)
 
     def _events_of(self, data: Histories, rows: np.ndarray) -> tuple[Events, np.ndarray]:
         """The events of some users in this catalog's item indices, and how many are whose.

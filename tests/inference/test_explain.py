@@ -25,6 +25,7 @@ from longrec.inference.explain import explain_history
 from longrec.mixers import Context
 from longrec.mixers.dispatcher_memory import MemoryDispatcherMixer
 from longrec.models import MODELS
+from longrec.models.common.scorer import Scorer
 from longrec.recommender import Recommender, load
 
 CASES = {
@@ -88,7 +89,7 @@ def test_the_score_is_what_events_bank_and_rest_add_to_it(case):
         h = model.encode(torch.from_numpy(items)[None], ctx)
         scores = model.score(h[:, -1])[0]
     parts = dict(seen)
-    found = explain_history(model, catalog(), 9, Events(items, times))
+    found = explain_history(Scorer(model), catalog(), 9, Events(items, times))
     assert found.item == 1008
     assert found.score == pytest.approx(float(scores[9]), abs=1e-9)
 
@@ -121,8 +122,8 @@ def test_attention_sums_to_one_in_any_windows(case, events, window, late, unknow
     times = random.permutation(times) if late else times
     items = np.where(random.random(events) < 0.3 * unknown, 0, items)
     items[0] = 1
-    whole = explain_history(model, catalog(), 9, Events(items, times))
-    found = explain_history(model, catalog(), 9, Events(items, times), window=window)
+    whole = explain_history(Scorer(model), catalog(), 9, Events(items, times))
+    found = explain_history(Scorer(model), catalog(), 9, Events(items, times), window=window)
     total = found.attention.sum(-1, dtype=np.float64) + found.memory_attention
     np.testing.assert_allclose(total, 1, atol=1e-6)
     assert found.events["attention"].sum() + found.memory == pytest.approx(1, abs=1e-6)
@@ -138,9 +139,9 @@ def test_20_000_events_in_float32(case):
     model, (items, times) = model_of(torch.float32, **CASES[case]), history(20_000)
     told = []
     found = explain_history(
-        model, catalog(), 9, Events(items, times), progress=lambda *done: told.append(done)
+        Scorer(model), catalog(), 9, Events(items, times), progress=lambda *done: told.append(done)
     )
-    whole = explain_history(model, catalog(), 9, Events(items, times), window=20_000)
+    whole = explain_history(Scorer(model), catalog(), 9, Events(items, times), window=20_000)
     total = found.attention.sum(-1, dtype=np.float64) + found.memory_attention
     np.testing.assert_allclose(total, 1, atol=1e-4)
     most = whole.attention.max()

@@ -179,4 +179,8 @@ def _print_explanation(found: Explanation, top: int) -> None:
     if found.memory:
         words.append(f"{found.memory:.1%} on the memory bank")
     console.out.print(", ".join(words) + ".", markup=False)
+    if found.bias or found.added:
+        parts = [f"{found.bias:.4f} is the item's own for every user"] if found.bias else []
+        parts += [f"{found.added:.4f} comes from the added score"] if found.added else []
+        console.out.print("Of the score " + " and ".join(parts) + ".", markup=False)
     console.out.print(found.note, markup=False)

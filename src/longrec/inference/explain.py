@@ -17,8 +17,9 @@ import torch
 from longrec.core.errors import UsageError
 from longrec.data.catalog import Catalog
 from longrec.inference.attribution import WINDOW, attended_layers, attention_of_last
-from longrec.inference.encode import Events, check_times
+from longrec.inference.encode import Events, check_times, last_items
 from longrec.models import Model
+from longrec.models.common.scorer import Scorer
 
 Progress = Callable[[int, int], None]
 
@@ -33,7 +34,9 @@ class Explanation:
     Attributes
     ----------
     item : its id.
-    score : the model's score of it after this history.
+    score : its score after this history, the one that it is recommended with.
+    bias : what of the score the item has for every user, 0 of a model without biases.
+    added : what of the score an added score adds, 0 without one.
     events : T rows, oldest first: position (1 is the history's first event), item, time (seconds
         since 1970, or null), attention (mean over layers and heads) and contribution (sum over
         them, in units of the score).
@@ -46,6 +49,8 @@ class Explanation:
 
     item: Any
     score: float
+    bias: float
+    added: float
     events: pl.DataFrame
     memory: float
     attention: np.ndarray
@@ -56,9 +61,9 @@ class Explanation:
 
     @property
     def rest(self) -> float:
-        """What of the score no event and no slot of the memory bank adds directly."""
+        """What of the score neither events nor the memory bank, `bias` or `added` add."""
         direct = self.contribution.sum(dtype=np.float64) + self.memory_contribution.sum()
-        return float(self.score - direct)
+        return float(self.score - self.bias - self.added - direct)
 
     def to_dict(self, top: int | None = None, detail: bool = False) -> dict[str, Any]:
         """Ready for JSON; ids that JSON has no type for become text.
@@ -86,6 +91,8 @@ class Explanation:
         explanation = {
             "item": _plain(self.item),
             "score": self.score,
+            "bias": self.bias,
+            "added": self.added,
             "memory": self.memory,
             "memory_contribution": float(self.memory_contribution.sum()),
             "rest": self.rest,
@@ -118,7 +125,7 @@ def check_explains(model: Model) -> None:
 
 
 def explain_history(
-    model: Model,
+    scorer: Scorer,
     catalog: Catalog,
     item: int,
     history: Events,
@@ -130,8 +137,8 @@ def explain_history(
 
     Parameters
     ----------
-    model : Model
-        In eval mode.
+    scorer : Scorer
+        Of a model in eval mode.
     catalog : Catalog
     item : int
         Its index, 1 .. n_items.
@@ -150,8 +157,10 @@ def explain_history(
     UsageError
         When the model's attention is not known, or no event is of a known item.
     """
-    check_explains(model)
+    check_explains(scorer.model)
     known = np.flatnonzero(history.items)
+    whole = np.array([len(known)])
+    recent = last_items(history.items[known], 0 * whole, whole, scorer.reach)
     known = known if limit is None else known[-limit:]
     if not len(known):
         raise UsageError(
@@ -162,13 +171,14 @@ def explain_history(
     read = history.items.astype(np.int64)
     times = None if history.times is None else history.times.astype(np.int64)
     found = attention_of_last(
-        model,
+        scorer,
         torch.from_numpy(read),
         None if times is None else torch.from_numpy(times),
         item,
         progress,
         window,
         {name: torch.from_numpy(column) for name, column in history.columns.items()},
+        recent if scorer.reach else None,
     )
     events = pl.DataFrame(
         {
@@ -183,6 +193,8 @@ def explain_history(
     return Explanation(
         item=catalog.take(np.array([item]))[0],
         score=found.score,
+        bias=found.bias,
+        added=found.added,
         events=events,
         memory=float(found.memory.mean()),
         attention=found.events,
@@ -190,8 +202,8 @@ def explain_history(
         contribution=found.contribution,
         memory_contribution=found.memory_contribution,
         note=(
-            f"Attention, not cause: how {model.name} weighed the events that it read when it "
-            "scored this item; without one of them the score may change by more or by less. A "
+            f"Attention, not cause: how {scorer.model.name} weighed the events that it read when "
+            "it scored this item; without one of them the score may change by more or by less. A "
             "state does not keep its events apart, so the whole log was read for this, of which "
             f"the model sees {len(known):,} events: the time grows with them."
         ),
@@ -199,7 +211,7 @@ def explain_history(
 
 
 def explain_given(
-    model: Model,
+    scorer: Scorer,
     catalog: Catalog,
     item: Any,
     history: Sequence[Any],
@@ -215,6 +227,7 @@ def explain_given(
         As `explain_history`; also when the item is unknown, or the model reads times and there are
         none that fit.
     """
+    model = scorer.model
     check_explains(model)
     index = find_item(catalog, item)
     moments = None if times is None else _seconds(times, len(history))
@@ -225,7 +238,7 @@ def explain_given(
             "history does not have: explain for a user of histories or of a store"
         )
     items = catalog.find(history) if len(history) else np.zeros(0, np.int64)
-    return explain_history(model, catalog, index, Events(items, moments), limit, progress)
+    return explain_history(scorer, catalog, index, Events(items, moments), limit, progress)
 
 
 def find_item(catalog: Catalog, item: Any) -> int:

@@ -159,9 +159,11 @@ class ExplanationOut(Answer):
 
     item: str | int
     score: float
+    bias: float = Field(description="What of the score the item has for every user.")
+    added: float = Field(description="What of the score an added score adds.")
     memory: float = Field(description="The memory bank's share of the attention.")
     memory_contribution: float
-    rest: float = Field(description="What of the score neither events nor the bank add directly.")
+    rest: float = Field(description="What of the score none of the others add directly.")
     events_read: int
     events: list[ExplainedEvent] = Field(description="Those with most attention.")
     note: str

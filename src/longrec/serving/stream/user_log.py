@@ -99,7 +99,7 @@ def explain_user(
     if not len(history.items):
         raise UsageError(f"user {id_of(user)!r} has no events in {store.url}: give one who has")
     return explain_history(
-        artifact.model, artifact.catalog, index, history, artifact.limit, progress
+        artifact.scorer, artifact.catalog, index, history, artifact.limit, progress
     )
 
 
@@ -117,5 +117,5 @@ def explain_given(
     events = Events(items, times, dict(zip(reads, columns, strict=True)))
     index = find_item(artifact.catalog, item)
     return explain_history(
-        artifact.model, artifact.catalog, index, events, artifact.limit, progress
+        artifact.scorer, artifact.catalog, index, events, artifact.limit, progress
     )
