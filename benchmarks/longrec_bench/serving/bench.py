@@ -19,7 +19,7 @@ import torch
 from longrec.core.errors import UsageError
 from longrec.core.machine import usable_cores
 from longrec.data.histories import Histories
-from longrec.models import MODELS, SequenceModel
+from longrec.models import SequenceModel
 from longrec.models.common.scorer import Scorer
 from longrec.recommender import Recommender
 from longrec.retrieval.exact import ExactIndex
@@ -230,7 +230,7 @@ class CatalogBench:
                 log = self.folder / f"{name}-{durability}.log"
                 server = Server(
                     *(recommender.folder, url, durability, log, self._cores),
-                    MODELS.plugin(recommender.name),
+                    recommender.plugins,
                 )
                 servers.append(stack.enter_context(server))
                 connect = server.client

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -73,7 +74,7 @@ class Server:
     url, durability : of its store.
     log : a file for what it writes to standard error.
     cores : that it may use; empty: those of this process.
-    plugin : module that registers its model, None of ours.
+    plugins : modules of others that register its model and its added score.
 
     Attributes
     ----------
@@ -89,12 +90,12 @@ class Server:
         durability: Durability,
         log: Path,
         cores: set[int],
-        plugin: str | None = None,
+        plugins: Sequence[str] = (),
     ) -> None:
         self._arguments = [
             *("serve", str(run), "--store", url),
             *("--port", "0", "--durability", durability, "--no-log-requests", "--rate", "1e9"),
-            *(() if plugin is None else ("--plugin", plugin)),
+            *(word for module in plugins for word in ("--plugin", module)),
         ]
         self._log, self._cores, self._clients = log, cores, list[HttpClient]()
 

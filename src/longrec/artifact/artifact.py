@@ -28,7 +28,7 @@ from longrec.core.registry import missing_from
 from longrec.data.catalog import Catalog, as_ids
 from longrec.data.event_columns import Column, Columns
 from longrec.data.histories import Histories, open_histories
-from longrec.models import Model, SequenceModel, build_model
+from longrec.models import MODELS, Model, SequenceModel, build_model
 from longrec.models.common.added_score import ADDED_SCORES, AddedScore, check_added_score
 from longrec.models.common.scorer import Scorer
 from longrec.models.common.settings import check_model, parse_settings
@@ -186,6 +186,12 @@ class Artifact:
         model.load_state_dict(self.model.state_dict())
         added = None if self.added is None else copy.deepcopy(self.added).to("cpu")
         return replace(self, model=model.eval(), added=added)
+
+    @property
+    def plugins(self) -> list[str]:
+        """Modules of others that another process has to import before it can load this."""
+        added = None if self.added is None else ADDED_SCORES.plugin(self.added.name)
+        return [name for name in dict.fromkeys((MODELS.plugin(self.name), added)) if name]
 
     def item_vectors(self) -> torch.Tensor:
         """(n_items + 1, D), the model's own, without biases; row 0 is padding.

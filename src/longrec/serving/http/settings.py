@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Annotated
 
+from longrec.config.border import check_config
+from longrec.core.bounds import Bounds
 from longrec.core.choices import Durability, IndexKind
-from longrec.core.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -34,23 +36,18 @@ class Settings:
     store: str
     durability: Durability = "power"
     host: str = "127.0.0.1"
-    port: int = 8000
+    port: Annotated[int, Bounds(ge=0, le=65535)] = 8000
     index: IndexKind = "auto"
     keys: Path | None = None
     without_keys: bool = False
-    max_body: int = 1 << 20
-    rate: float = 2000.0
-    queue: int = 2048
-    timeout: float = 10.0
+    max_body: Annotated[int, Bounds(ge=1024)] = 1 << 20
+    rate: Annotated[float, Bounds(gt=0)] = 2000.0
+    queue: Annotated[int, Bounds(ge=1)] = 2048
+    timeout: Annotated[float, Bounds(gt=0)] = 10.0
     log_requests: bool = True
 
     def __post_init__(self) -> None:
-        for name, low in (("port", 0), ("max_body", 1024), ("queue", 1)):
-            if getattr(self, name) < low:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least {low}")
-        for name in ("rate", "timeout"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be above 0")
+        check_config(self)
 
     @property
     def local(self) -> bool:
