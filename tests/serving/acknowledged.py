@@ -7,11 +7,19 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from serving import stream_jobs
 from serving.small_streams import FIRST, UNKNOWN, check_best
-from serving.stream_jobs import SHARED, own_user, recommender_and_engine, sent_by_all, step_of
+from serving.stream_jobs import (
+    SHARED,
+    columns_of,
+    own_user,
+    recommender_and_engine,
+    sent_by_all,
+    step_of,
+)
 
 from longrec.core.choices import Durability
 from longrec.serving.maintenance.verify import verify
 from longrec.serving.stores.open import open_store
+from longrec.serving.stores.packed_columns import pack_columns
 from longrec.serving.stores.protocol import Event, Store, StoredUser, read_header
 from longrec.serving.stream.catch_up import seen_items
 from longrec.serving.stream.id_keys import event_key, item_key, user_key
@@ -78,7 +86,8 @@ class Acknowledged:
         if step.what == "forget":
             wanted = bool(self._logged.pop((worker, step.user), []))
         for user, item, time, event_id in step.events:
-            event = Event(time, item_key(item), event_key(event_id))
+            columns = pack_columns(columns_of(event_id))
+            event = Event(time, item_key(item), event_key(event_id), columns)
             self._sent[event.event_id] = user, event
             if sent_by_all(event_id):
                 before = self._firsts.get(event.event_id, 0)

@@ -87,6 +87,12 @@ def sent_by_all(event_id: str) -> bool:
     return event_id.startswith("all")
 
 
+def columns_of(event_id: str) -> dict[str, Any]:
+    """Further columns of an event: none of every third one."""
+    number = sum(event_id.encode())
+    return {"type": f"type {number % 7}", "weight": number / 4} if number % 3 else {}
+
+
 def step_of(seed: int, worker: int, number: int) -> Step:
     """What a worker does at a step."""
     if number % 9 == 4:
@@ -183,11 +189,16 @@ def _run_steps(
 def _do_step(stream: Stream, step: Step, seen: dict[str, set[int]]) -> int:
     if step.what == "observe":
         [(user, item, time, event_id)] = step.events
-        found = stream.observe(user, item, time, event_id)
+        found = stream.observe(user, item, time, event_id, columns_of(event_id))
         assert found.known == (item != UNKNOWN)
         return found.new
     if step.what == "many":
-        counts = stream.observe_many(frame_of(step.events, "event_id"))
+        rows = []
+        for event in step.events:
+            columns = columns_of(event[-1])
+            rows.append((*event, columns.get("type"), columns.get("weight")))
+        frame = frame_of(rows, "event_id", "type", "weight")
+        counts = stream.observe_many(frame, columns=("type", "weight"))
         assert counts.accepted + counts.duplicates == len(step.events)
         return counts.accepted
     if step.what == "forget":

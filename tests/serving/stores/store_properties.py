@@ -41,7 +41,9 @@ def record(version: int, sequence: int, filling: int = 7, size: int = SIZE) -> b
 
 
 def event(number: int, named: bool = True) -> Event:
-    return Event(1000 - number, b"item%d" % number, b"event%d" % number if named else None)
+    """An event; every third one has further columns."""
+    columns = b"" if number % 3 else b'{"n":%d}' % number
+    return Event(1000 - number, b"item%d" % number, b"event%d" % number if named else None, columns)
 
 
 def read_user(
@@ -152,12 +154,23 @@ class StoreContract:
             Event(-(2**63), b"", b""),
             Event(2**63 - 1, bytes(range(256)) * 4, bytes(range(200))),
             Event(0, b"\xff", None),
+            Event(0, b"item", b"e" * 200, b'{"type":"buy"}'),
+            Event(7, b"", None, b"{" + b"x" * 65_000),
         ],
     )
     def test_events_come_back_as_they_were(self, store, odd):
         log(store, b"u", event(1), odd)
         assert events_of(store, b"u") == [event(1), odd]
         assert read_user(store, b"u", names=[b"event1", b""]).known == (True, odd.event_id == b"")
+
+    def test_an_older_longrec_is_kept_from_events_with_columns(self, store):
+        log(store, b"u", event(1), event(2))
+        assert store.meta()["schema"] == 1
+        log(store, b"v", event(3), event(4))
+        assert store.meta()["schema"] == 2
+        found = read_user(store, b"u")
+        assert store.rewrite([Rewrite(b"u", found.log_id, 2, [event(6)])]) == [True]
+        assert events_of(store, b"u") == [event(6)]
 
     def test_users_may_be_any_bytes(self, store):
         users = [b"\0", b"\0\0", b"a", b"a\0", b"ab", bytes(range(256)) + b"z" * 144, b"\xff" * 400]
