@@ -303,7 +303,7 @@ WALKS = (
             "* training/fit.py:_Fit.run_epoch",
             "training/fit.py:_Fit.step",
             "training/fit.py:_Fit.encode",
-            "models/common/base.py:SequenceModel.prefill",
+            "models/common/sequence.py:SequenceModel.prefill",
             "* training/objective.py:_full",
             "training/losses.py:full_cross_entropy",
         ),
