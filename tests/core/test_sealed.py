@@ -78,7 +78,8 @@ def write_begun_run(folder: Path) -> None:
 
 def write_checkpoint(folder: Path) -> None:
     folder.parent.mkdir(exist_ok=True)
-    save_checkpoint(folder.parent, {"a": torch.arange(99.0)}, {"epoch": 1})
+    tensors = {"a": torch.arange(99.0)}
+    save_checkpoint(folder.parent, tensors, tensors, {"epoch": 1})
     (folder.parent / "checkpoint-000000001").rename(folder)
 
 

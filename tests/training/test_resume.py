@@ -209,12 +209,14 @@ def tensors_of(number: float) -> dict[str, torch.Tensor]:
     return {"a": torch.full((3,), number), "b": torch.full((2, 2), number)}
 
 
-def test_a_kill_within_saving_leaves_the_old_checkpoint_or_the_new(tmp_path, monkeypatch):
+@pytest.mark.parametrize("best", [tensors_of(7), None])
+def test_a_kill_within_saving_leaves_the_old_checkpoint_or_the_new(tmp_path, monkeypatch, best):
     """Kill at each operation on files in turn, also half-way through removing a folder."""
     originals = {
         "replace": os.replace,
         "rmtree": checkpoint.shutil.rmtree,
         "save_file": checkpoint.save_file,
+        "link": os.link,
         "sync": checkpoint.sync,
     }
     left = 0
@@ -238,25 +240,27 @@ def test_a_kill_within_saving_leaves_the_old_checkpoint_or_the_new(tmp_path, mon
     for moment in range(100):
         run = tmp_path / f"run{moment}"
         run.mkdir()
-        save_checkpoint(run, tensors_of(1), old)
+        save_checkpoint(run, tensors_of(1), tensors_of(7), old)
         left = moment
         with monkeypatch.context() as patch:
             patch.setattr(checkpoint.os, "replace", dying("replace"))
             patch.setattr(checkpoint.shutil, "rmtree", dying("rmtree"))
             patch.setattr(checkpoint, "save_file", dying("save_file"))
             patch.setattr(checkpoint, "sync", dying("sync"))
+            patch.setattr(checkpoint.os, "link", dying("link"))
             try:
-                save_checkpoint(run, tensors_of(2), new)
+                save_checkpoint(run, tensors_of(2), best, new)
                 finished = True
             except Killed:
                 finished = False
         found = load_checkpoint(run)
         assert found is not None
-        tensors, state = found
+        tensors, kept, state = found
         assert state in (old, new)
+        assert torch.equal(kept["a"], tensors_of(7)["a"])
         assert torch.equal(tensors["a"], tensors_of(state["place"])["a"])
-        save_checkpoint(run, tensors_of(3), {"place": 3})  # and the next one goes through
-        assert load_checkpoint(run)[1] == {"place": 3}
+        save_checkpoint(run, tensors_of(3), best, {"place": 3})  # and the next one goes through
+        assert load_checkpoint(run)[2] == {"place": 3}
         assert len(list(run.iterdir())) == 1
         if finished:
             assert state == new
@@ -267,10 +271,18 @@ def test_a_kill_within_saving_leaves_the_old_checkpoint_or_the_new(tmp_path, mon
 
 def test_no_checkpoint(tmp_path):
     assert load_checkpoint(tmp_path) is None
-    save_checkpoint(tmp_path, tensors_of(1), {})
+    save_checkpoint(tmp_path, tensors_of(1), tensors_of(2), {})
     drop_checkpoints(tmp_path)
     assert load_checkpoint(tmp_path) is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_of_an_older_longrec_says_so(tmp_path):
+    save_checkpoint(tmp_path, tensors_of(1), tensors_of(2), {})
+    document = tmp_path / "checkpoint-000000001" / "state.json"
+    document.write_text(json.dumps(json.loads(document.read_text()) | {"format": 1}))
+    with pytest.raises(DataError, match=r"format 1, this longrec reads 2.*train again without"):
+        load_checkpoint(tmp_path)
 
 
 def test_a_checkpoint_of_another_model_says_so(tmp_path, histories):

@@ -1,8 +1,9 @@
 """Checkpoints that a kill at any moment cannot spoil: tensors and JSON, never a pickle.
 
-A checkpoint is a folder `checkpoint-NUMBER` with `tensors.safetensors` and `state.json`, written
+A checkpoint is a folder `checkpoint-NUMBER` with two files of tensors and `state.json`, written
 under a hidden name, synced and renamed; the older one goes only after the newer one stands, and
-under a hidden name again, so that no half-written or half-removed folder is ever read.
+under a hidden name again, so that no half-written or half-removed folder is ever read. The best
+weights have a file of their own: while they stay, it is linked from one checkpoint to the next.
 """
 
 from __future__ import annotations
@@ -23,26 +24,47 @@ from longrec.core.files import sync
 from longrec.core.sealed import SealedKind
 
 PREFIX = "checkpoint-"
+TENSORS, BEST = "tensors.safetensors", "best.safetensors"
 CHECKPOINT = SealedKind(
     "a checkpoint",
     "state.json",
-    version=1,
+    version=2,
     mend="remove the checkpoint's folder and train again without --resume",
     made_by="longrec train",
     with_digests=False,  # it is written each minute, and the tensors' own header tells of a cut
-    files=("tensors.safetensors",),
+    files=(TENSORS, BEST),
 )
 
 
-def save_checkpoint(run: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Write a checkpoint of `run` and drop the older ones."""
+def save_checkpoint(
+    run: Path,
+    tensors: Mapping[str, Tensor],
+    best: Mapping[str, Tensor] | None,
+    state: Mapping[str, Any],
+) -> None:
+    """Write a checkpoint of `run` and drop the older ones.
+
+    Parameters
+    ----------
+    run : Path
+    tensors : mapping
+        All that the next step depends on.
+    best : mapping or None
+        The best weights; None: those of the checkpoint before, which then must be there.
+    state : mapping
+        The rest, as JSON has it.
+    """
     older = _checkpoints(run)
     for leftover in run.glob(f".{PREFIX}*"):  # of a run that was killed
         shutil.rmtree(leftover)
     number = 1 + (int(older[-1].name.removeprefix(PREFIX)) if older else 0)
     temporary = run / f".{PREFIX}new"
     temporary.mkdir()
-    save_file({k: v.contiguous() for k, v in tensors.items()}, temporary / "tensors.safetensors")
+    save_file(_contiguous(tensors), temporary / TENSORS)
+    if best is None:
+        _link(older[-1] / BEST, temporary / BEST)
+    else:
+        save_file(_contiguous(best), temporary / BEST)
     (temporary / CHECKPOINT.document).write_text(json.dumps(CHECKPOINT.describe(state)))
     for name in (*CHECKPOINT.files, CHECKPOINT.document):
         sync(temporary / name)
@@ -52,21 +74,36 @@ def save_checkpoint(run: Path, tensors: Mapping[str, Tensor], state: Mapping[str
     _remove(older)
 
 
-def load_checkpoint(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Newest checkpoint of `run` as (tensors, state), or None when there is none."""
+def load_checkpoint(
+    run: Path,
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]] | None:
+    """Newest checkpoint of `run` as (tensors, best weights, state), or None when there is none."""
     found = _checkpoints(run)
     if not found:
         return None
     folder = found[-1]
     state = CHECKPOINT.read(folder)
-    try:
-        tensors = load_file(folder / "tensors.safetensors")
-    except (OSError, SafetensorError) as error:
-        raise DataError(
-            f"{folder / 'tensors.safetensors'} is damaged ({error}): {CHECKPOINT.mend}."
-        ) from error
     del state["format"]
-    return tensors, state
+    return _read(folder / TENSORS), _read(folder / BEST), state
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path} is damaged ({error}): {CHECKPOINT.mend}.") from error
+
+
+def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+
+def _link(old: Path, new: Path) -> None:
+    """Give a file a second name, or a copy where the file system has no such names."""
+    try:
+        os.link(old, new)
+    except OSError:
+        shutil.copyfile(old, new)
 
 
 def drop_checkpoints(run: Path) -> None:

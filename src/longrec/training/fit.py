@@ -35,7 +35,8 @@ from longrec.mixers.product_keys import watch_usage
 from longrec.models import CountingModel, Model, SequenceModel, UserState
 from longrec.models.common.config import check_targets
 from longrec.models.common.scorer import Scorer
-from longrec.training.checkpoint import load_checkpoint, save_checkpoint
+from longrec.training.checkpoint import load_checkpoint
+from longrec.training.checkpoint_writer import CheckpointWriter
 from longrec.training.objective import (
     check_loss,
     make_objective,
@@ -159,12 +160,33 @@ class _Fit:
         self.objective = make_objective(config, data, self.device, self.products)
         self.validation = draw_targets(split.validation, config.validation_users, config.seed)
         self.state: UserState | None = None
+        self.writer = CheckpointWriter(run)
         self.start = time.perf_counter()  # as if all had been done in this process
         self.saved_at = 0.0
 
     def run(self, resume: bool, validate_first: bool) -> FitResult:
         if resume:
             self.load()
+        with self.writer:
+            self.train(validate_first)
+        status = self.status
+        self.model.load_state_dict(self.best)
+        self.model.eval()
+        best = next((row for row in status.rows if row.ndcg10 == status.best), None)
+        return FitResult(
+            stop=status.stop or "max_epochs",
+            converged=status.stop == "converged",
+            epochs=status.epoch,
+            seconds=status.seconds,
+            events=status.events,
+            rows=status.rows,
+            precision=status.precision,
+            validation={} if best is None else {"ndcg@10": best.ndcg10, "hr@10": best.hr10},
+            dropped=self.data.dropped,
+        )
+
+    def train(self, validate_first: bool) -> None:
+        """Go on from where it stands to the end, validating and saving."""
         status, config = self.status, self.config
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -185,20 +207,6 @@ class _Fit:
         if status.stop == "max_minutes" and status.loss_events:
             self.validate()
             self.save()
-        self.model.load_state_dict(self.best)
-        self.model.eval()
-        best = next((row for row in status.rows if row.ndcg10 == status.best), None)
-        return FitResult(
-            stop=status.stop or "max_epochs",
-            converged=status.stop == "converged",
-            epochs=status.epoch,
-            seconds=status.seconds,
-            events=status.events,
-            rows=status.rows,
-            precision=status.precision,
-            validation={} if best is None else {"ndcg@10": best.ndcg10, "hr@10": best.hr10},
-            dropped=self.data.dropped,
-        )
 
     def run_epoch(self) -> bool:
         """Train from where it stands to the epoch's end (True), or until time is up (False)."""
@@ -216,7 +224,9 @@ class _Fit:
             if config.max_minutes is not None and status.seconds > 60 * config.max_minutes:
                 status.stop = "max_minutes"
                 return False
-            if status.seconds - self.saved_at > 60 * config.checkpoint_minutes:
+            self.writer.check()
+            due = status.seconds - self.saved_at > 60 * config.checkpoint_minutes
+            if due and not self.writer.busy:
                 self.save()
         return True
 
@@ -311,6 +321,7 @@ class _Fit:
 
     def keep_weights(self) -> None:
         """Keep the averaged weights as the best, where the best before them stand."""
+        self.writer.best_changes()
         for name, tensor in self.average.state_dict().items():
             self.best[name].copy_(tensor)
 
@@ -320,21 +331,20 @@ class _Fit:
             self.progress(Report(self.status, steps, loss, rate, validating))
 
     def save(self) -> None:
-        """Write a checkpoint of everything that the next step depends on."""
+        """Begin to write a checkpoint of everything that the next step depends on."""
         carried: list[Tensor] = []
         if self.state is not None:
             map_state(lambda part: carried.append(part) or part, self.state)  # type: ignore[func-returns-value]
         parts = {
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
-            "best": self.best,
             "optimizer": self.optimiser.tensors(),
             "carried": {str(number): part for number, part in enumerate(carried)},
         }
         tensors = {
             f"{part}.{name}": x for part, named in parts.items() for name, x in named.items()
         }
-        save_checkpoint(self.folder, tensors, asdict(self.status))
+        self.writer.save(tensors, self.best, asdict(self.status))
         self.saved_at = self.status.seconds
 
     def load(self) -> None:
@@ -342,7 +352,7 @@ class _Fit:
         found = load_checkpoint(self.folder)
         if found is None:
             return
-        tensors, state = found
+        tensors, best, state = found
         parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
@@ -354,8 +364,9 @@ class _Fit:
             self.model.load_state_dict(parts["model"])
             self.average.load_state_dict(parts["average"])
             for name, tensor in self.best.items():
-                tensor.copy_(parts["best"][name])
+                tensor.copy_(best[name])
             self.optimiser.load(parts["optimizer"])
+            self.writer.best_is_written = True
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise DataError(
                 f"{self.folder}: the checkpoint belongs to another model or longrec ({error}). "
