@@ -19,6 +19,7 @@ from serving.redis_server import RedisServer
 import longrec
 from longrec.core.errors import DataError, UsageError
 from longrec.data.histories import Histories
+from longrec.export.graphs import check_exports
 from longrec.inference.encode import encode_targets, requests_of
 from longrec.mixers import Context
 from longrec.recommender import Recommender
@@ -369,6 +370,8 @@ def test_data_without_a_column_is_refused(trained, tmp_path):
         longrec.evaluate(rec, numbers)
     with pytest.raises(UsageError, match="type and weight"):
         rec.recommend(histories=[[1, 2]])
+    with pytest.raises(UsageError, match="type and weight of events, and the graphs"):
+        check_exports(rec.model)
     with open_stream(trained, "typed", str(tmp_path / "users")) as stream:
         with pytest.raises(UsageError, match="no column 'type'"):
             stream.observe_many(log)

@@ -16,6 +16,7 @@ import polars as pl
 from longrec.core.errors import DataError, UsageError
 from longrec.data.columns import ROLES, find_columns, likely_type, missing, no_time, same_types
 from longrec.data.event_columns import TYPE
+from longrec.data.kept_values import INTEGER, Check, as_number, id_column, type_column
 from longrec.data.sources import (
     ENGINE_ERRORS,
     Part,
@@ -32,8 +33,6 @@ from longrec.data.times import (
     implausible,
     time_column,
 )
-
-INTEGER = r"^(?:0|-?[1-9][0-9]{0,17})$"  # the one spelling that an integer has: "007" is text
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,15 +106,6 @@ class Events:
             unit = WORDS.get(self.time_unit or "", "datetimes")
             return f"{unit}, {_day(self.first_time)} to {_day(self.last_time)}"
         return "text" if dtype == pl.String else str(dtype).lower()
-
-
-@dataclass(frozen=True, eq=False)
-class Check:
-    """Rows that may not occur: an expression over raw columns, and what to say of the first."""
-
-    role: str
-    bad: pl.Expr
-    says: str
 
 
 def read_events(
@@ -221,17 +211,17 @@ def _survey(
     ]
     values, aggregates = {}, {"n": pl.len()}
     for role in ("user", "item"):
-        values[role] = _id_column(role, names[role], schema[names[role]], parts[0], checks)
+        values[role] = id_column(role, names[role], schema[names[role]], parts[0], checks)
         if parts[0].text:
             not_integer = ~pl.col(names[role]).str.contains(INTEGER)
             aggregates[f"{role} text"] = not_integer.sum()
     further = {name: pl.col(name) for name in columns if name != TYPE}
     if TYPE in names:
-        further[TYPE] = _type_column(names[TYPE], schema[names[TYPE]], parts[0], checks)
+        further[TYPE] = type_column(names[TYPE], schema[names[TYPE]], parts[0], checks)
     if parts[0].text:  # which has no types: what spells numbers throughout is numbers
         for name in [name for name in further if name != TYPE]:
             aggregates[f"{name} given"] = pl.col(name).count()
-            aggregates[f"{name} odd"] = pl.col(name).count() - _number(name).count()
+            aggregates[f"{name} odd"] = pl.col(name).count() - as_number(name).count()
     plans = {}
     for role in [role for role in ("time", "order") if role in names]:
         raw, where = pl.col(names[role]), f"{parts[0].name}, column {names[role]!r}"
@@ -263,7 +253,7 @@ def _survey(
     per_second, unit = 1, time_unit
     for name in columns:
         if found.get(f"{name} odd") == 0 and found[f"{name} given"]:
-            further[name] = _number(name)
+            further[name] = as_number(name)
     for role in ("user", "item"):
         odd = found.get(f"{role} text")
         if odd == 0:
@@ -296,49 +286,6 @@ def _survey(
         columns=columns,
         source=source,
         notes=tuple(notes),
-    )
-
-
-def _id_column(
-    role: str, name: str, dtype: pl.DataType, part: Part, checks: list[Check]
-) -> pl.Expr:
-    """The ids as they will be kept; adds what no id may be to `checks`."""
-    raw = pl.col(name)
-    if isinstance(dtype, pl.Categorical | pl.Enum):
-        raw, dtype = raw.cast(pl.String), pl.String()
-    if dtype == pl.String:
-        checks.append(Check(role, raw == "", "is an empty id"))
-        return raw
-    if dtype.is_float():
-        # pandas turns integers into floats where one is missing; they come out as integers.
-        whole = raw.is_finite() & (raw == raw.round(0)) & (raw.abs() <= 2.0**53)
-        checks.append(Check(role, ~whole, "is a float that is no whole number, so no id"))
-        return pl.when(whole).then(raw).cast(pl.Int64)
-    if dtype.is_nested() or dtype in (pl.Object, pl.Null):
-        raise DataError(
-            f"{part.name}, column {name!r} is of type {dtype}, which cannot be {ROLES[role]}. "
-            "Convert it to integers or text."
-        )
-    return raw
-
-
-def _number(name: str) -> pl.Expr:
-    """A column of text as numbers, null where it spells none."""
-    return pl.col(name).str.strip_chars().cast(pl.Float64, strict=False)
-
-
-def _type_column(name: str, dtype: pl.DataType, part: Part, checks: list[Check]) -> pl.Expr:
-    """Types as text, null where there is none; adds what no type may be to `checks`."""
-    raw = pl.col(name)
-    if dtype.is_float():
-        whole = raw.is_finite() & (raw == raw.round(0)) & (raw.abs() <= 2.0**53)
-        checks.append(Check(TYPE, ~whole, "is a float that is no whole number, so no type"))
-        raw, dtype = pl.when(whole).then(raw).cast(pl.Int64), pl.Int64()
-    if dtype.is_integer() or dtype in (pl.String, pl.Boolean, pl.Categorical, pl.Enum):
-        return raw.cast(pl.String)
-    raise DataError(
-        f"{part.name}, column {name!r} is of type {dtype}, which cannot be the types of events. "
-        "Convert it to text or whole numbers."
     )
 
 

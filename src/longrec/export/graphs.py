@@ -106,7 +106,7 @@ def check_exports(model: Model) -> SequenceModel:
     Raises
     ------
     UsageError
-        When it counts items, or sees the whole history in both directions.
+        When it counts items, sees the whole history in both directions, or reads further columns.
     """
     if not isinstance(model, SequenceModel):
         raise UsageError(
@@ -118,6 +118,11 @@ def check_exports(model: Model) -> SequenceModel:
             f"{model.name} keeps no state and has no window: each recommendation would read the "
             f"whole history again, at a cost that an export cannot bound. Train {model.streams_as} "
             "to export a model"
+        )
+    if model.reads_columns:
+        raise UsageError(
+            f"{model.name} reads the columns {' and '.join(model.reads_columns)} of events, and "
+            "the graphs of an export take items and times alone: serve it with `longrec serve`"
         )
     return model
 
