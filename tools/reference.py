@@ -276,7 +276,7 @@ def write() -> str:
     listed = {name.partition(":")[2] for name in SECTIONS[0][2]}
     if listed != public_names():
         raise SystemExit(f"the first section and __all__ differ by {listed ^ public_names()}")
-    lines = [INTRO]
+    lines = [INTRO, ""]
     for title, _, names in SECTIONS:
         links = (f"[`{short}`](#{short.lower()})" for short in (n.partition(":")[2] for n in names))
         lines.append(f"- {title}: {' · '.join(links)}")

@@ -1,10 +1,14 @@
 """Time ELASTIC, HydraRec and SASRec with FlashAttention on a GPU, in bfloat16, in one call.
 
     python benchmarks/gpu/gpu.py [--ml1m LOG.parquet] [--json CELLS.json] [--parts mixer,model,...]
+    python benchmarks/gpu/gpu.py --small         # tiny sizes, a made log: does all of it run?
 
 Needs torch and numpy, a checkout rather than an install; for ELASTIC's kernel also Triton and
 flash-linear-attention. Parts are processes of their own, each with a cap on its time: what fails or
 takes too long is told, and the others run. All are done within 9 minutes. Prints a table last.
+
+Without CUDA the same plan runs on the CPU, in small: every part, with ordinary calls where a graph
+would be replayed. Then, and with --small, the exit status is 1 if a cell failed.
 
     machine  bytes and products per second, which bound all others
     tune     the kernels' first call at these widths, which compiles and tunes them
@@ -135,8 +139,7 @@ def main(argv: list[str] | None = None) -> list[Cell]:
     """Measure and print; the cells."""
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
+    parser.add_argument("--small", action="store_true", help="tiny sizes, to see that it runs")
     parser.add_argument("--lengths", type=numbers, help="of histories, with commas between")
     parser.add_argument("--parts", default=",".join(CAPS), help="which, with commas between")
     parser.add_argument("--ml1m", type=Path, help="ML-1M's events as Parquet")
@@ -147,8 +150,12 @@ def main(argv: list[str] | None = None) -> list[Cell]:
     parts = given.parts.split(",")
     if unknown := sorted(set(parts) - set(CAPS)):
         parser.error(f"--parts has {unknown}; there are {', '.join(CAPS)}")
-    sizes: dict[str, Any] = {"device": given.device, "ml1m": given.ml1m, "target": given.target}
-    if given.quick:
+    cuda = torch.cuda.is_available()
+    small = given.small or not cuda
+    sizes: dict[str, Any] = {"device": "cuda" if cuda else "cpu", "small": small}
+    sizes |= {"ml1m": given.ml1m, "target": given.target}
+    if small:
+        torch.set_num_threads(1)
         sizes |= {"lengths": (32, 64), "dim": 16, "layers": 1, "items": 50, "seconds": 0.0}
     if given.lengths:
         sizes["lengths"] = given.lengths
@@ -159,20 +166,21 @@ def main(argv: list[str] | None = None) -> list[Cell]:
             print(json.dumps(asdict(cell)), flush=True)
         return []
     cells: list[Cell] = []
+    apart = len(parts) > 1
     began = time.perf_counter()
     for part in parts:
         left = max(TOTAL - (time.perf_counter() - began), 1.0)
-        apart = given.device == "cuda"
-        for cell in (
-            run_apart(part, min(CAPS[part], left), argv) if apart else run_here(part, setting)
-        ):
+        cap = left if small else min(CAPS[part], left)
+        for cell in run_apart(part, cap, argv) if apart else run_here(part, setting):
             print(shown(cell), flush=True)
             cells.append(cell)
     if given.json is not None:
         given.json.write_text(json.dumps([asdict(cell) for cell in cells], indent=1) + "\n")
-    name = torch.cuda.get_device_name() if given.device == "cuda" else "CPU"
+    name = torch.cuda.get_device_name() if cuda else "CPU"
     print(f"\n{name}, torch {torch.__version__}, {time.perf_counter() - began:.0f} s")
     print("\n".join(table(cells)))
+    if small and any(cell.failed for cell in cells):
+        raise SystemExit(1)
     return cells
 
 

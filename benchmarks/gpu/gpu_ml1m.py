@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from gpu_timing import graphed
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
@@ -69,6 +70,17 @@ def read_log(path: Path, user: str = "user_id", item: str = "item_id") -> Log:
     some = count >= 4
     bounds = np.concatenate([[0], count[some].cumsum()])
     return Log(items.astype(np.int64)[some[number]] + 1, bounds, len(known))
+
+
+def made_log(path: Path) -> Path:
+    """Write a small log in which each event follows from the one before, to see that all runs."""
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    users, place = np.divmod(np.arange(40 * 24), 24)
+    columns = {"user_id": users, "item_id": (7 * users + 3 * place) % 30, "position": place}
+    parquet.write_table(pyarrow.table(columns), path)
+    return path
 
 
 def rows_of(log: Log, users: NDArray[np.int64], inputs: NDArray[np.int64], width: int) -> Rows:
@@ -150,29 +162,17 @@ class Trainer:
         self.number += 1
         self.rate.fill_(RATE * min(1.0, (number + 1) / WARMUP))
         self.weight.fill_(1 - min(AVERAGE, (1 + number) / (10 + number)))
-        if self.device != "cuda":
-            self.update(rows)
-            return
         if width not in self.recorded:
             here = Rows(*(part.to(self.device) for part in vars(rows).values()))
             self.recorded[width] = here, self._record(here)
             return
         here, replay = self.recorded[width]
         for mine, new in zip(vars(here).values(), vars(rows).values(), strict=True):
-            mine.copy_(new.pin_memory(), non_blocking=True)
+            mine.copy_(new.pin_memory() if self.device == "cuda" else new, non_blocking=True)
         replay()
 
     def _record(self, rows: Rows) -> Callable[[], None]:
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(2):
-                self.update(rows)
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self.update(rows)
-        return graph.replay
+        return graphed(lambda: self.update(rows), self.device == "cuda")
 
 
 @torch.inference_mode()
@@ -201,7 +201,7 @@ def ndcg10(model: SequenceModel, log: Log, device: str) -> float:
 
 
 def train(
-    path: Path, device: str, target: float, quick: bool = False, seconds: float = 75.0
+    path: Path, device: str, target: float, small: bool = False, seconds: float = 75.0
 ) -> Iterator[tuple[float, float]]:
     """Train until `target` or for so many seconds; yields (seconds, best NDCG@10) as it improves.
 
@@ -210,11 +210,11 @@ def train(
     """
     log = read_log(path)
     random = np.random.default_rng(0)
-    trainer = Trainer(small_model(log.n_items, quick).to(device).train(), device)
+    trainer = Trainer(small_model(log.n_items, small).to(device).train(), device)
     compile_kernels(trainer.model, device)
     began, best, spent = time.perf_counter(), -1.0, 0.0
-    while best < target and spent < (2.0 if quick else seconds):
-        for width, rows in batches(log, 1024 if quick else 8192, random):
+    while best < target and spent < (2.0 if small else seconds):
+        for width, rows in batches(log, 1024 if small else 8192, random):
             trainer.step(width, rows)
         found = ndcg10(trainer.average, log, device)
         spent = time.perf_counter() - began
@@ -223,10 +223,10 @@ def train(
             yield spent, best
 
 
-def small_model(n_items: int, quick: bool) -> SequenceModel:
+def small_model(n_items: int, small: bool) -> SequenceModel:
     """ELASTIC as its defaults have it: width 64, 2 layers, 2 heads, 16 experts."""
     torch.manual_seed(0)
-    sizes = {"dim": 16, "layers": 1} if quick else {}
+    sizes = {"dim": 16, "layers": 1} if small else {}
     model = build_model("elastic", MODELS["elastic"].config_class(**sizes), n_items)
     assert isinstance(model, SequenceModel)
     return model

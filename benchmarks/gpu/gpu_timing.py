@@ -26,6 +26,7 @@ class Setting:
     heads: int = 2
     items: int = 50_000
     seconds: float = 1.0
+    small: bool = False
     ml1m: Path | None = None
     target: float = 0.19
 
@@ -99,7 +100,7 @@ def measured_as_graph(
 ) -> Cell:
     """The same of `work` replayed as a CUDA graph."""
     try:
-        replay = graphed(work)
+        replay = graphed(work, setting.device == "cuda")
     except Exception as error:
         return Cell(part, f"{name}, graph", length, failed=told(error))
     # A graph's memory is its own, taken while recording: no peak is seen here.
@@ -107,8 +108,14 @@ def measured_as_graph(
     return replace(cell, peak_bytes=None)
 
 
-def graphed(work: Callable[[], Any]) -> Callable[[], Any]:
-    """`work` recorded as a CUDA graph; it must read and write the same memory every time."""
+def graphed(work: Callable[[], Any], cuda: bool) -> Callable[[], Any]:
+    """`work` recorded as a CUDA graph; it must read and write the same memory every time.
+
+    On a CPU it is done once, and again wherever the graph would be replayed.
+    """
+    if not cuda:
+        work()
+        return work
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
