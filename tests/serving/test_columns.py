@@ -182,6 +182,10 @@ def test_steps_prefills_rebuilds_and_evaluation_agree(trained, url, tmp_path):
             assert not stream.observe(user, item, time, "last", {"type": "another"}).new
         near(states(stream, EVERYBODY), whole)
 
+        stream.observe("gone", 3, 1, "an id", {"type": "buy"})
+        assert stream.forget("gone")
+        assert stream.observe("gone", 3, 1, "an id", {"type": "buy"}).new  # no event id is left
+        assert stream.forget("gone")
         stream.store.drop(stream.engine.digest)  # the records are lost, and made by replay
         best = stream.rank(EVERYBODY, ITEMS, exclude_seen=False)
         scores = rec.model.score(whole).gather(1, torch.from_numpy(best.items))

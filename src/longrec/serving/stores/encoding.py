@@ -17,9 +17,9 @@ PAGE_ITEMS = 8192
 _HEAD = struct.Struct("<qH")
 _NO_ID = 65535
 _WITH_COLUMNS = struct.Struct("<qHBH")
-_ID_AND_COLUMNS, _COLUMNS = 65534, 65533
+ID_AND_COLUMNS, _COLUMNS = 65534, 65533
 """In place of the length of the event id: columns follow, of an event with an id or without."""
-_LONGEST_ID = 65000
+LONGEST_ID = 65000
 """What is greater stands for what follows, and what is not known there is not guessed."""
 
 
@@ -31,7 +31,7 @@ def pack_event(event: Event) -> bytes:
     """
     name = event.event_id
     if event.columns:
-        mark = _COLUMNS if name is None else _ID_AND_COLUMNS
+        mark = _COLUMNS if name is None else ID_AND_COLUMNS
         name = name or b""
         head = _WITH_COLUMNS.pack(event.time, mark, len(name), len(event.columns))
         return head + event.columns + name + event.item
@@ -51,10 +51,10 @@ def unpack_event(value: bytes) -> Event:
     time, length = _HEAD.unpack_from(value)
     if length == _NO_ID:
         return Event(time, value[_HEAD.size :], None)
-    if length <= _LONGEST_ID:
+    if length <= LONGEST_ID:
         split = _HEAD.size + length
         return Event(time, value[split:], value[_HEAD.size : split])
-    if length not in (_ID_AND_COLUMNS, _COLUMNS):
+    if length not in (ID_AND_COLUMNS, _COLUMNS):
         raise DataError(
             f"a logged event is of kind {length}, which this longrec does not know: a newer one "
             "wrote it; upgrade longrec"

@@ -33,7 +33,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from longrec.serving.stores.encoding import PAGE_ITEMS, pack_event, unpack_event
+from longrec.serving.stores.encoding import (
+    ID_AND_COLUMNS,
+    LONGEST_ID,
+    PAGE_ITEMS,
+    pack_event,
+    unpack_event,
+)
 from longrec.serving.stores.protocol import HEADER, Append, Event
 
 T = TypeVar("T")
@@ -64,6 +70,8 @@ def load_scripts() -> dict[str, tuple[str, str]]:
         "BLOCK_EVENTS": BLOCK_EVENTS,
         "PAGE_BYTES": PAGE_ITEMS // 8,
         "ERASED_EVENTS": ERASED_EVENTS,
+        "ID_AND_COLUMNS": ID_AND_COLUMNS,
+        "LONGEST_ID": LONGEST_ID,
         "HEADER_BYTES": HEADER.size,
         "VERSION_OFFSET": struct.calcsize("<4sI8sq"),  # where the version stands in a header
     }

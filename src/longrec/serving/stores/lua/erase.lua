@@ -23,8 +23,13 @@ for index = first, math.min(first + ERASED_EVENTS, length) - 1, BLOCK_EVENTS do
   keys[#keys + 1] = key
   while start <= #block do
     local size, _, id_length = struct.unpack('<I4i8I2', block, start)
-    if id_length ~= 65535 then
-      keys[#keys + 1] = event_id_key(log_id, block:sub(start + 14, start + 13 + id_length))
+    local id_start = start + 14
+    if id_length == ID_AND_COLUMNS then -- the columns stand before the id
+      local of_id, of_columns = struct.unpack('<BI2', block, id_start)
+      id_start, id_length = id_start + 3 + of_columns, of_id
+    end
+    if id_length <= LONGEST_ID then
+      keys[#keys + 1] = event_id_key(log_id, block:sub(id_start, id_start + id_length - 1))
     end
     start = start + 4 + size
   end
