@@ -13,6 +13,7 @@ import torch
 from models import added_scores
 from models.added_scores import SKELETONS, FollowersScore, followed, model_score, skeleton
 from models.small_models import N
+from serving.http.served import server_of
 from serving.small_streams import FIRST, recommender
 from small_histories import tiny_histories, walks
 
@@ -144,3 +145,15 @@ def test_a_store_of_records_without_the_last_items_is_another_models(tmp_path: P
     with rec.open_stream(str(tmp_path), "process", beside=True) as stream:
         stream.rebuild()
         check_lists(stream, "gru4rec", ROWS[:2])
+
+
+def test_the_service_ranks_by_it(tmp_path: Path):
+    row = ROWS[0]
+    with server_of(make("two-interests").open_stream(str(tmp_path / "users")), tmp_path) as server:
+        sent = [{"item": FIRST + item - 1, "time": n} for n, item in enumerate(row)]
+        server.post("/v1/events", {"events": [{"user": "ann", **event} for event in sent]})
+        wanted = definition("two-interests", tuple(row))
+        best = (np.argsort(-wanted, kind="stable")[:9] + FIRST).tolist()
+        for asked in ({"user": "ann"}, {"history": sent}):
+            answer = server.post("/v1/recommendations", {"k": 9, "exclude_seen": False, **asked})
+            assert [one["item"] for one in answer.json()["items"]] == best
