@@ -13,18 +13,21 @@ folder, history = Path(sys.argv[1]), sys.argv[2:]
 manifest = json.loads((folder / "manifest.json").read_text())
 ids = ["", *map(str, pq.read_table(folder / "items.parquet")["id"].to_pylist())]  # 0 is padding
 vectors = np.load(folder / "item_vectors.npy", mmap_mode="r")
-step, prefill = (onnxruntime.InferenceSession(folder / f"{g}.onnx") for g in ("step", "prefill"))
+graphs = {g: onnxruntime.InferenceSession(folder / f"{g}.onnx") for g in manifest["graphs"]}
+bias = np.load(folder / name) if (name := manifest["scoring"]["bias"]) else 0
 tensors, window = manifest["state"], manifest["events_per_prefill"]
 # One user without events; many at once are as many rows.
 state = {t["name"]: np.full((1, *t["shape"][1:]), t["fill"], t["dtype"]) for t in tensors}
 
 
-def go_on(graph, **events):
-    state.update(zip(state, graph.run(None, events | state), strict=True))
+def go_on(name, **events):
+    state.update(zip(state, graphs[name].run(None, events | state), strict=True))
 
 
 def recommend(seen, k=10):
-    scores = vectors @ state["output"][0]
+    users = state["output"]  # one vector, or those that a graph of its own makes of it
+    users = graphs["user"].run(None, {"h": users})[0][0] if "user" in graphs else users
+    scores = (vectors @ users.T).max(1) + bias
     scores[[0, *seen]] = -np.inf
     return [ids[i] for i in np.argsort(-scores, kind="stable")[:k]]
 
@@ -34,8 +37,8 @@ for start in range(0, len(seen), window):  # at times that the model need not kn
     row = np.zeros((1, window), np.int64)
     row[0, : len(seen[start : start + window])] = seen[start : start + window]
     real = np.array([min(window, len(seen) - start)])
-    go_on(prefill, items=row, lengths=real, times=np.zeros_like(row))
+    go_on("prefill", items=row, lengths=real, times=np.zeros_like(row))
 print(*recommend(seen))
 event = seen[0]  # the user comes back to the first item, now
-go_on(step, items=np.array([event]), times=np.array([int(time.time())]))
+go_on("step", items=np.array([event]), times=np.array([int(time.time())]))
 print(*recommend(seen))

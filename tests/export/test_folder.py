@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from export.small_exports import away, histories, read_in_parts, small
 from models.small_models import N
 from serving.small_streams import FIRST
@@ -20,6 +21,7 @@ from longrec.export import folder as module
 from longrec.export import parity
 from longrec.export.folder import EXPORT, export
 from longrec.export.graphs import Graph
+from longrec.models.common.added_score import PopularityScore
 from longrec.recommender import load
 from longrec.retrieval.approximate import RESCORED
 from longrec.retrieval.index_cache import open_index
@@ -82,6 +84,22 @@ def test_items_and_vectors_stand_by_index(kept, run):
     np.testing.assert_array_equal(vectors, recommender.item_vectors().numpy())
 
 
+def test_the_bias_of_an_added_score_goes_along(quick, run, tmp_path):
+    plain = load(run)
+    rec = plain.with_added_score(PopularityScore.of(plain.catalog.counts, weight=3.0))
+    manifest = export(rec, tmp_path / "out")
+    assert manifest["scoring"]["bias"] == "item_bias.npy" in manifest["digests"]
+    bias = np.load(tmp_path / "out" / "item_bias.npy")
+    np.testing.assert_array_equal(bias, rec.scorer.bias().numpy())
+    h = np.ones((2, plain.model.width), np.float32)
+    wanted = rec.scorer.score(torch.from_numpy(h))[:, 1:].detach()
+    found = parity.Runtime(tmp_path / "out").scores(h)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+    (tmp_path / "out" / "item_bias.npy").unlink()
+    with pytest.raises(LongrecError, match="does not give what the model gives"):
+        parity.check_parity(rec.scorer, tmp_path / "out", None)
+
+
 def test_an_earlier_export_is_replaced_and_nothing_else(quick, run, exported):
     (exported / "step.onnx").write_bytes(b"")
     (exported / "left.onnx").write_bytes(b"of another model")
@@ -131,6 +149,7 @@ def test_the_index_of_the_run_goes_along(quick, tmp_path):
         "file": "index.faiss",
         "name": index.name,
         "nprobe": index.probes,
+        "bias_is_last": False,
         "rescored_per_item": RESCORED,
         "recall@10": index.recall,
     }

@@ -375,7 +375,7 @@ def test_data_without_a_column_is_refused(trained, tmp_path):
     with pytest.raises(UsageError, match="type and weight"):
         rec.recommend(histories=[[1, 2]])
     with pytest.raises(UsageError, match="type and weight of events, and the graphs"):
-        check_exports(rec.model)
+        check_exports(rec.scorer)
     with open_stream(trained, "typed", str(tmp_path / "users")) as stream:
         with pytest.raises(UsageError, match="no column 'type'"):
             stream.observe_many(log)

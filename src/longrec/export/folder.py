@@ -3,8 +3,11 @@
 FOLDER/
   manifest.json             the tensors, how to score, digests of all files, parity, provenance
   items.parquet             index (from 1), id, count
-  item_vectors.npy          (n_items + 1, D) float32, row 0 is padding; the graphs read it, too
+  item_vectors.npy          (n_items + 1, D) float32, what is scored, row 0 is padding
+  item_bias.npy             (n_items + 1,) float32, where items have biases
+  read_vectors.npy          what the graphs read, where it is not item_vectors.npy
   step.onnx, prefill.onnx   of a model with a state; or encode.onnx, of one with a window
+  user.onnx                 the users' vectors, of a model where these are not h itself
   index.faiss               where the run has one
 """
 
@@ -30,6 +33,7 @@ from longrec.core.machine import versions
 from longrec.core.sealed import SealedKind
 from longrec.data.catalog import Catalog
 from longrec.export.graphs import (
+    READ_TABLE,
     TABLE,
     WINDOW,
     check_exports,
@@ -37,7 +41,7 @@ from longrec.export.graphs import (
     layout_of,
     write_graph,
 )
-from longrec.export.parity import TOLERANCE, check_parity
+from longrec.export.parity import BIAS, TOLERANCE, check_parity
 from longrec.models import SequenceModel
 from longrec.retrieval.approximate import RESCORED, CellIndex, faiss_package
 from longrec.retrieval.index_cache import FILE as INDEX
@@ -86,7 +90,7 @@ def export(artifact: Artifact, folder: str | Path, progress: Progress | None = N
         When the folder cannot be written.
     """
     artifact = artifact.on_cpu()
-    model = check_exports(artifact.model)
+    model = check_exports(artifact.scorer)
     if model.items.dtype != torch.float32:
         raise UsageError(
             f"the model is in {model.items.dtype}; an export is of float32: load the run again"
@@ -109,14 +113,29 @@ def _write(work: Path, artifact: Artifact, model: SequenceModel, progress: Progr
     parts = len(graphs) + 2
     progress(0, parts, "item vectors")
     _save_items(artifact.catalog, work / ITEMS)
-    np.save(work / TABLE, artifact.item_vectors().contiguous().numpy(), allow_pickle=False)
+    vectors = artifact.item_vectors()
+    _save_table(vectors, work / TABLE)
+    if vectors.data_ptr() != model.items.data_ptr():
+        _save_table(model.items, work / READ_TABLE)
+    bias = artifact.scorer.bias()
+    if bias is not None:
+        _save_table(bias, work / BIAS)
     written = {}
     for number, graph in enumerate(graphs, 1):
         progress(number, parts, f"{graph.name} to ONNX")
         written[graph.name] = write_graph(graph, work)
     index = _copy_index(artifact, work)
     progress(parts - 1, parts, "ONNX Runtime against PyTorch")
-    parity = check_parity(model, work, window)
+    scoring = {
+        "score": "the largest inner product of a user's vector and the item's"
+        + ("" if bias is None else ", plus the item's bias"),
+        "user": "output" if window is None else "h",
+        "user_graph": "user" if "user" in written else None,
+        "items": f"{TABLE}, row i is the item of index i",
+        "bias": None if bias is None else BIAS,
+        "padding": 0,
+    }
+    parity = check_parity(artifact.scorer, work, window)
     about: Manifest = {
         "longrec": versions()["longrec"],
         "model": artifact.name,
@@ -124,18 +143,13 @@ def _write(work: Path, artifact: Artifact, model: SequenceModel, progress: Progr
         "state_digest": artifact.state_digest,
         "catalog_version": artifact.catalog_version,
         "items": artifact.catalog.n_items,
-        "dim": model.items.shape[1],
+        "dim": vectors.shape[1],
         "reads_times": model.reads_times,
         "events_per_prefill": WINDOW if window is None else None,
         "events_per_encode": window,
         "state": [] if window is not None else _empty_state(model),
         "graphs": written,
-        "scoring": {
-            "score": "inner product",
-            "user": "output" if window is None else "h",
-            "items": f"{TABLE}, row i is the item of index i",
-            "padding": 0,
-        },
+        "scoring": scoring,
         "index": index,
         "parity": {
             **parity._asdict(),
@@ -155,6 +169,10 @@ def _write(work: Path, artifact: Artifact, model: SequenceModel, progress: Progr
     EXPORT.write(work, manifest)
     progress(parts, parts, "written")
     return manifest
+
+
+def _save_table(table: torch.Tensor, path: Path) -> None:
+    np.save(path, table.detach().float().contiguous().numpy(), allow_pickle=False)
 
 
 def _save_items(catalog: Catalog, path: Path) -> None:
@@ -178,6 +196,7 @@ def _copy_index(artifact: Artifact, work: Path) -> dict[str, Any] | None:
         "file": INDEX,
         "name": index.name,
         "nprobe": index.probes,
+        "bias_is_last": artifact.scorer.has_bias,  # users' vectors get a 1 as their last number
         "rescored_per_item": RESCORED,
         "recall@10": index.recall,
     }

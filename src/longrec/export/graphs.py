@@ -2,7 +2,9 @@
 
     step.onnx      items (B,), times (B,), the state       -> the new state
     prefill.onnx   items (B, 64), lengths (B,), times (B, 64), the state -> the new state
-    encode.onnx    items (B, T), lengths (B,)               -> h (B, D), of a model with a window
+    encode.onnx    items (B, T), lengths (B,)               -> h (B, W), of a model with a window
+    user.onnx      h (B, W)                                 -> users (B, R, D), the users' vectors
+                   of a model where these are not h itself
 
 A state is a list of tensors, named as in a user's record (layers.0.mean, ..., output, time, count);
 as outputs they are new.layers.0.mean and so on. `output` is h after the last event.
@@ -28,7 +30,8 @@ from torch import Tensor, nn
 
 from longrec.core.errors import UsageError
 from longrec.mixers import Context
-from longrec.models import Model, SequenceModel
+from longrec.models import SequenceModel
+from longrec.models.common.scorer import Scorer
 from longrec.serving.records.record import RecordLayout, flat
 
 if TYPE_CHECKING:
@@ -39,7 +42,9 @@ WINDOW = 64
 NEW = "new."
 """What the names of a state's tensors begin with when they come out."""
 TABLE = "item_vectors.npy"
-"""The file in which the graphs, too, find the item vectors: they stand on the disk once."""
+"""The vectors that are scored; where graphs read the same, they find them there, too."""
+READ_TABLE = "read_vectors.npy"
+"""The vectors that graphs read, where others are scored."""
 
 
 class OnState(nn.Module):
@@ -83,6 +88,18 @@ class Encode(nn.Module):
         return h.gather(1, last)[:, 0]
 
 
+class Users(nn.Module):
+    """The vectors of users, of which the best product with an item's counts."""
+
+    def __init__(self, model: SequenceModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, h: Tensor) -> Tensor:
+        """h (B, W) -> (B, R, D)."""
+        return self.model.user_vectors(h)
+
+
 @dataclass(frozen=True)
 class Graph:
     """One ONNX graph that is to be written.
@@ -100,14 +117,16 @@ class Graph:
     outputs: list[str]
 
 
-def check_exports(model: Model) -> SequenceModel:
-    """The model itself if it can be exported.
+def check_exports(scorer: Scorer) -> SequenceModel:
+    """The model itself if it, and what is added to its scores, can be exported.
 
     Raises
     ------
     UsageError
-        When it counts items, sees the whole history in both directions, or reads further columns.
+        When it counts items, sees the whole history in both directions, scores users and items
+        together or reads columns of events; or when the added score reads users' last items.
     """
+    model, added = scorer.model, scorer.added
     if not isinstance(model, SequenceModel):
         raise UsageError(
             f"{model.name} counts items: it has neither item vectors nor a graph to export; export "
@@ -119,10 +138,22 @@ def check_exports(model: Model) -> SequenceModel:
             f"whole history again, at a cost that an export cannot bound. Train {model.streams_as} "
             "to export a model"
         )
+    if model.target_aware:
+        raise UsageError(
+            f"{model.name} scores a user and an item together, so that there are no item vectors "
+            "to export: serve it with `longrec serve`, or train a model that scores by vectors, "
+            "such as elastic"
+        )
     if model.reads_columns:
         raise UsageError(
             f"{model.name} reads the columns {' and '.join(model.reads_columns)} of events, and "
             "the graphs of an export take items and times alone: serve it with `longrec serve`"
+        )
+    if added is not None and scorer.reach:
+        raise UsageError(
+            f"{model.name} has the added score {added.name!r}, which reads each user's last "
+            f"{scorer.reach} items, and an export scores by vectors and biases: export the "
+            "recommender without it (with_added_score(None)), or serve it with `longrec serve`"
         )
     return model
 
@@ -139,7 +170,8 @@ def graphs_of(model: SequenceModel, window: int | None) -> list[Graph]:
         events = {1: torch.export.Dim("T", min=1, max=window)} if window > 1 else {}
         examples = _ones(2, min(2, window)), _ones(2)
         names = ["items", "lengths"]
-        return [Graph("encode", Encode(model), examples, (users | events, users), names, ["h"])]
+        encode = Graph("encode", Encode(model), examples, (users | events, users), names, ["h"])
+        return [encode, *_user_graph(model)]
     layout = layout_of(model)
     state = [part.clone() for part in flat(model.initial_state(2))]  # see _ones
     of_state = [users] * len(state)
@@ -159,7 +191,15 @@ def graphs_of(model: SequenceModel, window: int | None) -> list[Graph]:
         ["items", "lengths", "times", *layout.fields],
         step.outputs,
     )
-    return [step, prefill]
+    return [step, prefill, *_user_graph(model)]
+
+
+def _user_graph(model: SequenceModel) -> list[Graph]:
+    """The graph of users' vectors, of a model that has others than h."""
+    if type(model).user_vectors is SequenceModel.user_vectors:
+        return []
+    users, h = {0: torch.export.Dim("B")}, torch.ones(2, model.width)
+    return [Graph("user", Users(model), (h,), (users,), ["h"], ["users"])]
 
 
 def _ones(*shape: int) -> Tensor:
@@ -171,7 +211,7 @@ def _ones(*shape: int) -> Tensor:
 
 
 def write_graph(graph: Graph, folder: Path) -> dict[str, Any]:
-    """Write FOLDER/<name>.onnx, beside the item vectors, which must be there.
+    """Write FOLDER/<name>.onnx, beside the vectors that it reads, which must be there.
 
     Returns
     -------
@@ -206,7 +246,8 @@ def write_graph(graph: Graph, folder: Path) -> dict[str, Any]:
     names, values = graph.inputs + graph.outputs, [*model.graph.inputs, *model.graph.outputs]
     for name, value in zip(names, values, strict=True):
         value.name = name
-    _share_table(model, folder / TABLE)
+    read = folder / READ_TABLE
+    _share_table(model, read if read.is_file() else folder / TABLE)
     ir.save(model, folder / f"{graph.name}.onnx")
     return {
         "opset": model.opset_imports[""],
@@ -226,7 +267,9 @@ def _share_table(model: onnx_ir.Model, path: Path) -> None:
     """Let the graph read the item vectors, its largest weight by far, from the .npy file."""
     import onnx_ir as ir
 
-    table = model.graph.initializers["model.items"]
+    table = model.graph.initializers.get("model.items")
+    if table is None:  # a graph that reads no items
+        return
     with path.open("rb") as file:
         np.lib.format.read_magic(file)
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)

@@ -2,26 +2,29 @@
 
 Random histories of many lengths, in one batch and alone. PyTorch's parallel form reads each whole;
 the export reads it as a service would: prefilled, stepped event by event and prefilled again, with
-the state carried on. What is compared are the scores of all items, in units of their own spread
-over the items, whatever the scale of the vectors.
+the state carried on. What is compared are the scores of all items, by the export's own files, in
+units of their spread over the items, whatever the scale of the vectors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 
 from longrec.core.arrays import Ints
 from longrec.core.errors import LongrecError
-from longrec.export.graphs import NEW, WINDOW, layout_of
+from longrec.export.graphs import NEW, TABLE, WINDOW, layout_of
 from longrec.mixers import Context
 from longrec.models import SequenceModel
+from longrec.models.common.scorer import Scorer
 from longrec.serving.records.record import flat
 
+BIAS = "item_bias.npy"
+"""The file of the items' biases."""
 TOLERANCE = 1e-4
 """Largest difference allowed, in standard deviations of a user's scores over the items."""
 STEPS = 3
@@ -75,6 +78,17 @@ class Runtime:
         names = [output.name.removeprefix(NEW) for output in session.get_outputs()]
         return dict(zip(names, session.run(None, feed), strict=True))
 
+    def scores(self, h: np.ndarray) -> np.ndarray:
+        """Scores of all items (B, n_items), after histories of which h (B, W) is known."""
+        users = h[:, None]
+        if (self._folder / "user.onnx").is_file():
+            users = self.run("user", {"h": h})["users"]
+        vectors = np.load(self._folder / TABLE, allow_pickle=False)
+        best: np.ndarray = (users @ vectors.T).max(1)
+        if (self._folder / BIAS).is_file():
+            best = best + np.load(self._folder / BIAS, allow_pickle=False)
+        return best[:, 1:]
+
     def prefill(self, items: Ints, lengths: Ints, times: Ints, state: Arrays) -> Arrays:
         """Continue states by items, times (B, T) of which lengths (B,) are real."""
         short = -items.shape[1] % WINDOW
@@ -91,13 +105,13 @@ class Runtime:
         return state
 
 
-def check_parity(model: SequenceModel, folder: Path, window: int | None) -> Parity:
-    """Compare an export with the model.
+def check_parity(scorer: Scorer, folder: Path, window: int | None) -> Parity:
+    """Compare an export's scores with those that are served.
 
     Parameters
     ----------
-    model : SequenceModel
-        In eval mode, on the CPU, in float32.
+    scorer : Scorer
+        Of a sequence model in eval mode, on the CPU, in float32.
     folder : Path
         With the graphs and the item vectors.
     window : int or None
@@ -108,6 +122,7 @@ def check_parity(model: SequenceModel, folder: Path, window: int | None) -> Pari
     LongrecError
         When a score differs by more than TOLERANCE standard deviations.
     """
+    model = cast(SequenceModel, scorer.model)
     lengths = PREFILLS.sum(1) + STEPS
     if window is not None:
         lengths = np.unique(np.clip([1, 2, window // 2, window - 1, window], 1, window))
@@ -123,10 +138,10 @@ def check_parity(model: SequenceModel, folder: Path, window: int | None) -> Pari
             feed = {"items": items[rows], "lengths": lengths[rows]}
             readings = iter([(lengths[rows], runtime.run("encode", feed)["h"])])
         for ends, output in readings:
-            nonempty = torch.from_numpy(np.flatnonzero(ends))
+            nonempty = np.flatnonzero(ends)
             with torch.inference_mode():
-                wanted = model.score(h[nonempty, torch.from_numpy(ends)[nonempty] - 1])[:, 1:]
-                found = model.score(torch.from_numpy(output)[nonempty])[:, 1:]
+                wanted = scorer.score(h[nonempty, ends[nonempty] - 1])[:, 1:]
+                found = torch.from_numpy(runtime.scores(output[nonempty]))
             difference = (found - wanted).abs().amax(1)
             spread = wanted.std(1, correction=0).clamp_min(torch.finfo(wanted.dtype).tiny)
             differences.append(torch.stack([difference, difference / spread], dim=1))
