@@ -197,6 +197,14 @@ def other_device() -> Iterator[None]:
         ):
             patch.setattr(inference, "__enter__", _NoGrad.__enter__)
             patch.setattr(inference, "__exit__", _NoGrad.__exit__)
+            # Its generator: what is drawn there is drawn by the CPU's.
+            generator = torch.Generator()
+            patch.setattr(torch.cuda, "default_generators", (generator,))
+            patch.setattr(torch.cuda, "current_device", lambda: 0)
+            patch.setattr(torch.cuda, "get_rng_state", lambda device=0: generator.get_state())
+            patch.setattr(
+                torch.cuda, "set_rng_state", lambda state, device=0: generator.set_state(state)
+            )
             for name in ("_flatten", "_flatten_as_ptr"):  # a GPU's tensors are copied when saved
                 if hasattr(safetensors.torch, name):
                     patch.setattr(safetensors.torch, name, _of_values(name))
