@@ -199,9 +199,18 @@ def test_it_is_served(run, place) -> None:
 
 @pytest.mark.slow
 def test_a_bench_hands_it_to_its_processes(place) -> None:
-    words = ["--mixers", "past-mean", "--lengths", 64, "--rounds", 1, "--json"]
-    cells = json.loads(longrec("bench", "cost", *words, *PLUGIN)[0])
-    assert "past-mean" in {cell["name"] for cell in cells}
+    code = """
+from longrec.core.registry import load_plugin
+from longrec_bench.cost.worker import measure_in_process
+load_plugin("own_package.models")
+task = {"kind": "mixer", "name": "past-mean", "length": 8, "pass": "forward", "batch": 1}
+task |= {"cores": [], "threads": 1, "seed": 0, "share": 0.0, "limit": 60.0}
+print(measure_in_process(task | {"most": 1, "count": False}))
+"""
+    process = run_code(code, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    out, err = process.communicate(120)
+    assert process.returncode == 0, err
+    assert "'seconds': [" in out
 
 
 def test_an_installed_package_needs_no_word_and_a_broken_one_spoils_nothing(run, place) -> None:
