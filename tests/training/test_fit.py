@@ -10,8 +10,9 @@ import pytest
 import torch
 from training.small_runs import QUICK, SMALL, model_of, run_of
 
+from longrec.config.border import make_config
 from longrec.config.training import TrainConfig
-from longrec.core.errors import DataError, LongrecError
+from longrec.core.errors import DataError, LongrecError, UsageError
 from longrec.data.batches import TrainingData
 from longrec.data.splits import leave_one_out
 from longrec.evaluation.rank_targets import rank_targets
@@ -347,8 +348,8 @@ def test_unseen_items_miss_in_validation(tmp_path, histories, monkeypatch):
     ],
 )
 def test_a_bad_setting_is_named_with_its_value(field, value):
-    with pytest.raises(ValueError, match=f"{field} is {value}"):
-        TrainConfig(**{field: value})
+    with pytest.raises(UsageError, match=f"{field} is {value}"):
+        make_config(TrainConfig, {field: value})
 
 
 def test_settings_that_no_loss_reads_are_refused():
