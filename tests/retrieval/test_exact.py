@@ -51,7 +51,8 @@ def test_large_catalogs_in_8_bits_or_in_full_equal_sorting(problem, at_once, sha
 
 
 @pytest.mark.parametrize("biased", [False, True])
-def test_8_bits_or_in_full_one_by_one_or_together_the_same_to_the_bit(biased):
+def test_8_bits_or_in_full_one_by_one_or_together_the_same_to_the_bit(monkeypatch, biased):
+    monkeypatch.setattr(exact, "LARGE", 20_000)
     random = np.random.default_rng(0)
     vectors = random.standard_normal((20_001, 24)).astype(np.float32)
     bias = -5 * random.exponential(size=20_001) if biased else None

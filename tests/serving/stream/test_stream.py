@@ -521,7 +521,7 @@ def test_frames_of_any_kind(stream, kind: str) -> None:
     assert reports == [(3, 3)]
     [stored] = stream.store.read(stream.engine.digest, [(b"u", ())])
     events = stream.store.events(b"u", stored.log_id, 0, 9)
-    assert events == [(1_700_000_000, b"103", None), (1_600_000_000, b"100", None)]
+    assert events == [Event(1_700_000_000, b"103", None), Event(1_600_000_000, b"100", None)]
 
 
 def test_files_are_read_first(stream, tmp_path) -> None:
