@@ -12,6 +12,7 @@ from models.added_scores import FollowersScore, followed, model_score, skeleton
 from models.skeletons import SKELETONS
 from models.small_models import make
 
+from longrec.core.errors import UsageError
 from longrec.models.common.added_score import (
     AddedScore,
     PopularityConfig,
@@ -20,6 +21,7 @@ from longrec.models.common.added_score import (
     register_added_score,
 )
 from longrec.models.common.scorer import Scorer
+from longrec.models.common.settings import make_config
 
 N = 12
 ROWS = [[1, 2, 3, 2, 3, 4], [2, 3, 9], [5, 3, 2]]
@@ -114,8 +116,8 @@ def test_what_does_not_fit_is_refused(monkeypatch):
         check_added_score(followers(), N + 1)
     with pytest.raises(ValueError, match="finite"):
         check_added_score(followers(math.inf), N)
-    with pytest.raises(ValueError, match="smoothing is 0; it must be above 0"):
-        PopularityConfig(smoothing=0)
+    with pytest.raises(UsageError, match="smoothing"):
+        make_config(PopularityConfig, {"smoothing": 0})
 
 
 def test_the_registry_refuses_what_says_too_little():
