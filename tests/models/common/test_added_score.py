@@ -12,6 +12,7 @@ from models.added_scores import FollowersScore, followed, model_score, skeleton
 from models.skeletons import SKELETONS
 from models.small_models import make
 
+from longrec.config.border import make_config
 from longrec.core.errors import UsageError
 from longrec.models.common.added_score import (
     AddedScore,
@@ -21,7 +22,6 @@ from longrec.models.common.added_score import (
     register_added_score,
 )
 from longrec.models.common.scorer import Scorer
-from longrec.models.common.settings import make_config
 
 N = 12
 ROWS = [[1, 2, 3, 2, 3, 4], [2, 3, 9], [5, 3, 2]]
