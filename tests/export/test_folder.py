@@ -138,6 +138,15 @@ def test_a_missing_package_is_named(run, tmp_path, monkeypatch, package):
         export(load(run), tmp_path / "out")
 
 
+def test_an_older_pytorch_is_named(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("longrec.export.folder.TORCH", (99, 0))
+    with pytest.raises(
+        UsageError, match=rf"PyTorch 99\.0 or newer, and this is {torch.__version__[:4]}"
+    ):
+        export(load(run), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_index_of_the_run_goes_along(quick, tmp_path):
     import faiss
 

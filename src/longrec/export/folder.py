@@ -58,6 +58,8 @@ EXPORT = SealedKind(
     keys={"graphs": dict},
 )
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
+TORCH = (2, 13)
+"""What exports: the exporter of 2.11 fixes the number of users in a graph."""
 
 Manifest = dict[str, Any]
 Progress = Callable[[float, float, str], None]
@@ -102,8 +104,18 @@ def export(artifact: Artifact, folder: str | Path, progress: Progress | None = N
             raise UsageError(
                 f"exporting needs the package {error.name}: pip install 'longrec[export]'"
             ) from error
+    if torch_version() < TORCH:
+        raise UsageError(
+            f"exporting needs PyTorch {'.'.join(map(str, TORCH))} or newer, and this is "
+            f"{torch.__version__}: export with a newer one, which reads the same runs"
+        )
     with EXPORT.writing(Path(folder), overwrite=True) as work:
         return _write(work, artifact, model, progress or (lambda done, total, words: None))
+
+
+def torch_version() -> tuple[int, ...]:
+    """The first two numbers of PyTorch's version."""
+    return tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
 
 
 def _write(work: Path, artifact: Artifact, model: SequenceModel, progress: Progress) -> Manifest:
