@@ -108,6 +108,8 @@ def test_what_does_not_fit_or_is_not_known_is_refused(tmp_path: Path, monkeypatc
     rec = recommender("elastic")
     with pytest.raises(UsageError, match=r"3 items, and the catalog has 40"):
         rec.with_added_score(PopularityScore.of(np.ones(3)))
+    with pytest.raises(UsageError, match="'popularity': smoothing is -1; it must be above 0"):
+        rec.with_added_score(PopularityScore(PopularityConfig(smoothing=-1), N))
     run = with_followers().save(tmp_path / "run")
     with monkeypatch.context() as patch:
         patch.delitem(ADDED_SCORES.data, "followers")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,6 +32,28 @@ class Right(SequenceModel):
     def __init__(self, config: ToyConfig, n_items: int) -> None:
         mixers = [self.mixer_class(config.dim, convolution=0) for _ in range(config.layers)]
         super().__init__(config, n_items, mixers, block=ResidualBlock)
+
+
+class ReadsColumns(Right):
+    """Right, too: it reads the types of events and a number."""
+
+    reads_columns = ("type", "weight")
+
+    def __init__(self, config: ToyConfig, n_items: int) -> None:
+        super().__init__(config, n_items)
+        self.types = nn.Parameter(torch.randn(5, config.dim) * 0.1)
+        self.weigh = nn.Linear(1, config.dim)
+
+    def embed(self, items: Tensor, ctx: Context, masked: Tensor | None = None) -> Tensor:
+        x = super().embed(items, ctx, masked)
+        types = nn.functional.embedding((ctx.types + 1).clamp_max(4), self.types)
+        return x + types + self.weigh(ctx.columns["weight"].to(x)[..., None])
+
+
+class StepsWithoutColumns(ReadsColumns):
+    def step(self, items: Tensor, state: Any, ctx: Context = EMPTY):
+        nothing = {**ctx.columns, "weight": 0 * ctx.columns["weight"]}
+        return super().step(items, state, replace(ctx, columns=nothing))
 
 
 class IgnoredInterest(Right):

@@ -49,7 +49,7 @@ class WeightedHydraMixer(HydraMixer):
 
 def weighted(x: Tensor, ctx: Context) -> Tensor:
     assert ctx.columns is not None
-    return x * (1 + ctx.columns["weight"])[..., None]
+    return x * (1 + ctx.columns["weight"]).to(x)[..., None]
 
 
 class ReadsTypes(SequenceModel):

@@ -248,7 +248,8 @@ class Artifact:
         Raises
         ------
         UsageError
-            When it is not registered, or is for another catalog.
+            When it is not registered, has settings that are out of range, or is for another
+            catalog.
         """
         try:
             if added is not None:

@@ -157,7 +157,7 @@ def check_late_events(small: SmallModel) -> None:
     """A late event counts as simultaneous: it does not turn the user's clock back."""
     model = _streaming(small)
     state = model.initial_state(1)
-    columns = {name: torch.zeros(1, dtype=torch.int64) for name in model.reads_columns} or None
+    columns = small.column_values((1,)) or None
     for item, time, wanted in ((3, -500, -500), (4, -300, -300), (5, -400, -300)):
         ctx = Context(times=torch.tensor([time]), columns=columns)
         _, state = model.step(torch.tensor([item]), state, ctx)
@@ -214,7 +214,7 @@ def check_cost(small: SmallModel, shortest: int = 1024) -> None:
     def cost_at(events: int) -> Cost:
         random = torch.Generator().manual_seed(0)
         items = torch.randint(1, N_ITEMS + 1, (1, events), generator=random)
-        columns = {name: torch.zeros_like(items) for name in model.reads_columns} or None
+        columns = small.column_values((1, events)) or None
         counter = Counter()
         with torch.no_grad(), counter:
             model.encode(items, Context(times=torch.arange(events)[None] * 60, columns=columns))

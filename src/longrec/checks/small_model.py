@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from longrec.checks.compare import NotApplicable
+from longrec.data.event_columns import TYPE, Column, Columns
 from longrec.mixers import Context
 from longrec.models import MODELS, CountingModel, Model, SequenceModel, build_model
 
@@ -18,6 +19,8 @@ N_ITEMS = 40
 EVENTS = 30
 SMALL = {"dim": (12, 16, 24), "ffn_dim": (16,), "max_length": (EVENTS,)}
 """Values to try for settings that a config has, so that a check takes little time."""
+TYPES = ("buy", "cart", "view")
+"""Words of the column "type"; any other column that a model reads holds numbers."""
 
 
 @dataclass
@@ -79,16 +82,36 @@ class SmallModel:
         return self.sequence()
 
     @cached_property
+    def columns(self) -> Columns:
+        """The further columns of events that it reads, as training would have them."""
+        names = self.build().reads_columns
+        return {name: Column(TYPES if name == TYPE else None) for name in names}
+
+    def column_values(
+        self, shape: tuple[int, ...], random: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """Values of these columns as a model reads them, int64 codes or float32 numbers.
+
+        Without a generator all events have none.
+        """
+        values: dict[str, Tensor] = {}
+        for name, column in self.columns.items():
+            if random is None:
+                kind = torch.int64 if column.is_text else torch.float32
+                values[name] = torch.full(shape, column.missing, dtype=kind)
+            elif column.is_text:
+                values[name] = torch.randint(-1, len(TYPES), shape, generator=random)
+            else:
+                values[name] = torch.rand(shape, generator=random)
+        return values
+
+    @cached_property
     def batch(self) -> Batch:
         """Three histories of 30 events, with times before and after 1970."""
         random = torch.Generator().manual_seed(1)
         items = torch.randint(1, N_ITEMS + 1, (3, EVENTS), generator=random)
         times = torch.randint(0, 9999, (3, EVENTS), generator=random).cumsum(1) - 7000
-        columns = {
-            name: torch.randint(0, 3, (3, EVENTS), generator=random)
-            for name in self.build().reads_columns
-        }
-        return Batch(items, times, columns)
+        return Batch(items, times, self.column_values((3, EVENTS), random))
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from longrec.artifact.provenance import provenance
 from longrec.checks.compare import NotApplicable
-from longrec.checks.small_model import SmallModel
+from longrec.checks.small_model import TYPES, SmallModel
 from longrec.config.training import TrainConfig
+from longrec.data.event_columns import TYPE
 from longrec.data.histories import Histories
 from longrec.data.prepare import prepare
 from longrec.data.splits import make_split
@@ -122,13 +123,19 @@ class TrainedModel:
             }
         )
         return log.with_columns(
-            pl.Series(name, random.integers(0, 3, events))
-            for name in self.small.build().reads_columns
+            pl.Series(name, random.choice(TYPES, events) if c.is_text else random.random(events))
+            for name, c in self.small.columns.items()
         )
 
     def prepared(self, name: str, log: pl.DataFrame) -> Histories:
         """Histories of a log, in a folder of that name."""
-        return prepare(log, Path(self.folder.name) / name)
+        columns = self.small.columns
+        return prepare(
+            log,
+            Path(self.folder.name) / name,
+            type=TYPE if TYPE in columns else None,
+            columns=[column for column in columns if column != TYPE],
+        )
 
     @cached_property
     def histories(self) -> Histories:
@@ -171,7 +178,10 @@ class TrainedModel:
         else:
             fit(model, data, split, config, run)
         about = provenance(data, config.seed)
-        recommender = Recommender(small.name, model, small.config, config, data.catalog, about)
+        recommender = Recommender(
+            *(small.name, model, small.config, config, data.catalog, about),
+            columns={name: data.columns[name] for name in small.columns},
+        )
         recommender.save(run)
         return recommender
 

@@ -114,8 +114,19 @@ def test_what_does_not_fit_is_refused(monkeypatch):
     check_added_score(followers(), N)
     with pytest.raises(ValueError, match=r"12 items.* has 13"):
         check_added_score(followers(), N + 1)
-    with pytest.raises(ValueError, match="finite"):
+    with pytest.raises(UsageError, match="'followers': weight is inf; it must be a finite number"):
         check_added_score(followers(math.inf), N)
+    wrong = PopularityScore(PopularityConfig(math.nan, smoothing=0), N)
+    with pytest.raises(UsageError) as told:
+        check_added_score(wrong, N)
+    assert str(told.value) == (
+        "the added score 'popularity': weight is nan; it must be a finite number. "
+        "smoothing is 0; it must be above 0"
+    )
+    endless = followers()
+    monkeypatch.setattr(endless, "bias", lambda: torch.full((N + 1,), math.inf))
+    with pytest.raises(ValueError, match=r"bias .* must be .* finite"):
+        check_added_score(endless, N)
     with pytest.raises(UsageError, match="smoothing"):
         make_config(PopularityConfig, {"smoothing": 0})
 

@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from longrec.config.border import make_config
+from longrec.config.border import check_config, make_config
 from longrec.core.bounds import Bounds
+from longrec.core.errors import UsageError
 from longrec.core.registry import Registry
 
 ADDED_SCORES: Registry[type[AddedScore]] = Registry("added score")
@@ -118,12 +119,24 @@ def register_added_score(name: str) -> Callable[[A], A]:
 
 
 def check_added_score(added: AddedScore, n_items: int) -> None:
-    """Raise ValueError unless an added score is registered and fits a catalog of n_items."""
+    """Check that an added score is registered, rightly set, and fits a catalog of n_items.
+
+    Raises
+    ------
+    UsageError
+        For settings that its config's fields do not allow: each with what it may be.
+    ValueError
+        For anything else.
+    """
     if ADDED_SCORES.get(getattr(added, "name", "")) is not type(added):
         raise ValueError(
             f"{type(added).__name__} is not registered: put @register_added_score(name) on it, or "
             "what is saved could not be loaded"
         )
+    try:
+        check_config(added.config)  # which Python may have made without any border
+    except UsageError as error:
+        raise UsageError(f"the added score {added.name!r}: {error}") from None
     if added.n_items != n_items:
         raise ValueError(
             f"the added score {added.name!r} is for {added.n_items:,} items, and the catalog has "
