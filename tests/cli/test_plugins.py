@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -194,6 +196,38 @@ def test_it_is_served(run, place) -> None:
         assert server.client.post("/v1/events", json={"events": [event]}).status_code == 200
         answer = server.client.post("/v1/recommendations", json={"user": "7", "k": 3}).json()
         assert len(answer["items"]) == 3
+        assert server.stop() == 0
+
+
+@pytest.mark.slow
+def test_a_newer_run_of_its_model_is_served_after_a_reload(run, place) -> None:
+    newer = ["train", "histories", "--model", "mine", "--out", "newer", "--set=seed=9"]
+    longrec(*newer, *PLUGIN, *TINY)
+    link = place / "current"
+    link.symlink_to(run)
+    event, asked = {"user": "7", "item": 1003, "time": 1}, {"user": "7", "k": 3}
+
+    def served(server: ServeProcess) -> tuple[str, str, list[object]]:
+        model = server.client.get("/v1/model").json()
+        answer = server.client.post("/v1/recommendations", json=asked).json()
+        return model["name"], model["digest"], answer["items"]
+
+    with ServeProcess(place / "newer", str(place / "of-newer"), *PLUGIN) as server:
+        assert server.client.post("/v1/events", json={"events": [event]}).status_code == 200
+        wanted = served(server)
+    with ServeProcess(link, str(place / "reloaded"), *PLUGIN) as server:
+        assert server.client.post("/v1/events", json={"events": [event]}).status_code == 200
+        name, digest, _ = served(server)
+        assert (name, digest == wanted[1]) == ("mine", False)
+        link.unlink()
+        link.symlink_to(place / "newer")
+        server.process.send_signal(signal.SIGHUP)
+        end = time.monotonic() + 60
+        while not any("swap: done" in line for line in server.output):
+            assert time.monotonic() < end, server.output
+            time.sleep(0.05)
+        assert served(server) == wanted
+        assert server.client.get("/v1/model").json()["swap"] is None
         assert server.stop() == 0
 
 
