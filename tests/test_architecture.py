@@ -46,6 +46,8 @@ def exists(name: str) -> bool:
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: page.name)
 def test_what_the_documents_name_is_there(page: Path) -> None:
     for name, path in NAMED.findall(page.read_text(encoding="utf-8")):
+        if path.startswith("my_longrec_model/"):
+            continue  # which a reader of that page writes
         if name:
             assert exists(name), f"{page}: there is no {name}"
         else:

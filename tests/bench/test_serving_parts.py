@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longrec.core.errors import LongrecError
+from longrec.models.common.scorer import Scorer
 from longrec.retrieval.exact import ExactIndex
 from longrec_bench.analysis import serving_ratios
 from longrec_bench.goals import serving_goals
@@ -98,8 +99,8 @@ def test_recall_counts_what_is_missed(tmp_path):
     class Missing(ExactIndex):
         """Never finds the best item."""
 
-        def search(self, h, k, excluded=None):
-            found = super().search(h, k + 1, excluded)
+        def search(self, h, k, excluded=None, recent=None):
+            found = super().search(h, k + 1, excluded, recent)
             return type(found)(found.scores[:, 1:], found.items[:, 1:])
 
     recommender = random_recommender("sasrec", 60)
@@ -111,7 +112,7 @@ def test_recall_counts_what_is_missed(tmp_path):
                 for item in items:
                     stream.observe(name, int(item), 1)
         assert recall_of(stream, users) == 1.0
-        stream.ranker.index = Missing(recommender.model)
+        stream.ranker.index = Missing(recommender.scorer)
         assert recall_of(stream, users) == pytest.approx(0.9)
 
 
@@ -139,13 +140,13 @@ def test_reading_again_excludes_what_was_read():
     users, excluded = Users(30, recommender.catalog, 0), []
 
     class Noting(ExactIndex):
-        def search(self, h, k, out=None):
+        def search(self, h, k, out=None, recent=None):
             excluded.append(np.flatnonzero(np.unpackbits(out[0], bitorder="little")))
-            return super().search(h, k, out)
+            return super().search(h, k, out, recent)
 
     model = window_model(recommender, 200)
     assert model.items.data_ptr() == recommender.item_vectors().data_ptr()
-    again = Reencoding({}, users, model, Noting(model))
+    again = Reencoding({}, users, model, Noting(Scorer(model)))
     again.sample()
     for number, out in enumerate(excluded):
         assert set(users.items[number]) <= set(out.tolist()) <= half_of(users, number)

@@ -58,7 +58,7 @@ MISTAKES = [
     ("evaluate {run} --fast", 2, "No such option"),
     ("evaluate {tmp}/none", 1, "no such folder"),
     ("evaluate {run} --split all", 2, "split"),
-    ("evaluate {run} --protocol x", 2, "split is 'x'; it must be 'leave-one-out'"),
+    ("evaluate {run} --protocol x", 2, "unknown split 'x'; choose one of leave-one-out"),
     ("evaluate {run} --protocol prequential", 2, "prequential"),
     # recommend
     ("recommend {h} --all", 1, "not a recommender"),
