@@ -68,16 +68,15 @@ def test_a_restored_store_has_the_logs_that_were_backed_up(logs, page) -> None:
         patch.setattr(module, "GROUP_ROWS", 2 * page)
         patch.setattr(restoring, "EVENTS_AT_ONCE", page)
         first, second = (open_store(f"{folder}/{name}", "process") for name in ("first", "second"))
-        serve(first)
-        fill(first, logs)
-        written = backup(first, Path(folder) / "backup")
-        assert written == Copied(len(logs), sum(map(len, logs.values())))
-        assert restore(Path(folder) / "backup", second) == written
-        assert logs_of(second) == logs_of(first)
-        assert second.meta() == first.meta()
-        assert second.totals().records == {}
-        first.close()
-        second.close()
+        with contextlib.closing(first), contextlib.closing(second):
+            serve(first)
+            fill(first, logs)
+            written = backup(first, Path(folder) / "backup")
+            assert written == Copied(len(logs), sum(map(len, logs.values())))
+            assert restore(Path(folder) / "backup", second) == written
+            assert logs_of(second) == logs_of(first)
+            assert second.meta() == first.meta()
+            assert second.totals().records == {}
 
 
 def test_what_a_backup_says(store, tmp_path) -> None:
@@ -92,7 +91,7 @@ def test_what_a_backup_says(store, tmp_path) -> None:
     assert [row["number"] for row in rows if row["user"] == b"a"] == list(range(1, 21))
     assert rows[0] == {
         **{"user": b"a", "number": 1, "time": 0},
-        **{"event_id": None, "item": b"item0"},
+        **{"event_id": None, "item": b"item0", "columns": None},
     }
     assert sorted(os.listdir(tmp_path / "backup")) == ["log.parquet", "meta.json"]
 
@@ -161,21 +160,23 @@ def test_there_and_back_by_another_kind(server, logs) -> None:
         client.flushall()
         first, last = (open_store(f"{folder}/{name}", "process") for name in ("first", "last"))
         between = open_store(server.url, "process")
-        serve(first)
-        fill(first, logs)
-        backup(first, Path(folder) / "1")
-        restore(Path(folder) / "1", between)
-        assert logs_of(between) == logs_of(first)
-        with pytest.raises(UsageError, match="empty store") if logs else contextlib.nullcontext():
+        with contextlib.ExitStack() as stack:
+            for store in (first, between, last):
+                stack.callback(store.close)
+            serve(first)
+            fill(first, logs)
+            backup(first, Path(folder) / "1")
             restore(Path(folder) / "1", between)
-        backup(between, Path(folder) / "2")
-        restore(Path(folder) / "2", last)
-        assert logs_of(last) == logs_of(first)
-        assert last.meta() == first.meta()
-        assert lines(Path(folder) / "1") == lines(Path(folder) / "2")
-        assert not verify(between).problems
-        for store in (first, between, last):
-            store.close()
+            assert logs_of(between) == logs_of(first)
+            twice = pytest.raises(UsageError, match="empty store")
+            with twice if logs else contextlib.nullcontext():
+                restore(Path(folder) / "1", between)
+            backup(between, Path(folder) / "2")
+            restore(Path(folder) / "2", last)
+            assert logs_of(last) == logs_of(first)
+            assert last.meta() == first.meta()
+            assert lines(Path(folder) / "1") == lines(Path(folder) / "2")
+            assert not verify(between).problems
 
 
 # ---- beside a writer

@@ -95,7 +95,7 @@ class SequenceModel(Model):
         if config.targets == "masked":
             self.mask = nn.Parameter(torch.randn(dim) * 0.02)
         self.scale = dim**0.5
-        self.reads_times = any(mixer.reads_times for mixer in mixers)
+        self.reads_times = self.reads_times or any(mixer.reads_times for mixer in mixers)
         own = [*self.reads_columns, *(name for mixer in mixers for name in mixer.reads_columns)]
         self.reads_columns = tuple(dict.fromkeys(own))
         self.dropout = Dropout(config.dropout)

@@ -2,8 +2,8 @@
 
 FOLDER/
   meta.json         format, counts, the store's meta, digests of the next file and its own
-  log.parquet       user, number, time, event_id, item, columns (JSON, or null): users in byte
-                    order, events in log order
+  log.parquet       user, number, time, event_id, item, columns (as JSON, or null): users in
+                    byte order, events in log order
 
 Each user stands in it as at one moment, and users one after the other: events that arrive during
 the backup are in it or not. Memory needed is that of the longest log. Records are caches of the
@@ -45,7 +45,7 @@ SCHEMA = pa.schema(
         ("time", pa.int64()),
         ("event_id", pa.binary()),
         ("item", pa.binary()),
-        ("columns", pa.string()),
+        ("columns", pa.binary()),
     ]
 )
 GROUP_ROWS, GROUP_BYTES = 1 << 17, 1 << 25
@@ -144,7 +144,7 @@ def _log_of(store: Store, user: bytes) -> list[pa.RecordBatch]:
     for events in read_log(store, user, stored):
         times, items, ids, further = zip(*events, strict=True)
         numbers = range(number + 1, number + len(events) + 1)
-        json = [columns.decode() or None for columns in further]
+        json = [columns or None for columns in further]
         columns = [user] * len(events), numbers, times, ids, items, json
         arrays = [pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)]
         batches.append(pa.record_batch(arrays, schema=SCHEMA))

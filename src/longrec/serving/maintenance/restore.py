@@ -129,9 +129,7 @@ def _append(store: Store, rows: list[dict[str, Any]]) -> None:
         if new:
             alone &= new[0]["number"] == found.last + 1
             events = [
-                Event(
-                    row["time"], row["item"], row["event_id"], (row.get("columns") or "").encode()
-                )
+                Event(row["time"], row["item"], row["event_id"], row.get("columns") or b"")
                 for row in new
             ]
             appends.append(Append(user, found.log_id, found.last, 0, events, None, ()))
