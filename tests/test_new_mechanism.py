@@ -65,6 +65,8 @@ def test_the_page_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "mixer linear-attention: cost is linear: passed" in output
     assert "model linear-attention: save and load: passed" in output
     assert "failed" not in output
+    assert "personal" in output
+    assert "cold" not in output  # the user that the page names is one of the simulated
 
 
 @pytest.mark.slow  # its files are those of the page, which the test above checks

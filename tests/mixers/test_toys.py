@@ -180,7 +180,7 @@ def test_a_right_mixer_passes(toy) -> None:
 BROKEN = [
     (Leaking, lambda make: properties.check_causal(make), "outputs before event"),
     (Leaking, lambda make: properties.check_neighbours(make, False), "padded"),
-    (Quadratic, lambda make: properties.check_linear(make, 64), "operations grows as T"),
+    (Quadratic, lambda make: properties.check_linear(make, 64), "operations grow as T"),
     (
         KeepsPadding,
         lambda make: properties.check_splits(make, [[3, 1], [2, 4]], 0),

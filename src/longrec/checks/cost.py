@@ -70,8 +70,15 @@ def exponents(cost_at: Callable[[int], Cost], shortest: int, times: int = 16) ->
 
 def check_growth(grown: dict[str, float]) -> None:
     """Raise CheckFailed where a cost grows faster than in proportion to the history."""
+    phrases = {
+        "operations": "operations grow",
+        "written": "numbers written grow",
+        "largest": "the largest tensor grows",
+    }
     for what, exponent in grown.items():
         require(
             exponent <= STEEPEST,
-            f"{what} grows as T^{exponent:.2f}, more than T^{STEEPEST}: say linear = False",
+            f"{phrases[what]} as T^{exponent:.2f} (at most T^{STEEPEST} allowed). A loop over "
+            "x[:, t] costs T^2 in the backward pass: use x.unbind(1) or chunks. If the mechanism "
+            "is not linear, set linear = False.",
         )

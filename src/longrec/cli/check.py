@@ -15,7 +15,11 @@ from longrec.core import console
 def check_model(
     module: Annotated[
         str,
-        Argument(metavar="MODULE", help="What --plugin takes: my_package.", show_default=False),
+        Argument(
+            metavar="MODULE",
+            help="Importable module, also from the current folder.",
+            show_default=False,
+        ),
     ],
     json: Json = False,
 ) -> None:

@@ -19,7 +19,8 @@ class TrainConfig:
 
     Attributes
     ----------
-    max_epochs, max_minutes : when to stop at the latest (minutes of training; none: no limit).
+    max_epochs : most passes over the training events.
+    max_minutes : most minutes of training; none: no limit.
     patience : stop after this many validations without a better NDCG@10.
     validate_every : epochs from one validation to the next.
     validation_users : most users that a validation ranks (drawn once, by the seed).
@@ -27,15 +28,19 @@ class TrainConfig:
     context : read at most this many events per user, the latest ones; none reads whole histories.
     window : events read at once; longer histories carry their state on, detached.
     batch_tokens : padded events per batch.
-    learning_rate, beta1, beta2, weight_decay, warmup_steps : AdamW and its linear warmup.
+    learning_rate : of AdamW, after its warmup.
+    beta1 : decay per step of AdamW's average of gradients.
+    beta2 : decay per step of AdamW's average of squared gradients.
+    weight_decay : of AdamW, on the parameters that the model decays.
+    warmup_steps : first steps, over which the learning rate rises linearly to its full value.
     clip : largest norm of the gradient.
     average : decay per step of the moving average of weights that is validated and kept; 0: none.
     loss : "full" cross-entropy over the catalog, or one against sampled negatives: "sampled"
         softmax with logQ correction, "gbce" or "bce".
     negatives : negatives per batch, shared by its targets; every loss but "full" draws them.
     gbce_t : calibration of the loss "gbce", 0 (plain BCE) to 1.
-    mask_share, mask_last : chance of an event to be hidden, and of a row to have its last event
-        alone hidden, when a model's `targets` is "masked".
+    mask_share : chance of an event to be hidden when a model's `targets` is "masked".
+    mask_last : chance of a row to have its last event alone hidden when `targets` is "masked".
     prefixes : prefixes drawn per history and epoch when a model's `targets` is "last".
     precision : of products, on a CPU those of the loss over all items alone. "auto" takes bfloat16
         on a GPU that has it and on a CPU that multiplies it natively, by what that says of itself.

@@ -25,7 +25,8 @@ class ElasticConfig(AttentionConfig):
     ----------
     experts : interest queries of each head.
     forgetting : by the count of events, by the time between them, or not at all.
-    half_life_min, half_life_max : events, the experts' half-lives before they are learned.
+    half_life_min : events, the shortest half-life of an expert before training.
+    half_life_max : events, the longest half-life of an expert before training.
     time_scale : seconds that forgetting by time counts as a short gap.
     convolution : events of the short convolution before the projections; 0: none.
     chunk : events computed at once: speed alone.
