@@ -44,6 +44,7 @@ def test_the_template_holds_what_the_page_prints() -> None:
         assert lines(text) == lines(in_template[name]), name
 
 
+@pytest.mark.slow
 def test_the_page_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name, text in files().items():

@@ -41,6 +41,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_commands_of_the_readme_run(here: Path) -> None:
     block = next(b for b in re.findall(r"```\n(.*?)```", README, re.S) if "longrec prepare" in b)
     lines = [line for line in block.splitlines() if line.startswith("longrec ")]

@@ -19,6 +19,7 @@ def wrong(found: list[Outcome]) -> list[Outcome]:
     return [o for o in found if o.result not in ("passed", "not applicable")]
 
 
+@pytest.mark.slow
 def test_every_check_passes_or_does_not_apply(monkeypatch) -> None:
     name, checks = register(monkeypatch, toys.ReadsColumns), dict(MODEL_CHECKS)
     del checks["cost is linear"]  # half of the time; the slow test has it

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from longrec.cli.demo import MODELS
@@ -14,6 +15,7 @@ from longrec.recommender import load
 RUNNER = CliRunner()
 
 
+@pytest.mark.slow
 def test_demo_trains_evaluates_recommends_and_reports(tmp_path: Path, monkeypatch) -> None:
     for name in ("sasrec", "elastic"):
         monkeypatch.setitem(MODELS[name], "max_epochs", 1)

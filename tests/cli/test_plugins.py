@@ -152,6 +152,7 @@ def test_a_resumed_run_says_what_it_needs(place) -> None:
     assert "pass --plugin own_package.models" in longrec(*begun, "--resume", status=2)[1]
 
 
+@pytest.mark.slow
 def test_a_comparison_hands_it_to_its_processes(place) -> None:
     words = ["histories", "--models", "mine,popularity", "--budget", 1, "--out", "compared"]
     found = json.loads(longrec("compare", *words, *PLUGIN, *TINY, "--json")[0])
@@ -162,6 +163,7 @@ def test_a_comparison_hands_it_to_its_processes(place) -> None:
     assert row["cost"]["state_bytes"] > 0
 
 
+@pytest.mark.slow
 def test_python_compares_a_model_of_an_imported_module_without_a_word(place) -> None:
     code = """
 import forking, sys

@@ -48,6 +48,7 @@ def test_native_products(abilities, bfloat16, int8):
     assert multiplies_int8(abilities.split()) is int8
 
 
+@pytest.mark.slow
 def test_this_processor_answers_alike_in_every_process():
     code = (
         "from longrec.core.processor import *; "

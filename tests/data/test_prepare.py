@@ -238,6 +238,7 @@ print(h.n_events, peak)
 """
 
 
+@pytest.mark.slow
 def test_three_million_events_take_bounded_memory(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, str(real("globo_news")), str(tmp_path / "h")],

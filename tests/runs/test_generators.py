@@ -73,6 +73,7 @@ assert (random.random(), np.random.rand(), torch.rand(1)) == expected
 """
 
 
+@pytest.mark.slow
 def test_a_fresh_process_whose_imports_draw_too(histories):
     run = subprocess.run([sys.executable, "-c", FRESH, str(histories.path)], capture_output=True)
     assert run.returncode == 0, run.stderr.decode()

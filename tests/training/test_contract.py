@@ -121,6 +121,7 @@ def test_both_interests_and_the_bias_are_trained(tmp_path, histories, loss):
     assert not model.output_bias[0].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "loss"),
     [("gru4rec", "full"), ("hstu", "sampled"), ("two-interests", "full"), ("target-aware", "bce")],

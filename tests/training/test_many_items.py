@@ -150,6 +150,7 @@ def test_the_full_loss_updates_every_row(tmp_path, histories):
     assert (model.items != before).any(1)[1:].all()
 
 
+@pytest.mark.slow
 def test_rows_learn_as_fast_as_all_of_them(tmp_path, make_histories, ring, monkeypatch):
     """With momentum only where a row is touched, seldom rows moved a tenth and this fell behind."""
     histories, found = make_histories(ring(60, 300, 30, 50), n_items=300), []
