@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from checks.toys import TableOfItsOwn, ToyConfig
 from models import added_scores
 from models.added_scores import FollowersScore, skeleton
 from models.skeletons import register
@@ -18,6 +19,7 @@ from small_histories import tiny_histories, walks
 import longrec
 from longrec.config.training import TrainConfig
 from longrec.core.errors import DataError, UsageError
+from longrec.models import MODELS, build_model, register_model
 from longrec.models.common.added_score import ADDED_SCORES, PopularityConfig, PopularityScore
 from longrec.recommender import Recommender, load
 
@@ -169,3 +171,13 @@ def test_new_items_of_a_model_with_two_tables_and_a_bias(monkeypatch):
     assert torch.equal(rec.model.items[-1], torch.ones(8))
     for table in (rec.model.output_items, rec.model.output_bias):
         torch.testing.assert_close(table[-1], table[1:-1].mean(0))
+
+
+def test_new_items_of_a_model_that_does_not_name_a_table_by_item(monkeypatch):
+    monkeypatch.setattr(MODELS, "data", dict(MODELS))
+    register_model("table")(type("Table", (TableOfItsOwn,), {}))
+    config = ToyConfig(dim=8)
+    old = recommender("elastic").catalog
+    rec = Recommender("table", build_model("table", config, N), config, TrainConfig(), old)
+    with pytest.raises(UsageError, match=r"table: popularity .*name it in item_tables\(\)"):
+        rec.with_items([9001])

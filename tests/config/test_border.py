@@ -82,6 +82,51 @@ def test_what_is_wrong_is_told_with_what_it_may_be(values, message) -> None:
     assert str(caught.value) == message
 
 
+@dataclass(frozen=True)
+class Choices:
+    num: Literal[1, 2, 4] = 1
+    rate: Annotated[float | Literal["auto"], Bounds(gt=0)] = "auto"
+    count: int | Literal["auto", "1_6"] | None = None
+    scale: float = 1.0
+    name: str = ""
+    either: int | str = 0
+    mode: Literal[True, "maybe"] = True
+
+
+def test_text_spells_choices_and_types_of_a_union() -> None:
+    text = {"num": "2", "rate": "0.5", "count": "16", "either": "7", "mode": "true"}
+    made = make_config(Choices, text)
+    assert (made.num, made.rate, made.count, made.either) == (2, 0.5, 16, "7")
+    assert made.mode is True
+    made = make_config(Choices, {"rate": "auto", "count": "1_6", "either": 7, "name": "1_6"})
+    assert (made.rate, made.count, made.either, made.name) == ("auto", "1_6", 7, "1_6")
+    assert make_config(Choices, {"count": "none"}).count is None
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num": "3"}, "num is '3'; it must be 1, 2 or 4"),
+        ({"num": True}, "num is True; it must be 1, 2 or 4"),
+        ({"rate": "foo"}, "rate is 'foo'; it must be a number above 0 or 'auto'"),
+        ({"rate": -1}, "rate is -1; it must be a number above 0 or 'auto'"),
+        ({"rate": "inf"}, "rate is 'inf'; it must be a finite number above 0 or 'auto'"),
+        ({"count": True}, "count is True; it must be an integer, 'auto', '1_6' or none"),
+        ({"count": 2**63}, f"count is {2**63}; it must be in [{1 - 2**63}, {2**63 - 1}]"),
+        ({"count": b"16"}, "count is b'16'; it must be an integer, 'auto', '1_6' or none"),
+        ({"scale": np.bool_(True)}, "scale is True; it must be a number"),
+        ({"scale": "1_0.5"}, "scale is '1_0.5'; it must be a number"),
+        ({"name": b"x"}, "name is b'x'; it must be text"),
+        ({"either": True}, "either is True; it must be an integer or text"),
+        ({"mode": False}, "mode is False; it must be True or 'maybe'"),
+    ],
+)
+def test_what_pydantic_would_take_and_nobody_means_is_refused(values, message) -> None:
+    with pytest.raises(UsageError) as caught:
+        make_config(Choices, values)
+    assert str(caught.value) == message
+
+
 def test_a_config_made_in_python_can_be_checked_too() -> None:
     check_config(Config(3))
     with pytest.raises(UsageError, match="width is 0; it must be in"):

@@ -66,7 +66,7 @@ def test_keys_of_two_configs_never_collide():
     [
         ({"dims": 8}, ["'dims'", "Did you mean dim", "max_epochs"]),
         ({"dim": "wide"}, ["dim is 'wide'", "integer"]),
-        ({"dim": "8.5"}, ["dim is '8.5'", "integer, at least 1"]),
+        ({"dim": "8.5"}, ["dim is '8.5'", "integer, in [1, 65536]"]),
         ({"dim": "0", "dropout": 2, "patience": 0}, ["dim is 0", "dropout is 2", "patience is 0"]),
         ({"split": "leave-two-out"}, ["split is 'leave-two-out'", "'global-time' or"]),
         ({"clip": "inf"}, ["clip is inf", "a finite number"]),
@@ -78,12 +78,18 @@ def test_keys_of_two_configs_never_collide():
         ({"forgetting": "never"}, ["forgetting is 'never'", "'events'"]),
         ({"loss": "bpr"}, ["loss is 'bpr'", "'full'"]),
         ({"beta1": 1}, ["beta1 is 1", "in [0, 1)"]),
-        ({"max_epochs": -1}, ["max_epochs is -1", "at least 0"]),
+        ({"max_epochs": -1}, ["max_epochs is -1", "in [0, "]),
         ({"learning_rate": "nan"}, ["learning_rate is nan"]),
         ({"weight_decay": "nan"}, ["weight_decay is nan"]),
         ({"context": 0}, ["context is 0"]),
         ({"dim": None}, ["dim is None"]),
         ({"seed": "none"}, ["seed is 'none'"]),
+        ({"seed": 2**70}, [f"seed is {2**70}; it must be in [0, {2**63 - 1}]"]),
+        ({"window": str(10**30)}, [f"window is {10**30}; it must be in [1, {2**31 - 1}]"]),
+        ({"batch_tokens": 1e30}, ["batch_tokens is 1e+30; it must be in [1, "]),
+        ({"dim": 10**5000}, ["dim is an integer of thousands of digits; it must be in [1, 65536]"]),
+        ({"dim": "65537", "layers": 1025}, ["in [1, 65536]. layers is 1025; it must be in [1, "]),
+        ({"learning_rate": True}, ["learning_rate is True; it must be a number, above 0"]),
     ],
 )
 def test_a_wrong_setting_is_told(values, words):

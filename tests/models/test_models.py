@@ -226,9 +226,15 @@ def test_a_new_mechanism_is_one_class_and_its_registration(monkeypatch):
     assert "toy" not in MIXERS
 
 
-def test_a_model_without_a_config_is_refused():
+@dataclass
+class Unfrozen:
+    width: int = 1
+
+
+@pytest.mark.parametrize("of_model", [dict, Unfrozen, None])
+def test_a_model_without_a_frozen_config_is_refused(of_model):
     class Nameless(Model):
-        config_class = dict
+        config_class = of_model
 
     with pytest.raises(TypeError, match="must be a frozen dataclass"):
         register_model("nameless")(Nameless)

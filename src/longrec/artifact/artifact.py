@@ -30,6 +30,7 @@ from longrec.data.event_columns import Column, Columns
 from longrec.data.histories import Histories, open_histories
 from longrec.models import MODELS, Model, SequenceModel, build_model
 from longrec.models.common.added_score import ADDED_SCORES, AddedScore, check_added_score
+from longrec.models.common.registry import load_grown
 from longrec.models.common.scorer import Scorer
 from longrec.models.common.settings import check_model, parse_settings
 
@@ -290,7 +291,8 @@ class Artifact:
         ------
         UsageError
             When an id is known already, is given twice, is of another type, or `vectors` has
-            another shape; or when the model has no embeddings.
+            another shape; or when the model has no embeddings, or a table with a row per item that
+            its `item_tables` does not name.
         """
         if not isinstance(self.model, SequenceModel):
             raise UsageError(f"{self.name} counts items and cannot be given new ones: train it")
@@ -319,7 +321,7 @@ class Artifact:
         )
         with generators_kept():
             model = build_model(self.name, self.model_config, catalog.n_items)
-        model.to(self.model.device).load_state_dict(weights)
+        load_grown(model.to(self.model.device), weights)
         return replace(
             self,
             model=model.eval(),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, fields, is_dataclass
-from typing import Any, cast
+from dataclasses import asdict, fields
 
 import torch
 from torch import Tensor
 
 from longrec.checks.compare import CheckFailed, applies, finite, require, same
 from longrec.checks.small_model import N_ITEMS, SmallModel
+from longrec.config.border import is_frozen
 from longrec.core.errors import UsageError
 from longrec.models import build_model
 from longrec.models.common.settings import parse_settings
@@ -22,7 +22,7 @@ def check_settings(small: SmallModel) -> None:
     """It is built from its defaults, and its settings come back from a file as they were."""
     cls = small.model_class.config_class
     require(
-        is_dataclass(cls) and cast(Any, cls).__dataclass_params__.frozen,
+        is_frozen(cls),
         f"{cls.__name__} is not a frozen dataclass: write @dataclass(frozen=True)",
     )
     config = cls()

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from longrec.checks.compare import CheckFailed, require, same, same_state
 from longrec.checks.trained_model import FOLLOWS, TrainedModel
+from longrec.core.errors import UsageError
 from longrec.models import Model, SequenceModel
 from longrec.recommender import load
 from longrec.runs.evaluate import evaluate
@@ -108,9 +109,8 @@ def check_new_items(trained: TrainedModel) -> None:
     old = trained.recommender
     try:
         new = old.with_items(["new item 1", "new item 2"])
-    except RuntimeError as error:
-        line = str(error).strip().splitlines()[-1].strip()
-        raise CheckFailed(f"name every table with a row per item in item_tables: {line}") from error
+    except UsageError as error:
+        raise CheckFailed(str(error)) from error
     require(
         new.state_digest == old.state_digest,
         "state_digest changes when items are added: name every table by item in item_tables",

@@ -193,7 +193,8 @@ def _metrics_table(name: str, metrics: Metrics) -> None:
             low, high = metrics.intervals[key]
             interval = f"{low:.4f} to {high:.4f}"
             rows.append([key, metrics[key], interval, metrics[f"unfiltered/{key}"]])
-    console.table(name, ["metric", "seen filtered", "95% interval", "unfiltered"], rows)
+    head = ["metric", "seen filtered", "95% interval (seen filtered)", "unfiltered"]
+    console.table(name, head, rows)
     if len(metrics.buckets) > 1:
         console.table(
             "by history length",

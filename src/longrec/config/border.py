@@ -10,36 +10,15 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-import types
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import MISSING, Field, asdict, fields
+from dataclasses import MISSING, Field, asdict, fields, is_dataclass
 from functools import cache
-from typing import (
-    Annotated,
-    Any,
-    Literal,
-    TypeVar,
-    Union,
-    cast,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Any, TypeVar, cast, get_type_hints
 
-import numpy as np
-
-from longrec.core.bounds import Bounds
+from longrec.config.values import bounds_of, plain, problem, stands_for, words
 from longrec.core.errors import UsageError
 
 C = TypeVar("C")
-_MUST_BE = {
-    "int": "an integer",
-    "float": "a number",
-    "finite": "a finite number",
-    "bool": "true or false",
-    "string": "text",
-}
-"""By the first word of pydantic's name for what is wrong."""
 
 
 def make_config(cls: type[C], values: Mapping[str, Any], what: str | None = None) -> C:
@@ -77,13 +56,14 @@ def check_values(cls: type[Any], values: Mapping[str, Any]) -> tuple[dict[str, A
     from pydantic import ValidationError
 
     hints = _hints(cls)
-    given = {key: _plain(hints[key], value) for key, value in values.items()}
+    given = {key: plain(hints[key], value) for key, value in values.items()}
+    offered = {key: stands_for(hints[key], value) for key, value in given.items()}
     try:
-        checked: dict[str, Any] = _adapter(cast(Hashable, cls)).validate_python(given)
+        checked: dict[str, Any] = _adapter(cast(Hashable, cls)).validate_python(offered)
     except ValidationError as error:
         found = {str(one["loc"][0]): one for one in reversed(error.errors(include_url=False))}
         wrong = [key for key in given if key in found]
-        return {}, [_problem(key, hints[key], given[key], found[key]) for key in wrong]
+        return {}, [problem(key, hints[key], given[key], found[key]) for key in wrong]
     missing = [
         f"{field.name} is missing, and has no default"
         for field in _fields(cls)
@@ -94,9 +74,9 @@ def check_values(cls: type[Any], values: Mapping[str, Any]) -> tuple[dict[str, A
 
 def build_config(cls: type[C], checked: Mapping[str, Any], problems: Iterable[str]) -> C:
     """A config of checked values; UsageError where there are problems, or fields do not agree."""
-    words = ". ".join(problems)
-    if words:
-        raise UsageError(words)
+    wrong = ". ".join(problems)
+    if wrong:
+        raise UsageError(wrong)
     try:
         return cls(**checked)
     except ValueError as error:
@@ -108,6 +88,15 @@ def check_config(config: Any) -> None:
     _, problems = check_values(type(config), asdict(config))
     if problems:
         raise UsageError(". ".join(problems))
+
+
+def is_frozen(cls: Any) -> bool:
+    """Whether it is a class with @dataclass(frozen=True), as configs are."""
+    return (
+        isinstance(cls, type)
+        and is_dataclass(cls)
+        and bool(cast(Any, cls).__dataclass_params__.frozen)
+    )
 
 
 def unknown_key(what: str, key: str, known: Iterable[str]) -> str:
@@ -130,12 +119,12 @@ def describe_settings(cls: type[Any]) -> list[dict[str, Any]]:
     found = []
     for field in _fields(cls):
         default = _default(field)
-        bounds = _bounds(hints[field.name])
+        bounds = bounds_of(hints[field.name])
         found.append(
             {
                 "key": field.name,
                 "default": None if default is MISSING else default,
-                "type": " | ".join(_words(hints[field.name])),
+                "type": " | ".join(words(hints[field.name])),
                 "range": None if bounds is None else str(bounds),
                 "meaning": meanings.get(field.name, ""),
             }
@@ -178,49 +167,3 @@ def _fields(cls: type[Any]) -> list[Field[Any]]:
 
 def _default(field: Field[Any]) -> Any:
     return field.default if field.default_factory is MISSING else field.default_factory()
-
-
-def _bounds(hint: Any) -> Bounds | None:
-    extras = hint.__metadata__ if get_origin(hint) is Annotated else ()
-    return next((extra for extra in extras if isinstance(extra, Bounds)), None)
-
-
-def _options(hint: Any) -> list[Any]:
-    """Annotated[int | None, ...] -> [int, NoneType]; Literal["a", "b"] -> ["a", "b"]."""
-    if get_origin(hint) is Annotated:
-        hint = get_args(hint)[0]
-    if get_origin(hint) in (Union, types.UnionType):
-        return [option for part in get_args(hint) for option in _options(part)]
-    return list(get_args(hint)) if get_origin(hint) is Literal else [hint]
-
-
-def _words(hint: Any) -> list[str]:
-    """The options of a setting as text: ["int", "none"], ["next", "masked"]."""
-    return [
-        "none" if option is type(None) else getattr(option, "__name__", str(option))
-        for option in _options(hint)
-    ]
-
-
-def _plain(hint: Any, value: Any) -> Any:
-    """None for its word, where a command line can write it in no other way; numpy's numbers."""
-    if isinstance(value, np.generic):
-        return value.item()
-    options = _options(hint)
-    none = isinstance(value, str) and value.lower() in ("none", "null")
-    return None if none and type(None) in options and not {str, value} & set(options) else value
-
-
-def _problem(key: str, hint: Any, value: Any, error: Mapping[str, Any]) -> str:
-    """What is wrong with a value, and what it may be."""
-    bounds, kind = _bounds(hint), str(error["type"])
-    if bounds is not None and kind.startswith(("greater", "less")):
-        return f"{key} is {value}; it must be {bounds}"
-    if kind == "literal_error":
-        return f"{key} is {value!r}; it must be {error['ctx']['expected']}"
-    must_be = _MUST_BE.get(kind.split("_")[0])
-    if must_be is None:
-        message = error["msg"]
-        return f"{key} is {value!r}: {message[0].lower()}{message[1:]}"
-    shown = value if kind.startswith("finite") else repr(value)
-    return f"{key} is {shown}; it must be {must_be}" + ("" if bounds is None else f", {bounds}")

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
-from longrec.core.bounds import Bounds
+from longrec.core.bounds import MOST, Bounds
 from longrec.core.choices import SplitName
 
 LossName = Literal["full", "sampled", "gbce", "bce"]
@@ -49,30 +49,30 @@ class TrainConfig:
     seed : of everything drawn at random.
     """
 
-    max_epochs: Annotated[int, Bounds(ge=0)] = 200
+    max_epochs: Annotated[int, Bounds(ge=0, le=MOST)] = 200
     max_minutes: Annotated[float | None, Bounds(gt=0)] = None
-    patience: Annotated[int, Bounds(ge=1)] = 10
-    validate_every: Annotated[int, Bounds(ge=1)] = 1
-    validation_users: Annotated[int, Bounds(ge=1)] = 10_000
+    patience: Annotated[int, Bounds(ge=1, le=MOST)] = 10
+    validate_every: Annotated[int, Bounds(ge=1, le=MOST)] = 1
+    validation_users: Annotated[int, Bounds(ge=1, le=MOST)] = 10_000
     split: SplitName = "leave-one-out"
-    context: Annotated[int | None, Bounds(ge=1)] = None
-    window: Annotated[int, Bounds(ge=1)] = 4096
-    batch_tokens: Annotated[int, Bounds(ge=1)] = 2000
+    context: Annotated[int | None, Bounds(ge=1, le=MOST)] = None
+    window: Annotated[int, Bounds(ge=1, le=MOST)] = 4096
+    batch_tokens: Annotated[int, Bounds(ge=1, le=MOST)] = 2000
     learning_rate: Annotated[float, Bounds(gt=0)] = 1e-3
     beta1: Annotated[float, Bounds(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Bounds(ge=0, lt=1)] = 0.98
     weight_decay: Annotated[float, Bounds(ge=0)] = 0.01
-    warmup_steps: Annotated[int, Bounds(ge=0)] = 200
+    warmup_steps: Annotated[int, Bounds(ge=0, le=MOST)] = 200
     clip: Annotated[float, Bounds(gt=0)] = 1.0
     average: Annotated[float, Bounds(ge=0, lt=1)] = 0.999
     loss: LossName = "full"
-    negatives: Annotated[int, Bounds(ge=1)] = 512
+    negatives: Annotated[int, Bounds(ge=1, le=MOST)] = 512
     gbce_t: Annotated[float, Bounds(ge=0, le=1)] = 0.75
     mask_share: Annotated[float, Bounds(gt=0, lt=1)] = 0.2
     mask_last: Annotated[float, Bounds(ge=0, le=1)] = 0.1
-    prefixes: Annotated[int, Bounds(ge=1)] = 4
+    prefixes: Annotated[int, Bounds(ge=1, le=MOST)] = 4
     precision: Precision = "auto"
-    workers: Annotated[int, Bounds(ge=0)] = 0
+    workers: Annotated[int, Bounds(ge=0, le=1024)] = 0
     checkpoint_minutes: Annotated[float, Bounds(gt=0)] = 1.0
     seed: Annotated[int, Bounds(ge=0)] = 0
 

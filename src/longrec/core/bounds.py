@@ -10,6 +10,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+MOST = 2**31 - 1
+"""Of events, items, users or steps that a setting counts."""
+
 
 @dataclass(frozen=True)
 class Bounds:
@@ -38,8 +41,14 @@ class Bounds:
         return f"{'below' if self.le is None else 'at most'} {high}"
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
-        """pydantic's schema of the number, with these bounds; None, where allowed, has none."""
+        """pydantic's schema of the numbers, with these bounds; None and choices have none."""
         schema = handler(source)
-        number = schema["schema"] if schema["type"] == "nullable" else schema
-        number.update({name: value for name, value in asdict(self).items() if value is not None})
+        bounds = {name: value for name, value in asdict(self).items() if value is not None}
+        inner = schema["schema"] if schema["type"] == "nullable" else schema
+        if inner["type"] != "union":
+            inner.update(bounds)
+            return schema
+        for choice in inner["choices"]:
+            if choice["type"] in ("int", "float"):
+                choice.update(bounds)
         return schema

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from longrec.core.bounds import Bounds
+from longrec.core.bounds import MOST, Bounds
 from longrec.mixers.dispatcher import MAX_CHUNK, DispatcherMixer, Forgetting
 from longrec.mixers.dispatcher_memory import MemoryDispatcherMixer
 from longrec.mixers.product_keys import check_memory
-from longrec.models.common.config import AttentionConfig
+from longrec.models.common.config import WIDEST, AttentionConfig
 from longrec.models.common.registry import register_model
 from longrec.models.common.sequence import SequenceModel
 
@@ -36,16 +36,16 @@ class ElasticConfig(AttentionConfig):
     memory_guard : whether the use of slots is balanced.
     """
 
-    experts: Annotated[int, Bounds(ge=1)] = 16
+    experts: Annotated[int, Bounds(ge=1, le=WIDEST)] = 16
     forgetting: Forgetting = "events"
     half_life_min: Annotated[float, Bounds(gt=0)] = 3.0
     half_life_max: Annotated[float, Bounds(gt=0)] = 3000.0
     time_scale: Annotated[float, Bounds(gt=0)] = 3600.0
-    convolution: Annotated[int, Bounds(ge=0)] = 4
+    convolution: Annotated[int, Bounds(ge=0, le=1024)] = 4
     chunk: Annotated[int, Bounds(ge=1, le=MAX_CHUNK)] = 32
-    memory_slots: int = 0
-    memory_topk: int = 8
-    memory_every: Annotated[int, Bounds(ge=1)] = 64
+    memory_slots: Annotated[int, Bounds(le=2**24)] = 0
+    memory_topk: Annotated[int, Bounds(le=2**24)] = 8
+    memory_every: Annotated[int, Bounds(ge=1, le=MOST)] = 64
     memory_guard: bool = True
 
     def __post_init__(self) -> None:

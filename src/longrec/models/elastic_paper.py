@@ -20,7 +20,7 @@ from longrec.mixers.base import Context
 from longrec.mixers.dispatcher_bidirectional import BidirectionalDispatcherMixer
 from longrec.mixers.product_keys import InterestMemory, check_memory
 from longrec.models.common.blocks import Block
-from longrec.models.common.config import AttentionConfig, Targets
+from longrec.models.common.config import WIDEST, AttentionConfig, Targets
 from longrec.models.common.positions import Recency
 from longrec.models.common.registry import register_model
 from longrec.models.common.sequence import SequenceModel
@@ -40,9 +40,9 @@ class ElasticPaperConfig(AttentionConfig):
     expert_residual : whether a layer's experts are added to what replaces them.
     """
 
-    experts: Annotated[int, Bounds(ge=1)] = 16
-    memory_slots: int = 4096
-    memory_topk: int = 16
+    experts: Annotated[int, Bounds(ge=1, le=WIDEST)] = 16
+    memory_slots: Annotated[int, Bounds(le=2**24)] = 4096
+    memory_topk: Annotated[int, Bounds(le=2**24)] = 16
     memory_guard: bool = True
     expert_residual: bool = False
     targets: Targets = "masked"

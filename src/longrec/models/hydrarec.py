@@ -32,7 +32,7 @@ class HydraRecConfig(FeedForwardConfig):
     """
 
     normalise: Normalise = "rms"
-    convolution: Annotated[int, Bounds(ge=0)] = 4
+    convolution: Annotated[int, Bounds(ge=0, le=1024)] = 4
 
 
 @register_model("hydrarec")

@@ -12,7 +12,7 @@ from typing import Annotated
 from longrec.core.bounds import Bounds
 from longrec.mixers.banded import BandedMixer
 from longrec.mixers.softmax import SoftmaxMixer
-from longrec.models.common.config import AttentionConfig, WindowedConfig
+from longrec.models.common.config import LONGEST, AttentionConfig, WindowedConfig
 from longrec.models.common.registry import register_model
 from longrec.models.common.sequence import SequenceModel
 from longrec.models.common.windowed import WindowedModel
@@ -45,7 +45,7 @@ class SASRecRotaryConfig(AttentionConfig):
     band : events that a layer reads.
     """
 
-    band: Annotated[int, Bounds(ge=1)] = 200
+    band: Annotated[int, Bounds(ge=1, le=LONGEST)] = 200
 
     def __post_init__(self) -> None:
         super().__post_init__()

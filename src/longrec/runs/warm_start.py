@@ -26,6 +26,7 @@ from longrec.data.splits import Split, Targets, make_split
 from longrec.evaluation.rank_targets import rank_targets
 from longrec.evaluation.summary import UNFILTERED, compare_ranks, summarise_ranks
 from longrec.models import Model, SequenceModel
+from longrec.models.common.registry import load_grown
 from longrec.models.common.scorer import Scorer
 from longrec.recommender import Recommender, load
 
@@ -84,7 +85,7 @@ def inherit_weights(model: Model, catalog: Catalog, old: Recommender) -> None:
         table[1:] += was[1:].mean(0).to(table)
         table[known] = was[rows[rows > 0].to(was.device)].to(table)
         state[name] = table
-    model.load_state_dict(state)
+    load_grown(model, state)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from longrec.config.border import check_config, make_config
+from longrec.config.border import check_config, is_frozen, make_config
 from longrec.core.bounds import Bounds
 from longrec.core.errors import UsageError
 from longrec.core.registry import Registry
@@ -101,12 +101,7 @@ def register_added_score(name: str) -> Callable[[A], A]:
     """
 
     def register(cls: A) -> A:
-        config_class = getattr(cls, "config_class", None)
-        if not (
-            isinstance(config_class, type)
-            and is_dataclass(config_class)
-            and cast(Any, config_class).__dataclass_params__.frozen
-        ):
+        if not is_frozen(getattr(cls, "config_class", None)):
             raise TypeError(f"{cls.__name__}.config_class must be a frozen dataclass")
         for method in ("bias", "with_items"):
             if getattr(cls, method) is getattr(AddedScore, method):

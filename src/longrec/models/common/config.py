@@ -7,6 +7,10 @@ from typing import Annotated, Literal
 
 from longrec.core.bounds import Bounds
 
+WIDEST = 65_536
+"""Most numbers of a vector, and most parts of one."""
+LONGEST = 2**20
+"""Most events that a layer with positions, or a band, reads at once."""
 Targets = Literal["next", "masked", "last"]
 """Which events a model is trained to predict.
 
@@ -29,8 +33,8 @@ class SequenceConfig:
         a sampled prefix.
     """
 
-    dim: Annotated[int, Bounds(ge=1)] = 64
-    layers: Annotated[int, Bounds(ge=1)] = 2
+    dim: Annotated[int, Bounds(ge=1, le=WIDEST)] = 64
+    layers: Annotated[int, Bounds(ge=1, le=1024)] = 2
     dropout: Annotated[float, Bounds(ge=0, lt=1)] = 0.2
     targets: Targets = "next"
 
@@ -47,7 +51,7 @@ class FeedForwardConfig(SequenceConfig):
     ffn_dim : width inside a block's feed-forward network.
     """
 
-    ffn_dim: Annotated[int, Bounds(ge=1)] = 256
+    ffn_dim: Annotated[int, Bounds(ge=1, le=WIDEST)] = 256
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class AttentionConfig(FeedForwardConfig):
     heads : parts of the width that attend alone, a divisor of `dim`.
     """
 
-    heads: Annotated[int, Bounds(ge=1)] = 2
+    heads: Annotated[int, Bounds(ge=1, le=WIDEST)] = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,7 +79,7 @@ class WindowedConfig(AttentionConfig):
     max_length : most events that are read, a mask after them apart.
     """
 
-    max_length: Annotated[int, Bounds(ge=1)] = 200
+    max_length: Annotated[int, Bounds(ge=1, le=LONGEST)] = 200
 
 
 def check_heads(dim: int, heads: int) -> None:

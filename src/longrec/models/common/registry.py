@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any, TypeVar, cast, get_args
 
+from torch import Tensor
+
+from longrec.config.border import is_frozen
 from longrec.config.training import TrainConfig
+from longrec.core.errors import UsageError
 from longrec.core.registry import Registry
 from longrec.models.common.base import Model, Streaming
 from longrec.models.common.sequence import SequenceModel
@@ -36,8 +40,8 @@ def register_model(name: str) -> Callable[[M], M]:
 
 
 def _check_class(name: str, cls: type[Model]) -> None:
-    config_class = getattr(cls, "config_class", None)
-    if not (isinstance(config_class, type) and is_dataclass(config_class)):
+    config_class: Any = getattr(cls, "config_class", None)
+    if not is_frozen(config_class):
         raise TypeError(f"{cls.__name__}.config_class must be a frozen dataclass")
     shared = config_keys(config_class).keys() & config_keys(TrainConfig).keys()
     if shared:
@@ -62,3 +66,25 @@ def config_keys(config_class: type[Any]) -> dict[str, Any]:
 def build_model(name: str, config: Any, n_items: int) -> Model:
     """Make a model of the registry: its class takes (config, n_items)."""
     return cast(Callable[[Any, int], Model], MODELS[name])(config, n_items)
+
+
+def load_grown(model: Model, weights: Mapping[str, Tensor]) -> None:
+    """Load weights of a smaller catalog, in which the tables by item have been given more rows.
+
+    Raises
+    ------
+    UsageError
+        When another table has a row per item: `item_tables` does not name it, so it has not grown.
+    """
+    wrong = [
+        name
+        for name, tensor in model.state_dict().items()
+        if name in weights and weights[name].shape != tensor.shape
+    ]
+    if wrong:
+        raise UsageError(
+            f"{model.name}: {', '.join(wrong)} has another size with more items and is not grown: "
+            f"name it in item_tables() of {type(model).__name__}, with the other tables with a row "
+            "per item"
+        )
+    model.load_state_dict(weights)
