@@ -60,6 +60,7 @@ def found(tmp_path_factory):
     return json.loads(done.stdout), out
 
 
+@pytest.mark.slow
 def test_cells_are_complete(found):
     conditions = []
     for cell in found[0]:
@@ -80,6 +81,7 @@ def test_cells_are_complete(found):
     assert set(conditions) == expected
 
 
+@pytest.mark.slow
 def test_the_folder_holds_the_rest(found):
     cells, out = found
     written = json.loads((out / "found.json").read_text())

@@ -190,6 +190,7 @@ def test_a_scan_scores_few_items_in_full(monkeypatch, biased):
     assert max(scored) < 20_000
 
 
+@pytest.mark.slow
 def test_no_scan_where_products_of_8_bits_are_cut_off():
     # oneDNN does what it does on older processors where it is told to be content with their
     # instructions. Where that changes nothing, the product must be right.
