@@ -44,7 +44,12 @@ MISTAKES = [
     ("train {h} --out {tmp}/r --context 3 --set context=4", 2, "twice"),
     ("train {h} --out {tmp}/r --set split=x", 2, "split is 'x'; it must be 'leave-one-out'"),
     ("train {h} --out {tmp}/r --device cuda:99", 2, "cannot be used"),
-    ("train {h} --out {tmp}/r --set dim=65536 --set layers=1024", 1, "not enough memory"),
+    (
+        "train {h} --out {tmp}/r --model elastic-paper --set memory_slots=16777216 --set dim=4096 "
+        "--set layers=1",  # 256 GiB
+        1,
+        "not enough memory",
+    ),
     ("train {h} --out {tmp}/r --set dim=4000000000", 2, "dim is 4000000000; it must"),
     ("train {h}", 2, "Missing option"),
     ("train {tmp}/none --out {tmp}/r", 1, "no such folder"),
