@@ -189,7 +189,7 @@ def check_long_life(case: str, events: int) -> None:
     moved = engine(case)
     records = moved.layout.load([None])
     for item, time in zip(items.tolist(), times.tolist(), strict=True):
-        moved._advance_one(records, 0, item, time)
+        moved._advance_one(records, 0, item, time, ())
     assert records["sequence"][0] == records["count"][0] == events
     model = recommender(case, torch.float64).model
     state = model.initial_state(1)
