@@ -26,6 +26,8 @@ from longrec.recommender import load
 from longrec.retrieval.approximate import RESCORED
 from longrec.retrieval.index_cache import open_index
 
+pytestmark = pytest.mark.slow  # one real export takes a tenth of the fast suite
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
