@@ -121,6 +121,7 @@ def test_a_process_that_fails_is_reported_and_the_next_one_measures():
     assert multiprocessing.active_children() == []
 
 
+@pytest.mark.slow
 def test_the_peak_is_that_of_the_pass():
     naive, fused = (measure_in_process(task(name, 1024))["peak_bytes"] for name in (NAIVE, FUSED))
     if naive is not None:

@@ -92,6 +92,7 @@ def served(tmp_path_factory):
 # ---- whole results
 
 
+@pytest.mark.slow
 def test_cells_are_complete(streamed, served):
     both = ("power", "process")
     stream = product(("hydrarec", "last-item"), (3, 50), (40,), (1, 3), ("python",), both, (1,))
@@ -110,6 +111,7 @@ def test_cells_are_complete(streamed, served):
             assert cell["recall_at_10"] == (None if "step" in cell["system"] else 1.0)
 
 
+@pytest.mark.slow
 def test_percentiles_are_in_order_and_pairs_no_more_than_clients_can_ask(streamed, served):
     for cell in (*streamed[0], *served[0]):
         assert 0 < cell["p50_ms"] <= cell["p95_ms"] <= cell["p99_ms"]
@@ -118,6 +120,7 @@ def test_percentiles_are_in_order_and_pairs_no_more_than_clients_can_ask(streame
         assert 0 < cell["pairs_per_second"] <= most * 1.001
 
 
+@pytest.mark.slow
 def test_the_file_of_streams_holds_the_rest(streamed):
     cells, written = streamed
     assert written["cells"] == cells
