@@ -81,10 +81,7 @@ class ExactIndex:
             scores = self._scores(
                 h[start : start + block], None if recent is None else recent[start : start + block]
             )
-            scores[:, 0] = -np.inf
-            if excluded is not None:
-                barred = excluded if len(excluded) == 1 else excluded[start : start + block]
-                np.copyto(scores, -np.inf, where=as_booleans(barred, self.n_items))
+            _exclude(scores, excluded, start)
             found += [best_of(row, width) for row in scores]
         return as_top_k(found, width)
 
@@ -126,15 +123,20 @@ class InFull:
             part = users[start : start + block]
             products = part.reshape(-1, part.shape[2]) @ self.vectors.T
             scores = best_vector(products, len(part))
-            scores[:, 0] = -np.inf
-            if excluded is not None:
-                barred = excluded if len(excluded) == 1 else excluded[start : start + block]
-                np.copyto(scores, -np.inf, where=as_booleans(barred, len(self.vectors) - 1))
+            _exclude(scores, excluded, start)
             for row, user in zip(scores, part, strict=True):
                 least = threshold(row, k) - self._slack * np.linalg.norm(user, axis=1).max()
                 items = np.flatnonzero(row >= least if least > -np.inf else row > least)
                 found.append(score_items(self.vectors, items, user, k))
         return found
+
+
+def _exclude(scores: np.ndarray, excluded: np.ndarray | None, start: int) -> None:
+    """Put padding and excluded items of users `start`, ... behind all others in scores (n, N)."""
+    scores[:, 0] = -np.inf
+    if excluded is not None:
+        rows = excluded if len(excluded) == 1 else excluded[start : start + len(scores)]
+        np.copyto(scores, -np.inf, where=as_booleans(rows, scores.shape[1] - 1))
 
 
 @torch.inference_mode()
