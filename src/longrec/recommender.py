@@ -13,7 +13,7 @@ import torch
 
 from longrec.artifact.artifact import Artifact
 from longrec.core.arrays import places
-from longrec.core.choices import Durability
+from longrec.core.choices import Durability, ExcludeSeen
 from longrec.core.errors import UsageError
 from longrec.data.aligned import align_items
 from longrec.data.catalog import as_ids
@@ -114,7 +114,7 @@ class Recommender(Artifact):
         data: Histories | str | Path | None = None,
         histories: Sequence[Sequence[Any]] | None = None,
         k: int = 10,
-        exclude_seen: bool = True,
+        exclude_seen: ExcludeSeen = "auto",
         progress: Callable[[int, int], None] | None = None,
     ) -> pl.DataFrame:
         """The k best items for users of some data, or for histories given as item ids.
@@ -129,8 +129,9 @@ class Recommender(Artifact):
             Instead of users; oldest event first. Users are then numbered from 0.
         k : int
             Items per user.
-        exclude_seen : bool
-            Whether to leave out what stands in the history.
+        exclude_seen : bool or "auto"
+            Whether to leave out what stands in the history; "auto": as `exclude_seen` of the
+            recommender says.
         progress : callable or None
             Called with (events read, events in all).
 
@@ -150,6 +151,7 @@ class Recommender(Artifact):
         """
         if k < 1:
             raise UsageError(f"k is {k}; it must be at least 1")
+        hides_seen = self.hides_seen(exclude_seen)
         if histories is None:
             data = self.data(data)
             if users is None:
@@ -171,7 +173,7 @@ class Recommender(Artifact):
                 )
             flat = [item for history in histories for item in history]
             events = Events(self.catalog.find(flat) if flat else np.zeros(0, np.int64), None)
-        return self._top_k(ids, events, lengths, k, exclude_seen, progress)
+        return self._top_k(ids, events, lengths, k, hides_seen, progress)
 
     def explain(
         self,

@@ -22,13 +22,14 @@ from longrec.artifact.folder import (
 )
 from longrec.config.border import make_config
 from longrec.config.training import TrainConfig
+from longrec.core.choices import ExcludeSeen
 from longrec.core.errors import DataError, UsageError
 from longrec.core.generators import generators_kept
 from longrec.core.registry import missing_from
 from longrec.data.catalog import Catalog, as_ids
 from longrec.data.event_columns import Column, Columns
 from longrec.data.histories import Histories, open_histories
-from longrec.models import MODELS, Model, SequenceModel, build_model
+from longrec.models import MODELS, CountingModel, Model, SequenceModel, build_model
 from longrec.models.common.added_score import ADDED_SCORES, AddedScore, check_added_score
 from longrec.models.common.registry import load_grown
 from longrec.models.common.scorer import Scorer
@@ -51,6 +52,8 @@ class Artifact:
     added : a score added to the model's, or None.
     saved_tensors : which tensors stand in its folder (`tensors_of` it), or None.
     columns : the further columns of events that the model reads, as training had them.
+    exclude_seen : whether items that a user has seen are left out where nobody says otherwise, as
+        was decided when training ended.
     """
 
     name: str
@@ -64,6 +67,7 @@ class Artifact:
     added: AddedScore | None = None
     saved_tensors: str | None = None
     columns: Columns = field(default_factory=dict)
+    exclude_seen: bool = True
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -109,6 +113,7 @@ class Artifact:
                 name: Column(None if words is None else tuple(words))
                 for name, words in config.get("columns", {}).items()
             },
+            exclude_seen=config.get("exclude_seen", True),
         )
 
     def save(self, folder: str | Path) -> Path:
@@ -127,6 +132,7 @@ class Artifact:
             "model_config": asdict(self.model_config),
             "train_config": asdict(self.train_config),
             "base_items": self.base_items,
+            "exclude_seen": self.exclude_seen,
         }
         if self.columns:
             config["columns"] = {name: column.words for name, column in self.columns.items()}
@@ -154,8 +160,8 @@ class Artifact:
             end = (self.base_items or self.catalog.n_items) + 1
             weights |= {name: weights[name][:end] for name in self.model.item_tables()}
         about: dict[str, Any] = {"model": self.name, "config": asdict(self.model_config)}
-        if self.scorer.reach:
-            about["reach"] = self.scorer.reach
+        if self.kept_items:
+            about["reach"] = self.kept_items
         if self.columns:
             about["columns"] = {name: column.words for name, column in self.columns.items()}
         return digest_of_weights(weights, **about)
@@ -169,6 +175,26 @@ class Artifact:
     def scorer(self) -> Scorer:
         """The score by which items are ranked: the model's and the added one."""
         return Scorer(self.model, self.added)
+
+    @property
+    def kept_items(self) -> int:
+        """How many of a user's last known items a stream keeps beside the model's state."""
+        own = self.model.reach if isinstance(self.model, CountingModel) else 0
+        return max(own, self.scorer.reach)
+
+    def hides_seen(self, exclude_seen: ExcludeSeen) -> bool:
+        """Whether to leave out items that a user has seen; "auto": as this recommender does.
+
+        Raises
+        ------
+        UsageError
+            For anything but True, False and "auto".
+        """
+        if isinstance(exclude_seen, bool):
+            return exclude_seen
+        if exclude_seen != "auto":
+            raise UsageError(f"exclude_seen is {exclude_seen!r}; it must be true, false or 'auto'")
+        return self.exclude_seen
 
     @property
     def limit(self) -> int | None:

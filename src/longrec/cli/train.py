@@ -187,20 +187,23 @@ def _model_tables(described: Mapping[str, Any]) -> None:
 
 def _metrics_table(name: str, metrics: Metrics) -> None:
     """The metrics of one model with intervals, and the protocol below."""
+    from longrec.evaluation.metrics import names
+    from longrec.evaluation.summary import READINGS, SERVED, TITLES
+
     rows: list[list[object]] = []
-    for key in metrics:
-        if not key.startswith("unfiltered/"):
-            low, high = metrics.intervals[key]
-            interval = f"{low:.4f} to {high:.4f}"
-            rows.append([key, metrics[key], interval, metrics[f"unfiltered/{key}"]])
-    head = ["metric", "seen filtered", "95% interval (seen filtered)", "unfiltered"]
-    console.table(name, head, rows)
+    for key in names():
+        low, high = metrics.intervals[SERVED + key]
+        interval = f"{low:.4f} to {high:.4f}"
+        others = [metrics[reading + key] for reading in READINGS[1:]]
+        rows.append([key, metrics[SERVED + key], interval, *others])
+    titles = [TITLES[reading] for reading in READINGS]
+    console.table(name, ["metric", titles[0], f"95% interval ({titles[0]})", *titles[1:]], rows)
     if len(metrics.buckets) > 1:
         console.table(
             "by history length",
-            ["events", "targets", "ndcg@10", "hr@10"],
+            ["events", "targets", *(f"{key}, as served" for key in ("ndcg@10", "hr@10"))],
             [
-                [b.label, b.targets, b.estimates["ndcg@10"], b.estimates["hr@10"]]
+                [b.label, b.targets, *(b.estimates[SERVED + key] for key in ("ndcg@10", "hr@10"))]
                 for b in metrics.buckets
             ],
         )
@@ -216,7 +219,7 @@ def _gain_table(warm: Mapping[str, Any]) -> None:
     rows: list[list[object]] = []
     parts = [("all", gain), ("items that the old model knows", gain.get("of_known_items"))]
     for name, part in parts:
-        for key in () if part is None else ("ndcg@10", "hr@10"):
+        for key in () if part is None else ("served/ndcg@10", "served/hr@10"):
             found = part[key]
             low, high = found["interval"]
             change = f"{found['difference']:+.4f} ({low:+.4f} to {high:+.4f})"
@@ -226,9 +229,8 @@ def _gain_table(warm: Mapping[str, Any]) -> None:
         ["targets", "number", "metric", "old", "new", "difference (95% interval)"],
         rows,
     )
-    seen = "filtered" if gain["lead"] == "filtered" else "not filtered, since repeats are common"
     console.print_text(
-        f"Test targets ({gain['split']}) newer than the old model's data, full ranking, seen items "
-        f"{seen}. The old model does not know the item of {gain['unknown_to_old']:.1%} of them, "
-        "which counts as a miss."
+        f"Test targets ({gain['split']}) newer than the old model's data, full ranking, each model "
+        f"as it is served. The old model does not know the item of {gain['unknown_to_old']:.1%} of "
+        "them, which counts as a miss."
     )

@@ -42,7 +42,11 @@ def report_row(runs: Sequence[Path], name: str, memory: Sequence[Path] = ()) -> 
     metrics = every[0]
     if len(runs) > 1:
         ranks = [read_ranks(run) for run in runs]
-        metrics = summarise_ranks(ranks, metrics.split, metrics.notes, part=metrics.part)
+        metrics = summarise_ranks(
+            *(ranks, metrics.split, metrics.notes),
+            part=metrics.part,
+            exclude_seen=metrics.exclude_seen,
+        )
     sizes = sizes_of(read_json(runs[0] / "config.json"))
     peaks = [read_json(path).get("peak_bytes") for path in memory if path.is_file()]
     seconds = statistics.fmean(t["seconds"] for t in trainings)

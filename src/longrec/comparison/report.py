@@ -17,9 +17,9 @@ from longrec.core.format import size
 from longrec.core.machine import machine_text, versions_text
 from longrec.evaluation.report.contents import Report, ReportRow
 from longrec.evaluation.report.page import write_report
-from longrec.evaluation.summary import UNFILTERED
+from longrec.evaluation.summary import SERVED
 
-QUOTED = ("ndcg@10", "hr@10", "mrr@10")
+QUOTED = tuple(SERVED + name for name in ("ndcg@10", "hr@10", "mrr@10"))
 
 
 def write_results(comparison: Comparison, facts: Mapping[str, str]) -> None:
@@ -77,7 +77,7 @@ def provenance_facts(about: Mapping[str, Any]) -> dict[str, str]:
 
 def results_frame(comparison: Comparison) -> pl.DataFrame:
     """One line per row of the comparison: metrics with intervals, then costs."""
-    prefix, lines = _prefix(comparison), []
+    lines = []
     for rank, row in enumerate(comparison.rows, start=1):
         line: dict[str, Any] = {
             "rank": rank if row.is_ranked else None,
@@ -87,8 +87,7 @@ def results_frame(comparison: Comparison) -> pl.DataFrame:
             "converged": None if row.converged is None else str(row.converged),
             "seeds": row.seeds if row.is_system else None,
         }
-        for name in QUOTED:
-            key = prefix + name
+        for key in QUOTED:
             line[key] = row.metrics.get(key)
             line[f"{key} low"], line[f"{key} high"] = row.interval(key) or (None, None)
             line[f"{key} spread"] = row.spread.get(key)
@@ -101,7 +100,7 @@ def results_frame(comparison: Comparison) -> pl.DataFrame:
 
 def summary_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Columns and lines of a table for the screen, in the order of ranks."""
-    ndcg, hr = (_prefix(comparison) + name for name in QUOTED[:2])
+    ndcg, hr = QUOTED[:2]
     lines = []
     for rank, row in enumerate(comparison.rows, start=1):
         cost, ends = row.cost, row.interval(ndcg)
@@ -125,7 +124,3 @@ def summary_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 def how_ended(row: ReportRow) -> str:
     """How a row's training ended; "not converged" is what matters where it was too early."""
     return "not converged" if row.converged is False else row.ended
-
-
-def _prefix(comparison: Comparison) -> str:
-    return UNFILTERED if comparison.metric.startswith(UNFILTERED) else ""

@@ -12,11 +12,11 @@ from longrec.comparison.plan import Job, Plan, read_plan
 from longrec.comparison.read_runs import read_json, read_ranks, report_row
 from longrec.core.errors import DataError
 from longrec.evaluation.report.contents import (
+    LEADING,
     Pair,
     ReportRow,
     by_rank,
     compare_pairs,
-    leading_metric,
 )
 from longrec.evaluation.summary import Metrics
 
@@ -155,7 +155,7 @@ def collect(
     memory = {job.run: job.logs / "train.json" for job in ended}
     rows = [report_row(own, name, [memory[run] for run in own]) for name, own in runs.items()]
     rows += bounds or _earlier_bounds(folder)
-    metric = leading_metric(rows)
+    metric = LEADING
     rows = by_rank(rows, metric)
     ranks = {row.name: [read_ranks(r) for r in runs[row.name]] for row in rows if row.is_system}
     failed = {failure.name for failure in failures}

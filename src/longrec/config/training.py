@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
 from longrec.core.bounds import MOST, Bounds
-from longrec.core.choices import SplitName
+from longrec.core.choices import ExcludeSeen, SplitName
 
 LossName = Literal["full", "sampled", "gbce", "bce"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -25,7 +25,10 @@ class TrainConfig:
     validate_every : epochs from one validation to the next.
     validation_users : most users that a validation ranks (drawn once, by the seed).
     split : which events train, validate and test.
-    context : read at most this many events per user, the latest ones; none reads whole histories.
+    exclude_seen : whether items that a user has seen are left out when the model serves; auto: the
+        one of the two that serves the validation targets better.
+    context : train on at most this many events per user, the latest ones; none: on whole histories.
+        A model that streams exactly reads all events when it serves, and is validated so.
     window : events read at once; longer histories carry their state on, detached.
     batch_tokens : padded events per batch.
     learning_rate : of AdamW, after its warmup.
@@ -55,6 +58,7 @@ class TrainConfig:
     validate_every: Annotated[int, Bounds(ge=1, le=MOST)] = 1
     validation_users: Annotated[int, Bounds(ge=1, le=MOST)] = 10_000
     split: SplitName = "leave-one-out"
+    exclude_seen: ExcludeSeen = "auto"
     context: Annotated[int | None, Bounds(ge=1, le=MOST)] = None
     window: Annotated[int, Bounds(ge=1, le=MOST)] = 4096
     batch_tokens: Annotated[int, Bounds(ge=1, le=MOST)] = 2000

@@ -13,6 +13,8 @@ IndexKind = Literal["auto", "exact", "approximate"]
 """How items are found; auto is approximate in catalogs so large that it is faster."""
 Part = Literal["test", "validation"]
 """Which targets of a split are ranked."""
+ExcludeSeen = bool | Literal["auto"]
+"""Whether items that a user has seen are left out; auto: as validation decided."""
 
 SplitName = Literal["leave-one-out", "global-time", "prequential"]
 """Which events train, validate and test."""

@@ -42,7 +42,8 @@ def align(
         # The input of a target whose item is unknown still ends where it did.
         positions = before[part.positions]
         has_input = positions > before[histories.offsets[part.users]]
-        return Targets(part.users, positions, part.known & has_input & known[part.positions])
+        own = index[part.items]
+        return Targets(part.users, positions, own, part.known & has_input & (own > 0))
 
     view = replace(
         histories,

@@ -50,13 +50,16 @@ class Targets:
         Index of the user of each target.
     positions : int64 (n,)
         Where the target lies in ``histories.items``; its input is
-        ``items[offsets[user] : position]``, which is never empty.
+        ``items[offsets[user] : position]``, which a split never leaves empty.
+    items : int64 (n,)
+        Item index of each target; 0 where a recommender's catalog does not have it.
     known : bool (n,)
         False where the target counts as a miss because its item never occurs in training.
     """
 
     users: Ints
     positions: Ints
+    items: Ints
     known: Bools
 
     def __len__(self) -> int:
@@ -65,6 +68,12 @@ class Targets:
     def lengths(self, offsets: Ints) -> Ints:
         """Count the events before each target, (n,) int64."""
         return self.positions - offsets[self.users]
+
+    def where(self, chosen: Ints | Bools) -> Targets:
+        """Some of them, by numbers in ascending order or by a mask (n,)."""
+        return Targets(
+            self.users[chosen], self.positions[chosen], self.items[chosen], self.known[chosen]
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,9 +270,10 @@ def _split(
     made = {}
     for part, (users, positions) in (("validation", validation), ("test", test)):
         users, positions = users.astype(np.int64), positions.astype(np.int64)
-        in_training = seen[histories.items[positions]]
+        items = histories.items[positions].astype(np.int64)
+        in_training = seen[items]
         known = in_training if unseen_is_a_miss else np.ones(len(users), dtype=np.bool_)
-        made[part] = Targets(users, positions, known)
+        made[part] = Targets(users, positions, items, known)
         counts[f"{part}_users"] = len(np.unique(users))
         counts[f"{part}_targets"] = len(users)
         counts[f"{part}_unseen_share"] = _share(~in_training)

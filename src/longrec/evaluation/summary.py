@@ -1,8 +1,9 @@
 """From the ranks of a model's targets to the metrics that a table may quote.
 
 A frame of ranks has one row per target: ``user`` (index), ``position``, ``length`` (events before
-the target), ``rank`` (seen items filtered, the target never), ``rank_unfiltered``, ``known`` (False
-where the target is a miss because its item is not in training) and ``repeat`` (the item is in its
+the target), ``rank_served`` (its place in the list that is recommended; MISS where it is in none),
+``rank`` (seen items filtered, the target never), ``rank_unfiltered``, ``known`` (False where the
+two ranks before are misses, because its item is not in training) and ``repeat`` (the item is in its
 own input).
 """
 
@@ -28,8 +29,11 @@ Notes = dict[str, int | float | str]
 Ranks = pl.DataFrame | Sequence[pl.DataFrame]
 """Of one training, or of several seeds over the same targets, averaged target by target."""
 
-UNFILTERED = "unfiltered/"
-KEYS = (*names(), *(UNFILTERED + name for name in names()))
+SERVED, UNFILTERED = "served/", "unfiltered/"
+READINGS = (SERVED, "", UNFILTERED)
+"""Prefixes of the three ways to read a rank: as served, seen items filtered, unfiltered."""
+TITLES = {SERVED: "as served", "": "seen items filtered", UNFILTERED: "unfiltered"}
+KEYS = tuple(reading + name for reading in READINGS for name in names())
 """Of all metrics, in the order of their columns."""
 _TEST_TARGETS = {
     "leave-one-out": (
@@ -48,8 +52,20 @@ _TEST_TARGETS = {
     ),
 }
 BUCKET_STARTS = (1, 20, 50, 100, 200, 500, 1000)
-REPEATS_LEAD = 0.01  # above this share of repeat targets the unfiltered metrics lead
-COLUMNS = ("user", "position", "length", "rank", "rank_unfiltered", "known", "repeat")
+AS_SERVED = {
+    True: "Headline: as served, without items that a user has seen, so that a repeat is a miss.",
+    False: "Headline: as served, with items that a user has seen among the others.",
+    None: "Headline: as served, each by its own policy on items that a user has seen.",
+}
+COLUMNS = (
+    *("user", "position", "length", "rank_served", "rank", "rank_unfiltered", "known", "repeat"),
+)
+
+
+def as_served(ranks: pl.DataFrame, exclude_seen: bool) -> pl.DataFrame:
+    """Ranks of `rank_targets` with `rank_served`, under a policy on items that a user has seen."""
+    served = pl.col("rank_hiding" if exclude_seen else "rank_showing").alias("rank_served")
+    return ranks.with_columns(served).select(COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -86,8 +102,9 @@ class Metrics(Mapping[str, float]):
         The same by history length, empty buckets left out.
     split, part : str
         The protocol's name, and which of its targets: "test" or "validation".
-    lead : str
-        Which metrics are the headline: "filtered", or "unfiltered" where repeats are common.
+    exclude_seen : bool or None
+        As served: whether items that a user has seen are left out; None: not the same in all that
+        is averaged.
     counts : dict
         Users, targets, targets that miss because training never saw their item, repeats.
     notes : dict
@@ -99,7 +116,7 @@ class Metrics(Mapping[str, float]):
     buckets: tuple[Bucket, ...]
     split: str
     part: str = "test"
-    lead: str
+    exclude_seen: bool | None
     counts: dict[str, int]
     notes: Notes = field(default_factory=dict)
 
@@ -111,10 +128,6 @@ class Metrics(Mapping[str, float]):
 
     def __len__(self) -> int:
         return len(self.estimates)
-
-    def headline(self, metric: str = "ndcg@10") -> str:
-        """Name the key under which ``metric`` leads, with "unfiltered/" where that leads."""
-        return metric if self.lead == "filtered" else UNFILTERED + metric
 
     def protocol(self) -> str:
         """Say in sentences which events were targets, how they were ranked, what was left out."""
@@ -133,12 +146,7 @@ class Metrics(Mapping[str, float]):
             sentences.append(f"{users:,} users have no event before the cut and are left out.")
         if notes.get("users_too_short"):
             sentences.append(f"{notes['users_too_short']:,} users are too short to be evaluated.")
-        sentences.append(
-            "Headline: seen items filtered, the target never removed."
-            if self.lead == "filtered"
-            else "Headline: unfiltered, because more than 1% of the targets repeat an item of "
-            "their own input."
-        )
+        sentences.append(AS_SERVED[self.exclude_seen])
         targets = max(counts["targets"], 1)
         unseen = notes.get(f"{self.part}_unseen_share", counts["unseen_misses"] / targets)
         sentences.append(
@@ -188,6 +196,7 @@ def summarise_ranks(
     split: str,
     notes: Notes | None = None,
     *,
+    exclude_seen: bool | None = None,
     part: str = "test",
     draws: int = DRAWS,
 ) -> Metrics:
@@ -200,6 +209,8 @@ def summarise_ranks(
         seed, so that intervals are those of the mean over the seeds.
     split, notes
         Name and notes of the split that chose the targets.
+    exclude_seen
+        The policy on seen items behind ``rank_served``.
     part
         Which targets of the split these are: "test" or "validation".
     draws
@@ -223,7 +234,7 @@ def summarise_ranks(
         intervals=intervals,
         buckets=tuple(_buckets(values, user, length, draws)),
         split=split,
-        lead="unfiltered" if repeats > REPEATS_LEAD * len(first) else "filtered",
+        exclude_seen=exclude_seen,
         counts={
             "users": first["user"].n_unique(),
             "targets": len(first),
@@ -276,15 +287,16 @@ def _frames(ranks: Ranks) -> list[pl.DataFrame]:
 def _values(frames: Sequence[pl.DataFrame]) -> Floats:
     """Give (n, metrics) in the order of ``KEYS``, the mean over the frames per target.
 
-    Targets unseen in training are misses.
+    Targets unseen in training are misses but as served, where their place in the list counts.
     """
-    both = []
-    for name in ("rank", "rank_unfiltered"):
-        ranks = [
-            np.where(frame["known"].to_numpy(), frame[name].to_numpy(), MISS) for frame in frames
-        ]
-        both.append(sum(map(per_target, ranks)) / len(frames))
-    return np.concatenate(both, axis=1)
+    values = []
+    for name in ("rank_served", "rank", "rank_unfiltered"):
+        ranks = [frame[name].to_numpy() for frame in frames]
+        if name != "rank_served":
+            known = [frame["known"].to_numpy() for frame in frames]
+            ranks = [np.where(*pair, MISS) for pair in zip(known, ranks, strict=True)]
+        values.append(sum(map(per_target, ranks)) / len(frames))
+    return np.concatenate(values, axis=1)
 
 
 def _estimate(

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longrec.mixers.base import EMPTY, Context
-from longrec.models.common.base import CountingModel
+from longrec.models.common.base import AddedRows, CountingModel
 from longrec.models.common.registry import register_model
 
 
@@ -22,9 +21,7 @@ class BaselineConfig:
 class Popularity(CountingModel):
     """Every user gets the items with the most training events."""
 
-    streaming = "windowed"
     config_class = BaselineConfig
-    max_length = 1
     counts: Tensor
 
     def __init__(self, config: BaselineConfig, n_items: int) -> None:
@@ -32,24 +29,19 @@ class Popularity(CountingModel):
         self.config, self.n_items = config, n_items
         self.register_buffer("counts", torch.zeros(n_items + 1))
 
-    def count(self, items: Tensor, following: Tensor) -> None:
-        self.counts = torch.bincount(following, minlength=self.n_items + 1).float()
-        self.counts[0] = 0
+    def count(self, items: Tensor, lengths: Tensor) -> None:
+        self.counts = torch.bincount(items, minlength=self.n_items + 1).float()
 
-    def encode(self, items: Tensor, ctx: Context = EMPTY) -> Tensor:
-        return items.new_zeros(*items.shape, 1)
-
-    def score_all(self, h: Tensor) -> Tensor:
-        return self.counts.repeat(len(h), 1)
+    def bias(self) -> Tensor:
+        return self.counts.double()
 
 
 @register_model("last-item")
 class LastItem(CountingModel):
     """Items by how often they followed the user's last item in training, then by popularity."""
 
-    streaming = "windowed"
     config_class = BaselineConfig
-    max_length = 1
+    reach = 1
     starts: Tensor
     followers: Tensor
     times: Tensor
@@ -63,32 +55,29 @@ class LastItem(CountingModel):
         self.register_buffer("times", torch.zeros(0))
         self.register_buffer("counts", torch.zeros(n_items + 1))
 
-    def count(self, items: Tensor, following: Tensor) -> None:
-        self.counts = torch.bincount(following, minlength=self.n_items + 1).float()
-        self.counts[0] = 0
-        real = (items > 0) & (following > 0)
+    def count(self, items: Tensor, lengths: Tensor) -> None:
+        self.counts = torch.bincount(items, minlength=self.n_items + 1).float()
+        last = torch.zeros(len(items), dtype=torch.bool)
+        last[lengths.cumsum(0)[lengths > 0] - 1] = True
+        before = torch.where(last, 0, items)[:-1].long()
         pair, times = torch.unique(
-            items[real] * (self.n_items + 1) + following[real], return_counts=True
+            (before * (self.n_items + 1) + items[1:])[before > 0], return_counts=True
         )
         first = pair // (self.n_items + 1)
         self.followers, self.times = pair % (self.n_items + 1), times.float()
         self.starts = torch.searchsorted(first, torch.arange(self.n_items + 2))
 
-    def encode(self, items: Tensor, ctx: Context = EMPTY) -> Tensor:
-        return items[..., None]
+    def bias(self) -> Tensor:
+        # Popularity, scaled below 1, only orders items that followed equally often.
+        return self.counts.double() / (self.counts.sum(dtype=torch.float64) + 1)
 
-    def score_all(self, h: Tensor) -> Tensor:
-        last = h[:, 0]
-        # Popularity, scaled below 1, only orders items that followed equally often; in float64,
-        # or rounding would tie what a large log tells apart.
-        share = self.counts.double() / (self.counts.sum(dtype=torch.float64) + 1)
-        scores = share.repeat(len(last), 1)
+    def rows(self, recent: Tensor) -> AddedRows:
+        last = recent[:, 0]
         number = self.starts[last + 1] - self.starts[last]
         row = torch.repeat_interleave(torch.arange(len(last), device=last.device), number)
         before = number.cumsum(0) - number
         pair = torch.arange(len(row), device=last.device) - before[row] + self.starts[last][row]
-        scores[row, self.followers[pair]] += self.times[pair]
-        return scores
+        return AddedRows(row, self.followers[pair], self.times[pair].double())
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         # The number of pairs belongs to the data, so these two take the stored size.

@@ -68,7 +68,7 @@ class CellIndex:
     ) -> TopK:
         """The best items of each user among those in the cells that are probed, and of the rows."""
         width = min(k, self.n_items)
-        users, rows = self._scorer.user_vectors(h).numpy(), self._scorer.rows(recent)
+        users, rows = self._scorer.user_vectors(h).numpy(), self._scorer.rows(h, recent)
         search, vectors = self._search_cells, self._vectors
         return as_top_k(search_with_rows(search, vectors, users, width, excluded, rows), width)
 

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from longrec.models.common.scorer import Scorer
-from longrec.retrieval.index import TopK, as_booleans, vectors_of
+from longrec.retrieval.index import TopK, as_booleans
 from longrec.retrieval.int8_scan import SLACK, Scan, pays
 from longrec.retrieval.top_k import (
     Best,
     as_top_k,
     best_of,
     best_vector,
+    products_of_pairs,
     score_items,
     search_with_rows,
     threshold,
@@ -21,6 +22,8 @@ from longrec.retrieval.top_k import (
 
 AT_ONCE = 1 << 22
 """Scores held at once."""
+PAIRS_AT_ONCE = 1 << 18
+"""Pairs of a user and an item scored one by one at once."""
 LARGE = 50_000
 """Items from which a scan in 8 bits pays, where the processor multiplies them fast: at 20,000 it
 does not, at 100,000 it takes a fifth of the time (docs/retrieval.md)."""
@@ -29,8 +32,10 @@ does not, at 100,000 it takes a fifth of the time (docs/retrieval.md)."""
 class ExactIndex:
     """Exact search over a catalog; see `Index`.
 
-    Large catalogs are scanned in 8 bits first (`longrec.retrieval.int8_scan`), where the processor
-    multiplies these fast: items and scores are the same to the bit as those of a scan in full.
+    A score that is a product of vectors is summed in one order, whichever items and users are asked
+    for together (`products`), so that items of one vector tie everywhere. Matrix products, or a
+    scan in 8 bits in large catalogs (`longrec.retrieval.int8_scan`), find what may be among the
+    best.
 
     Parameters
     ----------
@@ -45,16 +50,19 @@ class ExactIndex:
 
     def __init__(self, scorer: Scorer, in_8_bits: bool | None = None) -> None:
         self._scorer, self._device, self.n_items = scorer, scorer.model.device, scorer.n_items
-        self._vectors = vectors = vectors_of(scorer)
         self._scan: Scan | InFull | None = None
-        if vectors is None or vectors.dtype != np.float32:
+        if not scorer.has_vectors:
             return
+        vectors = scorer.item_vectors().detach()
+        whole = vectors.cpu().numpy()
         if in_8_bits is None:
-            in_8_bits = self.n_items >= LARGE and pays(vectors.shape[1] - scorer.has_bias)
-        if in_8_bits:
-            self._scan = Scan(vectors, scorer.has_bias)
-        elif self.n_items >= LARGE:
-            self._scan = InFull(vectors)
+            in_8_bits = (
+                self._device.type == "cpu"
+                and whole.dtype == np.float32
+                and self.n_items >= LARGE
+                and pays(whole.shape[1] - scorer.has_bias)
+            )
+        self._scan = Scan(whole, scorer.has_bias) if in_8_bits else InFull(whole, vectors)
 
     @property
     def in_8_bits(self) -> bool:
@@ -71,35 +79,80 @@ class ExactIndex:
     ) -> TopK:
         """The k best items of each user."""
         width = min(k, self.n_items)
-        found: list[Best] = []
         if self._scan is not None:
-            search, vectors, users = self._scan.search, self._scan.vectors, self._users(h)
-            rows = self._scorer.rows(recent)
+            h = h.to(self._device)
+            search, vectors = self._scan.search, self._scan.vectors
+            users, rows = self._scorer.user_vectors(h).cpu().numpy(), self._scorer.rows(h, recent)
             return as_top_k(search_with_rows(search, vectors, users, width, excluded, rows), width)
+        found: list[Best] = []
         block = max(1, AT_ONCE // (self.n_items + 1))
         for start in range(0, len(h), block):
-            scores = self._scores(
-                h[start : start + block], None if recent is None else recent[start : start + block]
-            )
+            part = slice(start, start + block)
+            last = None if recent is None else recent[part]
+            scores = self._scorer.score(h[part].to(self._device), recent=last).cpu().numpy()
             _exclude(scores, excluded, start)
             found += [best_of(row, width) for row in scores]
         return as_top_k(found, width)
 
-    def _scores(self, h: Tensor, recent: Tensor | None) -> np.ndarray:
-        """(n, n_items + 1), new memory."""
-        if self._vectors is None:
-            return self._scorer.score(h.to(self._device), recent=recent).cpu().numpy()
-        users = self._users(h)
-        scores = best_vector(users.reshape(-1, users.shape[-1]) @ self._vectors.T, len(users))
-        rows = self._scorer.rows(recent)
+    @torch.inference_mode()
+    def scores_around(self, h: Tensor, items: Tensor, recent: Tensor | None = None) -> Tensor:
+        """Scores of all items, in which one item of each user stands where `search` has it.
+
+        The index is one that does not scan in 8 bits.
+
+        Parameters
+        ----------
+        h : Tensor
+            (n, D), what the model knows of each user.
+        items : Tensor
+            (n,) int64, an item index of each user.
+        recent : Tensor or None
+            As of `search`.
+
+        Returns
+        -------
+        Tensor
+            (n, n_items + 1), new memory where h is; that of the user's item, and those that may tie
+            with it, are the scores of `search`. Padding has -inf.
+        """
+        if self._scan is None:
+            return self._scorer.score(h, recent=recent)
+        users, rows = self._scorer.user_vectors(h), self._scorer.rows(h, recent)
+        vectors = self._scorer.item_vectors()
+        scores: Tensor = (users.flatten(0, 1) @ vectors.t()).unflatten(0, users.shape[:2]).amax(1)
+        added = None
         if rows is not None:
-            row, item, value = (part.numpy() for part in rows)
-            scores[row, item] += value.astype(scores.dtype)
+            added = torch.zeros_like(scores)
+            added[rows.row.to(h.device), rows.item.to(h.device)] = rows.value.to(scores)
+            scores += added
+        if vectors.shape[1] > 1:  # a sum of one product has one order
+            self._settle(scores, users.cpu().numpy(), items, added)
+        scores[:, 0] = -torch.inf
         return scores
 
-    def _users(self, h: Tensor) -> np.ndarray:
-        """User vectors (n, R, D)."""
-        return self._scorer.user_vectors(h).numpy()
+    def _settle(
+        self, scores: Tensor, users: np.ndarray, items: Tensor, added: Tensor | None
+    ) -> None:
+        """Put the scores of `search` for each user's item, and all near it, into scores (n, N)."""
+        assert isinstance(self._scan, InFull)
+        vectors = self._scan.vectors
+
+        def settle(row: Tensor, item: Tensor) -> None:
+            pairs = item.cpu().numpy(), users, row.cpu().numpy()
+            found = torch.from_numpy(products_of_pairs(vectors, *pairs)).to(scores)
+            scores[row, item] = found if added is None else found + added[row, item]
+
+        every = torch.arange(len(scores), device=scores.device)
+        settle(every, items)
+        own = scores[every, items][:, None]
+        slack = torch.from_numpy(self._scan.slack(users)).to(scores)[:, None]
+        if added is not None:
+            slack = slack + SLACK * added.abs().amax(1, keepdim=True)
+        near = ~((scores < own - slack) | (scores > own + slack))
+        row, item = near.nonzero(as_tuple=True)
+        for start in range(0, len(row), PAIRS_AT_ONCE):
+            part = slice(start, start + PAIRS_AT_ONCE)
+            settle(row[part], item[part])
 
 
 class InFull:
@@ -108,12 +161,14 @@ class InFull:
     Parameters
     ----------
     vectors : ndarray
-        (n_items + 1, D) float32, row 0 is padding; kept, not copied.
+        (n_items + 1, D), row 0 is padding; kept, not copied.
+    on_device : Tensor
+        The same where they are multiplied.
     """
 
-    def __init__(self, vectors: np.ndarray) -> None:
-        self.vectors = vectors
-        self._slack = 2 * SLACK * float(np.einsum("nd,nd->n", vectors, vectors).max()) ** 0.5
+    def __init__(self, vectors: np.ndarray, on_device: Tensor) -> None:
+        self.vectors, self._on_device = vectors, on_device
+        self._largest = float(np.einsum("nd,nd->n", vectors, vectors).max()) ** 0.5
 
     def search(self, users: np.ndarray, k: int, excluded: np.ndarray | None) -> list[Best]:
         """The k best items for each user; see `Scan.search`."""
@@ -121,13 +176,25 @@ class InFull:
         block = max(1, AT_ONCE // len(self.vectors))
         for start in range(0, len(users), block):
             part = users[start : start + block]
-            products = part.reshape(-1, part.shape[2]) @ self.vectors.T
-            scores = best_vector(products, len(part))
+            scores = self.near(part)
             _exclude(scores, excluded, start)
-            for row, user in zip(scores, part, strict=True):
-                least = threshold(row, k) - self._slack * np.linalg.norm(user, axis=1).max()
+            for row, user, slack in zip(scores, part, self.slack(part), strict=True):
+                least = threshold(row, k) - slack
                 items = np.flatnonzero(row >= least if least > -np.inf else row > least)
                 found.append(score_items(self.vectors, items, user, k))
+        return found
+
+    def near(self, users: np.ndarray) -> np.ndarray:
+        """Scores of all items, new memory (n, n_items + 1), each within half a `slack`."""
+        flat = users.reshape(-1, users.shape[2])
+        if self._on_device.device.type == "cpu":
+            return best_vector(flat @ self.vectors.T, len(users))
+        rows = torch.from_numpy(flat).to(self._on_device.device)
+        return best_vector((rows @ self._on_device.t()).cpu().numpy(), len(users))
+
+    def slack(self, users: np.ndarray) -> np.ndarray:
+        """How far apart two scores of a user may be found of which one is not below the other."""
+        found: np.ndarray = 2 * SLACK * self._largest * np.linalg.norm(users, axis=2).max(1)
         return found
 
 

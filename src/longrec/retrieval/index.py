@@ -12,6 +12,7 @@ from torch import Tensor
 
 from longrec.core.arrays import Ints
 from longrec.models.common.scorer import Scorer
+from longrec.models.common.sequence import SequenceModel
 
 PERSONAL, COLD = "personal", "cold"
 """How a user's items were found: by the model from a history, or without one the popular items."""
@@ -70,9 +71,11 @@ class Index(Protocol):
 def vectors_of(scorer: Scorer) -> np.ndarray | None:
     """Item vectors (n_items + 1, D), the bias among them, of scores that are products on the CPU.
 
-    They are not copied where there is no bias. None where scores are no products of vectors.
+    They are not copied where there is no bias. None where scores are no products of vectors, nor of
+    a counting model, whose biases are no directions.
     """
-    if scorer.has_vectors and scorer.model.device.type == "cpu":
+    of_vectors = scorer.has_vectors and isinstance(scorer.model, SequenceModel)
+    if of_vectors and scorer.model.device.type == "cpu":
         return scorer.item_vectors().detach().numpy()
     return None
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from longrec.core.arrays import Ints
-from longrec.models.common.added_score import AddedRows
+from longrec.models.common.base import AddedRows
 from longrec.retrieval.index import TopK, all_allowed, allowed, as_bits, count_allowed
 
 BLOCKS, LARGEST = 128, 1024
@@ -82,6 +82,15 @@ def products(vectors: np.ndarray, items: Ints, user: np.ndarray) -> np.ndarray:
     scores: np.ndarray = np.einsum("md,d->m", some, user[0])
     for interest in user[1:]:
         np.maximum(scores, np.einsum("md,d->m", some, interest), out=scores)
+    return scores
+
+
+def products_of_pairs(vectors: np.ndarray, items: Ints, users: np.ndarray, row: Ints) -> np.ndarray:
+    """Scores (m,) of items for users row (m,) of (n, R, D), each the one that `products` gives."""
+    some = vectors.take(items, 0)
+    scores: np.ndarray = np.einsum("md,md->m", some, users[row, 0])
+    for interest in range(1, users.shape[1]):
+        np.maximum(scores, np.einsum("md,md->m", some, users[row, interest]), out=scores)
     return scores
 
 
@@ -163,7 +172,7 @@ def merge(one: Best, other: Best, k: int) -> Best:
 
 def _by_user(rows: AddedRows, users: int) -> list[tuple[Ints, np.ndarray]]:
     """The items, ascending, and values of each user."""
-    row, item, value = (part.numpy() for part in rows)
+    row, item, value = (part.cpu().numpy() for part in rows)
     order = np.lexsort((item, row))
     bounds = np.searchsorted(row[order], np.arange(1, users))
     parts = (np.split(part[order], bounds) for part in (item, value))

@@ -19,7 +19,7 @@ from longrec.data.event_columns import check_columns
 from longrec.data.histories import Histories
 from longrec.data.splits import make_split
 from longrec.evaluation.rank_targets import rank_targets
-from longrec.evaluation.summary import Metrics, summarise_ranks
+from longrec.evaluation.summary import Metrics, as_served, summarise_ranks
 from longrec.inference.encode import check_times
 
 
@@ -71,8 +71,10 @@ def evaluate(
         )
     check_times(recommender.model, data.times)
     ranks = rank_targets(
-        recommender.scorer, known, targets, recommender.train_config.context, progress
+        *(recommender.scorer, known, targets, recommender.train_config.context, progress),
+        popular=recommender.catalog.popular,
     )
+    ranks = as_served(ranks, recommender.exclude_seen)
     notes = dict(aligned.notes)
     own_data = recommender.provenance.get("data", {}).get("fingerprint") == data.fingerprint
     if own_data and chosen.name != trained_under:
@@ -85,7 +87,9 @@ def evaluate(
         notes["warning"] = (
             f"the warm start's old run was trained on {trained_before:,} of these targets"
         )
-    metrics = summarise_ranks(ranks, chosen.name, notes, part=split)
+    metrics = summarise_ranks(
+        ranks, chosen.name, notes, part=split, exclude_seen=recommender.exclude_seen
+    )
     if recommender.folder is not None:
         _save(recommender.folder, recommender, metrics, ranks, data)
     return metrics

@@ -47,14 +47,14 @@ class TrainingProgress:
             best = " best" if row.ndcg10 == status.best else ""
             self._bar.console.print(
                 f"{self.name}  epoch {row.epoch:>3}  {_loss(row.loss, 4)}"
-                f"validation NDCG@10 {row.ndcg10:.4f}{best}  {row.seconds:.0f} s",
+                f"validation NDCG@10 as served {row.ndcg10:.4f}{best}  {row.seconds:.0f} s",
                 markup=False,
             )
         now = time.monotonic()
         if now - self._last_update < 0.2:
             return
         self._last_update = now
-        state = f"{_loss(report.loss, 3)}best NDCG@10 {max(status.best, 0):.4f}"
+        state = f"{_loss(report.loss, 3)}best NDCG@10 as served {max(status.best, 0):.4f}"
         if status.total_steps:
             left = duration(self._seconds_left(report))
             state += f"  {report.events_per_second:,.0f} events/s  at most {left} left"

@@ -8,14 +8,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from longrec.core import console
 from longrec.core.errors import UsageError
 from longrec.core.generators import generators_kept, seed_generators
+from longrec.data.catalog import Catalog
 from longrec.data.event_columns import check_columns
 from longrec.data.histories import Histories, open_histories
-from longrec.data.splits import make_split
+from longrec.data.splits import Split, make_split, training_events
 from longrec.inference.encode import check_times
 from longrec.models import build_model
 from longrec.models.common.settings import check_model, parse_settings
@@ -153,9 +155,12 @@ def _train(
     data.check()
     training = asdict(result)
     del training["rows"]
-    about |= {"training": training, "split": dict(split.notes)}
+    policy = training.pop("policy")
+    about |= {"training": training, "policy": policy, "split": dict(split.notes)}
     recommender = Recommender(
-        *(plan.model, model, model_config, config, data.catalog, about), columns=columns
+        *(plan.model, model, model_config, config, _counted(data, split), about),
+        columns=columns,
+        exclude_seen=policy["exclude_seen"],
     )
     if old is not None:
         bar = console.progress_bar("the new period") if progress is True else nullcontext()
@@ -163,6 +168,13 @@ def _train(
             gain = measure_gain(old, recommender, data, split, old_data, report_ranked)
         about["warm_start"]["gain"] = gain
     return recommender
+
+
+def _counted(data: Histories, split: Split) -> Catalog:
+    """The catalog with the counts of training events: what is popular knows no target."""
+    trains = training_events(data.offsets, split.train_end)
+    counts = np.bincount(data.items[trains], minlength=data.n_items + 1)
+    return Catalog(data.catalog.ids, counts[1:])
 
 
 def _device(name: str) -> torch.device:

@@ -24,13 +24,13 @@ from longrec.data.catalog import Catalog
 from longrec.data.histories import Histories
 from longrec.data.splits import Split, Targets, make_split
 from longrec.evaluation.rank_targets import rank_targets
-from longrec.evaluation.summary import UNFILTERED, compare_ranks, summarise_ranks
+from longrec.evaluation.summary import SERVED, as_served, compare_ranks, summarise_ranks
 from longrec.models import Model, SequenceModel
 from longrec.models.common.registry import load_grown
 from longrec.models.common.scorer import Scorer
 from longrec.recommender import Recommender, load
 
-METRICS = ("ndcg@10", "hr@10")
+METRICS = (SERVED + "ndcg@10", SERVED + "hr@10")
 
 
 def origin(old: Recommender) -> dict[str, Any]:
@@ -221,7 +221,7 @@ def measure_gain(
     Returns
     -------
     dict
-        `targets` and, unless that is 0 (`note` says why), `users`, `split`, `lead`,
+        `targets` and, unless that is 0 (`note` says why), `users`, `split`,
         `unknown_to_old` (share of targets) and for each metric `old`, `new`, `difference`,
         `interval` (95%, of the difference) and `p_value`; `of_known_items` the same for targets
         whose item the old model knows.
@@ -237,29 +237,29 @@ def measure_gain(
         note = f"no test target of the split {split.name} is newer than the data of {name_of(old)}"
         return {"targets": 0, "note": note}
     test = split.test
-    targets = Targets(test.users[is_new], test.positions[is_new], test.known[is_new])
+    targets = test.where(is_new)
     known_to_old, aligned = align(data, replace(split, test=targets), old.catalog, old.columns)
     old_model = old.model
     if old_model.device != new.model.device:  # the caller's own stays where it is
         old_model = copy.deepcopy(old_model).to(new.model.device)
     contexts = old.train_config.context, new.train_config.context
     by_old = rank_targets(
-        Scorer(old_model), known_to_old, aligned.test, contexts[0], progress
+        *(Scorer(old_model), known_to_old, aligned.test, contexts[0], progress),
+        popular=old.catalog.popular,
     ).with_columns(position=pl.Series(targets.positions))  # as in `data`, and not as aligned
     by_new = rank_targets(Scorer(new.model), data, targets, contexts[1], progress)
+    by_old, by_new = as_served(by_old, old.exclude_seen), as_served(by_new, new.exclude_seen)
     known = align_items(data.catalog, old.catalog)[data.items[targets.positions]] > 0
-    lead = summarise_ranks(by_new, split.name).lead
     gain: dict[str, Any] = {
         "targets": len(targets),
         "users": len(np.unique(targets.users)),
         "split": split.name,
-        "lead": lead,
         "unknown_to_old": float((~known).mean()),
-        **_compare(by_old, by_new, lead),
+        **_compare(by_old, by_new),
     }
     if 0 < known.sum() < len(known):
         mask = pl.Series(known)
-        of_known = _compare(by_old.filter(mask), by_new.filter(mask), lead)
+        of_known = _compare(by_old.filter(mask), by_new.filter(mask))
         gain["of_known_items"] = {"targets": int(known.sum()), **of_known}
     return gain
 
@@ -277,16 +277,15 @@ def _in_new_period(
     return np.asarray(after & old_data.whole[targets.users])
 
 
-def _compare(old: pl.DataFrame, new: pl.DataFrame, lead: str) -> dict[str, dict[str, Any]]:
+def _compare(old: pl.DataFrame, new: pl.DataFrame) -> dict[str, dict[str, Any]]:
     """For each metric what both ranks give, and the paired difference, new minus old."""
     found = {}
     metrics = [summarise_ranks(ranks, "") for ranks in (old, new)]
     for name in METRICS:
-        key = name if lead == "filtered" else UNFILTERED + name
-        difference = compare_ranks(new, old, key)
+        difference = compare_ranks(new, old, name)
         found[name] = {
-            "old": metrics[0][key],
-            "new": metrics[1][key],
+            "old": metrics[0][name],
+            "new": metrics[1][name],
             "difference": difference.mean,
             "interval": [difference.low, difference.high],
             "p_value": difference.p_value,

@@ -254,8 +254,9 @@ def ceiling(
     -------
     polars frame
         One row per target in the order of `targets`: ``user``, ``position``, ``length`` (events
-        before the target), ``rank`` (seen items filtered), ``rank_unfiltered``, ``known``,
-        ``repeat``.
+        before the target), ``rank`` (seen items filtered), ``rank_unfiltered``, ``rank_hiding``
+        and ``rank_showing`` (as served, with seen items hidden, where a repeat is in no list, and
+        shown), ``known``, ``repeat``.
     """
     users, positions = np.asarray(targets.users), np.asarray(targets.positions)
     offsets, items = np.asarray(histories.offsets), np.asarray(histories.items)
@@ -273,6 +274,7 @@ def ceiling(
         above[np.repeat(row, lengths[rows]), items[events]] = False  # seen items are filtered,
         above[row, true] = True  # the target never
         ranks[0, rows] = above.sum(axis=1)
+    again = repeats(histories, users, positions)
     return pl.DataFrame(
         {
             "user": users,
@@ -280,7 +282,9 @@ def ceiling(
             "length": lengths,
             "rank": ranks[0],
             "rank_unfiltered": ranks[1],
+            "rank_hiding": np.where(again, np.iinfo(np.int64).max, ranks[0]),
+            "rank_showing": ranks[1],
             "known": np.asarray(targets.known),
-            "repeat": repeats(histories, users, positions),
+            "repeat": again,
         }
     )

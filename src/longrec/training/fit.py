@@ -53,7 +53,7 @@ from longrec.training.progress import (
     ValidationRow,
     write_log,
 )
-from longrec.training.validation import draw_targets, validation_metrics
+from longrec.training.validation import Validated, draw_targets, validated
 
 
 def fit(
@@ -98,7 +98,7 @@ def fit(
         return _count(model, histories, split, config)
     assert isinstance(model, SequenceModel)
     check_loss(model, config)
-    data = training_data(model, histories, split, config, model.reads(config.context))
+    data = training_data(model, histories, split, config)
     if not data.targets_per_epoch:
         raise LongrecError(
             f"{histories.path}: no user has two training events under the split {split.name!r}, "
@@ -113,7 +113,6 @@ def training_data(
     histories: Histories,
     split: Split,
     config: TrainConfig,
-    context: int | None,
 ) -> TrainingData:
     """What a model trains on, by the targets that it is made for."""
     try:
@@ -130,6 +129,8 @@ def training_data(
         "masked": Masking(config.mask_share, config.mask_last),
         "last": Prefixes(config.prefixes),
     }
+    limits = [n for n in (config.context, model.max_length) if n is not None]
+    context = min(limits, default=None)
     return TrainingData(
         *(histories, split.train_end, context, window, config.batch_tokens, config.seed),
         sampling=samplings.get(model.targets),
@@ -181,7 +182,9 @@ class _Fit:
             events=status.events,
             rows=status.rows,
             precision=status.precision,
-            validation={} if best is None else {"ndcg@10": best.ndcg10, "hr@10": best.hr10},
+            best_epoch=status.best_epoch if best is not None else status.epoch,
+            validation={} if best is None else _named(best),
+            policy=policy_of(best, self.config),
             dropped=self.data.dropped,
         )
 
@@ -290,10 +293,10 @@ class _Fit:
         self.optimiser.settle()
         with watch_usage(self.average) as usage:
             ranks = rank_targets(
-                *(Scorer(self.average), self.data.histories, self.validation, self.data.context),
+                *(Scorer(self.average), self.data.histories, self.validation, self.config.context),
                 progress=lambda done, total: self.report(1, status.loss, done / total),
             )
-        metrics = validation_metrics(ranks)
+        found = validated(ranks, self.config.exclude_seen)
         status.seconds = time.perf_counter() - self.start
         row = ValidationRow(
             epoch=status.epoch,
@@ -301,9 +304,7 @@ class _Fit:
             seconds=round(status.seconds, 2),
             events=status.events,
             loss=status.loss,
-            ndcg10=metrics["ndcg@10"],
-            hr10=metrics["hr@10"],
-            **usage.statistics(),
+            **(asdict(found) | usage.statistics()),
         )
         status.rows.append(row)
         status.loss_sum, status.loss_events = 0.0, 0
@@ -386,14 +387,42 @@ def _count(
     model: CountingModel, histories: Histories, split: Split, config: TrainConfig
 ) -> FitResult:
     start = time.perf_counter()
-    items, first = histories.items.astype(np.int64), histories.offsets[:-1]
-    before = np.concatenate([[0], items[:-1]])
-    before[first[first < len(items)]] = 0
     trains = training_events(histories.offsets, split.train_end)
-    model.count(torch.from_numpy(before[trains]), torch.from_numpy(items[trains]))
+    lengths = torch.from_numpy(split.train_end - histories.offsets[:-1])
+    model.count(torch.from_numpy(histories.items[trains]), lengths)
     model.eval()
     targets = draw_targets(split.validation, config.validation_users, config.seed)
-    metrics = validation_metrics(rank_targets(Scorer(model), histories, targets))
-    validation = metrics if len(targets) else {}
-    seconds = time.perf_counter() - start
-    return FitResult("counted", True, 1, seconds, int(trains.sum()), [], validation, 0)
+    found = None
+    if len(targets):
+        found = validated(rank_targets(Scorer(model), histories, targets), config.exclude_seen)
+    return FitResult(
+        stop="counted",
+        converged=True,
+        epochs=1,
+        seconds=time.perf_counter() - start,
+        events=int(trains.sum()),
+        rows=[],
+        best_epoch=1,
+        validation={} if found is None else _named(found),
+        policy=policy_of(found, config),
+        dropped=0,
+    )
+
+
+def policy_of(found: Validated | ValidationRow | None, config: TrainConfig) -> dict[str, Any]:
+    """The policy on seen items, and why; None: nothing was validated."""
+    setting = config.exclude_seen
+    if found is None:
+        decided = {"exclude_seen": True, "decided": "default"}
+        return decided if setting == "auto" else {"exclude_seen": setting, "decided": "setting"}
+    return {
+        "exclude_seen": found.exclude_seen,
+        "decided": "validation" if setting == "auto" else "setting",
+        "repeats": found.repeats,
+        "ndcg10_hiding": found.ndcg10_hiding,
+        "ndcg10_showing": found.ndcg10_showing,
+    }
+
+
+def _named(found: Validated | ValidationRow) -> dict[str, float]:
+    return {"served/ndcg@10": found.ndcg10, "served/hr@10": found.hr10}

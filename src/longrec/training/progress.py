@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from longrec.core.files import write_file
 
@@ -21,7 +23,10 @@ class ValidationRow:
     seconds : of the whole fit so far.
     events : events read by training so far.
     loss : mean training loss since the row before; None before the first step.
-    ndcg10, hr10 : of the validation targets.
+    ndcg10, hr10 : of the validation targets, as served under the policy of this row.
+    exclude_seen : that policy: whether items that a user has seen are hidden.
+    ndcg10_hiding, ndcg10_showing : as served with seen items hidden, and shown.
+    repeats : share of the validation targets whose item is in their own input.
     memory_share, memory_entropy, memory_kl : how evenly the validation used the slots of memory
         banks (`longrec.mixers.product_keys.Usage`); None in a model without one.
     """
@@ -33,6 +38,10 @@ class ValidationRow:
     loss: float | None
     ndcg10: float
     hr10: float
+    exclude_seen: bool = True
+    ndcg10_hiding: float = math.nan
+    ndcg10_showing: float = math.nan
+    repeats: float = 0.0
     memory_share: float | None = None
     memory_entropy: float | None = None
     memory_kl: float | None = None
@@ -95,7 +104,10 @@ class FitResult:
     converged : whether the validation metric had stopped improving (counting always has).
     epochs, seconds, events : work done; events are those read.
     rows : the log.
-    validation : metrics of the weights that were kept.
+    best_epoch : epochs done when the weights that were kept were validated.
+    validation : metrics of these weights, as served: "served/ndcg@10" and "served/hr@10".
+    policy : why: "exclude_seen", "decided" ("validation", "setting" or "default"), and of the
+        validation targets "repeats", their share, "ndcg10_hiding" and "ndcg10_showing".
     dropped : training events that the context left out.
     precision : type of products, "float32" or "bfloat16"; "" where there were none.
     """
@@ -106,7 +118,9 @@ class FitResult:
     seconds: float
     events: int
     rows: list[ValidationRow]
+    best_epoch: int
     validation: dict[str, float]
+    policy: dict[str, Any]
     dropped: int
     precision: str = ""
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
+from longrec.core.choices import ExcludeSeen
 from longrec.data.splits import Targets
-from longrec.evaluation.metrics import MISS, summarise
-from longrec.evaluation.summary import REPEATS_LEAD
+from longrec.evaluation.metrics import summarise
 
 
 def draw_targets(targets: Targets, most: int, seed: int) -> Targets:
@@ -17,20 +17,44 @@ def draw_targets(targets: Targets, most: int, seed: int) -> Targets:
     if len(targets) <= most:
         return targets
     chosen = np.sort(np.random.default_rng(seed).choice(len(targets), most, replace=False))
-    return replace(
-        targets,
-        users=targets.users[chosen],
-        positions=targets.positions[chosen],
-        known=targets.known[chosen],
-    )
+    return targets.where(chosen)
 
 
-def validation_metrics(ranks: pl.DataFrame) -> dict[str, float]:
-    """ndcg@10 and hr@10, by the ranks that will lead the test's table.
+@dataclass(frozen=True)
+class Validated:
+    """What a validation measured, as served.
 
-    A target unseen in training misses; seen items are not filtered where repeats are common.
+    Attributes
+    ----------
+    ndcg10, hr10 : under the policy that serves.
+    exclude_seen : that policy: whether items that a user has seen are hidden.
+    ndcg10_hiding, ndcg10_showing : under the one and the other policy.
+    repeats : share of the targets whose item is in their own input.
     """
-    repeated = ranks["repeat"].sum() > REPEATS_LEAD * len(ranks)
-    column = ranks["rank_unfiltered" if repeated else "rank"].to_numpy()
-    metrics = summarise(np.where(ranks["known"].to_numpy(), column, MISS), ks=(10,))
-    return {name: metrics[name] for name in ("ndcg@10", "hr@10")}
+
+    ndcg10: float
+    hr10: float
+    exclude_seen: bool
+    ndcg10_hiding: float
+    ndcg10_showing: float
+    repeats: float
+
+
+def validated(ranks: pl.DataFrame, exclude_seen: ExcludeSeen = "auto") -> Validated:
+    """Measure ranks as served: under the policy given, or under the one that serves better.
+
+    Parameters
+    ----------
+    ranks : of `rank_targets`.
+    exclude_seen : bool or "auto"
+        "auto": hide what a user has seen unless showing it gives a larger NDCG@10.
+    """
+    found = {
+        hides: summarise(ranks["rank_hiding" if hides else "rank_showing"].to_numpy(), ks=(10,))
+        for hides in (True, False)
+    }
+    hiding, showing = found[True]["ndcg@10"], found[False]["ndcg@10"]
+    hides = not showing > hiding if exclude_seen == "auto" else exclude_seen
+    served = found[hides]
+    repeats = int(ranks["repeat"].sum()) / max(len(ranks), 1)
+    return Validated(served["ndcg@10"], served["hr@10"], hides, hiding, showing, repeats)

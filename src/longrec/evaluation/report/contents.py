@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import polars as pl
 
 from longrec.evaluation.intervals import DRAWS, Difference, holm
-from longrec.evaluation.summary import UNFILTERED, Interval, Metrics, Ranks, compare_ranks
+from longrec.evaluation.summary import SERVED, Interval, Metrics, Ranks, compare_ranks
 
 MEMORY = ("memory_share", "memory_entropy", "memory_kl")
 """Columns of a log that tell how evenly memory banks were used."""
@@ -150,10 +150,8 @@ class Report:
     failures: Mapping[str, str] = field(default_factory=dict)
 
 
-def leading_metric(rows: Sequence[ReportRow]) -> str:
-    """Choose the NDCG@10 that leads: unfiltered as soon as one row's targets ask for it."""
-    leads = {row.metrics.lead for row in rows if isinstance(row.metrics, Metrics)}
-    return UNFILTERED + "ndcg@10" if "unfiltered" in leads else "ndcg@10"
+LEADING = SERVED + "ndcg@10"
+"""The metric by which rows are ranked."""
 
 
 def by_rank(rows: Sequence[ReportRow], key: str) -> list[ReportRow]:

@@ -21,15 +21,15 @@ from longrec.core.format import duration, size
 from longrec.evaluation.metrics import names
 from longrec.evaluation.report import figures
 from longrec.evaluation.report.contents import (
+    LEADING,
     Cost,
     Report,
     ReportRow,
     best_epoch,
     by_rank,
-    leading_metric,
 )
 from longrec.evaluation.report.drawing import label, with_own_ids
-from longrec.evaluation.summary import UNFILTERED, Bucket, Metrics
+from longrec.evaluation.summary import SERVED, TITLES, UNFILTERED, Bucket, Metrics
 
 
 def write_report(path: str | Path, report: Report) -> Path:
@@ -52,10 +52,9 @@ def write_report(path: str | Path, report: Report) -> Path:
 
 def render(report: Report) -> str:
     """Make the whole page as text; the same report gives the same text."""
-    key = leading_metric(report.rows)
-    prefix = UNFILTERED if key.startswith(UNFILTERED) else ""
-    other = "" if prefix else UNFILTERED
-    keys = [key, prefix + "hr@10", prefix + "mrr@10", other + "ndcg@10", other + "hr@10"]
+    key = LEADING
+    keys = [*(SERVED + name for name in ("ndcg@10", "hr@10", "mrr@10")), "ndcg@10"]
+    keys.append(UNFILTERED + "ndcg@10")
     rows = by_rank(report.rows, key)
     ranked = [row for row in rows if row.is_ranked]
     pairs = {(pair.a, pair.b): pair for pair in report.pairs}
@@ -138,8 +137,8 @@ def _memory(rows: Sequence[ReportRow]) -> Iterator[tuple[str, Sequence[float], A
 def _all_metrics(
     rows: Sequence[ReportRow],
 ) -> Iterator[tuple[str, list[str], list[ReportRow]]]:
-    """Filtered and unfiltered: title, the metrics' keys, and the rows that have some of them."""
-    for prefix, title in (("", "Seen items filtered"), (UNFILTERED, "Unfiltered")):
+    """Each reading of ranks: title, the metrics' keys, and the rows that have some of them."""
+    for prefix, title in TITLES.items():
         keys = [prefix + name for name in names()]
         measured = [row for row in rows if any(key in row.metrics for key in keys)]
         if measured:

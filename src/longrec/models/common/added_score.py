@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Self, TypeVar, cast
 
 import numpy as np
 import torch
@@ -22,20 +22,10 @@ from longrec.config.border import check_config, is_frozen, make_config
 from longrec.core.bounds import Bounds
 from longrec.core.errors import UsageError
 from longrec.core.registry import Registry
+from longrec.models.common.base import AddedRows
 
 ADDED_SCORES: Registry[type[AddedScore]] = Registry("added score")
 A = TypeVar("A", bound="type[AddedScore]")
-
-
-class AddedRows(NamedTuple):
-    """What is added to some items of some users, each (row, item) once.
-
-    row, item : (m,) int64, the user's number and the item index; value : (m,), finite.
-    """
-
-    row: Tensor
-    item: Tensor
-    value: Tensor
 
 
 class AddedScore(nn.Module):

@@ -7,7 +7,7 @@ export use nothing else. Item index 0 is padding and never scored.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,17 @@ from longrec.mixers import Context
 from longrec.mixers.base import EMPTY
 
 Streaming = Literal["exact", "windowed", "none"]
+
+
+class AddedRows(NamedTuple):
+    """What is added to some items of some users, each (row, item) once.
+
+    row, item : (m,) int64, the user's number and the item index; value : (m,), finite.
+    """
+
+    row: Tensor
+    item: Tensor
+    value: Tensor
 
 
 class Model(nn.Module):
@@ -63,9 +74,12 @@ class Model(nn.Module):
         return cast(torch.device, next(iter(self.state_dict().values())).device)
 
     def reads(self, context: int | None) -> int | None:
-        """Most events read of a history where `context` limits it too; None for all."""
-        limits = [n for n in (context, self.max_length) if n is not None]
-        return min(limits, default=None)
+        """Most events read of a history by one that was trained with `context`; None for all.
+
+        A model that streams exactly reads all of them, whatever it was trained on: its state does.
+        """
+        limits = [self.max_length] if self.streaming == "exact" else [context, self.max_length]
+        return min((n for n in limits if n is not None), default=None)
 
     def encode(self, items: Tensor, ctx: Context = EMPTY) -> Tensor:
         """items (B, T) -> h (B, T, W): what is known after each event."""
@@ -90,7 +104,21 @@ class Model(nn.Module):
 
 
 class CountingModel(Model):
-    """A model fitted in one pass of counting, without gradients."""
+    """A model fitted in one pass of counting, without gradients.
+
+        score(user, i) = bias_i + what the rows add for the user's last `reach` known items
+
+    h (n, max(1, reach)) are these items themselves, int64, the latest first, 0 where there were
+    none; so a stream keeps them as its state, and exact search merges the items of the rows with
+    the best by bias.
+
+    Attributes
+    ----------
+    reach : how many last items are read; 0: everybody gets the same scores.
+    """
+
+    streaming = "exact"
+    reach: int = 0
 
     @property
     def linear(self) -> bool:
@@ -100,15 +128,37 @@ class CountingModel(Model):
     def cost(self) -> str:
         return "O(1)"
 
-    def count(self, items: Tensor, following: Tensor) -> None:
-        """Fit to pairs (items[i], following[i]) of neighbouring events; 0 marks a first event."""
+    def count(self, items: Tensor, lengths: Tensor) -> None:
+        """Fit to training events.
+
+        Parameters
+        ----------
+        items : Tensor
+            (n,) item indices, one history after the other, int32 or int64.
+        lengths : Tensor
+            (users,) int64, how many of the events are of each user's history.
+        """
         raise NotImplementedError
 
-    def score_all(self, h: Tensor) -> Tensor:
-        """h (n, W) -> scores of all items (n, n_items + 1); column 0 may be anything."""
+    def bias(self) -> Tensor:
+        """What every user's items get alike: (n_items + 1,) float64, finite, 0 for padding."""
         raise NotImplementedError
+
+    def rows(self, recent: Tensor) -> AddedRows:
+        """What some items of some users get on top of the bias; recent (n, reach) as h is."""
+        none = recent.new_zeros(0)
+        return AddedRows(none, none, self.bias().new_zeros(0))
+
+    def reads(self, context: int | None) -> int | None:
+        return max(1, self.reach)
+
+    def encode(self, items: Tensor, ctx: Context = EMPTY) -> Tensor:
+        padded = nn.functional.pad(items.long(), (max(0, self.reach - 1), 0))
+        return padded.unfold(1, max(1, self.reach), 1).flip(-1)
 
     def score(self, h: Tensor, items: Tensor | None = None) -> Tensor:
-        scores = self.score_all(h)
+        scores = self.bias().repeat(len(h), 1)
+        row, item, value = self.rows(h[:, : self.reach])
+        scores[row, item] += value
         scores[:, 0] = -torch.inf
         return scores if items is None else scores.gather(1, items.expand(len(h), -1))

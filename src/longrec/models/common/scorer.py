@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from longrec.models.common.added_score import AddedRows, AddedScore
-from longrec.models.common.base import Model
+from longrec.models.common.added_score import AddedScore
+from longrec.models.common.base import AddedRows, CountingModel, Model
 from longrec.models.common.sequence import SequenceModel
 
 
@@ -40,9 +40,12 @@ class Scorer:
     def has_vectors(self) -> bool:
         """Whether scores, but for the added rows, are products of users' and items' vectors.
 
-        They are not those of counting models, nor of those that score h and a candidate together.
+        Those of a counting model are: its vectors are the biases. Those of a model that scores h
+        and a candidate together are not.
         """
-        return isinstance(self.model, SequenceModel) and not self.model.target_aware
+        if isinstance(self.model, SequenceModel):
+            return not self.model.target_aware
+        return isinstance(self.model, CountingModel)
 
     def score(self, h: Tensor, items: Tensor | None = None, recent: Tensor | None = None) -> Tensor:
         """Scores of items.
@@ -67,7 +70,7 @@ class Scorer:
             return scores
         bias = self.added.bias().to(scores)
         scores = scores + (bias if items is None else bias[items])
-        rows = self.rows(recent)
+        rows = self._added_rows(recent)
         if rows is None:
             return scores
         row, item, value = (part.to(h.device) for part in rows)
@@ -76,14 +79,21 @@ class Scorer:
             return scores
         return scores + self._of_rows(row, item, value.to(scores), items.expand_as(scores))
 
-    def rows(self, recent: Tensor | None) -> AddedRows | None:
-        """What is added to some items of some users; None where nobody gets anything.
+    def rows(self, h: Tensor, recent: Tensor | None) -> AddedRows | None:
+        """What is added to products of vectors, for some items of some users; None: nothing.
 
         Raises
         ------
         ValueError
             When the users' last items are needed and left out.
         """
+        added = self._added_rows(recent)
+        if not isinstance(self.model, CountingModel) or not self.model.reach:
+            return added
+        counted = self.model.rows(h[:, : self.model.reach])
+        return counted if added is None else _sum_rows(counted, added, self.n_items)
+
+    def _added_rows(self, recent: Tensor | None) -> AddedRows | None:
         if self.added is None or not self.reach:
             return None
         if recent is None:
@@ -106,6 +116,8 @@ class Scorer:
 
         Where there is a bias, its last coordinate is 1.
         """
+        if isinstance(self.model, CountingModel):
+            return torch.ones(len(h), 1, 1, dtype=torch.float64, device=h.device)
         assert isinstance(self.model, SequenceModel)
         users = self.model.user_vectors(h)
         return torch.nn.functional.pad(users, (0, 1), value=1.0) if self.has_bias else users
@@ -116,11 +128,17 @@ class Scorer:
         Where there is a bias, it is the last coordinate; otherwise the model's own are given,
         without a copy.
         """
+        bias = self.bias()
+        if isinstance(self.model, CountingModel):
+            assert bias is not None
+            return bias[:, None]
         assert isinstance(self.model, SequenceModel)
-        vectors, bias = self.model.item_vectors(), self.bias()
+        vectors = self.model.item_vectors()
         return vectors if bias is None else torch.cat([vectors, bias.to(vectors)[:, None]], 1)
 
     def _bias_of_model(self) -> Tensor | None:
+        if isinstance(self.model, CountingModel):
+            return self.model.bias()
         return self.model.item_bias() if isinstance(self.model, SequenceModel) else None
 
     def _of_rows(self, row: Tensor, item: Tensor, value: Tensor, items: Tensor) -> Tensor:
@@ -132,3 +150,12 @@ class Scorer:
         wanted = users * (self.n_items + 1) + items
         at = torch.searchsorted(key, wanted).clamp_max(len(key) - 1)
         return torch.where(key[at] == wanted, value[order][at], 0.0)
+
+
+def _sum_rows(one: AddedRows, other: AddedRows, n_items: int) -> AddedRows:
+    """Both together, each (row, item) once."""
+    row, item = torch.cat([one.row, other.row]), torch.cat([one.item, other.item])
+    pairs, place = torch.unique(row * (n_items + 1) + item, return_inverse=True)
+    value = one.value.new_zeros(len(pairs))
+    value.index_add_(0, place, torch.cat([one.value, other.value.to(one.value)]))
+    return AddedRows(pairs // (n_items + 1), pairs % (n_items + 1), value)

@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from longrec.core.choices import ExcludeSeen
 from longrec.serving.stores.packed_columns import MAX_COLUMNS, MAX_INTEGER, MAX_NAME, MAX_TEXT
 
 MAX_EVENTS = 1000
@@ -116,7 +117,9 @@ class RecommendationsIn(HistoryBody):
     k: K = 10
     exclude: Ids = Field([], description="Items not to be recommended.")
     among: Ids | None = Field(None, description="Recommend these only.")
-    exclude_seen: bool = Field(True, description="Leave out items of the history.")
+    exclude_seen: ExcludeSeen = Field(
+        "auto", description="Leave out items of the history; auto: as the recommender does."
+    )
 
 
 class Recommended(Answer):

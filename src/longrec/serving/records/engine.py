@@ -14,7 +14,7 @@ from longrec.artifact.artifact import Artifact
 from longrec.core.arrays import Ints, places
 from longrec.core.errors import UsageError
 from longrec.mixers import Context
-from longrec.models.common.sequence import SequenceModel
+from longrec.models import CountingModel, SequenceModel
 from longrec.serving.records.logged_columns import LoggedColumns
 from longrec.serving.records.record import RECENT, RecordLayout
 from longrec.serving.records.recorded_step import StepProgram, Unrecordable
@@ -51,7 +51,8 @@ class Engine:
     ----------
     digest : hex digest of what shapes the states.
     window : None, or how many of the last known events are read again for each recommendation.
-    reach : how many last items an added score reads, which are kept beside the model's state.
+    reach : how many last items are kept beside the model's state, for a counting model and for an
+        added score.
     columns : the further columns that the model reads, or None.
     layout : of the records.
 
@@ -67,17 +68,20 @@ class Engine:
         self.model, self.digest = model, artifact.state_digest
         self._exact: SequenceModel | None = None
         self.window: int | None = None
-        if not isinstance(model, SequenceModel) or model.streaming == "windowed":
-            self.window = artifact.limit or 1
+        if isinstance(model, CountingModel) or model.streaming == "windowed":
+            if not isinstance(model, CountingModel):
+                self.window = artifact.limit
             state: Any = Clock(torch.full((1,), NEVER))
         else:
+            assert isinstance(model, SequenceModel)
             try:
                 state = model.initial_state(1)
             except ValueError as error:
                 raise UsageError(str(error)) from error
             self._exact = model
         self.name = artifact.name
-        self.reach = artifact.scorer.reach
+        self.reach = artifact.kept_items
+        self._added_reach = artifact.scorer.reach
         self.columns: LoggedColumns | None = None
         if model.reads_columns:
             self.columns = LoggedColumns(self.name, model.reads_columns, artifact.columns)
@@ -151,6 +155,10 @@ class Engine:
         `tails` is for models with a window: per user the last events with known items, oldest
         first, at least one.
         """
+        if isinstance(self.model, CountingModel):
+            if not self.model.reach:
+                return torch.zeros(len(records), 1, dtype=torch.int64)
+            return torch.from_numpy(records[RECENT][:, : self.model.reach].copy())
         if self.window is None:
             return torch.from_numpy(records["output"].copy())
         assert tails is not None
@@ -168,7 +176,9 @@ class Engine:
 
     def recent(self, records: np.ndarray) -> Tensor | None:
         """The last items of users that an added score reads (n, reach); None where none does."""
-        return torch.from_numpy(records[RECENT].copy()) if self.reach else None
+        if not self._added_reach:
+            return None
+        return torch.from_numpy(records[RECENT][:, : self._added_reach].copy())
 
     def _keep_items(self, kept: np.ndarray, items: Ints, starts: Ints, counts: Ints) -> None:
         """Put users' new items, counts[i] from starts[i] on, in front of those kept (n, reach)."""

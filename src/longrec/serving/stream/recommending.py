@@ -10,6 +10,7 @@ import numpy as np
 
 from longrec.artifact.artifact import Artifact
 from longrec.core.arrays import Ints
+from longrec.core.choices import ExcludeSeen
 from longrec.core.errors import DataError, UsageError
 from longrec.retrieval.index import Index, allowed, as_bits, row_bytes
 from longrec.serving.records.engine import Engine, Moment
@@ -97,26 +98,33 @@ class Ranker:
     def __init__(
         self, artifact: Artifact, store: Store, engine: Engine, items: ItemIndex, index: Index
     ) -> None:
-        self.catalog, self.store, self.engine = artifact.catalog, store, engine
+        self._artifact, self.catalog = artifact, artifact.catalog
+        self.store, self.engine = store, engine
         self.items, self.index = items, index
         self.replayed, self._count_lock = 0, threading.Lock()
         self._mask_bytes = row_bytes(self.catalog.n_items)
 
     def request(
-        self, user: Any, k: int, excluded: np.ndarray | None = None, exclude_seen: bool = True
+        self,
+        user: Any,
+        k: int,
+        excluded: np.ndarray | None = None,
+        exclude_seen: ExcludeSeen = "auto",
     ) -> RecommendRequest:
         """A request for a user of the store, checked."""
-        return RecommendRequest(user_key(user), [], _checked(k), excluded, exclude_seen)
+        hides = self._artifact.hides_seen(exclude_seen)
+        return RecommendRequest(user_key(user), [], _checked(k), excluded, hides)
 
     def history_request(
         self,
         history: Sequence[GivenEvent],
         k: int,
         excluded: np.ndarray | None = None,
-        exclude_seen: bool = True,
+        exclude_seen: ExcludeSeen = "auto",
     ) -> RecommendRequest:
         """The same for a history, oldest event first, instead of a user."""
-        return RecommendRequest(None, self.moments(history), _checked(k), excluded, exclude_seen)
+        hides = self._artifact.hides_seen(exclude_seen)
+        return RecommendRequest(None, self.moments(history), _checked(k), excluded, hides)
 
     def moments(self, history: Sequence[GivenEvent]) -> History:
         """A given history as the model reads it.

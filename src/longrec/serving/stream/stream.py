@@ -19,7 +19,7 @@ from typing import Any
 import polars as pl
 
 from longrec.artifact.artifact import Artifact
-from longrec.core.choices import Durability
+from longrec.core.choices import Durability, ExcludeSeen
 from longrec.core.errors import LongrecError, UsageError
 from longrec.data.histories import Histories, open_histories
 from longrec.inference.explain import Explanation
@@ -216,7 +216,7 @@ class Stream:
         k: int = 10,
         exclude: Iterable[Any] = (),
         among: Iterable[Any] | None = None,
-        exclude_seen: bool = True,
+        exclude_seen: ExcludeSeen = "auto",
     ) -> pl.DataFrame:
         """The k best items for a user, every observed event counted.
 
@@ -229,8 +229,8 @@ class Stream:
             Not to be recommended; unknown ones do not matter.
         among : item ids or None
             Recommend these only.
-        exclude_seen : bool
-            Whether to leave out the items of the user's events.
+        exclude_seen : bool or "auto"
+            Whether to leave out the items of the user's events; "auto": as the recommender does.
 
         Returns
         -------
@@ -267,7 +267,7 @@ class Stream:
         k: int = 10,
         exclude: Iterable[Any] = (),
         among: Iterable[Any] | None = None,
-        exclude_seen: bool = True,
+        exclude_seen: ExcludeSeen = "auto",
     ) -> Recommendations:
         """The k best items of many users at once, as arrays; parameters as of `recommend`."""
         self._check_open()
