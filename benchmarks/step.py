@@ -13,6 +13,7 @@ import copy
 import resource
 import sys
 import time
+from dataclasses import replace
 from itertools import islice
 
 import torch
@@ -43,8 +44,9 @@ def main(path: str, name: str = "elastic", *settings: str) -> None:
     model = build_model(name, model_config, histories.n_items).train()
     assert isinstance(model, SequenceModel)
     split = make_split(config.split, histories)
-    longest = model.max_length or int(histories.lengths.max())  # windows are not carried on here
-    data = training_data(model, histories, split, config, min(longest, config.window))
+    if model.max_length is None:  # windows are not carried on here
+        config = replace(config, context=config.window)
+    data = training_data(model, histories, split, config)
     average = copy.deepcopy(model).requires_grad_(False)
     optimiser = Optimiser(model, average, config)
     kind = choose_precision(config.precision, torch.device("cpu"))

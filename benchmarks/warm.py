@@ -26,7 +26,7 @@ OLD_SHARE, WARM_EPOCHS, EPOCHS = 0.6, 4, 14
 def told(name: str, run: longrec.Recommender) -> str:
     """A line of the table: what a training took and reached on the same validation targets."""
     training = run.provenance["training"]
-    reached = training["validation"]["ndcg@10"]
+    reached = training["validation"]["served/ndcg@10"]
     return f"| {name} | {training['epochs']} | {training['seconds']:.0f} | {reached:.4f} |"
 
 

@@ -75,7 +75,7 @@ def test_a_loss_is_the_definition_by_the_models_own_scores(
     if model.output_bias is not None:
         torch.nn.init.normal_(model.output_bias)
     config = TrainConfig(loss=loss, **({} if loss == "full" else {"negatives": 7}))
-    data = fitting.training_data(model, histories, leave_one_out(histories), config, None)
+    data = fitting.training_data(model, histories, leave_one_out(histories), config)
     chosen = make_objective(config, data, model.device, torch.float32)
     items, targets = torch.randint(1, ITEMS, (5, 6)), torch.randint(1, ITEMS, (30,))
     negatives = chosen.draw()
@@ -131,7 +131,7 @@ def test_skeletons_learn(tmp_path, histories, name, loss):
     settings = {} if loss == "full" else {"negatives": 15}
     result = run_of(small(name), histories, tmp_path, max_epochs=15, loss=loss, **settings)
     assert result.rows[-1].loss < 0.85 * result.rows[0].loss
-    assert result.validation["ndcg@10"] > counted.validation["ndcg@10"] + 0.1
+    assert result.validation["served/ndcg@10"] > counted.validation["served/ndcg@10"] + 0.1
 
 
 def test_the_full_loss_of_a_target_aware_model_is_refused(tmp_path, histories):

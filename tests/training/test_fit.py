@@ -22,7 +22,7 @@ from longrec.models.common.scorer import Scorer
 from longrec.training import fit as fitting
 from longrec.training.fit import fit
 from longrec.training.losses import full_cross_entropy
-from longrec.training.validation import draw_targets, validation_metrics
+from longrec.training.validation import draw_targets, validated
 
 
 @pytest.fixture
@@ -94,8 +94,8 @@ def test_training_learns(tmp_path, histories, name, settings):
     assert result.epochs == 12
     assert [row.epoch for row in result.rows] == list(range(1, 13))
     assert result.rows[-1].loss < 0.8 * result.rows[0].loss
-    assert result.validation["ndcg@10"] == max(row.ndcg10 for row in result.rows)
-    assert result.validation["ndcg@10"] > counted.validation["ndcg@10"] + 0.1
+    assert result.validation["served/ndcg@10"] == max(row.ndcg10 for row in result.rows)
+    assert result.validation["served/ndcg@10"] > counted.validation["served/ndcg@10"] + 0.1
     assert result.events == 12 * int(
         (leave_one_out(histories).train_end - histories.offsets[:-1] - 1).sum()
     )
@@ -109,7 +109,8 @@ def test_the_model_is_left_with_its_best_weights(tmp_path, histories, average):
     result = run_of(model, histories, tmp_path, max_epochs=6, learning_rate=0.2, average=average)
     assert not model.training
     ranks = rank_targets(Scorer(model), histories, leave_one_out(histories).validation)
-    assert validation_metrics(ranks) == result.validation
+    found = validated(ranks)
+    assert result.validation == {"served/ndcg@10": found.ndcg10, "served/hr@10": found.hr10}
 
 
 def test_the_number_of_workers_changes_nothing(tmp_path, histories):
@@ -145,7 +146,9 @@ def test_context_cuts_what_is_read(tmp_path, histories, name, monkeypatch):
     settings = SMALL | ({"max_length": 9} if name == "sasrec" else {})
     context = None if name == "sasrec" else 9
     result = run_of(model_of(name, 30, **settings), histories, tmp_path, context=context)
-    assert max(widest) == 9  # in training and in validation
+    validated_of = leave_one_out(histories).validation.lengths(histories.offsets).max()
+    # A model that streams exactly is validated as its stream will be: on whole histories.
+    assert max(widest) == (9 if name == "sasrec" else validated_of)
     trained = leave_one_out(histories).train_end - histories.offsets[:-1]
     assert result.dropped == int(np.maximum(trained - 10, 0).sum()) > 0
     assert result.events == 2 * int(np.minimum(trained - 1, 9).sum())
@@ -190,7 +193,7 @@ def test_weights_to_start_from_are_validated_and_kept_if_nothing_is_better(tmp_p
     run_of(model, histories, tmp_path, max_epochs=12)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     split = leave_one_out(histories)
-    metrics = validation_metrics(rank_targets(Scorer(model), histories, split.validation))
+    found = validated(rank_targets(Scorer(model), histories, split.validation))
     told = []
     config = TrainConfig(**QUICK | {"learning_rate": 0.5, "average": 0.0})
     result = fit(
@@ -198,8 +201,8 @@ def test_weights_to_start_from_are_validated_and_kept_if_nothing_is_better(tmp_p
     )
     first = result.rows[0]
     assert (first.epoch, first.step, first.events, first.loss) == (0, 0, 0, None)
-    assert first.ndcg10 == metrics["ndcg@10"] > max(row.ndcg10 for row in result.rows[1:])
-    assert result.validation == metrics
+    assert first.ndcg10 == found.ndcg10 > max(row.ndcg10 for row in result.rows[1:])
+    assert result.validation == {"served/ndcg@10": found.ndcg10, "served/hr@10": found.hr10}
     assert [row.epoch for row in result.rows] == [0, 1, 2]
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]), name
@@ -316,10 +319,10 @@ def test_validation_draws_users_once_by_the_seed(histories):
 
 def test_unseen_items_miss_in_validation(tmp_path, histories, monkeypatch):
     split = leave_one_out(histories)
-    unknown = np.zeros(len(split.validation), dtype=np.bool_)
-    split = replace(split, validation=replace(split.validation, known=unknown))
+    unknown = np.zeros_like(split.validation.items)  # in no catalog
+    split = replace(split, validation=replace(split.validation, items=unknown))
     result = fit(model_of("popularity", 30), histories, split, TrainConfig(), tmp_path)
-    assert result.validation == {"ndcg@10": 0.0, "hr@10": 0.0}
+    assert result.validation == {"served/ndcg@10": 0.0, "served/hr@10": 0.0}
 
 
 @pytest.mark.parametrize(

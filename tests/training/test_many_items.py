@@ -108,7 +108,7 @@ class Large(TorchDispatchMode):
 
 def fit_of(model: SequenceModel, histories, folder: Path, **training) -> fitting._Fit:
     config, split = TrainConfig(**training), leave_one_out(histories)
-    data = fitting.training_data(model, histories, split, config, model.reads(config.context))
+    data = fitting.training_data(model, histories, split, config)
     return fitting._Fit(model, data, split, config, folder, None)
 
 

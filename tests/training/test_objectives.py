@@ -40,7 +40,7 @@ def test_masked_items_are_learnt(tmp_path, tastes, name):
     counted = run_of(model_of("popularity", 30), tastes, tmp_path)
     result = run_of(model_of(name, 30), tastes, tmp_path, max_epochs=15)
     assert result.rows[-1].loss < 0.8 * result.rows[0].loss
-    assert result.validation["ndcg@10"] > counted.validation["ndcg@10"] + 0.2
+    assert result.validation["served/ndcg@10"] > counted.validation["served/ndcg@10"] + 0.2
     trained = leave_one_out(tastes).train_end - tastes.offsets[:-1]
     assert result.events == result.epochs * int(trained[trained > 1].sum())  # hidden or not
 
@@ -51,14 +51,14 @@ def test_prefixes_are_learnt(tmp_path, histories, name):
     model = model_of(name, 30, **SMALL, targets="last")
     result = run_of(model, histories, tmp_path, max_epochs=12, prefixes=4, window=8)
     assert result.rows[-1].loss < 0.8 * result.rows[0].loss
-    assert result.validation["ndcg@10"] > counted.validation["ndcg@10"] + 0.1
+    assert result.validation["served/ndcg@10"] > counted.validation["served/ndcg@10"] + 0.1
 
 
 def test_what_training_reads_of_a_masked_batch_is_hidden(tmp_path, histories, monkeypatch):
     """h does not depend on the targets themselves, which stand among the batch's items."""
     model, split = model_of("bert4rec", 30), leave_one_out(histories)
     config = TrainConfig(**QUICK)
-    data = fitting.training_data(model, histories, split, config, model.max_length)
+    data = fitting.training_data(model, histories, split, config)
     fitted = fitting._Fit(model, data, split, config, tmp_path, None)
     batch = data.epoch(0).batch(0)
     hidden = batch.targets > 0
@@ -77,9 +77,8 @@ def test_each_target_of_a_user_is_ranked_from_what_stands_before_it(histories, n
     users = np.repeat(np.arange(6), 3)
     place = histories.offsets[users] + np.tile([1, 2, 0], 6)
     place[2::3] = histories.offsets[1:7] - 1
-    ranks = rank_targets(
-        Scorer(model), histories, Targets(users, place, np.ones(18, dtype=np.bool_))
-    )
+    targets = Targets(users, place, histories.items[place].astype(np.int64), users >= 0)
+    ranks = rank_targets(Scorer(model), histories, targets)
     wanted = []
     for user, position in zip(users, place, strict=True):
         seen = torch.from_numpy(histories.items[histories.offsets[user] : position].astype(int))
@@ -100,7 +99,7 @@ def test_pairwise_losses_learn(tmp_path, tastes, name, loss, epochs):
     settings["learning_rate"] = 2e-2
     result = run_of(model_of(name, 30), tastes, tmp_path, **settings)
     assert result.rows[-1].loss < 0.8 * result.rows[0].loss
-    assert result.validation["ndcg@10"] > counted.validation["ndcg@10"] + 0.2
+    assert result.validation["served/ndcg@10"] > counted.validation["served/ndcg@10"] + 0.2
 
 
 def test_a_model_that_sees_later_events_is_refused(tmp_path, histories, monkeypatch):

@@ -123,8 +123,9 @@ def _ranks(scores: Tensor, wanted: Tensor, row: Tensor, seen: Tensor) -> tuple[T
     before[:, 0] = False
     never = ~(own[:, 0] > -torch.inf)  # such an item is not recommended at all
     hiding, showing = ((x.sum(1) + 1).masked_fill(never, MISS) for x in (before & ~hidden, before))
-    literature = [(not_below & ~hidden).sum(1), not_below.sum(1)]
-    ranks = torch.stack([*literature, hiding.masked_fill(repeated, MISS), showing], dim=1)
+    unfiltered = not_below.sum(1)
+    filtered = torch.where(never, unfiltered, (not_below & ~hidden).sum(1))
+    ranks = torch.stack([filtered, unfiltered, hiding.masked_fill(repeated, MISS), showing], dim=1)
     return ranks, repeated
 
 
