@@ -19,15 +19,8 @@ from torch import Tensor
 
 from longrec.core.errors import UsageError
 from longrec.models.common.scorer import Scorer
-from longrec.retrieval.index import TopK, as_booleans, count_allowed, vectors_of
-from longrec.retrieval.top_k import (
-    Best,
-    as_top_k,
-    best_of,
-    best_vector,
-    score_items,
-    search_with_rows,
-)
+from longrec.retrieval.index import TopK, all_allowed, count_allowed, vectors_of
+from longrec.retrieval.top_k import Best, as_top_k, score_items, search_with_rows
 
 PER_CELL, ROUNDS, SAMPLED = 250, 8, 64
 """Items of a cell on average; rounds of k-means that make cells, and items per cell they read."""
@@ -102,11 +95,11 @@ class CellIndex:
 
     def _search_all(self, user: np.ndarray, k: int, excluded: np.ndarray | None) -> Best:
         """The exact answer for one user (R, D)."""
-        scores = best_vector(user @ self._vectors.T, 1)[0]
-        scores[0] = -np.inf
-        if excluded is not None:
-            scores[as_booleans(excluded, self.n_items)] = -np.inf
-        return best_of(scores, k)
+        if excluded is None:
+            items = np.arange(1, self.n_items + 1)
+        else:
+            items = all_allowed(excluded, self.n_items)
+        return score_items(self._vectors, items, user, k)
 
 
 def checked_vectors(scorer: Scorer) -> np.ndarray:
