@@ -249,7 +249,7 @@ def test_history(capsys, run):
     argv = ["recommend", run, "--format", "json", "-k", 30]
     rows = json_of(capsys, *argv, "--history", "i01", "i02")
     assert {row["item"] for row in rows} == {f"i{n:02d}" for n in range(25)} - {"i01", "i02"}
-    rows = json_of(capsys, *argv, "--history", "i01", "i02", "--seen")
+    rows = json_of(capsys, *argv, "--history", "i01", "i02", "--exclude-seen", "no")
     assert len(rows) == 25
 
 
@@ -286,7 +286,7 @@ def test_a_format_overrides_the_ending(run, tmp_path):
 
 def test_ids_are_shown_as_they_are(capsys, nasty):
     capsys.readouterr()
-    assert longrec("recommend", nasty, "--all", "--seen", "-k", 20) == 0
+    assert longrec("recommend", nasty, "--all", "--exclude-seen", "no", "-k", 20) == 0
     table = capsys.readouterr().out
     for shown in ("[red]x[/red]", 'say "hi", you', ":smile:", r"two\nlines", r"\x1b[31mred", "é"):
         assert shown in table
@@ -299,7 +299,10 @@ def test_ids_are_shown_as_they_are(capsys, nasty):
 
 def test_cells_of_a_csv_are_quoted(capsys, nasty):
     capsys.readouterr()
-    assert longrec("recommend", nasty, "--all", "--seen", "-k", 20, "--format", "csv") == 0
+    assert (
+        longrec("recommend", nasty, "--all", "--exclude-seen", "no", "-k", 20, "--format", "csv")
+        == 0
+    )
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out, newline="")))
     assert {row["item"] for row in rows} == set(NASTY)
     assert {row["user"] for row in rows} == set(NASTY)
@@ -318,10 +321,12 @@ def test_ids_that_a_format_cannot_hold(capsys, tmp_path):
     )
     run = tmp_path / "run"
     assert longrec("train", tmp_path / "h", "--model", "popularity", "--out", run) == 0
-    assert longrec("recommend", run, "--all", "--seen", "--format", "csv") == 2
+    assert longrec("recommend", run, "--all", "--exclude-seen", "no", "--format", "csv") == 2
     assert "try parquet" in capsys.readouterr().err
     out = tmp_path / "found.parquet"
-    assert longrec("recommend", run, "--user", "a", "--seen", "-k", 1, "--out", out) == 0
+    assert (
+        longrec("recommend", run, "--user", "a", "--exclude-seen", "no", "-k", 1, "--out", out) == 0
+    )
     assert pl.read_parquet(out)["item"].to_list() in ([b"x"], [b"\xfe"])
 
 

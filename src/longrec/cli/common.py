@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from typer import Argument, Option
 
 from longrec.core import console
+from longrec.core.choices import ExcludeSeen
 from longrec.core.errors import LongrecError
 
 Json = Annotated[bool, Option("--json", help="Print one JSON document instead of text.")]
@@ -25,6 +26,16 @@ Device = Annotated[str, Option(help="auto, cpu, cuda, cuda:1, …")]
 History = Annotated[
     list[str] | None, Option(metavar="ITEM...", help="A history, oldest item first.")
 ]
+
+SeenItems = Annotated[
+    Literal["auto", "yes", "no"],
+    Option(
+        "--exclude-seen",
+        help="Leave out items that a user has seen; auto: as was decided when training ended.",
+    ),
+]
+EXCLUDE_SEEN: Mapping[str, ExcludeSeen] = {"auto": "auto", "yes": True, "no": False}
+"""What the words of `SeenItems` stand for."""
 
 
 def _load(modules: list[str] | None) -> list[str] | None:

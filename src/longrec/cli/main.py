@@ -7,7 +7,10 @@ results to standard output. Each command is a function below; its help is its do
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
 
 import typer
 
@@ -74,7 +77,8 @@ def main() -> None:
     from longrec.core.errors import LongrecError
 
     try:
-        app()
+        with _warnings_in_one_line():
+            app()
     except LongrecError as error:
         _fail(str(error), error.exit_status)
     except BrokenPipeError:
@@ -87,6 +91,24 @@ def main() -> None:
         if "memory" not in str(error):  # torch's own errors for want of it are of this class
             raise
         _fail(f"not enough memory: {str(error).splitlines()[0]}", 1)
+
+
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """What users are warned of is a line for them, without the place in our code."""
+    with warnings.catch_warnings():
+        plain = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+            if category is not UserWarning:
+                plain(message, category, *where)
+                return
+            from longrec.core.console import say
+
+            say(f"warning: {message}")
+
+        warnings.showwarning = show
+        yield
 
 
 def _fail(message: str, status: int) -> None:

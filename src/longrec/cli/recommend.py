@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from typer import Argument, Option
 
-from longrec.cli.common import Data, History, Json, Plugin, Run
+from longrec.cli.common import EXCLUDE_SEEN, Data, History, Json, Plugin, Run, SeenItems
 from longrec.cli.store import open_for_command
 from longrec.core import console
 from longrec.core.errors import UsageError
@@ -33,7 +33,7 @@ def recommend(
     history: History = None,
     everybody: Annotated[bool, Option("--all", help="All users of the data.")] = False,
     k: Annotated[int, Option("-k", min=1, help="Items per user.")] = 10,
-    seen: Annotated[bool, Option("--seen", help="Recommend items of the history, too.")] = False,
+    exclude_seen: SeenItems = "auto",
     form: Annotated[
         Format | None,
         Option("--format", help="How to write them: by --out's ending, else as a table."),
@@ -47,6 +47,7 @@ def recommend(
 
     Example: [bold]longrec recommend run --user 42 43 -k 5 --format json[/bold]
     """
+    from longrec.artifact.policy import seen_items_line
     from longrec.core.serialise import serialise
     from longrec.recommender import load
 
@@ -58,6 +59,8 @@ def recommend(
         raise UsageError("--history brings its own events: leave --data out")
     chosen = _chosen_format(form, out)
     recommender = load(run)
+    hides = EXCLUDE_SEEN[exclude_seen]
+    console.say(seen_items_line(recommender, hides))
     ids = [*(history or user or []), *(more or [])]
     with console.progress_bar("recommending") as progress:
         found = recommender.recommend(
@@ -65,7 +68,7 @@ def recommend(
             data,
             [ids] if history else None,
             k=k,
-            exclude_seen=not seen,
+            exclude_seen=hides,
             progress=progress,
         )
     if chosen == "table":

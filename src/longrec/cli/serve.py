@@ -129,6 +129,8 @@ def serve(
             f"the server needs the package {error.name}: pip install 'longrec[serve]'"
         ) from error
 
+    from longrec.artifact.policy import seen_items_line
+
     settings = Settings(
         run=run,
         store=store,
@@ -148,6 +150,7 @@ def serve(
     def ready(address: str, stream: Stream) -> None:
         recall = f", recall@10 {stream.index.recall:.3f}" if stream.index.recall < 1 else ""
         console.say(stream.engine.statement)
+        console.say(seen_items_line(stream.artifact))
         console.say(f"items: {stream.artifact.catalog.n_items:,}, {stream.index.name}{recall}")
         console.say(f"{address}  (/openapi.json, /metrics; store: {stream.store.url})")
 

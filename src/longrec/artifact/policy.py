@@ -1,0 +1,40 @@
+"""What a recommender does with items that a user has seen, and why, in one line."""
+
+from __future__ import annotations
+
+from longrec.artifact.artifact import Artifact
+from longrec.core.choices import ExcludeSeen
+
+
+def seen_items_line(artifact: Artifact, exclude_seen: ExcludeSeen = "auto") -> str:
+    """Whether seen items are left out, and why: printed by train, evaluate, recommend and serve.
+
+    Parameters
+    ----------
+    artifact : Artifact
+    exclude_seen : bool or "auto"
+        What the caller asked for; "auto": what was decided when training ended.
+    """
+    hides = artifact.hides_seen(exclude_seen)
+    return f"seen items: {_words(hides)} ({_reason(artifact, exclude_seen)})"
+
+
+def _reason(artifact: Artifact, exclude_seen: ExcludeSeen) -> str:
+    if exclude_seen != "auto":
+        return f"as asked; by itself this recommender has them {_words(artifact.exclude_seen)}"
+    policy = artifact.provenance.get("policy")
+    if policy is None or policy["exclude_seen"] != artifact.exclude_seen:
+        return "the default: it was not decided on validation"
+    if "repeats" not in policy:
+        set_by_hand = policy["decided"] == "setting"
+        return "as set for training" if set_by_hand else "the default: nothing was validated"
+    decided = "decided" if policy["decided"] == "validation" else "as set for training;"
+    return (
+        f"{decided} on validation: {policy['repeats']:.1%} of its targets are repeats, NDCG@10 as "
+        f"served {policy['ndcg10_hiding']:.4f} with seen items left out, "
+        f"{policy['ndcg10_showing']:.4f} with them recommended"
+    )
+
+
+def _words(hides_seen: bool) -> str:
+    return "left out" if hides_seen else "recommended again"
