@@ -99,9 +99,9 @@ def _warnings_in_one_line() -> Iterator[None]:
     with warnings.catch_warnings():
         plain = warnings.showwarning
 
-        def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
             if category is not UserWarning:
-                plain(message, category, *where)
+                plain(message, category, *where, **more)
                 return
             from longrec.core.console import say
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -74,7 +74,7 @@ def likely_cause(unknown: Sequence[Any], known: pl.Series) -> str | None:
     return _other_type(looked_at, known)
 
 
-FORMS = {
+FORMS: Mapping[str, Callable[[pl.Series], pl.Series]] = {
     "same": lambda text: text,
     "folded": lambda text: text.str.strip_chars().str.to_lowercase(),
     "no zeros": lambda text: text.str.strip_chars_start("0"),
