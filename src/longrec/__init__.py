@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from longrec.data.read import read_events
     from longrec.recommender import Recommender, load
     from longrec.runs.evaluate import evaluate
+    from longrec.runs.refit import refit
     from longrec.runs.train import train
 
 _HOME = {
@@ -30,6 +31,7 @@ _HOME = {
     "open_histories": "longrec.data.histories",
     "Histories": "longrec.data.histories",
     "train": "longrec.runs.train",
+    "refit": "longrec.runs.refit",
     "evaluate": "longrec.runs.evaluate",
     "compare": "longrec.comparison.compare",
     "load": "longrec.recommender",
@@ -51,6 +53,7 @@ __all__ = [
     "open_histories",
     "prepare",
     "read_events",
+    "refit",
     "train",
 ]
 

@@ -16,8 +16,8 @@ Part = Literal["test", "validation"]
 ExcludeSeen = bool | Literal["auto"]
 """Whether items that a user has seen are left out; auto: as validation decided."""
 
-SplitName = Literal["leave-one-out", "global-time", "prequential"]
-"""Which events train, validate and test."""
+SplitName = Literal["leave-one-out", "global-time", "prequential", "all"]
+"""Which events train, validate and test; all: every event trains, as `longrec refit` has it."""
 
 
 def check_choice(name: str, value: object, choices: Any) -> None:

@@ -10,6 +10,7 @@ name           training events                               test targets
 leave-one-out  all but a user's last two                     the last event
 global-time    before the .8 quantile of all times           first event from the .9 quantile on
 prequential    all but the last fifth of long histories      every event of that last fifth
+all            every event                                   none: such a model is not measured
 =============  ============================================  =====================================
 
 Only numpy is needed here, so that training imports it on any machine.
@@ -37,6 +38,8 @@ CUTS = (0.8, 0.9)
 """Quantiles of all times at which global-time cuts, for validation and for the test."""
 LONG, LAST_SHARE = 501, 0.2
 """Events from which prequential calls a history long, and the share of one that it tests."""
+ALL = "all"
+"""The split of final runs."""
 _BLOCK_EVENTS = 1 << 22  # events looked at together: bounds the memory of the scans below
 
 
@@ -83,7 +86,7 @@ class Split:
     Attributes
     ----------
     name : str
-        The protocol: "leave-one-out", "global-time" or "prequential".
+        The protocol: "leave-one-out", "global-time", "prequential" or "all".
     train_end : int64 (n_users,)
         Position one past each user's last training event; ``offsets[user]`` where none trains.
     validation, test : Targets
@@ -214,10 +217,25 @@ def prequential(histories: Histories) -> Split:
     )
 
 
+def all_events(histories: Histories) -> Split:
+    """Train on every event and keep no targets apart: another run has measured such a model."""
+    none = np.zeros(0, np.int64)
+    return _split(
+        ALL,
+        histories,
+        histories.offsets[1:],
+        validation=(none, none),
+        test=(none, none),
+        unseen_is_a_miss=False,
+        notes={},
+    )
+
+
 SPLITS: dict[str, Callable[[Histories], Split]] = {
     "leave-one-out": leave_one_out,
     "global-time": global_time,
     "prequential": prequential,
+    ALL: all_events,
 }
 
 

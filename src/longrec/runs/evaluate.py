@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -21,6 +22,7 @@ from longrec.data.splits import make_split
 from longrec.evaluation.rank_targets import rank_targets
 from longrec.evaluation.summary import Metrics, as_served, summarise_ranks
 from longrec.inference.encode import check_times
+from longrec.runs.final import untrained
 
 
 def evaluate(
@@ -57,7 +59,14 @@ def evaluate(
     check_choice("split", split, Part)
     data = recommender.data(histories)
     trained_under = recommender.train_config.split
+    refit = recommender.provenance.get("refit")
+    if refit is not None:
+        trained_under = refit["settings"]["split"]  # of the run that was measured
     chosen = make_split(protocol or trained_under, data)
+    if refit is not None and len(getattr(chosen, split)):
+        targets = getattr(chosen, split)
+        newer = untrained(recommender, data, targets)
+        chosen = replace(chosen, **{split: targets.where(newer)})
     trained = recommender.columns
     check_columns(recommender.name, trained, data.columns, data.path, trained)
     known, aligned = align(data, chosen, recommender.catalog, trained)
@@ -80,6 +89,11 @@ def evaluate(
     if own_data and chosen.name != trained_under:
         notes["warning"] = (
             f"trained under {trained_under}, so that some of these targets were training events"
+        )
+    if refit is not None and not newer.all():
+        notes["warning"] = (
+            f"a final run: {int((~newer).sum()):,} of {len(newer):,} targets are left out, since "
+            "they are not newer than the events that it was trained on"
         )
     warm_start = recommender.provenance.get("warm_start", {})
     trained_before = (warm_start.get("targets_trained_before") or {}).get(split)

@@ -13,11 +13,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from longrec.artifact.folder import RECOMMENDER
 from longrec.artifact.provenance import provenance
 from longrec.core.errors import DataError, UsageError
 from longrec.core.lock import LOCK, locked
 from longrec.core.sealed import SealedKind
 from longrec.data.histories import Histories
+from longrec.data.splits import ALL
 from longrec.models import MODELS
 from longrec.models.common.settings import check_model, parse_settings
 from longrec.recommender import Recommender
@@ -25,6 +27,8 @@ from longrec.runs.warm_start import name_of, origin
 from longrec.training.checkpoint import PREFIX, drop_checkpoints
 
 DEFAULT_MODEL = "elastic"
+MEASURED = "measured"
+"""Of a run that is trained for service: the folder inside of the run that was measured first."""
 BEGUN_RUN = SealedKind(
     "a run that was begun",
     "training.json",
@@ -44,12 +48,21 @@ class Plan:
     ----------
     model : its name in the registry.
     settings : all keys of the model's config and of TrainConfig.
-    provenance : data, command, seed, …; "warm_start" where it goes on from another run.
+    provenance : data, command, seed, …; "warm_start" where it goes on from another run, "refit"
+        and "policy" where it trains on all events as another run was trained on some.
+    final : whether a run with these settings is measured first, in a folder inside, and what is
+        trained here is its refit.
     """
 
     model: str
     settings: dict[str, Any]
     provenance: dict[str, Any]
+    final: bool = False
+
+    @property
+    def refit(self) -> Mapping[str, Any] | None:
+        """What the run that this refits was, None where it refits none."""
+        return self.provenance.get("refit")
 
 
 def make_plan(
@@ -58,6 +71,7 @@ def make_plan(
     model: str | None,
     settings: Mapping[str, Any],
     old: Recommender | None,
+    final: bool = False,
 ) -> Plan:
     """Plan a new run, from the weights of `old` if there is one, and write the plan down."""
     if old is None:
@@ -71,7 +85,10 @@ def make_plan(
                 f"{name_of(old)} is of the model {name!r}, not {model!r}: a warm start goes on "
                 "with the same model; leave --model out, or train without --warm-start"
             )
-        everything = _checked(name, own | asdict(old.train_config) | dict(settings))
+        # Of a final run those by which it was measured: its own split has nothing to validate on.
+        measured = old.provenance.get("refit", {}).get("settings", {})
+        inherited = asdict(old.train_config) | measured
+        everything = _checked(name, own | inherited | dict(settings))
         for key, value in own.items():
             if everything[key] != value:
                 raise UsageError(
@@ -79,14 +96,30 @@ def make_plan(
                     "warm start keeps the model's settings; leave the key out, or train without "
                     "--warm-start"
                 )
-    about = provenance(data, everything["seed"])
-    if (module := MODELS.plugin(name)) is not None:
+    if everything["split"] == ALL:
+        raise UsageError(
+            f"split is {ALL!r}, which validates nothing, so that nothing says how long to train: "
+            "train with --final (final=True), or a run as ever and then `longrec refit RUN`"
+        )
+    about = describe_run(data, name, everything["seed"], old)
+    plan = Plan(name, everything, about, final)
+    write_plan(run, plan)
+    return plan
+
+
+def describe_run(data: Histories, model: str, seed: int, old: Recommender | None) -> dict[str, Any]:
+    """The provenance of a run that begins now."""
+    about = provenance(data, seed)
+    if (module := MODELS.plugin(model)) is not None:
         about["plugin"] = module
     if old is not None:
         about["warm_start"] = origin(old)
-    plan = Plan(name, everything, about)
+    return about
+
+
+def write_plan(run: Path, plan: Plan) -> None:
+    """Write down what a run trains, before its first step."""
     BEGUN_RUN.write(run, asdict(plan))
-    return plan
 
 
 def read_plan(run: Path) -> Plan | None:
@@ -95,7 +128,10 @@ def read_plan(run: Path) -> Plan | None:
     if not path.is_file():
         return None
     document = BEGUN_RUN.read(run)
-    plan = Plan(document["model"], document["settings"], document["provenance"])
+    plan = Plan(
+        *(document["model"], document["settings"], document["provenance"]),
+        final=document.get("final") is True,
+    )
     try:
         str(plan.provenance["data"]["fingerprint"])
     except (KeyError, TypeError) as error:
@@ -115,10 +151,16 @@ def check_resumable(
     model: str | None,
     settings: Mapping[str, Any],
     old: Recommender | None,
+    final: bool = False,
 ) -> None:
     """Raise unless a call to resume agrees with the plan; what it leaves out is the plan's."""
     if model not in (None, plan.model):
         raise UsageError(f"{run} trains {plan.model!r}, not {model!r}; resume with its model")
+    if final and not plan.final:
+        raise UsageError(
+            f"{run} was started without --final (final=True): leave it out, and refit the run when "
+            "it has ended"
+        )
     given = _checked(plan.model, plan.settings | dict(settings))
     for key, value in plan.settings.items():
         if given[key] != value:
@@ -138,6 +180,11 @@ def check_resumable(
             "with the same histories, or train in a new folder."
         )
     data.verify()
+
+
+def has_ended(run: Path) -> bool:
+    """Whether a run's folder holds its recommender."""
+    return (run / RECOMMENDER.document).is_file()
 
 
 def end_run(run: Path) -> None:
@@ -166,8 +213,8 @@ def locked_run(folder: Path, resume: bool) -> Iterator[None]:
         try:
             yield
         except Exception:
-            trained = (folder / "config.json").is_file() or any(folder.glob(f"{PREFIX}*"))
-            if not begun and not trained:
+            kept = [*folder.glob(f"{PREFIX}*"), *folder.glob(MEASURED)]
+            if not begun and not kept and not has_ended(folder):
                 (folder / BEGUN_RUN.document).unlink(missing_ok=True)
                 if new:
                     shutil.rmtree(folder, ignore_errors=True)
@@ -176,7 +223,7 @@ def locked_run(folder: Path, resume: bool) -> Iterator[None]:
 
 def _check_free(folder: Path, resume: bool) -> bool:
     """Raise unless a training may use the folder; tell whether a run was begun in it."""
-    if (folder / "config.json").is_file():
+    if has_ended(folder):
         raise UsageError(
             f"{folder} holds a trained recommender"
             + ("; it has ended and needs no --resume" if resume else "; choose another folder")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
@@ -45,19 +46,22 @@ class TrainingProgress:
             self._validations = len(status.rows)
             row = status.rows[-1]
             best = " best" if row.ndcg10 == status.best else ""
+            found = f"validation NDCG@10 as served {row.ndcg10:.4f}{best}  "
             self._bar.console.print(
                 f"{self.name}  epoch {row.epoch:>3}  {_loss(row.loss, 4)}"
-                f"validation NDCG@10 as served {row.ndcg10:.4f}{best}  {row.seconds:.0f} s",
+                f"{'' if math.isnan(row.ndcg10) else found}{row.seconds:.0f} s",
                 markup=False,
             )
         now = time.monotonic()
         if now - self._last_update < 0.2:
             return
         self._last_update = now
-        state = f"{_loss(report.loss, 3)}best NDCG@10 as served {max(status.best, 0):.4f}"
+        state = _loss(report.loss, 3)
+        if status.best >= 0:
+            state += f"best NDCG@10 as served {status.best:.4f}  "
         if status.total_steps:
             left = duration(self._seconds_left(report))
-            state += f"  {report.events_per_second:,.0f} events/s  at most {left} left"
+            state += f"{report.events_per_second:,.0f} events/s  at most {left} left"
         step = status.step
         if report.validating is not None:
             state, step = f"validating {report.validating:.0%}  {state}", report.steps

@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 import tempfile
-from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from longrec.core import console
 from longrec.core.errors import UsageError
-from longrec.core.generators import generators_kept, seed_generators
-from longrec.data.catalog import Catalog
-from longrec.data.event_columns import check_columns
 from longrec.data.histories import Histories, open_histories
-from longrec.data.splits import Split, make_split, training_events
-from longrec.inference.encode import check_times
-from longrec.models import build_model
-from longrec.models.common.settings import check_model, parse_settings
+from longrec.models.common.settings import check_model
 from longrec.recommender import Recommender, load
-from longrec.runs.folder import Plan, check_resumable, end_run, locked_run, make_plan, read_plan
-from longrec.runs.progress_display import TrainingProgress
-from longrec.runs.warm_start import (
-    OldHistories,
-    describe_start,
-    inherit_weights,
-    measure_gain,
-    reopen,
-    start_messages,
+from longrec.runs.carry_out import carry_out
+from longrec.runs.final import plan_refit
+from longrec.runs.folder import (
+    MEASURED,
+    Plan,
+    check_resumable,
+    end_run,
+    has_ended,
+    locked_run,
+    make_plan,
+    read_plan,
 )
-from longrec.training.fit import fit
+from longrec.runs.warm_start import reopen
 from longrec.training.progress import Progress
 
 
@@ -42,6 +32,7 @@ def train(
     out: str | Path | None = None,
     *,
     warm_start: Recommender | str | Path | None = None,
+    final: bool = False,
     resume: bool = False,
     device: str = "auto",
     progress: Progress | bool | None = None,
@@ -64,9 +55,13 @@ def train(
         and new ones added; the provenance tells, under "warm_start", what was known and new, and
         under its "gain" what the old and the new model score on the test targets that are newer
         than the old model's data.
+    final : bool
+        Train for service: first a run that is measured as ever, which stays in `out`/measured to be
+        evaluated, and then, for as many epochs as that found best, one on all events, which is what
+        `out` holds and what is returned (`longrec.refit` is the second half alone).
     resume : bool
-        Go on with the run in `out` that was interrupted. Model, warm start and settings may be
-        left out then; those that are given must be the run's own.
+        Go on with the run in `out` that was interrupted. Model, warm start, `final` and settings
+        may be left out then; those that are given must be the run's own.
     device : str
         "auto" (a GPU if torch sees one), "cpu", "cuda", "cuda:1", …
     progress : callable, bool or None
@@ -77,7 +72,8 @@ def train(
     Returns
     -------
     Recommender
-        With the weights that validated best; saved to `out` if that was given.
+        With the weights that validated best, or if `final` the last ones; saved to `out` if that
+        was given.
 
     Raises
     ------
@@ -93,96 +89,48 @@ def train(
         check_model(model)
     old = load(warm_start) if isinstance(warm_start, str | Path) else warm_start
     if out is None:
-        if resume:
-            raise UsageError("resume needs the run's folder: pass out=")
+        if resume or final:
+            raise UsageError(f"{'resume' if resume else 'final'} needs the run's folder: pass out=")
         with tempfile.TemporaryDirectory(prefix="longrec-") as temporary:
             run = Path(temporary)
             plan = make_plan(data, run, model, settings, old)
-            return _train(data, plan, old, run, False, device, progress)
+            return carry_out(data, plan, old, run, False, device, progress)
     folder = Path(out)
     with locked_run(folder, resume):
         begun = read_plan(folder) if resume else None
         if begun is None:
-            plan = make_plan(data, folder, model, settings, old)
+            plan = make_plan(data, folder, model, settings, old, final)
         else:
             plan = begun
-            check_resumable(plan, data, folder, model, settings, old)
+            check_resumable(plan, data, folder, model, settings, old, final)
             if old is None and "warm_start" in plan.provenance:
                 old = reopen(plan.provenance["warm_start"])
-        recommender = _train(data, plan, old, folder, resume, device, progress)
+        if plan.final:
+            measured = _measured(data, plan, old, folder / MEASURED, device, progress)
+            plan = plan_refit(measured, plan.provenance)
+        recommender = carry_out(data, plan, old, folder, resume, device, progress)
         recommender.save(folder)
         end_run(folder)
     return recommender
 
 
-def _train(
+def _measured(
     data: Histories,
     plan: Plan,
     old: Recommender | None,
-    run: Path,
-    resume: bool,
+    folder: Path,
     device: str,
     progress: Progress | bool | None,
 ) -> Recommender:
-    """Train what the plan says, in the run's folder."""
-    model_config, config = parse_settings(plan.model, plan.settings)
-    split = make_split(config.split, data)
-    with generators_kept():
-        seed_generators(config.seed)
-        model = build_model(plan.model, model_config, data.n_items).to(_device(device))
-    check_times(model, data.times)
-    check_columns(plan.model, model.reads_columns, data.columns, data.path)
-    columns = {name: data.columns[name] for name in model.reads_columns}
-    if old is not None:  # words that the old model knows keep their codes
-        check_columns(plan.model, columns, data.columns, data.path, old.columns)
-        columns = {name: old.columns[name].extended(column) for name, column in columns.items()}
-    data = data.in_words_of(columns)
-    about, old_data = dict(plan.provenance), None
-    progress = console.is_interactive() if progress is None else progress
-    if old is not None:
-        old_data = OldHistories.of(old, data)
-        about["warm_start"] = about["warm_start"] | describe_start(old, data, split, old_data)
-        inherit_weights(model, data.catalog, old)
-        if progress is True:
-            for line in start_messages(about["warm_start"], old, data):
-                console.say(line)
-    with (
-        TrainingProgress(plan.model, config.max_epochs, config.max_minutes)
-        if progress is True
-        else nullcontext(progress or None)
-    ) as report:
-        result = fit(model, data, split, config, run, resume, report, old is not None)
-    data.check()
-    training = asdict(result)
-    del training["rows"]
-    policy = training.pop("policy")
-    about |= {"training": training, "policy": policy, "split": dict(split.notes)}
-    recommender = Recommender(
-        *(plan.model, model, model_config, config, _counted(data, split), about),
-        columns=columns,
-        exclude_seen=policy["exclude_seen"],
+    """The run that finds how long the final one trains; made, or gone on with, where need be."""
+    if has_ended(folder):
+        end_run(folder)  # a kill may have come before that
+        return load(folder)
+    return train(
+        *(data, plan.model, folder),
+        warm_start=old,
+        resume=True,
+        device=device,
+        progress=progress,
+        **plan.settings,
     )
-    if old is not None:
-        bar = console.progress_bar("the new period") if progress is True else nullcontext()
-        with bar as report_ranked:
-            gain = measure_gain(old, recommender, data, split, old_data, report_ranked)
-        about["warm_start"]["gain"] = gain
-    return recommender
-
-
-def _counted(data: Histories, split: Split) -> Catalog:
-    """The catalog with the counts of training events: what is popular knows no target."""
-    trains = training_events(data.offsets, split.train_end)
-    counts = np.bincount(data.items[trains], minlength=data.n_items + 1)
-    return Catalog(data.catalog.ids, counts[1:])
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
-    return device

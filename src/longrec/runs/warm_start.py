@@ -16,13 +16,14 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
+from longrec.artifact.artifact import Artifact
 from longrec.artifact.folder import digest_of_weights
 from longrec.core.arrays import places
 from longrec.core.errors import DataError, LongrecError
 from longrec.data.aligned import align, align_items
 from longrec.data.catalog import Catalog
 from longrec.data.histories import Histories
-from longrec.data.splits import Split, Targets, make_split
+from longrec.data.splits import ALL, Split, Targets, make_split
 from longrec.evaluation.rank_targets import rank_targets
 from longrec.evaluation.summary import SERVED, as_served, compare_ranks, summarise_ranks
 from longrec.models import Model, SequenceModel
@@ -33,7 +34,7 @@ from longrec.recommender import Recommender, load
 METRICS = (SERVED + "ndcg@10", SERVED + "hr@10")
 
 
-def origin(old: Recommender) -> dict[str, Any]:
+def origin(old: Artifact) -> dict[str, Any]:
     """What identifies the recommender of a warm start, as plain values for the provenance."""
     return {
         "run": None if old.folder is None else str(old.folder.resolve()),
@@ -106,7 +107,7 @@ class OldHistories:
     known: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, old: Recommender, data: Histories) -> OldHistories | None:
+    def of(cls, old: Artifact, data: Histories) -> OldHistories | None:
         """Look at the histories that `old` was trained on; None where they are gone."""
         try:
             old_data = old.data()
@@ -124,6 +125,11 @@ class OldHistories:
         else:
             whole = _begins_with(data, old_data, begin, lengths)
         return cls(lengths, np.where(known, trained - begin, 0), whole, known)
+
+    def trained_on(self, targets: Targets, data: Histories) -> NDArray[np.bool_]:
+        """Which targets the old recommender was trained on, (n,)."""
+        before = targets.lengths(data.offsets) < self.trained[targets.users]
+        return np.asarray(before & self.whole[targets.users])
 
 
 def _begins_with(
@@ -163,16 +169,29 @@ def describe_start(
     }
     if old_data is None:  # who was known cannot be told any more
         return counts | dict.fromkeys(("known_users", "new_users", "users_lacking_events"))
-    trained = {}
-    for part, targets in (("validation", split.validation), ("test", split.test)):
-        before = targets.lengths(data.offsets) < old_data.trained[targets.users]
-        trained[part] = int((before & old_data.whole[targets.users]).sum())
+    trained = {
+        part: int(old_data.trained_on(targets, data).sum())
+        for part, targets in (("validation", split.validation), ("test", split.test))
+    }
     return counts | {
         "known_users": int(old_data.known.sum()),
         "new_users": int((~old_data.known).sum()),
         "users_lacking_events": int((~old_data.whole).sum()),
         "targets_trained_before": trained,
+        "validation_targets": len(split.validation),
     }
+
+
+def without_trained(split: Split, data: Histories, old_data: OldHistories | None) -> Split:
+    """The split with no validation target that the old recommender was trained on.
+
+    Its old weights would be taken for better than all that follow them. Where it was trained on all
+    of them there is nothing else to validate on, and they stay.
+    """
+    if old_data is None:
+        return split
+    fair = ~old_data.trained_on(split.validation, data)
+    return replace(split, validation=split.validation.where(fair)) if fair.any() else split
 
 
 def start_messages(about: Mapping[str, Any], old: Recommender, data: Histories) -> Iterator[str]:
@@ -197,11 +216,13 @@ def start_messages(about: Mapping[str, Any], old: Recommender, data: Histories) 
             f"longrec prepare NEW_LOG --extend {old.provenance['data']['path']} --out BOTH"
         )
     for part, count in about["targets_trained_before"].items():
-        if count:
-            yield (
-                f"warning: {name_of(old)} was trained on {count:,} of the {part} targets, so that "
-                f"the {part} flatters what comes of it"
-            )
+        if not count:
+            continue
+        fact = f"{name_of(old)} was trained on {count:,} of the {part} targets"
+        if part == "validation" and count < about["validation_targets"]:
+            yield f"{fact}, which are left out of the validation"
+        else:
+            yield f"warning: {fact}, so that the {part} flatters what comes of it"
 
 
 def measure_gain(
@@ -226,7 +247,10 @@ def measure_gain(
         `interval` (95%, of the difference) and `p_value`; `of_known_items` the same for targets
         whose item the old model knows.
     """
-    is_new = _in_new_period(old, data, split.test, old_data)
+    if split.name == ALL:
+        note = "a run on all events keeps no test targets: the run that was measured has its gain"
+        return {"targets": 0, "note": note}
+    is_new = in_new_period(old, data, split.test, old_data)
     if is_new is None:
         note = (
             f"the histories of {name_of(old)} are gone or have changed and had no times, so that "
@@ -264,8 +288,8 @@ def measure_gain(
     return gain
 
 
-def _in_new_period(
-    old: Recommender, data: Histories, targets: Targets, old_data: OldHistories | None
+def in_new_period(
+    old: Artifact, data: Histories, targets: Targets, old_data: OldHistories | None
 ) -> NDArray[np.bool_] | None:
     """Which targets the old model cannot have seen, (n,); None where that cannot be told."""
     last = old.provenance.get("data", {}).get("last_time")
@@ -293,6 +317,6 @@ def _compare(old: pl.DataFrame, new: pl.DataFrame) -> dict[str, dict[str, Any]]:
     return found
 
 
-def name_of(old: Recommender) -> str:
+def name_of(old: Artifact) -> str:
     """Its folder, for messages."""
     return "the recommender given" if old.folder is None else str(old.folder)

@@ -182,7 +182,7 @@ class _Fit:
             events=status.events,
             rows=status.rows,
             precision=status.precision,
-            best_epoch=status.best_epoch if best is not None else status.epoch,
+            best_epoch=status.begun if best is None else status.best_epoch,
             validation={} if best is None else _named(best),
             policy=policy_of(best, self.config),
             dropped=self.data.dropped,
@@ -311,7 +311,7 @@ class _Fit:
         if not len(self.validation):
             self.keep_weights()  # nothing to choose by: the latest weights are kept
         elif row.ndcg10 > status.best:
-            status.best, status.best_epoch, status.worse = row.ndcg10, status.epoch, 0
+            status.best, status.best_epoch, status.worse = row.ndcg10, status.begun, 0
             self.keep_weights()
         else:
             status.worse += 1

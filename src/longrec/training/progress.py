@@ -23,7 +23,8 @@ class ValidationRow:
     seconds : of the whole fit so far.
     events : events read by training so far.
     loss : mean training loss since the row before; None before the first step.
-    ndcg10, hr10 : of the validation targets, as served under the policy of this row.
+    ndcg10, hr10 : of the validation targets, as served under the policy of this row; not a number
+        where there are none.
     exclude_seen : that policy: whether items that a user has seen are hidden.
     ndcg10_hiding, ndcg10_showing : as served with seen items hidden, and shown.
     repeats : share of the validation targets whose item is in their own input.
@@ -66,6 +67,11 @@ class FitStatus:
     rows: list[ValidationRow] = field(default_factory=list)
 
     @property
+    def begun(self) -> int:
+        """Epochs begun: that in which time was up counts."""
+        return self.epoch + (self.step > 0)
+
+    @property
     def loss(self) -> float | None:
         """Mean loss since the last validation, None before any step."""
         return self.loss_sum / self.loss_events if self.loss_events else None
@@ -104,8 +110,10 @@ class FitResult:
     converged : whether the validation metric had stopped improving (counting always has).
     epochs, seconds, events : work done; events are those read.
     rows : the log.
-    best_epoch : epochs done when the weights that were kept were validated.
-    validation : metrics of these weights, as served: "served/ndcg@10" and "served/hr@10".
+    best_epoch : epochs begun when the weights that were kept were validated; one that the end of
+        the time cut short counts.
+    validation : metrics of these weights, as served: "served/ndcg@10" and "served/hr@10"; empty
+        without validation targets.
     policy : why: "exclude_seen", "decided" ("validation", "setting" or "default"), and of the
         validation targets "repeats", their share, "ndcg10_hiding" and "ndcg10_showing".
     dropped : training events that the context left out.

@@ -1,0 +1,115 @@
+"""Carry out a plan: from histories and settings to a trained recommender, in a run's folder."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from longrec.core import console
+from longrec.core.errors import UsageError
+from longrec.core.generators import generators_kept, seed_generators
+from longrec.data.catalog import Catalog
+from longrec.data.event_columns import check_columns
+from longrec.data.histories import Histories
+from longrec.data.splits import Split, make_split, training_events
+from longrec.inference.encode import check_times
+from longrec.models import build_model
+from longrec.models.common.settings import parse_settings
+from longrec.recommender import Recommender
+from longrec.runs.folder import Plan
+from longrec.runs.progress_display import TrainingProgress
+from longrec.runs.warm_start import (
+    OldHistories,
+    describe_start,
+    inherit_weights,
+    measure_gain,
+    start_messages,
+    without_trained,
+)
+from longrec.training.fit import fit
+from longrec.training.progress import Progress
+
+
+def carry_out(
+    data: Histories,
+    plan: Plan,
+    old: Recommender | None,
+    run: Path,
+    resume: bool,
+    device: str,
+    progress: Progress | bool | None,
+) -> Recommender:
+    """Train what the plan says, from its last checkpoint in the folder `run` on if `resume`.
+
+    `old` is what a warm start goes on from.
+    """
+    model_config, config = parse_settings(plan.model, plan.settings)
+    split = make_split(config.split, data)
+    with generators_kept():
+        seed_generators(config.seed)
+        model = build_model(plan.model, model_config, data.n_items).to(_device(device))
+    check_times(model, data.times)
+    check_columns(plan.model, model.reads_columns, data.columns, data.path)
+    columns = {name: data.columns[name] for name in model.reads_columns}
+    if old is not None:  # words that the old model knows keep their codes
+        check_columns(plan.model, columns, data.columns, data.path, old.columns)
+        columns = {name: old.columns[name].extended(column) for name, column in columns.items()}
+    data = data.in_words_of(columns)
+    about, old_data = dict(plan.provenance), None
+    progress = console.is_interactive() if progress is None else progress
+    if old is not None:
+        old_data = OldHistories.of(old, data)
+        about["warm_start"] = about["warm_start"] | describe_start(old, data, split, old_data)
+        split = without_trained(split, data, old_data)
+        inherit_weights(model, data.catalog, old)
+        if progress is True:
+            for line in start_messages(about["warm_start"], old, data):
+                console.say(line)
+    name = plan.model if plan.refit is None else f"{plan.model}, all events"
+    with (
+        TrainingProgress(name, config.max_epochs, config.max_minutes)
+        if progress is True
+        else nullcontext(progress or None)
+    ) as report:
+        result = fit(model, data, split, config, run, resume, report, old is not None)
+    data.check()
+    training = asdict(result)
+    del training["rows"]
+    if plan.refit is not None and result.stop == "max_epochs":
+        training |= {"stop": "refit", "converged": plan.refit["converged"]}
+    decided = training.pop("policy")
+    policy = about.setdefault("policy", decided)  # a final run's was decided by the measured one
+    about |= {"training": training, "split": dict(split.notes)}
+    recommender = Recommender(
+        *(plan.model, model, model_config, config, _counted(data, split), about),
+        columns=columns,
+        exclude_seen=policy["exclude_seen"],
+    )
+    if old is not None:
+        bar = console.progress_bar("the new period") if progress is True else nullcontext()
+        with bar as report_ranked:
+            gain = measure_gain(old, recommender, data, split, old_data, report_ranked)
+        about["warm_start"]["gain"] = gain
+    return recommender
+
+
+def _counted(data: Histories, split: Split) -> Catalog:
+    """The catalog with the counts of training events: what is popular knows no target."""
+    trains = training_events(data.offsets, split.train_end)
+    counts = np.bincount(data.items[trains], minlength=data.n_items + 1)
+    return Catalog(data.catalog.ids, counts[1:])
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
+    return device

@@ -1,0 +1,110 @@
+"""Refit: what `longrec.refit` does, for every caller."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from longrec.core.errors import UsageError
+from longrec.data.histories import Histories
+from longrec.recommender import Recommender, load
+from longrec.runs.carry_out import carry_out
+from longrec.runs.final import plan_refit
+from longrec.runs.folder import (
+    check_resumable,
+    describe_run,
+    end_run,
+    locked_run,
+    read_plan,
+    write_plan,
+)
+from longrec.runs.warm_start import name_of, origin, reopen
+from longrec.training.progress import Progress
+
+
+def refit(
+    run: Recommender | str | Path,
+    out: str | Path | None = None,
+    histories: Histories | str | Path | None = None,
+    *,
+    resume: bool = False,
+    device: str = "auto",
+    progress: Progress | bool | None = None,
+) -> Recommender:
+    """Train a measured run anew on all events, validation and test included, to be served.
+
+    The model, its settings, the seed and the policy on seen items are the run's, and so is what it
+    warm-started from; it trains for the epochs after which the run was best, with no validation.
+    An epoch has more events than the run's had, and so more steps. What comes of it cannot be
+    evaluated on these events: the run speaks for it.
+
+    Parameters
+    ----------
+    run : Recommender or path
+        A trained run, which stays as it is.
+    out : path or None
+        The folder of the final run; None keeps it in memory only.
+    histories : Histories, path or None
+        What to train on; what the run was trained on by default.
+    resume : bool
+        Go on with the refit in `out` that was interrupted.
+    device : str
+        "auto" (a GPU if torch sees one), "cpu", "cuda", "cuda:1", …
+    progress : callable, bool or None
+        Called after every step; True shows a bar, None shows it in a terminal or a notebook.
+
+    Returns
+    -------
+    Recommender
+        Its provenance names the run and its numbers under "refit".
+
+    Raises
+    ------
+    UsageError
+        When the run is a final one itself, was never trained, or does not tell its best epoch; or
+        for an `out` that may not be written to.
+    DataError
+        When histories or run are damaged, or the histories gone or changed.
+    LongrecError
+        When training cannot go on.
+    """
+    measured = run if isinstance(run, Recommender) else load(run)
+    data = measured.data(histories)
+    old = _started_from(measured)
+    about = describe_run(data, measured.name, measured.train_config.seed, old)
+    plan = plan_refit(measured, about)
+    if out is None:
+        if resume:
+            raise UsageError("resume needs the folder of the refit: pass out=")
+        with tempfile.TemporaryDirectory(prefix="longrec-") as temporary:
+            return carry_out(data, plan, old, Path(temporary), False, device, progress)
+    folder = Path(out)
+    with locked_run(folder, resume):
+        begun = read_plan(folder) if resume else None
+        if begun is None:
+            write_plan(folder, plan)
+        else:
+            if begun.refit is None or begun.refit["digest"] != origin(measured)["digest"]:
+                raise UsageError(
+                    f"{folder} was not begun as a refit of {name_of(measured)}: resume it as it "
+                    "was begun, or name another folder"
+                )
+            check_resumable(begun, data, folder, plan.model, plan.settings, old)
+            plan = begun
+        recommender = carry_out(data, plan, old, folder, resume, device, progress)
+        recommender.save(folder)
+        end_run(folder)
+    return recommender
+
+
+def _started_from(measured: Recommender) -> Recommender | None:
+    """What a run warm-started from, None where it began anew."""
+    begun = measured.provenance.get("warm_start")
+    if begun is None:
+        return None
+    if begun["run"] is None:
+        raise UsageError(
+            f"{name_of(measured)} started from a recommender in memory, which is gone: save that "
+            "one, and train with its folder as warm start"
+        )
+    return reopen(begun)
