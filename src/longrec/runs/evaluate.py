@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from longrec.artifact.artifact import Artifact
@@ -66,7 +67,9 @@ def evaluate(
     if refit is not None and len(getattr(chosen, split)):
         targets = getattr(chosen, split)
         newer = untrained(recommender, data, targets)
-        chosen = replace(chosen, **{split: targets.where(newer)})
+        # What it knows is told by its catalog, and not by what the protocol keeps for training.
+        known = np.ones(int(newer.sum()), np.bool_)
+        chosen = replace(chosen, **{split: replace(targets.where(newer), known=known)})
     trained = recommender.columns
     check_columns(recommender.name, trained, data.columns, data.path, trained)
     known, aligned = align(data, chosen, recommender.catalog, trained)
