@@ -56,6 +56,7 @@ def top(
 for command in (
     data.prepare,
     train.train,
+    train.refit,
     train.evaluate,
     recommend.recommend,
     recommend.explain,

@@ -16,13 +16,13 @@ from longrec.cli.common import (
     Plugin,
     Run,
     plugin_words,
-    print_result,
     resumable,
 )
+from longrec.cli.training_result import print_training
 from longrec.core import console
 from longrec.core.choices import Part
 from longrec.core.errors import UsageError
-from longrec.core.format import duration, number
+from longrec.core.format import number
 
 if TYPE_CHECKING:
     from longrec.evaluation.summary import Metrics
@@ -37,12 +37,20 @@ def train(
         Option("--set", metavar="KEY=VALUE", help="A setting; see `longrec models NAME`."),
     ] = None,
     context: Annotated[
-        int | None, Option(min=1, help="Read only the last so many events of a history.")
+        int | None, Option(min=1, help="Train on the last so many events of each history alone.")
     ] = None,
     warm_start: Annotated[
         Path | None,
         Option(metavar="RUN", help="Start from the weights of a run, on newer histories."),
     ] = None,
+    final: Annotated[
+        bool,
+        Option(
+            "--final",
+            help="Train for service: measure a run, which stays in OUT/measured, then refit it on "
+            "all events.",
+        ),
+    ] = False,
     resume: Annotated[bool, Option("--resume", help="Go on with an interrupted run.")] = False,
     device: Device = "auto",
     plugin: Plugin = None,
@@ -75,31 +83,39 @@ def train(
             model,
             out,
             warm_start=warm_start,
+            final=final,
             resume=resume,
             device=device,
             progress=True,
             **values,
         )
-    ending = recommender.provenance["training"]
-    warm = {k: v for k, v in recommender.provenance.items() if k == "warm_start"}
-    converged = "" if ending["converged"] else " (not converged: it was still improving)"
-    print_result(
-        json,
-        {"run": str(out), "model": recommender.name} | ending | warm,
-        str(out),
-        {
-            "model": recommender.name,
-            "ended": ending["stop"] + converged,
-            "epochs": ending["epochs"],
-            "time": duration(ending["seconds"]),
-            "validation": ", ".join(f"{k} {v:.4f}" for k, v in ending["validation"].items()),
-            "left out by the context": f"{ending['dropped']:,} events",
-        },
-    )
-    if not json:
-        if warm:
-            _gain_table(warm["warm_start"])
-        console.say("next: " + shlex.join(["longrec", "evaluate", str(out), *plugins]))
+    print_training(recommender, out, plugins, json)
+
+
+def refit(
+    run: Run,
+    out: Annotated[Path, Option(help="The folder of the final run.", show_default=False)],
+    data: Data = None,
+    resume: Annotated[bool, Option("--resume", help="Go on with an interrupted refit.")] = False,
+    device: Device = "auto",
+    plugin: Plugin = None,
+    json: Json = False,
+) -> None:
+    """Train a measured run anew on all events, validation and test included, to be served.
+
+    Example: [bold]longrec refit run --out final[/bold]
+    """
+    import shlex
+
+    from longrec.recommender import load
+    from longrec.runs.refit import refit as train_on_all
+
+    plugins = plugin_words(plugin)
+    on = [] if data is None else ["--data", str(data)]
+    again = shlex.join(["longrec", "refit", str(run), "--out", str(out), *on, *plugins])
+    with resumable(f"go on with: {again} --resume"):
+        final = train_on_all(load(run), out, data, resume=resume, device=device, progress=True)
+    print_training(final, out, plugins, json)
 
 
 def evaluate(
@@ -208,29 +224,3 @@ def _metrics_table(name: str, metrics: Metrics) -> None:
             ],
         )
     console.print_text(metrics.protocol())
-
-
-def _gain_table(warm: Mapping[str, Any]) -> None:
-    """What a warm start gained over the run that it started from, on the new period."""
-    gain = warm["gain"]
-    if not gain["targets"]:
-        console.print_text(f"gain: not measured, since {gain['note']}")
-        return
-    rows: list[list[object]] = []
-    parts = [("all", gain), ("items that the old model knows", gain.get("of_known_items"))]
-    for name, part in parts:
-        for key in () if part is None else ("served/ndcg@10", "served/hr@10"):
-            found = part[key]
-            low, high = found["interval"]
-            change = f"{found['difference']:+.4f} ({low:+.4f} to {high:+.4f})"
-            rows.append([name, part["targets"], key, found["old"], found["new"], change])
-    console.table(
-        f"gain over {warm['run'] or 'the old model'} on the new period",
-        ["targets", "number", "metric", "old", "new", "difference (95% interval)"],
-        rows,
-    )
-    console.print_text(
-        f"Test targets ({gain['split']}) newer than the old model's data, full ranking, each model "
-        f"as it is served. The old model does not know the item of {gain['unknown_to_old']:.1%} of "
-        "them, which counts as a miss."
-    )

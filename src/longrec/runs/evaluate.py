@@ -68,8 +68,9 @@ def evaluate(
         targets = getattr(chosen, split)
         newer = untrained(recommender, data, targets)
         # What it knows is told by its catalog, and not by what the protocol keeps for training.
-        known = np.ones(int(newer.sum()), np.bool_)
-        chosen = replace(chosen, **{split: replace(targets.where(newer), known=known)})
+        targets = targets.where(newer)
+        targets = replace(targets, known=np.ones(len(targets), np.bool_))
+        chosen = replace(chosen, **{split: targets})
     trained = recommender.columns
     check_columns(recommender.name, trained, data.columns, data.path, trained)
     known, aligned = align(data, chosen, recommender.catalog, trained)
