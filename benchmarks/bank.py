@@ -45,7 +45,8 @@ def main(run: str, other: str, path: str) -> None:
     differences("with minus without", ranks, read_ranks(Path(other)), first)
     for bank in banks:
         bank.every = NEVER  # beyond every history: never asked
-    split = make_split(recommender.train_config.split, histories)
+    config = recommender.train_config
+    split = make_split(config.protocol, histories, config.cut)
     context = recommender.train_config.context
     off = rank_targets(recommender.scorer, histories, split.test, context)
     differences("switched on minus off", ranks, off, first)

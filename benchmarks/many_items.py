@@ -110,7 +110,8 @@ def measure(asked: argparse.Namespace, n_items: int) -> dict[str, float | int | 
     )
     name = asked.model
     model = build_model(name, MODELS[name].config_class(), n_items)
-    split, steps, peak = make_split(config.split, histories), Steps(asked.seconds), Peak()
+    split = make_split(config.protocol, histories, config.cut)
+    steps, peak = Steps(asked.seconds), Peak()
     data = fitting.training_data(model, histories, split, config)
     found: dict[str, float | int | str] = {"items": n_items, "loss": asked.loss}
     found["table"] = model.items.numel() * 4 / 2**20

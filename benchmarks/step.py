@@ -43,7 +43,7 @@ def main(path: str, name: str = "elastic", *settings: str) -> None:
     model_config, config = parse_settings(name, parse_assignments(list(settings)))
     model = build_model(name, model_config, histories.n_items).train()
     assert isinstance(model, SequenceModel)
-    split = make_split(config.split, histories)
+    split = make_split(config.protocol, histories, config.cut)
     if model.max_length is None:  # windows are not carried on here
         config = replace(config, context=config.window)
     data = training_data(model, histories, split, config)

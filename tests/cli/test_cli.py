@@ -170,9 +170,9 @@ def test_train_and_evaluate_json(capsys, histories, tmp_path):
     kept = json.loads((out / "metrics.json").read_text())
     for key in ("ndcg@10", "hr@20", "mrr@50", "unfiltered/ndcg@10"):
         assert measured[key] == kept[key]
-    assert measured["detail"]["split"] == "leave-one-out"
+    assert measured["detail"]["protocol"] == "leave-one-out"
     validation = json_of(capsys, "evaluate", out, "--split", "validation", "--json")
-    assert validation["detail"]["part"] == "validation"
+    assert validation["detail"]["split"] == "validation"
 
 
 def test_new_items_and_todays_data_as_the_page_has_it(capsys, log, tmp_path, monkeypatch):

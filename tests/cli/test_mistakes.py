@@ -42,7 +42,7 @@ MISTAKES = [
     ("train {h} --out {tmp}/r --set dim", 2, "KEY=VALUE"),
     ("train {h} --out {tmp}/r --set dim=8 --set dim=9", 2, "twice"),
     ("train {h} --out {tmp}/r --context 3 --set context=4", 2, "twice"),
-    ("train {h} --out {tmp}/r --set split=x", 2, "split is 'x'; it must be 'leave-one-out'"),
+    ("train {h} --out {tmp}/r --set protocol=x", 2, "protocol is 'x'; it must be 'leave-one-out'"),
     ("train {h} --out {tmp}/r --device cuda:99", 2, "cannot be used"),
     (
         "train {h} --out {tmp}/r --model elastic-paper --set memory_slots=16777216 --set dim=4096 "
@@ -64,7 +64,7 @@ MISTAKES = [
     ("evaluate {run} --fast", 2, "No such option"),
     ("evaluate {tmp}/none", 1, "no such folder"),
     ("evaluate {run} --split all", 2, "split"),
-    ("evaluate {run} --protocol x", 2, "unknown split 'x'; choose one of leave-one-out"),
+    ("evaluate {run} --protocol x", 2, "protocol"),
     ("evaluate {run} --protocol prequential", 2, "prequential"),
     # recommend
     ("recommend {h} --all", 1, "not a recommender"),
@@ -105,9 +105,9 @@ MISTAKES = [
         "seed is set by the number of seeds",
     ),
     (
-        "compare {h} --models elastic:split=global-time --budget 2 --out {tmp}/c",
+        "compare {h} --models elastic:protocol=global-time --budget 2 --out {tmp}/c",
         2,
-        "under one split",
+        "under one protocol",
     ),
     (
         "compare {h} --models elastic,elastic --budget 2 --out {tmp}/c",

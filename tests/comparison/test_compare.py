@@ -269,7 +269,8 @@ def test_a_process_that_leaves_nothing_has_failed(histories, tmp_path, monkeypat
         ("sasrec", {"max_length": 50}, 50 * EVENT_BYTES, "the last 50 events"),
         ("elastic-paper", {}, None, "the whole history"),
         ("elastic-paper", {"context": 200}, 200 * EVENT_BYTES, "the last 200 events"),
-        ("popularity", {}, EVENT_BYTES, "the last event"),
+        ("popularity", {}, 0, "nothing"),
+        ("last-item", {}, 8, "the last item"),
         ("elastic", {"layers": 1, "convolution": 0}, 2 * 16 * 65 * 4 + 64 * 4 + 8 + 8, "its state"),
     ],
 )
@@ -281,7 +282,10 @@ def test_what_serving_keeps_of_a_user(name, settings, kept, words):
         {"model": name, "model_config": asdict(model), "train_config": asdict(training),
          "items": 1000}
     )  # fmt: skip
-    assert (found["keeps"], found["parameters"] is None) == (words, name == "popularity")
+    assert (found["keeps"], found["parameters"] is None) == (
+        words,
+        name in ("popularity", "last-item"),
+    )
     if name == "elastic":
         assert kept <= found["state_bytes"] <= 1.1 * kept + 200  # and a few counts
     else:

@@ -10,9 +10,9 @@ import pytest
 
 from longrec.config.border import check_config, describe_settings, make_config
 from longrec.core.bounds import Bounds
-from longrec.core.choices import SplitName
+from longrec.core.choices import ProtocolName
 from longrec.core.errors import UsageError
-from longrec.data.splits import SPLITS
+from longrec.data.splits import PROTOCOLS
 
 
 @dataclass(frozen=True)
@@ -156,5 +156,5 @@ def test_bounds_in_words() -> None:
     assert found == ["above 0", "at least 1", "below 2", "at most 3"]
 
 
-def test_the_splits_that_a_setting_may_name_are_those_that_there_are() -> None:
-    assert get_args(SplitName) == tuple(SPLITS)
+def test_the_protocols_that_a_setting_may_name_are_those_that_there_are() -> None:
+    assert get_args(ProtocolName) == tuple(PROTOCOLS)

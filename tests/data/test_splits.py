@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from longrec.core.errors import UsageError
 from longrec.data import splits
 from longrec.data.splits import (
-    SPLITS,
+    PROTOCOLS,
     global_time,
     leave_one_out,
     make_split,
@@ -134,14 +134,14 @@ def test_prequential_by_default_means_over_500_events():
 
 
 def test_make_split_knows_its_names():
-    assert make_split("leave-one-out", logs([[1, 2, 3]])).name == "leave-one-out"
-    with pytest.raises(UsageError, match=r"unknown split 'random'; choose one of leave-one-out"):
+    assert make_split("leave-one-out", logs([[1, 2, 3]])).protocol == "leave-one-out"
+    with pytest.raises(UsageError, match=r"unknown protocol 'random'; choose one of leave-one-out"):
         make_split("random", logs([[1, 2, 3]]))
-    assert set(SPLITS) == {"leave-one-out", "global-time", "prequential"}
+    assert set(PROTOCOLS) == {"leave-one-out", "global-time", "prequential"}
 
 
 @settings(max_examples=40, deadline=None)
-@given(any_logs(), st.sampled_from(sorted(SPLITS)))
+@given(any_logs(), st.sampled_from(sorted(PROTOCOLS)))
 def test_no_target_trains_and_inputs_end_before_targets(histories: Logs, name: str):
     with mock.patch.object(splits, "LONG", 3):
         try:

@@ -9,7 +9,8 @@ import polars as pl
 import pytest
 
 from longrec.core.errors import DataError, UsageError
-from longrec.evaluation.summary import Metrics, compare_ranks, summarise_ranks
+from longrec.evaluation.metrics import MISS
+from longrec.evaluation.summary import Metrics, as_served, compare_ranks, summarise_ranks
 
 
 def frame(ranks: list[int], unfiltered: list[int] | None = None, **columns: object) -> pl.DataFrame:
@@ -19,6 +20,7 @@ def frame(ranks: list[int], unfiltered: list[int] | None = None, **columns: obje
             "user": np.arange(n),
             "position": np.arange(n) * 10 + 9,
             "length": np.full(n, 30),
+            "rank_served": ranks,
             "rank": ranks,
             "rank_unfiltered": unfiltered or ranks,
             "known": np.ones(n, dtype=bool),
@@ -37,7 +39,8 @@ def test_metrics_by_hand():
     assert made["unfiltered/ndcg@10"] == pytest.approx((0.6309297536 + 0.5) / 4)
     assert made["unfiltered/hr@20"] == 0.5
     assert made["unfiltered/hr@50"] == 0.75
-    assert len(made) == len(list(made)) == 18
+    assert made["served/ndcg@10"] == made["ndcg@10"]
+    assert len(made) == len(list(made)) == 27
     assert made.counts == {"users": 4, "targets": 4, "unseen_misses": 0, "repeats": 0}
     for key, value in made.items():
         low, high = made.intervals[key]
@@ -47,16 +50,19 @@ def test_metrics_by_hand():
 def test_targets_unknown_to_training_are_misses():
     made = summarise_ranks(frame([1, 1], known=[True, False]), "global-time")
     assert made["hr@10"] == made["unfiltered/hr@10"] == 0.5
+    assert made["served/hr@10"] == 1  # where its place in the list counts
     assert made.counts["unseen_misses"] == 1
 
 
-def test_repeats_over_one_in_a_hundred_make_the_unfiltered_lead():
-    once = [True] + [False] * 99
-    assert summarise_ranks(frame([1] * 100, repeat=once), "leave-one-out").lead == "filtered"
-    made = summarise_ranks(frame([1] * 99, repeat=once[:99]), "leave-one-out")
-    assert made.lead == "unfiltered"
-    assert made.headline() == "unfiltered/ndcg@10"
-    assert "repeat an item" in made.protocol()
+def test_as_served_a_policy_chooses_the_rank():
+    both = frame([1, 1], rank_hiding=[2, MISS], rank_showing=[3, 4]).drop("rank_served")
+    hidden = summarise_ranks(as_served(both, True), "leave-one-out", exclude_seen=True)
+    shown = summarise_ranks(as_served(both, False), "leave-one-out", exclude_seen=False)
+    assert hidden["served/mrr@10"] == 1 / 4
+    assert shown["served/mrr@10"] == pytest.approx((1 / 3 + 1 / 4) / 2)
+    assert hidden["mrr@10"] == shown["mrr@10"] == 1
+    assert "without items that a user has seen" in hidden.statement()
+    assert "with items that a user has seen" in shown.statement()
 
 
 def test_buckets_by_events_before_the_target():
@@ -82,7 +88,7 @@ def test_users_with_several_targets_are_drawn_whole():
 
 def test_to_dict_and_back_through_json():
     notes = {"users_too_short": 7, "test_unseen_share": 0.25}
-    made = summarise_ranks(frame([1, 3, 11]), "leave-one-out", notes, part="test")
+    made = summarise_ranks(frame([1, 3, 11]), "leave-one-out", notes, split="test")
     text = json.loads(json.dumps(made.to_dict()))
     assert text["ndcg@10"] == made["ndcg@10"]
     assert text["buckets"][0]["label"] == "20-49"
@@ -97,18 +103,18 @@ def test_to_dict_and_back_through_json():
 
 def test_protocol_says_what_was_left_out():
     notes = {"users_too_short": 1234, "test_unseen_share": 0.25}
-    text = summarise_ranks(frame([1, 3]), "leave-one-out", notes).protocol()
+    text = summarise_ranks(frame([1, 3]), "leave-one-out", notes).statement()
     for words in ("Leave-one-out", "1,234 users are too short", "whole catalog", "25.00%", "ties"):
         assert words in text
     cut = {"test_cut": 900, "validation_cut": 800, "users_without_input_at_test": 3}
-    text = summarise_ranks(frame([1, 3]), "global-time", cut).protocol()
-    assert "time 900" in text
+    text = summarise_ranks(frame([1, 3]), "global-time", cut).statement()
+    assert "1970-01-01 00:15:00" in text
     assert "3 users have no event" in text
     text = summarise_ranks(
         frame([1]), "prequential", {"last_share": 0.2, "min_length": 501}
-    ).protocol()
+    ).statement()
     assert "501 events" in text
-    text = summarise_ranks(frame([1]), "leave-one-out", part="validation").protocol()
+    text = summarise_ranks(frame([1]), "leave-one-out", split="validation").statement()
     assert text.startswith("Validation targets")
 
 

@@ -103,7 +103,7 @@ def test_it_trains_on_every_event_for_the_best_epochs(data, measured, final):
     best = measured.provenance["training"]["best_epoch"]
     assert final.train_config == replace(
         *(measured.train_config,),
-        split="all",
+        protocol="all",
         max_epochs=best,
         precision=measured.provenance["training"]["precision"],
     )
@@ -114,7 +114,7 @@ def test_it_trains_on_every_event_for_the_best_epochs(data, measured, final):
     assert training["validation"] == {}
     assert training["events"] == best * int((data.lengths - 1).sum())
     assert final.catalog.counts.sum() == data.n_events
-    assert final.provenance["split"]["training_events"] == data.n_events
+    assert final.provenance["protocol"]["training_events"] == data.n_events
     assert measured.catalog.counts.sum() < data.n_events
     assert not same(final, measured)
     assert not final.model.training
@@ -166,7 +166,7 @@ def test_the_steps_are_those_of_any_training(data, measured):
 def test_counting_models_count_every_event(data, name):
     final = longrec.refit(longrec.train(data, name))
     assert final.provenance["training"]["stop"] == "counted"
-    assert final.provenance["split"]["training_events"] == data.n_events
+    assert final.provenance["protocol"]["training_events"] == data.n_events
     bias = final.model.bias()[1:]
     by_count = np.argsort(-final.catalog.counts, kind="stable")
     if name == "popularity":
@@ -213,7 +213,7 @@ def _popularity(rec):
 
 def test_no_run_is_trained_on_all_events_unmeasured(data, tmp_path):
     with pytest.raises(UsageError, match=r"nothing says how long to train: .*--final"):
-        longrec.train(data, out=tmp_path / "run", split="all", **TINY)
+        longrec.train(data, out=tmp_path / "run", protocol="all", **TINY)
     assert not (tmp_path / "run").exists()
 
 

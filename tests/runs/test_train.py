@@ -120,7 +120,7 @@ def test_provenance_says_where_the_numbers_come_from(data, trained):
     assert about["data"]["fingerprint"] == data.fingerprint
     assert about["seed"] == 0
     assert {"command", "commit", "versions", "machine", "started"} <= set(about)
-    assert about["split"]["users_too_short"] == 3
+    assert about["protocol"]["users_too_short"] == 3
     assert about["training"]["stop"] == "max_epochs"
     assert about["training"]["converged"] is False
     assert about["training"]["epochs"] == 1
@@ -138,9 +138,9 @@ def test_counting_models_train(data, tmp_path):
     [
         ({"model": "elastik"}, "Did you mean 'elastic'"),
         ({"dims": 3}, "no setting 'dims'"),
-        ({"split": "random"}, "split is 'random'; it must be 'leave-one-out'"),
+        ({"protocol": "random"}, "protocol is 'random'; it must be 'leave-one-out'"),
         ({"device": "abacus"}, "'abacus' cannot be used"),
-        ({"split": "prequential"}, "prequential"),
+        ({"protocol": "prequential"}, "prequential"),
         ({"resume": True, "out": None}, "pass out="),
     ],
 )
@@ -154,7 +154,7 @@ def test_wrong_calls_leave_the_folder_free(data, tmp_path, call, words):
 
 def test_a_folder_that_was_there_stays(data, tmp_path):
     with pytest.raises(UsageError):
-        longrec.train(data, out=tmp_path, split="random")
+        longrec.train(data, out=tmp_path, protocol="random")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -326,13 +326,13 @@ def expect(metrics, ranks):
 
 
 @pytest.mark.parametrize("name", ["elastic", "sasrec", "last-item"])
-@pytest.mark.parametrize("part", ["test", "validation"])
-def test_metrics_are_what_ranking_by_hand_gives(data, name, part):
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_metrics_are_what_ranking_by_hand_gives(data, name, split):
     settings = {k: v for k, v in TINY.items() if name != "last-item" and k != "experts"}
     rec = longrec.train(data, name, context=5, **settings)
-    metrics = longrec.evaluate(rec, data, part)
-    expect(metrics, by_hand(rec, data, part))
-    assert metrics.part == part
+    metrics = longrec.evaluate(rec, data, split)
+    expect(metrics, by_hand(rec, data, split))
+    assert metrics.split == split
     assert metrics.counts["targets"] == 27
 
 
@@ -411,7 +411,7 @@ def test_training_data_that_changed(tmp_path):
     ("call", "words"),
     [
         ({"split": "train"}, "split is 'train'"),
-        ({"protocol": "random"}, "unknown split 'random'"),
+        ({"protocol": "random"}, "unknown protocol 'random'"),
         ({"protocol": "prequential"}, "needs histories of"),
     ],
 )

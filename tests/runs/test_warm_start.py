@@ -312,7 +312,7 @@ def test_no_newer_target_is_said(old_data, run):
     rec = longrec.train(old_data, warm_start=run, max_epochs=0)
     gain = rec.provenance["warm_start"]["gain"]
     assert gain["targets"] == 0
-    assert "no test target of the split leave-one-out is newer" in gain["note"]
+    assert "no test target of the protocol leave-one-out is newer" in gain["note"]
 
 
 def test_without_times_the_new_period_is_what_users_had_not_done_yet(make_histories, ring):

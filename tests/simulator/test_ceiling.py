@@ -42,7 +42,8 @@ def made(folder: Path, **changes):
 
 def all_targets(positions: np.ndarray, histories) -> Targets:
     users = np.searchsorted(histories.offsets, positions, side="right") - 1
-    return Targets(users, positions, np.ones(len(users), dtype=bool))
+    items = histories.items[positions].astype(np.int64)
+    return Targets(users, positions, items, np.ones(len(users), dtype=bool))
 
 
 def table(simulation, histories, targets, **options) -> np.ndarray:
@@ -272,8 +273,7 @@ def scored(folder: Path, *bounds: str, share: float = 0.9, **changes) -> dict[st
     split = leave_one_out(histories)
     lengths = split.test.lengths(histories.offsets)
     short = lengths <= np.quantile(lengths, share)
-    test = Targets(split.test.users[short], split.test.positions[short], split.test.known[short])
-    split = replace(split, test=test)
+    split = replace(split, test=split.test.where(short))
     out = baselines(histories, split)
     for name in ("ceiling", "window 50", *bounds):
         ranks = oracle.ceiling(simulation, histories, split.test, **BOUNDS[name])

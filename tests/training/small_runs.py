@@ -28,10 +28,10 @@ def run_of(
     model: Model,
     histories: Histories,
     folder: Path,
-    split: str = "leave-one-out",
+    protocol: str = "leave-one-out",
     progress: Progress | None = None,
     **settings: Any,
 ) -> FitResult:
     folder.mkdir(exist_ok=True)
     config = TrainConfig(**(QUICK | settings))
-    return fit(model, histories, make_split(split, histories), config, folder, progress=progress)
+    return fit(model, histories, make_split(protocol, histories), config, folder, progress=progress)

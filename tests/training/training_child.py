@@ -28,7 +28,7 @@ def train(histories: Path, run: Path, settings: dict[str, Any], tell: Any = None
     torch.manual_seed(settings["training"].get("seed", 0))
     model = build_model(name, MODELS[name].config_class(**model_settings), h.n_items)
     config = TrainConfig(**settings["training"])
-    split, first = make_split(config.split, h), settings.get("validate_first", False)
+    split, first = make_split(config.protocol, h, config.cut), settings.get("validate_first", False)
     result = fit(model, h, split, config, run, True, tell, validate_first=first)
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, run / "final.safetensors")
     (run / "final.json").write_text(json.dumps(asdict(result)))

@@ -33,7 +33,7 @@ from longrec.models import MODELS, CountingModel, Model, SequenceModel, build_mo
 from longrec.models.common.added_score import ADDED_SCORES, AddedScore, check_added_score
 from longrec.models.common.registry import load_grown
 from longrec.models.common.scorer import Scorer
-from longrec.models.common.settings import check_model, parse_settings
+from longrec.models.common.settings import check_model, parse_settings, stored_settings
 
 
 @dataclass(eq=False)
@@ -91,7 +91,7 @@ class Artifact:
             raise kind(f"{folder / RECOMMENDER.document}: {error}") from None
         try:
             model_config, train_config = parse_settings(
-                name, config["model_config"] | config["train_config"]
+                name, config["model_config"] | stored_settings(config["train_config"])
             )
         except UsageError as error:
             raise DataError(f"{folder / 'config.json'}: {error}") from error

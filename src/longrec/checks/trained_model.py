@@ -165,7 +165,7 @@ class TrainedModel:
             config = replace(config, loss="sampled", negatives=32)
         run = Path(self.folder.name) / "run"
         run.mkdir(exist_ok=True)
-        split = make_split(config.split, data)
+        split = make_split(config.protocol, data, config.cut)
         if isinstance(model, SequenceModel):
             _stir(model)
             cls = type(model)

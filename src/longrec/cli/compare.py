@@ -64,7 +64,7 @@ def compare(
         unfiltered = comparison.metric.startswith("unfiltered")
         lead = "unfiltered" if unfiltered else "seen items filtered"
         console.table(f"{out}: {lead}", *summary_table(comparison))
-        console.print_text(comparison.protocol)
+        console.print_text(comparison.statement)
         console.say(f"report: {comparison.report}")
     if comparison.failures:
         raise LongrecError(

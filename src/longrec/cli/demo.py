@@ -85,7 +85,7 @@ def run_demo(out: Path, users: int, seed: int, as_json: bool) -> None:
             "fingerprint": histories.fingerprint[:12],
             "threads": str(about["machine"]["threads"]),
         },
-        metrics.protocol(),
+        metrics.statement(),
     )
     path = write_report(out / "report.html", report)
     if as_json:
@@ -119,7 +119,7 @@ def attainable(
         ranks = ceiling(simulation, histories, split.test, window=within)
         hides = validated(ranks).exclude_seen
         served = as_served(ranks, hides)
-        return summarise_ranks(served, split.name, split.notes, exclude_seen=hides)
+        return summarise_ranks(served, split.protocol, split.notes, exclude_seen=hides)
 
     return [
         ReportRow(f"best with the last {window} events", "bound", best(window)),

@@ -20,7 +20,7 @@ from longrec.cli.common import (
 )
 from longrec.cli.training_result import print_training
 from longrec.core import console
-from longrec.core.choices import Part
+from longrec.core.choices import ProtocolName, SplitName
 from longrec.core.errors import UsageError
 from longrec.core.format import number
 
@@ -121,10 +121,16 @@ def refit(
 def evaluate(
     run: Run,
     data: Data = None,
-    split: Annotated[Part, Option(help="Which targets.")] = "test",
+    split: Annotated[SplitName, Option(help="Which targets.")] = "test",
     protocol: Annotated[
+        ProtocolName | None, Option(help="How the log is cut; that of training if unset.")
+    ] = None,
+    cut: Annotated[
         str | None,
-        Option(help="leave-one-out, global-time or prequential; that of training if unset."),
+        Option(
+            metavar="DATE[,DATE]",
+            help="Of global-time: the date of the test cut, or of validation and test.",
+        ),
     ] = None,
     plugin: Plugin = None,
     json: Json = False,
@@ -138,7 +144,7 @@ def evaluate(
 
     recommender = load(run)
     with console.progress_bar("ranking") as progress:
-        metrics = measure(recommender, data, split, protocol=protocol, progress=progress)
+        metrics = measure(recommender, data, split, protocol=protocol, cut=cut, progress=progress)
     if json:
         console.print_json(dict(metrics) | {"detail": metrics.to_dict(), "run": str(run)})
     else:
@@ -223,4 +229,4 @@ def _metrics_table(name: str, metrics: Metrics) -> None:
                 for b in metrics.buckets
             ],
         )
-    console.print_text(metrics.protocol())
+    console.print_text(metrics.statement())

@@ -105,7 +105,7 @@ def _gain_table(warm: Mapping[str, Any]) -> None:
         rows,
     )
     console.print_text(
-        f"Test targets ({gain['split']}) newer than the old model's data, full ranking, each model "
-        f"as it is served. The old model does not know the item of {gain['unknown_to_old']:.1%} of "
-        "them, which counts as a miss."
+        f"Test targets ({gain['protocol']}) newer than the old model's data, full ranking, each "
+        f"model as it is served. The old model does not know the item of "
+        f"{gain['unknown_to_old']:.1%} of them, which counts as a miss."
     )

@@ -18,7 +18,7 @@ from longrec.core.lock import LOCK
 from longrec.core.sealed import SealedKind
 from longrec.models import MODELS, CountingModel
 from longrec.models.common.registry import config_keys
-from longrec.models.common.settings import check_model, parse_settings
+from longrec.models.common.settings import check_model, parse_settings, stored_settings
 
 COMPARISON = SealedKind(
     "a comparison",
@@ -124,9 +124,10 @@ class Plan:
                 raise UsageError(f"{text!r} gives {key!r} twice")
             if key in _SET_BY:
                 raise UsageError(f"{text!r}: {key} is set by {_SET_BY[key]}: leave it out")
-            if key == "split":
+            if key in ("protocol", "cut"):
                 raise UsageError(
-                    f"{text!r}: all models are compared under one split: set it for all of them"
+                    f"{text!r}: all models are compared under one protocol: set {key} for all of "
+                    "them"
                 )
             own[key] = value
         common = self.settings
@@ -204,7 +205,8 @@ def read_plan(folder: Path) -> Plan | None:
     document = COMPARISON.read(folder)
     del document["format"]
     try:
-        return Plan(**document | {"models": tuple(document["models"])})
+        settings = stored_settings(document["settings"])
+        return Plan(**document | {"models": tuple(document["models"]), "settings": settings})
     except (KeyError, TypeError, UsageError) as error:
         raise DataError(f"{path} is damaged ({error}): {COMPARISON.mend}.") from error
 

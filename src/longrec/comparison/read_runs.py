@@ -17,9 +17,10 @@ from longrec.evaluation.report.contents import MEMORY, Cost, ReportRow
 from longrec.evaluation.summary import Metrics, summarise_ranks
 from longrec.mixers.base import map_state
 from longrec.models import CountingModel, SequenceModel, build_model
-from longrec.models.common.settings import parse_settings
+from longrec.models.common.settings import parse_settings, stored_settings
 
 EVENT_BYTES = 12  # of an event that serving keeps: int32 item, int64 time
+ITEM_BYTES = 8  # of a last item in a record
 
 
 def report_row(runs: Sequence[Path], name: str, memory: Sequence[Path] = ()) -> ReportRow:
@@ -43,8 +44,8 @@ def report_row(runs: Sequence[Path], name: str, memory: Sequence[Path] = ()) -> 
     if len(runs) > 1:
         ranks = [read_ranks(run) for run in runs]
         metrics = summarise_ranks(
-            *(ranks, metrics.split, metrics.notes),
-            part=metrics.part,
+            *(ranks, metrics.protocol, metrics.notes),
+            split=metrics.split,
             exclude_seen=metrics.exclude_seen,
         )
     sizes = sizes_of(read_json(runs[0] / "config.json"))
@@ -76,30 +77,39 @@ def report_row(runs: Sequence[Path], name: str, memory: Sequence[Path] = ()) -> 
 def sizes_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters of a saved model, and what serving keeps of one of its users.
 
-    A model that streams exactly keeps its state, one that reads the last N events those events,
-    and any other the whole history, without limit (None).
+    A model that counts keeps the last items that it reads, one that streams exactly its state, one
+    that reads the last N events those, and any other the whole history, without limit (None).
     """
     name = config["model"]
-    model_config, training = parse_settings(name, config["model_config"] | config["train_config"])
+    model_config, training = parse_settings(
+        name, config["model_config"] | stored_settings(config["train_config"])
+    )
     with torch.device("meta"):  # shapes alone, so that a large table costs nothing
         model = build_model(name, model_config, config["items"])
         state = [0]
-        if model.streaming == "exact":
-            assert isinstance(model, SequenceModel)
+        if isinstance(model, SequenceModel) and model.streaming == "exact":
             map_state(lambda part: state.append(part.nbytes) or part, model.initial_state(1))  # type: ignore[func-returns-value]
     last = model.reads(training.context)
     state_bytes, keeps = None, "the whole history"
-    if model.streaming == "exact":
+    if isinstance(model, CountingModel):
+        state_bytes, keeps = ITEM_BYTES * model.reach, _last(model.reach, "item")
+    elif model.streaming == "exact":
         state_bytes, keeps = sum(state), "its state"
     elif last is not None:
         state_bytes = EVENT_BYTES * last
-        keeps = "the last event" if last == 1 else f"the last {last:,} events"
+        keeps = _last(last, "event")
     counted = isinstance(model, CountingModel)
     return {
         "parameters": None if counted else sum(p.numel() for p in model.parameters()),
         "state_bytes": state_bytes,
         "keeps": keeps,
     }
+
+
+def _last(number: int, what: str) -> str:
+    if number == 0:
+        return "nothing"
+    return f"the last {what}" if number == 1 else f"the last {number:,} {what}s"
 
 
 def read_log(run: Path) -> pl.DataFrame:

@@ -51,7 +51,7 @@ def write_results(comparison: Comparison, facts: Mapping[str, str]) -> None:
             f"Comparison on {Path(plan.histories).name}",
             comparison.rows,
             facts=page_facts,
-            protocol=comparison.protocol,
+            statement=comparison.statement,
             pairs=comparison.pairs,
             failures={
                 (f"{f.name}, seed {f.seed}" if plan.seeds > 1 else f.name): f"{f.phase}: {f.error}"

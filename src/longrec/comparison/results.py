@@ -19,6 +19,7 @@ from longrec.evaluation.report.contents import (
     compare_pairs,
 )
 from longrec.evaluation.summary import Metrics
+from longrec.models.common.settings import stored_settings
 
 FORMAT = 1
 Phase = Literal["training", "evaluation"]
@@ -70,16 +71,18 @@ class Comparison:
         return self.folder / "report.html"
 
     @property
-    def protocol(self) -> str:
+    def statement(self) -> str:
         """How the numbers were made, in words; empty without a result."""
-        return next((r.metrics.protocol() for r in self.rows if isinstance(r.metrics, Metrics)), "")
+        return next(
+            (r.metrics.statement() for r in self.rows if isinstance(r.metrics, Metrics)), ""
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values: what results.json holds."""
         return {
             "format": FORMAT,
             "metric": self.metric,
-            "protocol": self.protocol,
+            "statement": self.statement,
             "plan": asdict(self.plan),
             "rows": [
                 _row(row, rank if row.is_ranked else None, self.runs[row.name])
@@ -121,10 +124,12 @@ def is_evaluated(job: Job, plan: Plan) -> bool:
         return False
     try:
         metrics = read_json(job.run / "metrics.json")
-        split = read_json(job.run / "config.json")["train_config"]["split"]
+        trained = read_json(job.run / "config.json")["train_config"]
         data = metrics["provenance"]["data"]["fingerprint"]
         return bool(
-            metrics["part"] == "test" and metrics["split"] == split and data == plan.fingerprint
+            metrics["split"] == "test"
+            and metrics["protocol"] == stored_settings(trained)["protocol"]
+            and data == plan.fingerprint
         )
     except (DataError, KeyError, TypeError):
         return False

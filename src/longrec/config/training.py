@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
 from longrec.core.bounds import MOST, Bounds
-from longrec.core.choices import ExcludeSeen, SplitName
+from longrec.core.choices import ExcludeSeen, ProtocolName
+from longrec.core.cuts import cut_times
 
 LossName = Literal["full", "sampled", "gbce", "bce"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -24,7 +25,10 @@ class TrainConfig:
     patience : stop after this many validations without a better NDCG@10.
     validate_every : epochs from one validation to the next.
     validation_users : most users that a validation ranks (drawn once, by the seed).
-    split : which events train, validate and test.
+    protocol : how the log is cut: which events train, validate and test.
+    cut : of the protocol global-time, the moment of the test cut in UTC, "2018-06-01" or
+        "2018-06-01T12:00"; or two with a comma between, of validation and test; none: the .8 and
+        .9 quantiles of all times.
     exclude_seen : whether items that a user has seen are left out when the model serves; auto: the
         one of the two that serves the validation targets better.
     context : train on at most this many events per user, the latest ones; none: on whole histories.
@@ -57,7 +61,8 @@ class TrainConfig:
     patience: Annotated[int, Bounds(ge=1, le=MOST)] = 10
     validate_every: Annotated[int, Bounds(ge=1, le=MOST)] = 1
     validation_users: Annotated[int, Bounds(ge=1, le=MOST)] = 10_000
-    split: SplitName = "leave-one-out"
+    protocol: ProtocolName = "leave-one-out"
+    cut: str | None = None
     exclude_seen: ExcludeSeen = "auto"
     context: Annotated[int | None, Bounds(ge=1, le=MOST)] = None
     window: Annotated[int, Bounds(ge=1, le=MOST)] = 4096
@@ -86,6 +91,11 @@ class TrainConfig:
             refuse_unread(self, ("negatives",), fact, "loss=sampled (or gbce, bce)")
         if self.loss != "gbce":
             refuse_unread(self, ("gbce_t",), f"loss is {self.loss!r}", "loss=gbce")
+        if self.protocol != "global-time":
+            fact = f"protocol is {self.protocol!r}"
+            refuse_unread(self, ("cut",), fact, "protocol=global-time")
+        if self.cut is not None:
+            cut_times(self.cut)
 
 
 def refuse_unread(config: TrainConfig, names: Iterable[str], fact: str, reader: str) -> None:

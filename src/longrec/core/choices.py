@@ -11,13 +11,14 @@ Durability = Literal["power", "process"]
 death of the process alone ("process")."""
 IndexKind = Literal["auto", "exact", "approximate"]
 """How items are found; auto is approximate in catalogs so large that it is faster."""
-Part = Literal["test", "validation"]
-"""Which targets of a split are ranked."""
+SplitName = Literal["test", "validation"]
+"""Which targets of a protocol are ranked."""
 ExcludeSeen = bool | Literal["auto"]
 """Whether items that a user has seen are left out; auto: as validation decided."""
 
-SplitName = Literal["leave-one-out", "global-time", "prequential", "all"]
-"""Which events train, validate and test; all: every event trains, as `longrec refit` has it."""
+ProtocolName = Literal["leave-one-out", "global-time", "prequential", "all"]
+"""How a log is cut: which events train, validate and test; all: every event trains, as `longrec
+refit` has it."""
 
 
 def check_choice(name: str, value: object, choices: Any) -> None:

@@ -1,7 +1,7 @@
 """Which events train, and which are predicted: the three protocols by which a model is judged.
 
-A split keeps a prefix of every history for training and names some later events as targets. The
-input of a target is everything before it in its history, so a split is two short arrays and never
+A protocol keeps a prefix of every history for training and names some later events as targets. The
+input of a target is everything before it in its history, so it takes two short arrays and never
 a copy of the data: ``train_end`` (one number per user) and the positions of the targets.
 
 =============  ============================================  =====================================
@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longrec.core.arrays import Ints
+from longrec.core.cuts import cut_times, moment
 from longrec.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -85,8 +86,8 @@ class Split:
 
     Attributes
     ----------
-    name : str
-        The protocol: "leave-one-out", "global-time", "prequential" or "all".
+    protocol : str
+        "leave-one-out", "global-time", "prequential" or "all".
     train_end : int64 (n_users,)
         Position one past each user's last training event; ``offsets[user]`` where none trains.
     validation, test : Targets
@@ -96,7 +97,7 @@ class Split:
         unseen in training or already in the input (a repeat).
     """
 
-    name: str
+    protocol: str
     train_end: Ints
     validation: Targets
     test: Targets
@@ -125,36 +126,38 @@ def leave_one_out(histories: Histories) -> Split:
     )
 
 
-def global_time(histories: Histories) -> Split:
+def global_time(histories: Histories, cut: str | None = None) -> Split:
     """Train before one moment, predict after it: nobody's future helps anybody's past.
 
-    The cuts are the events at the quantiles ``CUTS`` of all times. An event at exactly a cut lies
-    after it, so ties never straddle a cut. A user's targets are the first event between the cuts
-    (validation) and the first from the second cut on (test; its input holds the user's events
-    between the cuts). Users with nothing before their target are counted, not evaluated. Targets
-    whose item no training event has are misses.
+    The cuts are the dates given (`longrec.core.cuts`), or the events at the quantiles ``CUTS`` of
+    all times; where one date is given, the validation cut keeps that ratio among the events before.
+    An event at exactly a cut lies after it, so ties never straddle a cut. A user's targets are the
+    first event between the cuts (validation) and the first from the second cut on (test; its input
+    holds the user's events between the cuts). Users with nothing before their target are counted,
+    not evaluated. Targets whose item no training event has are misses.
 
     Raises
     ------
     UsageError
-        Without times, or when no event lies before the first cut.
+        Without times, when no event lies before the first cut, or for a cut that is no date.
     """
     if histories.times is None:
         raise UsageError(
-            f"{histories.path}: the split 'global-time' needs times, and this log had none; "
-            "use --split leave-one-out, or prepare the log with its time column"
+            f"{histories.path}: the protocol 'global-time' needs times, and this log had none; "
+            "use the protocol leave-one-out, or prepare the log with its time column"
         )
     starts, ends = histories.offsets[:-1], histories.offsets[1:]
-    ranks = [min(int(q * len(histories.times)), len(histories.times) - 1) for q in CUTS]
-    ordered = np.partition(histories.times, ranks)
-    first_cut, second_cut = int(ordered[ranks[0]]), int(ordered[ranks[1]])
-    del ordered
+    first_cut, second_cut = _cuts(histories.times, cut)
     first = starts + _count_before(histories.times, histories.offsets, first_cut)
     second = starts + _count_before(histories.times, histories.offsets, second_cut)
     if np.array_equal(first, starts):
         raise UsageError(
-            f"{histories.path}: no event lies before the validation cut (time {first_cut}): too "
-            "many events share one time; use --split leave-one-out"
+            f"{histories.path}: no event lies before the validation cut, {moment(first_cut)}: "
+            + (
+                "too many events share one time; use the protocol leave-one-out"
+                if cut is None
+                else f"the first is of {moment(int(histories.times.min()))}; cut later"
+            )
         )
     has_validation, has_test = first < second, second < ends
     validating = np.flatnonzero(has_validation & (first > starts))
@@ -193,8 +196,8 @@ def prequential(histories: Histories) -> Split:
     long = lengths >= LONG
     if not long.any():
         raise UsageError(
-            f"{histories.path}: the split 'prequential' needs histories of {LONG} events or "
-            f"more; the longest has {int(lengths.max(initial=0))}; use --split leave-one-out"
+            f"{histories.path}: the protocol 'prequential' needs histories of {LONG} events or "
+            f"more; the longest has {int(lengths.max(initial=0))}; use the protocol leave-one-out"
         )
     tested = np.where(long, np.maximum((lengths * LAST_SHARE).astype(np.int64), 1), 0)
     validating = np.flatnonzero(lengths >= 3)
@@ -231,7 +234,7 @@ def all_events(histories: Histories) -> Split:
     )
 
 
-SPLITS: dict[str, Callable[[Histories], Split]] = {
+PROTOCOLS: dict[str, Callable[[Histories], Split]] = {
     "leave-one-out": leave_one_out,
     "global-time": global_time,
     "prequential": prequential,
@@ -239,11 +242,18 @@ SPLITS: dict[str, Callable[[Histories], Split]] = {
 }
 
 
-def make_split(name: str, histories: Histories) -> Split:
-    """Make the split called ``name``, a key of ``SPLITS``."""
-    if name not in SPLITS:
-        raise UsageError(f"unknown split {name!r}; choose one of {', '.join(SPLITS)}")
-    return SPLITS[name](histories)
+def make_split(protocol: str, histories: Histories, cut: str | None = None) -> Split:
+    """Cut histories by a protocol, a key of ``PROTOCOLS``; `cut`: dates, of global-time alone."""
+    if protocol not in PROTOCOLS:
+        raise UsageError(f"unknown protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
+    if cut is None:
+        return PROTOCOLS[protocol](histories)
+    if protocol != "global-time":
+        raise UsageError(
+            f"cut is {cut!r}, and the protocol is {protocol!r}: dates cut the protocol global-time "
+            "alone; choose that one too, or leave the cut out"
+        )
+    return global_time(histories, cut)
 
 
 def repeats(histories: Histories, users: Ints, positions: Ints) -> Bools:
@@ -269,8 +279,27 @@ def repeats(histories: Histories, users: Ints, positions: Ints) -> Bools:
     return result
 
 
+def _cuts(times: Ints, cut: str | None) -> tuple[int, int]:
+    """The moments of the validation cut and of the test cut."""
+    if cut is None:
+        return _at_quantile(times, CUTS[0]), _at_quantile(times, CUTS[1])
+    try:
+        first, second = cut_times(cut)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if first is None:
+        before = times[times < second]
+        first = _at_quantile(before, CUTS[0] / CUTS[1]) if len(before) else second
+    return first, second
+
+
+def _at_quantile(times: Ints, share: float) -> int:
+    place = min(int(share * len(times)), len(times) - 1)
+    return int(np.partition(times, place)[place])
+
+
 def _split(
-    name: str,
+    protocol: str,
     histories: Histories,
     train_end: Ints,
     *,
@@ -296,7 +325,9 @@ def _split(
         counts[f"{part}_targets"] = len(users)
         counts[f"{part}_unseen_share"] = _share(~in_training)
         counts[f"{part}_repeat_share"] = _share(repeats(histories, users, positions))
-    return Split(name, train_end.astype(np.int64), made["validation"], made["test"], counts | notes)
+    return Split(
+        protocol, train_end.astype(np.int64), made["validation"], made["test"], counts | notes
+    )
 
 
 def training_events(offsets: Ints, train_end: Ints) -> Bools:

@@ -20,6 +20,7 @@ import polars as pl
 from pydantic import TypeAdapter
 
 from longrec.core.arrays import Floats, Ints
+from longrec.core.cuts import moment
 from longrec.core.errors import DataError, UsageError
 from longrec.evaluation.intervals import DRAWS, Difference, bootstrap_interval, paired_bootstrap
 from longrec.evaluation.metrics import MISS, names, per_target
@@ -41,8 +42,8 @@ _TEST_TARGETS = {
         "validation event included, are the input."
     ),
     "global-time": (
-        "Global time split: the target is each user's first event from the test cut (time "
-        "{test_cut}) on; training ends at the validation cut (time {validation_cut}); an item "
+        "Global time: the target is each user's first event from the test cut ({test_cut} UTC) on; "
+        "training ends at the validation cut ({validation_cut} UTC); an item "
         "unseen in training counts as a miss."
     ),
     "prequential": (
@@ -100,22 +101,22 @@ class Metrics(Mapping[str, float]):
         Bootstrap 95% interval of each, (low, high).
     buckets : tuple of Bucket
         The same by history length, empty buckets left out.
-    split, part : str
-        The protocol's name, and which of its targets: "test" or "validation".
+    protocol, split : str
+        How the log was cut, and which of the targets these are: "test" or "validation".
     exclude_seen : bool or None
         As served: whether items that a user has seen are left out; None: not the same in all that
         is averaged.
     counts : dict
         Users, targets, targets that miss because training never saw their item, repeats.
     notes : dict
-        What the split noted.
+        What was noted when the log was cut.
     """
 
     estimates: dict[str, float]
     intervals: dict[str, Interval]
     buckets: tuple[Bucket, ...]
-    split: str
-    part: str = "test"
+    protocol: str
+    split: str = "test"
     exclude_seen: bool | None
     counts: dict[str, int]
     notes: Notes = field(default_factory=dict)
@@ -129,13 +130,14 @@ class Metrics(Mapping[str, float]):
     def __len__(self) -> int:
         return len(self.estimates)
 
-    def protocol(self) -> str:
+    def statement(self) -> str:
         """Say in sentences which events were targets, how they were ranked, what was left out."""
         counts, notes = self.counts, self.notes
-        if self.part == "validation":
-            what = f"Validation targets of the split {self.split}."
+        if self.split == "validation":
+            what = f"Validation targets of the protocol {self.protocol}."
         else:
-            what = _TEST_TARGETS[self.split].format_map(defaultdict(lambda: "?", notes))
+            words = {k: moment(int(v)) if k.endswith("_cut") else v for k, v in notes.items()}
+            what = _TEST_TARGETS[self.protocol].format_map(defaultdict(lambda: "?", words))
         sentences = [
             what,
             f"{counts['targets']:,} targets of {counts['users']:,} users, each ranked against the "
@@ -148,7 +150,7 @@ class Metrics(Mapping[str, float]):
             sentences.append(f"{notes['users_too_short']:,} users are too short to be evaluated.")
         sentences.append(AS_SERVED[self.exclude_seen])
         targets = max(counts["targets"], 1)
-        unseen = notes.get(f"{self.part}_unseen_share", counts["unseen_misses"] / targets)
+        unseen = notes.get(f"{self.split}_unseen_share", counts["unseen_misses"] / targets)
         sentences.append(
             f"Repeats: {counts['repeats'] / targets:.2%} of the targets; items unseen in training: "
             f"{float(unseen):.2%}."
@@ -163,7 +165,7 @@ class Metrics(Mapping[str, float]):
             {"label": bucket.label} | _flat(own)
             for bucket, own in zip(self.buckets, values["buckets"], strict=True)
         ]
-        return _flat(values) | {"protocol": self.protocol()}
+        return _flat(values) | {"statement": self.statement()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Metrics:
@@ -193,11 +195,11 @@ def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def summarise_ranks(
     ranks: Ranks,
-    split: str,
+    protocol: str,
     notes: Notes | None = None,
     *,
     exclude_seen: bool | None = None,
-    part: str = "test",
+    split: str = "test",
     draws: int = DRAWS,
 ) -> Metrics:
     """Average ranks into ``Metrics``.
@@ -207,12 +209,12 @@ def summarise_ranks(
     ranks
         One row per target, with the columns named at the top of this module; or one such frame per
         seed, so that intervals are those of the mean over the seeds.
-    split, notes
-        Name and notes of the split that chose the targets.
+    protocol, notes
+        How the log was cut, and what was noted then.
     exclude_seen
         The policy on seen items behind ``rank_served``.
-    part
-        Which targets of the split these are: "test" or "validation".
+    split
+        Which targets these are: "test" or "validation".
     draws
         Of the bootstrap. Users with several targets are drawn whole.
 
@@ -233,7 +235,7 @@ def summarise_ranks(
         estimates=estimates,
         intervals=intervals,
         buckets=tuple(_buckets(values, user, length, draws)),
-        split=split,
+        protocol=protocol,
         exclude_seen=exclude_seen,
         counts={
             "users": first["user"].n_unique(),
@@ -242,7 +244,7 @@ def summarise_ranks(
             "repeats": repeats,
         },
         notes=dict(notes or {}),
-        part=part,
+        split=split,
     )
 
 
@@ -279,7 +281,7 @@ def _frames(ranks: Ranks) -> list[pl.DataFrame]:
         if not all(first[key].equals(other[key]) for key in ("position", "user")):
             raise UsageError(
                 "the models were not ranked on the same targets, so their metrics cannot be "
-                "compared: evaluate all on the same histories and split"
+                "compared: evaluate all on the same histories, protocol and split"
             )
     return frames
 

@@ -48,7 +48,7 @@ def carry_out(
     `old` is what a warm start goes on from.
     """
     model_config, config = parse_settings(plan.model, plan.settings)
-    split = make_split(config.split, data)
+    split = make_split(config.protocol, data, config.cut)
     with generators_kept():
         seed_generators(config.seed)
         model = build_model(plan.model, model_config, data.n_items).to(_device(device))
@@ -83,7 +83,7 @@ def carry_out(
         training |= {"stop": "refit", "converged": plan.refit["converged"]}
     decided = training.pop("policy")
     policy = about.setdefault("policy", decided)  # a final run's was decided by the measured one
-    about |= {"training": training, "split": dict(split.notes)}
+    about |= {"training": training, "protocol": {"name": split.protocol} | split.notes}
     recommender = Recommender(
         *(plan.model, model, model_config, config, _counted(data, split), about),
         columns=columns,

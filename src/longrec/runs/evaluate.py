@@ -12,7 +12,7 @@ import polars as pl
 from longrec.artifact.artifact import Artifact
 from longrec.artifact.folder import EVALUATION, tensors_of
 from longrec.artifact.provenance import provenance
-from longrec.core.choices import Part, check_choice
+from longrec.core.choices import SplitName, check_choice
 from longrec.core.errors import DataError, LongrecError
 from longrec.core.files import write_file
 from longrec.core.serialise import serialise
@@ -29,12 +29,13 @@ from longrec.runs.final import untrained
 def evaluate(
     recommender: Artifact,
     histories: Histories | str | Path | None = None,
-    split: Part = "test",
+    split: SplitName = "test",
     *,
     protocol: str | None = None,
+    cut: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Metrics:
-    """Rank every target of a split among the whole catalog.
+    """Rank every target among the whole catalog.
 
     Parameters
     ----------
@@ -47,6 +48,9 @@ def evaluate(
     protocol : str or None
         "leave-one-out", "global-time" or "prequential"; by default the one it was trained under,
         and the only one whose test events it has not seen.
+    cut : str or None
+        Of the protocol global-time: the date of the test cut, "2018-06-01", or two with a comma
+        between, of validation and test; by default as it was trained.
     progress : callable or None
         Called with (events read, events in all).
 
@@ -57,13 +61,16 @@ def evaluate(
         buckets, counts and notes as attributes. A recommender with a folder also keeps it there,
         as metrics.json and ranks.parquet.
     """
-    check_choice("split", split, Part)
+    check_choice("split", split, SplitName)
     data = recommender.data(histories)
-    trained_under = recommender.train_config.split
-    refit = recommender.provenance.get("refit")
-    if refit is not None:
-        trained_under = refit["settings"]["split"]  # of the run that was measured
-    chosen = make_split(protocol or trained_under, data)
+    config, refit = recommender.train_config, recommender.provenance.get("refit")
+    trained_under = (config.protocol, config.cut)
+    if refit is not None:  # as the run that was measured
+        trained_under = (refit["settings"]["protocol"], refit["settings"]["cut"])
+    under = (protocol or trained_under[0], cut)
+    if under == (trained_under[0], None):
+        under = trained_under
+    chosen = make_split(under[0], data, under[1])
     if refit is not None and len(getattr(chosen, split)):
         targets = getattr(chosen, split)
         newer = untrained(recommender, data, targets)
@@ -76,7 +83,7 @@ def evaluate(
     known, aligned = align(data, chosen, recommender.catalog, trained)
     targets = getattr(aligned, split)
     if not len(targets):
-        raise LongrecError(f"{data.path}: the split {chosen.name!r} has no {split} targets")
+        raise LongrecError(f"{data.path}: the protocol {chosen.protocol!r} has no {split} targets")
     if not len(known.items):
         raise DataError(
             f"{data.path}: the recommender knows none of its items; evaluate it on histories with "
@@ -90,9 +97,11 @@ def evaluate(
     ranks = as_served(ranks, recommender.exclude_seen)
     notes = dict(aligned.notes)
     own_data = recommender.provenance.get("data", {}).get("fingerprint") == data.fingerprint
-    if own_data and chosen.name != trained_under:
+    if own_data and under != trained_under:
+        own_cut = "" if config.cut is None else f" cut at {config.cut}"
         notes["warning"] = (
-            f"trained under {trained_under}, so that some of these targets were training events"
+            f"trained under {config.protocol}{own_cut}, so that some of these targets were "
+            "training events"
         )
     if refit is not None and not newer.all():
         notes["warning"] = (
@@ -106,7 +115,7 @@ def evaluate(
             f"the warm start's old run was trained on {trained_before:,} of these targets"
         )
     metrics = summarise_ranks(
-        ranks, chosen.name, notes, part=split, exclude_seen=recommender.exclude_seen
+        ranks, chosen.protocol, notes, split=split, exclude_seen=recommender.exclude_seen
     )
     if recommender.folder is not None:
         _save(recommender.folder, recommender, metrics, ranks, data)

@@ -54,7 +54,7 @@ def plan_refit(measured: Artifact, about: Mapping[str, Any]) -> Plan:
     warm = measured.provenance.get("warm_start")
     if not epochs and warm is None:
         raise UsageError(f"{name} was trained for no epoch, and so would its refit be: train it")
-    changed = {"split": ALL, "max_epochs": epochs, "max_minutes": None}
+    changed = {"protocol": ALL, "cut": None, "max_epochs": epochs, "max_minutes": None}
     if not isinstance(measured.model, CountingModel):
         changed["precision"] = training["precision"]
     settings = asdict(measured.train_config)

@@ -21,7 +21,7 @@ from longrec.core.sealed import SealedKind
 from longrec.data.histories import Histories
 from longrec.data.splits import ALL
 from longrec.models import MODELS
-from longrec.models.common.settings import check_model, parse_settings
+from longrec.models.common.settings import check_model, parse_settings, stored_settings
 from longrec.recommender import Recommender
 from longrec.runs.warm_start import name_of, origin
 from longrec.training.checkpoint import PREFIX, drop_checkpoints
@@ -85,7 +85,7 @@ def make_plan(
                 f"{name_of(old)} is of the model {name!r}, not {model!r}: a warm start goes on "
                 "with the same model; leave --model out, or train without --warm-start"
             )
-        # Of a final run those by which it was measured: its own split has nothing to validate on.
+        # Of a final run those by which it was measured: its own has nothing to validate.
         measured = old.provenance.get("refit", {}).get("settings", {})
         inherited = asdict(old.train_config) | measured
         everything = _checked(name, own | inherited | dict(settings))
@@ -96,10 +96,10 @@ def make_plan(
                     "warm start keeps the model's settings; leave the key out, or train without "
                     "--warm-start"
                 )
-    if everything["split"] == ALL:
+    if everything["protocol"] == ALL:
         raise UsageError(
-            f"split is {ALL!r}, which validates nothing, so that nothing says how long to train: "
-            "train with --final (final=True), or a run as ever and then `longrec refit RUN`"
+            f"protocol is {ALL!r}, which validates nothing, so that nothing says how long to "
+            "train: train with --final (final=True), or a run as ever and then `longrec refit RUN`"
         )
     about = describe_run(data, name, everything["seed"], old)
     plan = Plan(name, everything, about, final)
@@ -129,7 +129,7 @@ def read_plan(run: Path) -> Plan | None:
         return None
     document = BEGUN_RUN.read(run)
     plan = Plan(
-        *(document["model"], document["settings"], document["provenance"]),
+        *(document["model"], stored_settings(document["settings"]), document["provenance"]),
         final=document.get("final") is True,
     )
     try:

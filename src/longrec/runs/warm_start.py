@@ -116,7 +116,8 @@ class OldHistories:
         rows = old_data.find_users(data.user_ids)
         known = rows >= 0
         begin, end = old_data.offsets[:-1][rows], old_data.offsets[1:][rows]
-        trained = make_split(old.train_config.split, old_data).train_end[rows]
+        config = old.train_config
+        trained = make_split(config.protocol, old_data, config.cut).train_end[rows]
         lengths = np.where(known, end - begin, 0)
         if data.times is not None and old_data.times is not None:
             # Counted, since a late event may stand between them.
@@ -242,12 +243,12 @@ def measure_gain(
     Returns
     -------
     dict
-        `targets` and, unless that is 0 (`note` says why), `users`, `split`,
+        `targets` and, unless that is 0 (`note` says why), `users`, `protocol`,
         `unknown_to_old` (share of targets) and for each metric `old`, `new`, `difference`,
         `interval` (95%, of the difference) and `p_value`; `of_known_items` the same for targets
         whose item the old model knows.
     """
-    if split.name == ALL:
+    if split.protocol == ALL:
         note = "a run on all events keeps no test targets: the run that was measured has its gain"
         return {"targets": 0, "note": note}
     is_new = in_new_period(old, data, split.test, old_data)
@@ -258,7 +259,10 @@ def measure_gain(
         )
         return {"targets": 0, "note": note}
     if not is_new.any():
-        note = f"no test target of the split {split.name} is newer than the data of {name_of(old)}"
+        note = (
+            f"no test target of the protocol {split.protocol} is newer than the data of "
+            f"{name_of(old)}"
+        )
         return {"targets": 0, "note": note}
     test = split.test
     targets = test.where(is_new)
@@ -277,7 +281,7 @@ def measure_gain(
     gain: dict[str, Any] = {
         "targets": len(targets),
         "users": len(np.unique(targets.users)),
-        "split": split.name,
+        "protocol": split.protocol,
         "unknown_to_old": float((~known).mean()),
         **_compare(by_old, by_new),
     }

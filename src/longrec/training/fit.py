@@ -101,8 +101,8 @@ def fit(
     data = training_data(model, histories, split, config)
     if not data.targets_per_epoch:
         raise LongrecError(
-            f"{histories.path}: no user has two training events under the split {split.name!r}, "
-            "so there is nothing to train on"
+            f"{histories.path}: no user has two training events under the protocol "
+            f"{split.protocol!r}, so there is nothing to train on"
         )
     with generators_kept(model.device):
         return _Fit(model, data, split, config, run, progress).run(resume, validate_first)

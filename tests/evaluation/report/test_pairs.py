@@ -17,6 +17,7 @@ def frame(ranks: np.ndarray) -> pl.DataFrame:
             "user": np.arange(n),
             "position": np.arange(n),
             "length": np.full(n, 30),
+            "rank_served": ranks,
             "rank": ranks,
             "rank_unfiltered": ranks,
             "known": np.ones(n, dtype=bool),

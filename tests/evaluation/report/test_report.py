@@ -51,7 +51,7 @@ class Page(HTMLParser):
         self.texts.append(data)
 
 
-def metrics(seed: int, repeat: bool = False) -> Metrics:
+def metrics(seed: int) -> Metrics:
     generator = np.random.default_rng(seed)
     n = 200
     ranks = generator.integers(1, 60, n)
@@ -60,10 +60,11 @@ def metrics(seed: int, repeat: bool = False) -> Metrics:
             "user": np.arange(n),
             "position": np.arange(n),
             "length": generator.integers(1, 1500, n),
+            "rank_served": ranks,
             "rank": ranks,
             "rank_unfiltered": ranks + 1,
             "known": np.ones(n, dtype=bool),
-            "repeat": np.full(n, repeat),
+            "repeat": np.zeros(n, dtype=bool),
         }
     )
     return summarise_ranks(frame, "leave-one-out", draws=50)
@@ -199,11 +200,14 @@ def test_the_front_leaves_out_what_another_matches_for_less():
     assert pareto_front([]) == []
 
 
-def test_unfiltered_leads_where_repeats_are_common():
-    rows = [ReportRow("elastic", "model", metrics(0, repeat=True))]
-    page = render(Report("t", rows))
+def test_as_served_leads_and_the_other_readings_are_named():
+    page = render(Report("t", [ReportRow("elastic", "model", metrics(0))]))
     head = page[page.index("<thead>") : page.index("</thead>")]
-    assert head.index("NDCG@10, unfiltered") < head.index(">NDCG@10<")
+    places = [
+        head.index(f"NDCG@10, {words}")
+        for words in ("as served", "seen items filtered", "unfiltered")
+    ]
+    assert places == sorted(places)
 
 
 def test_little_or_nothing_to_show_still_renders():

@@ -145,7 +145,7 @@ class Report:
     rows: Sequence[ReportRow]
     recommendations: Sequence[UserRecommendations] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
-    protocol: str = ""
+    statement: str = ""
     pairs: Sequence[Pair] = ()
     failures: Mapping[str, str] = field(default_factory=dict)
 

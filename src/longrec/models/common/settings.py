@@ -47,6 +47,11 @@ def parse_settings(model: str, values: Mapping[str, Any]) -> tuple[Any, TrainCon
     config_class = MODELS[check_model(model)].config_class
     of_model, of_training = config_keys(config_class), config_keys(TrainConfig)
     for key in values:
+        if key == "split" and key not in of_model:
+            raise UsageError(
+                f"split is validation or test, when a run is evaluated; how the log is cut is "
+                f"protocol={values[key]}"
+            )
         if key not in of_model | of_training:
             raise UsageError(
                 f"{unknown_key(f'model {model!r}', key, of_model | of_training)} "
@@ -62,6 +67,14 @@ def parse_settings(model: str, values: Mapping[str, Any]) -> tuple[Any, TrainCon
         except ValueError as error:
             raise UsageError(str(error)) from None
     return config, build_config(TrainConfig, for_training, ())
+
+
+def stored_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that a file has, under the names of this version.
+
+    longrec 0.1.0 called the protocol of training "split".
+    """
+    return {"protocol" if key == "split" else key: value for key, value in values.items()}
 
 
 def _of(values: Mapping[str, Any], keys: Container[str]) -> dict[str, Any]:
