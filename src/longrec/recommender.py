@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,13 +13,15 @@ import polars as pl
 import torch
 
 from longrec.artifact.artifact import Artifact
+from longrec.core.arguments import check_count, check_ids, check_progress, described, is_list
 from longrec.core.arrays import places
 from longrec.core.choices import Durability, ExcludeSeen
 from longrec.core.errors import UsageError
 from longrec.data.aligned import align_items
-from longrec.data.catalog import as_ids
+from longrec.data.catalog import Catalog, as_ids
 from longrec.data.event_columns import check_columns
 from longrec.data.histories import Histories
+from longrec.data.unknown_ids import likely_cause, unknown_line
 from longrec.inference.encode import Events, check_times, encode_histories, last_items
 from longrec.inference.explain import (
     Explanation,
@@ -96,10 +99,8 @@ class Recommender(Artifact):
         UsageError
             When the item is unknown, or the model has no item vectors (biases are none).
         """
-        [index] = self.catalog.find([item])
-        if not index:
-            raise UsageError(f"item is {item!r}, which the catalog does not have")
-        items, scores = similar(self.item_vectors(), int(index), k)
+        k, index = check_count("k", k), find_item(self.catalog, item)
+        items, scores = similar(self.item_vectors(), index, k)
         return pl.DataFrame(
             {
                 "rank": np.arange(1, len(items) + 1),
@@ -140,7 +141,8 @@ class Recommender(Artifact):
         polars.DataFrame
             Columns user, rank (from 1), item, score, policy. An unknown user or a history without
             known items gets popular items, scored by their events, and `policy` says "cold"
-            instead of "personal". There are fewer than k rows where the items run out.
+            instead of "personal". There are fewer than k rows where the items run out. `user` has
+            the type of the data's users: an id that cannot be of that type stands as null.
 
         Raises
         ------
@@ -148,22 +150,29 @@ class Recommender(Artifact):
             When the call is wrong, or the model reads times and there are none.
         DataError
             When the training data is wanted and is gone or has changed.
+
+        Warns
+        -----
+        UserWarning
+            How many users and items of histories nobody knows, with examples and the likely cause,
+            and for which users no item was left, since they have seen all.
         """
-        if k < 1:
-            raise UsageError(f"k is {k}; it must be at least 1")
-        hides_seen = self.hides_seen(exclude_seen)
+        k, hides_seen = check_count("k", k), self.hides_seen(exclude_seen)
+        check_progress(progress)
+        told = list[str]()
         if histories is None:
+            given = None if users is None else check_ids("users", users, "a list of user ids")
             data = self.data(data)
-            if users is None:
+            if given is None:
                 rows, ids = np.arange(data.n_users), data.user_ids
             else:
-                rows, ids = data.find_users(users), _own_ids(users, data.user_ids.dtype)
+                rows, ids = data.find_users(given), as_ids(given, data.user_ids.dtype, "user")
+                told += _unknown_users(given, rows, ids, data)
             events, lengths = self._events_of(data, rows)
         else:
             if users is not None or data is not None:
                 raise UsageError("give either users (with data) or histories, not both")
-            for history in histories:
-                _check_history(history)
+            _check_histories(histories)
             ids = pl.Series(np.arange(len(histories)))
             lengths = np.array([len(history) for history in histories], np.int64)
             if self.model.reads_columns:
@@ -173,7 +182,12 @@ class Recommender(Artifact):
                 )
             flat = [item for history in histories for item in history]
             events = Events(self.catalog.find(flat) if flat else np.zeros(0, np.int64), None)
-        return self._top_k(ids, events, lengths, k, hides_seen, progress)
+            told += _unknown_items(self.catalog, flat, events.items)
+        found = self._top_k(ids, events, lengths, k, hides_seen, progress)
+        told += _without_items(found, ids)
+        for line in told:
+            warnings.warn(line, UserWarning, stacklevel=2)
+        return found
 
     def explain(
         self,
@@ -213,12 +227,16 @@ class Recommender(Artifact):
         """
         if (user is None) == (history is None):
             raise UsageError("give either user (with data) or history (with times)")
+        check_progress(progress)
         model, catalog = self.model, self.catalog
         if history is not None:
             if data is not None:
                 raise UsageError("a history brings its own events: leave data out")
-            _check_history(history)
-            return explain_given(self.scorer, catalog, item, history, times, self.limit, progress)
+            given = check_ids("history", history, "a list of item ids")
+            found = explain_given(self.scorer, catalog, item, given, times, self.limit, progress)
+            for line in _unknown_items(catalog, given, catalog.find(given)):
+                warnings.warn(line, UserWarning, stacklevel=2)
+            return found
         if times is not None:
             raise UsageError("times go with a history: a user's events have their own")
         check_explains(model)
@@ -226,7 +244,11 @@ class Recommender(Artifact):
         data = self.data(data)
         row = data.find_users([user])
         if row[0] < 0:
-            raise UsageError(f"user {user!r} is not in {data.path}: give one that is")
+            cause = likely_cause([user], data.user_ids)
+            raise UsageError(
+                f"user {user!r} is not in {data.path}: give one that is"
+                + (f" (likely cause: {cause})" if cause else "")
+            )
         events, _ = self._events_of(data, row)
         check_times(model, events.times)
         return explain_history(self.scorer, catalog, index, events, self.limit, progress)
@@ -313,16 +335,46 @@ def load(folder: str | Path) -> Recommender:
     return Recommender.load(folder)
 
 
-def _check_history(history: object) -> None:
-    if isinstance(history, str | bytes) or not hasattr(history, "__len__"):
-        raise UsageError(
-            f"histories is a list of histories, each a list of item ids, not {history!r}"
-        )
+def _check_histories(histories: object) -> None:
+    """Histories as they are given: a list of lists of item ids."""
+    wanted = "a list of histories, each a list of item ids"
+    if not is_list(histories):
+        raise UsageError(f"histories is {described(histories)}; give {wanted}")
+    for number, history in enumerate(histories):  # type: ignore[arg-type, var-annotated]
+        check_ids(f"histories.{number}", history, wanted)
 
 
-def _own_ids(given: Sequence[Any] | pl.Series, dtype: pl.DataType) -> pl.Series:
-    """The ids asked for in the data's own type; as text if some could not be ids of that type."""
-    own = as_ids(given, dtype, "user")
-    if own.null_count():
-        own = pl.Series([None if value is None else str(value) for value in given], dtype=pl.String)
-    return own
+def _unknown_users(
+    given: Sequence[Any] | pl.Series, rows: np.ndarray, ids: pl.Series, data: Histories
+) -> list[str]:
+    """What to tell of users that the data does not have."""
+    unknown = [given[row] for row in np.flatnonzero(rows < 0).tolist()]
+    if not unknown:
+        return []
+    line = unknown_line("users", unknown, len(rows), str(data.path), data.user_ids)
+    others = f", without an id where they cannot be of type {ids.dtype}" if ids.null_count() else ""
+    return [f"{line}. They get popular items{others}"]
+
+
+def _unknown_items(
+    catalog: Catalog, given: Sequence[Any] | pl.Series, found: np.ndarray
+) -> list[str]:
+    """What to tell of items in histories that the model does not know."""
+    unknown = [given[at] for at in np.flatnonzero(found == 0).tolist()]
+    if not unknown:
+        return []
+    line = unknown_line("items of histories", unknown, len(given), "the model", catalog.ids)
+    return [f"{line}. They are skipped"]
+
+
+def _without_items(found: pl.DataFrame, users: pl.Series) -> list[str]:
+    """What to tell of users for whom no item was left."""
+    served = found.get_column("user").unique()
+    left = users.filter(~users.is_in(served.implode(), nulls_equal=True))
+    if not len(left):
+        return []
+    some = ", ".join(map(repr, left.head(3).to_list())) + (", …" if len(left) > 3 else "")
+    return [
+        f"{len(left):,} of {len(users):,} users have seen every item, so that none is left to "
+        f"recommend: {some}. exclude_seen=False (--exclude-seen no) recommends seen items, too"
+    ]

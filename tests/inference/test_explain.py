@@ -182,15 +182,25 @@ def test_a_history_that_is_given_is_explained_as_a_users():
     assert not np.allclose(now.attention, later.attention)
 
 
-def test_unknown_items_are_skipped_and_a_context_reads_the_last_events_only():
-    ids = [1001, 7, 1002, 1003, 8, 1004, 1005]
-    found = recommender().explain(1009, history=ids)
+def test_unknown_items_are_skipped_and_counted():
+    with pytest.warns(UserWarning, match=r"2 of 7 items .* unknown to the model: 7, 8"):
+        found = recommender().explain(1009, history=[1001, 7, 1002, 1003, 8, 1004, 1005])
     assert found.events["position"].to_list() == [1, 3, 4, 6, 7]
-    short = recommender(context=2).explain(1009, history=ids)
-    assert short.events["position"].to_list() == [6, 7]
-    assert "2 events" in short.note
-    alone = recommender().explain(1009, history=[1004, 1005])
-    np.testing.assert_array_equal(short.attention, alone.attention)
+    assert found.unknown_events == found.to_dict()["unknown_events"] == 2
+    alone = recommender().explain(1009, history=[1001, 1002, 1003, 1004, 1005])
+    np.testing.assert_array_equal(found.attention, alone.attention)
+    assert alone.unknown_events == 0
+
+
+def test_the_whole_history_is_read_since_that_is_what_serves():
+    rec = recommender(context=2)  # which cuts training alone: states take in every event
+    assert len(rec.explain(1009, history=[1001, 1002, 1003]).events) == 3
+
+
+def test_an_item_that_was_seen_is_said_to_be():
+    rec = recommender()
+    assert rec.explain(1002, history=[1002, 1001]).to_dict()["seen"] is True
+    assert rec.explain(1003, history=[1001, 1002]).seen is False
 
 
 def test_as_a_dictionary_it_is_json_and_the_events_with_most_attention_come_first():

@@ -20,15 +20,17 @@ from longrec.artifact.folder import (
     read_folder,
     write_folder,
 )
+from longrec.artifact.new_items import finite_vectors, new_ids
 from longrec.config.border import make_config
 from longrec.config.training import TrainConfig
+from longrec.core.arguments import check_path, described
 from longrec.core.choices import ExcludeSeen
 from longrec.core.errors import DataError, UsageError
 from longrec.core.generators import generators_kept
 from longrec.core.registry import missing_from
-from longrec.data.catalog import Catalog, as_ids
+from longrec.data.catalog import Catalog
 from longrec.data.event_columns import Column, Columns
-from longrec.data.histories import Histories, open_histories
+from longrec.data.histories import Histories, as_histories, open_histories
 from longrec.models import MODELS, CountingModel, Model, SequenceModel, build_model
 from longrec.models.common.added_score import ADDED_SCORES, AddedScore, check_added_score
 from longrec.models.common.registry import load_grown
@@ -81,7 +83,7 @@ class Artifact:
         UsageError
             When its model is of a package that has not been imported; the message names it.
         """
-        folder = Path(folder)
+        folder = check_path("folder", folder, "the path of a recommender's folder")
         config, weights, catalog, provenance, counted, tensors = read_folder(folder)
         name, plugin = config["model"], provenance.get("plugin")
         try:
@@ -126,7 +128,7 @@ class Artifact:
         LongrecError
             When it cannot be written.
         """
-        folder = Path(folder)
+        folder = check_path("folder", folder)
         config = {
             "model": self.name,
             "model_config": asdict(self.model_config),
@@ -192,8 +194,10 @@ class Artifact:
         """
         if isinstance(exclude_seen, bool):
             return exclude_seen
-        if exclude_seen != "auto":
-            raise UsageError(f"exclude_seen is {exclude_seen!r}; it must be true, false or 'auto'")
+        if not isinstance(exclude_seen, str) or exclude_seen != "auto":
+            raise UsageError(
+                f"exclude_seen is {described(exclude_seen)}; it must be true, false or 'auto'"
+            )
         return self.exclude_seen
 
     @property
@@ -245,7 +249,7 @@ class Artifact:
             When they are gone, or those of training have changed since.
         """
         if given is not None:
-            return given if isinstance(given, Histories) else open_histories(given)
+            return as_histories("data", given)
         source = self.provenance.get("data", {})
         if "path" not in source:
             raise UsageError("this recommender does not know its histories: pass data=")
@@ -299,7 +303,9 @@ class Artifact:
         return about if plugin is None else about | {"module": plugin}
 
     @torch.no_grad()
-    def with_items(self, ids: Sequence[Any], vectors: torch.Tensor | None = None) -> Self:
+    def with_items(
+        self, ids: Sequence[Any] | pl.Series, vectors: torch.Tensor | np.ndarray | None = None
+    ) -> Self:
         """The same with further items, known from now on as events and to recommend.
 
         States of users stay good, since `state_digest` stays the same; to be trained on the new
@@ -309,7 +315,7 @@ class Artifact:
         ----------
         ids : sequence of ids
             New ones, of the catalog's type.
-        vectors : Tensor or None
+        vectors : Tensor, array or None
             (len(ids), D), their embeddings; the mean of all items' if left out. Where the vectors
             that are scored are a table of their own, those are the mean, as biases are.
 
@@ -317,23 +323,18 @@ class Artifact:
         ------
         UsageError
             When an id is known already, is given twice, is of another type, or `vectors` has
-            another shape; or when the model has no embeddings, or a table with a row per item that
-            its `item_tables` does not name.
+            another shape, or numbers that are not finite; or when the model has no embeddings, or
+            a table with a row per item that its `item_tables` does not name.
         """
         if not isinstance(self.model, SequenceModel):
             raise UsageError(f"{self.name} counts items and cannot be given new ones: train it")
-        more = as_ids(ids, self.catalog.ids.dtype, "item")
-        if more.null_count() or more.n_unique() < len(more) or (self.catalog.find(more) > 0).any():
-            raise UsageError(
-                f"{len(more)} new items: each must be an id of type {self.catalog.ids.dtype} that "
-                "the catalog does not have, and given once"
-            )
+        more = new_ids(self.catalog, ids)
         weights = self.model.state_dict()
         for name in self.model.item_tables():
             table = weights[name]
             new = table[1:].mean(0).expand(len(more), -1)
             if vectors is not None and name == "items":
-                new = vectors.to(table)
+                new = finite_vectors(vectors, table)
             if new.shape != (len(more), table.shape[1]):
                 raise UsageError(
                     f"vectors has shape {tuple(new.shape)}; it must be ({len(more)}, "

@@ -147,6 +147,10 @@ def explain(
         console.print_json(found.to_dict(top))
     else:
         _print_explanation(found, top)
+        if found.seen and recommender.exclude_seen:
+            console.out.print("The user has seen it, so it is left out of recommendations.")
+        if found.unknown_events and not history:  # of a history that is told already
+            console.say(f"{found.unknown_events:,} events are of items the model does not know")
 
 
 def _explain_from_store(

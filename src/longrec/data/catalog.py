@@ -162,7 +162,10 @@ def as_ids(wanted: Sequence[Any] | pl.Series, dtype: pl.DataType, what: str) -> 
     if isinstance(series.dtype, pl.Categorical | pl.Enum):
         series = series.cast(pl.String)
     try:
-        return series.cast(dtype, strict=False)
+        own = series.cast(dtype, strict=False)
+        if series.dtype == pl.String and dtype.is_integer():  # "007" is another id than 7
+            own = pl.select(pl.when(own.cast(pl.String) == series).then(own)).to_series()
+        return own
     except pl.exceptions.PolarsError as error:
         raise UsageError(
             f"{what.capitalize()} ids are of type {dtype}, but {series.dtype} was given."

@@ -28,6 +28,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from longrec.core.arguments import check_path
 from longrec.core.errors import DataError, first_line
 from longrec.core.sealed import SealedKind
 from longrec.data.catalog import Catalog, SortedIds, hash_ids
@@ -203,16 +204,26 @@ class Histories:
         return open_histories, (self.path,)
 
 
+def as_histories(name: str, given: Any) -> Histories:
+    """Histories that are given as such or by their path, under the name of an argument."""
+    if isinstance(given, Histories):
+        return given
+    wanted = "histories, as longrec.prepare gives them, or the path of their folder"
+    return open_histories(check_path(name, given, wanted))
+
+
 def open_histories(path: Path | str) -> Histories:
     """Open a histories folder; memory-maps it and reads only ids and offsets.
 
     Raises
     ------
+    UsageError
+        when `path` is no path.
     DataError
         when it is absent, not a histories folder, of another schema version, truncated or
         inconsistent. A change of bytes that keeps every size is found by `Histories.verify`.
     """
-    path = Path(path)
+    path = check_path("path", path, "the path of a histories folder")
     return HISTORIES.read_whole(path, lambda document, _: _open(path, document))
 
 

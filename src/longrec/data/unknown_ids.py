@@ -27,7 +27,12 @@ class Guess(NamedTuple):
 
 
 def unknown_line(
-    what: str, unknown: Sequence[Any] | pl.Series, asked: int, where: str, known: pl.Series
+    what: str,
+    unknown: Sequence[Any] | pl.Series,
+    asked: int,
+    where: str,
+    known: pl.Series,
+    count: int | None = None,
 ) -> str:
     """One line for people: how many ids nobody knows, examples, and the likely cause.
 
@@ -43,13 +48,16 @@ def unknown_line(
         Who does not know them, such as "the model" or a path.
     known : polars.Series
         The ids that are known there.
+    count : int or None
+        How many of those asked for are unknown, where `unknown` has each once.
     """
+    count = len(unknown) if count is None else count
     ids = list(dict.fromkeys(unknown))
     shown = ", ".join(repr(_text(one) if isinstance(one, bytes) else one) for one in ids[:EXAMPLES])
     more = ", …" if len(ids) > EXAMPLES else ""
     cause = likely_cause(ids, known)
     return (
-        f"{len(unknown):,} of {asked:,} {what} {'is' if len(unknown) == 1 else 'are'} unknown to "
+        f"{count:,} of {asked:,} {what} {'is' if count == 1 else 'are'} unknown to "
         f"{where}: {shown}{more}" + (f". Likely cause: {cause}" if cause else "")
     )
 

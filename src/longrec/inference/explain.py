@@ -16,6 +16,7 @@ import torch
 
 from longrec.core.errors import UsageError
 from longrec.data.catalog import Catalog
+from longrec.data.unknown_ids import likely_cause
 from longrec.inference.attribution import WINDOW, attended_layers, attention_of_last
 from longrec.inference.encode import Events, check_times, last_items
 from longrec.models import Model
@@ -40,6 +41,8 @@ class Explanation:
     events : T rows, oldest first: position (1 is the history's first event), item, time (seconds
         since 1970, or null), attention (mean over layers and heads) and contribution (sum over
         them, in units of the score).
+    seen : whether the item is in the history: where seen items are left out it is not recommended.
+    unknown_events : events of items that are not in the catalog, which were skipped.
     memory : the memory bank's share of attention, the same mean; 0 without a bank.
     attention, contribution : (layers, heads, T) float32; attention sums over T to one less
         `memory_attention`.
@@ -52,6 +55,8 @@ class Explanation:
     bias: float
     added: float
     events: pl.DataFrame
+    seen: bool
+    unknown_events: int
     memory: float
     attention: np.ndarray
     memory_attention: np.ndarray
@@ -96,7 +101,9 @@ class Explanation:
             "memory": self.memory,
             "memory_contribution": float(self.memory_contribution.sum()),
             "rest": self.rest,
+            "seen": self.seen,
             "events_read": len(self.events),
+            "unknown_events": self.unknown_events,
             "note": self.note,
             "events": events,
         }
@@ -159,6 +166,7 @@ def explain_history(
     """
     check_explains(scorer.model)
     known = np.flatnonzero(history.items)
+    seen, unknown = bool((history.items == item).any()), len(history.items) - len(known)
     whole = np.array([len(known)])
     recent = last_items(history.items[known], 0 * whole, whole, scorer.reach)
     known = known if limit is None else known[-limit:]
@@ -196,6 +204,8 @@ def explain_history(
         bias=found.bias,
         added=found.added,
         events=events,
+        seen=seen,
+        unknown_events=unknown,
         memory=float(found.memory.mean()),
         attention=found.events,
         memory_attention=found.memory,
@@ -214,7 +224,7 @@ def explain_given(
     scorer: Scorer,
     catalog: Catalog,
     item: Any,
-    history: Sequence[Any],
+    history: Sequence[Any] | pl.Series,
     times: Sequence[int] | np.ndarray | None = None,
     limit: int | None = None,
     progress: Progress | None = None,
@@ -245,7 +255,11 @@ def find_item(catalog: Catalog, item: Any) -> int:
     """The index of an item to be explained; UsageError where the catalog does not have it."""
     index = int(catalog.find([item])[0])
     if not index:
-        raise UsageError(f"item {item!r} is not in the catalog: give one that the model knows")
+        cause = likely_cause([item], catalog.ids)
+        raise UsageError(
+            f"item {item!r} is not in the catalog: give one that the model knows"
+            + (f" (likely cause: {cause})" if cause else "")
+        )
     return index
 
 

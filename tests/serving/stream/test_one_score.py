@@ -114,7 +114,8 @@ def test_lists_and_ranks_are_those_of_the_definition(case: str, tmp_path: Path):
     histories = tiny_histories(tmp_path / "histories", ROWS, n_items=N)
     ends = histories.offsets[1:]
     known = np.ones(len(ROWS), bool)
-    ranks = rank_targets(rec.scorer, histories, Targets(np.arange(len(ROWS)), ends - 1, known))
+    targets = Targets(np.arange(len(ROWS)), ends - 1, histories.items[ends - 1], known)
+    ranks = rank_targets(rec.scorer, histories, targets)
     for row, rank in zip(ROWS, ranks["rank_unfiltered"], strict=True):
         scores = definition(case, tuple(row[:-1]))
         assert rank == 1 + (np.delete(scores, row[-1] - 1) >= scores[row[-1] - 1]).sum()
