@@ -137,7 +137,7 @@ def test_make_split_knows_its_names():
     assert make_split("leave-one-out", logs([[1, 2, 3]])).protocol == "leave-one-out"
     with pytest.raises(UsageError, match=r"unknown protocol 'random'; choose one of leave-one-out"):
         make_split("random", logs([[1, 2, 3]]))
-    assert set(PROTOCOLS) == {"leave-one-out", "global-time", "prequential"}
+    assert set(PROTOCOLS) == {"leave-one-out", "global-time", "prequential", "all"}
 
 
 @settings(max_examples=40, deadline=None)

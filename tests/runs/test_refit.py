@@ -344,7 +344,7 @@ def test_a_refit_goes_on_where_it_stopped(data, measured, final, tmp_path):
 def test_a_warm_start_from_a_final_run(data, later, final, tmp_path):
     warm = longrec.train(later, out=tmp_path / "warm", warm_start=final)
     # It is measured as the measured run was, and not as a final one.
-    assert warm.train_config.split == "leave-one-out"
+    assert warm.train_config.protocol == "leave-one-out"
     assert warm.train_config.max_epochs == QUICK["max_epochs"]
     split, about = leave_one_out(later), warm.provenance["warm_start"]
     newer = later.times[split.test.positions] > data.times.max()
