@@ -271,6 +271,7 @@ def test_a_process_that_leaves_nothing_has_failed(histories, tmp_path, monkeypat
         ("elastic-paper", {"context": 200}, 200 * EVENT_BYTES, "the last 200 events"),
         ("popularity", {}, 0, "nothing"),
         ("last-item", {}, 8, "the last item"),
+        ("transitions", {}, 5 * 8, "the last 5 items"),
         ("elastic", {"layers": 1, "convolution": 0}, 2 * 16 * 65 * 4 + 64 * 4 + 8 + 8, "its state"),
     ],
 )
@@ -284,7 +285,7 @@ def test_what_serving_keeps_of_a_user(name, settings, kept, words):
     )  # fmt: skip
     assert (found["keeps"], found["parameters"] is None) == (
         words,
-        name in ("popularity", "last-item"),
+        name in ("popularity", "last-item", "transitions"),
     )
     if name == "elastic":
         assert kept <= found["state_bytes"] <= 1.1 * kept + 200  # and a few counts

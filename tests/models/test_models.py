@@ -25,8 +25,9 @@ WINDOWED = [name for name in SEQUENCE if MODELS[name].streaming == "windowed"]
 
 
 def test_what_this_package_promises_is_registered():
-    promised = {"elastic", "hydrarec", "sasrec", "sasrec-rotary", "popularity", "last-item"}
-    assert promised | {"bert4rec", "hydrarec-bidirectional"} <= set(MODELS)
+    promised = {"elastic", "hydrarec", "sasrec", "sasrec-rotary", "bert4rec"}
+    counting = {"popularity", "last-item", "transitions"}
+    assert promised | counting | {"hydrarec-bidirectional"} <= set(MODELS)
     assert {"elastic", "hydrarec", "sasrec-rotary"} <= set(EXACT)
     assert {"sasrec", "bert4rec"} <= set(WINDOWED)
     assert MODELS["hydrarec-bidirectional"].streaming == "none"
@@ -100,7 +101,7 @@ def test_sasrec_positions_count_from_the_last_event():
 
 def test_popularity_by_hand():
     model = build_model("popularity", MODELS["popularity"].config_class(), 4)
-    model.count(torch.tensor([0, 2, 2, 0, 3]), torch.tensor([2, 2, 3, 3, 2]))
+    model.count(torch.tensor([2, 2, 3, 3, 2]), torch.tensor([2, 0, 3]))
     scores = model.score(model.encode(torch.tensor([[1], [2]]))[:, -1])
     assert scores.tolist() == [[-torch.inf, 0.0, 3.0, 2.0, 0.0]] * 2
 
@@ -108,9 +109,7 @@ def test_popularity_by_hand():
 def last_item():
     """Histories 1 2 3 | 2 3 2 4 | 1 2 4: after 2 came 3, 3, 4, 4; after 1, 2 twice; after 3, 2."""
     model = build_model("last-item", MODELS["last-item"].config_class(), 5)
-    model.count(
-        torch.tensor([0, 1, 2, 0, 2, 3, 2, 0, 1, 2]), torch.tensor([1, 2, 3, 2, 3, 2, 4, 1, 2, 4])
-    )
+    model.count(torch.tensor([1, 2, 3, 2, 3, 2, 4, 1, 2, 4]), torch.tensor([3, 4, 3]))
     return model
 
 

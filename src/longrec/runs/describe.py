@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from longrec.config.border import describe_settings
 from longrec.config.training import TrainConfig
 from longrec.core.errors import first_line
 from longrec.mixers import MIXERS, Mixer, StreamingMixer
-from longrec.models import MODELS, Model, SequenceModel, build_model
+from longrec.models import MODELS, CountingModel, Model, SequenceModel, build_model
 from longrec.models.common.settings import check_model
+from longrec.serving.records.engine import Clock
 from longrec.serving.records.record import RecordLayout, flat
 
 WIDTH = 64
@@ -103,6 +106,9 @@ def _example_facts(model: Model) -> dict[str, Any]:
         found["targets"] = model.targets
         if model.streaming == "exact":
             found["record_bytes"] = RecordLayout(model.initial_state(1), "0" * 64).size
+    elif isinstance(model, CountingModel):
+        clock = Clock(torch.zeros(1, dtype=torch.int64))
+        found["record_bytes"] = RecordLayout(clock, "0" * 64, model.reach).size
     return found
 
 

@@ -71,14 +71,19 @@ def test_without_a_bias_vectors_are_the_models_own_memory():
     assert scorer.user_vectors(h).data_ptr() == h.data_ptr()
 
 
-def test_models_that_count_have_no_vectors_and_take_an_added_score():
-    model = make("last-item")
-    assert not Scorer(model).has_vectors
+@pytest.mark.parametrize("name", ["popularity", "last-item", "transitions"])
+def test_models_that_count_are_a_bias_and_rows_and_take_an_added_score(name):
+    model = make(name)
     added = PopularityScore.of(np.ones(model.n_items), weight=2.0)
-    h = torch.tensor([[3], [4]])
-    torch.testing.assert_close(
-        Scorer(model, added).score(h), model.score(h) + added.bias().double()
-    )
+    scorer, h = Scorer(model, added), model.encode(torch.tensor([[3, 4], [5, 3]]))[:, -1]
+    scores = scorer.score(h)
+    torch.testing.assert_close(scores, model.score(h) + added.bias().double())
+    made = scorer.user_vectors(h)[:, 0] @ scorer.item_vectors().t()
+    rows = scorer.rows(h, None)
+    if rows is not None:
+        made[rows.row, rows.item] += rows.value
+    torch.testing.assert_close(made[:, 1:], scores[:, 1:])
+    assert (scorer.rows(h, None) is None) == (name == "popularity")
 
 
 def test_last_items_are_asked_for_by_name(monkeypatch):

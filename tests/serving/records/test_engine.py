@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models.small_models import N, make
+from models.small_models import SEQUENCE, N, make
 
 from longrec.config.training import TrainConfig
 from longrec.core.errors import DataError, UsageError
@@ -22,7 +22,7 @@ from longrec.serving.records import engine as module
 from longrec.serving.records.engine import Engine
 from longrec.serving.stores.protocol import HEADER
 
-CASES = {name: {} for name, cls in MODELS.items() if cls.streaming == "exact"} | {
+CASES = {name: {} for name in SEQUENCE if MODELS[name].streaming == "exact"} | {
     "elastic with a memory bank": {"memory_slots": 64, "memory_topk": 4, "memory_every": 5},
     "elastic by time": {"forgetting": "time"},
 }
@@ -128,11 +128,32 @@ def test_a_step_that_cannot_be_recorded_is_taken_by_the_model(monkeypatch) -> No
     assert np.abs(fast["output"] - plain["output"]).max() < 1e-5
 
 
-@pytest.mark.parametrize("name", ["sasrec", "bert4rec", "popularity", "last-item"])
+@settings(max_examples=20)
+@given(rows=histories, size=st.integers(1, 25))
+@pytest.mark.parametrize("name", ["popularity", "last-item", "transitions"])
+def test_counting_models_keep_the_last_items_alone(name, rows, size) -> None:
+    moved, reach = engine(name), engine(name).reach
+    assert reach == {"popularity": 0, "last-item": 1, "transitions": 5}[name]
+    assert moved.layout.size == HEADER.size + 8 + 8 * reach
+    assert moved.window is None
+    records = moved.layout.load([None] * len(rows))
+    for start in range(0, max(map(len, rows)), size):
+        moved.advance(records, [row[start : start + size] for row in rows])
+        records = moved.layout.load([moved.dump(records, i) for i in range(len(rows))])
+    for i, row in enumerate(rows):
+        known = [item for item, _ in row if item]
+        assert records["skipped"][i] == len(row) - len(known)
+        if known:
+            wanted = recommender(name).model.encode(torch.tensor([known]))[0, -1]
+            kept = moved.read(records)[i]
+            assert kept.tolist() == (wanted.tolist() if reach else [0])
+
+
+@pytest.mark.parametrize("name", ["sasrec", "bert4rec"])
 def test_windowed_models_read_the_last_events_again(name: str) -> None:
     rec = recommender(name)
     moved = Engine(rec)
-    assert moved.window == (1 if name in ("popularity", "last-item") else 30)
+    assert moved.window == 30
     assert moved.layout.size == HEADER.size + 8
     assert "last" in moved.statement
     tails = [[(1 + (3 * j + i) % N, j) for j in range(n)] for i, n in enumerate([1, 5, 50])]

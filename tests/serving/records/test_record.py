@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from models.small_models import N, make, sequences
+from models.small_models import SEQUENCE, N, make, sequences
 
 from longrec.core.errors import DataError
 from longrec.models import MODELS
 from longrec.serving.records.record import RecordLayout, flat
 from longrec.serving.stores.protocol import HEADER, read_header
 
-EXACT = [name for name, cls in MODELS.items() if cls.streaming == "exact"]
+EXACT = [name for name in SEQUENCE if MODELS[name].streaming == "exact"]
 DIGEST = "ab" * 32
 
 

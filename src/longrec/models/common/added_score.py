@@ -23,6 +23,7 @@ from longrec.core.bounds import Bounds
 from longrec.core.errors import UsageError
 from longrec.core.registry import Registry
 from longrec.models.common.base import AddedRows
+from longrec.models.common.followers import take_stored_sizes
 
 ADDED_SCORES: Registry[type[AddedScore]] = Registry("added score")
 A = TypeVar("A", bound="type[AddedScore]")
@@ -67,15 +68,17 @@ class AddedScore(nn.Module):
         none = recent.new_zeros(0)
         return AddedRows(none, none, self.bias().new_zeros(0))
 
+    @property
+    def device(self) -> torch.device:
+        """Where its counts are."""
+        return next((x.device for x in self.buffers()), torch.device("cpu"))
+
     def with_items(self, n_items: int) -> Self:
         """The same for a catalog that has grown to n_items by new items at its end."""
         raise NotImplementedError
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        # How much was counted belongs to the data: every buffer takes the stored size.
-        for name in self._buffers:
-            if prefix + name in state_dict:
-                setattr(self, name, torch.empty_like(state_dict[prefix + name]))
+        take_stored_sizes(self, self._buffers, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 

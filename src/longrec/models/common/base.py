@@ -153,8 +153,9 @@ class CountingModel(Model):
         return max(1, self.reach)
 
     def encode(self, items: Tensor, ctx: Context = EMPTY) -> Tensor:
-        padded = nn.functional.pad(items.long(), (max(0, self.reach - 1), 0))
-        return padded.unfold(1, max(1, self.reach), 1).flip(-1)
+        width = max(1, self.reach)
+        padded = nn.functional.pad(items.long(), (width, 0))
+        return padded.unfold(1, width, 1)[:, 1:].flip(-1)  # of no events, none
 
     def score(self, h: Tensor, items: Tensor | None = None) -> Tensor:
         scores = self.bias().repeat(len(h), 1)

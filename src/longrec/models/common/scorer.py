@@ -101,7 +101,7 @@ class Scorer:
                 f"the added score {self.added.name!r} reads the last {self.reach} items of each "
                 "user: give them as recent (n, reach)"
             )
-        return self.added.rows(recent.to(self.added.bias().device))
+        return self.added.rows(recent.to(self.added.device))
 
     def bias(self) -> Tensor | None:
         """What every user's items get alike (n_items + 1,): the model's bias and the added one."""

@@ -1,0 +1,166 @@
+"""What followed each item in training, and how often: counted in bounded memory, kept sparse.
+
+The counts are buffers in compressed rows: those of item a stand at starts[a] .. starts[a + 1] - 1
+of `followers`, ascending, and of `times`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from longrec.core.arrays import Ints, places
+from longrec.models.common.base import AddedRows
+
+PAIRS_AT_ONCE = 1 << 22
+"""Pairs of events sorted at once, some 25 bytes each."""
+
+
+def take_stored_sizes(module: nn.Module, names: Iterable[str], stored: Any, prefix: str) -> None:
+    """Give buffers the size and type in which they are stored: how much was counted is the data's.
+
+    Parameters
+    ----------
+    module : nn.Module
+        About to be loaded.
+    names : iterable of str
+        Of its buffers.
+    stored : mapping of names to tensors
+        A state dict; what it lacks stays as it is.
+    prefix : str
+        What the module's names begin with there.
+    """
+    for name in names:
+        if prefix + name in stored:
+            setattr(module, name, torch.empty_like(stored[prefix + name]))
+
+
+class Followers(nn.Module):
+    """Counts of what followed each item, for counting models and added scores to inherit.
+
+    Attributes
+    ----------
+    starts : (n_items + 2,) int64; of item 0, the padding, there are none.
+    followers : (pairs,) integer, item indices.
+    times : (pairs,) float, how often each followed, events further on counting less.
+    """
+
+    starts: Tensor
+    followers: Tensor
+    times: Tensor
+
+    def make_room(self, n_items: int) -> None:
+        """Register the buffers, of nothing counted yet."""
+        self.register_buffer("starts", torch.zeros(n_items + 2, dtype=torch.int64))
+        self.register_buffer("followers", torch.zeros(0, dtype=torch.int32))
+        self.register_buffer("times", torch.zeros(0))
+
+    def count_followers(
+        self, items: Tensor, lengths: Tensor, reach: int = 1, decay: float = 1.0
+    ) -> None:
+        """Count n(a -> i) = sum over k = 1 .. reach of decay^(k - 1) times (i stood k after a).
+
+        Besides the events, a byte each and the counts themselves (8 bytes a pair that occurred), it
+        takes some 25 bytes for each of `PAIRS_AT_ONCE`, however long the log.
+
+        Parameters
+        ----------
+        items : Tensor
+            (n,) item indices, one history after the other, int32 or int64.
+        lengths : Tensor
+            (users,) int64, events of each history.
+        reach : int
+            How many events after an item count as following it.
+        decay : float
+            What each event further on counts, of the one before.
+        """
+        n_items = len(self.starts) - 2
+        log, ends = items.cpu().numpy(), lengths.cpu().numpy().cumsum()
+        weights = decay ** np.arange(reach)
+        followers: list[np.ndarray] = []
+        times: list[np.ndarray] = []
+        number = np.zeros(n_items + 2, np.int64)  # pairs of item a at a + 1
+        events = torch.bincount(items, minlength=n_items + 1).cpu().numpy()
+        for low, high in _ranges(events * reach):
+            key, counts = _count(log, ends, low, high, reach, n_items)
+            if not len(key):
+                continue
+            first = _firsts(key // reach)
+            pair = key[first] // reach
+            times.append(np.add.reduceat(counts * weights[key % reach], first).astype(np.float32))
+            followers.append((pair % (n_items + 1)).astype(np.int32))
+            number[low + 1 : high + 1] = np.bincount(pair // (n_items + 1), minlength=high - low)
+        device = self.starts.device
+        self.starts = torch.from_numpy(number.cumsum()).to(device)
+        self.followers = torch.from_numpy(_joined(followers, np.int32)).to(device)
+        self.times = torch.from_numpy(_joined(times, np.float32)).to(device)
+
+    def followers_of(self, last: Tensor) -> AddedRows:
+        """What followed items (n,) and how often, of each its followers; none followed item 0."""
+        number = self.starts[last + 1] - self.starts[last]
+        row = torch.repeat_interleave(torch.arange(len(last), device=last.device), number)
+        before = number.cumsum(0) - number
+        pair = torch.arange(len(row), device=last.device) + (self.starts[last] - before)[row]
+        return AddedRows(row, self.followers[pair].long(), self.times[pair].double())
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        take_stored_sizes(self, ("followers", "times"), state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def _ranges(pairs: Ints) -> list[tuple[int, int]]:
+    """Runs low .. high - 1 of items 1, 2, … of at most PAIRS_AT_ONCE pairs, or of one item."""
+    bounds, sums = [1], pairs.cumsum()
+    while bounds[-1] < len(pairs):
+        most = sums[bounds[-1] - 1] + PAIRS_AT_ONCE
+        bounds.append(max(bounds[-1] + 1, int(np.searchsorted(sums, most, side="right"))))
+    return list(pairwise(bounds))
+
+
+def _count(
+    log: np.ndarray, ends: Ints, low: int, high: int, reach: int, n_items: int
+) -> tuple[Ints, Ints]:
+    """How often items stood 1 .. reach events after items low .. high - 1.
+
+    Returns
+    -------
+    (Ints, Ints)
+        Keys, ascending, each once, and their counts. The key of i that stood k events after a is
+        ((a - low) (n_items + 1) + i) reach + k - 1.
+    """
+    found: list[tuple[Ints, Ints]] = []
+    # In parts, should a single item have more pairs than are sorted at once.
+    where = np.flatnonzero((log >= low) & (log < high))
+    for start in range(0, len(where), max(1, PAIRS_AT_ONCE // reach)):
+        at = where[start : start + max(1, PAIRS_AT_ONCE // reach)]
+        left = ends[np.searchsorted(ends, at, side="right")] - 1 - at
+        number = np.minimum(left, reach)
+        step = places(np.ones_like(number), number)
+        before, after = np.repeat(at, number), np.repeat(at, number) + step
+        key = (log[before].astype(np.int64) - low) * (n_items + 1) + log[after]
+        found.append(_summed(key * reach + step - 1, np.ones(len(key), np.int64)))
+    if len(found) == 1:
+        return found[0]
+    return _summed(*(_joined([part[n] for part in found], np.int64) for n in (0, 1)))
+
+
+def _summed(key: Ints, counts: Ints) -> tuple[Ints, Ints]:
+    """Keys, ascending and each once, with the sums of their counts."""
+    order = np.argsort(key)
+    key, counts = key[order], counts[order]
+    first = _firsts(key)
+    return key[first], np.add.reduceat(counts, first) if len(key) else counts
+
+
+def _firsts(key: Ints) -> Ints:
+    """Where each run of equal keys begins."""
+    return np.flatnonzero(np.diff(key, prepend=-1))
+
+
+def _joined(parts: list[np.ndarray], kind: type) -> np.ndarray:
+    return np.concatenate([*parts, np.zeros(0, kind)])

@@ -1,0 +1,179 @@
+"""Transitions: items by what followed the user's last few events in training.
+
+    n(a -> i) = sum over k = 1 .. K of delta^(k-1) (how often i stood k events after a)
+    c(i)     ~  sum over k = 0 .. K-1 of delta^k (n(x_{T-k} -> i) + rho p_i) / (n(x_{T-k}) + rho)
+
+with K `last`, delta `decay`, rho `prior`, n(a) the sum of n(a -> i) over i, and p_i the share of i
+in all events, each item having been given one more. The score is log c(i), less what all items of
+a user share: log p_i, the bias, and where something followed the last K items, in the rows,
+
+    log(1 + rest_i / (left p_i))    rest_i = sum_k delta^k n(x_{T-k} -> i) / (n(x_{T-k}) + rho)
+                                    left = sum_k delta^k rho / (n(x_{T-k}) + rho)
+
+The same counts are a model, and a score to add to any other's. The rows are NumPy's logarithms on
+any device, as those that read an export make them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from longrec.config.border import make_config
+from longrec.core.bounds import MOST, Bounds
+from longrec.models.common.added_score import AddedScore, register_added_score
+from longrec.models.common.base import AddedRows, CountingModel
+from longrec.models.common.followers import Followers
+from longrec.models.common.registry import register_model
+
+CELLS = 1 << 22
+"""Pairs of a user and an item that are summed up at once."""
+
+
+@dataclass(frozen=True)
+class TransitionsConfig:
+    """Settings of what follows the last events.
+
+    Attributes
+    ----------
+    last : how many last events are read, and how many after an event count as following it.
+    decay : what each event further away counts, of the one before.
+    prior : events by popularity that every item's followers are mixed with.
+    """
+
+    last: Annotated[int, Bounds(ge=1, le=100)] = 5
+    decay: Annotated[float, Bounds(gt=0, le=1)] = 0.6
+    prior: Annotated[float, Bounds(ge=1e-3, le=MOST)] = 20.0
+
+
+@dataclass(frozen=True)
+class TransitionsScoreConfig(TransitionsConfig):
+    """Settings of the added score `transitions`.
+
+    Attributes
+    ----------
+    weight : what the logarithm of an item's share among the followers is multiplied by.
+    """
+
+    weight: float = 1.0
+
+
+@register_added_score("transitions")
+class TransitionsScore(Followers, AddedScore):
+    """weight * log c(i): by what followed the user's last few events in training."""
+
+    config_class = TransitionsScoreConfig
+    counts: Tensor
+    totals: Tensor
+
+    def __init__(self, config: TransitionsScoreConfig, n_items: int) -> None:
+        super().__init__(config, n_items)
+        self.reach = config.last
+        self.make_room(n_items)
+        self.register_buffer("counts", torch.zeros(n_items + 1, dtype=torch.int64))
+        self.register_buffer("totals", torch.zeros(n_items + 1, dtype=torch.float64))
+
+    @classmethod
+    def of(cls, items: Tensor, lengths: Tensor, n_items: int, **settings: Any) -> Self:
+        """Counted from training events.
+
+        Parameters
+        ----------
+        items : Tensor
+            (n,) item indices, one history after the other, int32 or int64.
+        lengths : Tensor
+            (users,) int64, events of each history.
+        n_items : int
+            Items of the catalog.
+        settings
+            Of `TransitionsScoreConfig`.
+        """
+        made = cls(make_config(TransitionsScoreConfig, settings), n_items)
+        made.count(items, lengths)
+        return made
+
+    def count(self, items: Tensor, lengths: Tensor) -> None:
+        """Count anew; see `CountingModel.count`."""
+        self.counts = torch.bincount(items, minlength=self.n_items + 1)
+        self.count_followers(items, lengths, self.config.last, self.config.decay)
+        sums = torch.cat([self.times.new_zeros(1), self.times]).cumsum(0, dtype=torch.float64)
+        self.totals = sums[self.starts[1:]] - sums[self.starts[:-1]]
+
+    def shares(self, items: Tensor | None = None) -> Tensor:
+        """p of some items, or of all (n_items + 1,), that of padding being nothing real."""
+        whole = float(self.counts[1:].sum() + self.n_items)
+        return ((self.counts if items is None else self.counts[items]).double() + 1) / whole
+
+    def bias(self) -> Tensor:
+        bias = self.config.weight * np.log(self.shares().cpu().numpy())
+        bias[0] = 0
+        return torch.from_numpy(bias).to(self.counts.device)
+
+    def rows(self, recent: Tensor) -> AddedRows:
+        block = max(1, CELLS // (self.n_items + 1))
+        parts = [
+            self._rows(recent[start : start + block], start)
+            for start in range(0, max(1, len(recent)), block)
+        ]
+        return AddedRows(*map(torch.cat, zip(*parts, strict=True)))
+
+    def _rows(self, recent: Tensor, start: int) -> AddedRows:
+        """The rows of some users, the first of whom has number `start`."""
+        rest = recent.new_zeros(len(recent), self.n_items + 1, dtype=torch.float64)
+        left = recent.new_zeros(len(recent), dtype=torch.float64)
+        for k in range(self.reach):
+            last = recent[:, k]
+            weight = self.config.decay**k / (self.totals[last].double() + self.config.prior)
+            weight = torch.where(last > 0, weight, 0)
+            left += weight * self.config.prior
+            row, item, times = self.followers_of(last)
+            rest[row, item] += weight[row] * times
+        row, item = rest.nonzero().unbind(1)
+        ratio = rest[row, item] / (left[row] * self.shares(item))
+        value = torch.from_numpy(self.config.weight * np.log1p(ratio.cpu().numpy()))
+        return AddedRows(row + start, item, value.to(recent.device))
+
+    def with_items(self, n_items: int) -> Self:
+        grown = type(self)(self.config, n_items).to(self.counts.device)
+        grown.counts[: len(self.counts)] = self.counts
+        grown.totals[: len(self.totals)] = self.totals
+        grown.starts[: len(self.starts)] = self.starts
+        grown.starts[len(self.starts) :] = len(self.followers)
+        grown.followers, grown.times = self.followers, self.times
+        return grown
+
+
+@register_model("transitions")
+class Transitions(CountingModel):
+    """Items by what followed the user's last five events in training, the latest counting most."""
+
+    config_class = TransitionsConfig
+    counted: TransitionsScore
+
+    def __init__(self, config: TransitionsConfig, n_items: int) -> None:
+        super().__init__()
+        self.config, self.n_items = config, n_items
+        self.counted = TransitionsScore(TransitionsScoreConfig(**asdict(config)), n_items)
+        self.reach = config.last
+
+    def count(self, items: Tensor, lengths: Tensor) -> None:
+        self.counted.count(items, lengths)
+
+    def bias(self) -> Tensor:
+        return self.counted.bias()
+
+    def rows(self, recent: Tensor) -> AddedRows:
+        return self.counted.rows(recent)
+
+    def as_added_score(self, weight: float = 1.0) -> TransitionsScore:
+        """The same counts as a score to add to another model's of the same catalog."""
+        made = TransitionsScore(
+            make_config(TransitionsScoreConfig, asdict(self.config) | {"weight": weight}),
+            self.n_items,
+        )
+        made.load_state_dict(self.counted.state_dict())
+        return made
