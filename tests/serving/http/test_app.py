@@ -54,12 +54,17 @@ def test_recommendations_are_those_of_the_model_for_users_and_for_histories(case
     history = [(item, T0 + 60 * at) for at, item in enumerate(items)]
     with local_server(case, tmp_path) as server:
         logged = server.post("/v1/events", events_of("ann", items))
-        assert (logged.status_code, logged.json()) == (200, {"accepted": 5, "duplicates": 0})
+        assert (logged.status_code, logged.json()) == (
+            200,
+            {"accepted": 5, "duplicates": 0, "unknown": 0},
+        )
         by_user = server.post("/v1/recommendations", {"user": "ann", "k": 6})
         sent = [{"item": item, "time": time} for item, time in history]
         by_history = server.post("/v1/recommendations", {"history": sent, "k": 6})
         assert by_user.status_code == by_history.status_code == 200
-        assert by_user.json().keys() == {"items", "model", "policy"}
+        about = {"exclude_seen": True, "exhausted": False, "unknown_events": 0, "unknown_items": 0}
+        assert by_user.json().keys() == {"items", "model", "policy", *about}
+        assert about.items() <= by_user.json().items()
         assert by_user.json()["model"] == recommender(case).state_digest
         for answer in (by_user.json(), by_history.json()):
             if case in EXACT or case == "sasrec":
@@ -74,7 +79,7 @@ def test_an_event_counts_at_once_and_a_retry_changes_nothing(server: LocalServer
     assert server.post("/v1/events", {"events": [event]}).json()["accepted"] == 1
     first = server.post("/v1/recommendations", {"user": "retried", "k": 5}).json()
     again = server.post("/v1/events", {"events": [event, event]}).json()
-    assert again == {"accepted": 0, "duplicates": 2}
+    assert again == {"accepted": 0, "duplicates": 2, "unknown": 0}
     assert server.post("/v1/recommendations", {"user": "retried", "k": 5}).json() == first
     best = first["items"][0]["item"]
     server.post("/v1/events", events_of("retried", [best], T0 + 100))
@@ -97,6 +102,25 @@ def test_exclude_among_and_seen_items(server: LocalServer):
     assert items(among=[FIRST, UNKNOWN]) == []
     assert sorted(items(exclude_seen=False)) == list(range(FIRST, FIRST + N))
     assert items(exclude=everything[:-1]) == everything[-1:]
+
+
+def test_what_is_unknown_is_counted_and_nothing_left_is_told(server: LocalServer):
+    items = [FIRST, UNKNOWN, FIRST + 1, UNKNOWN + 1]
+    logged = server.post("/v1/events", events_of("new-items", items)).json()
+    assert logged == {"accepted": 4, "duplicates": 0, "unknown": 2}
+    for wanted in ({"user": "new-items"}, {"history": items}):
+        answer = server.post("/v1/recommendations", wanted | {"exclude": [1, FIRST + 2]}).json()
+        assert (answer["unknown_events"], answer["unknown_items"]) == (2, 1)
+        among = wanted | {"among": [1, 2, FIRST]}
+        answer = server.post("/v1/recommendations", among).json()
+        assert (answer["items"], answer["exhausted"], answer["unknown_items"]) == ([], True, 2)
+        answer = server.post("/v1/recommendations", among | {"exclude_seen": False}).json()
+        assert (answer["exhausted"], answer["exclude_seen"]) == (False, False)
+    explained = server.post("/v1/explanations", {"user": "new-items", "item": FIRST}).json()
+    assert (explained["seen"], explained["unknown_events"]) == (True, 2)
+    model = server.client.get("/v1/model").json()
+    assert model["exclude_seen"] is True
+    assert model["seen_items"].startswith("seen items: left out (")
 
 
 def test_nobody_gets_popular_items(server: LocalServer):

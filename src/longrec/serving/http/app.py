@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
+from longrec.artifact.policy import seen_items_line
 from longrec.core.errors import UsageError
 from longrec.inference.explain import check_explains
 from longrec.retrieval.exact import similar
@@ -32,6 +33,7 @@ from longrec.serving.stream.id_keys import id_of, item_key, user_key
 from longrec.serving.stream.recommending import GivenEvent, RecommendRequest
 from longrec.serving.stream.stream import Stream
 from longrec.serving.stream.user_log import explain_given, user_log
+from longrec.serving.stream.writer import Counts
 
 UNKNOWN_USER = "nothing is kept of this user"
 READY_WITHIN = 2.0
@@ -111,21 +113,29 @@ class Server:
             entries = [entry(e.user, e.item, e.time, e.event_id, e.columns) for e in body.events]
             self._parsed(request)
             observed = await served.log(entries)
-        accepted = sum(one.new for one in observed)
-        duplicates = len(observed) - accepted
-        return _reply(request, schemas.EventsOut(accepted=accepted, duplicates=duplicates))
+        counts = Counts().plus(observed)
+        return _reply(
+            request,
+            schemas.EventsOut(
+                accepted=counts.accepted, duplicates=counts.duplicates, unknown=counts.unknown
+            ),
+        )
 
     async def recommend(self, body: schemas.RecommendationsIn, request: Request) -> Response:
         """The best items for a user of the store, or for a history that is sent along."""
         served = self.service.current
         with served.in_use() as stream:
-            wanted = _recommend_request(stream, body)
+            wanted, unknown_items = _recommend_request(stream, body)
             self._parsed(request)
             found = await served.rank(wanted)
             answer = schemas.RecommendationsOut(
                 items=_ranked(stream, found.items, found.scores),
                 model=stream.artifact.state_digest,
                 policy="personal" if found.personal else "cold",
+                exclude_seen=wanted.exclude_seen,
+                exhausted=not len(found.items),
+                unknown_events=found.unknown,
+                unknown_items=unknown_items,
             )
         return _reply(request, answer)
 
@@ -206,6 +216,8 @@ class Server:
             catalog_version=artifact.catalog_version,
             items=artifact.catalog.n_items,
             statement=stream.engine.statement,
+            exclude_seen=artifact.exclude_seen,
+            seen_items=seen_items_line(artifact),
             index=schemas.IndexOut(name=index.name, recall_at_10=index.recall),
             swap=self.reloader.status,
         )
@@ -248,12 +260,16 @@ def _ranked(
     ]
 
 
-def _recommend_request(stream: Stream, body: schemas.RecommendationsIn) -> RecommendRequest:
+def _recommend_request(
+    stream: Stream, body: schemas.RecommendationsIn
+) -> tuple[RecommendRequest, int]:
+    """What is wanted, and how many ids of items to be left out or chosen from are unknown."""
     ranker = stream.ranker
-    excluded = ranker.excluded(body.exclude, body.among)
+    excluded, unknown = ranker.excluded(body.exclude, body.among)
     if body.history is None:
-        return ranker.request(body.user, body.k, excluded, body.exclude_seen)
-    return ranker.history_request(_history(stream, body), body.k, excluded, body.exclude_seen)
+        return ranker.request(body.user, body.k, excluded, body.exclude_seen), unknown
+    history = _history(stream, body)
+    return ranker.history_request(history, body.k, excluded, body.exclude_seen), unknown
 
 
 def _history(stream: Stream, body: schemas.HistoryBody) -> list[GivenEvent]:

@@ -79,6 +79,7 @@ def bodies(items: list[Any]) -> dict[str, dict[str, Any]]:
             "for a history": {"history": history, "k": 5},
             "not these": {"user": USER, "k": 5, "exclude": [third]},
             "among some": {"user": USER, "k": 2, "among": [third, fourth]},
+            "seen items, too": {"user": USER, "k": 5, "exclude_seen": False},
         },
         "/v1/explanations": {"of a user's item": {"user": USER, "item": third, "top": 5}},
     }

@@ -86,6 +86,10 @@ class EventsOut(Answer):
 
     accepted: int
     duplicates: int
+    unknown: int = Field(
+        description="Of the accepted ones those of items that the model does not know: they are "
+        "logged, and count once a model knows them."
+    )
 
 
 class HistoryEvent(RequestBody):
@@ -138,6 +142,16 @@ class RecommendationsOut(Answer):
     policy: Literal["personal", "cold"] = Field(
         description="cold: nothing is known of the user, so these are the popular items."
     )
+    exclude_seen: bool = Field(description="Whether items of the history were left out.")
+    exhausted: bool = Field(
+        description="No item is left: the user has seen all of them, or the rest is excluded."
+    )
+    unknown_events: int = Field(
+        description="Events of the history of items that the model does not know: it skips them."
+    )
+    unknown_items: int = Field(
+        description="Ids in exclude and among of items that the model does not know."
+    )
 
 
 class ExplanationIn(HistoryBody):
@@ -167,7 +181,14 @@ class ExplanationOut(Answer):
     memory: float = Field(description="The memory bank's share of the attention.")
     memory_contribution: float
     rest: float = Field(description="What of the score none of the others add directly.")
+    seen: bool = Field(
+        description="Whether the item is in the history: where seen items are left out it is not "
+        "recommended."
+    )
     events_read: int
+    unknown_events: int = Field(
+        description="Events of items that the model does not know: it skips them."
+    )
     events: list[ExplainedEvent] = Field(description="Those with most attention.")
     note: str
     model: str
@@ -237,6 +258,10 @@ class ModelOut(Answer):
     catalog_version: str
     items: int
     statement: str
+    exclude_seen: bool = Field(
+        description="Whether items that a user has seen are left out where nobody says otherwise."
+    )
+    seen_items: str = Field(description="The same in words, and why.")
     index: IndexOut
     swap: Reload | None
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from longrec.artifact.artifact import Artifact
+from longrec.core.arguments import check_count
 from longrec.core.arrays import Ints
 from longrec.core.choices import ExcludeSeen
 from longrec.core.errors import DataError, UsageError
@@ -56,22 +57,26 @@ class Recommendations(NamedTuple):
     items : (n, k) int64 item indices, best first; 0 where they ran out.
     scores : (n, k) float32, -inf there.
     personal : (n,) bool; False: no known events, so popular items.
+    unknown : (n,) int64, events of items that the model does not know, which it skipped.
     """
 
     items: Ints
     scores: np.ndarray
     personal: np.ndarray
+    unknown: Ints
 
 
 class Recommendation(NamedTuple):
     """The best items for one request: item indices (m,), best first, scores (m,), m at most its k.
 
     personal : False: no known events, so popular items.
+    unknown : events of items that the model does not know, which it skipped.
     """
 
     items: Ints
     scores: np.ndarray
     personal: bool
+    unknown: int
 
 
 class UserStates(NamedTuple):
@@ -113,7 +118,7 @@ class Ranker:
     ) -> RecommendRequest:
         """A request for a user of the store, checked."""
         hides = self._artifact.hides_seen(exclude_seen)
-        return RecommendRequest(user_key(user), [], _checked(k), excluded, hides)
+        return RecommendRequest(user_key(user), [], check_count("k", k), excluded, hides)
 
     def history_request(
         self,
@@ -124,7 +129,7 @@ class Ranker:
     ) -> RecommendRequest:
         """The same for a history, oldest event first, instead of a user."""
         hides = self._artifact.hides_seen(exclude_seen)
-        return RecommendRequest(None, self.moments(history), _checked(k), excluded, hides)
+        return RecommendRequest(None, self.moments(history), check_count("k", k), excluded, hides)
 
     def moments(self, history: Sequence[GivenEvent]) -> History:
         """A given history as the model reads it.
@@ -143,21 +148,28 @@ class Ranker:
             events.append(event)
         return self.engine.moments(self.items.find([event.item for event in events]), events)
 
-    def excluded(self, exclude: Iterable[Any], among: Iterable[Any] | None) -> np.ndarray | None:
-        """The items that `Stream.recommend` must not give, as `RecommendRequest.excluded`."""
+    def excluded(
+        self, exclude: Iterable[Any], among: Iterable[Any] | None
+    ) -> tuple[np.ndarray | None, int]:
+        """The items that `Stream.recommend` must not give, as `RecommendRequest.excluded`.
+
+        Also how many of the ids are of no known item.
+        """
         excluded = self._indices(exclude, "exclude")
-        n_items = self.catalog.n_items
+        n_items, unknown = self.catalog.n_items, excluded.count(0)
+        bits = as_bits(excluded, n_items) if excluded else None
         if among is None:
-            return as_bits(excluded, n_items) if excluded else None
-        others = ~as_bits(self._indices(among, "among"), n_items)
-        return others | as_bits(excluded, n_items) if excluded else others
+            return bits, unknown
+        wanted = self._indices(among, "among")
+        others = ~as_bits(wanted, n_items)
+        return others if bits is None else others | bits, unknown + wanted.count(0)
 
     def recommend_each(
         self, requests: Sequence[RecommendRequest]
     ) -> list[Recommendation | BaseException]:
         """The best items for each request; one with a damaged record fails alone."""
         try:
-            items, scores, personal = self.recommend(requests)
+            items, scores, personal, unknown = self.recommend(requests)
         except DataError as error:
             if len(requests) == 1:
                 return [error]
@@ -165,8 +177,8 @@ class Ranker:
         found = np.count_nonzero(items, axis=1).tolist()
         counts = [min(n, request.k) for n, request in zip(found, requests, strict=True)]
         return [
-            Recommendation(items[row, :count], scores[row, :count], bool(personal[row]))
-            for row, count in enumerate(counts)
+            Recommendation(items[row, :count], scores[row, :count], bool(personal[row]), skipped)
+            for row, (count, skipped) in enumerate(zip(counts, unknown.tolist(), strict=True))
         ]
 
     def recommend(self, requests: Sequence[RecommendRequest]) -> Recommendations:
@@ -178,11 +190,13 @@ class Ranker:
             states = self._with_histories(requests, states)
         n, n_items = len(requests), self.catalog.n_items
         width = min(max((request.k for request in requests), default=0), n_items)
-        personal = states.records["sequence"] > states.records["skipped"]
+        unknown = states.records["skipped"].astype(np.int64)
+        personal = states.records["sequence"] > unknown
         if self.engine.window is not None:
             personal = np.array([len(recent) > 0 for recent in states.recent], bool)
         if n and personal.all():
-            return Recommendations(*self._search(requests, range(n), states, width), personal)
+            found = self._search(requests, range(n), states, width)
+            return Recommendations(*found, personal, unknown)
         items = np.zeros((n, width), np.int64)
         scores = np.full((n, width), -np.inf, np.float32)
         known = np.flatnonzero(personal).tolist()
@@ -195,7 +209,7 @@ class Ranker:
             popular = popular[:width]
             items[row, : len(popular)] = popular
             scores[row, : len(popular)] = self.catalog.counts[popular - 1]
-        return Recommendations(items, scores, personal)
+        return Recommendations(items, scores, personal, unknown)
 
     def _search(
         self,
@@ -318,9 +332,3 @@ class Ranker:
             recent = [moment for moment in moments if moment[0]] + recent
             end, count = start, 2 * count
         return recent[-window:]
-
-
-def _checked(k: int) -> int:
-    if k < 1:
-        raise UsageError(f"k is {k}; it must be at least 1")
-    return k

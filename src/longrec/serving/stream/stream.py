@@ -19,15 +19,17 @@ from typing import Any
 import polars as pl
 
 from longrec.artifact.artifact import Artifact
+from longrec.core.arguments import check_ids, check_progress
 from longrec.core.choices import Durability, ExcludeSeen
 from longrec.core.errors import LongrecError, UsageError
-from longrec.data.histories import Histories, open_histories
+from longrec.data.histories import Histories, as_histories
 from longrec.inference.explain import Explanation
 from longrec.retrieval.exact import ExactIndex
-from longrec.retrieval.index import COLD, PERSONAL, Index
+from longrec.retrieval.index import Index
 from longrec.serving.records.engine import Engine
 from longrec.serving.stores.open import open_store
 from longrec.serving.stores.protocol import Store
+from longrec.serving.stream.answer_frames import AnswerFrames
 from longrec.serving.stream.event_frames import entries_of, read_rows
 from longrec.serving.stream.group_commit import GroupCommit
 from longrec.serving.stream.id_keys import ItemIndex, user_key
@@ -46,6 +48,10 @@ __all__ = ["Counts", "Observed", "Rebuilt", "Recommendations", "Stream"]
 
 ROWS = 512
 """Events of a frame that are committed together."""
+NOTHING_LEFT = (
+    "no item is left to recommend: the user has seen all of them, or the rest is excluded. "
+    "exclude_seen=False recommends seen items, too"
+)
 WARN_AT = 4
 """So many times the context that a model was trained with, and its scores are extrapolated."""
 
@@ -82,7 +88,7 @@ class Stream:
         context = artifact.train_config.context if engine.window is None else None
         self._warn_at = None if context is None else WARN_AT * context
         self._closed = False
-        self._columns = pl.Series("rank", [], pl.Int64), pl.Series("policy", [], pl.String)
+        self._frames = AnswerFrames(self.ids)
 
     @classmethod
     def open(
@@ -189,6 +195,7 @@ class Stream:
             When the store fails; the message tells how many rows are in.
         """
         self._check_open()
+        check_progress(progress)
         read_by_model = self.engine.columns
         reads = () if read_by_model is None else read_by_model.names
         rows = read_rows(frame, user, item, time, event_id, time_unit, columns, reads)
@@ -226,7 +233,7 @@ class Stream:
         k : int
             Items wanted.
         exclude : item ids
-            Not to be recommended; unknown ones do not matter.
+            Not to be recommended, in any iterable; unknown ones do not matter.
         among : item ids or None
             Recommend these only.
         exclude_seen : bool or "auto"
@@ -237,7 +244,7 @@ class Stream:
         polars.DataFrame
             Columns user, rank (from 1), item, score, policy, as `Recommender.recommend` gives them:
             a user without known events gets popular items, and `policy` says "cold". There are
-            fewer than k rows where the items run out.
+            fewer than k rows where the items run out. `user` is as it was given.
 
         Raises
         ------
@@ -245,21 +252,18 @@ class Stream:
             When the call is wrong.
         StoreUnavailable
             When the store cannot be reached.
+
+        Warns
+        -----
+        UserWarning
+            When no item is left: the user has seen all of them, or the rest is excluded.
         """
         self._check_open()
-        excluded = self.ranker.excluded(exclude, among)
+        excluded, _ = self.ranker.excluded(exclude, among)
         found = self._requests.submit(self.ranker.request(user, k, excluded, exclude_seen))
-        count = len(found.items)
-        rank, policy = self._constant_columns(count, PERSONAL if found.personal else COLD)
-        return pl.DataFrame(
-            [
-                pl.Series("user", [user]).new_from_index(0, count),
-                rank,
-                pl.Series("item", self.ids[found.items - 1]),
-                pl.Series("score", found.scores),
-                policy,
-            ]
-        )
+        if not len(found.items):
+            warnings.warn(NOTHING_LEFT, UserWarning, stacklevel=2)
+        return self._frames.frame(user, found)
 
     def rank(
         self,
@@ -271,8 +275,9 @@ class Stream:
     ) -> Recommendations:
         """The k best items of many users at once, as arrays; parameters as of `recommend`."""
         self._check_open()
-        excluded = self.ranker.excluded(exclude, among)
-        requests = [self.ranker.request(user, k, excluded, exclude_seen) for user in users]
+        excluded, _ = self.ranker.excluded(exclude, among)
+        given = check_ids("users", users, "a list of user ids")
+        requests = [self.ranker.request(user, k, excluded, exclude_seen) for user in given]
         return self.ranker.recommend(requests)
 
     def explain(
@@ -290,6 +295,7 @@ class Stream:
             When the store cannot be reached.
         """
         self._check_open()
+        check_progress(progress)
         key = user_key(user)
         return explain_user(self.artifact, self.store, self.items, key, item, progress)
 
@@ -327,8 +333,9 @@ class Stream:
             When the store fails.
         """
         self._check_open()
-        if isinstance(histories, str | Path):
-            histories = open_histories(histories)
+        check_progress(progress)
+        if histories is not None:
+            histories = as_histories("histories", histories)
         if not self._rebuilding.acquire(blocking=False):
             raise UsageError("this stream is rebuilding already: wait until that is done")
         try:
@@ -381,15 +388,6 @@ class Stream:
             UserWarning,
             stacklevel=4,
         )
-
-    def _constant_columns(self, count: int, policy: str) -> tuple[pl.Series, pl.Series]:
-        """The columns rank and policy, made once and used again."""
-        ranks, policies = self._columns
-        if len(ranks) != count or not count or policies[0] != policy:
-            ranks = pl.int_range(1, count + 1, eager=True).alias("rank")
-            policies = pl.Series("policy", [policy]).new_from_index(0, count)
-            self._columns = ranks, policies
-        return ranks, policies
 
     def _check_open(self) -> None:
         if self._closed:
