@@ -228,7 +228,8 @@ def test_data_with_another_catalog_is_read_by_id(data, rec, tmp_path):
         source="test",
         time_unit="s",
     )
-    found = rec.recommend(["x", "y"], other, k=3)
+    with pytest.warns(UserWarning, match="2 of 4 items of events are unknown to the model: 'new'"):
+        found = rec.recommend(["x", "y"], other, k=3)
     assert found["policy"].to_list() == ["personal"] * 3 + ["cold"] * 3
     assert (
         found.filter(user="x")["item"].to_list()

@@ -18,10 +18,15 @@ from longrec.core.arrays import places
 from longrec.core.choices import Durability, ExcludeSeen
 from longrec.core.errors import UsageError
 from longrec.data.aligned import align_items
-from longrec.data.catalog import Catalog, as_ids
+from longrec.data.catalog import as_ids
 from longrec.data.event_columns import check_columns
 from longrec.data.histories import Histories
-from longrec.data.unknown_ids import likely_cause, unknown_line
+from longrec.data.unknown_ids import (
+    likely_cause,
+    unknown_events,
+    unknown_items,
+    unknown_users,
+)
 from longrec.inference.encode import Events, check_times, encode_histories, last_items
 from longrec.inference.explain import (
     Explanation,
@@ -167,8 +172,9 @@ class Recommender(Artifact):
                 rows, ids = np.arange(data.n_users), data.user_ids
             else:
                 rows, ids = data.find_users(given), as_ids(given, data.user_ids.dtype, "user")
-                told += _unknown_users(given, rows, ids, data)
+                told += unknown_users(given, rows, data.user_ids, str(data.path))
             events, lengths = self._events_of(data, rows)
+            told += unknown_events(events.items, data.catalog, self.catalog)
         else:
             if users is not None or data is not None:
                 raise UsageError("give either users (with data) or histories, not both")
@@ -182,7 +188,7 @@ class Recommender(Artifact):
                 )
             flat = [item for history in histories for item in history]
             events = Events(self.catalog.find(flat) if flat else np.zeros(0, np.int64), None)
-            told += _unknown_items(self.catalog, flat, events.items)
+            told += unknown_items(flat, events.items, self.catalog)
         found = self._top_k(ids, events, lengths, k, hides_seen, progress)
         told += _without_items(found, ids)
         for line in told:
@@ -234,7 +240,7 @@ class Recommender(Artifact):
                 raise UsageError("a history brings its own events: leave data out")
             given = check_ids("history", history, "a list of item ids")
             found = explain_given(self.scorer, catalog, item, given, times, self.limit, progress)
-            for line in _unknown_items(catalog, given, catalog.find(given)):
+            for line in unknown_items(given, catalog.find(given), catalog):
                 warnings.warn(line, UserWarning, stacklevel=2)
             return found
         if times is not None:
@@ -342,29 +348,6 @@ def _check_histories(histories: object) -> None:
         raise UsageError(f"histories is {described(histories)}; give {wanted}")
     for number, history in enumerate(histories):  # type: ignore[arg-type, var-annotated]
         check_ids(f"histories.{number}", history, wanted)
-
-
-def _unknown_users(
-    given: Sequence[Any] | pl.Series, rows: np.ndarray, ids: pl.Series, data: Histories
-) -> list[str]:
-    """What to tell of users that the data does not have."""
-    unknown = [given[row] for row in np.flatnonzero(rows < 0).tolist()]
-    if not unknown:
-        return []
-    line = unknown_line("users", unknown, len(rows), str(data.path), data.user_ids)
-    others = f", without an id where they cannot be of type {ids.dtype}" if ids.null_count() else ""
-    return [f"{line}. They get popular items{others}"]
-
-
-def _unknown_items(
-    catalog: Catalog, given: Sequence[Any] | pl.Series, found: np.ndarray
-) -> list[str]:
-    """What to tell of items in histories that the model does not know."""
-    unknown = [given[at] for at in np.flatnonzero(found == 0).tolist()]
-    if not unknown:
-        return []
-    line = unknown_line("items of histories", unknown, len(given), "the model", catalog.ids)
-    return [f"{line}. They are skipped"]
 
 
 def _without_items(found: pl.DataFrame, users: pl.Series) -> list[str]:

@@ -253,6 +253,48 @@ def test_history(capsys, run):
     assert len(rows) == 25
 
 
+def test_the_policy_on_seen_items_and_why_is_said(capsys, run):
+    argv = ["recommend", run, "--user", 100, "-k", 1, "--format", "json"]
+    capsys.readouterr()
+    assert longrec(*argv) == 0
+    assert re.match(
+        r"seen items: (left out|recommended again) \(decided on validation: \d+\.\d% of its "
+        r"targets are repeats, NDCG@10 as served 0\.\d+ with",
+        capsys.readouterr().err,
+    )
+    assert longrec(*argv, "--exclude-seen", "no") == 0
+    assert "seen items: recommended again (as asked; by itself" in capsys.readouterr().err
+
+
+def test_ids_that_match_nobody_are_counted_with_the_likely_cause(capsys, run):
+    argv = ["recommend", run, "-k", 1, "--format", "json"]
+    rows = json_of(capsys, *argv, "--user", "100,101", "102.0", 101)
+    assert [(row["user"], row["policy"]) for row in rows] == [
+        (None, "cold"),
+        (None, "cold"),
+        (101, "personal"),
+    ]
+    for user, cause in [("100,101", "looks like 2 ids in one"), ("102.0", "a decimal number")]:
+        assert longrec(*argv, "--user", user) == 0
+        line = capsys.readouterr().err
+        assert f"warning: 1 of 1 users is unknown to {run.parent}" in line
+        assert cause in line
+    assert longrec(*argv, "--history", "i01,i02") == 0
+    assert "'i01,i02' looks like 2 ids in one, such as 'i01'" in capsys.readouterr().err
+
+
+def test_a_user_who_has_seen_everything_is_told_and_listed(capsys, run):
+    everything = [f"i{n:02d}" for n in range(25)]
+    argv = ["recommend", run, "--format", "json", "--exclude-seen", "yes", "--history", *everything]
+    capsys.readouterr()
+    assert longrec(*argv) == 0
+    printed = capsys.readouterr()
+    assert "warning: 1 of 1 users have seen every item" in printed.err
+    assert json.loads(printed.out) == [
+        {"user": 0, "rank": None, "item": None, "score": None, "policy": "personal"}
+    ]
+
+
 def read_as(form, content):
     if form == "json":
         return pl.DataFrame(json.loads(content))

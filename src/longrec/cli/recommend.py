@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -15,6 +16,8 @@ from longrec.core.errors import UsageError
 from longrec.core.files import write_file
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from longrec.inference.explain import Explanation
     from longrec.recommender import Recommender
 
@@ -74,6 +77,9 @@ def recommend(
     if chosen == "table":
         console.table("recommendations", found.columns, found.rows())
         return
+    if chosen == "json":
+        asked = [0] if history else recommender.data(data).user_ids if everybody else ids
+        found = _with_users_without_items(found, asked)
     written = serialise(found, chosen)
     if out is None:
         sys.stdout.buffer.write(written)
@@ -81,6 +87,22 @@ def recommend(
     else:
         write_file(out, written)
         console.say(f"{len(found):,} rows in {out}")
+
+
+def _with_users_without_items(
+    found: pl.DataFrame, asked: Sequence[Any] | pl.Series
+) -> pl.DataFrame:
+    """A row without rank, item and score more for each user to whom no item was left."""
+    import polars as pl
+
+    from longrec.data.catalog import as_ids
+
+    users = as_ids(asked, found.schema["user"], "user").alias("user").unique(maintain_order=True)
+    left = users.filter(~users.is_in(found["user"].unique().implode(), nulls_equal=True))
+    if not len(left):
+        return found
+    more = left.to_frame().with_columns(policy=pl.lit("personal"))
+    return pl.concat([found, more], how="diagonal")
 
 
 def _chosen_format(form: Format | None, out: Path | None) -> str:

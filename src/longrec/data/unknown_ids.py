@@ -7,7 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import polars as pl
+
+from longrec.data.catalog import Catalog, as_ids
 
 EXAMPLES = 3
 """Unknown ids that are shown."""
@@ -60,6 +63,41 @@ def unknown_line(
         f"{count:,} of {asked:,} {what} {'is' if count == 1 else 'are'} unknown to "
         f"{where}: {shown}{more}" + (f". Likely cause: {cause}" if cause else "")
     )
+
+
+def unknown_users(
+    given: Sequence[Any] | pl.Series, rows: np.ndarray, known: pl.Series, where: str
+) -> list[str]:
+    """What to tell of users who are asked for, (n,) rows, -1 where unknown: no line or one."""
+    unknown = [given[at] for at in np.flatnonzero(rows < 0).tolist()]
+    if not unknown:
+        return []
+    line = unknown_line("users", unknown, len(rows), where, known)
+    odd = as_ids(unknown, known.dtype, "user").null_count()
+    others = f"; user is null for {odd:,}, which cannot be of type {known.dtype}" if odd else ""
+    return [f"{line}. They get popular items{others}"]
+
+
+def unknown_items(
+    given: Sequence[Any] | pl.Series, found: np.ndarray, catalog: Catalog
+) -> list[str]:
+    """What to tell of items in histories, (n,) indices of which 0 is unknown: no line or one."""
+    unknown = [given[at] for at in np.flatnonzero(found == 0).tolist()]
+    if not unknown:
+        return []
+    line = unknown_line("items of histories", unknown, len(given), "the model", catalog.ids)
+    return [f"{line}. They are skipped"]
+
+
+def unknown_events(items: np.ndarray, source: Catalog, catalog: Catalog) -> list[str]:
+    """What to tell of events in data with another catalog, read as item indices: no line or one."""
+    count = int(np.count_nonzero(items == 0))
+    if not count:
+        return []
+    unknown = source.ids.filter(catalog.find(source.ids) == 0)
+    known = catalog.ids
+    line = unknown_line("items of events", unknown, len(items), "the model", known, count)
+    return [f"{line}. They are skipped"]
 
 
 def likely_cause(unknown: Sequence[Any], known: pl.Series) -> str | None:
