@@ -124,7 +124,7 @@ def test_provenance_says_where_the_numbers_come_from(data, trained):
     assert about["training"]["stop"] == "max_epochs"
     assert about["training"]["converged"] is False
     assert about["training"]["epochs"] == 1
-    assert set(about["training"]["validation"]) == {"ndcg@10", "hr@10"}
+    assert set(about["training"]["validation"]) == {"served/ndcg@10", "served/hr@10"}
 
 
 def test_counting_models_train(data, tmp_path):
