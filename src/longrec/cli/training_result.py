@@ -44,7 +44,8 @@ def print_training(recommender: Recommender, out: Path, plugins: Sequence[str], 
     if "refit" not in about:
         console.say("next: " + shlex.join(["longrec", "evaluate", *words]))
         console.say(
-            "to serve: " + shlex.join(["longrec", "refit", *words, "--out", f"{out}-final"])
+            "to serve, train on all events: "
+            + shlex.join(["longrec", "refit", *words, "--out", f"{out}-final"])
         )
         return
     _say_of_refit(recommender, plugins)
