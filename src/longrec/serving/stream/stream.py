@@ -383,8 +383,9 @@ class Stream:
         context = self.artifact.train_config.context
         warnings.warn(
             f"{self.artifact.name} was trained on the last {context} events of each user, and "
-            f"a user of this stream has {events:,}: the state takes all of them in, which the "
-            "model has not learnt to use. Train it with a larger context, or without one",
+            f"a user of this stream has {events:,}: the state takes all of them in, as evaluate "
+            "does, but the model has not learnt to use so many. Train it with a larger context, or "
+            "without one",
             UserWarning,
             stacklevel=4,
         )
