@@ -162,7 +162,7 @@ def test_the_steps_are_those_of_any_training(data, measured):
     assert losses[1][1] < losses[1][0]
 
 
-@pytest.mark.parametrize("name", ["popularity", "last-item"])
+@pytest.mark.parametrize("name", ["popularity", "last-item", "transitions"])
 def test_counting_models_count_every_event(data, name):
     final = longrec.refit(longrec.train(data, name))
     assert final.provenance["training"]["stop"] == "counted"
