@@ -9,36 +9,109 @@ import numpy as np
 import onnxruntime
 import pyarrow.parquet as pq
 
-folder, history = Path(sys.argv[1]), sys.argv[2:]
-manifest = json.loads((folder / "manifest.json").read_text())
-ids = ["", *map(str, pq.read_table(folder / "items.parquet")["id"].to_pylist())]  # 0 is padding
-vectors = np.load(folder / "item_vectors.npy", mmap_mode="r")
-graphs = {g: onnxruntime.InferenceSession(folder / f"{g}.onnx") for g in manifest["graphs"]}
-bias = np.load(folder / name) if (name := manifest["scoring"]["bias"]) else 0
-tensors, window = manifest["state"], manifest["events_per_prefill"]
-# One user without events; many at once are as many rows.
-state = {t["name"]: np.full((1, *t["shape"][1:]), t["fill"], t["dtype"]) for t in tensors}
+
+class Export:
+    """A recommender, read from its folder."""
+
+    def __init__(self, folder):
+        self.manifest = json.loads((folder / "manifest.json").read_text())
+        items = pq.read_table(folder / "items.parquet")
+        self.ids = ["", *map(str, items["id"].to_pylist())]  # index 0 is padding
+        self.index = {item: number for number, item in enumerate(self.ids)}
+        self.counts = np.append(0, items["count"].to_numpy())
+        graphs = self.manifest["graphs"]
+        self.graphs = {g: onnxruntime.InferenceSession(folder / f"{g}.onnx") for g in graphs}
+        scoring = self.manifest["scoring"]
+        self.vectors = np.load(folder / "item_vectors.npy") if scoring["items"] else None
+        self.bias = np.load(folder / name) if (name := scoring["bias"]) else 0
+        self.rows, self.exclude_seen = scoring["rows"], scoring["exclude_seen"]
+        self.followers = dict(np.load(folder / self.rows["file"])) if self.rows else {}
+
+    def added(self, recent):
+        """What a user's last items, the latest first, add to the scores of all items."""
+        starts, followers, times = (self.followers[n] for n in ("starts", "followers", "times"))
+        total, left = np.zeros(len(self.ids)), 0.0
+        for k, item in enumerate(recent):
+            here = slice(starts[item], starts[item + 1])
+            weight = 1.0
+            if self.rows["kind"] == "log":
+                prior = self.rows["prior"]
+                weight = self.rows["decay"] ** k / (self.followers["totals"][item] + prior)
+                left += weight * prior
+            total[followers[here]] += weight * times[here].astype(float)
+        if self.rows["kind"] == "log":
+            found = np.flatnonzero(total)
+            ratio = total[found] / (left * self.followers["shares"][found])
+            total[found] = self.rows["weight"] * np.log1p(ratio)
+        return total
 
 
-def go_on(name, **events):
-    state.update(zip(state, graphs[name].run(None, events | state), strict=True))
+class User:
+    """What is kept of one user. Many users at once are as many rows of what the graphs take."""
+
+    def __init__(self, export):
+        self.export, self.seen, manifest = export, [], export.manifest
+        self.prefill, self.window = manifest["events_per_prefill"], manifest["events_per_encode"]
+        self.state = {
+            t["name"]: np.full((1, *t["shape"][1:]), t["fill"], t["dtype"])
+            for t in manifest["state"]
+        }
+
+    def observe(self, items, times=None):
+        """Events, oldest first; those of unknown items are skipped, times may not matter."""
+        at = np.zeros(len(items), np.int64) if times is None else np.asarray(times)
+        known = [
+            (self.export.index[i], t)
+            for i, t in zip(items, at, strict=True)
+            if i in self.export.index
+        ]
+        self.seen += [item for item, _ in known]
+        if not self.prefill:  # no state: a window of last events is read again, or they are counted
+            return
+        if len(known) == 1:
+            item, time = np.array(known).T
+            self._go_on("step", items=item, times=time)
+            return
+        for start in range(0, len(known), self.prefill):
+            part = np.array(known[start : start + self.prefill])
+            padded = np.pad(part, ((0, self.prefill - len(part)), (0, 0)), mode="edge").T[:, None]
+            real = np.array([len(part)])
+            self._go_on("prefill", items=padded[0], lengths=real, times=padded[1])
+
+    def _go_on(self, name, **events):
+        new = self.export.graphs[name].run(None, events | self.state)
+        self.state.update(zip(self.state, new, strict=True))
+
+    def scores(self):
+        """Scores of all items, of a user with events."""
+        e = self.export
+        if e.vectors is None:
+            scores = e.bias.copy()
+        else:
+            h = self.state.get("output")
+            if self.window:
+                last = np.array([self.seen[-self.window :]])
+                feed = {"items": last, "lengths": np.array([last.shape[1]])}
+                h = e.graphs["encode"].run(None, feed)[0]
+            users = e.graphs["user"].run(None, {"h": h})[0][0] if "user" in e.graphs else h
+            # A matrix product may round two items of one vector differently; this never does.
+            scores = np.max([np.einsum("id,d->i", e.vectors, user) for user in users], axis=0)
+            scores = scores + e.bias
+        if e.rows:
+            scores += e.added(self.seen[: -e.rows["last"] - 1 : -1]).astype(scores.dtype)
+        return scores
+
+    def recommend(self, k=10):
+        """As `longrec recommend` does: by the run's own policy on seen items."""
+        scores = self.scores() if self.seen else self.export.counts.astype(float)
+        scores[[0, *(self.seen if self.export.exclude_seen else [])]] = -np.inf
+        best = np.argsort(-scores, kind="stable")[:k]  # of equal scores the smaller index
+        return [self.export.ids[i] for i in best if scores[i] > -np.inf]
 
 
-def recommend(seen, k=10):
-    users = state["output"]  # one vector, or those that a graph of its own makes of it
-    users = graphs["user"].run(None, {"h": users})[0][0] if "user" in graphs else users
-    scores = (vectors @ users.T).max(1) + bias
-    scores[[0, *seen]] = -np.inf
-    return [ids[i] for i in np.argsort(-scores, kind="stable")[:k]]
-
-
-seen = [ids.index(item) for item in history]
-for start in range(0, len(seen), window):  # at times that the model need not know: all 0
-    row = np.zeros((1, window), np.int64)
-    row[0, : len(seen[start : start + window])] = seen[start : start + window]
-    real = np.array([min(window, len(seen) - start)])
-    go_on("prefill", items=row, lengths=real, times=np.zeros_like(row))
-print(*recommend(seen))
-event = seen[0]  # the user comes back to the first item, now
-go_on("step", items=np.array([event]), times=np.array([int(time.time())]))
-print(*recommend(seen))
+if __name__ == "__main__":
+    user = User(Export(Path(sys.argv[1])))
+    user.observe(sys.argv[2:])
+    print(*user.recommend())
+    user.observe(sys.argv[2:3], [int(time.time())])  # the user comes back to the first item, now
+    print(*user.recommend())

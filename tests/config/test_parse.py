@@ -68,7 +68,10 @@ def test_keys_of_two_configs_never_collide():
         ({"dim": "wide"}, ["dim is 'wide'", "integer"]),
         ({"dim": "8.5"}, ["dim is '8.5'", "integer, in [1, 65536]"]),
         ({"dim": "0", "dropout": 2, "patience": 0}, ["dim is 0", "dropout is 2", "patience is 0"]),
-        ({"protocol": "leave-two-out"}, ["protocol is 'leave-two-out'", "'global-time', 'prequential' or"]),
+        (
+            {"protocol": "leave-two-out"},
+            ["protocol is 'leave-two-out'", "'global-time', 'prequential' or"],
+        ),
         ({"clip": "inf"}, ["clip is inf", "a finite number"]),
         ({"memory_guard": "perhaps"}, ["memory_guard is 'perhaps'", "true or false"]),
         ({"max_minutes": "0"}, ["max_minutes is 0", "above 0"]),

@@ -3,8 +3,10 @@
 FOLDER/
   manifest.json             the tensors, how to score, digests of all files, parity, provenance
   items.parquet             index (from 1), id, count
-  item_vectors.npy          (n_items + 1, D) float32, what is scored, row 0 is padding
-  item_bias.npy             (n_items + 1,) float32, where items have biases
+  item_vectors.npy          (n_items + 1, D) float32, what is scored, row 0 is padding; of models
+                            that count there are none
+  item_bias.npy             (n_items + 1,) where items have biases; float64 of models that count
+  followers.npz             what users' last items add to scores, where they do (export/rows.py)
   read_vectors.npy          what the graphs read, where it is not item_vectors.npy
   step.onnx, prefill.onnx   of a model with a state; or encode.onnx, of one with a window
   user.onnx                 the users' vectors, of a model where these are not h itself
@@ -42,7 +44,8 @@ from longrec.export.graphs import (
     write_graph,
 )
 from longrec.export.parity import BIAS, TOLERANCE, check_parity
-from longrec.models import SequenceModel
+from longrec.export.rows import Counted, counted_rows, write_rows
+from longrec.models import Model, SequenceModel
 from longrec.retrieval.approximate import RESCORED, CellIndex, faiss_package
 from longrec.retrieval.index_cache import FILE as INDEX
 from longrec.retrieval.index_cache import open_index
@@ -71,7 +74,7 @@ def export(artifact: Artifact, folder: str | Path, progress: Progress | None = N
     Parameters
     ----------
     artifact : Artifact
-        With a model that streams exactly, or reads a window of last events.
+        With a model that streams exactly, counts, or reads a window of last events.
     folder : str or Path
         New, empty, or an earlier export, which is replaced once the new one is whole.
     progress : callable or None
@@ -92,7 +95,15 @@ def export(artifact: Artifact, folder: str | Path, progress: Progress | None = N
         When the folder cannot be written.
     """
     artifact = artifact.on_cpu()
-    model = check_exports(artifact.scorer)
+    model, counted = check_exports(artifact.scorer), counted_rows(artifact.scorer)
+    if isinstance(model, SequenceModel):
+        _check_graphs(model)
+    with EXPORT.writing(Path(folder), overwrite=True) as work:
+        return _write(work, artifact, model, counted, progress or (lambda done, total, words: None))
+
+
+def _check_graphs(model: SequenceModel) -> None:
+    """Raise UsageError where a model's graphs cannot be made: its type, packages, PyTorch."""
     if model.items.dtype != torch.float32:
         raise UsageError(
             f"the model is in {model.items.dtype}; an export is of float32: load the run again"
@@ -109,8 +120,6 @@ def export(artifact: Artifact, folder: str | Path, progress: Progress | None = N
             f"exporting needs PyTorch {'.'.join(map(str, TORCH))} or newer, and this is "
             f"{torch.__version__}: export with a newer one, which reads the same runs"
         )
-    with EXPORT.writing(Path(folder), overwrite=True) as work:
-        return _write(work, artifact, model, progress or (lambda done, total, words: None))
 
 
 def torch_version() -> tuple[int, ...]:
@@ -118,20 +127,26 @@ def torch_version() -> tuple[int, ...]:
     return tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
 
 
-def _write(work: Path, artifact: Artifact, model: SequenceModel, progress: Progress) -> Manifest:
+def _write(
+    work: Path, artifact: Artifact, model: Model, counted: Counted | None, progress: Progress
+) -> Manifest:
     """Write all files of an export into a folder."""
     window = artifact.limit if model.streaming == "windowed" else None
     graphs = graphs_of(model, window)
     parts = len(graphs) + 2
-    progress(0, parts, "item vectors")
+    progress(0, parts, "what is known of items")
     _save_items(artifact.catalog, work / ITEMS)
-    vectors = artifact.item_vectors()
-    _save_table(vectors, work / TABLE)
-    if vectors.data_ptr() != model.items.data_ptr():
-        _save_table(model.items, work / READ_TABLE)
-    bias = artifact.scorer.bias()
+    dim, bias = None, artifact.scorer.bias()
+    if isinstance(model, SequenceModel):
+        vectors = artifact.item_vectors()
+        dim = vectors.shape[1]
+        _save_table(vectors, work / TABLE)
+        if vectors.data_ptr() != model.items.data_ptr():
+            _save_table(model.items, work / READ_TABLE)
+        bias = None if bias is None else bias.to(vectors)
     if bias is not None:
         _save_table(bias, work / BIAS)
+    rows = None if counted is None else write_rows(counted, work)
     written = {}
     for number, graph in enumerate(graphs, 1):
         progress(number, parts, f"{graph.name} to ONNX")
@@ -139,15 +154,25 @@ def _write(work: Path, artifact: Artifact, model: SequenceModel, progress: Progr
     index = _copy_index(artifact, work)
     progress(parts - 1, parts, "ONNX Runtime against PyTorch")
     scoring = {
-        "score": "the largest inner product of a user's vector and the item's"
-        + ("" if bias is None else ", plus the item's bias"),
-        "user": "output" if window is None else "h",
+        "score": ", plus ".join(
+            words
+            for words, there in (
+                ("the largest inner product of a user's vector and the item's", dim),
+                ("the item's bias", bias is not None),
+                ("what the user's last items add to it", rows),
+            )
+            if there
+        ),
+        "user": None if dim is None else "output" if window is None else "h",
         "user_graph": "user" if "user" in written else None,
-        "items": f"{TABLE}, row i is the item of index i",
+        "items": None if dim is None else f"{TABLE}, row i is the item of index i",
         "bias": None if bias is None else BIAS,
+        "rows": rows,
         "padding": 0,
+        "exclude_seen": artifact.exclude_seen,
+        "ties": "of equal scores the smaller index comes first",
     }
-    parity = check_parity(artifact.scorer, work, window)
+    parity = check_parity(artifact.scorer, work, window, rows)
     about: Manifest = {
         "longrec": versions()["longrec"],
         "model": artifact.name,
@@ -155,18 +180,18 @@ def _write(work: Path, artifact: Artifact, model: SequenceModel, progress: Progr
         "state_digest": artifact.state_digest,
         "catalog_version": artifact.catalog_version,
         "items": artifact.catalog.n_items,
-        "dim": vectors.shape[1],
+        "dim": dim,
         "reads_times": model.reads_times,
-        "events_per_prefill": WINDOW if window is None else None,
+        "events_per_prefill": WINDOW if "prefill" in written else None,
         "events_per_encode": window,
-        "state": [] if window is not None else _empty_state(model),
+        "state": _empty_state(model) if isinstance(model, SequenceModel) and window is None else [],
         "graphs": written,
         "scoring": scoring,
         "index": index,
         "parity": {
             **parity._asdict(),
             "allowed_of_spread": TOLERANCE,
-            "onnxruntime": import_module("onnxruntime").__version__,
+            "onnxruntime": import_module("onnxruntime").__version__ if written else None,
         },
         "provenance": {
             "command": command(),
@@ -184,7 +209,7 @@ def _write(work: Path, artifact: Artifact, model: SequenceModel, progress: Progr
 
 
 def _save_table(table: torch.Tensor, path: Path) -> None:
-    np.save(path, table.detach().float().contiguous().numpy(), allow_pickle=False)
+    np.save(path, table.detach().contiguous().numpy(), allow_pickle=False)
 
 
 def _save_items(catalog: Catalog, path: Path) -> None:

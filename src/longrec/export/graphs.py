@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from longrec.core.errors import UsageError
 from longrec.mixers import Context
-from longrec.models import SequenceModel
+from longrec.models import Model, SequenceModel
 from longrec.models.common.scorer import Scorer
 from longrec.serving.records.record import RecordLayout, flat
 
@@ -117,21 +117,18 @@ class Graph:
     outputs: list[str]
 
 
-def check_exports(scorer: Scorer) -> SequenceModel:
-    """The model itself if it, and what is added to its scores, can be exported.
+def check_exports(scorer: Scorer) -> Model:
+    """The model itself if its graphs can be written; one that counts has none.
 
     Raises
     ------
     UsageError
-        When it counts items, sees the whole history in both directions, scores users and items
-        together or reads columns of events; or when the added score reads users' last items.
+        When it sees the whole history in both directions, scores users and items together or reads
+        columns of events.
     """
-    model, added = scorer.model, scorer.added
+    model = scorer.model
     if not isinstance(model, SequenceModel):
-        raise UsageError(
-            f"{model.name} counts items: it has neither item vectors nor a graph to export; export "
-            "a trained sequence model, such as elastic"
-        )
+        return model
     if model.streaming == "none":
         raise UsageError(
             f"{model.name} keeps no state and has no window: each recommendation would read the "
@@ -149,12 +146,6 @@ def check_exports(scorer: Scorer) -> SequenceModel:
             f"{model.name} reads the columns {' and '.join(model.reads_columns)} of events, and "
             "the graphs of an export take items and times alone: serve it with `longrec serve`"
         )
-    if added is not None and scorer.reach:
-        raise UsageError(
-            f"{model.name} has the added score {added.name!r}, which reads each user's last "
-            f"{scorer.reach} items, and an export scores by vectors and biases: export the "
-            "recommender without it (with_added_score(None)), or serve it with `longrec serve`"
-        )
     return model
 
 
@@ -163,8 +154,10 @@ def layout_of(model: SequenceModel) -> RecordLayout:
     return RecordLayout(model.initial_state(1), "00" * 32)  # the digest, of records, is not read
 
 
-def graphs_of(model: SequenceModel, window: int | None) -> list[Graph]:
+def graphs_of(model: Model, window: int | None) -> list[Graph]:
     """The graphs of a model; `window` is what a model with a window reads, None of the others."""
+    if not isinstance(model, SequenceModel):
+        return []
     users = {0: torch.export.Dim("B")}
     if window is not None:
         events = {1: torch.export.Dim("T", min=1, max=window)} if window > 1 else {}

@@ -18,8 +18,10 @@ import torch
 from longrec.core.arrays import Ints
 from longrec.core.errors import LongrecError
 from longrec.export.graphs import NEW, TABLE, WINDOW, layout_of
+from longrec.export.rows import Rows
+from longrec.inference.encode import last_items
 from longrec.mixers import Context
-from longrec.models import SequenceModel
+from longrec.models import CountingModel, SequenceModel
 from longrec.models.common.scorer import Scorer
 from longrec.serving.records.record import flat
 
@@ -60,11 +62,14 @@ class Runtime:
     Parameters
     ----------
     folder : Path
-        With the graphs and the item vectors.
+        With the graphs, and what is known of items.
+    rows : dict or None
+        What the manifest says of what last items add.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, rows: dict[str, Any] | None = None) -> None:
         self._folder = folder
+        self._rows = None if rows is None else Rows(folder, rows)
         self._sessions: dict[str, Any] = {}
 
     def run(self, graph: str, feed: Mapping[str, np.ndarray]) -> Arrays:
@@ -78,16 +83,28 @@ class Runtime:
         names = [output.name.removeprefix(NEW) for output in session.get_outputs()]
         return dict(zip(names, session.run(None, feed), strict=True))
 
-    def scores(self, h: np.ndarray) -> np.ndarray:
-        """Scores of all items (B, n_items), after histories of which h (B, W) is known."""
+    def scores(self, h: np.ndarray, recent: Ints | None = None) -> np.ndarray:
+        """Scores of all items (B, n_items), after histories of which h (B, W) is known.
+
+        Each is summed in one order, which a matrix product does not promise, so that items of one
+        vector tie here as they do in `recommend`. `recent` (B, K): the last items, the latest
+        first, where they add something.
+        """
         users = h[:, None]
         if (self._folder / "user.onnx").is_file():
             users = self.run("user", {"h": h})["users"]
-        vectors = np.load(self._folder / TABLE, allow_pickle=False)
-        best: np.ndarray = (users @ vectors.T).max(1)
+        scores: Any = 0.0
+        if (self._folder / TABLE).is_file():
+            vectors = np.load(self._folder / TABLE, allow_pickle=False)
+            products = [[np.einsum("id,d->i", vectors, u) for u in user] for user in users]
+            scores = np.array(products).max(1)
         if (self._folder / BIAS).is_file():
-            best = best + np.load(self._folder / BIAS, allow_pickle=False)
-        return best[:, 1:]
+            bias = np.load(self._folder / BIAS, allow_pickle=False)
+            scores = scores + np.broadcast_to(bias, (len(h), len(bias)))
+        if self._rows is not None:
+            assert recent is not None
+            scores = scores + np.array([self._rows.added(row) for row in recent], scores.dtype)
+        return cast(np.ndarray, scores[:, 1:])
 
     def prefill(self, items: Ints, lengths: Ints, times: Ints, state: Arrays) -> Arrays:
         """Continue states by items, times (B, T) of which lengths (B,) are real."""
@@ -105,43 +122,54 @@ class Runtime:
         return state
 
 
-def check_parity(scorer: Scorer, folder: Path, window: int | None) -> Parity:
+def check_parity(
+    scorer: Scorer, folder: Path, window: int | None, rows: dict[str, Any] | None = None
+) -> Parity:
     """Compare an export's scores with those that are served.
 
     Parameters
     ----------
     scorer : Scorer
-        Of a sequence model in eval mode, on the CPU, in float32.
+        Of a model in eval mode, on the CPU, in float32.
     folder : Path
-        With the graphs and the item vectors.
+        With the graphs, and what is known of items.
     window : int or None
-        Last events that a model with a window reads, None for those with a state.
+        Last events that a model with a window reads, None for the others.
+    rows : dict or None
+        What the manifest says of what last items add.
 
     Raises
     ------
     LongrecError
         When a score differs by more than TOLERANCE standard deviations.
     """
-    model = cast(SequenceModel, scorer.model)
+    model = scorer.model
+    reach = max(scorer.reach, model.reach if isinstance(model, CountingModel) else 0)
     lengths = PREFILLS.sum(1) + STEPS
     if window is not None:
         lengths = np.unique(np.clip([1, 2, window // 2, window - 1, window], 1, window))
     items, times = _histories(model.n_items, len(lengths), int(lengths.max()))
-    runtime, differences = Runtime(folder), []
-    for rows in (slice(None), slice(-1, None)):  # in one batch, and alone
+    runtime, differences = Runtime(folder, rows), []
+    for users in (slice(None), slice(-1, None)):  # in one batch, and alone
         with torch.inference_mode():
-            ctx = Context(torch.from_numpy(lengths[rows]), torch.from_numpy(times[rows]))
-            h = model.encode(torch.from_numpy(items[rows]), ctx)
-        if window is None:
-            readings = _stream(model, runtime, items[rows], times[rows], PREFILLS[rows])
+            ctx = Context(torch.from_numpy(lengths[users]), torch.from_numpy(times[users]))
+            h = model.encode(torch.from_numpy(items[users]), ctx)
+        if not isinstance(model, SequenceModel):  # it has no graphs, and h is the last items
+            readings = iter([(lengths[users], np.zeros((len(h), 1)))])
+        elif window is None:
+            readings = _stream(model, runtime, items[users], times[users], PREFILLS[users])
         else:
-            feed = {"items": items[rows], "lengths": lengths[rows]}
-            readings = iter([(lengths[rows], runtime.run("encode", feed)["h"])])
+            feed = {"items": items[users], "lengths": lengths[users]}
+            readings = iter([(lengths[users], runtime.run("encode", feed)["h"])])
+        begin = np.arange(len(h)) * items.shape[1]
         for ends, output in readings:
             nonempty = np.flatnonzero(ends)
+            recent = last_items(items[users].ravel(), begin, begin + ends, reach)[nonempty]
             with torch.inference_mode():
-                wanted = scorer.score(h[nonempty, ends[nonempty] - 1])[:, 1:]
-                found = torch.from_numpy(runtime.scores(output[nonempty]))
+                wanted = scorer.score(
+                    h[nonempty, ends[nonempty] - 1], recent=recent[:, : scorer.reach]
+                )[:, 1:]
+                found = torch.from_numpy(runtime.scores(output[nonempty], recent.numpy()))
             difference = (found - wanted).abs().amax(1)
             spread = wanted.std(1, correction=0).clamp_min(torch.finfo(wanted.dtype).tiny)
             differences.append(torch.stack([difference, difference / spread], dim=1))

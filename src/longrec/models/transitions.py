@@ -127,8 +127,8 @@ class TransitionsScore(Followers, AddedScore):
         left = recent.new_zeros(len(recent), dtype=torch.float64)
         for k in range(self.reach):
             last = recent[:, k]
-            weight = self.config.decay**k / (self.totals[last].double() + self.config.prior)
-            weight = torch.where(last > 0, weight, 0)
+            known = (last > 0).double()
+            weight = known * self.config.decay**k / (self.totals[last].double() + self.config.prior)
             left += weight * self.config.prior
             row, item, times = self.followers_of(last)
             rest[row, item] += weight[row] * times
