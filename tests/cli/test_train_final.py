@@ -125,22 +125,32 @@ def weights(run):
 def test_train_final_is_killed_anywhere_and_ends_the_same(made, final, tmp_path):
     """kill -9 at random instants, in both halves and between; --resume alone goes on each time."""
     drawn, halves = random.Random(16), set()
-    begin = time.monotonic()
-    argv = ["train", made.histories, "--out", tmp_path / "timed", "--final", *QUICK]
-    run_command(*argv).wait(120)
-    whole = time.monotonic() - begin
-    for number in range(kills(of_20=12)):
+
+    def begin(name):
+        argv = ["train", made.histories, "--out", tmp_path / name, "--final", *QUICK]
+        often = "--set=checkpoint_minutes=0.00001"
+        process = run_command(*argv, often, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_for((tmp_path / name / "training.json").exists)
+        return process
+
+    begin("first").wait(120)  # what all later ones fork from is there now
+    timed, begun = begin("timed"), time.monotonic()
+    wait_for((tmp_path / "timed" / "measured" / "config.json").exists)
+    between = time.monotonic()
+    timed.wait(120)
+    seconds = between - begun, time.monotonic() - between
+    for number in range(kills(of_20=8)):
         out = tmp_path / f"run{number}"
-        argv = ["train", made.histories, "--out", out, "--final", *QUICK]
-        process = run_command(*argv, "--set=checkpoint_minutes=0.00001")
-        time.sleep(drawn.uniform(0, whole))
+        process, second = begin(out.name), number % 2
+        if second:
+            wait_for((out / "measured" / "config.json").exists)
+        time.sleep(drawn.uniform(0, seconds[second]))
         process.send_signal(signal.SIGKILL)
         process.wait(60)
         if (out / "config.json").exists():
             continue
         halves.add((out / "measured" / "config.json").exists())
-        rest = ["--resume"] if (out / "training.json").exists() else [*QUICK, "--final"]
-        assert longrec("train", made.histories, "--out", out, *rest) == 0
+        assert longrec("train", made.histories, "--out", out, "--resume") == 0
         for run in (out, out / "measured"):
             ours, theirs = weights(run), weights(final / run.relative_to(out))
             assert ours.keys() == theirs.keys()
