@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,3 +47,20 @@ def walks(users: int, n_items: int, shortest: int, longest: int, seed: int = 0) 
         jumps = np.where(random.random(length) < 0.8, 1, random.integers(1, n_items, length))
         rows.append(((random.integers(n_items) + jumps.cumsum()) % n_items + 1).tolist())
     return rows
+
+
+def histories_of_ids(path: Path, rows: Mapping[str, Sequence[tuple[int, int]]]) -> Histories:
+    """Histories of users by their ids: of each (item id, time), oldest first."""
+    ids = sorted({item for row in rows.values() for item, _ in row})
+    index = {item: number for number, item in enumerate(ids, 1)}
+    items = np.array([index[item] for row in rows.values() for item, _ in row], dtype=np.int32)
+    return write_histories(
+        path,
+        user_ids=pl.Series(list(rows)),
+        offsets=np.cumsum([0, *map(len, rows.values())]),
+        items=items,
+        times=np.array([time for row in rows.values() for _, time in row]),
+        catalog=Catalog(pl.Series(ids), np.bincount(items, minlength=len(ids) + 1)[1:]),
+        source="test",
+        time_unit="s",
+    )

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from models.skeletons import TargetAware
 from models.small_models import SEQUENCE, N, make, sequences
 from retrieval.problems import (
     Given,
@@ -95,6 +96,21 @@ def test_a_model_without_vectors_is_asked_for_its_scores(n_items, users, seed, r
         problem = problem._replace(added=added, recent=recent)
     assert answers(ExactIndex(problem.scorer), problem) == by_sorting(problem)
     assert torch.equal(h, before)
+
+
+@pytest.mark.parametrize("n_items", [41, 1001])
+def test_pairs_that_are_scored_together_tie_wherever_they_stand(n_items):
+    """Products of a last block that is not full may be summed in another order."""
+    torch.manual_seed(0)
+    model = TargetAware(TargetAware.config_class(dim=24, layers=1), n_items).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+        model.items[n_items - 8 :] = model.items[1:10].flip(0)
+        h = torch.randn(7, 24)
+        together = model.score(h)
+        assert (together[:, 1:10] == together[:, n_items - 8 :].flip(1)).all()
+        assert (together == torch.cat([model.score(one) for one in h.split(1)])).all()
 
 
 @pytest.mark.parametrize("in_8_bits", [False, True])

@@ -69,6 +69,12 @@ class RedisServer:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
+    def empty(self, number: int) -> str:
+        """The address of one of its 16 databases, emptied."""
+        with self.client(db=number) as client:
+            client.flushdb()
+        return f"redis://127.0.0.1:{self.port}/{number}"
+
     def client(self, **options: Any) -> redis.Redis:
         password = self.settings.get("requirepass")
         return redis.Redis(port=self.port, **({"password": password} | options))

@@ -21,8 +21,8 @@ from longrec.models.common.base import Model
 from longrec.models.common.blocks import Block, Dropout, FeedForwardBlock
 from longrec.models.common.config import SequenceConfig
 
-PAIRS_AT_ONCE = 1 << 16
-"""Pairs of a target-aware model that are scored at once."""
+PAIRS_AT_ONCE, PAIRS_BLOCK = 1 << 16, 64
+"""Pairs of a target-aware model that are scored at once, at most, and in whole blocks."""
 
 
 class UserState(NamedTuple):
@@ -313,11 +313,18 @@ class SequenceModel(Model):
     def _score_by_pairs(self, h: Tensor, items: Tensor | None) -> Tensor:
         if items is not None:
             return self.score_pairs(h, items.expand(len(h), -1))
-        scores = h.new_full((len(h), self.n_items + 1), -torch.inf)
-        every = torch.arange(1, self.n_items + 1, device=h.device)
-        for part in every.split(max(1, PAIRS_AT_ONCE // max(len(h), 1))):
-            scores[:, part] = self.score_pairs(h, part.expand(len(h), -1))
-        return scores
+        # In calls of one shape, of full blocks, since how products are summed depends on it: scores
+        # depend neither on who else is asked for nor on an item's place in the catalog.
+        width = self.n_items + 1
+        size = min(PAIRS_AT_ONCE, _rounded_up(width, PAIRS_BLOCK))
+        every = torch.arange(_rounded_up(width, size), device=h.device)
+        every[width:] = 0
+        scores = h.new_empty(len(h), len(every))
+        for user, row in zip(h.split(1), scores, strict=True):
+            for part, items in zip(row.split(size), every.split(size), strict=True):
+                part.copy_(self.score_pairs(user, items[None])[0])
+        scores[:, 0] = -torch.inf
+        return scores[:, :width]
 
     def _rows(self, table: Tensor, items: Tensor) -> Tensor:
         return nn.functional.embedding(items, table, sparse=self.sparse_items)
@@ -337,6 +344,10 @@ class SequenceModel(Model):
             mend = "" if self.streams_as is None else f". For a stream, train {self.streams_as}"
             raise ValueError(f"{self.name} {why}: it is served by reading {how} again{mend}")
         return [cast(Block, block) for block in self.blocks]
+
+
+def _rounded_up(number: int, step: int) -> int:
+    return -(-number // step) * step
 
 
 def _item_table(n_items: int, dim: int) -> nn.Parameter:

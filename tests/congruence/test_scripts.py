@@ -1,0 +1,93 @@
+"""One random script is answered alike by the library, streams on every store, and servers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import pytest
+from congruence.parties import PARTIES, Library, LocalServer, Place
+from congruence.playing import play
+from congruence.scripts import Simply, script
+from congruence.systems import STREAMING, recommender, register
+from serving.redis_server import RedisServer
+from serving.small_streams import quick_engine
+
+from longrec.models import SequenceModel
+from longrec.serving.stream import stream as module
+
+GROWING = ("elastic", "sasrec", "two-interests")
+"""Systems whose catalogs grow where time is short: for each size an engine is made."""
+OTHERS = ("elastic by time", "last-item and followers")
+"""Systems that everybody plays with where time is short."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _registered() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        register(patch)
+        # Making an engine takes longer than playing a script; processes make theirs in earnest.
+        patch.setattr(module, "Engine", quick_engine)
+        yield
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[LocalServer]:
+    with closing(LocalServer(tmp_path_factory.mktemp("server"))) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+def play_with(
+    name: str,
+    seed: int,
+    parties: Sequence[str],
+    folder: Path,
+    server: LocalServer,
+    redis: RedisServer | None = None,
+    grows: bool = True,
+) -> None:
+    """Let some parties play the script of a seed, which decides the policy on seen items, too."""
+    rec = recommender(name, exclude_seen=seed % 2 == 0)
+    grows &= isinstance(rec.model, SequenceModel)  # what counts is trained again
+    steps = [step for step in script(seed) if grows or step != Simply("grow")]
+    with ExitStack() as stack:
+        others = {}
+        for number, party in enumerate(parties):
+            own = folder / party
+            own.mkdir(parents=True)
+            place = Place(own, "" if redis is None else redis.empty(number), server)
+            others[party] = stack.enter_context(closing(PARTIES[party](rec, place)))
+        play(steps, Library(rec, folder), others)
+
+
+@pytest.mark.parametrize("name", STREAMING)
+def test_a_stream_answers_as_the_library_does(name: str, tmp_path: Path, server):
+    seed = list(STREAMING).index(name)
+    play_with(name, seed, ["lmdb"], tmp_path, server, grows=name in GROWING)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_servers_and_shared_stores_answer_alike(name: str, tmp_path: Path, server, redis):
+    play_with(name, 100, ["http", "redis"], tmp_path, server, redis, grows=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(200, 202))
+@pytest.mark.parametrize("name", STREAMING)
+def test_all_answer_alike(name: str, seed: int, tmp_path: Path, server, redis):
+    play_with(name, seed, ["lmdb", "http", "redis"], tmp_path, server, redis)
+
+
+@pytest.mark.slow
+@pytest.mark.kills
+@pytest.mark.parametrize("name", ["elastic by time", "last-item", "sasrec"])
+@pytest.mark.parametrize("party", ["process", "process on redis"])
+def test_a_killed_process_answers_alike(name: str, party: str, tmp_path: Path, server, redis):
+    play_with(name, 300, [party], tmp_path, server, redis)
