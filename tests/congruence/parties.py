@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,12 +20,15 @@ from urllib.parse import quote
 import httpx
 import polars as pl
 from congruence.scripts import NEW, Ask, Event
+from congruence.systems import N
 from serving.http.served import ServeProcess, server_of
 from serving.small_streams import frame_of, grown
 from small_histories import histories_of_ids
 
+from longrec.core.choices import ExcludeSeen
 from longrec.recommender import Recommender
 from longrec.serving.stream.id_keys import user_key
+from longrec.serving.stream.recommending import GivenEvent, Recommendation
 from longrec.serving.stream.stream import Stream
 from longrec.serving.stream.user_log import user_log
 
@@ -34,19 +38,27 @@ Kept = tuple[int, int | None, int | None]
 since the record is missing or behind."""
 
 
+Counts = tuple[int, int, int]
+"""Events that are new, and that were there already; of the new ones those of unknown items."""
+
+
 class Answer(NamedTuple):
-    """Items, best first, their scores, and the policy ("" without items)."""
+    """Items, best first, their scores, and the policy ("" without items).
+
+    unknown : events of unknown items in the history; None: not said.
+    """
 
     items: list[int]
     scores: list[float]
     policy: str
+    unknown: int | None = None
 
 
 class Party(Protocol):
     """Somebody who plays a script."""
 
-    def observe(self, events: Sequence[Event]) -> tuple[int, int]:
-        """Take events in; -> how many are new, and how many were there already."""
+    def observe(self, events: Sequence[Event]) -> Counts:
+        """Take events in."""
 
     def forget(self, user: Id) -> bool:
         """Erase a user; -> whether there was something."""
@@ -71,14 +83,14 @@ class Library:
         self.rec, self._folder, self._asked = rec, folder, 0
         self._logs: dict[str, list[Event]] = {}
 
-    def observe(self, events: Sequence[Event]) -> tuple[int, int]:
-        new = 0
+    def observe(self, events: Sequence[Event]) -> Counts:
+        new = list[tuple[int, int]]()
         for event in events:
             log = self._logs.setdefault(str(event.user), [])
             if event.event_id is None or all(event.event_id != e.event_id for e in log):
                 log.append(event)
-                new += 1
-        return new, len(events) - new
+                new.append((_number(event.item), event.time))
+        return len(new), len(events) - len(new), self._known(new).count(False)
 
     def forget(self, user: Id) -> bool:
         return bool(self._logs.pop(str(user), []))
@@ -86,22 +98,28 @@ class Library:
     def ask(self, asked: Ask) -> Answer:
         log = [(event.item, event.time) for event in self._logs.get(str(asked.user), [])]
         history = [(_number(i), t) for i, t in (log if asked.history is None else asked.history)]
-        n_items, rec = self.rec.catalog.n_items, self.rec
-        self._asked += 1
-        how: dict[str, Any] = {"k": n_items, "exclude_seen": asked.exclude_seen}
-        if rec.model.reads_times or self._asked % 12 == 0:
-            rows = {"another": [(0, 0)]}
-            if history:
-                items = [item for item, _ in history]
-                rows["someone"] = list(zip(items, self._clocks(history), strict=True))
-            data = histories_of_ids(self._folder / f"histories{self._asked}", rows)
-            found = rec.recommend(users=["someone"], data=data, **how)
-        else:
-            found = rec.recommend(histories=[[item for item, _ in history]], **how)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of unknown items, and where no item is left
+            found = self._recommend(history, asked.exclude_seen)
         wanted = ~found["item"].is_in([_number(item) for item in asked.exclude])
         if asked.among is not None:
             wanted &= found["item"].is_in([_number(item) for item in asked.among])
-        return _answer(found.filter(wanted).head(asked.k))
+        unknown = self._known(history).count(False)
+        return _answer(found.filter(wanted).head(asked.k))._replace(unknown=unknown)
+
+    def _recommend(
+        self, history: Sequence[tuple[int, int]], exclude_seen: ExcludeSeen
+    ) -> pl.DataFrame:
+        """All items for a history, given as it is or, at times, as a user of other data."""
+        rec, self._asked = self.rec, self._asked + 1
+        items = [item for item, _ in history]
+        if not rec.model.reads_times and self._asked % 12:
+            return rec.recommend(histories=[items], k=N + len(NEW), exclude_seen=exclude_seen)
+        rows = {"another": [(0, 0)]}
+        if history:
+            rows["someone"] = list(zip(items, self._clocks(history), strict=True))
+        data = histories_of_ids(self._folder / f"histories{self._asked}", rows)
+        return rec.recommend(["someone"], data, k=N + len(NEW), exclude_seen=exclude_seen)
 
     def look(self, user: Id) -> Kept:
         history = [(_number(event.item), event.time) for event in self._logs.get(str(user), [])]
@@ -133,12 +151,12 @@ class Streamed:
         self.rec, self._url = rec, url
         self.stream = rec.open_stream(url, "process")
 
-    def observe(self, events: Sequence[Event]) -> tuple[int, int]:
+    def observe(self, events: Sequence[Event]) -> Counts:
         stream = self.stream
         if len(events) == 1:
             [event] = events
             found = stream.observe(event.user, event.item, event.time, event.event_id)
-            return int(found.new), int(not found.new)
+            return int(found.new), int(not found.new), int(found.new and not found.known)
         # A frame's columns have one type, and its event ids are all there or none.
         rows = [(str(e.user), str(e.item), e.time) for e in events]
         if events[0].event_id is None:
@@ -146,7 +164,7 @@ class Streamed:
         else:
             names = [(*row, e.event_id) for row, e in zip(rows, events, strict=True)]
             counts = stream.observe_many(frame_of(names, "event_id"))
-        return counts.accepted, counts.duplicates
+        return counts.accepted, counts.duplicates, counts.unknown
 
     def forget(self, user: Id) -> bool:
         return self.stream.forget(user)
@@ -159,12 +177,13 @@ class Streamed:
             return _answer(frame)
         ranker = self.stream.ranker
         k, exclude, among, seen = given
-        history = [(item, time, None) for item, time in asked.history]
-        request = ranker.history_request(history, k, ranker.excluded(exclude, among), seen)
-        [found] = ranker.recommend_each([request])
+        history = [GivenEvent(item, time) for item, time in asked.history]
+        excluded, _ = ranker.excluded(exclude, among)
+        [found] = ranker.recommend_each([ranker.history_request(history, k, excluded, seen)])
+        assert isinstance(found, Recommendation)
         items = [self.stream.ids[item - 1] for item in found.items]
         policy = "personal" if found.personal else "cold"
-        return Answer(items, found.scores.tolist(), policy if items else "")
+        return Answer(items, found.scores.tolist(), policy if items else "", found.unknown)
 
     def look(self, user: Id) -> Kept:
         found = user_log(self.stream.store, self.stream.engine.digest, user_key(user), 0, 0)
@@ -219,12 +238,12 @@ class OverHTTP:
 
     client: httpx.Client
 
-    def observe(self, events: Sequence[Event]) -> tuple[int, int]:
+    def observe(self, events: Sequence[Event]) -> Counts:
         sent = [
             {"user": e.user, "item": e.item, "time": e.time, "event_id": e.event_id} for e in events
         ]
         counts = self._answer(self.client.post("/v1/events", json={"events": sent}))
-        return counts["accepted"], counts["duplicates"]
+        return counts["accepted"], counts["duplicates"], counts["unknown"]
 
     def forget(self, user: Id) -> bool:
         return self._answer(self.client.delete(_address(user)))["forgotten"]
@@ -242,8 +261,13 @@ class OverHTTP:
         found = self._answer(self.client.post("/v1/recommendations", json=body))
         items = found["items"]
         assert [item["rank"] for item in items] == list(range(1, len(items) + 1))
-        scores = [item["score"] for item in items]
-        return Answer([item["item"] for item in items], scores, found["policy"] if items else "")
+        assert found["exhausted"] == (not items)
+        return Answer(
+            [item["item"] for item in items],
+            [item["score"] for item in items],
+            found["policy"] if items else "",
+            found["unknown_events"],
+        )
 
     def look(self, user: Id) -> Kept:
         answer = self.client.get(_address(user), params={"limit": 0})

@@ -17,6 +17,10 @@ from serving.small_streams import quick_engine
 from longrec.models import SequenceModel
 from longrec.serving.stream import stream as module
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:no item is left|.*have seen every item:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*was trained on the last 6 events:UserWarning"),
+]
 GROWING = ("elastic", "sasrec", "two-interests")
 """Systems whose catalogs grow where time is short: for each size an engine is made."""
 OTHERS = ("elastic by time", "last-item and followers")
