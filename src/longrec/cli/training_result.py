@@ -83,7 +83,9 @@ def _ended(training: Mapping[str, Any]) -> str:
 
 
 def _numbers(validation: Mapping[str, float]) -> str:
-    return ", ".join(f"{key} {value:.4f}" for key, value in validation.items())
+    """As served, like "NDCG@10 0.1957, HR@10 0.3333, as served"; "" without any."""
+    named = [f"{key.removeprefix('served/').upper()} {x:.4f}" for key, x in validation.items()]
+    return ", ".join([*named, "as served"]) if named else ""
 
 
 def _gain_table(warm: Mapping[str, Any]) -> None:
