@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +16,7 @@ from longrec.core.choices import Durability, IndexKind
 from longrec.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from longrec.serving.http.store_work import Need
     from longrec.serving.stream.stream import Stream
 
 
@@ -87,6 +91,13 @@ def serve(
             metavar="URL", help="Where users are kept: lmdb:///folder, redis://host/0, rediss://…"
         ),
     ],
+    data: Annotated[
+        Path | None,
+        Option(
+            metavar="HISTORIES",
+            help="Fill the store from these histories while it serves, once; a killed one goes on.",
+        ),
+    ] = None,
     host: Annotated[str, Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, Option(min=0, max=65535, help="0: any free one.")] = 8000,
     keys: Annotated[
@@ -118,7 +129,7 @@ def serve(
 ) -> None:
     """Serve fresh recommendations over HTTP; TERM drains and stops, HUP takes RUN's new model.
 
-    Example: [bold]longrec serve run --store lmdb:///var/lib/shop/users[/bold]
+    Example: [bold]longrec serve run --store lmdb:///var/lib/shop/users --data histories[/bold]
     """
 
     try:
@@ -145,14 +156,40 @@ def serve(
         queue=queue,
         timeout=timeout,
         log_requests=log_requests,
+        data=data,
     )
 
-    def ready(address: str, stream: Stream) -> None:
+    def ready(address: str, stream: Stream, need: Need | None) -> None:
         recall = f", recall@10 {stream.index.recall:.3f}" if stream.index.recall < 1 else ""
         console.say(stream.engine.statement)
         console.say(seen_items_line(stream.artifact))
         console.say(f"items: {stream.artifact.catalog.n_items:,}, {stream.index.name}{recall}")
+        for line in _about_store(stream, store, data, need):
+            console.say(line)
         console.say(f"{address}  (/openapi.json, /metrics; store: {stream.store.url})")
 
     with console.progress_bar("building the index") as progress:
         run_server(settings, progress, ready)
+
+
+def _about_store(stream: Stream, given: str, data: Path | None, need: Need | None) -> Iterator[str]:
+    """What the store holds and lacks, where that is not as one expects."""
+    if need == "seeding":
+        yield (
+            f"filling the store from {data} meanwhile: who is not in it yet gets popular items "
+            "(policy cold)"
+        )
+    elif need == "new items":
+        yield "items are new in the catalog: events of them that were skipped are applied meanwhile"
+    elif data is not None:
+        yield f"the store has the histories of {data} already: nothing is imported again"
+    if data is None and not stream.store.users(b"", 1):
+        known = stream.artifact.provenance.get("data", {}).get("path")
+        histories = known if known and Path(known).is_dir() else "HISTORIES"
+        # As it was called, but for a password in the store's URL.
+        shown = stream.store.url if "@" in given else given
+        words = [word.replace(given, shown) for word in sys.argv[1:]]
+        yield (
+            "the store is empty: every user is a stranger and gets popular items. To fill it, stop "
+            f"and run: {shlex.join(['longrec', *words, '--data', histories])}"
+        )

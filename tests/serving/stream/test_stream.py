@@ -621,7 +621,7 @@ def test_another_model_is_refused_and_built_beside(tmp_path) -> None:
     new = recommender("hydrarec")
     with small_stream("elastic", url) as old:
         old.observe_many(frame_of(("u", *event) for event in history))
-        with pytest.raises(DataError, match=r"serves elastic .* is hydrarec .*beside=True"):
+        with pytest.raises(DataError, match=r"serves elastic .* hydrarec .*store rebuild lmdb:"):
             new.open_stream(url, "process")
         with new.open_stream(url, "process", beside=True) as beside:
             assert (old.stats()["current"], beside.stats()["current"]) == (True, False)

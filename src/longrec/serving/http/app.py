@@ -26,6 +26,7 @@ from longrec.serving.http.model_reload import ModelReloader
 from longrec.serving.http.openapi import METRICS, PROMETHEUS, openapi, problems
 from longrec.serving.http.service import Service, item_id
 from longrec.serving.http.settings import Settings
+from longrec.serving.http.store_work import PATIENCE, StoreWork
 from longrec.serving.http.telemetry import Telemetry
 from longrec.serving.stores.packed_columns import unpack_columns
 from longrec.serving.stores.protocol import StoreUnavailable
@@ -51,6 +52,7 @@ class Server:
     """
 
     service: Service
+    store_work: StoreWork
     reloader: ModelReloader
 
     def __init__(self, settings: Settings, stream: Stream, keys: Keys) -> None:
@@ -98,11 +100,14 @@ class Server:
     @asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         self.service = Service(self._settings, self._stream, self.telemetry)
-        self.reloader = ModelReloader(self.service)
+        self.store_work = StoreWork(self.service)
+        self.reloader = ModelReloader(self.service, self.store_work)
+        self.store_work.begin()
         try:
             yield
         finally:
             await self.reloader.close()
+            await self.store_work.stop(PATIENCE)
             await self.service.close()
 
     async def log_events(self, body: schemas.EventsIn, request: Request) -> Response:
@@ -220,6 +225,7 @@ class Server:
             seen_items=seen_items_line(artifact),
             index=schemas.IndexOut(name=index.name, recall_at_10=index.recall),
             swap=self.reloader.status,
+            store=self.store_work.status,
         )
         return _reply(request, answer)
 

@@ -10,8 +10,10 @@ from longrec.core.errors import LongrecError
 from longrec.serving.http import access_log
 from longrec.serving.http.schemas import Reload
 from longrec.serving.http.service import Service, open_stream
+from longrec.serving.http.store_work import StoreWork
 from longrec.serving.http.threads import in_thread
 from longrec.serving.maintenance.retention import drop_old
+from longrec.serving.stream.store_models import give_up
 from longrec.serving.stream.stream import Stream
 
 PATIENCE = 5.0
@@ -22,13 +24,15 @@ built cannot be interrupted."""
 class ModelReloader:
     """Changes a service's model for the one that stands in its run's folder now.
 
+    What the store needs for it alone, `store_work` does before and after; it rests meanwhile.
+
     Attributes
     ----------
     status : None, or what is being done, or how the last change failed.
     """
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, service: Service, store_work: StoreWork) -> None:
+        self._service, self._store_work = service, store_work
         self._task: asyncio.Task[None] | None = None
         self._stopped = False
         self.status: Reload | None = None
@@ -49,6 +53,7 @@ class ModelReloader:
     async def _reload(self) -> None:
         telemetry = self._service.telemetry
         access_log.write("swap: begins")
+        await self._store_work.stop()
         try:
             stream = await in_thread(self._prepare)
             if stream is None:
@@ -66,6 +71,8 @@ class ModelReloader:
             telemetry.reloads.labels("failed").inc()
             access_log.log.error("swap: failed, the old model stays", exc_info=error)
         telemetry.reload_progress.set(-1)
+        if not self._stopped:
+            self._store_work.begin()
 
     def _prepare(self) -> Stream | None:
         """A stream of the new model with all its records; None where it is the one served."""
@@ -84,10 +91,9 @@ class ModelReloader:
             artifact,
         )
         try:
-            digest = artifact.state_digest
-            another = digest != old.artifact.state_digest
-            if not (another and stream.store.meta().get("current") == digest):
-                # Else another replica on the same store has made the records already.
+            if stream.store.meta().get("current") != artifact.state_digest:
+                # Else only items are new, which are applied once nobody skips them any more, or
+                # another replica on the same store has made the records already.
                 stream.rebuild(
                     progress=lambda done, total: self._report("rebuilding", done / total)
                 )
@@ -98,10 +104,12 @@ class ModelReloader:
 
     def _retire(self, old: Stream) -> None:
         """Close the old stream; delete its records where nobody else can be serving it."""
-        store = self._service.current.stream.store
+        stream = self._service.current.stream
         old.close()
-        if not store.url.startswith("redis"):  # else another replica may serve it still
-            drop_old(store)
+        if not stream.store.url.startswith("redis"):  # else another replica may serve it still
+            if old.engine.digest != stream.engine.digest:
+                give_up(stream.store, old.engine.digest)
+            drop_old(stream.store)
 
     def _report(self, state: str, progress: float) -> None:
         if self._stopped:

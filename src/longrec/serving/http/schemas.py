@@ -250,6 +250,17 @@ class Reload(Answer):
     error: str | None = None
 
 
+class StoreWorkOut(Answer):
+    """What is done to the store beside requests, or how it failed."""
+
+    state: Literal["seeding", "new items", "failed"] = Field(
+        description="seeding: users are filled in from histories, and those who are not yet in are "
+        "cold; new items: events of items that were unknown are applied."
+    )
+    progress: float
+    error: str | None = None
+
+
 class ModelOut(Answer):
     """The model that is served."""
 
@@ -264,6 +275,7 @@ class ModelOut(Answer):
     seen_items: str = Field(description="The same in words, and why.")
     index: IndexOut
     swap: Reload | None
+    store: StoreWorkOut | None
 
 
 class Health(Answer):

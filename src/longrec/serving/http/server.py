@@ -15,11 +15,13 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from longrec.core.errors import LongrecError, UsageError
+from longrec.data.histories import open_histories
 from longrec.serving.http import access_log
 from longrec.serving.http.app import Server
 from longrec.serving.http.keys import VARIABLE, Keys
 from longrec.serving.http.service import open_stream
 from longrec.serving.http.settings import Settings
+from longrec.serving.http.store_work import Need, need_of
 from longrec.serving.stream.stream import Stream
 
 SWITCH = 0.0005
@@ -35,7 +37,7 @@ DRAIN = 30
 def serve(
     settings: Settings,
     progress: Callable[[float, float, str], None] | None = None,
-    ready: Callable[[str, Stream], None] | None = None,
+    ready: Callable[[str, Stream, Need | None], None] | None = None,
 ) -> None:
     """Serve until a signal ends it: TERM or INT drain and stop, HUP changes the model.
 
@@ -43,14 +45,14 @@ def serve(
     ----------
     settings : see `Settings`.
     progress : called with (done, of all, what) while an index is built.
-    ready : called with the address and the stream once requests are taken.
+    ready : called with the address, the stream, and what its store needs, once requests are taken.
 
     Raises
     ------
     UsageError
         When others could reach it without a key.
     LongrecError
-        When run, store, keys or address cannot be used.
+        When run, store, histories, keys or address cannot be used.
     """
     keys = Keys(settings.keys)
     if not (keys or settings.local or settings.without_keys):
@@ -59,7 +61,9 @@ def serve(
             f"keys: pass --keys FILE (or set {VARIABLE}), or --without-keys if a proxy checks them"
         )
     with _listening(settings) as sock:
+        histories = None if settings.data is None else open_histories(settings.data)
         stream = open_stream(settings, progress=progress)
+        need = need_of(stream, histories)
         server = Server(settings, stream, keys)
         host, port = sock.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
@@ -67,7 +71,9 @@ def serve(
         before = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH)
         try:
-            asyncio.run(_run(settings, server, sock, lambda: ready and ready(address, stream)))
+            asyncio.run(
+                _run(settings, server, sock, lambda: ready and ready(address, stream, need))
+            )
         finally:
             sys.setswitchinterval(before)
 

@@ -30,6 +30,8 @@ class Settings:
     queue : events, and recommendations, that may wait; more are refused with 503.
     timeout : seconds for a request's head, for its body, and for its answer.
     log_requests : whether every request is a line of the log.
+    data : folder of histories that the store is filled from while it serves, or None; read again
+        when the model is changed.
     """
 
     run: Path
@@ -45,6 +47,7 @@ class Settings:
     queue: Annotated[int, Bounds(ge=1)] = 2048
     timeout: Annotated[float, Bounds(gt=0)] = 10.0
     log_requests: bool = True
+    data: Path | None = None
 
     def __post_init__(self) -> None:
         check_config(self)

@@ -83,6 +83,12 @@ class Telemetry:
             "How far a change of the model is, from 0 to 1; -1: none is going on.",
         )
         self.reload_progress.set(-1)
+        self.store_work = gauge(
+            "longrec_store_work_progress",
+            "How far filling the store from histories, or applying new items, is, from 0 to 1; "
+            "-1: nothing is going on.",
+        )
+        self.store_work.set(-1)
         self._model = Info("longrec_model", "The model that is served.", registry=registry)
         self._recall = gauge(
             "longrec_index_recall",

@@ -14,8 +14,8 @@ from longrec.serving.stream.id_keys import ItemIndex
 
 CHUNK = 4096
 """Events of one user read at once."""
-AT_ONCE = 65_536
-"""Events of all users read at once."""
+AT_ONCE = 4_096
+"""Events of all users read at once: others who need the model wait for so many."""
 
 
 def records_of(engine: Engine, stored: Sequence[StoredUser]) -> np.ndarray:
@@ -56,7 +56,8 @@ def catch_up(
     if len(stored) == 1 and records["sequence"][0] == stored[0].last:  # the usual case
         return {}
     last = np.array([one.last for one in stored], np.int64)
-    behind = np.flatnonzero(records["sequence"] < last).tolist()
+    missing = last - records["sequence"]
+    behind = np.argsort(-missing, kind="stable")[: int((missing > 0).sum())].tolist()  # alike ones
     replayed: dict[int, list[Ints]] = {row: [] for row in behind}
     while behind:
         rows, parts, left = [], [], AT_ONCE

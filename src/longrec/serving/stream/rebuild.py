@@ -2,13 +2,13 @@
 
 First the histories are imported, user by user in their order, then the records are made, user by
 user in the store's. After each page of users the store's meta notes how far it came, so that it
-goes on there when it is called again. A page may be done twice without harm.
+goes on there when it is called again. A page may be done twice without harm, and is small, so that
+whoever observes users meanwhile does not wait for long.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import repeat
@@ -17,31 +17,29 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from longrec.core.arrays import Ints
-from longrec.core.errors import DataError, UsageError
+from longrec.core.errors import DataError
 from longrec.data.histories import Histories
 from longrec.serving.records.engine import Engine
-from longrec.serving.stores.log_reader import (
-    NO_MODEL,
-    LogReplaced,
-    read_events,
-    read_log,
-    retry_if_replaced,
-    user_pages,
-)
-from longrec.serving.stores.packed_columns import pack_columns
-from longrec.serving.stores.protocol import Event, Put, Rewrite, Store, version_of
+from longrec.serving.stores.log_reader import LogReplaced, retry_if_replaced, user_pages
+from longrec.serving.stores.protocol import Event, Put, Store, read_header, version_of
 from longrec.serving.stream.catch_up import bitmap, catch_up
 from longrec.serving.stream.id_keys import ItemIndex, keys_of
+from longrec.serving.stream.imports import (
+    TRIES,
+    begin_import,
+    note_import,
+    packed_columns,
+    put_in_front,
+    take_back,
+)
 
-USERS = 256
+USERS = 128
 """Users per page at most."""
-EVENTS = 100_000
+EVENTS = 4_096
 """Events of histories per page, but for one longer history."""
-TRIES = 100
-"""How often users are tried again whose logs went on meanwhile."""
 ROUNDS = 3
 """How often it is looked for users who came meanwhile; later ones catch up when they are read."""
-COUNTS = ("read", "users", "events", "imported", "left_out")
+COUNTS = ("users", "events", "imported", "left_out")
 
 
 class Rebuilt(NamedTuple):
@@ -66,6 +64,7 @@ class Rebuild:
     store, engine, items : of the stream.
     histories : to be imported, or None.
     progress : called with (users done, users in all); one who is imported counts there, too.
+    skipped_only : make those records alone that have skipped events of unknown items.
 
     Attributes
     ----------
@@ -79,11 +78,13 @@ class Rebuild:
         items: ItemIndex,
         histories: Histories | None = None,
         progress: Callable[[int, int], None] | None = None,
+        skipped_only: bool = False,
     ) -> None:
         self.store, self.engine, self.items = store, engine, items
-        self.histories, self.progress = histories, progress
+        self.histories, self.progress, self.skipped_only = histories, progress, skipped_only
         self.longest = 0
         self._done: dict[str, Any] = {}
+        self._forgotten = set[bytes]()
         self._in_all = 0
 
     def run(self, catalog_version: str) -> Rebuilt:
@@ -96,23 +97,26 @@ class Rebuild:
             self._in_all = self.histories.n_users
         self._in_all += self.store.totals().users
         while users := self.store.users(bytes.fromhex(self._done["after"]), USERS):
-            self._make_records(users)
-            self._note(after=users[-1].hex())
-        for _ in range(ROUNDS):
+            chosen = self._who_skipped(users) if self.skipped_only else users
+            if chosen:
+                self._make_records(chosen)
+            self._note(after=users[-1].hex(), passed=self._done["passed"] + len(users))
+        for _ in range(0 if self.skipped_only else ROUNDS):
             if not self._make_missing_records():
                 break
-        counts = {name: self._done[name] for name in COUNTS[1:]}
+        counts = {name: self._done[name] for name in COUNTS}
         return Rebuilt(**counts, seconds=time.monotonic() - begun)
 
     def _begin(self, catalog_version: str) -> None:
         """Find out how far an interrupted one came that had the same to do."""
-        fingerprint = "" if self.histories is None else self.histories.fingerprint
-        # "commit": a word of earlier versions, so that a rebuild which they began is gone on with.
-        words = f"{fingerprint} commit {self.engine.digest} {catalog_version}"
-        job = hashlib.sha256(words.encode()).hexdigest()
+        job = job_of(self.engine.digest, catalog_version, self.histories, self.skipped_only)
         self._done = self.store.meta().get("rebuild", {}).get(self.engine.digest, {})
         if self._done.get("job") != job:
             self._done = {"job": job, "after": "", **dict.fromkeys(COUNTS, 0)}
+            if self.histories is not None:
+                self._done |= begin_import(self.store, self.histories)
+        # What earlier versions noted lacks these.
+        self._done = {"read": 0, "passed": self._done["users"], "whole": False} | self._done
         self._save()
 
     def _note(self, **changes: Any) -> None:
@@ -120,14 +124,17 @@ class Rebuild:
         self._done |= changes
         self._save()
         if self.progress is not None:
-            done = self._done["read"] + self._done["users"]
+            done = self._done["read"] + self._done["passed"]
             self.progress(done, max(done, self._in_all))
 
     def _save(self) -> None:
-        def change(meta: dict[str, Any]) -> None:
+        def change(meta: dict[str, Any]) -> set[bytes]:
             meta.setdefault("rebuild", {})[self.engine.digest] = self._done
+            if self.histories is None:
+                return set()
+            return note_import(meta, self.histories, self._done)
 
-        self.store.change_meta(change)
+        self._forgotten = self.store.change_meta(change)
 
     def _import(self, histories: Histories) -> None:
         keys = np.array(keys_of(histories.catalog.ids, "item").to_list(), object)
@@ -135,20 +142,28 @@ class Rebuild:
         times = histories.times
         for start, end in _pages(histories.offsets, self._done["read"]):
             histories.check()
-            older = []
-            for row in range(start, end):
+            older: dict[bytes, list[Event]] = {}
+            for row, user in zip(range(start, end), names[start:end].to_list(), strict=True):
                 here = slice(histories.offsets[row], histories.offsets[row + 1])
                 items = keys[histories.items[here] - 1].tolist()
                 clocks = [0] * len(items) if times is None else times[here].tolist()
                 columns = packed_columns(histories, here)
-                older.append(list(map(Event, clocks, items, repeat(None), columns)))
-            users = names[start:end].to_list()
-            imported = _put_in_front(self.store, users, older, times is not None)
+                older[user] = list(map(Event, clocks, items, repeat(None), columns))
+            forgotten = self._forgotten
+            kept = {user: events for user, events in older.items() if user not in forgotten}
+            imported = put_in_front(self.store, kept, times is not None, self._done["whole"])
             self._note(
                 read=end,
                 imported=self._done["imported"] + imported,
-                left_out=self._done["left_out"] + sum(map(len, older)) - imported,
+                left_out=self._done["left_out"] + sum(map(len, older.values())) - imported,
             )
+            for user in older.keys() & (self._forgotten - forgotten):
+                take_back(self.store, user, older[user])
+
+    def _who_skipped(self, users: Sequence[bytes]) -> list[bytes]:
+        """Those whose records have skipped events, or cannot be read."""
+        stored = self.store.read(self.engine.digest, [(user, ()) for user in users])
+        return [u for u, one in zip(users, stored, strict=True) if _may_have_skipped(one.record)]
 
     def _make_records(self, users: Sequence[bytes]) -> None:
         """Make the records of some users, and write them unless others write newer ones."""
@@ -174,6 +189,25 @@ class Rebuild:
                 some = True
                 self._make_records(missing)
         return some
+
+
+def job_of(
+    digest: str, catalog_version: str, histories: Histories | None, skipped_only: bool = False
+) -> str:
+    """What a rebuild has to do, as a digest: only one with the same to do goes on with another."""
+    fingerprint = "" if histories is None else histories.fingerprint
+    # "commit": a word of earlier versions, so that a rebuild which they began is gone on with.
+    words = f"{fingerprint} {'skipped' if skipped_only else 'commit'} {digest} {catalog_version}"
+    return hashlib.sha256(words.encode()).hexdigest()
+
+
+def _may_have_skipped(record: bytes | None) -> bool:
+    if record is None:  # it is made when the user is next read
+        return False
+    try:
+        return read_header(record).skipped > 0
+    except DataError:
+        return True
 
 
 class _Page:
@@ -234,70 +268,6 @@ class _Page:
                     self.seen[row] = np.zeros(0, np.int64)
                 self.stored[row] = now
         self.pending = pending
-
-
-def _put_in_front(
-    store: Store, users: Sequence[bytes], older: Sequence[Sequence[Event]], timed: bool
-) -> int:
-    """Put events in front of users' logs, those before the first one that is logged; -> how many.
-
-    Where their times do not count (`timed`), only users without a log get them.
-    """
-    pending = {user: events for user, events in zip(users, older, strict=True) if events}
-    imported = 0
-
-    def import_pending() -> None:
-        nonlocal imported
-        stored = store.read(NO_MODEL, [(user, ()) for user in pending])
-        rewrites = []
-        for user, one in zip(list(pending), stored, strict=True):
-            try:
-                events = pending[user]
-                if one.last:
-                    [first] = read_events(store, user, one, 0, 1)
-                    events = [event for event in events if timed and event.time < first.time]
-                if events:
-                    logged = [event for part in read_log(store, user, one) for event in part]
-                    rewrites.append(Rewrite(user, one.log_id, one.last, [*events, *logged]))
-                else:
-                    del pending[user]
-            except LogReplaced:
-                continue
-        for rewrite, done in zip(rewrites, store.rewrite(rewrites), strict=True):
-            if done:
-                imported += len(rewrite.events) - rewrite.last
-                del pending[rewrite.user]
-        if pending:
-            raise LogReplaced
-
-    retry_if_replaced(store, import_pending, TRIES)
-    return imported
-
-
-def packed_columns(histories: Histories, here: slice) -> list[bytes]:
-    """Further columns of some events as they are logged: all that the histories have.
-
-    Raises
-    ------
-    DataError
-        When a name or a word is too long to be logged, or there are too many columns.
-    """
-    values = []
-    for name, column in histories.columns.items():
-        stored = histories.extra[name][here].tolist()
-        if column.words is not None:
-            words = (*column.words, None)  # -1 is the last place
-            values.append([words[code] for code in stored])
-        else:
-            values.append([value if math.isfinite(value) else None for value in stored])
-    if not values:
-        return [b""] * (here.stop - here.start)
-    try:
-        names = list(histories.columns)
-        rows = zip(*values, strict=True)
-        return [pack_columns(dict(zip(names, row, strict=True))) for row in rows]
-    except UsageError as error:
-        raise DataError(f"{histories.path}: {error}") from None
 
 
 def _pages(offsets: Ints, start: int) -> Iterator[tuple[int, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from datetime import UTC, datetime
 from typing import Any
 
@@ -37,11 +38,14 @@ def register(store: Store, artifact: Artifact, beside: bool) -> None:
             name = models.get(current, {}).get("name", "a model")
             raise DataError(
                 f"{store.url} serves {name} ({current[:DIGITS]}…), this recommender is "
-                f"{artifact.name} ({digest[:DIGITS]}…), another model or other weights: "
-                "`longrec store rebuild URL RUN`, or open_stream(url, beside=True).rebuild(), "
-                "makes its records beside the old ones and takes over when they are ready"
+                f"{artifact.name} ({digest[:DIGITS]}…), another model or other weights. Let the "
+                "store serve it, which makes its records beside the old ones and takes over when "
+                f"they are ready: {rebuild_command(store.url, artifact)}"
             )
-        model = models.setdefault(digest, {"name": artifact.name, "catalogs": []})
+        model = models.setdefault(
+            digest,
+            {"name": artifact.name, "catalogs": [], "applied": artifact.catalog_version},
+        )
         _note_catalog(model["catalogs"], artifact, store.url)
 
     meta = store.meta()
@@ -53,14 +57,79 @@ def register(store: Store, artifact: Artifact, beside: bool) -> None:
         store.change_meta(change)
 
 
-def take_over(store: Store, digest: str) -> None:
-    """Let a store serve the model of this digest from now on."""
+def rebuild_command(url: str, artifact: Artifact) -> str:
+    """The command that makes a recommender's records in a store and lets the store serve it."""
+    if artifact.folder is None:
+        return f"save it to a folder, then longrec store rebuild {shlex.quote(url)} FOLDER"
+    plugin = artifact.provenance.get("plugin")
+    words = ["longrec", "store", "rebuild", url, str(artifact.folder)]
+    return shlex.join(words + (["--plugin", plugin] if plugin else []))
+
+
+def take_over(store: Store, artifact: Artifact) -> None:
+    """Let a store serve a model, whose records have all been made, from now on."""
 
     def change(meta: dict[str, Any]) -> None:
-        meta["current"] = digest
-        meta.get("rebuild", {}).pop(digest, None)
+        meta["current"] = artifact.state_digest
+        _note_applied(meta, artifact)
 
     store.change_meta(change)
+
+
+def note_applied(store: Store, artifact: Artifact) -> None:
+    """Note that no record of a model has skipped an event of an item that its catalog has."""
+    store.change_meta(lambda meta: _note_applied(meta, artifact))
+
+
+def give_up(store: Store, digest: str) -> None:
+    """Do not go on with a rebuild of a model that is served no more."""
+    if digest in store.meta().get("rebuild", {}):
+        store.change_meta(lambda meta: meta.get("rebuild", {}).pop(digest, None))
+
+
+def _note_applied(meta: dict[str, Any], artifact: Artifact) -> None:
+    digest = artifact.state_digest
+    meta.get("rebuild", {}).pop(digest, None)
+    if digest in meta.get("models", {}):
+        meta["models"][digest]["applied"] = artifact.catalog_version
+
+
+def new_items(meta: dict[str, Any], artifact: Artifact) -> int:
+    """How many items of a catalog records of its model may have skipped events of, being older."""
+    model = meta.get("models", {}).get(artifact.state_digest)
+    if not model or not model["catalogs"]:
+        return 0
+    return max(0, artifact.catalog.n_items - _applied_items(model))
+
+
+def note_skipping(store: Store, artifact: Artifact) -> None:
+    """Note that an event of an item that a catalog lacks is skipped by a record.
+
+    A replica may have a smaller catalog than the one that was applied to all records: then it is
+    so no more, and whoever opens the store with the larger one applies it again.
+    """
+    digest, items = artifact.state_digest, artifact.catalog.n_items
+
+    def behind(meta: dict[str, Any]) -> bool:
+        model = meta.get("models", {}).get(digest)
+        return bool(model) and _applied_items(model) > items
+
+    def change(meta: dict[str, Any]) -> None:
+        if behind(meta):
+            del meta["models"][digest]["applied"]
+
+    if behind(store.meta()):
+        store.change_meta(change)
+
+
+def _applied_items(model: dict[str, Any]) -> int:
+    """Items of the catalog that was applied to all records of a model.
+
+    Where none is noted, as in stores of earlier versions, it is the smallest that they were made
+    with.
+    """
+    sizes = {catalog["version"]: catalog["items"] for catalog in model["catalogs"]}
+    return int(sizes.get(model.get("applied"), min(sizes.values())))
 
 
 def _note_catalog(catalogs: list[dict[str, Any]], artifact: Artifact, url: str) -> None:

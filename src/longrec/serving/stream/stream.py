@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from longrec.serving.stream.answer_frames import AnswerFrames
 from longrec.serving.stream.event_frames import entries_of, read_rows
 from longrec.serving.stream.group_commit import GroupCommit
 from longrec.serving.stream.id_keys import ItemIndex, user_key
+from longrec.serving.stream.imports import note_forgotten
 from longrec.serving.stream.rebuild import Rebuild, Rebuilt
 from longrec.serving.stream.recommending import (
     Ranker,
@@ -40,7 +42,12 @@ from longrec.serving.stream.recommending import (
     Recommendations,
     RecommendRequest,
 )
-from longrec.serving.stream.store_models import register, take_over
+from longrec.serving.stream.store_models import (
+    note_applied,
+    note_skipping,
+    register,
+    take_over,
+)
 from longrec.serving.stream.user_log import explain_user
 from longrec.serving.stream.writer import Counts, Entry, Observed, Writer
 
@@ -76,7 +83,8 @@ class Stream:
         self.index: Index = index or ExactIndex(artifact.scorer)
         self.items = ItemIndex(artifact.catalog)
         self.ranker = Ranker(artifact, store, engine, self.items, self.index)
-        self.writer = Writer(store, engine, self.items)
+        on_skipped = partial(note_skipping, store, artifact)
+        self.writer = Writer(store, engine, self.items, on_skipped)
         self._commits: GroupCommit[Sequence[Entry], list[Observed]] = GroupCommit(self.writer.write)
         self._requests: GroupCommit[RecommendRequest, Recommendation] = GroupCommit(
             self.ranker.recommend_each
@@ -300,9 +308,14 @@ class Stream:
         return explain_user(self.artifact, self.store, self.items, key, item, progress)
 
     def forget(self, user: Any) -> bool:
-        """Erase all that is kept of a user, event ids included; -> whether there was something."""
+        """Erase all that is kept of a user, event ids included; -> whether there was something.
+
+        A rebuild that is bringing in histories does not bring in this user's.
+        """
         self._check_open()
-        return self.store.forget(user_key(user))
+        key = user_key(user)
+        note_forgotten(self.store, key)
+        return self.store.forget(key)
 
     def rebuild(
         self,
@@ -317,9 +330,10 @@ class Stream:
         Parameters
         ----------
         histories : Histories, path or None
-            Events to put in front of the log first: of each user those before the first event that
-            is logged (of histories without times: those of users without a log). Once is enough:
-            what is in the log is not imported again.
+            Events to put in front of the log first. Into an empty store go all of them, in front
+            of what is observed meanwhile; else of each user those before the first event that is
+            logged (of histories without times: those of users without a log). Once is enough: what
+            is in the log is not imported again.
         progress : callable or None
             Called with (users done, users in all).
 
@@ -336,12 +350,50 @@ class Stream:
         check_progress(progress)
         if histories is not None:
             histories = as_histories("histories", histories)
+        rebuilt = self._rebuild(histories, progress, False)
+        take_over(self.store, self.artifact)
+        return rebuilt
+
+    def apply_new_items(self, progress: Callable[[int, int], None] | None = None) -> Rebuilt:
+        """Let events count that were skipped because their items were unknown, if they are known.
+
+        That is needed once after the catalog has grown (`with_items`). The records that have
+        skipped events are made anew from the log, as by `rebuild`, and the others stay; users may
+        be observed and recommended to meanwhile, and when it is interrupted, the same call goes on
+        where it was.
+
+        Parameters
+        ----------
+        progress : callable or None
+            Called with (users done, users in all).
+
+        Raises
+        ------
+        UsageError
+            When this stream is rebuilding already.
+        DataError
+            When logs are damaged.
+        LongrecError
+            When the store fails.
+        """
+        self._check_open()
+        check_progress(progress)
+        rebuilt = self._rebuild(None, progress, True)
+        note_applied(self.store, self.artifact)
+        return rebuilt
+
+    def _rebuild(
+        self,
+        histories: Histories | None,
+        progress: Callable[[int, int], None] | None,
+        skipped_only: bool,
+    ) -> Rebuilt:
         if not self._rebuilding.acquire(blocking=False):
             raise UsageError("this stream is rebuilding already: wait until that is done")
         try:
-            rebuild = Rebuild(self.store, self.engine, self.items, histories, progress)
+            parts = self.store, self.engine, self.items
+            rebuild = Rebuild(*parts, histories, progress, skipped_only)
             rebuilt = rebuild.run(self.artifact.catalog_version)
-            take_over(self.store, self.engine.digest)
         finally:
             self._rebuilding.release()
         self._warn_of(rebuild.longest)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import compress
+from time import monotonic
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,9 @@ from longrec.serving.stores.packed_columns import pack_columns
 from longrec.serving.stores.protocol import Append, Event, Store, StoredUser
 from longrec.serving.stream.catch_up import catch_up, records_of
 from longrec.serving.stream.id_keys import ItemIndex, event_key, item_key, seconds, user_key
+
+TELL_EVERY = 10.0
+"""Seconds between two times that it is told that events are skipped."""
 
 
 class Entry(NamedTuple):
@@ -65,6 +69,11 @@ class Counts(NamedTuple):
 class Writer:
     """Logs events of any users; one thread at a time.
 
+    Parameters
+    ----------
+    store, engine, items : of the stream.
+    on_skipped : called now and then before records skip events of unknown items.
+
     Attributes
     ----------
     counts : of the events so far.
@@ -72,8 +81,11 @@ class Writer:
     longest : most known events of a user that was observed.
     """
 
-    def __init__(self, store: Store, engine: Engine, items: ItemIndex) -> None:
+    def __init__(
+        self, store: Store, engine: Engine, items: ItemIndex, on_skipped: Callable[[], None]
+    ) -> None:
         self.store, self.engine, self.items = store, engine, items
+        self._on_skipped, self._tell_after = on_skipped, 0.0
         self.counts = Counts()
         self.groups = self.replayed = self.longest = 0
 
@@ -167,6 +179,8 @@ class Writer:
                     seen=sorted(seen),
                 )
             )
+        if any(not entries[n].item for numbers in new for n in numbers):
+            self._tell_of_skipped()
         appended = self.store.append(self.engine.digest, appends) if appends else []
         logged = set[int]()
         for numbers, found in zip(filter(None, new), appended, strict=True):
@@ -177,6 +191,12 @@ class Writer:
             Observed(number in logged, entry.item > 0, number in late)
             for number, entry in enumerate(entries)
         ]
+
+    def _tell_of_skipped(self) -> None:
+        now = monotonic()
+        if now >= self._tell_after:
+            self._tell_after = now + TELL_EVERY
+            self._on_skipped()
 
 
 class _Users(NamedTuple):

@@ -1,0 +1,132 @@
+"""A store made ready beside its requests: filled from histories, or brought up to new items."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import Any, Literal
+
+from longrec.core.errors import LongrecError
+from longrec.data.histories import Histories, open_histories
+from longrec.serving.http import access_log
+from longrec.serving.http.schemas import StoreWorkOut
+from longrec.serving.http.service import Service
+from longrec.serving.http.threads import in_thread
+from longrec.serving.stores.protocol import StoreFull, StoreUnavailable
+from longrec.serving.stream.imports import is_imported
+from longrec.serving.stream.rebuild import Rebuilt, job_of
+from longrec.serving.stream.store_models import new_items
+from longrec.serving.stream.stream import Stream
+
+PATIENCE = 5.0
+"""Seconds that a server that stops waits for the page that is being done."""
+LINE_EVERY = 5.0
+"""Seconds between two lines of the log that tell how far it is."""
+AGAIN_AFTER = 5.0
+"""Seconds until a store that was away or full is tried again."""
+
+Need = Literal["seeding", "new items"]
+
+
+def need_of(stream: Stream, histories: Histories | None) -> Need | None:
+    """What a stream's store needs: histories that are not in it yet, or a grown catalog applied."""
+    meta, artifact = stream.store.meta(), stream.artifact
+    if histories is not None:
+        digest = stream.engine.digest
+        begun = meta.get("rebuild", {}).get(digest, {}).get("job")
+        ended = begun != job_of(digest, artifact.catalog_version, histories)
+        if not (is_imported(meta, histories) and ended):
+            return "seeding"
+    return "new items" if new_items(meta, artifact) else None
+
+
+class Stopped(Exception):
+    """The work is to stop here; it goes on there when it begins again."""
+
+
+class StoreWork:
+    """Does what a service's store needs, in a thread beside its requests.
+
+    Attributes
+    ----------
+    status : None, or what is being done and how far it is, or how it failed.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._task: asyncio.Task[None] | None = None
+        self._stopped = threading.Event()
+        self._line_after = 0.0
+        self.status: StoreWorkOut | None = None
+
+    def begin(self) -> None:
+        """Begin, or go on; called in the event loop's thread, when nothing is going on."""
+        self._stopped.clear()
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self, patience: float | None = None) -> None:
+        """Stop at the end of the page that is being done; `begin` goes on there."""
+        self._stopped.set()
+        if self._task is not None:
+            await asyncio.wait([self._task], timeout=patience)
+
+    async def _run(self) -> None:
+        gauge = self._service.telemetry.store_work
+        with self._service.current.in_use() as stream:
+            try:
+                await in_thread(lambda: self._do(stream))
+                self.status = None
+            except Stopped:
+                self.status = None
+            except Exception as error:
+                words = str(error) if isinstance(error, LongrecError) else type(error).__name__
+                self.status = StoreWorkOut(state="failed", progress=0, error=words)
+                access_log.log.error("store: failed, it goes on at the next start", exc_info=error)
+        gauge.set(-1)
+
+    def _do(self, stream: Stream) -> None:
+        """All that is needed, one after the other; again where the store was away."""
+        folder = self._service.settings.data
+        histories = None if folder is None else open_histories(folder)
+        before = None
+        while True:
+            try:
+                need = need_of(stream, histories)
+                if need is None:
+                    break
+                if need != before:
+                    access_log.write(f"{need}: begins")
+                before = need
+                self._say_done(need, self._do_one(stream, need, histories))
+            except (StoreUnavailable, StoreFull) as error:
+                access_log.log.warning("store: tried again soon", exc_info=error)
+                if self._stopped.wait(AGAIN_AFTER):
+                    raise Stopped from None
+        if histories is not None and before is None:
+            access_log.write("seeding: the store has these histories already, nothing to do")
+
+    def _do_one(self, stream: Stream, need: Need, histories: Histories | None) -> Rebuilt:
+        def progress(done: int, total: int) -> None:
+            self._report(need, done, total)
+
+        progress(0, 1)
+        if need == "seeding":
+            return stream.rebuild(histories, progress)
+        return stream.apply_new_items(progress)
+
+    def _report(self, need: Need, done: int, total: int) -> None:
+        if self._stopped.is_set():
+            raise Stopped
+        part = done / max(total, 1)
+        self.status = StoreWorkOut(state=need, progress=round(part, 4))
+        self._service.telemetry.store_work.set(part)
+        if time.monotonic() >= self._line_after:
+            self._line_after = time.monotonic() + LINE_EVERY
+            access_log.write(f"{need}: {part:.0%}")
+
+    def _say_done(self, need: Need, rebuilt: Rebuilt) -> None:
+        facts: dict[str, Any] = rebuilt._asdict() | {"seconds": round(rebuilt.seconds, 1)}
+        if need != "seeding":
+            facts = {name: facts[name] for name in ("users", "events", "seconds")}
+        access_log.write(f"{need}: done", **facts)
