@@ -37,6 +37,7 @@ from longrec.inference.explain import (
 )
 from longrec.retrieval.exact import ExactIndex, similar
 from longrec.retrieval.index import COLD, PERSONAL, Index, as_bits, row_bytes
+from longrec.serving.stream.store_models import new_items
 from longrec.serving.stream.stream import Stream
 
 SEEN_BYTES = 1 << 25
@@ -60,6 +61,10 @@ class Recommender(Artifact):
     ) -> Stream:
         """Open a store of users, to observe events and recommend at once, on the CPU.
 
+        A new store knows nobody: `stream.rebuild(histories)` brings in what is known of users.
+        Where the catalog has grown since records were made, a warning says to call
+        `stream.apply_new_items()`.
+
         Parameters
         ----------
         url : str
@@ -67,7 +72,8 @@ class Recommender(Artifact):
         durability : {"power", "process"}
             What acknowledged events survive.
         beside : bool
-            Whether to open a store that serves another model, to build this one's records beside.
+            Whether to open a store that serves another model, to build this one's records beside:
+            `stream.rebuild()` then makes them and lets the store serve this one.
         index : Index or None
             How items are found, `longrec.retrieval.index_cache.open_index(self).index`; None:
             exactly.
@@ -83,7 +89,16 @@ class Recommender(Artifact):
             When another process writes to it, or it cannot be reached.
         """
         served = self.on_cpu()
-        return Stream.open(served, url, durability, beside, index or served.index)
+        stream = Stream.open(served, url, durability, beside, index or served.index)
+        if not beside and (count := new_items(stream.store.meta(), served)):
+            warnings.warn(
+                f"{count:,} items of this catalog are newer than records in {stream.store.url}: "
+                "events of them that were logged before do not count, nor as seen, until "
+                "stream.apply_new_items() has been called once",
+                UserWarning,
+                stacklevel=2,
+            )
+        return stream
 
     def similar(self, item: Any, k: int = 10) -> pl.DataFrame:
         """The k items whose vectors point most nearly an item's way, by cosine.
