@@ -130,8 +130,8 @@ def test_compare_pairs_the_same_targets_in_any_order():
     assert compare_ranks(worse, worse, "unfiltered/hr@20").p_value == 1
     with pytest.raises(UsageError, match="same targets"):
         compare_ranks(better, worse.head(399))
-    with pytest.raises(UsageError, match="unknown metric 'ndcg@7'"):
-        compare_ranks(better, worse, "ndcg@7")
+    with pytest.raises(UsageError, match="unknown metric 'recall@7'"):
+        compare_ranks(better, worse, "recall@7")
 
 
 def test_unusable_ranks_are_refused():

@@ -12,13 +12,12 @@ from longrec.comparison.plan import Job, Plan, read_plan
 from longrec.comparison.read_runs import read_json, read_ranks, report_row
 from longrec.core.errors import DataError
 from longrec.evaluation.report.contents import (
-    LEADING,
     Pair,
     ReportRow,
     by_rank,
     compare_pairs,
 )
-from longrec.evaluation.summary import Metrics
+from longrec.evaluation.summary import LEADING, Metrics
 from longrec.models.common.settings import stored_settings
 
 FORMAT = 1

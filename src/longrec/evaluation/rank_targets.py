@@ -9,6 +9,7 @@ is in no list. A user without known events is served the popular items.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -36,6 +37,7 @@ def rank_targets(
     context: int | None = None,
     progress: Progress | None = None,
     popular: Ints | None = None,
+    also: Callable[[Ints, Tensor], None] | None = None,
 ) -> pl.DataFrame:
     """Rank every target among the catalog.
 
@@ -54,6 +56,9 @@ def rank_targets(
     popular : ndarray or None
         (n_items,) item indices, best first, that users without known events are served; None: no
         list is theirs.
+    also : callable or None
+        Called with numbers of targets (m,) and what the model knows before each, h (m, D), every
+        target with known events once.
 
     Returns
     -------
@@ -70,6 +75,8 @@ def rank_targets(
     starts = histories.offsets[targets.users]
 
     def use(numbers: Ints, h: Tensor) -> None:
+        if also is not None:
+            also(numbers, h)
         for part in _blocks(targets.positions[numbers] - starts[numbers] + model.n_items):
             chosen = numbers[part]
             lengths = targets.positions[chosen] - starts[chosen]

@@ -1,15 +1,15 @@
 """From the ranks of a model's targets to the metrics that a table may quote.
 
-A frame of ranks has one row per target: ``user`` (index), ``position``, ``length`` (events before
-the target), ``rank_served`` (its place in the list that is recommended; MISS where it is in none),
-``rank`` (seen items filtered, the target never), ``rank_unfiltered``, ``known`` (False where the
-two ranks before are misses, because its item is not in training) and ``repeat`` (the item is in its
-own input).
+A frame of ranks has one row per target: ``user`` (its number or id), ``position``, ``length``
+(events before the target), ``rank_served`` (its place in the list that is recommended; MISS where
+it is in none), ``rank`` (seen items filtered, the target never), ``rank_unfiltered``, ``known``
+(False where the two ranks before are misses, because its item is not in training) and ``repeat``
+(the item is in its own input).
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -20,12 +20,12 @@ import polars as pl
 from pydantic import TypeAdapter
 
 from longrec.core.arrays import Floats, Ints
-from longrec.core.cuts import moment
 from longrec.core.errors import DataError, UsageError
+from longrec.evaluation.baseline import Baseline, Interval
 from longrec.evaluation.intervals import DRAWS, Difference, bootstrap_interval, paired_bootstrap
-from longrec.evaluation.metrics import MISS, names, per_target
+from longrec.evaluation.metrics import CUTOFFS, METRICS, MISS, names
+from longrec.evaluation.statement import INFORMATION, TIES, statement
 
-Interval = tuple[float, float]
 Notes = dict[str, int | float | str]
 Ranks = pl.DataFrame | Sequence[pl.DataFrame]
 """Of one training, or of several seeds over the same targets, averaged target by target."""
@@ -33,31 +33,13 @@ Ranks = pl.DataFrame | Sequence[pl.DataFrame]
 SERVED, UNFILTERED = "served/", "unfiltered/"
 READINGS = (SERVED, "", UNFILTERED)
 """Prefixes of the three ways to read a rank: as served, seen items filtered, unfiltered."""
+_COLUMN_OF = {SERVED: "rank_served", "": "rank", UNFILTERED: "rank_unfiltered"}
+LEADING = SERVED + "ndcg@10"
+"""The metric by which models are ranked."""
 TITLES = {SERVED: "as served", "": "seen items filtered", UNFILTERED: "unfiltered"}
-KEYS = tuple(reading + name for reading in READINGS for name in names())
-"""Of all metrics, in the order of their columns."""
-_TEST_TARGETS = {
-    "leave-one-out": (
-        "Leave-one-out: each user's last event is the target and the events before it, the "
-        "validation event included, are the input."
-    ),
-    "global-time": (
-        "Global time: the target is each user's first event from the test cut ({test_cut} UTC) on; "
-        "training ends at the validation cut ({validation_cut} UTC); an item "
-        "unseen in training counts as a miss."
-    ),
-    "prequential": (
-        "Prequential: every event of the last part ({last_share}) of histories of at least "
-        "{min_length} events is scored from what came before it; an item unseen in training "
-        "counts as a miss; intervals draw whole users."
-    ),
-}
+METRIC = re.compile(rf"({SERVED}|{UNFILTERED})?({'|'.join(METRICS)})@([1-9]\d*)")
+"""A metric of ranks as keys have it: the reading, the metric's name, k."""
 BUCKET_STARTS = (1, 20, 50, 100, 200, 500, 1000)
-AS_SERVED = {
-    True: "Headline: as served, without items that a user has seen, so that a repeat is a miss.",
-    False: "Headline: as served, with items that a user has seen among the others.",
-    None: "Headline: as served, each by its own policy on items that a user has seen.",
-}
 COLUMNS = (
     *("user", "position", "length", "rank_served", "rank", "rank_unfiltered", "known", "repeat"),
 )
@@ -90,15 +72,17 @@ class Bucket:
 class Metrics(Mapping[str, float]):
     """The metrics of one model under one protocol; reads like a dict of numbers.
 
-    Keys are "ndcg@10", "hr@10", "mrr@10", the same @20 and @50, and each again with the prefix
-    "unfiltered/".
+    Keys are "served/ndcg@10", "served/hr@10", "served/mrr@10", the same @20 and @50 (or at the ks
+    chosen), each again without the prefix (seen items filtered) and with "unfiltered/"; and of the
+    lists that are served "served/coverage@10", "served/novelty@10", "served/gini@10" and
+    "served/popularity_bias@10" (`longrec.evaluation.beyond_accuracy`), where they were asked for.
 
     Attributes
     ----------
     estimates : dict
         The means that the mapping shows.
     intervals : dict
-        Bootstrap 95% interval of each, (low, high).
+        Bootstrap 95% interval of each metric of ranks, (low, high).
     buckets : tuple of Bucket
         The same by history length, empty buckets left out.
     protocol, split : str
@@ -110,6 +94,16 @@ class Metrics(Mapping[str, float]):
         Users, targets, targets that miss because training never saw their item, repeats.
     notes : dict
         What was noted when the log was cut.
+    ks : tuple of int
+        Lengths of the lists that were measured.
+    cut : str or None
+        The dates at which global-time cut the log; None: at the quantiles, or another protocol.
+    events : str
+        Fingerprint of the histories, which the order of events of one time is part of.
+    lists : int
+        How many served lists were measured besides their targets' ranks; 0: none.
+    baselines : dict
+        What counting alone reaches, `Baseline` by name.
     """
 
     estimates: dict[str, float]
@@ -120,6 +114,11 @@ class Metrics(Mapping[str, float]):
     exclude_seen: bool | None
     counts: dict[str, int]
     notes: Notes = field(default_factory=dict)
+    ks: tuple[int, ...] = CUTOFFS
+    cut: str | None = None
+    events: str = ""
+    lists: int = 0
+    baselines: dict[str, Baseline] = field(default_factory=dict)
 
     def __getitem__(self, key: str) -> float:
         return self.estimates[key]
@@ -130,33 +129,16 @@ class Metrics(Mapping[str, float]):
     def __len__(self) -> int:
         return len(self.estimates)
 
+    @property
+    def leading(self) -> str:
+        """The key of the metric that leads: NDCG@10 as served, or of the first k there is."""
+        return leading(self.ks)
+
     def statement(self) -> str:
         """Say in sentences which events were targets, how they were ranked, what was left out."""
-        counts, notes = self.counts, self.notes
-        if self.split == "validation":
-            what = f"Validation targets of the protocol {self.protocol}."
-        else:
-            words = {k: moment(int(v)) if k.endswith("_cut") else v for k, v in notes.items()}
-            what = _TEST_TARGETS[self.protocol].format_map(defaultdict(lambda: "?", words))
-        sentences = [
-            what,
-            f"{counts['targets']:,} targets of {counts['users']:,} users, each ranked against the "
-            "whole catalog; ties count against the model.",
-        ]
-        if notes.get("users_without_input_at_test"):
-            users = notes["users_without_input_at_test"]
-            sentences.append(f"{users:,} users have no event before the cut and are left out.")
-        if notes.get("users_too_short"):
-            sentences.append(f"{notes['users_too_short']:,} users are too short to be evaluated.")
-        sentences.append(AS_SERVED[self.exclude_seen])
-        targets = max(counts["targets"], 1)
-        unseen = notes.get(f"{self.split}_unseen_share", counts["unseen_misses"] / targets)
-        sentences.append(
-            f"Repeats: {counts['repeats'] / targets:.2%} of the targets; items unseen in training: "
-            f"{float(unseen):.2%}."
+        return statement(
+            *(self.protocol, self.split, self.counts, self.notes, self.exclude_seen, self.events)
         )
-        sentences.append("Intervals: 95%, bootstrap over users.")
-        return " ".join(sentences)
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain JSON values; the metrics are at the top, under their public keys."""
@@ -165,14 +147,21 @@ class Metrics(Mapping[str, float]):
             {"label": bucket.label} | _flat(own)
             for bucket, own in zip(self.buckets, values["buckets"], strict=True)
         ]
-        return _flat(values) | {"statement": self.statement()}
+        values["baselines"] = {name: _flat(own) for name, own in values["baselines"].items()}
+        return _flat(values) | {
+            "information": INFORMATION,
+            "candidates": TITLES,
+            "ties": TIES,
+            "statement": self.statement(),
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Metrics:
         """Read what ``to_dict`` gave; DataError where it is something else."""
         try:
             buckets = [_nested(bucket) for bucket in data["buckets"]]
-            return _METRICS.validate_python(_nested(data) | {"buckets": buckets})
+            own = {name: _nested(one) for name, one in data["baselines"].items()}
+            return _METRICS.validate_python(_nested(data) | {"buckets": buckets, "baselines": own})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"these are not metrics that longrec wrote: {error!r}") from error
 
@@ -190,7 +179,7 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
     """With the estimates, which ``_flat`` made keys of their own, under one key again."""
-    return {**values, "estimates": {k: v for k, v in values.items() if k in KEYS}}
+    return {**values, "estimates": {k: v for k, v in values.items() if "@" in k}}
 
 
 def summarise_ranks(
@@ -200,6 +189,7 @@ def summarise_ranks(
     *,
     exclude_seen: bool | None = None,
     split: str = "test",
+    ks: Sequence[int] = CUTOFFS,
     draws: int = DRAWS,
 ) -> Metrics:
     """Average ranks into ``Metrics``.
@@ -215,6 +205,8 @@ def summarise_ranks(
         The policy on seen items behind ``rank_served``.
     split
         Which targets these are: "test" or "validation".
+    ks
+        Lengths of the lists that are measured.
     draws
         Of the bootstrap. Users with several targets are drawn whole.
 
@@ -227,14 +219,15 @@ def summarise_ranks(
     """
     frames = _frames(ranks)
     first = frames[0]
-    user, length = first["user"].to_numpy(), first["length"].to_numpy()
-    values = _values(frames)
+    keys = keys_of(ks)
+    user, length = first["user"].rle_id().to_numpy(), first["length"].to_numpy()
+    values = _values(frames, keys)
     repeats = int(first["repeat"].sum())
-    estimates, intervals = _estimate(values, user, draws)
+    estimates, intervals = _estimate(keys, values, user, draws)
     return Metrics(
         estimates=estimates,
         intervals=intervals,
-        buckets=tuple(_buckets(values, user, length, draws)),
+        buckets=tuple(_buckets(keys, values, user, length, draws)),
         protocol=protocol,
         exclude_seen=exclude_seen,
         counts={
@@ -245,10 +238,21 @@ def summarise_ranks(
         },
         notes=dict(notes or {}),
         split=split,
+        ks=tuple(ks),
     )
 
 
-def compare_ranks(a: Ranks, b: Ranks, metric: str = "ndcg@10", *, draws: int = DRAWS) -> Difference:
+def keys_of(ks: Sequence[int]) -> list[str]:
+    """Keys of all metrics of ranks, in the order of their columns."""
+    return [reading + name for reading in READINGS for name in names(ks)]
+
+
+def leading(ks: Sequence[int]) -> str:
+    """The key that leads: NDCG@10 as served, or of the first k where 10 is none of them."""
+    return f"{SERVED}ndcg@{10 if 10 in ks else ks[0]}"
+
+
+def compare_ranks(a: Ranks, b: Ranks, metric: str = LEADING, *, draws: int = DRAWS) -> Difference:
     """Paired bootstrap of model ``a`` minus model ``b`` on one metric, over the same targets.
 
     Raises
@@ -256,11 +260,11 @@ def compare_ranks(a: Ranks, b: Ranks, metric: str = "ndcg@10", *, draws: int = D
     UsageError
         When the two frames do not rank the same targets, or the metric is unknown.
     """
-    if metric not in KEYS:
-        raise UsageError(f"unknown metric {metric!r}; choose one of {', '.join(names())}")
+    if METRIC.fullmatch(metric) is None:
+        raise UsageError(f"unknown metric {metric!r}; choose one such as {', '.join(names())}")
     both = [_frames(ranks) for ranks in (a, b)]
-    user = _frames([both[0][0], both[1][0]])[0]["user"].to_numpy()
-    pair = [_values(frames)[:, KEYS.index(metric)] for frames in both]
+    user = _frames([both[0][0], both[1][0]])[0]["user"].rle_id().to_numpy()
+    pair = [_values(frames, [metric])[:, 0] for frames in both]
     return paired_bootstrap(pair[0], pair[1], _clusters(user), draws=draws)
 
 
@@ -286,36 +290,46 @@ def _frames(ranks: Ranks) -> list[pl.DataFrame]:
     return frames
 
 
-def _values(frames: Sequence[pl.DataFrame]) -> Floats:
-    """Give (n, metrics) in the order of ``KEYS``, the mean over the frames per target.
+def _values(frames: Sequence[pl.DataFrame], keys: Sequence[str]) -> Floats:
+    """Give (n, metrics) of some keys, the mean over the frames per target.
 
     Targets unseen in training are misses but as served, where their place in the list counts.
     """
     values = []
-    for name in ("rank_served", "rank", "rank_unfiltered"):
-        ranks = [frame[name].to_numpy() for frame in frames]
-        if name != "rank_served":
-            known = [frame["known"].to_numpy() for frame in frames]
-            ranks = [np.where(*pair, MISS) for pair in zip(known, ranks, strict=True)]
-        values.append(sum(map(per_target, ranks)) / len(frames))
-    return np.concatenate(values, axis=1)
+    for key in keys:
+        found = METRIC.fullmatch(key)
+        assert found is not None
+        reading, name, k = found.groups()
+        column = _COLUMN_OF[reading or ""]
+        own = [METRICS[name](_ranks_of(frame, column), int(k)) for frame in frames]
+        values.append(sum(own[1:], own[0]) / len(frames))
+    return np.stack(values, axis=1)
+
+
+def _ranks_of(frame: pl.DataFrame, column: str) -> Ints:
+    ranks: Ints = frame[column].to_numpy()
+    if column == _COLUMN_OF[SERVED]:
+        return ranks
+    return np.where(frame["known"].to_numpy(), ranks, MISS)
 
 
 def _estimate(
-    values: Floats, user: Ints, draws: int
+    keys: Sequence[str], values: Floats, user: Ints, draws: int
 ) -> tuple[dict[str, float], dict[str, Interval]]:
     low, high = bootstrap_interval(values, _clusters(user), draws=draws).tolist()
-    estimates = dict(zip(KEYS, values.mean(axis=0).tolist(), strict=True))
-    return estimates, dict(zip(KEYS, zip(low, high, strict=True), strict=True))
+    estimates = dict(zip(keys, values.mean(axis=0).tolist(), strict=True))
+    return estimates, dict(zip(keys, zip(low, high, strict=True), strict=True))
 
 
-def _buckets(values: Floats, user: Ints, length: Ints, draws: int) -> Iterator[Bucket]:
+def _buckets(
+    keys: Sequence[str], values: Floats, user: Ints, length: Ints, draws: int
+) -> Iterator[Bucket]:
     for low, after in zip_longest(BUCKET_STARTS, BUCKET_STARTS[1:]):
         here = (length >= low) & (length < (after or np.inf))
         if here.any():
             high = None if after is None else after - 1
             users = len(np.unique(user[here]))
-            estimates, intervals = _estimate(values[here], user[here], draws)
+            estimates, intervals = _estimate(keys, values[here], user[here], draws)
             yield Bucket(low, high, users, int(here.sum()), estimates, intervals)
 
 

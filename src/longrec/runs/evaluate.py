@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,20 +10,26 @@ import numpy as np
 import polars as pl
 
 from longrec.artifact.artifact import Artifact
-from longrec.artifact.folder import EVALUATION, tensors_of
 from longrec.artifact.provenance import provenance
-from longrec.core.choices import SplitName, check_choice
-from longrec.core.errors import DataError, LongrecError
-from longrec.core.files import write_file
-from longrec.core.serialise import serialise
+from longrec.core.choices import ExcludeSeen, SplitName, check_choice
+from longrec.core.errors import DataError, LongrecError, UsageError
 from longrec.data.aligned import align
 from longrec.data.event_columns import check_columns
 from longrec.data.histories import Histories
 from longrec.data.splits import make_split
+from longrec.evaluation.beyond_accuracy import beyond_accuracy
+from longrec.evaluation.metrics import CUTOFFS
 from longrec.evaluation.rank_targets import rank_targets
-from longrec.evaluation.summary import Metrics, as_served, summarise_ranks
+from longrec.evaluation.served_lists import ServedLists, mean_popularity
+from longrec.evaluation.summary import SERVED, Metrics, as_served, summarise_ranks
 from longrec.inference.encode import check_times
+from longrec.retrieval.exact import ExactIndex
+from longrec.runs.baselines import measure_baselines
+from longrec.runs.evaluations import keep, kept_baselines
 from longrec.runs.final import untrained
+
+MOST_LISTS = 50_000
+"""Served lists that are measured for coverage and the like; of more targets so many are drawn."""
 
 
 def evaluate(
@@ -33,6 +39,9 @@ def evaluate(
     *,
     protocol: str | None = None,
     cut: str | None = None,
+    ks: Sequence[int] = CUTOFFS,
+    exclude_seen: ExcludeSeen = "auto",
+    baselines: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Metrics:
     """Rank every target among the whole catalog.
@@ -51,17 +60,25 @@ def evaluate(
     cut : str or None
         Of the protocol global-time: the date of the test cut, "2018-06-01", or two with a comma
         between, of validation and test; by default as it was trained.
+    ks : sequence of int
+        Lengths of the lists that are measured.
+    exclude_seen : bool or "auto"
+        As served: whether items that a user has seen are left out; "auto": as the recommender does.
+    baselines : bool
+        Whether to measure `longrec.runs.baselines.BASELINES` beside it.
     progress : callable or None
         Called with (events read, events in all).
 
     Returns
     -------
     Metrics
-        A mapping: "ndcg@10", "hr@10", "mrr@10", …, "unfiltered/ndcg@10", …, with intervals,
-        buckets, counts and notes as attributes. A recommender with a folder also keeps it there,
-        as metrics.json and ranks.parquet.
+        A mapping: "served/ndcg@10", "served/hr@10", …, "ndcg@10", …, "unfiltered/ndcg@10", …, with
+        intervals, buckets, baselines, counts and notes as attributes. A recommender with a folder
+        also keeps it there, in a folder of its own (`longrec.runs.evaluations`).
     """
     check_choice("split", split, SplitName)
+    ks = _checked_ks(ks)
+    hides_seen = recommender.hides_seen(exclude_seen)
     data = recommender.data(histories)
     config, refit = recommender.train_config, recommender.provenance.get("refit")
     trained_under = (config.protocol, config.cut)
@@ -90,11 +107,19 @@ def evaluate(
             "item ids of the kind that it was trained on"
         )
     check_times(recommender.model, data.times)
-    ranks = rank_targets(
-        *(recommender.scorer, known, targets, recommender.train_config.context, progress),
-        popular=recommender.catalog.popular,
+    scorer, catalog = recommender.scorer, recommender.catalog
+    numbers = None
+    if len(targets) > MOST_LISTS:
+        generator = np.random.default_rng(config.seed)
+        numbers = np.sort(generator.choice(len(targets), MOST_LISTS, replace=False))
+    lists = ServedLists(
+        *(scorer, ExactIndex(scorer), known, targets, max(ks), hides_seen, catalog.popular),
+        chosen=numbers,
     )
-    ranks = as_served(ranks, recommender.exclude_seen)
+    ranks = rank_targets(
+        *(scorer, known, targets, config.context, progress, catalog.popular, lists.use)
+    )
+    ranks = as_served(ranks, hides_seen)
     notes = dict(aligned.notes)
     own_data = recommender.provenance.get("data", {}).get("fingerprint") == data.fingerprint
     if own_data and under != trained_under:
@@ -115,32 +140,37 @@ def evaluate(
             f"the warm start's old run was trained on {trained_before:,} of these targets"
         )
     metrics = summarise_ranks(
-        ranks, chosen.protocol, notes, split=split, exclude_seen=recommender.exclude_seen
+        ranks, chosen.protocol, notes, split=split, exclude_seen=hides_seen, ks=ks
     )
+    popularity = mean_popularity(known, targets, catalog.counts)
+    if numbers is not None:
+        popularity = popularity[numbers]
+    about_lists = beyond_accuracy(lists.items, catalog.counts, popularity, ks)
+    metrics = replace(
+        metrics,
+        estimates=metrics.estimates | {SERVED + key: x for key, x in about_lists.items()},
+        cut=under[1],
+        events=data.fingerprint,
+        lists=len(lists.items),
+    )
+    if baselines:
+        beside = kept_baselines(recommender, metrics)
+        if beside is None:
+            beside = measure_baselines(data, chosen, split, ks=ks, ranks=ranks)
+        metrics = replace(metrics, baselines=beside)
     if recommender.folder is not None:
-        _save(recommender.folder, recommender, metrics, ranks, data)
+        wanted = getattr(chosen, split)
+        ranks = ranks.with_columns(
+            user=data.user_ids.gather(wanted.users), position=pl.Series(wanted.positions)
+        ).insert_column(2, data.catalog.take(data.items[wanted.positions]).alias("item"))
+        own = split == "test" and own_data and under == trained_under and refit is None
+        own = own and hides_seen == recommender.exclude_seen and set(CUTOFFS) <= set(ks)
+        keep(recommender, metrics, ranks, provenance(data, config.seed), own)
     return metrics
 
 
-def _save(
-    folder: Path, recommender: Artifact, metrics: Metrics, ranks: pl.DataFrame, data: Histories
-) -> None:
-    """Write the evaluation beside the model, in place of an earlier one."""
-    if tensors_of(folder) != recommender.saved_tensors:
-        raise LongrecError(
-            f"{folder}: the evaluation was not kept: another recommender was saved there since "
-            "this one was loaded. Load it again, or save this one to a folder of its own."
-        )
-    about = metrics.to_dict() | {
-        "provenance": provenance(data, recommender.train_config.seed),
-        "model": recommender.name,
-        "tensors": recommender.saved_tensors,
-    }
-    try:
-        EVALUATION.replace(
-            folder,
-            about,
-            lambda work: write_file(work / "ranks.parquet", serialise(ranks, "parquet")),
-        )
-    except OSError as error:
-        raise LongrecError(f"{folder}: the evaluation was not kept: {error}") from error
+def _checked_ks(ks: Sequence[int]) -> tuple[int, ...]:
+    found = tuple(ks)
+    if not found or any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in found):
+        raise UsageError(f"ks is {ks!r}; it must be whole numbers from 1, such as (10, 20, 50)")
+    return tuple(sorted(set(found)))

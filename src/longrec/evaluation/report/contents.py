@@ -9,8 +9,9 @@ from typing import Literal, NamedTuple
 
 import polars as pl
 
+from longrec.evaluation.baseline import Interval
 from longrec.evaluation.intervals import DRAWS, Difference, holm
-from longrec.evaluation.summary import SERVED, Interval, Metrics, Ranks, compare_ranks
+from longrec.evaluation.summary import Metrics, Ranks, compare_ranks
 
 MEMORY = ("memory_share", "memory_entropy", "memory_kl")
 """Columns of a log that tell how evenly memory banks were used."""
@@ -148,10 +149,6 @@ class Report:
     statement: str = ""
     pairs: Sequence[Pair] = ()
     failures: Mapping[str, str] = field(default_factory=dict)
-
-
-LEADING = SERVED + "ndcg@10"
-"""The metric by which rows are ranked."""
 
 
 def by_rank(rows: Sequence[ReportRow], key: str) -> list[ReportRow]:

@@ -21,7 +21,6 @@ from longrec.core.format import duration, size
 from longrec.evaluation.metrics import names
 from longrec.evaluation.report import figures
 from longrec.evaluation.report.contents import (
-    LEADING,
     Cost,
     Report,
     ReportRow,
@@ -29,7 +28,7 @@ from longrec.evaluation.report.contents import (
     by_rank,
 )
 from longrec.evaluation.report.drawing import label, with_own_ids
-from longrec.evaluation.summary import SERVED, TITLES, UNFILTERED, Bucket, Metrics
+from longrec.evaluation.summary import LEADING, SERVED, TITLES, UNFILTERED, Bucket, Metrics
 
 
 def write_report(path: str | Path, report: Report) -> Path:
