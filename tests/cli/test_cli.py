@@ -165,10 +165,10 @@ def test_train_and_evaluate_json(capsys, histories, tmp_path):
     assert found["model"] == "elastic"
     assert found["epochs"] == 1
     assert found["dropped"] > 0
-    assert set(found["validation"]) == {"ndcg@10", "hr@10"}
+    assert set(found["validation"]) == {"served/ndcg@10", "served/hr@10"}
     measured = json_of(capsys, "evaluate", out, "--json")
     kept = json.loads((out / "metrics.json").read_text())
-    for key in ("ndcg@10", "hr@20", "mrr@50", "unfiltered/ndcg@10"):
+    for key in ("served/ndcg@10", "ndcg@10", "hr@20", "mrr@50", "unfiltered/ndcg@10"):
         assert measured[key] == kept[key]
     assert measured["detail"]["protocol"] == "leave-one-out"
     validation = json_of(capsys, "evaluate", out, "--split", "validation", "--json")
@@ -196,7 +196,7 @@ def test_new_items_and_todays_data_as_the_page_has_it(capsys, log, tmp_path, mon
     assert (warm["known_items"], warm["new_items"]) == (20, 5)
     assert warm["gain"]["targets"] > 10
     assert 0 < warm["gain"]["unknown_to_old"] < 1
-    assert set(warm["gain"]["ndcg@10"]) >= {"old", "new", "difference", "interval"}
+    assert set(warm["gain"]["served/ndcg@10"]) >= {"old", "new", "difference", "interval"}
     assert "20 items known, 5 new" in " ".join(told.err.split())
     shutil.rmtree("run2")
     found = {"longrec": importlib.import_module("longrec")}
@@ -222,7 +222,7 @@ def test_tables_for_people(capsys, run):
         (["models"], "streaming"),
         (["models", "sasrec"], "max_length"),
         (["data", "list"], "ml-1m"),
-        (["evaluate", run], "95% interval (seen filtered)"),
+        (["evaluate", run], "95% interval (as served)"),
         (["recommend", run, "--user", "100", "-k", "2"], "personal"),
     ]:
         assert longrec(*argv) == 0

@@ -17,7 +17,10 @@ from longrec.core.errors import DataError, LongrecError, UsageError
 from longrec.data.catalog import Catalog
 from longrec.data.histories import write_histories
 from longrec.data.splits import make_split
+from longrec.evaluation.summary import Metrics
 from longrec.mixers import Context
+from longrec.runs.baselines import BASELINES
+from longrec.runs.evaluations import read_evaluations
 
 TINY = {
     "dim": 8,
@@ -382,10 +385,54 @@ def test_the_evaluation_is_kept_and_consistent(data, trained):
     assert kept["model"] == "elastic"
     assert kept["provenance"]["data"]["fingerprint"] == data.fingerprint
     ranks = pl.read_parquet(trained.folder / "ranks.parquet")
+    assert ranks["user"].dtype == data.user_ids.dtype
+    assert ranks["user"].to_list() == data.user_ids.filter(pl.Series(data.lengths > 2)).to_list()
+    assert ranks["item"].to_list() == data.catalog.take(data.items[ranks["position"]]).to_list()
     assert len(ranks) == metrics.counts["targets"]
     hit = (ranks["rank"] <= 10) & ranks["known"]
     assert hit.mean() == pytest.approx(metrics["hr@10"])
     assert not [p for p in trained.folder.iterdir() if p.name.startswith(".")]
+
+
+def test_evaluations_stand_side_by_side(data, tmp_path):
+    rec = longrec.train(data, "last-item", tmp_path / "run")
+    own = longrec.evaluate(rec, data, ks=(3, 10, 20, 50))
+    other = longrec.evaluate(rec, data, "validation", exclude_seen=not rec.exclude_seen, ks=[5])
+    assert other["served/hr@5"] >= 0
+    assert "served/hr@10" not in other
+    kept = list(read_evaluations(rec.folder))
+    assert [(one["split"], one["exclude_seen"]) for one in kept] == [
+        ("validation", not rec.exclude_seen),
+        ("test", rec.exclude_seen),
+    ]
+    for one in kept:
+        assert one["protocol"] == "leave-one-out"
+        assert one["events"] == one["provenance"]["data"]["fingerprint"] == data.fingerprint
+        assert one["information"] == "strict"
+        assert set(one["candidates"]) == {"served/", "", "unfiltered/"}
+        assert one["provenance"]["started"]
+    quoted = Metrics.from_dict(json.loads((rec.folder / "metrics.json").read_text()))
+    assert dict(quoted) == dict(own)
+    assert quoted.baselines.keys() == set(BASELINES)
+    again = longrec.evaluate(rec, data, ks=(3, 10, 20, 50))
+    assert again.baselines["popularity"].lead == own.baselines["popularity"].lead
+    assert len(list((rec.folder / "evaluations").iterdir())) == 3
+    with pytest.raises(UsageError, match=r"ks is \(0,\); it must be whole numbers from 1"):
+        longrec.evaluate(rec, data, ks=(0,))
+
+
+def test_baselines_are_what_they_are_as_models(data, tmp_path):
+    rec = longrec.train(data, "popularity")
+    found = longrec.evaluate(rec, data).baselines
+    for name in BASELINES:
+        alone = longrec.evaluate(longrec.train(data, name), data, baselines=False)
+        assert alone.baselines == {}
+        assert found[name].exclude_seen == alone.exclude_seen
+        assert dict(found[name]) == {key: alone[key] for key in found[name]}
+        assert found[name].intervals == alone.intervals
+    assert found["popularity"].lead.mean == 0
+    assert found["popularity"].verdict == "not clear"
+    assert found["last-item"].targets == found["last-item"].of == 27
 
 
 def test_another_protocol_on_the_training_data_is_warned_about(data, trained):

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from longrec.cli import bench, check, compare, data, recommend, serve, store, train
+from longrec.cli import bench, check, compare, data, evaluate, recommend, serve, store, train
 
 app = typer.Typer(
     name="longrec",
@@ -57,7 +57,7 @@ for command in (
     data.prepare,
     train.train,
     train.refit,
-    train.evaluate,
+    evaluate.evaluate,
     recommend.recommend,
     recommend.explain,
     serve.index,

@@ -1,10 +1,10 @@
-"""From histories to a trained model and its metrics, and the models that there are."""
+"""From histories to a trained model, and the models that there are."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
@@ -20,12 +20,8 @@ from longrec.cli.common import (
 )
 from longrec.cli.training_result import print_training
 from longrec.core import console
-from longrec.core.choices import ProtocolName, SplitName
 from longrec.core.errors import UsageError
 from longrec.core.format import number
-
-if TYPE_CHECKING:
-    from longrec.evaluation.summary import Metrics
 
 
 def train(
@@ -118,41 +114,6 @@ def refit(
     print_training(final, out, plugins, json)
 
 
-def evaluate(
-    run: Run,
-    data: Data = None,
-    split: Annotated[SplitName, Option(help="Which targets.")] = "test",
-    protocol: Annotated[
-        ProtocolName | None, Option(help="How the log is cut; that of training if unset.")
-    ] = None,
-    cut: Annotated[
-        str | None,
-        Option(
-            metavar="DATE[,DATE]",
-            help="Of global-time: the date of the test cut, or of validation and test.",
-        ),
-    ] = None,
-    plugin: Plugin = None,
-    json: Json = False,
-) -> None:
-    """Rank every target among the whole catalog, and keep metrics and ranks in RUN.
-
-    Example: [bold]longrec evaluate run --split test --json[/bold]
-    """
-    from longrec.recommender import load
-    from longrec.runs.evaluate import evaluate as measure
-
-    recommender = load(run)
-    with console.progress_bar("ranking") as progress:
-        metrics = measure(recommender, data, split, protocol=protocol, cut=cut, progress=progress)
-    if json:
-        console.print_json(dict(metrics) | {"detail": metrics.to_dict(), "run": str(run)})
-    else:
-        _metrics_table(f"{recommender.name} ({run})", metrics)
-    if "warning" in metrics.notes:
-        console.say(f"warning: {metrics.notes['warning']}")
-
-
 def models(
     name: Annotated[str | None, Argument(help="Show one model's settings.")] = None,
     plugin: Plugin = None,
@@ -205,28 +166,3 @@ def _model_tables(described: Mapping[str, Any]) -> None:
                 for row in described[f"{kind}_settings"]
             ],
         )
-
-
-def _metrics_table(name: str, metrics: Metrics) -> None:
-    """The metrics of one model with intervals, and the protocol below."""
-    from longrec.evaluation.metrics import names
-    from longrec.evaluation.summary import READINGS, SERVED, TITLES
-
-    rows: list[list[object]] = []
-    for key in names():
-        low, high = metrics.intervals[SERVED + key]
-        interval = f"{low:.4f} to {high:.4f}"
-        others = [metrics[reading + key] for reading in READINGS[1:]]
-        rows.append([key, metrics[SERVED + key], interval, *others])
-    titles = [TITLES[reading] for reading in READINGS]
-    console.table(name, ["metric", titles[0], f"95% interval ({titles[0]})", *titles[1:]], rows)
-    if len(metrics.buckets) > 1:
-        console.table(
-            "by history length",
-            ["events", "targets", *(f"{key}, as served" for key in ("ndcg@10", "hr@10"))],
-            [
-                [b.label, b.targets, *(b.estimates[SERVED + key] for key in ("ndcg@10", "hr@10"))]
-                for b in metrics.buckets
-            ],
-        )
-    console.print_text(metrics.statement())

@@ -121,7 +121,8 @@ def evaluate(
     )
     ranks = as_served(ranks, hides_seen)
     notes = dict(aligned.notes)
-    own_data = recommender.provenance.get("data", {}).get("fingerprint") == data.fingerprint
+    trained_on = recommender.provenance.get("data", {}).get("fingerprint")
+    own_data = trained_on == data.fingerprint
     if own_data and under != trained_under:
         own_cut = "" if config.cut is None else f" cut at {config.cut}"
         notes["warning"] = (
@@ -163,7 +164,12 @@ def evaluate(
         ranks = ranks.with_columns(
             user=data.user_ids.gather(wanted.users), position=pl.Series(wanted.positions)
         ).insert_column(2, data.catalog.take(data.items[wanted.positions]).alias("item"))
-        own = split == "test" and own_data and under == trained_under and refit is None
+        own = (
+            split == "test"
+            and trained_on in (None, data.fingerprint)
+            and under == trained_under
+            and refit is None
+        )
         own = own and hides_seen == recommender.exclude_seen and set(CUTOFFS) <= set(ks)
         keep(recommender, metrics, ranks, provenance(data, config.seed), own)
     return metrics
