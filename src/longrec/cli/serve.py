@@ -60,7 +60,7 @@ def export(
     plugin: Plugin = None,
     json: Json = False,
 ) -> None:
-    """Write item vectors and the model as ONNX, checked against PyTorch, to serve without it.
+    """Write item vectors or counts, and the model as ONNX, to serve without PyTorch; checked.
 
     Example: [bold]longrec export run --out run-onnx[/bold]
     """
@@ -76,8 +76,9 @@ def export(
     sizes = [[file.name, f"{file.stat().st_size:,}"] for file in files]
     console.table(str(out), ["file", "bytes"], sizes)
     parity = manifest["parity"]
+    who = "ONNX Runtime gives PyTorch's" if manifest["graphs"] else "NumPy gives the model's"
     console.print_text(
-        f"ONNX Runtime gives PyTorch's scores to {parity['of_spread']:.1g} of their standard "
+        f"{who} scores to {parity['of_spread']:.1g} of their standard "
         f"deviation ({parity['events']:,} events of {parity['histories']} random histories; "
         f"{parity['allowed_of_spread']:.1g} is allowed)."
     )
