@@ -155,13 +155,18 @@ class Artifact:
 
         Items added after training do not enter: states from before they came stay good. Of an added
         score only its reach does, since that many last items are kept beside the model's state.
-        Of columns that the model reads the words do, whose codes it knows.
+        Of columns that the model reads the words do, whose codes it knows. A mixer whose state has
+        other tensors than in earlier versions of longrec says so (`state_version`).
         """
         weights = dict(self.model.state_dict())
         if isinstance(self.model, SequenceModel):
             end = (self.base_items or self.catalog.n_items) + 1
             weights |= {name: weights[name][:end] for name in self.model.item_tables()}
         about: dict[str, Any] = {"model": self.name, "config": asdict(self.model_config)}
+        if isinstance(self.model, SequenceModel):
+            versions = [getattr(mixer, "state_version", 1) for mixer in self.model.mixers]
+            if any(version > 1 for version in versions):
+                about["state_versions"] = versions
         if self.kept_items:
             about["reach"] = self.kept_items
         if self.columns:

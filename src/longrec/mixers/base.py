@@ -92,6 +92,9 @@ class StreamingMixer(Mixer):
     """A causal mixer whose past fits into a state of fixed size."""
 
     causal = True
+    state_version: int = 1
+    """Of the state's tensors. Another number makes another digest, so that what was stored in an
+    older form is never read as this one: a store asks for a rebuild of its records by name."""
 
     @abstractmethod
     def initial_state(self, batch: int) -> State:

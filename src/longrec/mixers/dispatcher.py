@@ -32,7 +32,7 @@ from longrec.ops.dispatcher import MIN_WEIGHT, dispatcher_step
 from longrec.ops.dispatcher_chunked import LOG2_E, ChunkInputs, dispatcher_by_chunks
 from longrec.ops.dispatcher_cuda import dispatcher_by_kernel, kernel_dtype
 from longrec.ops.heads import into_heads, out_of_heads
-from longrec.ops.sums import sum_type
+from longrec.ops.sums import LASTING, sum_type
 
 Forgetting = Literal["events", "time", "none"]
 MAX_TEMPERATURE = 12.0
@@ -46,7 +46,8 @@ class DispatcherState(NamedTuple):
     """What the dispatcher keeps of B histories.
 
     mean : (B, H, R, 2 d), P: per expert the weighted mean of [k', v];
-    log_weight : (B, H, R), log z, -inf before the first event;
+    log_weight : (B, H, R), log z, -inf before the first event; both float64 where nothing is ever
+        forgotten, else float32 at least;
     convolution : (B, width - 1, D), last inputs;
     time : (B,) int64, time of the last event in seconds (only read when forgetting by time).
     """
@@ -137,6 +138,8 @@ class DispatcherMixer(StreamingMixer):
             raise ValueError(f"chunk is {chunk}; it must lie in 1..{MAX_CHUNK}")
         self.heads, self.chunk, self.forgetting = heads, chunk, forgetting
         self.time_scale, self.reads_times = time_scale, forgetting == "time"
+        if forgetting == "none":
+            self.state_version = 2  # 1 had P and log z in float32
         self.convolution = ShortConvolution(dim, convolution)
         self.inputs = nn.Linear(dim, 4 * dim, bias=False)  # q, k, k', v
         self.output = nn.Linear(dim, dim, bias=False)
@@ -153,7 +156,9 @@ class DispatcherMixer(StreamingMixer):
 
     def initial_state(self, batch: int) -> State:
         heads, experts, width = self.experts.shape
-        dtype = sum_type(self.experts)
+        # What an expert forgets at each event keeps its mean soft. One that never forgets gives an
+        # event a share of 1 / t at last, which float32 does not add to its mean any more.
+        dtype = LASTING if self.forgetting == "none" else sum_type(self.experts)
         return DispatcherState(
             self.experts.new_zeros((batch, heads, experts, 2 * width), dtype=dtype),
             self.experts.new_full((batch, heads, experts), -math.inf, dtype=dtype),
@@ -201,7 +206,8 @@ class DispatcherMixer(StreamingMixer):
             sums = past.mean.transpose(0, 1) * z[..., None]
             if missing or lengths is not None:
                 place = torch.arange(chunks * size, device=x.device)
-                is_real = (place < (events if lengths is None else lengths[:, None])).to(z)
+                is_real = place < (events if lengths is None else lengths[:, None])
+                is_real = is_real.to(sum_type(x))
                 is_real = is_real.view(-1, chunks * size)
         padded = pad(x, (0, 0, 0, missing)) if missing else x
         parts = self._project_in(padded, None if past is None else past.convolution)
@@ -235,8 +241,9 @@ class DispatcherMixer(StreamingMixer):
         forget, time = self._forget(x, before.time, lengths, ctx.times)
         with torch.autocast(x.device.type, enabled=False):
             # Whole precision: at a score of 12 bfloat16 is off by .03.
-            queries = self._scaled_queries().to(before.mean)
-            scores = normalize(k.to(before.mean), dim=-1) @ queries.mT
+            whole = sum_type(x)
+            queries = self._scaled_queries().to(whole)
+            scores = normalize(k.to(whole), dim=-1) @ queries.mT
         forget = forget.expand_as(scores)
         if lengths is not None:
             mask = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
@@ -244,11 +251,13 @@ class DispatcherMixer(StreamingMixer):
             forget = forget * mask[:, None, :, None]
         key, value = pairs.chunk(2, dim=-1)
         y, mean, log_weight = dispatcher_by_kernel(
-            q, key, value, scores, forget, before.mean, before.log_weight, dtype
+            *(q, key, value, scores, forget),
+            *(before.mean.to(whole), before.log_weight.to(whole), dtype),
         )
         state = None
         if past is not None:
             last = self.convolution.state_after(x, past.convolution, lengths)
+            mean, log_weight = mean.to(before.mean), log_weight.to(before.mean)
             state = DispatcherState(mean, log_weight, last, time)
         return ExpertRead(parts[0], y.transpose(0, 1), None, state)
 

@@ -31,6 +31,7 @@ from longrec.mixers.dispatcher import (
 )
 from longrec.mixers.product_keys import InterestMemory, MemoryRead
 from longrec.ops.dispatcher import read_pairs
+from longrec.ops.sums import sum_type
 
 
 class MemoryState(NamedTuple):
@@ -85,7 +86,7 @@ class MemoryDispatcherMixer(DispatcherMixer):
 
     def initial_state(self, batch: int) -> State:
         experts = cast(DispatcherState, super().initial_state(batch))
-        found = experts.mean.new_zeros(batch, self.memory.topk)
+        found = self.experts.new_zeros(batch, self.memory.topk, dtype=sum_type(self.experts))
         count = torch.zeros(batch, dtype=torch.int64, device=found.device)
         return MemoryState(experts, torch.zeros_like(found, dtype=torch.int64), found, count)
 

@@ -22,13 +22,13 @@ from longrec.mixers.base import EMPTY, Context, Mixer, State, StreamingMixer, re
 from longrec.mixers.short_conv import ShortConvolution
 from longrec.ops.heads import into_heads
 from longrec.ops.hydra import Normalise, causal_hydra, phi, read_sums
-from longrec.ops.sums import sum_type
+from longrec.ops.sums import LASTING, sum_type
 
 
 class HydraState(NamedTuple):
     """What Hydra keeps of B histories.
 
-    sum : (B, D) float32, sum of phi(k) * v; count : (B,) float32 events summed;
+    sum : (B, D) float64, sum of phi(k) * v; count : (B,) float64 events summed;
     convolution : (B, width - 1, D) last inputs.
     """
 
@@ -53,6 +53,7 @@ class HydraMixer(StreamingMixer):
 
     linear = True
     cost = "O(T D²)"
+    state_version = 2  # 1 had the sum and the count in float32
 
     def __init__(self, dim: int, normalise: Normalise = "rms", convolution: int = 4) -> None:
         super().__init__()
@@ -64,8 +65,8 @@ class HydraMixer(StreamingMixer):
     def initial_state(self, batch: int) -> HydraState:
         weight = self.output.weight
         return HydraState(
-            torch.zeros(batch, weight.shape[0], dtype=sum_type(weight), device=weight.device),
-            torch.zeros(batch, dtype=sum_type(weight), device=weight.device),
+            torch.zeros(batch, weight.shape[0], dtype=LASTING, device=weight.device),
+            torch.zeros(batch, dtype=LASTING, device=weight.device),
             self.convolution.initial_state(batch),
         )
 
@@ -103,7 +104,7 @@ class HydraMixer(StreamingMixer):
     def step(self, x: Tensor, state: State, ctx: Context = EMPTY) -> tuple[Tensor, State]:
         past = cast(HydraState, state)
         h, inputs = self.convolution.step(x, past.convolution)
-        q, k, v = self.inputs(h).to(past.sum.dtype).chunk(3, dim=-1)
+        q, k, v = self.inputs(h).to(sum_type(x)).chunk(3, dim=-1)
         new = HydraState(past.sum + phi(k) * v, past.count + 1, inputs)
         y = read_sums(q, new.sum, new.count, self.normalise)
         return self.output(y.to(x.dtype)), new

@@ -9,9 +9,10 @@ N = H B K. With S and z the sums before a chunk and everything else restricted t
     S, z after it: 2^-F_C (S + w^T [k', v]), 2^-F_C (z + sum w)
 
 Chunks depend on each other through S and z alone, so the rest is done for a few of them at a time,
-while all of it stays in a core's cache. Backward is written by hand: it stores the inputs, w, and S
-and z before each chunk, and computes the rest again. Powers are of 2, which processors compute
-faster than those of e; scores and rates are given in that unit.
+while all of it stays in a core's cache. Where nothing is forgotten, S and z go on in float64 from
+chunk to chunk (`LASTING`), and are rounded where a chunk reads them. Backward is written by hand:
+it stores the inputs, w, and S and z before each chunk, and computes the rest again. Powers are of
+2, which processors compute faster than those of e; scores and rates are given in that unit.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from longrec.ops.dispatcher import MIN_WEIGHT
+from longrec.ops.sums import LASTING
 
 CHUNKS_AT_ONCE = 48
 """Chunks that a thread works on at a time."""
@@ -44,7 +46,7 @@ class ChunkInputs(NamedTuple):
         rows every chunk forgets alike;
     is_real : (B, T) or None, 1 at real events, 0 at padding;
     sums, z : (H, B, R, 2 d) and (H, B, R), S = P z and z before the first event; or None for
-        nothing.
+        nothing. Of the type LASTING where nothing is forgotten, and so are those after the last.
     """
 
     q: Tensor
@@ -200,10 +202,15 @@ def _scan(added: Tensor, decay: Tensor | None, first: Tensor | None) -> tuple[Te
 
     -> S before each chunk, and S after the last, (N, R, ...).
     """
-    states = [torch.zeros_like(added[:, 0]) if first is None else first.flatten(0, 1)]
+    if first is None:
+        state = torch.zeros_like(added[:, 0], dtype=LASTING if decay is None else added.dtype)
+    else:
+        state = first.flatten(0, 1)
+    before = []
     for added_c, decay_c in zip(added.unbind(1), _per_chunk(decay, added), strict=True):
-        states.append(_add(states[-1], decay_c, added_c))
-    return torch.stack(states[:-1], 1), states[-1]
+        before.append(state.to(added.dtype))
+        state = _add(state, decay_c, added_c)
+    return torch.stack(before, 1), state
 
 
 def _scan_back(
@@ -262,7 +269,9 @@ def _backward(
             _ChunkGrads(*(part[block] for part in d)),
         )
     decay = _chunk_decay(inputs, size)
-    d_last_sums, d_last_z = (None if g is None else g.flatten(0, 1) for g in (grad_sums, grad_z))
+    d_last_sums, d_last_z = (
+        None if g is None else g.flatten(0, 1).to(w.dtype) for g in (grad_sums, grad_z)
+    )
     d_sums, d_first_sums = _scan_back(d.sums.view(sums.shape), decay, d_last_sums)
     d_z, d_first_z = _scan_back(d.z.view(z.shape), decay, d_last_z)
     d_forgotten = None
@@ -299,8 +308,8 @@ def _backward(
         *(dq, dk, d_pairs),
         torch.bmm(ds.transpose(1, 2), key),
         *(d_forget, None),
-        None if inputs.sums is None else d_first_sums.view(inputs.sums.shape),
-        None if inputs.z is None else d_first_z.view(inputs.z.shape),
+        None if inputs.sums is None else d_first_sums.view(inputs.sums.shape).to(inputs.sums),
+        None if inputs.z is None else d_first_z.view(inputs.z.shape).to(inputs.z),
     )
 
 

@@ -7,6 +7,8 @@ With phi(x) = x / ||x||_2 over features, products by element, and S the sums bef
 c_t is 1 ("none"), one over the number of events ("count") or 1 / sqrt(mean(u_t^2) + eps) ("rms").
 The bidirectional form has the sum over all events in place of S_t.
 
+S goes on from batch to batch in a wider type (`LASTING`) than what is added to it.
+
 The causal form over a batch has forward and backward written by hand: every operation goes once
 over all numbers, so what counts is how often. Autograd would go over them some forty times, and
 this goes twenty.
@@ -20,6 +22,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import normalize
+
+from longrec.ops.sums import running_sums
 
 Normalise = Literal["none", "count", "rms"]
 EPS = 1e-6
@@ -53,10 +57,10 @@ def phi(x: Tensor) -> Tensor:
 
 
 def read_sums(q: Tensor, sums: Tensor, count: Tensor, normalise: Normalise) -> Tensor:
-    """y of q and S (..., D); count (...) is the number of events summed."""
-    u = phi(q) * sums
+    """y of q and S (..., D), in the type of q; count (...) is the number of events summed."""
+    u = phi(q) * sums.to(q.dtype)
     if normalise == "count":
-        u = u / count[..., None]
+        u = u / count[..., None].to(q.dtype)
     elif normalise == "rms":
         u = u * (u.square().mean(-1, keepdim=True) + EPS).rsqrt()
     return u
@@ -67,22 +71,23 @@ def causal_hydra(
 ) -> tuple[Tensor, Tensor]:
     """y (B, T, D) and S_T (B, D), of q, k, v (B, T, D) and S (B, D), None for 0; padding has v = 0.
 
+    S_T is of the type of S.
+
     count (B or 1, T) is the number of events that S_t sums, for "count"; nothing else reads it.
     """
     if torch.is_grad_enabled():
         return _CausalHydra.apply(q, k, v, past, count, normalise)  # type: ignore[no-any-return, no-untyped-call]
-    y, sums, *_ = _forward(q, k, v, past, count, normalise)
-    return y, sums[:, -1]
+    return _forward(q, k, v, past, count, normalise)[:2]
 
 
 class _CausalHydra(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
         q, k, v, past, count, ctx.normalise = inputs
-        y, sums, inverse_q, inverse, scale = _forward(q, k, v, past, count, ctx.normalise)
+        y, last, sums, inverse_q, inverse, scale = _forward(q, k, v, past, count, ctx.normalise)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(q, k, v, sums, inverse_q, inverse, scale, y)
-        return y, sums[:, -1].clone()
+        return y, last
 
     @staticmethod
     @once_differentiable
@@ -106,7 +111,10 @@ class _CausalHydra(torch.autograd.Function):
             grad_sums[:, -1] += grad_last
         grad_added = grad_sums.flip(1).cumsum_(1).flip(1)
         del grad_sums
-        grad_past = grad_added[:, 0].clone() if ctx.needs_input_grad[3] else None
+        grad_past = None
+        if ctx.needs_input_grad[3]:  # the last sum has the type of the first
+            kind = q.dtype if grad_last is None else grad_last.dtype
+            grad_past = grad_added[:, 0].to(kind, copy=True)  # its memory is written over below
         grad_v = torch.mul(grad_added, k).mul_(inverse)
         grad_k = _through_norm(grad_added.mul_(v).mul_(inverse), k, inverse)
         return grad_q, grad_k, grad_v, grad_past, None, None
@@ -120,23 +128,26 @@ def _inverse_norm(x: Tensor) -> Tensor:
 
 def _forward(
     q: Tensor, k: Tensor, v: Tensor, past: Tensor | None, count: Tensor, normalise: Normalise
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """y, S_t, 1 / ||q||, 1 / ||k|| and c."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """y, S_T, S_t, 1 / ||q||, 1 / ||k|| and c."""
     inverse_q, inverse = _inverse_norm(q), _inverse_norm(k)
-    sums = torch.mul(k, v).mul_(inverse)
-    if past is not None:
-        sums[:, 0] += past
-    sums = sums.cumsum_(1)
+    sums = running_sums(torch.mul(k, v).mul_(inverse))
+    last = sums[:, -1].clone()
+    if past is not None:  # added once, in its own type, however long it goes on
+        last = past + last
+        sums += past[:, None].to(sums.dtype)
     u = torch.mul(q, sums).mul_(inverse_q)
     scale = _scale(u, count, normalise)
-    return u.mul_(scale), sums, inverse_q, inverse, scale
+    return u.mul_(scale), last, sums, inverse_q, inverse, scale
 
 
 def _scale(u: Tensor, count: Tensor, normalise: Normalise) -> Tensor:
     """c_t, (B, T, 1)."""
     if normalise == "rms":
         return (u * u).mean(-1, keepdim=True).add_(EPS).rsqrt_()
-    return count.reciprocal()[..., None] if normalise == "count" else torch.ones_like(u[..., :1])
+    if normalise == "count":
+        return count.reciprocal()[..., None].to(u.dtype)
+    return torch.ones_like(u[..., :1])
 
 
 def _along(a: Tensor, b: Tensor) -> Tensor:

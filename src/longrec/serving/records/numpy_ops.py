@@ -115,6 +115,13 @@ def _layer_norm(
     return lambda: normed.copy_(torch.layer_norm(x, shape, weight, bias, eps))
 
 
+def _to_copy(out: Tensor, x: Tensor, **_: Any) -> Call | None:
+    try:
+        return partial(np.copyto, out.numpy(), x.numpy(), casting="unsafe")
+    except TypeError:  # NumPy has no half precision of eight bits of exponent
+        return None
+
+
 def _softmax(out: Tensor, x: Tensor, dim: int, half: bool) -> Call | None:
     return None if half else partial(torch.softmax, x, dim, out=out)
 
@@ -167,6 +174,7 @@ FAST: dict[str, Callable[..., Call | None]] = {
     "gelu": _gelu,
     "native_layer_norm": _layer_norm,
     "_softmax": _softmax,
+    "_to_copy": _to_copy,
     "linalg_vector_norm": _norm,
     "cat": _cat,
     "sum": _sum,
