@@ -306,7 +306,7 @@ class _TwoPasses:
                 z = block.before(x)
                 found = mixer.attention(z, past[n], readers[n], forgotten[n], ctx)
                 forgotten[n] = found.forgotten
-                along = torch.einsum("bhtd,hd->bht", found.value, aims[n])
+                along = torch.einsum("bhtd,hd->bht", found.value, aims[n].to(found.value))
                 events[n, :, start:end] = found.mass[0].cpu()
                 contribution[n, :, start:end] = (found.mass * along)[0].cpu()
                 x = block.after(x, mixer.prefill(z, past[n], ctx)[0])

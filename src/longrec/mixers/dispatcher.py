@@ -46,8 +46,8 @@ class DispatcherState(NamedTuple):
     """What the dispatcher keeps of B histories.
 
     mean : (B, H, R, 2 d), P: per expert the weighted mean of [k', v];
-    log_weight : (B, H, R), log z, -inf before the first event; both float64 where nothing is ever
-        forgotten, else float32 at least;
+    log_weight : (B, H, R), log z, -inf before the first event; both float64 unless each event
+        forgets, else float32 at least;
     convolution : (B, width - 1, D), last inputs;
     time : (B,) int64, time of the last event in seconds (only read when forgetting by time).
     """
@@ -138,7 +138,7 @@ class DispatcherMixer(StreamingMixer):
             raise ValueError(f"chunk is {chunk}; it must lie in 1..{MAX_CHUNK}")
         self.heads, self.chunk, self.forgetting = heads, chunk, forgetting
         self.time_scale, self.reads_times = time_scale, forgetting == "time"
-        if forgetting == "none":
+        if forgetting != "events":
             self.state_version = 2  # 1 had P and log z in float32
         self.convolution = ShortConvolution(dim, convolution)
         self.inputs = nn.Linear(dim, 4 * dim, bias=False)  # q, k, k', v
@@ -156,9 +156,9 @@ class DispatcherMixer(StreamingMixer):
 
     def initial_state(self, batch: int) -> State:
         heads, experts, width = self.experts.shape
-        # What an expert forgets at each event keeps its mean soft. One that never forgets gives an
-        # event a share of 1 / t at last, which float32 does not add to its mean any more.
-        dtype = LASTING if self.forgetting == "none" else sum_type(self.experts)
+        # An expert that forgets at each event gives the next one a share that float32 can add. One
+        # that does not, or hardly (by time, events of the same minutes), gives 1 / t at last.
+        dtype = sum_type(self.experts) if self.forgetting == "events" else LASTING
         return DispatcherState(
             self.experts.new_zeros((batch, heads, experts, 2 * width), dtype=dtype),
             self.experts.new_full((batch, heads, experts), -math.inf, dtype=dtype),

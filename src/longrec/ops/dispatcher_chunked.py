@@ -9,10 +9,10 @@ N = H B K. With S and z the sums before a chunk and everything else restricted t
     S, z after it: 2^-F_C (S + w^T [k', v]), 2^-F_C (z + sum w)
 
 Chunks depend on each other through S and z alone, so the rest is done for a few of them at a time,
-while all of it stays in a core's cache. Where nothing is forgotten, S and z go on in float64 from
-chunk to chunk (`LASTING`), and are rounded where a chunk reads them. Backward is written by hand:
-it stores the inputs, w, and S and z before each chunk, and computes the rest again. Powers are of
-2, which processors compute faster than those of e; scores and rates are given in that unit.
+while all of it stays in a core's cache. Where nothing may be forgotten, S and z go on in float64
+from chunk to chunk (`LASTING`), and are rounded where a chunk reads them. Backward is written by
+hand: it stores the inputs, w, and S and z before each chunk, and computes the rest again. Powers
+are of 2, which processors compute faster than those of e; scores and rates are given in that unit.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class ChunkInputs(NamedTuple):
         rows every chunk forgets alike;
     is_real : (B, T) or None, 1 at real events, 0 at padding;
     sums, z : (H, B, R, 2 d) and (H, B, R), S = P z and z before the first event; or None for
-        nothing. Of the type LASTING where nothing is forgotten, and so are those after the last.
+        nothing. Those after the last event are of their type.
     """
 
     q: Tensor
@@ -206,10 +206,12 @@ def _scan(added: Tensor, decay: Tensor | None, first: Tensor | None) -> tuple[Te
         state = torch.zeros_like(added[:, 0], dtype=LASTING if decay is None else added.dtype)
     else:
         state = first.flatten(0, 1)
+    if decay is not None:
+        decay = decay.to(state.dtype)
     before = []
     for added_c, decay_c in zip(added.unbind(1), _per_chunk(decay, added), strict=True):
         before.append(state.to(added.dtype))
-        state = _add(state, decay_c, added_c)
+        state = _add(state, decay_c, added_c.to(state.dtype))
     return torch.stack(before, 1), state
 
 
@@ -254,6 +256,7 @@ def _backward(
     heads, batch, events, width = inputs.q.shape
     experts, chunks, rows = inputs.queries.shape[1], events // size, heads * batch
     (w, sums, z, last_sums, last_z), (grad_y, grad_logits, grad_sums, grad_z) = saved, grads
+    last_sums, last_z = last_sums.to(w.dtype), last_z.to(w.dtype)
     q, pairs = (part.view(rows * chunks, size, -1) for part in (inputs.q, inputs.pairs))
     sums_before, z_before = sums.flatten(0, 1), z.flatten(0, 1)
     d = _ChunkGrads(*(torch.empty_like(x) for x in (q, pairs, w, sums_before, z_before)))

@@ -2,42 +2,19 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
-import polars as pl
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models.small_models import SEQUENCE, N, make
+from models.small_models import N
+from serving.records.engines import CASES, engine, recommender
 
-from longrec.config.training import TrainConfig
 from longrec.core.errors import DataError, UsageError
-from longrec.data.catalog import Catalog
 from longrec.mixers import Context
-from longrec.models import MODELS
-from longrec.recommender import Recommender
 from longrec.serving.records import engine as module
 from longrec.serving.records.engine import Engine
 from longrec.serving.stores.protocol import HEADER
-
-CASES = {name: {} for name in SEQUENCE if MODELS[name].streaming == "exact"} | {
-    "elastic with a memory bank": {"memory_slots": 64, "memory_topk": 4, "memory_every": 5},
-    "elastic by time": {"forgetting": "time"},
-}
-
-
-def recommender(case: str, kind: torch.dtype = torch.float32, **settings) -> Recommender:
-    name = case.split()[0]
-    model = make(name, kind, **CASES.get(case, {}), **settings)
-    catalog = Catalog(pl.Series(np.arange(100, 100 + N)), np.arange(N, dtype=np.int64))
-    return Recommender(name, model, model.config, TrainConfig(), catalog)
-
-
-@cache
-def engine(case: str) -> Engine:
-    return Engine(recommender(case))
 
 
 def whole(case: str, events: list[tuple[int, int]]) -> torch.Tensor:
@@ -182,42 +159,3 @@ def test_a_record_of_other_weights_is_refused() -> None:
     blob = Engine(rec).dump(Engine(rec).layout.load([None]), 0)
     with pytest.raises(DataError, match="belongs to a model of digest"):
         engine("hydrarec").layout.load([blob])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("case", "events"), [*((case, 5_000) for case in CASES), ("elastic", 20_000)]
-)
-def test_a_long_life_stays_accurate(case: str, events: int) -> None:
-    check_long_life(case, events)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(2400)  # a million events one by one
-@pytest.mark.parametrize(
-    ("case", "events"),
-    [*((case, 100_000) for case in CASES), ("elastic", 1_000_000), ("hydrarec", 1_000_000)],
-)
-def test_a_very_long_life_stays_accurate(case: str, events: int) -> None:
-    check_long_life(case, events)
-
-
-def check_long_life(case: str, events: int) -> None:
-    """Each event by itself, one after the other, against one float64 pass over all of them."""
-    random = np.random.default_rng(events)
-    items = random.integers(1, N + 1, events)
-    times = random.integers(0, 200_000, events).cumsum()
-    moved = engine(case)
-    records = moved.layout.load([None])
-    for item, time in zip(items.tolist(), times.tolist(), strict=True):
-        moved._advance_one(records, 0, item, time, ())
-    assert records["sequence"][0] == records["count"][0] == events
-    model = recommender(case, torch.float64).model
-    state = model.initial_state(1)
-    with torch.no_grad():
-        for begin in range(0, events, 8192):
-            now = slice(begin, begin + 8192)
-            ctx = Context(times=torch.from_numpy(times[now])[None])
-            _, state = model.prefill(torch.from_numpy(items[now])[None], state, ctx)
-        wanted, got = model.score(state.output), model.score(moved.read(records).double())
-    assert (got - wanted)[:, 1:].abs().max() < 1e-4 * wanted[:, 1:].std()
