@@ -39,8 +39,9 @@ def register(store: Store, artifact: Artifact, beside: bool) -> None:
             raise DataError(
                 f"{store.url} serves {name} ({current[:DIGITS]}…), this recommender is "
                 f"{artifact.name} ({digest[:DIGITS]}…), another model, other weights or a "
-                "state of another version of longrec. Let the store serve it, which makes its records beside the old ones and takes over when "
-                f"they are ready: {rebuild_command(store.url, artifact)}"
+                "state of another version of longrec. Let the store serve it, which makes its "
+                "records beside the old ones and takes over when they are ready: "
+                f"{rebuild_command(store.url, artifact)}"
             )
         model = models.setdefault(
             digest,
