@@ -15,19 +15,28 @@ import torch
 from longrec.artifact.artifact import Artifact
 from longrec.core.arguments import check_count, check_ids, check_progress, described, is_list
 from longrec.core.arrays import places
-from longrec.core.choices import Durability, ExcludeSeen
+from longrec.core.choices import Durability, ExcludeSeen, SplitName, check_choice
 from longrec.core.errors import UsageError
-from longrec.data.aligned import align_items
+from longrec.data.aligned import align, align_items
 from longrec.data.catalog import as_ids
 from longrec.data.event_columns import check_columns
 from longrec.data.histories import Histories
+from longrec.data.splits import make_split
 from longrec.data.unknown_ids import (
     likely_cause,
     unknown_events,
     unknown_items,
     unknown_users,
 )
-from longrec.inference.encode import Events, check_times, encode_histories, last_items
+from longrec.evaluation.served_lists import SEEN_BYTES, ServedLists
+from longrec.inference.encode import (
+    Events,
+    check_times,
+    encode_histories,
+    encode_targets,
+    last_items,
+    requests_of,
+)
 from longrec.inference.explain import (
     Explanation,
     check_explains,
@@ -39,9 +48,6 @@ from longrec.retrieval.exact import ExactIndex, similar
 from longrec.retrieval.index import COLD, PERSONAL, Index, as_bits, row_bytes
 from longrec.serving.stream.store_models import new_items
 from longrec.serving.stream.stream import Stream
-
-SEEN_BYTES = 1 << 25
-"""Bytes of the bits of seen items that are in memory at once."""
 
 
 class Recommender(Artifact):
@@ -137,6 +143,10 @@ class Recommender(Artifact):
         k: int = 10,
         exclude_seen: ExcludeSeen = "auto",
         progress: Callable[[int, int], None] | None = None,
+        *,
+        split: SplitName | None = None,
+        protocol: str | None = None,
+        cut: str | None = None,
     ) -> pl.DataFrame:
         """The k best items for users of some data, or for histories given as item ids.
 
@@ -155,11 +165,17 @@ class Recommender(Artifact):
             recommender says.
         progress : callable or None
             Called with (events read, events in all).
+        split : "test", "validation" or None
+            Instead of users: the lists of the targets that `longrec.evaluate` ranks, each for the
+            events before its target.
+        protocol, cut : str or None
+            How the log is cut then; as the recommender was trained if left out.
 
         Returns
         -------
         polars.DataFrame
-            Columns user, rank (from 1), item, score, policy. An unknown user or a history without
+            Columns user, rank (from 1), item, score, policy; of a split also position, the target's
+            event in the data, and target, its item. An unknown user or a history without
             known items gets popular items, scored by their events, and `policy` says "cold"
             instead of "personal". There are fewer than k rows where the items run out. `user` has
             the type of the data's users: an id that cannot be of that type stands as null.
@@ -180,6 +196,13 @@ class Recommender(Artifact):
         k, hides_seen = check_count("k", k), self.hides_seen(exclude_seen)
         check_progress(progress)
         told = list[str]()
+        if split is not None:
+            if users is not None or histories is not None:
+                raise UsageError("give users, histories or split, one of them")
+            data = self.data(data)
+            return self._for_targets(data, split, protocol, cut, k, hides_seen, progress)
+        if protocol is not None or cut is not None:
+            raise UsageError("protocol and cut go with split, test or validation: give that too")
         if histories is None:
             given = None if users is None else check_ids("users", users, "a list of user ids")
             data = self.data(data)
@@ -286,6 +309,46 @@ class Recommender(Artifact):
         items = align_items(data.catalog, self.catalog)[data.items[where]]
         times = None if data.times is None else data.times[where]
         return Events(items, times, data.read_columns(self.columns, where)), lengths
+
+    def _for_targets(
+        self,
+        data: Histories,
+        split: SplitName,
+        protocol: str | None,
+        cut: str | None,
+        k: int,
+        exclude_seen: bool,
+        progress: Callable[[int, int], None] | None,
+    ) -> pl.DataFrame:
+        """The frame of `recommend` for the targets of a split."""
+        check_choice("split", split, SplitName)
+        check_columns(self.name, self.columns, data.columns, data.path, self.columns)
+        check_times(self.model, data.times)
+        under = self.cut_by(protocol, cut)
+        chosen = make_split(under[0], data, under[1])
+        known, aligned = align(data, chosen, self.catalog, self.columns)
+        targets, wanted = getattr(aligned, split), getattr(chosen, split)
+        popular, counts = self.catalog.popular, self.catalog.counts
+        lists = ServedLists(
+            *(self.scorer, self.index, known, targets, k, exclude_seen, popular, counts)
+        )
+        requests = requests_of(known, targets, self.limit, self.model.causal)
+        if len(targets):
+            encode_targets(self.model, known, requests, lists.use, progress)
+        n, width = lists.items.shape
+        row = np.repeat(np.arange(n), width)
+        found = pl.DataFrame(
+            {
+                "user": data.user_ids.gather(wanted.users[row]),
+                "position": wanted.positions[row],
+                "target": data.catalog.take(data.items[wanted.positions]).gather(row),
+                "rank": np.tile(np.arange(1, width + 1), n),
+                "item": self.catalog.take(lists.items.ravel()),
+                "score": lists.scores.ravel(),
+                "policy": np.where(lists.cold, COLD, PERSONAL)[row],
+            }
+        )
+        return found.filter(pl.Series(lists.items.ravel() > 0))
 
     def _top_k(
         self,

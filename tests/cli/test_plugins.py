@@ -154,7 +154,16 @@ def test_a_resumed_run_says_what_it_needs(place) -> None:
 
 @pytest.mark.slow
 def test_a_comparison_hands_it_to_its_processes(place) -> None:
-    words = ["histories", "--models", "mine,popularity", "--budget", 1, "--out", "compared"]
+    words = [
+        "histories",
+        "--models",
+        "mine,popularity",
+        "--budget",
+        1,
+        "--no-baselines",
+        "--out",
+        "compared",
+    ]
     found = json.loads(longrec("compare", *words, *PLUGIN, *TINY, "--json")[0])
     assert {row["name"] for row in found["rows"]} == {"mine", "popularity"}
     assert not found["failures"]
@@ -172,7 +181,7 @@ forking.fork_children()
 import longrec, own_package.models
 from longrec.core.errors import UsageError
 tiny = dict(dim=8, layers=1, ffn_dim=8, max_epochs=1)
-found = longrec.compare("histories", "mine", 1, "compared-python", settings=tiny)
+found = longrec.compare("histories", "mine", 1, "compared-python", settings=tiny, baselines=False)
 assert [row.name for row in found.rows] == ["mine"] and not found.failures, found.failures
 
 class Own(own_package.models.Mine):

@@ -62,7 +62,9 @@ def folder(histories, place):
     """A comparison with one failure, made once."""
     out = place / "comparison"
     bound = ReportRow("best possible", "ceiling", {"ndcg@10": 0.9, "unfiltered/ndcg@10": 0.9})
-    made = compare(histories, MODELS, BUDGET, out, settings=TINY, seeds=2, bounds=[bound])
+    made = compare(
+        histories, MODELS, BUDGET, out, settings=TINY, seeds=2, bounds=[bound], baselines=False
+    )
     assert [(f.name, f.seed, f.phase) for f in made.failures] == [
         ("hydrarec:learning_rate=1e300", seed, "training") for seed in (0, 1)
     ]
@@ -126,7 +128,7 @@ def test_the_same_call_keeps_what_ended_and_tries_failures_again(folder, histori
     shutil.copytree(folder, again)
     before = (again / "runs" / "hydrarec" / "model.safetensors").stat()
     settings = [f"--set={k}={v}" for k, v in TINY.items()]
-    options = ["--budget", BUDGET, "--out", again, "--seeds", 2, *settings]
+    options = ["--budget", BUDGET, "--out", again, "--seeds", 2, "--no-baselines", *settings]
     assert longrec("compare", histories.path, "--models", f"{MODELS},last-item", *options) == 1
     printed = capsys.readouterr()
     assert "3 of 6 runs have ended already" in printed.err
@@ -166,7 +168,15 @@ def arguments(histories, out, *more: str) -> list[str]:
     """Of a comparison with a model that trains for long; its checkpoints are frequent."""
     settings = {**TINY, "max_epochs": "100000", "patience": "100000"}
     options = [f"--set={k}={v}" for k, v in (settings | {"checkpoint_minutes": "0.00001"}).items()]
-    models = ["--models", "hydrarec,popularity", "--budget", "5", "--out", str(out)]
+    models = [
+        "--models",
+        "hydrarec,popularity",
+        "--budget",
+        "5",
+        "--no-baselines",
+        "--out",
+        str(out),
+    ]
     return ["compare", str(histories.path), *models, *options, *more]
 
 
@@ -200,7 +210,7 @@ def test_killed_interrupted_and_gone_on_with(histories, tmp_path, capsys):
     assert half["rows"] == []
     assert half["waiting"] == ["hydrarec", "popularity"]
     with pytest.raises(LongrecError, match="another comparison is writing"):
-        compare(histories, "popularity", 5, out)
+        compare(histories, "popularity", 5, out, baselines=False)
     process.kill()
     process.communicate(timeout=30)
     begun = json.loads((run / "training.json").read_text())["provenance"]["started"]
@@ -256,7 +266,7 @@ def test_a_killed_run_loses_itself_alone(histories, tmp_path):
 
 def test_a_process_that_leaves_nothing_has_failed(histories, tmp_path, monkeypatch):
     monkeypatch.setattr("longrec.comparison.compare.run_process", lambda *_: None)
-    found = compare(histories, "popularity", 1, tmp_path / "out")
+    found = compare(histories, "popularity", 1, tmp_path / "out", baselines=False)
     assert [(f.phase, f.error) for f in found.failures] == [
         ("training", "it ended well and left no result")
     ]

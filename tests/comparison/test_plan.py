@@ -7,7 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from longrec.comparison.plan import COMPARISON, Plan, folder_name, model_texts, read_plan
+from longrec.comparison.plan import (
+    COMPARISON,
+    Plan,
+    folder_name,
+    model_texts,
+    read_plan,
+    with_baselines,
+)
 from longrec.core.errors import DataError, UsageError
 
 
@@ -94,3 +101,15 @@ def test_models_are_a_list_or_one_text():
         == model_texts(["elastic", "sasrec"])
         == ("elastic", "sasrec")
     )
+
+
+def test_baselines_are_compared_unless_they_are_named_already() -> None:
+    assert with_baselines(("elastic", "last-item")) == (
+        *("popularity", "transitions", "elastic", "last-item"),
+    )
+    assert with_baselines(("transitions:last=10",)) == (
+        *("popularity", "last-item", "transitions:last=10"),
+    )
+    plan = Plan("h", "f", ("transitions",), 1.0, {"dim": "8", "last": "3"}, 1, "cpu", 1)
+    settings = plan.entry("transitions").settings
+    assert settings == {"last": "3", "max_minutes": "1.0"}, "dim is others' setting"

@@ -513,3 +513,35 @@ def test_the_whole_way(tmp_path, monkeypatch, kind):
     assert dict(longrec.evaluate(again)) == dict(metrics)
     out = again.recommend(users=pd.Series(["u1"]), data=histories, k=3)
     assert_frame_equal(out, frame.head(3))
+
+
+@pytest.mark.parametrize("name", ["elastic", "last-item"])
+@pytest.mark.parametrize("protocol", ["leave-one-out", "global-time"])
+def test_evaluate_says_what_recommend_delivers(data, tmp_path, name, protocol):
+    settings = {k: v for k, v in TINY.items() if name == "elastic"}
+    rec = longrec.train(data, name, tmp_path / "run", protocol=protocol, **settings)
+    for split in ("test", "validation"):
+        for hides in (True, False):
+            metrics = longrec.evaluate(rec, data, split, exclude_seen=hides, baselines=False)
+            lists = rec.recommend(data=data, split=split, k=50, exclude_seen=hides)
+            kept = sorted((rec.folder / "evaluations").iterdir())[-1] / "ranks.parquet"
+            targets = pl.read_parquet(kept)
+            hits = lists.filter(pl.col("item") == pl.col("target"))
+            found = targets.join(hits, on=["user", "position"], how="left", suffix="_list")
+            for k in (10, 20, 50):
+                assert metrics[f"served/hr@{k}"] == (found["rank_list"] <= k).sum() / len(targets)
+            placed = found.drop_nulls("rank_list")
+            assert placed["rank_served"].to_list() == placed["rank_list"].to_list()
+            listed = lists.filter(pl.col("rank") <= 10)["item"].n_unique()
+            assert metrics["served/coverage@10"] == pytest.approx(listed / rec.catalog.n_items)
+
+
+def test_lists_of_a_split_are_asked_for_alone(data, trained):
+    with pytest.raises(UsageError, match="users, histories or split, one of them"):
+        trained.recommend(users=[1], split="test")
+    with pytest.raises(UsageError, match="go with split"):
+        trained.recommend(users=[1], protocol="global-time")
+    with pytest.raises(UsageError, match="split is 'train'"):
+        trained.recommend(data=data, split="train")
+    with pytest.raises(UsageError, match="dates cut the protocol global-time alone"):
+        trained.recommend(data=data, split="test", cut="2020-01-01")

@@ -206,6 +206,18 @@ class Artifact:
         return self.exclude_seen
 
     @property
+    def trained_under(self) -> tuple[str, str | None]:
+        """Protocol and cut of its training; of a final run those of the run that was measured."""
+        config = self.train_config
+        measured = self.provenance.get("refit", {}).get("settings", {})
+        return measured.get("protocol", config.protocol), measured.get("cut", config.cut)
+
+    def cut_by(self, protocol: str | None, cut: str | None) -> tuple[str, str | None]:
+        """Protocol and cut where a caller may leave both, or the cut, to training."""
+        own = self.trained_under
+        return own if cut is None and protocol in (None, own[0]) else (protocol or own[0], cut)
+
+    @property
     def limit(self) -> int | None:
         """Most events that are read of a history; None for all."""
         return self.model.reads(self.train_config.context)

@@ -32,6 +32,10 @@ def compare(
         Option("--set", metavar="KEY=VALUE", help="A setting common to all models."),
     ] = None,
     seeds: Annotated[int, Option(min=1, help="Trainings of each model.")] = 1,
+    baselines: Annotated[
+        bool,
+        Option("--baselines/--no-baselines", help="Whether to compare the baselines as well."),
+    ] = True,
     device: Device = "auto",
     plugin: Plugin = None,
     json: Json = False,
@@ -46,6 +50,7 @@ def compare(
 
     from longrec.comparison.compare import compare as run
     from longrec.comparison.report import summary_table
+    from longrec.evaluation.summary import label
     from longrec.models.common.settings import parse_assignments
 
     common = parse_assignments(settings or [])
@@ -56,14 +61,13 @@ def compare(
             settings=common,
             seeds=seeds,
             device=device,
+            baselines=baselines,
             progress=True,
         )
     if json:
         console.print_json(comparison.to_dict() | {"report": str(comparison.report)})
     else:
-        unfiltered = comparison.metric.startswith("unfiltered")
-        lead = "unfiltered" if unfiltered else "seen items filtered"
-        console.table(f"{out}: {lead}", *summary_table(comparison))
+        console.table(f"{out}: by {label(comparison.metric)}", *summary_table(comparison))
         console.print_text(comparison.statement)
         console.say(f"report: {comparison.report}")
     if comparison.failures:

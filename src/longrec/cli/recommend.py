@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from typer import Argument, Option
 
 from longrec.cli.common import EXCLUDE_SEEN, Data, History, Json, Plugin, Run, SeenItems
+from longrec.cli.evaluate import Cut, Protocol
 from longrec.cli.store import open_for_command
 from longrec.core import console
+from longrec.core.choices import SplitName
 from longrec.core.errors import UsageError
 from longrec.core.files import write_file
 
@@ -35,6 +37,12 @@ def recommend(
     ] = None,
     history: History = None,
     everybody: Annotated[bool, Option("--all", help="All users of the data.")] = False,
+    split: Annotated[
+        SplitName | None,
+        Option(help="The targets that evaluate ranks, each for what came before it."),
+    ] = None,
+    protocol: Protocol = None,
+    cut: Cut = None,
     k: Annotated[int, Option("-k", min=1, help="Items per user.")] = 10,
     exclude_seen: SeenItems = "auto",
     form: Annotated[
@@ -54,10 +62,11 @@ def recommend(
     from longrec.core.serialise import serialise
     from longrec.recommender import load
 
-    if sum((bool(user), bool(history), everybody)) != 1:
-        raise UsageError("give one of --user ID..., --history ITEM... and --all")
-    if more and everybody:
-        raise UsageError(f"--all takes no ids, but {more[0]!r} was given")
+    if sum((bool(user), bool(history), everybody, split is not None)) != 1:
+        raise UsageError("give one of --user ID..., --history ITEM..., --all and --split")
+    if more and not (user or history):
+        option = "--all" if everybody else "--split"
+        raise UsageError(f"{option} takes no ids, but {more[0]!r} was given")
     if history and data is not None:
         raise UsageError("--history brings its own events: leave --data out")
     chosen = _chosen_format(form, out)
@@ -67,17 +76,20 @@ def recommend(
     ids = [*(history or user or []), *(more or [])]
     with console.progress_bar("recommending") as progress:
         found = recommender.recommend(
-            None if history or everybody else ids,
+            ids if user else None,
             data,
             [ids] if history else None,
             k=k,
             exclude_seen=hides,
             progress=progress,
+            split=split,
+            protocol=protocol,
+            cut=cut,
         )
     if chosen == "table":
         console.table("recommendations", found.columns, found.rows())
         return
-    if chosen == "json":
+    if chosen == "json" and split is None:
         asked = [0] if history else recommender.data(data).user_ids if everybody else ids
         found = _with_users_without_items(found, asked)
     written = serialise(found, chosen)

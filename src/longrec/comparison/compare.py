@@ -18,7 +18,14 @@ from typing import Any
 import torch
 
 from longrec.artifact.provenance import provenance
-from longrec.comparison.plan import Job, Plan, model_texts, read_plan, setting_texts
+from longrec.comparison.plan import (
+    Job,
+    Plan,
+    model_texts,
+    read_plan,
+    setting_texts,
+    with_baselines,
+)
 from longrec.comparison.process import run_process
 from longrec.comparison.report import provenance_facts, write_results
 from longrec.comparison.results import Comparison, Failure, Phase, collect, is_evaluated, is_trained
@@ -42,6 +49,7 @@ def compare(
     seeds: int = 1,
     device: str = "auto",
     bounds: Sequence[ReportRow] = (),
+    baselines: bool = True,
     progress: bool | None = None,
 ) -> Comparison:
     """Train and evaluate models on the same histories under equal budgets, and write a report.
@@ -68,6 +76,8 @@ def compare(
         As in `train`.
     bounds : sequence of ReportRow
         Further rows of kind "ceiling" or "bound", for data of which they are known.
+    baselines : bool
+        Whether to compare `longrec.runs.baselines.BASELINES` as well, which are counted in seconds.
     progress : bool or None
         Whether to show on standard error what runs; None does so in a terminal or a notebook.
 
@@ -86,7 +96,7 @@ def compare(
     plan = Plan(
         histories=str(data.path.resolve()),
         fingerprint=data.fingerprint,
-        models=model_texts(models),
+        models=with_baselines(model_texts(models)) if baselines else model_texts(models),
         budget=float(budget),
         settings=setting_texts(settings or {}),
         seeds=seeds,
@@ -150,7 +160,8 @@ def _arguments(job: Job, plan: Plan, phase: Phase) -> list[str]:
     if job.entry.plugin is not None:
         arguments += ["--plugin", job.entry.plugin]
     if phase == "evaluation":
-        return [*arguments, str(job.run), "--data", plan.histories]
+        # Baselines are rows of the comparison, if they are wanted.
+        return [*arguments, str(job.run), "--data", plan.histories, "--no-baselines"]
     arguments += [plan.histories, "--model", job.entry.model]
     arguments += ["--out", str(job.run), "--device", plan.device]
     for key, value in (job.entry.settings | {"seed": str(job.seed)}).items():
@@ -187,4 +198,4 @@ def _last_validation(log: Path) -> str:
     if len(lines) < 2:
         return ""
     last = dict(zip(lines[0].split(","), lines[-1].split(","), strict=False))
-    return f"  epoch {last['epoch']}, NDCG@10 {float(last['ndcg10']):.4f}"
+    return f"  epoch {last['epoch']}, NDCG@10 as served {float(last['ndcg10']):.4f}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from longrec.core.sealed import SealedKind
 from longrec.models import MODELS, CountingModel
 from longrec.models.common.registry import config_keys
 from longrec.models.common.settings import check_model, parse_settings, stored_settings
+from longrec.runs.baselines import BASELINES
 
 COMPARISON = SealedKind(
     "a comparison",
@@ -131,8 +132,9 @@ class Plan:
                 )
             own[key] = value
         common = self.settings
-        if not fields(MODELS[check_model(name)].config_class):  # it has no settings of its own
-            common = {key: value for key, value in common.items() if not _is_of_a_model(key)}
+        if issubclass(MODELS[check_model(name)], CountingModel):  # others' settings are not for it
+            known = config_keys(MODELS[name].config_class)
+            common = {k: v for k, v in common.items() if k in known or not _is_of_a_model(k)}
         settings = common | own | {"max_minutes": str(self.budget)}
         try:
             parse_settings(name, settings)
@@ -215,6 +217,12 @@ def model_texts(models: str | Sequence[str]) -> tuple[str, ...]:
     """Names from a list, or from one text with commas."""
     texts = models.split(",") if isinstance(models, str) else models
     return tuple(text.strip() for text in texts if text.strip())
+
+
+def with_baselines(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """The baselines that are not among some models, and then the models."""
+    named = {text.partition(":")[0] for text in texts}
+    return (*(name for name in BASELINES if name in MODELS and name not in named), *texts)
 
 
 def setting_texts(settings: Mapping[str, Any]) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,20 @@ def report_row(runs: Sequence[Path], name: str, memory: Sequence[Path] = ()) -> 
     metrics = every[0]
     if len(runs) > 1:
         ranks = [read_ranks(run) for run in runs]
-        metrics = summarise_ranks(
+        policies = {own.exclude_seen for own in every}
+        averaged = summarise_ranks(
             *(ranks, metrics.protocol, metrics.notes),
             split=metrics.split,
-            exclude_seen=metrics.exclude_seen,
+            exclude_seen=policies.pop() if len(policies) == 1 else None,
+        )
+        lists = [key for key in metrics if key not in averaged]
+        means = {key: statistics.fmean(own[key] for own in every) for key in lists}
+        metrics = replace(
+            *(averaged,),
+            estimates=averaged.estimates | means,
+            events=metrics.events,
+            cut=metrics.cut,
+            lists=metrics.lists,
         )
     sizes = sizes_of(read_json(runs[0] / "config.json"))
     peaks = [read_json(path).get("peak_bytes") for path in memory if path.is_file()]

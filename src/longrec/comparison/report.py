@@ -17,7 +17,7 @@ from longrec.core.format import size
 from longrec.core.machine import machine_text, versions_text
 from longrec.evaluation.report.contents import Report, ReportRow
 from longrec.evaluation.report.page import write_report
-from longrec.evaluation.summary import SERVED
+from longrec.evaluation.summary import SERVED, UNFILTERED, label
 
 QUOTED = tuple(SERVED + name for name in ("ndcg@10", "hr@10", "mrr@10"))
 
@@ -86,6 +86,7 @@ def results_frame(comparison: Comparison) -> pl.DataFrame:
             "ended": row.ended,
             "converged": None if row.converged is None else str(row.converged),
             "seeds": row.seeds if row.is_system else None,
+            "seen items": row.policy,
         }
         for key in QUOTED:
             line[key] = row.metrics.get(key)
@@ -100,7 +101,7 @@ def results_frame(comparison: Comparison) -> pl.DataFrame:
 
 def summary_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Columns and lines of a table for the screen, in the order of ranks."""
-    ndcg, hr = QUOTED[:2]
+    ndcg, others = QUOTED[0], [QUOTED[1], "ndcg@10", UNFILTERED + "ndcg@10"]
     lines = []
     for rank, row in enumerate(comparison.rows, start=1):
         cost, ends = row.cost, row.interval(ndcg)
@@ -108,17 +109,22 @@ def summary_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
             [
                 str(rank) if row.is_ranked else "",
                 row.name,
-                f"{row.metrics[ndcg]:.4f}" if ndcg in row.metrics else "",
+                row.policy,
+                _four(row, ndcg),
                 "" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}",
-                f"{row.metrics[hr]:.4f}" if hr in row.metrics else "",
+                *(_four(row, key) for key in others),
                 "" if cost.seconds is None else f"{cost.seconds / 60:.1f}",
                 "" if cost.peak_bytes is None else f"{cost.peak_bytes / 2**20:,.0f}",
                 cost.keeps if cost.state_bytes is None else size(cost.state_bytes),
                 how_ended(row) if row.is_system else row.kind,
             ]
         )
-    metrics = [QUOTED[0].upper(), "95%", QUOTED[1].upper()]
-    return ["#", "model", *metrics, "minutes", "peak MiB", "state", "ended"], lines
+    head = ["#", "model", "seen items", label(ndcg), "95%", *map(label, others)]
+    return [*head, "minutes", "peak MiB", "state", "ended"], lines
+
+
+def _four(row: ReportRow, key: str) -> str:
+    return f"{row.metrics[key]:.4f}" if key in row.metrics else ""
 
 
 def how_ended(row: ReportRow) -> str:

@@ -11,6 +11,7 @@ from longrec.artifact.folder import evaluated_tensors, tensors_of
 from longrec.comparison.plan import Job, Plan, read_plan
 from longrec.comparison.read_runs import read_json, read_ranks, report_row
 from longrec.core.errors import DataError
+from longrec.evaluation.metrics import CUTOFFS
 from longrec.evaluation.report.contents import (
     Pair,
     ReportRow,
@@ -128,6 +129,7 @@ def is_evaluated(job: Job, plan: Plan) -> bool:
         return bool(
             metrics["split"] == "test"
             and metrics["protocol"] == stored_settings(trained)["protocol"]
+            and set(CUTOFFS) <= set(metrics["ks"])
             and data == plan.fingerprint
         )
     except (DataError, KeyError, TypeError):

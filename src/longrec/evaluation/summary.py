@@ -247,6 +247,12 @@ def keys_of(ks: Sequence[int]) -> list[str]:
     return [reading + name for reading in READINGS for name in names(ks)]
 
 
+def label(key: str) -> str:
+    """Write a metric's key for people: "served/ndcg@10" is "NDCG@10, as served"."""
+    reading = next(one for one in (SERVED, UNFILTERED, "") if key.startswith(one))
+    return f"{key.removeprefix(reading).upper()}, {TITLES[reading]}"
+
+
 def leading(ks: Sequence[int]) -> str:
     """The key that leads: NDCG@10 as served, or of the first k where 10 is none of them."""
     return f"{SERVED}ndcg@{10 if 10 in ks else ks[0]}"

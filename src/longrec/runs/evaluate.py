@@ -81,12 +81,7 @@ def evaluate(
     hides_seen = recommender.hides_seen(exclude_seen)
     data = recommender.data(histories)
     config, refit = recommender.train_config, recommender.provenance.get("refit")
-    trained_under = (config.protocol, config.cut)
-    if refit is not None:  # as the run that was measured
-        trained_under = (refit["settings"]["protocol"], refit["settings"]["cut"])
-    under = (protocol or trained_under[0], cut)
-    if under == (trained_under[0], None):
-        under = trained_under
+    trained_under, under = recommender.trained_under, recommender.cut_by(protocol, cut)
     chosen = make_split(under[0], data, under[1])
     if refit is not None and len(getattr(chosen, split)):
         targets = getattr(chosen, split)

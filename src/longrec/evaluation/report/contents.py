@@ -88,6 +88,13 @@ class ReportRow:
         """Whether it takes a place: what was still improving takes none."""
         return self.is_system and self.converged is not False
 
+    @property
+    def policy(self) -> str:
+        """What it does as served with items that a user has seen; "" where that is not known."""
+        if not isinstance(self.metrics, Metrics) or self.metrics.exclude_seen is None:
+            return ""
+        return "left out" if self.metrics.exclude_seen else "recommended"
+
     def interval(self, key: str) -> Interval | None:
         """The 95% interval of a metric, where there is one."""
         return self.metrics.intervals.get(key) if isinstance(self.metrics, Metrics) else None

@@ -16,7 +16,6 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from longrec.evaluation.report.contents import ReportRow
-from longrec.evaluation.summary import SERVED, TITLES, UNFILTERED
 
 COLOURS = (
     "#2f7fc1", "#dd7a35", "#38a169", "#c8507f", "#8a6fc4", "#b3891c", "#2fa3b3", "#a06a4c",
@@ -56,12 +55,6 @@ _STYLE: Any = {  # matplotlib types the keys one by one, too narrowly for a plai
 }
 Rows = Sequence[ReportRow]
 Draw = Callable[[Figure], None]
-
-
-def label(key: str) -> str:
-    """Write a metric's key for people: "served/ndcg@10" is "NDCG@10, as served"."""
-    reading = next(one for one in (SERVED, UNFILTERED, "") if key.startswith(one))
-    return f"{key.removeprefix(reading).upper()}, {TITLES[reading]}"
 
 
 def colours_of(rows: Rows) -> dict[str, str]:

@@ -20,13 +20,12 @@ from longrec.evaluation.report.drawing import (
     colours_of,
     dash,
     error,
-    label,
     legend_above,
     name_of,
     reference_lines,
     svg,
 )
-from longrec.evaluation.summary import Metrics
+from longrec.evaluation.summary import Metrics, label
 
 _TIMES = {
     0.001: "1 ms", 0.003: "3 ms", 0.01: "10 ms", 0.03: "30 ms", 0.1: "0.1 s", 0.3: "0.3 s",

@@ -18,7 +18,8 @@ from markupsafe import Markup
 from longrec.core.errors import DataError
 from longrec.core.files import write_file
 from longrec.core.format import duration, size
-from longrec.evaluation.metrics import names
+from longrec.evaluation.beyond_accuracy import NAMES
+from longrec.evaluation.metrics import CUTOFFS, names
 from longrec.evaluation.report import figures
 from longrec.evaluation.report.contents import (
     Cost,
@@ -27,8 +28,8 @@ from longrec.evaluation.report.contents import (
     best_epoch,
     by_rank,
 )
-from longrec.evaluation.report.drawing import label, with_own_ids
-from longrec.evaluation.summary import LEADING, SERVED, TITLES, UNFILTERED, Bucket, Metrics
+from longrec.evaluation.report.drawing import with_own_ids
+from longrec.evaluation.summary import LEADING, SERVED, TITLES, UNFILTERED, Bucket, Metrics, label
 
 
 def write_report(path: str | Path, report: Report) -> Path:
@@ -75,7 +76,6 @@ def render(report: Report) -> str:
         length_columns=length_columns,
         by_length=by_length,
         memory=list(_memory(rows)),
-        metric_names=names(),
         all_metrics=list(_all_metrics(rows)),
     )
 
@@ -135,10 +135,15 @@ def _memory(rows: Sequence[ReportRow]) -> Iterator[tuple[str, Sequence[float], A
 
 def _all_metrics(
     rows: Sequence[ReportRow],
-) -> Iterator[tuple[str, list[str], list[ReportRow]]]:
-    """Each reading of ranks: title, the metrics' keys, and the rows that have some of them."""
-    for prefix, title in TITLES.items():
-        keys = [prefix + name for name in names()]
-        measured = [row for row in rows if any(key in row.metrics for key in keys)]
+) -> Iterator[tuple[str, dict[str, str], list[ReportRow]]]:
+    """Each reading of ranks, and the served lists: title, heads by key, the rows that have some."""
+    parts = {
+        title: {prefix + name: name.upper() for name in names()} for prefix, title in TITLES.items()
+    }
+    parts["lists as served: coverage, novelty (bits), Gini and popularity bias"] = {
+        f"{SERVED}{name}@{k}": f"{name.replace('_', ' ')}@{k}" for k in CUTOFFS for name in NAMES
+    }
+    for title, heads in parts.items():
+        measured = [row for row in rows if any(key in row.metrics for key in heads)]
         if measured:
-            yield title, keys, measured
+            yield title, heads, measured
