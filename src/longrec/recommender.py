@@ -13,13 +13,14 @@ import polars as pl
 import torch
 
 from longrec.artifact.artifact import Artifact
-from longrec.core.arguments import check_count, check_ids, check_progress, described, is_list
+from longrec.core.arguments import check_count, check_progress, described
 from longrec.core.arrays import places
 from longrec.core.choices import Durability, ExcludeSeen, SplitName, check_choice
 from longrec.core.errors import UsageError
 from longrec.data.aligned import align, align_items
 from longrec.data.catalog import as_ids
 from longrec.data.event_columns import check_columns
+from longrec.data.given_ids import check_id, check_ids, is_list
 from longrec.data.histories import Histories
 from longrec.data.splits import make_split
 from longrec.data.unknown_ids import (
@@ -95,7 +96,8 @@ class Recommender(Artifact):
             When another process writes to it, or it cannot be reached.
         """
         served = self.on_cpu()
-        stream = Stream.open(served, url, durability, beside, index or served.index)
+        index = served.index if index is None else index
+        stream = Stream.open(served, url, durability, beside, index)
         if not beside and (count := new_items(stream.store.meta(), served)):
             warnings.warn(
                 f"{count:,} items of this catalog are newer than records in {stream.store.url}: "
@@ -284,6 +286,7 @@ class Recommender(Artifact):
         if times is not None:
             raise UsageError("times go with a history: a user's events have their own")
         check_explains(model)
+        check_id("user", user)
         index = find_item(catalog, item)
         data = self.data(data)
         row = data.find_users([user])

@@ -1,78 +1,19 @@
-"""What may be given as ids, counts and paths, and what is said of the rest."""
+"""Counts, paths, names and functions that are given, and what is said of the rest."""
 
 from __future__ import annotations
 
-from datetime import datetime
-
 import numpy as np
-import pandas as pd
 import polars as pl
 import pytest
-import torch
 
-from longrec.core.arguments import check_count, check_ids, check_path, check_progress
+from longrec.core.arguments import (
+    check_count,
+    check_names,
+    check_path,
+    check_progress,
+    check_text,
+)
 from longrec.core.errors import UsageError
-
-IDS = {
-    "list": [1, "a", None, 2.0, b"x"],
-    "tuple": (1, 2),
-    "range": range(3),
-    "array": np.array([1, 2]),
-    "array of text": np.array(["a", "b"]),
-    "array of times": np.array(["2020-01-01"], "M8[ns]"),
-    "numpy scalars": [np.int64(1), np.str_("a")],
-    "datetimes": [datetime(2020, 1, 1)],
-    "polars": pl.Series(["a"]),
-    "pandas": pd.Series([5, 6], index=[9, 8]),
-    "pandas index": pd.Index([5, 6]),
-    "pandas' nothing": [pd.NA, pd.Timestamp(0)],
-    "tensor": torch.tensor([1, 2]),
-    "nobody": [],
-}
-NO_IDS = {
-    "text": "372,373",
-    "bytes": b"372",
-    "number": 5,
-    "nothing": None,
-    "generator": (one for one in "ab"),
-    "map": map(str, [1]),
-    "mapping": {"a": 1},
-    "keys": {"a": 1}.keys(),
-    "set": {1, 2},
-    "table": pl.DataFrame({"user": [1]}),
-    "pandas table": pd.DataFrame({"user": [1]}),
-    "two dimensions": np.zeros((2, 2), int),
-    "no dimension": np.array(5),
-    "array of booleans": np.array([True]),
-    "series of booleans": pl.Series([True]),
-    "series of lists": pl.Series([[1]]),
-    "a list in it": [1, [2]],
-    "a boolean in it": [1, True],
-    "a mapping in it": [{"user": 1}],
-    "an object in it": [object()],
-    "a class in it": [int],
-    "a complex number in it": [1j],
-}
-
-
-@pytest.mark.parametrize("kind", IDS)
-def test_ids_in_an_order_are_taken(kind):
-    found = check_ids("users", IDS[kind])
-    assert len(found) == len(IDS[kind])
-    assert [one for one in found if isinstance(one, np.generic)] == [
-        one for one in IDS[kind] if kind in ("numpy scalars", "array of times")
-    ]
-
-
-@pytest.mark.parametrize("kind", NO_IDS)
-def test_what_is_no_list_of_ids_is_refused_by_name(kind):
-    with pytest.raises(UsageError, match=r"^users[. ].*; give a list of ids"):
-        check_ids("users", NO_IDS[kind])
-
-
-def test_the_first_that_is_no_id_is_named():
-    with pytest.raises(UsageError, match=r"^users\.2 is of type list; give"):
-        check_ids("users", [1, 2, [3], {}])
 
 
 @pytest.mark.parametrize("value", [True, "5", 2.5, 0, -1, None, [5], np.float64(5)])
@@ -97,3 +38,17 @@ def test_progress_is_called():
     check_progress(None)
     with pytest.raises(UsageError, match="progress is True; give a function"):
         check_progress(True)
+    with pytest.raises(UsageError, match=r"progress is 5; give a function .*, True or None"):
+        check_progress(5, shown=True)
+    check_progress(False, shown=True)
+
+
+def test_text_and_names():
+    check_text("type", None)
+    assert check_names("columns", "a") == ("a",)
+    assert check_names("columns", ["a", "b", "a"]) == ("a", "b")
+    with pytest.raises(UsageError, match=r"^type is b'a'; give text"):
+        check_text("type", b"a")
+    for value in (5, None, [1], {"a": 1}, (one for one in "ab")):
+        with pytest.raises(UsageError, match=r"^columns is .*; give a list of names"):
+            check_names("columns", value)

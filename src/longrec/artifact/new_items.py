@@ -8,9 +8,10 @@ from typing import Any
 import polars as pl
 import torch
 
-from longrec.core.arguments import check_ids, described
+from longrec.core.arguments import described
 from longrec.core.errors import UsageError
 from longrec.data.catalog import Catalog, as_ids
+from longrec.data.given_ids import check_ids
 
 
 def new_ids(catalog: Catalog, ids: Sequence[Any] | pl.Series) -> pl.Series:

@@ -30,9 +30,10 @@ from longrec.comparison.process import run_process
 from longrec.comparison.report import provenance_facts, write_results
 from longrec.comparison.results import Comparison, Failure, Phase, collect, is_evaluated, is_trained
 from longrec.core import console
+from longrec.core.arguments import check_count, check_path, described
 from longrec.core.errors import UsageError
 from longrec.core.lock import locked
-from longrec.data.histories import Histories, open_histories
+from longrec.data.histories import Histories, as_histories
 from longrec.evaluation.report.contents import ReportRow
 
 COMMANDS: dict[Phase, str] = {"training": "train", "evaluation": "evaluate"}
@@ -91,8 +92,11 @@ def compare(
         For an unknown model, key or value, before anything is run; for a folder that holds
         something else or another comparison.
     """
-    data = histories if isinstance(histories, Histories) else open_histories(histories)
-    folder = Path(out)
+    data = as_histories("histories", histories)
+    folder = check_path("out", out)
+    if not isinstance(budget, int | float):
+        raise UsageError(f"budget is {described(budget)}; give minutes of training for each run")
+    seeds = check_count("seeds", seeds)
     plan = Plan(
         histories=str(data.path.resolve()),
         fingerprint=data.fingerprint,

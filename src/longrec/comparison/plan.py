@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from longrec.core.arguments import check_names
 from longrec.core.errors import DataError, UsageError
 from longrec.core.lock import LOCK
 from longrec.core.sealed import SealedKind
@@ -215,7 +216,7 @@ def read_plan(folder: Path) -> Plan | None:
 
 def model_texts(models: str | Sequence[str]) -> tuple[str, ...]:
     """Names from a list, or from one text with commas."""
-    texts = models.split(",") if isinstance(models, str) else models
+    texts = models.split(",") if isinstance(models, str) else check_names("models", models)
     return tuple(text.strip() for text in texts if text.strip())
 
 

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence, Set
-from datetime import date, time, timedelta
-from numbers import Number
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from longrec.core.errors import UsageError
 
-ID_TYPES = (str, bytes, Number, np.generic, date, time, timedelta, NoneType)
-"""What may stand for an id; None and NaN are nobody's. A datetime is a date."""
 SHOWN = 60
 """Characters of a value that an error shows."""
 
@@ -46,54 +39,26 @@ def check_path(name: str, value: Any, wanted: str = "the path of a folder") -> P
     raise UsageError(f"{name} is {described(value)}; give {wanted}")
 
 
-def check_progress(progress: Any) -> None:
-    """What is called as work goes on: a function, or None."""
-    if progress is not None and not callable(progress):
-        raise UsageError(
-            f"progress is {described(progress)}; give a function of (done, total), or None"
-        )
+def check_text(name: str, value: Any) -> None:
+    """Text, or None."""
+    if value is not None and not isinstance(value, str):
+        raise UsageError(f"{name} is {described(value)}; give text")
 
 
-def check_ids(name: str, given: Any, wanted: str = "a list of ids") -> Sequence[Any] | pl.Series:
-    """Ids in an order, given as a list, tuple, array, or Series of polars or pandas.
-
-    Raises
-    ------
-    UsageError
-        For one id instead of several, what has no length or no order (generators, sets, mappings),
-        a table, and what is no id among them: lists, mappings, booleans.
-    """
-    if not is_list(given):
-        raise UsageError(f"{name} is {described(given)}; give {wanted}")
-    if isinstance(given, pl.Series):
-        if given.dtype.is_nested() or given.dtype == pl.Boolean:
-            raise UsageError(f"{name} is a Series of {given.dtype}; give {wanted}")
-        return given
-    if isinstance(given, np.ndarray) and given.dtype.kind == "M":
-        given = list(given)  # nanoseconds would become numbers
-    elif not isinstance(given, list | tuple | range):
-        given = given.tolist() if hasattr(given, "tolist") else list(given)
-    if not isinstance(given, list | tuple | range):
-        raise UsageError(f"{name} has no dimension; give {wanted}")
-    odd = tuple(kind for kind in {type(one) for one in given} if not _may_be_id(kind))
-    if odd:
-        at = next(at for at, one in enumerate(given) if isinstance(one, odd))
-        one = next(one for one in given if isinstance(one, odd))
-        raise UsageError(f"{name}.{at} is {described(one)}; give {wanted}, each text or a number")
-    return given
+def check_names(name: str, value: Any) -> tuple[str, ...]:
+    """Several names, or one alone as text; each once, in their order."""
+    names = (value,) if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(isinstance(one, str) for one in names):
+        raise UsageError(f"{name} is {described(value)}; give a list of names")
+    return tuple(dict.fromkeys(names))
 
 
-def is_list(given: Any) -> bool:
-    """Whether a value has elements in an order, and is neither text nor a table."""
-    return (
-        isinstance(given, Iterable)
-        and hasattr(given, "__len__")
-        and not isinstance(given, str | bytes | bytearray | Mapping | Set)
-        and not hasattr(given, "columns")
+def check_progress(progress: Any, shown: bool = False) -> None:
+    """What is called as work goes on: a function, or None; where it may be shown, a bool, too."""
+    if progress is None or callable(progress) or (shown and isinstance(progress, bool)):
+        return
+    others = "True or None" if shown else "or None"
+    raise UsageError(
+        f"progress is {described(progress)}; give a function that is called as work goes on, "
+        f"{others}"
     )
-
-
-def _may_be_id(kind: type) -> bool:
-    if kind.__module__.partition(".")[0] == "pandas":  # its times, and its sign for nothing
-        return True
-    return issubclass(kind, ID_TYPES) and not issubclass(kind, bool | np.bool_ | complex)

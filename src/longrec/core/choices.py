@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
+from longrec.core.arguments import described
 from longrec.core.errors import UsageError
 
 Durability = Literal["power", "process"]
@@ -24,6 +25,6 @@ refit` has it."""
 def check_choice(name: str, value: object, choices: Any) -> None:
     """Raise UsageError unless a value is one of the words of a Literal."""
     words = get_args(choices)
-    if value not in words:
+    if not isinstance(value, str) or value not in words:
         *first, last = map(repr, words)
-        raise UsageError(f"{name} is {value!r}; choose {', '.join(first)} or {last}")
+        raise UsageError(f"{name} is {described(value)}; choose {', '.join(first)} or {last}")

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from longrec.core.arguments import check_path, described
 from longrec.core.errors import DataError, UsageError
 from longrec.data.catalog import Catalog
 from longrec.data.extend import fit_events, known_first, merge
-from longrec.data.histories import HISTORIES, Histories, open_histories, write_histories
+from longrec.data.histories import HISTORIES, Histories, as_histories, write_histories
 from longrec.data.read import Events, read_events
 from longrec.data.times import to_seconds
 
@@ -63,9 +64,11 @@ def prepare(
     for name, value in (("k_core", k_core), ("min_length", min_length)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise UsageError(f"{name} is a whole number from 0, not {value!r}.")
-    out = Path(out)
+    out = check_path("out", out)
+    if report is not None and not callable(report):
+        raise UsageError(f"report is {described(report)}; give a function of a line, or None")
     HISTORIES.check_replaceable(out, overwrite=overwrite)
-    old = open_histories(extend) if isinstance(extend, Path | str) else extend
+    old = None if extend is None else as_histories("extend", extend)
     if old is not None:
         if k_core > 1 or dedup or min_length > 1:
             raise UsageError(

@@ -13,6 +13,7 @@ from typing import Any
 
 import polars as pl
 
+from longrec.core.arguments import check_names, check_text
 from longrec.core.errors import DataError, UsageError
 from longrec.data.columns import ROLES, find_columns, likely_type, missing, no_time, same_types
 from longrec.data.event_columns import TYPE
@@ -152,11 +153,13 @@ def read_events(
         if any((user, item, time, order, row_order, time_unit, type, columns)):
             raise UsageError("These events are read already: give column options to read_events.")
         return source
+    stated = {"user": user, "item": item, "time": time, "order": order}
+    for name, value in (stated | {"time_unit": time_unit, "type": type}).items():
+        check_text(name, value)
+    columns = check_names("columns", columns)
     parts = open_source(source)
     first = parts[0]
-    names, recognised = find_columns(
-        first, {"user": user, "item": item, "time": time, "order": order}
-    )
+    names, recognised = find_columns(first, stated)
     if row_order and order is not None:
         raise UsageError(
             "Either order= names a column or row_order=True says rows count, not both."
@@ -165,7 +168,6 @@ def read_events(
         raise UsageError(no_time(first))
     if time_unit is not None and "time" not in names:
         raise UsageError(f"time_unit={time_unit!r} was given, but {first.name} has no time column.")
-    columns = (columns,) if isinstance(columns, str) else tuple(dict.fromkeys(columns))
     for name in columns:
         if name not in first.schema:
             raise UsageError(missing(first, name, "columns"))

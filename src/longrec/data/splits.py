@@ -244,7 +244,7 @@ PROTOCOLS: dict[str, Callable[[Histories], Split]] = {
 
 def make_split(protocol: str, histories: Histories, cut: str | None = None) -> Split:
     """Cut histories by a protocol, a key of ``PROTOCOLS``; `cut`: dates, of global-time alone."""
-    if protocol not in PROTOCOLS:
+    if not isinstance(protocol, str) or protocol not in PROTOCOLS:
         raise UsageError(f"unknown protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
     if cut is None:
         return PROTOCOLS[protocol](histories)

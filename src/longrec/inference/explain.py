@@ -14,8 +14,10 @@ import numpy as np
 import polars as pl
 import torch
 
+from longrec.core.arguments import check_count
 from longrec.core.errors import UsageError
 from longrec.data.catalog import Catalog
+from longrec.data.given_ids import check_id
 from longrec.data.unknown_ids import likely_cause
 from longrec.inference.attribution import WINDOW, attended_layers, attention_of_last
 from longrec.inference.encode import Events, check_times, last_items
@@ -120,8 +122,7 @@ class Explanation:
         UsageError
             When `k` is below 1.
         """
-        if k < 1:
-            raise UsageError(f"top is {k}; it must be at least 1")
+        k = check_count("top", k)
         attention = self.events["attention"].to_numpy()
         return len(attention) - 1 - np.argsort(-attention[::-1], kind="stable")[:k]
 
@@ -253,6 +254,7 @@ def explain_given(
 
 def find_item(catalog: Catalog, item: Any) -> int:
     """The index of an item to be explained; UsageError where the catalog does not have it."""
+    check_id("item", item)
     index = int(catalog.find([item])[0])
     if not index:
         cause = likely_cause([item], catalog.ids)
@@ -265,7 +267,10 @@ def find_item(catalog: Catalog, item: Any) -> int:
 
 def _seconds(times: Sequence[int] | np.ndarray, events: int) -> np.ndarray:
     """Given times as (events,) int64."""
-    given = np.asarray(times)
+    try:
+        given = np.asarray(times)
+    except ValueError:  # rows of several lengths
+        given = np.empty((), object)
     if given.shape != (events,) or (events and given.dtype.kind not in "iu"):
         raise UsageError(
             f"times is {given.dtype} of shape {given.shape}; give a whole number of seconds since "

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from longrec.core import console
+from longrec.core.arguments import described
 from longrec.core.errors import UsageError
 from longrec.core.generators import generators_kept, seed_generators
 from longrec.data.catalog import Catalog
@@ -105,6 +106,8 @@ def _counted(data: Histories, split: Split) -> Catalog:
 
 
 def _device(name: str) -> torch.device:
+    if not isinstance(name, str):
+        raise UsageError(f"device is {described(name)}; give auto, cpu, cuda, cuda:1, …")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

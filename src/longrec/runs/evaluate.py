@@ -11,6 +11,7 @@ import polars as pl
 
 from longrec.artifact.artifact import Artifact
 from longrec.artifact.provenance import provenance
+from longrec.core.arguments import check_progress, check_text, described
 from longrec.core.choices import ExcludeSeen, SplitName, check_choice
 from longrec.core.errors import DataError, LongrecError, UsageError
 from longrec.data.aligned import align
@@ -76,9 +77,16 @@ def evaluate(
         intervals, buckets, baselines, counts and notes as attributes. A recommender with a folder
         also keeps it there, in a folder of its own (`longrec.runs.evaluations`).
     """
+    if not isinstance(recommender, Artifact):
+        raise UsageError(
+            f"recommender is {described(recommender)}; give one, such as longrec.load(run)"
+        )
     check_choice("split", split, SplitName)
     ks = _checked_ks(ks)
     hides_seen = recommender.hides_seen(exclude_seen)
+    check_text("protocol", protocol)
+    check_text("cut", cut)
+    check_progress(progress)
     data = recommender.data(histories)
     config, refit = recommender.train_config, recommender.provenance.get("refit")
     trained_under, under = recommender.trained_under, recommender.cut_by(protocol, cut)
@@ -171,7 +179,7 @@ def evaluate(
 
 
 def _checked_ks(ks: Sequence[int]) -> tuple[int, ...]:
-    found = tuple(ks)
+    found = tuple(ks) if isinstance(ks, list | tuple | range) else ()
     if not found or any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in found):
         raise UsageError(f"ks is {ks!r}; it must be whole numbers from 1, such as (10, 20, 50)")
     return tuple(sorted(set(found)))

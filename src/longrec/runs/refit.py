@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from longrec.core.arguments import check_path, check_progress
 from longrec.core.errors import UsageError
 from longrec.data.histories import Histories
 from longrec.recommender import Recommender, load
@@ -68,6 +69,7 @@ def refit(
     LongrecError
         When training cannot go on.
     """
+    check_progress(progress, shown=True)
     measured = run if isinstance(run, Recommender) else load(run)
     data = measured.data(histories)
     old = _started_from(measured)
@@ -78,7 +80,7 @@ def refit(
             raise UsageError("resume needs the folder of the refit: pass out=")
         with tempfile.TemporaryDirectory(prefix="longrec-") as temporary:
             return carry_out(data, plan, old, Path(temporary), False, device, progress)
-    folder = Path(out)
+    folder = check_path("out", out)
     with locked_run(folder, resume):
         begun = read_plan(folder) if resume else None
         if begun is None:

@@ -6,8 +6,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from longrec.core.arguments import check_path, check_progress
 from longrec.core.errors import UsageError
-from longrec.data.histories import Histories, open_histories
+from longrec.data.histories import Histories, as_histories
 from longrec.models.common.settings import check_model
 from longrec.recommender import Recommender, load
 from longrec.runs.carry_out import carry_out
@@ -84,10 +85,11 @@ def train(
     LongrecError
         When training cannot go on: nothing to train on, a loss that is not finite.
     """
-    data = histories if isinstance(histories, Histories) else open_histories(histories)
+    data = as_histories("histories", histories)
+    check_progress(progress, shown=True)
     if model is not None:
         check_model(model)
-    old = load(warm_start) if isinstance(warm_start, str | Path) else warm_start
+    old = warm_start if isinstance(warm_start, Recommender | None) else load(warm_start)
     if out is None:
         if resume or final:
             raise UsageError(f"{'resume' if resume else 'final'} needs the run's folder: pass out=")
@@ -95,7 +97,7 @@ def train(
             run = Path(temporary)
             plan = make_plan(data, run, model, settings, old)
             return carry_out(data, plan, old, run, False, device, progress)
-    folder = Path(out)
+    folder = check_path("out", out)
     with locked_run(folder, resume):
         begun = read_plan(folder) if resume else None
         if begun is None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from longrec.config.border import build_config, check_values, unknown_key
 from longrec.config.training import TrainConfig
+from longrec.core.arguments import check_text
 from longrec.core.errors import UsageError
 from longrec.core.registry import missing_from
 from longrec.models.common.config import check_targets
@@ -26,6 +27,7 @@ def check_model(name: str, module: str | None = None) -> str:
     name : of a model.
     module : the module that registered it when a run with it was made, where that is known.
     """
+    check_text("model", name)
     if name in MODELS:
         return name
     near = difflib.get_close_matches(name, MODELS, 1) if module is None else []

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import os
+from typing import Any
+
+from longrec.core.arguments import described
 from longrec.core.choices import Durability, check_choice
 from longrec.core.errors import UsageError
 from longrec.serving.stores.protocol import Store
+
+
+def check_url(url: Any, durability: Any) -> str:
+    """The URL of a store, as text; UsageError where it or the durability is of no kind."""
+    check_choice("durability", durability, Durability)
+    if isinstance(url, os.PathLike):
+        url = os.fspath(url)
+    if not isinstance(url, str):
+        raise UsageError(f"url is {described(url)}; give lmdb:///folder, a path or redis://host/0")
+    return url
 
 
 def open_store(url: str, durability: Durability = "power", readonly: bool = False) -> Store:
@@ -30,7 +44,7 @@ def open_store(url: str, durability: Durability = "power", readonly: bool = Fals
         When another process writes to it, it cannot be reached, or it is not set up to keep what
         is acknowledged.
     """
-    check_choice("durability", durability, Durability)
+    url = check_url(url, durability)
     scheme, separator, rest = url.partition("://")
     if not separator:
         scheme, rest = "lmdb", url.removeprefix("lmdb:")

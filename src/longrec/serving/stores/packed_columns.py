@@ -34,12 +34,14 @@ def pack_columns(columns: Mapping[str, Any] | None) -> bytes:
     UsageError
         When something else stands there, or a limit is passed; it names the column.
     """
-    if not columns:
+    if columns is None:
         return b""
     if not isinstance(columns, Mapping):
         raise UsageError(
             f'columns is of type {type(columns).__name__}; give a mapping such as {{"type": "buy"}}'
         )
+    if not columns:
+        return b""
     if len(columns) > MAX_COLUMNS:
         raise UsageError(f"columns has {len(columns)} columns and may have {MAX_COLUMNS}")
     values = {}

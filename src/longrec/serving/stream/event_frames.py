@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 from polars import selectors as cs
 
+from longrec.core.arguments import check_names, check_text
 from longrec.core.errors import DataError, UsageError
 from longrec.data.read import Events, read_events
 from longrec.data.sources import open_source
@@ -36,8 +37,9 @@ def read_rows(
     Parameters and errors are those of `Stream.observe_many`; ids are keys, times are seconds,
     further columns are packed. `reads` are the columns that the model reads.
     """
-    if isinstance(columns, str):
-        columns = (columns,)
+    if columns is not None:
+        columns = check_names("columns", columns)
+    check_text("event_id", event_id)
     events = frame
     if not isinstance(events, Events):
         if isinstance(frame, str | list | tuple) or hasattr(frame, "__fspath__"):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from longrec.artifact.artifact import Artifact
-from longrec.core.arguments import check_count
+from longrec.core.arguments import check_count, described
 from longrec.core.arrays import Ints
 from longrec.core.choices import ExcludeSeen
 from longrec.core.errors import DataError, UsageError
@@ -239,6 +239,8 @@ class Ranker:
     def _indices(self, items: Iterable[Any], name: str) -> list[int]:
         if isinstance(items, str | bytes):
             raise UsageError(f"{name} is one id; give a list of item ids")
+        if isinstance(items, Mapping) or hasattr(items, "columns"):  # their keys are no items
+            raise UsageError(f"{name} is {described(items)}; give a list of item ids")
         if isinstance(items, np.ndarray) and items.dtype.kind in "iuf":  # slow one by one
             items = items.tolist()
         try:

@@ -20,15 +20,16 @@ from typing import Any
 import polars as pl
 
 from longrec.artifact.artifact import Artifact
-from longrec.core.arguments import check_ids, check_progress
+from longrec.core.arguments import check_progress, described
 from longrec.core.choices import Durability, ExcludeSeen
 from longrec.core.errors import LongrecError, UsageError
+from longrec.data.given_ids import check_ids
 from longrec.data.histories import Histories, as_histories
 from longrec.inference.explain import Explanation
 from longrec.retrieval.exact import ExactIndex
 from longrec.retrieval.index import Index
 from longrec.serving.records.engine import Engine
-from longrec.serving.stores.open import open_store
+from longrec.serving.stores.open import check_url, open_store
 from longrec.serving.stores.protocol import Store
 from longrec.serving.stream.answer_frames import AnswerFrames
 from longrec.serving.stream.event_frames import entries_of, read_rows
@@ -108,6 +109,12 @@ class Stream:
         index: Index | None = None,
     ) -> Stream:
         """See `Recommender.open_stream`."""
+        if index is not None and not callable(getattr(index, "search", None)):
+            raise UsageError(
+                f"index is {described(index)}; give the index of "
+                "longrec.retrieval.index_cache.open_index(recommender), or None"
+            )
+        url = check_url(url, durability)
         artifact = artifact.on_cpu()
         engine = Engine(artifact)
         store = open_store(url, durability)

@@ -101,7 +101,7 @@ class Writer:
         name = None if event_id is None else event_key(event_id)
         key = item_key(item)
         event = Event(seconds(time), key, name)
-        if columns:
+        if columns is not None and (not isinstance(columns, Mapping) or len(columns)):
             event = event._replace(columns=pack_columns(columns))
             if self.engine.columns is not None:
                 self.engine.columns.check(event.columns)
