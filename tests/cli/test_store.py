@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import signal
 import subprocess
 import time
@@ -26,6 +27,7 @@ from serving.maintenance.small_stores import (
     record,
     serve,
 )
+from serving.small_streams import recommender
 from small_histories import tiny_histories, walks
 
 from longrec.cli import main as cli
@@ -202,6 +204,23 @@ def test_a_stream_s_store(json_of, call, run, tmp_path) -> None:
     with run.open_stream(other) as stream:
         assert stream.recommend(4, k=5).equals(best)
         assert not stream.observe(0, 1001, 10**6, event_id="last 0").new
+
+
+def test_a_new_model_is_told_the_command_that_lets_the_store_serve_it(capsys, tmp_path) -> None:
+    """`serve` refuses it with a command that works as printed."""
+    old, new = (recommender(name) for name in ("elastic", "hydrarec"))
+    new.save(tmp_path / "a new run")
+    url = f"lmdb://{tmp_path}/the users"
+    with old.open_stream(url, "process") as stream:
+        stream.observe("ann", 100, 5)
+    argv = ("serve", tmp_path / "a new run", "--store", url, "--port", 0)
+    assert longrec(*argv) == 1
+    error = " ".join(capsys.readouterr().err.split())
+    command = shlex.split(error[error.index("longrec store rebuild") :])
+    assert command == ["longrec", "store", "rebuild", url, str(tmp_path / "a new run")]
+    assert longrec(*command[1:]) == 0
+    with new.open_stream(url) as stream:
+        assert stream.stats()["records"] == 1
 
 
 # ---- what is never shown, and help

@@ -175,6 +175,8 @@ def serve(
 
 def _about_store(stream: Stream, given: str, data: Path | None, need: Need | None) -> Iterator[str]:
     """What the store holds and lacks, where that is not as one expects."""
+    from longrec.serving.stream.imports import is_half_imported
+
     if need == "seeding":
         yield (
             f"filling the store from {data} meanwhile: who is not in it yet gets popular items "
@@ -184,13 +186,19 @@ def _about_store(stream: Stream, given: str, data: Path | None, need: Need | Non
         yield "items are new in the catalog: events of them that were skipped are applied meanwhile"
     elif data is not None:
         yield f"the store has the histories of {data} already: nothing is imported again"
-    if data is None and not stream.store.users(b"", 1):
-        known = stream.artifact.provenance.get("data", {}).get("path")
-        histories = known if known and Path(known).is_dir() else "HISTORIES"
-        # As it was called, but for a password in the store's URL.
-        shown = stream.store.url if "@" in given else given
-        words = [word.replace(given, shown) for word in sys.argv[1:]]
-        yield (
-            "the store is empty: every user is a stranger and gets popular items. To fill it, stop "
-            f"and run: {shlex.join(['longrec', *words, '--data', histories])}"
-        )
+    if data is None:
+        begin = ""
+        if is_half_imported(stream.store.meta()):
+            begin = "filling the store from histories has not ended. To go on, stop and run: "
+        elif not stream.store.users(b"", 1):
+            begin = (
+                "the store is empty: every user is a stranger and gets popular items. To fill it, "
+                "stop and run: "
+            )
+        if begin:
+            known = stream.artifact.provenance.get("data", {}).get("path")
+            histories = known if known and Path(known).is_dir() else "HISTORIES"
+            # As it was called, but for a password in the store's URL.
+            shown = stream.store.url if "@" in given else given
+            words = [word.replace(given, shown) for word in sys.argv[1:]]
+            yield begin + shlex.join(["longrec", *words, "--data", histories])

@@ -132,6 +132,9 @@ def test_a_server_survives_a_damaged_run_and_drains_at_its_end(run: Path, tmp_pa
         assert status == 0
     check_logged(store, sent)
     assert any("streams exactly" in line for line in child.output)
+    [empty] = [line for line in child.output if line.startswith("the store is empty")]
+    command = f"longrec --threads 1 serve {copied} --store {store} --port 0 --data HISTORIES"
+    assert empty.endswith(f"stop and run: {command}\n")
     lines = lines_of(child)
     events = [line["event"] for line in lines if line["event"] != "request"]
     assert [event for event in events if not event.startswith("swap")] == [

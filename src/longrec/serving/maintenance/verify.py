@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 NAMED = 100
 """Users that are named of each problem."""
 
-REBUILD = "rebuild the records: recommender.open_stream(URL).rebuild()"
+REBUILD = "rebuild the records: longrec store rebuild URL RUN"
 RESTORE = "restore a backup into an empty store: longrec store restore FOLDER URL"
 WORDS = {
     "lacking": ("logs that lack events", RESTORE),

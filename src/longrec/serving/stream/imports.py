@@ -40,6 +40,11 @@ def is_imported(meta: dict[str, Any], histories: Histories) -> bool:
     return noted is not None and not _under_way(noted)
 
 
+def is_half_imported(meta: dict[str, Any]) -> bool:
+    """Whether a store's meta says that some histories are in front of its logs in part."""
+    return any(map(_under_way, meta.get("imports", {}).values()))
+
+
 def begin_import(store: Store, histories: Histories) -> dict[str, Any]:
     """What is `NOTED` of an import that begins, or that another model's rebuild has begun."""
     noted = store.meta().get("imports", {}).get(histories.fingerprint)
@@ -65,7 +70,7 @@ def note_forgotten(store: Store, user: bytes) -> None:
         for noted in filter(_under_way, meta.get("imports", {}).values()):
             noted["forgotten"] = sorted({*noted.get("forgotten", ()), user.hex()})
 
-    if any(map(_under_way, store.meta().get("imports", {}).values())):
+    if is_half_imported(store.meta()):
         store.change_meta(change)
 
 
