@@ -52,11 +52,11 @@ def test_the_quick_start_works_as_printed(tmp_path: Path, monkeypatch: pytest.Mo
             arguments += [word for setting in small for word in ("--set", setting)]
         result = CliRunner().invoke(app, arguments[1:])
         assert result.exit_code == 0, f"{line}\n{result.output}\n{result.exception}"
-    run, _, store = shlex.split(serve, comments=True)[2:5]
+    run, _, store, *data = shlex.split(serve, comments=True)[2:]
     lines = calls.strip().splitlines()
     assert len(lines) >= 9
     answers = []
-    with ServeProcess(Path(run), store) as child:
+    with ServeProcess(Path(run), store, *data) as child:
         for line in lines:
             assert ADDRESS in line
             command = line.replace(ADDRESS, child.url).replace("curl ", "curl --fail-with-body ", 1)
