@@ -7,6 +7,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
+from congruence.exported import Exported
 from congruence.parties import PARTIES, Library, LocalServer, Place
 from congruence.playing import play
 from congruence.scripts import Simply, script
@@ -14,6 +15,7 @@ from congruence.systems import STREAMING, recommender, register
 from serving.redis_server import RedisServer
 from serving.small_streams import quick_engine
 
+from longrec.export.folder import TORCH, torch_version
 from longrec.models import SequenceModel
 from longrec.serving.stream import stream as module
 
@@ -25,6 +27,16 @@ GROWING = ("elastic", "sasrec", "two-interests")
 """Systems whose catalogs grow where time is short: for each size an engine is made."""
 OTHERS = ("elastic by time", "last-item and followers")
 """Systems that everybody plays with where time is short."""
+
+
+GRAPHS = pytest.mark.skipif(torch_version() < TORCH, reason="this PyTorch is too old to export")
+EXPORTED = (
+    "last-item",
+    pytest.param("sasrec trained on 6 events", marks=(GRAPHS, pytest.mark.slow)),
+    pytest.param("elastic by time", marks=(GRAPHS, pytest.mark.long)),
+    pytest.param("two-interests", marks=(GRAPHS, pytest.mark.long)),
+)
+"""Systems that are exported; graphs of states take a minute to make."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -83,15 +95,27 @@ def test_servers_and_shared_stores_answer_alike(name: str, tmp_path: Path, serve
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(200, 202))
 @pytest.mark.parametrize("name", STREAMING)
-def test_all_answer_alike(name: str, seed: int, tmp_path: Path, server, redis):
+def test_all_answer_alike(name: str, tmp_path: Path, server, redis):
+    seed = 200 + list(STREAMING).index(name)
     play_with(name, seed, ["lmdb", "http", "redis"], tmp_path, server, redis)
 
 
 @pytest.mark.slow
-@pytest.mark.kills
-@pytest.mark.parametrize("name", ["elastic by time", "last-item", "sasrec"])
-@pytest.mark.parametrize("party", ["process", "process on redis"])
+@pytest.mark.parametrize(
+    ("name", "party"),
+    [
+        ("elastic by time", "process"),
+        ("last-item", "process"),
+        ("sasrec", "process on redis"),
+    ],
+)
 def test_a_killed_process_answers_alike(name: str, party: str, tmp_path: Path, server, redis):
     play_with(name, 300, [party], tmp_path, server, redis)
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_an_export_answers_alike(name: str, tmp_path: Path):
+    rec = recommender(name, exclude_seen=False)
+    steps = [step for step in script(400) if step != Simply("grow")]
+    play(steps, Library(rec, tmp_path), {"export": Exported(rec, tmp_path)})
