@@ -90,11 +90,25 @@ def test_equal_models_do_not_differ():
 
 def test_no_difference_is_called_clear_about_one_time_in_twenty():
     generator = np.random.default_rng(8)
-    called = sum(
-        paired_bootstrap(generator.random(80), generator.random(80), draws=200, seed=seed).clear
+    found = [
+        paired_bootstrap(generator.random(80), generator.random(80), draws=200, seed=seed)
         for seed in range(200)
-    )
-    assert called <= 20
+    ]
+    p_values = np.array([difference.p_value for difference in found])
+    assert sum(difference.clear for difference in found) <= 20
+    for level, most in ((0.05, 0.1), (0.25, 0.33), (0.5, 0.6)):  # as often as a p-value says
+        assert level / 2 < (p_values <= level).mean() < most
+
+
+def test_a_p_value_is_two_sided_and_ends_where_its_draws_do():
+    better, worse = np.ones(50), np.zeros(50)
+    for draws in (99, 1999):
+        assert paired_bootstrap(better, worse, draws=draws).p_value == 2 / (draws + 1)
+        assert paired_bootstrap(worse, better, draws=draws).p_value == 2 / (draws + 1)
+    a, b = np.random.default_rng(9).random((2, 200))
+    exact = paired_bootstrap(a, b, draws=20_000).p_value
+    known = 3 * np.sqrt(2 * exact / 2000)
+    assert all(abs(paired_bootstrap(a, b, seed=s).p_value - exact) < known for s in range(5))
 
 
 def test_what_cannot_be_resampled_is_refused():

@@ -294,3 +294,23 @@ def test_gbce_ends_at_bce_and_at_the_full_catalog():
         generalised_binary_cross_entropy(*many, 11, 1.0),
         generalised_binary_cross_entropy(*many, 11, 0.0),
     )
+
+
+def test_in_bfloat16_a_loss_is_off_by_what_eight_bits_hold_of_its_scores():
+    """As docs/losses.md says: (1 + |s|) / 256 nats of one target, and little of many."""
+    h, items, _ = problem(48, 400, 32, torch.float32)
+    h, items = (h.detach() / 32**0.5 * 2.5)[:, None], items.detach()
+    logits = (h[:, 0] @ items[1:].t()).double()
+    random = torch.Generator().manual_seed(1)
+    targets = torch.multinomial(logits.softmax(1), 1, generator=random)[:, 0] + 1
+    wanted = torch.nn.functional.cross_entropy(logits, targets - 1, reduction="none")
+    got = torch.stack(
+        [
+            full_cross_entropy(*(h[i : i + 1], items, targets[i : i + 1]), products=torch.bfloat16)
+            for i in range(len(h))
+        ]
+    )
+    errors = got.double() - wanted
+    assert (errors.abs() <= (1 + logits.abs().amax(1)) / 256).all()
+    assert errors.abs().max() > 0.01  # more than the .004 of scores near 0
+    assert errors.mean().abs() < 0.004

@@ -34,8 +34,10 @@ class Difference:
     low, high : float
         Bootstrap percentile interval of the difference.
     p_value : float
-        Two-sided bootstrap probability of a difference this far from zero when there is none;
-        never below 1 / (draws + 1).
+        Two-sided bootstrap probability of a difference this far from zero when there is none: twice
+        the share of draws on the other side of zero, the observed one counted among them. It is
+        never below 2 / (draws + 1), and has a standard error of sqrt(2 p / draws) from the draws:
+        .007 at .05 of 2,000.
     """
 
     mean: float

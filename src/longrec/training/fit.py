@@ -380,8 +380,7 @@ class _Fit:
         carried = parts["carried"]
         if carried:
             leaves = iter([carried[str(n)].to(self.device) for n in range(len(carried))])
-            # In the types of this version's states, whichever version saved them.
-            self.state = map_state(lambda x: next(leaves).to(x.dtype), self.model.initial_state(1))
+            self.state = map_state(lambda _: next(leaves), self.model.initial_state(1))
 
 
 def _count(

@@ -48,8 +48,10 @@ def full_cross_entropy(
         (N,), of each item.
     products : dtype or None
         In which logits, their softmax and the products of both gradients are computed; that of
-        users if None. With bfloat16 the loss of a target is known to some .004 nats; gradients are
-        summed over chunks in float32, and the target's own share of them is exact.
+        users if None. With bfloat16 the loss of a target is known to (1 + |s|) / 256 nats, s being
+        the largest score: .02 at 5, .06 at 15, a third of that on average, and next to nothing over
+        many targets, since the errors have both signs. Gradients are summed over chunks in float32,
+        and the target's own share of them is exact.
 
     Returns
     -------

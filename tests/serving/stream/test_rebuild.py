@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from serving.small_streams import (
@@ -26,6 +27,7 @@ from small_histories import tiny_histories
 from longrec.core.errors import DataError, UsageError
 from longrec.data.catalog import Catalog
 from longrec.data.histories import Histories, write_histories
+from longrec.mixers.hydra import HydraMixer
 from longrec.serving.stores.protocol import read_header
 from longrec.serving.stream import rebuild as module
 from longrec.serving.stream import stream as stream_module
@@ -269,6 +271,26 @@ def test_a_model_takes_over_only_when_its_records_are_there(stream, tmp_path) ->
         check_records(beside, "hydrarec", ["a-new-one", "u2", "u3", "u4"])
         check_best("hydrarec", beside.recommend("u1"), log_of(beside, "u1"))
         assert beside.recommend("u0")["policy"][0] == "cold"
+
+
+def test_records_with_the_states_of_a_version_before_are_made_anew(tmp_path, monkeypatch) -> None:
+    url = f"lmdb://{tmp_path / 'store'}"
+    with monkeypatch.context() as before:  # as 0.1.0 kept HydraRec's sum
+        before.setattr(HydraMixer, "state_version", 1)
+        before.setattr("longrec.mixers.hydra.LASTING", torch.float32)
+        with recommender("hydrarec").open_stream(url, "process") as old:
+            for item in (FIRST, FIRST + 3, FIRST + 1):
+                old.observe("u", item, 0)
+            [blob] = [one.record for one in old.store.read(old.engine.digest, [(b"u", ())])]
+    rec = recommender("hydrarec")
+    with pytest.raises(DataError, match=r"another version of longrec.*longrec store rebuild"):
+        rec.open_stream(url)
+    with pytest.raises(DataError, match="belongs to a model of digest"):
+        quick_engine(rec).layout.load([blob])
+    with rec.open_stream(url, "process", True) as new:
+        new.rebuild()
+    with rec.open_stream(url, "process") as new:
+        check_records(new, "hydrarec", ["u"])
 
 
 def test_a_user_who_is_replaced_or_goes_on_while_its_record_is_made(stream, monkeypatch) -> None:
