@@ -20,23 +20,23 @@ def print_training(recommender: Recommender, out: Path, plugins: Sequence[str], 
     from longrec.artifact.policy import seen_items_line
 
     about = recommender.provenance
-    ending, kept = about["training"], ("policy", "warm_start", "refit")
+    ending, kept = about["training"], ("policy", "baselines", "warm_start", "refit")
     more = {key: about[key] for key in kept if key in about}
     facts = {
         "model": recommender.name,
         "ended": _ended(ending),
         "epochs": ending["epochs"],
         "time": duration(ending["seconds"]),
-        "validation": _numbers(ending["validation"]),
         "left out by the context": f"{ending['dropped']:,} events",
     }
     if "refit" in about:
-        facts["validation"] = f"none: trained on all {about['data']['events']:,} events"
-    print_result(
-        json, {"run": str(out), "model": recommender.name} | ending | more, str(out), facts
-    )
+        facts["trained on"] = f"all {about['data']['events']:,} events, and so validated on none"
+    document = {"run": str(out), "model": recommender.name} | ending | more
+    print_result(json, document, str(out), facts)
     if json:
         return
+    measured = about.get("refit", about | ending)
+    _validation_table(recommender.name, measured["validation"], measured.get("baselines", {}))
     if "warm_start" in about and "refit" not in about:
         _gain_table(about["warm_start"])
     console.say(seen_items_line(recommender))
@@ -49,18 +49,18 @@ def print_training(recommender: Recommender, out: Path, plugins: Sequence[str], 
         )
         return
     _say_of_refit(recommender, plugins)
-    console.say("next: " + shlex.join(["longrec", "serve", *words, "--store", "STORE"]))
+    serve = ["longrec", "serve", *words, "--store", "users", "--data", about["data"]["path"]]
+    console.say("next: " + shlex.join(serve))
 
 
 def _say_of_refit(final: Recommender, plugins: Sequence[str]) -> None:
     """What a final run is not, and whose numbers speak for it."""
     from longrec.runs.final import measured_run
 
-    refit = final.provenance["refit"]
-    found = _numbers(refit["validation"])
+    refit, measured = final.provenance["refit"], measured_run(final)
     console.print_text(
-        f"A final run, not to be evaluated on these events: it saw them all. What was measured is "
-        f"{measured_run(final)}" + (f" (validation: {found})" if found else "") + "."
+        "A final run, not to be evaluated on these events: it saw them all. The numbers are those "
+        f"of the run that was measured, {measured}."
     )
     if not refit["epochs"]:
         console.say(
@@ -68,9 +68,7 @@ def _say_of_refit(final: Recommender, plugins: Sequence[str]) -> None:
             "that the final run has them as they were"
         )
     if refit["run"] is not None:
-        console.say(
-            "measure: " + shlex.join(["longrec", "evaluate", measured_run(final), *plugins])
-        )
+        console.say("to measure: " + shlex.join(["longrec", "evaluate", measured, *plugins]))
 
 
 def _ended(training: Mapping[str, Any]) -> str:
@@ -82,10 +80,23 @@ def _ended(training: Mapping[str, Any]) -> str:
     return str(training["stop"] + converged)
 
 
-def _numbers(validation: Mapping[str, float]) -> str:
-    """As served, like "NDCG@10 0.1957, HR@10 0.3333, as served"; "" without any."""
-    named = [f"{key.removeprefix('served/').upper()} {x:.4f}" for key, x in validation.items()]
-    return ", ".join([*named, "as served"]) if named else ""
+def _validation_table(
+    name: str, found: Mapping[str, float], baselines: Mapping[str, Mapping[str, float]]
+) -> None:
+    """The model's numbers on the validation targets, and beside them what counting reaches."""
+    if not found:
+        return
+    keys = list(found)
+    beside = {one: numbers for one, numbers in baselines.items() if one != name}
+    rows = {name: found} | {f"{one} (baseline)": numbers for one, numbers in beside.items()}
+    console.table(
+        "validation, as served",
+        ["", *(key.removeprefix("served/") for key in keys)],
+        [[one, *(numbers[key] for key in keys)] for one, numbers in rows.items()],
+    )
+    best = max(beside, key=lambda one: beside[one][keys[0]], default=None)
+    if best is not None and beside[best][keys[0]] > found[keys[0]]:
+        console.say(f"warning: {best}, which counts alone, serves the validation targets better")
 
 
 def _gain_table(warm: Mapping[str, Any]) -> None:

@@ -108,3 +108,35 @@ def measure_baselines(
             lead=None if own is None else compare_ranks(own, placed, metric),
         )
     return found
+
+
+def validate_baselines(
+    histories: Histories,
+    split: Split,
+    config: TrainConfig,
+    progress: Callable[[int, int], None],
+) -> dict[str, dict[str, float]]:
+    """What the baselines reach on the targets by which a training with `config` validates.
+
+    Parameters
+    ----------
+    histories, split : Histories, Split
+    config : TrainConfig
+    progress : callable
+        Called with (baselines counted, baselines in all).
+
+    Returns
+    -------
+    dict
+        By name "served/ndcg@10" and "served/hr@10", each under its own best policy on seen items;
+        {} where there is no target.
+    """
+    if not len(split.validation):
+        return {}
+    drawn = TrainConfig(validation_users=config.validation_users, seed=config.seed)
+    found = {}
+    for number, name in enumerate(BASELINES):
+        progress(number, len(BASELINES))
+        model = build_model(name, MODELS[name].config_class(), histories.n_items)
+        found[name] = fit(model, histories, split, drawn, Path()).validation
+    return found

@@ -21,6 +21,7 @@ from longrec.inference.encode import check_times
 from longrec.models import build_model
 from longrec.models.common.settings import parse_settings
 from longrec.recommender import Recommender
+from longrec.runs.baselines import validate_baselines
 from longrec.runs.folder import Plan
 from longrec.runs.progress_display import TrainingProgress
 from longrec.runs.warm_start import (
@@ -90,6 +91,9 @@ def carry_out(
         columns=columns,
         exclude_seen=policy["exclude_seen"],
     )
+    if progress is True and len(split.validation):  # whoever looks on can tell what is weak
+        with console.progress_bar("baselines") as report_counted:
+            about["baselines"] = validate_baselines(data, split, config, report_counted)
     if old is not None:
         bar = console.progress_bar("the new period") if progress is True else nullcontext()
         with bar as report_ranked:

@@ -18,6 +18,7 @@ from longrec.core.errors import UsageError
 from longrec.data.histories import Histories
 from longrec.data.splits import ALL, Targets
 from longrec.models import CountingModel
+from longrec.runs.evaluations import read_evaluations
 from longrec.runs.folder import MEASURED, Plan, has_ended
 from longrec.runs.warm_start import OldHistories, in_new_period, name_of, origin
 
@@ -63,6 +64,8 @@ def plan_refit(measured: Artifact, about: Mapping[str, Any]) -> Plan:
         "settings": {key: settings[key] for key in changed},
         "epochs": epochs,
         **{key: training[key] for key in ("stop", "converged", "validation")},
+        "baselines": measured.provenance.get("baselines", {}),
+        "evaluation": _latest_test(measured),
     }
     policy = measured.provenance.get("policy", {"decided": "default"})
     return Plan(
@@ -70,6 +73,17 @@ def plan_refit(measured: Artifact, about: Mapping[str, Any]) -> Plan:
         asdict(measured.model_config) | settings | changed,
         {**about, "refit": refit, "policy": policy | {"exclude_seen": measured.exclude_seen}},
     )
+
+
+def _latest_test(measured: Artifact) -> dict[str, Any] | None:
+    """What the latest evaluation that a run keeps of its test targets measured; None without."""
+    kept = () if measured.folder is None else read_evaluations(measured.folder)
+    for found in kept:
+        if found.get("split") == "test" and found.get("tensors") == measured.saved_tensors:
+            numbers = {k: x for k, x in found.items() if isinstance(x, float) and "@" in k}
+            about = {key: found[key] for key in ("protocol", "cut", "exclude_seen")}
+            return about | {"when": found["provenance"]["started"], "metrics": numbers}
+    return None
 
 
 def measured_run(final: Artifact) -> str:
