@@ -17,6 +17,7 @@ from forking import kills, run_command
 from safetensors.torch import load_file
 
 from longrec.recommender import load
+from longrec.runs.train import train
 
 QUICK = [*TINY, "--set=max_epochs=2", "--set=batch_tokens=100"]
 
@@ -50,25 +51,27 @@ def test_refit_says_what_it_made_and_what_that_is_not(capsys, made, tmp_path):
     assert longrec("refit", made.run, "--out", out) == 0
     found = capsys.readouterr()
     text = " ".join(found.out.split())
-    assert "none: trained on all 600 events" in text
-    assert (
-        f"not to be evaluated on these events: it saw them all. What was measured is {made.run}"
-        in (text)
-    )
+    assert "all 600 events, and so validated on none" in text
+    assert "not to be evaluated on these events: it saw them all" in text
+    assert f"those of the run that was measured, {made.run}." in text
+    assert text.count("(baseline)") == 3
     assert "seen items: " in found.err
     assert "elastic, all events epoch 1 loss" in " ".join(found.err.split())
-    assert "NDCG" not in found.err.partition("seen items")[0], "nothing is validated"
+    assert "NDCG" not in found.err.partition("seen items: ")[0], "nothing is validated"
     assert longrec("evaluate", out) == 2
     assert str(made.run) in told(capsys)[1]
     [*_, (_, serve)] = commands(found.err).items()
-    assert serve == ["serve", str(out), "--store", "STORE"]
+    assert serve == ["serve", str(out), "--store", "users", "--data", str(made.histories)]
     assert longrec("recommend", out, "--user", "100", "-k", "2") == 0
 
 
 def test_a_training_says_how_its_run_is_refitted(capsys, made, tmp_path):
     out = tmp_path / "a run"
     assert longrec("train", made.histories, "--model", "popularity", "--out", out) == 0
-    found = commands(capsys.readouterr().err)
+    told = capsys.readouterr()
+    assert "popularity (baseline)" not in told.out, "its own number is there"
+    assert "transitions (baseline)" in told.out
+    found = commands(told.err)
     assert longrec(*found["to serve, train on all events"]) == 0
     assert load(f"{out}-final").provenance["refit"]["run"] == str(out.resolve())
 
@@ -82,6 +85,11 @@ def test_train_final_makes_both_runs(capsys, made, tmp_path):
     assert document["stop"] == "refit"
     assert document["refit"]["run"] == str((out / "measured").resolve())
     assert document["policy"] == load(out).provenance["policy"]
+    beside = document["refit"]["baselines"]
+    assert set(beside) == {"popularity", "last-item", "transitions"}
+    for name, numbers in beside.items():  # on the same targets, by the same measure
+        counted = train(made.histories, name)
+        assert counted.provenance["training"]["validation"] == numbers
     assert longrec("evaluate", out / "measured") == 0
     assert longrec(*argv) == 2
     assert "holds a trained recommender" in told(capsys)[1]
