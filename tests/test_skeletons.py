@@ -1,4 +1,4 @@
-"""Systems with frames of their own, from a log to a stream, as users of longrec bring them."""
+"""Systems with frames of their own are trained, saved and refused as users bring them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from dataclasses import fields
 
 import polars as pl
 import pytest
-from models.skeletons import SKELETONS, register
+import torch
+from models.skeletons import SKELETONS, TwoInterests, register
 from models.small_models import SMALL
 from polars.testing import assert_frame_equal
 from small_histories import tiny_histories, walks
@@ -16,6 +17,7 @@ from longrec.config.training import TrainConfig
 from longrec.core.errors import LongrecError, UsageError
 from longrec.export.graphs import check_exports
 from longrec.models import MODELS
+from longrec.retrieval.index_cache import open_index
 
 ITEMS, USERS = 25, 30
 TRAINING = {
@@ -56,31 +58,12 @@ def trained(request, data, patch, tmp_path_factory):
     return rec, longrec.evaluate(rec, data)
 
 
-def inputs(data):
-    """Of each user the item ids and times but the last, and the last item, which is the target."""
-    for user, begin, end in zip(data.user_ids, data.offsets[:-1], data.offsets[1:], strict=True):
-        items = data.catalog.take(data.items[begin:end]).to_list()
-        yield user, items[:-1], data.times[begin:end].tolist()[:-1], items[-1]
-
-
 def test_the_loss_falls_and_something_is_learnt(trained):
     rec, metrics = trained
     assert rec.provenance["training"]["epochs"] == 5
     losses = pl.read_csv(rec.folder / "log.csv")["loss"].drop_nulls()
     assert losses[-1] < 0.97 * losses[0]
     assert metrics["hr@10"] > 10 / ITEMS
-
-
-def test_evaluation_ranks_as_recommend_lists(trained, data):
-    rec, _ = trained
-    ranks = pl.read_parquet(rec.folder / "ranks.parquet")["rank_unfiltered"].to_list()
-    every = list(inputs(data))
-    found = rec.recommend(histories=[items for _, items, *_ in every], k=ITEMS, exclude_seen=False)
-    lists = found.group_by("user", maintain_order=True).agg("item")["item"]
-    places = [
-        one.to_list().index(target) + 1 for one, (*_, target) in zip(lists, every, strict=True)
-    ]
-    assert places == ranks
 
 
 def test_what_was_saved_recommends_the_same(trained, data, tmp_path):
@@ -91,21 +74,6 @@ def test_what_was_saved_recommends_the_same(trained, data, tmp_path):
     assert_frame_equal(longrec.load(copy).recommend(data=data), wanted)
 
 
-def test_streams_recommend_what_recommend_does(trained, data, tmp_path):
-    rec, _ = trained
-    some = list(inputs(data))[:6]
-    wanted = rec.recommend(histories=[items for _, items, *_ in some], k=ITEMS)
-    with rec.open_stream(str(tmp_path / "store"), durability="process") as stream:
-        for user, items, times, _ in some:
-            for item, time in zip(items, times, strict=True):
-                stream.observe(user, item, time)
-        for number, (user, *_) in enumerate(some):
-            own = wanted.filter(pl.col("user") == number)
-            found = stream.recommend(user, k=ITEMS)
-            assert found["item"].to_list() == own["item"].to_list()
-            assert (found["score"] - own["score"]).abs().max() < 1e-3
-
-
 def test_they_are_explained_and_exported_or_refused_by_name(trained, data):
     rec, _ = trained
     with pytest.raises(UsageError, match=f"not available for {rec.name}: "):
@@ -113,6 +81,8 @@ def test_they_are_explained_and_exported_or_refused_by_name(trained, data):
     if rec.name == "target-aware":
         with pytest.raises(UsageError, match="target-aware scores a user and an item together"):
             check_exports(rec.scorer)
+        with pytest.raises(UsageError, match="target-aware on cpu has no approximate index"):
+            open_index(rec, "approximate")
     else:  # tests/export/test_scores.py exports them, which takes minutes
         assert check_exports(rec.scorer) is rec.model
 
@@ -122,3 +92,24 @@ def test_a_loss_over_all_items_refuses_pairs_by_name(data, patch, tmp_path):
     with pytest.raises(LongrecError, match="target-aware"):
         longrec.train(data, "target-aware", tmp_path / "run", max_epochs=1)
     assert not (tmp_path / "run").exists()
+
+
+class Zeroed(TwoInterests):
+    """Whose interests have biases of zero until they are trained."""
+
+    def __init__(self, config, n_items: int) -> None:
+        super().__init__(config, n_items)
+        torch.nn.init.zeros_(self.interests.bias)
+
+
+def test_all_vectors_of_a_user_are_trained_and_ranked_by(data, monkeypatch):
+    monkeypatch.setitem(SKELETONS, "two-interests", Zeroed)
+    register(monkeypatch)
+    rec = longrec.train(data, "two-interests", dim=8, layers=1, max_epochs=1, progress=False)
+    model = rec.model
+    with torch.no_grad():
+        h = model.encode(torch.tensor([[1, 2, 3]]))[:, -1]
+        products = model.user_vectors(h) @ model.item_vectors().t()
+        both = products.amax(1)[:, 1:] + model.item_bias()[1:]
+        torch.testing.assert_close(rec.scorer.score(h)[:, 1:], both)
+    assert (model.interests.bias.unflatten(0, (2, -1)).abs().sum(1) > 0).all()

@@ -1,4 +1,7 @@
-"""A stream, `recommend` and evaluation rank by one score, whatever the model's kind of it is."""
+"""Lists and ranks are those of the score's definition, whatever the model's kind of it is.
+
+That streams and servers give the same lists is what tests/congruence holds them to.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,6 @@ import torch
 from models import added_scores
 from models.added_scores import SKELETONS, FollowersScore, followed, model_score, skeleton
 from models.small_models import N
-from serving.http.served import server_of
 from serving.small_streams import FIRST, recommender
 from small_histories import tiny_histories, walks
 
@@ -27,7 +29,6 @@ from longrec.serving.maintenance.replay import Replay
 from longrec.serving.maintenance.verify import verify
 from longrec.serving.records.engine import Engine
 from longrec.serving.records.record import RECENT
-from longrec.serving.stream.stream import Stream
 
 CASES = [*SKELETONS, "elastic", "sasrec", "last-item"]
 UNKNOWN = 7
@@ -76,42 +77,22 @@ def events_of(rows: list[list[int]]) -> pl.DataFrame:
     return pl.DataFrame(events, schema=["user", "item", "time"], orient="row")
 
 
-def check_lists(stream: Stream, case: str, rows: list[list[int]]) -> None:
-    rec = stream.artifact
-    assert isinstance(rec, Recommender)
-    histories = [[FIRST + item - 1 for item in row] for row in rows]
-    plain = rec.recommend(histories=histories, k=12, exclude_seen=False)
-    for user, row in enumerate(rows):
+def check_lists(lists: pl.DataFrame, case: str) -> None:
+    """Hold lists of the users of ROWS, with seen items, against the definition."""
+    for user, row in enumerate(ROWS):
         wanted = definition(case, tuple(row))
         best = (np.argsort(-wanted, kind="stable")[:12] + FIRST).tolist()
-        found = stream.recommend(user, k=12, exclude_seen=False)
-        mine = plain.filter(pl.col("user") == user)
-        assert found["item"].to_list() == mine["item"].to_list() == best
+        found = lists.filter(pl.col("user") == user)
+        assert found["item"].to_list() == best
         assert np.abs(found["score"].to_numpy() - np.sort(wanted)[::-1][:12]).max() < 1e-4
-        assert np.abs(mine["score"].to_numpy() - found["score"].to_numpy()).max() < 1e-4
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_lists_and_ranks_are_those_of_the_definition(case: str, tmp_path: Path):
     rec = make(case)
-    with rec.open_stream(str(tmp_path / "store"), "process") as stream:
-        frame = events_of(ROWS)
-        for user, item, time in frame.filter(pl.col("time") < 3).rows():
-            stream.observe(user, item, time)  # event by event, stepped
-        stream.observe_many(frame.filter(pl.col("time") >= 3))  # in parallel
-        check_lists(stream, case, ROWS)
-        given_rows = [[(FIRST + item - 1, 0, None) for item in row] for row in ROWS]
-        requests = [stream.ranker.history_request(given, 12) for given in given_rows]
-        given = stream.ranker.recommend(requests).items
-        stored = stream.rank(range(len(ROWS)), 12).items
-        assert (given == stored).all()
-        stream.store.drop(stream.engine.digest)  # every record is made again by replay
-        check_lists(stream, case, ROWS)
-        stream.rebuild()
-        check_lists(stream, case, ROWS)
-        found = verify(stream.store, Replay(rec))
-        assert (found.compared, found.problems) == (len(ROWS), ())
     histories = tiny_histories(tmp_path / "histories", ROWS, n_items=N)
+    ids = [[FIRST + item - 1 for item in row] for row in ROWS]
+    check_lists(rec.recommend(histories=ids, k=12, exclude_seen=False), case)
     ends = histories.offsets[1:]
     known = np.ones(len(ROWS), bool)
     targets = Targets(np.arange(len(ROWS)), ends - 1, histories.items[ends - 1], known)
@@ -119,6 +100,14 @@ def test_lists_and_ranks_are_those_of_the_definition(case: str, tmp_path: Path):
     for row, rank in zip(ROWS, ranks["rank_unfiltered"], strict=True):
         scores = definition(case, tuple(row[:-1]))
         assert rank == 1 + (np.delete(scores, row[-1] - 1) >= scores[row[-1] - 1]).sum()
+
+
+def test_records_are_verified_with_their_last_items(tmp_path: Path):
+    rec = make("gru4rec")
+    with rec.open_stream(str(tmp_path / "store"), "process") as stream:
+        stream.observe_many(events_of(ROWS))
+        found = verify(stream.store, Replay(rec))
+        assert (found.compared, found.problems) == (len(ROWS), ())
 
 
 @pytest.mark.parametrize("case", ["gru4rec", "sasrec"])
@@ -139,22 +128,11 @@ def test_records_keep_the_last_items_however_they_come(case: str, monkeypatch):
 def test_a_store_of_records_without_the_last_items_is_another_models(tmp_path: Path):
     plain = make("gru4rec").with_added_score(None)
     with plain.open_stream(str(tmp_path), "process") as stream:
-        stream.observe_many(events_of(ROWS[:2]))
+        stream.observe_many(events_of(ROWS))
     rec = make("gru4rec")
     assert rec.state_digest != plain.state_digest
     assert rec.catalog_version == plain.catalog_version
     with rec.open_stream(str(tmp_path), "process", beside=True) as stream:
         stream.rebuild()
-        check_lists(stream, "gru4rec", ROWS[:2])
-
-
-def test_the_service_ranks_by_it(tmp_path: Path):
-    row = ROWS[0]
-    with server_of(make("two-interests").open_stream(str(tmp_path / "users")), tmp_path) as server:
-        sent = [{"item": FIRST + item - 1, "time": n} for n, item in enumerate(row)]
-        server.post("/v1/events", {"events": [{"user": "ann", **event} for event in sent]})
-        wanted = definition("two-interests", tuple(row))
-        best = (np.argsort(-wanted, kind="stable")[:9] + FIRST).tolist()
-        for asked in ({"user": "ann"}, {"history": sent}):
-            answer = server.post("/v1/recommendations", {"k": 9, "exclude_seen": False, **asked})
-            assert [one["item"] for one in answer.json()["items"]] == best
+        lists = [stream.recommend(user, 12, exclude_seen=False) for user in range(len(ROWS))]
+        check_lists(pl.concat(lists), "gru4rec")

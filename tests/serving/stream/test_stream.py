@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import warnings
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 from serving.small_streams import (
-    CASES,
     FIRST,
     UNKNOWN,
     check_best,
@@ -44,7 +39,6 @@ from longrec.serving.stream import catch_up as catchup
 from longrec.serving.stream import recommending as ranking
 from longrec.serving.stream import stream as module
 from longrec.serving.stream.catch_up import seen_items
-from longrec.serving.stream.id_keys import user_key
 from longrec.serving.stream.stream import Counts, Observed, Stream
 
 USERS = ("anna", 42, b"\xff\x00")
@@ -68,75 +62,6 @@ def record_of(stream: Stream, user: bytes):
     [stored] = stream.store.read(stream.engine.digest, [(user, ())], seen=True)
     record = stream.engine.layout.load([stored.record])[0]
     return record, set(seen_items(stored.seen).tolist())
-
-
-# ---- any life of users
-
-
-items = st.integers(FIRST, FIRST + 39) | st.just(UNKNOWN)
-names = st.none() | st.integers(0, 5)
-observed = st.tuples(
-    st.just("observe"), st.sampled_from(USERS), items, st.integers(0, 10**5), names
-)
-lives = st.lists(
-    observed
-    | observed
-    | st.tuples(st.just("many"), st.lists(observed, max_size=20))
-    | st.tuples(st.just("recommend"), st.sampled_from(USERS))
-    | st.tuples(st.sampled_from(["restart", "rebuild", "drop"]))
-    | st.tuples(st.just("forget"), st.sampled_from(USERS)),
-    max_size=25,
-)
-
-
-@settings(max_examples=8)
-@given(life=lives)
-@pytest.mark.parametrize("case", CASES)
-def test_any_life_of_users(case: str, life) -> None:
-    """Observed in any order and way, restarted, forgotten, rebuilt, records lost: always exact."""
-    logs: dict = {user: [] for user in USERS}
-    taken: dict = {user: set() for user in USERS}
-
-    def follow(user, item, time, name) -> Observed:
-        known = [t for i, t in logs[user] if i != UNKNOWN]
-        new = name is None or name not in taken[user]
-        before = new and item != UNKNOWN and bool(known) and time < max(known)
-        if new:
-            logs[user].append((item, time))
-            taken[user].add(name)
-        return Observed(new, item != UNKNOWN, before)
-
-    with tempfile.TemporaryDirectory() as folder:
-        stream = small_stream(case, Path(folder))
-        for what, *given_ in life:
-            if what == "observe":
-                assert stream.observe(*given_) == follow(*given_)
-            elif what == "many":
-                events = [(u, i, t, f"{n}-{i}-{t}") for _, u, i, t, n in given_[0]]
-                found = [follow(*event) for event in events]
-                rows = [(user_key(u), *rest) for u, *rest in events]
-                assert stream.observe_many(frame_of(rows, "event_id")) == Counts(
-                    sum(o.new for o in found),
-                    sum(not o.new for o in found),
-                    sum(o.new and not o.known for o in found),
-                    sum(o.new and o.late for o in found),
-                )
-            elif what == "recommend":
-                check_best(case, stream.recommend(*given_), logs[given_[0]])
-            elif what == "forget":
-                assert stream.forget(*given_) == bool(logs[given_[0]])
-                logs[given_[0]], taken[given_[0]] = [], set()
-            elif what == "rebuild":
-                stream.rebuild()
-            elif what == "drop":
-                stream.store.drop(stream.engine.digest)
-            else:
-                stream.close()
-                stream = small_stream(case, Path(folder))
-        for user in USERS:
-            check_best(case, stream.recommend(user), logs[user])
-            check_best(case, stream.recommend(user, exclude_seen=False), logs[user], seen=False)
-        stream.close()
 
 
 def test_late_events_count_as_simultaneous(stream) -> None:
