@@ -295,7 +295,7 @@ WALKS = (
             "* data/prepare.py:prepare",
             "data/histories.py:write_histories",
             "* runs/train.py:train",
-            "runs/train.py:_train",
+            "runs/carry_out.py:carry_out",
             "training/fit.py:fit",
             "training/fit.py:training_data",
             "> training/fit.py:_Fit",

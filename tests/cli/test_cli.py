@@ -29,6 +29,7 @@ from longrec.data.histories import write_histories
 VERBS = [
     "prepare",
     "train",
+    "refit",
     "evaluate",
     "recommend",
     "models",

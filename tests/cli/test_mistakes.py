@@ -60,6 +60,13 @@ MISTAKES = [
     ("train {h} --out {run} --warm-start {run}", 2, "another folder"),
     ("train {h} --out {tmp}/r --warm-start {run} --model sasrec", 2, "goes on with the same model"),
     ("train {h} --out {tmp}/r --warm-start {run} --set dim=16", 2, "built with dim=8, not 16"),
+    ("train {h} --out {tmp}/r --set protocol=all", 2, "nothing says how long to train"),
+    ("train {h} --out {run} --final", 2, "holds a trained recommender"),
+    # refit
+    ("refit {run}", 2, "Missing option"),
+    ("refit {tmp}/none --out {tmp}/r", 1, "no such folder"),
+    ("refit {run} --out {run}", 2, "holds a trained recommender; choose another"),
+    ("refit {run} --out {tmp}/r --data {tmp}/none", 1, "no such folder"),
     # evaluate
     ("evaluate {run} --fast", 2, "No such option"),
     ("evaluate {tmp}/none", 1, "no such folder"),

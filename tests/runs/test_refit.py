@@ -18,7 +18,11 @@ from longrec.models import MODELS
 
 TINY = {"dim": 8, "layers": 1, "heads": 1, "experts": 3, "ffn_dim": 8, "dropout": 0}
 QUICK = {"max_epochs": 3, "batch_tokens": 64, "learning_rate": 0.01, "warmup_steps": 5}
-SMALL = {"elastic": TINY, "hydrarec": {"dim": 8, "layers": 1, "ffn_dim": 8, "dropout": 0}}
+SMALL = {
+    "elastic": TINY,
+    "hydrarec": {"dim": 8, "layers": 1, "ffn_dim": 8, "dropout": 0},
+    "bert4rec": {"dim": 8, "layers": 1, "heads": 1, "ffn_dim": 8, "dropout": 0},
+}
 
 
 def log(users=30, seed=0, begin=0):
@@ -164,6 +168,26 @@ def test_the_steps_are_those_of_any_training(data, measured):
     assert len(losses[0]) == 1
     assert losses[1][0] == losses[0][0]
     assert losses[1][1] < losses[1][0]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("elastic", {"average": 0.9, "weight_decay": 0.1}),
+        ("hydrarec", {"loss": "sampled", "negatives": 5, "precision": "bfloat16"}),
+        ("bert4rec", {"mask_share": 0.5}),
+    ],
+)
+def test_where_nothing_was_kept_apart_the_refit_is_the_run(place, name, settings):
+    """All that a step depends on is as it was: rates, averages, draws, precision."""
+    few = longrec.prepare(
+        log().group_by("user", maintain_order=True).head(2), place / f"two {name}"
+    )
+    run = longrec.train(few, name, **SMALL[name], **QUICK | settings)
+    training = run.provenance["training"]
+    assert (training["best_epoch"], training["validation"]) == (QUICK["max_epochs"], {})
+    assert run.provenance["protocol"]["training_events"] == few.n_events
+    assert same(longrec.refit(run), run)
 
 
 @pytest.mark.parametrize("name", ["popularity", "last-item", "transitions"])
@@ -376,6 +400,7 @@ def test_a_refit_of_a_warm_start_starts_from_the_same_weights(measured, later, t
     final = longrec.refit(with_training(warm, best_epoch=1), tmp_path / "final")
     assert final.provenance["warm_start"]["run"] == str(measured.folder.resolve())
     assert "run that was measured has its gain" in final.provenance["warm_start"]["gain"]["note"]
+    assert final.provenance["refit"]["gain"] == warm.provenance["warm_start"]["gain"]
     assert not same(final, kept)
     in_memory = longrec.train(later, warm_start=replace(measured, folder=None), max_epochs=1)
     with pytest.raises(UsageError, match="started from a recommender in memory"):

@@ -37,8 +37,9 @@ def print_training(recommender: Recommender, out: Path, plugins: Sequence[str], 
         return
     measured = about.get("refit", about | ending)
     _validation_table(recommender.name, measured["validation"], measured.get("baselines", {}))
-    if "warm_start" in about and "refit" not in about:
-        _gain_table(about["warm_start"])
+    if "warm_start" in about:
+        warm = about["warm_start"]
+        _gain_table(warm | {"gain": measured.get("gain") or warm["gain"]})
     console.say(seen_items_line(recommender))
     words = [str(out), *plugins]
     if "refit" not in about:

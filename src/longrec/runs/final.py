@@ -67,6 +67,8 @@ def plan_refit(measured: Artifact, about: Mapping[str, Any]) -> Plan:
         "baselines": measured.provenance.get("baselines", {}),
         "evaluation": _latest_test(measured),
     }
+    if warm is not None:
+        refit["gain"] = warm.get("gain")
     policy = measured.provenance.get("policy", {"decided": "default"})
     return Plan(
         measured.name,
