@@ -1,12 +1,15 @@
-"""Values that callers give, checked: an error names the argument, the value and the mend."""
+"""Values that callers give, checked: an error names the argument, the value and the mend.
+
+numpy's numbers are told by the standard library's classes, where numpy registers them: the command
+line's help imports this file, and no numpy.
+"""
 
 from __future__ import annotations
 
 import os
+from numbers import Integral, Number
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from longrec.core.errors import UsageError
 
@@ -18,14 +21,14 @@ def described(value: object) -> str:
     """A value as an error shows it; its type alone where it may be long."""
     if isinstance(value, str | bytes):
         return repr(value if len(value) <= SHOWN else value[:SHOWN])
-    if value is None or isinstance(value, bool | int | float | np.generic):
+    if value is None or isinstance(value, Number):
         return repr(value)[:SHOWN]
     return f"of type {type(value).__name__}"
 
 
 def check_count(name: str, value: Any, least: int = 1) -> int:
     """A whole number of at least so many, as an int."""
-    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+    if not isinstance(value, int | Integral) or isinstance(value, bool):
         raise UsageError(f"{name} is {described(value)}; it must be a whole number from {least}")
     if value < least:
         raise UsageError(f"{name} is {int(value)}; it must be at least {least}")
