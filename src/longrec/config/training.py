@@ -25,7 +25,8 @@ class TrainConfig:
     patience : stop after this many validations without a better NDCG@10.
     validate_every : epochs from one validation to the next.
     validation_users : most users that a validation ranks (drawn once, by the seed).
-    protocol : how the log is cut: which events train, validate and test.
+    protocol : how the log is cut: which events train, validate and test; under all, which is what
+        refits have, every event trains.
     cut : of the protocol global-time, the moment of the test cut in UTC, "2018-06-01" or
         "2018-06-01T12:00"; or two with a comma between, of validation and test; none: the .8 and
         .9 quantiles of all times.
