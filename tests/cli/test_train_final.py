@@ -95,6 +95,7 @@ def test_train_final_makes_both_runs(capsys, made, tmp_path):
     assert "holds a trained recommender" in told(capsys)[1]
 
 
+@pytest.mark.slow
 def test_an_interrupted_refit_says_how_to_go_on_and_does(made, tmp_path):
     slow = load(made.run)
     slow.provenance["training"]["best_epoch"] = 10**6
