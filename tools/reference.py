@@ -39,6 +39,7 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
             "data/histories:open_histories",
             "data/histories:Histories",
             "runs/train:train",
+            "runs/refit:refit",
             "runs/evaluate:evaluate",
             "comparison/compare:compare",
             "recommender:load",
@@ -98,7 +99,7 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
             "models/common/scorer:Scorer",
             "models/common/added_score:register_added_score",
             "models/common/added_score:AddedScore",
-            "models/common/added_score:AddedRows",
+            "models/common/base:AddedRows",
         ),
     ),
     (
