@@ -98,11 +98,13 @@ def test_cells_are_complete(streamed, served):
     stream = product(("hydrarec", "last-item"), (3, 50), (40,), (1, 3), ("python",), both, (1,))
     serve = product(("last-item",), (3, 50), (40,), (1, 2), ("python", "http"), ("process",), (1,))
     alone = (40,), (1,), ("python",), ("none",)
-    steps = product(("hydrarec step",), (3,), *alone, (1, 256))
+    steps = [
+        product((f"{name} step",), (3,), *alone, (1, 256)) for name in ("hydrarec", "last-item")
+    ]
     again = [*product(("re-encode 200",), (3, 50), *alone, (1,))]
     for cells, expected in (
-        (streamed[0], [*stream, *steps, *again]),
-        (served[0], [*serve, *again]),
+        (streamed[0], [*stream, *steps[0], *steps[1], *again]),
+        (served[0], [*serve, *steps[1], *again]),
     ):
         assert all(set(cell) == {*CONDITION} | FIGURES for cell in cells)
         conditions = [tuple(cell[key] for key in CONDITION) for cell in cells]
@@ -126,12 +128,11 @@ def test_the_file_of_streams_holds_the_rest(streamed):
     assert written["cells"] == cells
     parts = {(part["system"], part["durability"]): part["ms"] for part in written["breakdown"]}
     assert set(parts) == set(product(("hydrarec", "last-item"), ("power", "process")))
-    for (system, _), ms in parts.items():
+    for ms in parts.values():
         whole = ms.pop("observe"), ms.pop("recommend")
         assert all(part > 0 for part in whole)
-        if system == "hydrarec":
-            assert all(ms[name] > 0 for name in PARTS)
-            assert sum(ms.values()) == pytest.approx(sum(whole))
+        assert all(ms[name] > 0 for name in PARTS)
+        assert sum(ms.values()) == pytest.approx(sum(whole))
     machine = written["machine"]
     assert machine["sync_ms"] > 0
     assert machine["cores_used"] == 1
@@ -149,7 +150,7 @@ def test_the_file_of_what_is_served_holds_the_rest(served):
     python, http = written["breakdown"]
     assert (python["transport"], python["of"], set(python["ms"])) == (
         *("python", "medians"),
-        {"observe", "recommend"},
+        {"observe", "recommend", *PARTS, "frame", "rest"},
     )
     assert (http["transport"], http["history"], http["of"]) == ("http", 50, "means")
     ms = http["ms"]
@@ -197,7 +198,7 @@ def test_the_stream_is_the_real_one(small, tmp_path, monkeypatch):
     monkeypatch.setattr(Stream, "close", noted)
     plan = ServingPlan(**ONE, clients=(1, 3))
     cells = bench_serving([random_recommender("last-item", 60), small], plan, tmp_path)["cells"]
-    names = ("last-item", "last-item", "re-encode 200")
+    names = (*["last-item"] * 2, *["last-item step"] * 2, "re-encode 200")
     in_order = [(cell["system"], cell["catalog"]) for cell in cells]
     assert in_order == [(name, items) for items in (40, 60) for name in names]
     assert {cell["durability"] for cell in cells} == {"process", "none"}

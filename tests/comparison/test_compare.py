@@ -92,8 +92,9 @@ def test_results_hold_what_the_runs_say(folder):
     assert 100 << 20 < cost["peak_bytes"] < 4 << 30
     assert cost["epochs"] == 2
     assert cost["events_per_second"] > 0
-    # Sums, their count, the convolution's three events, h, the time and the number of events.
-    assert cost["state_bytes"] == 4 * (8 + 1 + 3 * 8 + 8) + 8 + 8
+    # Sums and their count in float64, the convolution's three events, h, the time and the number
+    # of events.
+    assert cost["state_bytes"] == 8 * (8 + 1) + 4 * (3 * 8 + 8) + 8 + 8
     assert [run["seed"] for run in row["runs"]] == [0, 1]
     assert row["runs"][0]["command"].startswith("longrec --threads ")
     assert results["bounds"][0]["name"] == "best possible"

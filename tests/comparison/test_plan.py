@@ -104,11 +104,12 @@ def test_models_are_a_list_or_one_text():
 
 
 def test_baselines_are_compared_unless_they_are_named_already() -> None:
+    assert with_baselines(()) == ()
     assert with_baselines(("elastic", "last-item")) == (
-        *("popularity", "transitions", "elastic", "last-item"),
+        *("elastic", "last-item", "popularity", "transitions"),
     )
     assert with_baselines(("transitions:last=10",)) == (
-        *("popularity", "last-item", "transitions:last=10"),
+        *("transitions:last=10", "popularity", "last-item"),
     )
     plan = Plan("h", "f", ("transitions",), 1.0, {"dim": "8", "last": "3"}, 1, "cpu", 1)
     settings = plan.entry("transitions").settings

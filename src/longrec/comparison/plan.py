@@ -221,9 +221,9 @@ def model_texts(models: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def with_baselines(texts: tuple[str, ...]) -> tuple[str, ...]:
-    """The baselines that are not among some models, and then the models."""
+    """Some models, and then the baselines that are not among them; nothing beside no model."""
     named = {text.partition(":")[0] for text in texts}
-    return (*(name for name in BASELINES if name in MODELS and name not in named), *texts)
+    return (*texts, *(name for name in BASELINES if texts and name not in named))
 
 
 def setting_texts(settings: Mapping[str, Any]) -> dict[str, str]:

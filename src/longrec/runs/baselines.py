@@ -88,8 +88,6 @@ def measure_baselines(
         own = own.filter(pl.col("position").is_in(drawn.positions))
     found = {}
     for name in BASELINES:
-        if name not in MODELS:
-            continue
         if progress is not None:
             progress(name)
         model = build_model(name, MODELS[name].config_class(), histories.n_items)

@@ -319,12 +319,12 @@ class SequenceModel(Model):
         size = min(PAIRS_AT_ONCE, _rounded_up(width, PAIRS_BLOCK))
         every = torch.arange(_rounded_up(width, size), device=h.device)
         every[width:] = 0
-        scores = h.new_empty(len(h), len(every))
-        for user, row in zip(h.split(1), scores, strict=True):
-            for part, items in zip(row.split(size), every.split(size), strict=True):
-                part.copy_(self.score_pairs(user, items[None])[0])
-        scores[:, 0] = -torch.inf
-        return scores[:, :width]
+        parts = every.split(size)
+        rows = [
+            torch.cat([self.score_pairs(user, p[None])[0] for p in parts]) for user in h.split(1)
+        ]
+        scores = torch.stack(rows)[:, 1:width] if rows else h.new_zeros(0, self.n_items)
+        return nn.functional.pad(scores, (1, 0), value=-torch.inf)
 
     def _rows(self, table: Tensor, items: Tensor) -> Tensor:
         return nn.functional.embedding(items, table, sparse=self.sparse_items)
