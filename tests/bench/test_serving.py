@@ -98,9 +98,8 @@ def test_cells_are_complete(streamed, served):
     stream = product(("hydrarec", "last-item"), (3, 50), (40,), (1, 3), ("python",), both, (1,))
     serve = product(("last-item",), (3, 50), (40,), (1, 2), ("python", "http"), ("process",), (1,))
     alone = (40,), (1,), ("python",), ("none",)
-    steps = [
-        product((f"{name} step",), (3,), *alone, (1, 256)) for name in ("hydrarec", "last-item")
-    ]
+    stepped = ("hydrarec step", "last-item step")
+    steps = [[*product((name,), (3,), *alone, (1, 256))] for name in stepped]
     again = [*product(("re-encode 200",), (3, 50), *alone, (1,))]
     for cells, expected in (
         (streamed[0], [*stream, *steps[0], *steps[1], *again]),
@@ -205,7 +204,8 @@ def test_the_stream_is_the_real_one(small, tmp_path, monkeypatch):
     assert len(asked) > 3
     for filled, ended, recall in (totals[:3], totals[3:]):  # of both catalogs
         assert filled["events"] == 5 * USERS
-        assert ended["events"] - filled["events"] == ended["accepted"] >= 2 * 10 + 2 * 3
+        # Besides, the parts of a pair are timed alone, whose events the store is given directly.
+        assert ended["events"] - filled["events"] >= ended["accepted"] >= 2 * 10 + 2 * 3
         assert recall["events"] == ended["events"]
 
 
