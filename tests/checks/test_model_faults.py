@@ -36,6 +36,7 @@ FAULTS = [
     (toys.OtherRows, scoring.check_scores, r"score\(h, items \(C,\)\)"),
     (toys.ScoresPairsTogether, scoring.check_pairs, "score_pairs of a candidate alone"),
     (toys.Overflows, scoring.check_scores, "scores are not finite: "),
+    (toys.CountsTwice, scoring.check_counts, r"rows\(recent\) must be .* each pair once"),
 ]
 
 
@@ -95,6 +96,7 @@ def test_a_right_model_passes_every_check(monkeypatch) -> None:
         "masks hide what they stand for": "its targets are 'next'",
         "no streaming: states are refused": "streaming is 'exact'",
         "scores are those of pairs": "it scores by vectors",
+        "scores are a bias and rows by the last items": "it is trained by gradient",
     }
 
 

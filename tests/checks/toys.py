@@ -12,6 +12,8 @@ from longrec.mixers import Context
 from longrec.mixers.base import EMPTY
 from longrec.mixers.hydra import HydraMixer
 from longrec.models import MODELS, SequenceConfig, SequenceModel, register_model
+from longrec.models.baselines import LastItem
+from longrec.models.common.base import AddedRows, Model
 from longrec.models.common.blocks import ResidualBlock
 
 
@@ -179,7 +181,14 @@ class MakesStates(Right):
         return ()
 
 
-def register(monkeypatch: Any, toy: type[SequenceModel]) -> str:
+class CountsTwice(LastItem):
+    """Gives what followed the last item twice."""
+
+    def rows(self, recent: Tensor) -> AddedRows:
+        return AddedRows(*(torch.cat([part, part]) for part in super().rows(recent)))
+
+
+def register(monkeypatch: Any, toy: type[Model]) -> str:
     """Put a toy into the registry until the test ends; the name it has there."""
     monkeypatch.setitem(MODELS, toy.__name__, toy)  # taken out again when the test ends
     del MODELS[toy.__name__]

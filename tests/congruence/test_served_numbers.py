@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from copy import deepcopy
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from congruence.logs import KINDS, histories, inputs_of
 from congruence.parties import Library, LocalServer, Party, Served, Streamed
 from congruence.scripts import Ask, Event
 from congruence.systems import STREAMING, WHOLE, recommender, register
+from other_device import other_device
 from serving.small_streams import quick_engine
 from small_histories import histories_of_ids
 
@@ -151,6 +154,15 @@ def test_evaluate_says_what_lists_give(name: str, log_of, tmp_path: Path):
 )
 def test_lists_are_the_same_everywhere(name: str, ways: list[str], log_of, tmp_path: Path):
     check(recommender(name, False), log_of(KINDS[0], 6), "leave-one-out", ways, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["elastic and followers", "target-aware", "last-item"])
+def test_on_another_device(name: str, log_of, tmp_path: Path):
+    rec = recommender(name)
+    with other_device():
+        added = None if rec.added is None else deepcopy(rec.added).to("cuda")
+        there = replace(rec, model=deepcopy(rec.model).to("cuda"), added=added)
+        check(there, log_of(KINDS[0], 6), "leave-one-out", ["all at once", "one by one"], tmp_path)
 
 
 @pytest.mark.slow

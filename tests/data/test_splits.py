@@ -104,6 +104,24 @@ def test_global_time_leaves_out_and_counts_users_who_start_after_the_cut():
     assert split.notes["users_without_input_at_test"] == 1
 
 
+def test_global_time_is_cut_at_dates():
+    day = 86_400
+    histories = logs([[1, 2, 3, 4], [1, 2, 3]], [[0, day, 2 * day, 3 * day], [0, day, 5 * day]])
+    split = make_split("global-time", histories, "1970-01-02,1970-01-03")
+    assert (split.notes["validation_cut"], split.notes["test_cut"]) == (day, 2 * day)
+    assert split.train_end.tolist() == [1, 5]
+    assert split.test.positions.tolist() == [2, 6]
+    # One date: of the four events before it, eight ninths come before the validation cut.
+    split = make_split("global-time", histories, "1970-01-03")
+    assert (split.notes["validation_cut"], split.notes["test_cut"]) == (day, 2 * day)
+    with pytest.raises(UsageError, match=r"no event lies before the validation cut.*cut later"):
+        make_split("global-time", histories, "1970-01-01,1970-01-03")
+    with pytest.raises(UsageError, match="dates cut the protocol global-time alone"):
+        make_split("leave-one-out", histories, "1970-01-03")
+    with pytest.raises(UsageError, match="cut is 'soon'; it must be a date"):
+        make_split("global-time", histories, "soon")
+
+
 def test_global_time_refuses_what_it_cannot_split():
     with pytest.raises(UsageError, match=r"global-time' needs times.*leave-one-out"):
         global_time(logs([[1, 2, 3]]))

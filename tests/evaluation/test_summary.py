@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import pytest
 
 from longrec.core.errors import DataError, UsageError
+from longrec.evaluation.baseline import Baseline
 from longrec.evaluation.metrics import MISS
 from longrec.evaluation.summary import Metrics, as_served, compare_ranks, summarise_ranks
 
@@ -65,6 +67,26 @@ def test_as_served_a_policy_chooses_the_rank():
     assert "with items that a user has seen" in shown.statement()
 
 
+def test_ks_are_chosen_and_keys_follow():
+    made = summarise_ranks(frame([1, 3, 11, 60]), "leave-one-out", ks=(1, 3))
+    assert made["served/hr@1"] == made["unfiltered/hr@1"] == 1 / 4
+    assert made["served/hr@3"] == 1 / 2
+    assert made.leading == "served/ndcg@1"
+    assert {key.partition("@")[2] for key in made} == {"1", "3"}
+    assert compare_ranks(frame([1, 9]), frame([9, 9]), "served/hr@7").mean == 1 / 2
+    lead = compare_ranks(frame([1, 9]), frame([9, 9]))
+    own = Baseline(
+        estimates={"served/ndcg@1": 0.5}, intervals={}, exclude_seen=True, targets=2, of=4,
+        metric="served/ndcg@1", lead=lead,
+    )  # fmt: skip
+    back = Metrics.from_dict(
+        json.loads(json.dumps(replace(made, baselines={"popularity": own}).to_dict()))
+    )
+    assert dict(back.baselines["popularity"]) == dict(own)
+    assert back.baselines["popularity"].lead == lead
+    assert own.verdict in ("yes", "not clear")
+
+
 def test_buckets_by_events_before_the_target():
     lengths = [1, 19, 20, 49, 200, 1000, 5000]
     made = summarise_ranks(frame([1, 99, 1, 1, 99, 1, 99], length=lengths), "leave-one-out")
@@ -92,6 +114,8 @@ def test_to_dict_and_back_through_json():
     text = json.loads(json.dumps(made.to_dict()))
     assert text["ndcg@10"] == made["ndcg@10"]
     assert text["buckets"][0]["label"] == "20-49"
+    assert text["information"] == "strict"
+    assert list(text["candidates"].values()) == ["as served", "seen items filtered", "unfiltered"]
     back = Metrics.from_dict(text)
     assert dict(back) == dict(made)
     assert back.intervals == made.intervals

@@ -48,16 +48,17 @@ class FollowersScore(AddedScore):
         return made
 
     def bias(self) -> Tensor:
-        bias = 1.0 / torch.arange(self.n_items + 1)
+        bias = 1.0 / torch.arange(self.n_items + 1, device=self.pairs.device)
         bias[0] = 0
         return bias * self.config.weight
 
     def rows(self, recent: Tensor) -> AddedRows:
         before, after, times = self.pairs.t()
         row, place, pair = (recent[:, :, None] == before).nonzero().t()
-        value = self.config.weight * times[pair] * torch.tensor([1.0, 0.5])[place]
+        value = self.config.weight * times[pair] / (1.0 + place)
         found, where = torch.stack([row, after[pair]]).unique(dim=1, return_inverse=True)
-        return AddedRows(*found, torch.zeros(found.shape[1]).index_add(0, where, value.float()))
+        none = value.new_zeros(found.shape[1])
+        return AddedRows(*found, none.index_add(0, where, value))
 
     def with_items(self, n_items: int) -> Self:
         grown = type(self)(self.config, n_items)

@@ -94,6 +94,7 @@ MODEL_CHECKS: Checks = {
     "scores": scoring.check_scores,
     "scores are products of vectors": scoring.check_vectors,
     "scores are those of pairs": scoring.check_pairs,
+    "scores are a bias and rows by the last items": scoring.check_counts,
 }
 TRAINED_CHECKS: Checks = {
     "training lowers the loss": trained.check_training,

@@ -8,11 +8,11 @@ from dataclasses import asdict, fields
 import torch
 from torch import Tensor
 
-from longrec.checks.compare import CheckFailed, applies, finite, require, same
+from longrec.checks.compare import CheckFailed, NotApplicable, applies, finite, require, same
 from longrec.checks.small_model import N_ITEMS, SmallModel
 from longrec.config.border import is_frozen
 from longrec.core.errors import UsageError
-from longrec.models import build_model
+from longrec.models import CountingModel, build_model
 from longrec.models.common.settings import parse_settings
 
 TOLERANCE = 1e-9
@@ -127,6 +127,44 @@ def check_pairs(small: SmallModel) -> None:
         one = model.score_pairs(h, items[:, place : place + 1])
         same("score_pairs of a candidate alone", one, scores[:, place : place + 1], TOLERANCE)
     same("scores by pairs", scores, model.score(h).gather(1, items), TOLERANCE)
+
+
+def check_counts(small: SmallModel) -> None:
+    """A model that counts knows the last `reach` items, and scores by its bias and its rows."""
+    model, batch = small.build(), small.batch
+    if not isinstance(model, CountingModel):
+        raise NotApplicable("it is trained by gradient")
+    reach, h = model.reach, model.encode(batch.items)
+    for t in range(0, batch.items.shape[1], 7):
+        last = batch.items[:, max(0, t + 1 - reach) : t + 1].flip(-1)
+        wanted = torch.nn.functional.pad(last, (0, reach - last.shape[1]))[:, :reach]
+        require(
+            torch.equal(h[:, t, :reach], wanted),
+            f"h after event {t} is not the last {reach} items, the latest first, and 0 before them",
+        )
+    bias = model.bias()
+    require(
+        bias.shape == (N_ITEMS + 1,),
+        f"bias() has shape {tuple(bias.shape)}, not {(N_ITEMS + 1,)}",
+    )
+    recent = torch.cat([h[:, 0], h[:, -1]])[:, :reach]
+    row, item, value = model.rows(recent)
+    require(
+        row.shape == item.shape == value.shape
+        and ((row >= 0) & (row < len(recent)) & (item > 0) & (item <= N_ITEMS)).all()
+        and len(torch.unique(row * (N_ITEMS + 1) + item)) == len(row),
+        f"rows(recent) must be (row, item, value), each (m,): numbers of users, items from 1 to "
+        f"{N_ITEMS}, each pair once",
+    )
+    finite("bias()", bias)
+    finite("rows(recent)", value)
+    for user in range(len(recent)):
+        alone = model.rows(recent[user : user + 1])
+        mine = row == user
+        require(
+            torch.equal(alone.item, item[mine]) and torch.equal(alone.value, value[mine]),
+            "rows(recent) of a user alone are not those among others, to the bit",
+        )
 
 
 def _last_h(small: SmallModel) -> Tensor:
