@@ -110,6 +110,8 @@ class User:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(f"usage: {sys.argv[0]} EXPORT ITEM...")
     user = User(Export(Path(sys.argv[1])))
     user.observe(sys.argv[2:])
     print(*user.recommend())

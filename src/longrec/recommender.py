@@ -13,16 +13,16 @@ import polars as pl
 import torch
 
 from longrec.artifact.artifact import Artifact
+from longrec.artifact.targets import targets_to_rank
 from longrec.core.arguments import check_count, check_progress, described
 from longrec.core.arrays import places
-from longrec.core.choices import Durability, ExcludeSeen, SplitName, check_choice
+from longrec.core.choices import Durability, ExcludeSeen, SplitName
 from longrec.core.errors import UsageError
-from longrec.data.aligned import align, align_items
+from longrec.data.aligned import align_items
 from longrec.data.catalog import as_ids
 from longrec.data.event_columns import check_columns
 from longrec.data.given_ids import check_id, check_ids, is_list
 from longrec.data.histories import Histories
-from longrec.data.splits import make_split
 from longrec.data.unknown_ids import (
     likely_cause,
     unknown_events,
@@ -202,7 +202,10 @@ class Recommender(Artifact):
             if users is not None or histories is not None:
                 raise UsageError("give users, histories or split, one of them")
             data = self.data(data)
-            return self._for_targets(data, split, protocol, cut, k, hides_seen, progress)
+            found, told = self._for_targets(data, split, protocol, cut, k, hides_seen, progress)
+            for line in told:
+                warnings.warn(line, UserWarning, stacklevel=2)
+            return found
         if protocol is not None or cut is not None:
             raise UsageError("protocol and cut go with split, test or validation: give that too")
         if histories is None:
@@ -230,7 +233,8 @@ class Recommender(Artifact):
             events = Events(self.catalog.find(flat) if flat else np.zeros(0, np.int64), None)
             told += unknown_items(flat, events.items, self.catalog)
         found = self._top_k(ids, events, lengths, k, hides_seen, progress)
-        told += _without_items(found, ids)
+        served = found.get_column("user").unique()
+        told += _without_items(ids.filter(~ids.is_in(served.implode(), nulls_equal=True)), len(ids))
         for line in told:
             warnings.warn(line, UserWarning, stacklevel=2)
         return found
@@ -322,22 +326,21 @@ class Recommender(Artifact):
         k: int,
         exclude_seen: bool,
         progress: Callable[[int, int], None] | None,
-    ) -> pl.DataFrame:
-        """The frame of `recommend` for the targets of a split."""
-        check_choice("split", split, SplitName)
-        check_columns(self.name, self.columns, data.columns, data.path, self.columns)
-        check_times(self.model, data.times)
-        under = self.cut_by(protocol, cut)
-        chosen = make_split(under[0], data, under[1])
-        known, aligned = align(data, chosen, self.catalog, self.columns)
-        targets, wanted = getattr(aligned, split), getattr(chosen, split)
+    ) -> tuple[pl.DataFrame, list[str]]:
+        """The frame of `recommend` for the targets of a split, and what to tell."""
+        if "refit" in self.provenance:
+            raise UsageError(
+                "this is a final run, trained on all events, so that lists for its targets would "
+                "flatter it: ask the run that was measured, or recommend to users"
+            )
+        asked = targets_to_rank(self, data, split, protocol, cut)
+        known, targets, wanted = asked.histories, asked.targets, asked.wanted
         popular, counts = self.catalog.popular, self.catalog.counts
         lists = ServedLists(
             *(self.scorer, self.index, known, targets, k, exclude_seen, popular, counts)
         )
         requests = requests_of(known, targets, self.limit, self.model.causal)
-        if len(targets):
-            encode_targets(self.model, known, requests, lists.use, progress)
+        encode_targets(self.model, known, requests, lists.use, progress)
         n, width = lists.items.shape
         row = np.repeat(np.arange(n), width)
         found = pl.DataFrame(
@@ -351,7 +354,11 @@ class Recommender(Artifact):
                 "policy": np.where(lists.cold, COLD, PERSONAL)[row],
             }
         )
-        return found.filter(pl.Series(lists.items.ravel() > 0))
+        told = unknown_events(
+            align_items(data.catalog, self.catalog)[data.items], data.catalog, self.catalog
+        )
+        told += _without_items(data.user_ids.gather(wanted.users[lists.items[:, 0] == 0]), n)
+        return found.filter(pl.Series(lists.items.ravel() > 0)), told
 
     def _top_k(
         self,
@@ -431,14 +438,12 @@ def _check_histories(histories: object) -> None:
         check_ids(f"histories.{number}", history, wanted)
 
 
-def _without_items(found: pl.DataFrame, users: pl.Series) -> list[str]:
-    """What to tell of users for whom no item was left."""
-    served = found.get_column("user").unique()
-    left = users.filter(~users.is_in(served.implode(), nulls_equal=True))
+def _without_items(left: pl.Series, asked: int) -> list[str]:
+    """What to tell of users for whom no item was left, of so many lists."""
     if not len(left):
         return []
     some = ", ".join(map(repr, left.head(3).to_list())) + (", …" if len(left) > 3 else "")
     return [
-        f"{len(left):,} of {len(users):,} users have seen every item, so that none is left to "
+        f"{len(left):,} of {asked:,} users have seen every item, so that none is left to "
         f"recommend: {some}. exclude_seen=False (--exclude-seen no) recommends seen items, too"
     ]

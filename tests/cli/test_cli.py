@@ -259,7 +259,7 @@ def test_the_policy_on_seen_items_and_why_is_said(capsys, run):
     capsys.readouterr()
     assert longrec(*argv) == 0
     assert re.match(
-        r"seen items: (left out|recommended again) \(decided on validation: \d+\.\d% of its "
+        r"seen items: (left out|recommended again) \(decided on validation: \d+\.\d% of \d+ "
         r"targets are repeats, NDCG@10 as served 0\.\d+ with",
         capsys.readouterr().err,
     )

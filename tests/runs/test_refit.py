@@ -254,6 +254,8 @@ def test_evaluate_refuses_it_on_what_it_was_trained_on(data, measured, final):
             UsageError, match=r"final is a final run: .*run that was measured, .*run,"
         ):
             longrec.evaluate(final, data, part)
+        with pytest.raises(UsageError, match=r"this is a final run.*flatter"):
+            final.recommend(split=part)
     with pytest.raises(UsageError, match="is a final run"):
         longrec.evaluate(final)
     assert not (final.folder / "metrics.json").exists()

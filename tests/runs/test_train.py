@@ -545,3 +545,26 @@ def test_lists_of_a_split_are_asked_for_alone(data, trained):
         trained.recommend(data=data, split="train")
     with pytest.raises(UsageError, match="dates cut the protocol global-time alone"):
         trained.recommend(data=data, split="test", cut="2020-01-01")
+    with pytest.raises(UsageError, match="cut is 20200101"):
+        trained.recommend(data=data, split="test", protocol="global-time", cut=20200101)
+    with pytest.raises(LongrecError, match="the protocol 'all' has no test targets"):
+        trained.recommend(data=data, split="test", protocol="all")
+
+
+def test_lists_of_a_split_tell_what_is_unknown_and_who_has_none(data, trained, tmp_path):
+    known = data.catalog.ids[0]
+
+    def logged(name, *items):
+        users, times = [1] * 3 + [2] * 3, [1, 2, 3] * 2
+        log = pl.DataFrame({"user": users, "item": [*items], "time": times})
+        return longrec.prepare(log, tmp_path / name)
+
+    with pytest.raises(DataError, match="knows none of its items"):
+        trained.recommend(data=logged("strange", -1, -2, -3, -1, -2, -3), split="test")
+    partly = logged("partly", known, known, known, known, -1, known)
+    with pytest.warns(UserWarning, match="1 of 6 items of histories is unknown"):
+        trained.recommend(data=partly, split="test")
+    one = logged("one", known, known, known, known, known, known)
+    rec = longrec.train(one, "popularity")
+    with pytest.warns(UserWarning, match="2 of 2 users have seen every item"):
+        assert not len(rec.recommend(split="test", exclude_seen=True, data=one))

@@ -30,8 +30,8 @@ def _reason(artifact: Artifact, exclude_seen: ExcludeSeen) -> str:
         return "as set for training" if set_by_hand else "the default: nothing was validated"
     decided = "decided" if policy["decided"] == "validation" else "as set for training;"
     return (
-        f"{decided} on validation: {policy['repeats']:.1%} of its targets are repeats, NDCG@10 as "
-        f"served {policy['ndcg10_hiding']:.4f} with seen items left out, "
+        f"{decided} on validation: {policy['repeats']:.1%} of {policy['targets']:,} targets are "
+        f"repeats, NDCG@10 as served {policy['ndcg10_hiding']:.4f} with seen items left out, "
         f"{policy['ndcg10_showing']:.4f} with them recommended"
     )
 

@@ -175,7 +175,9 @@ def serve(
 
 def _about_store(stream: Stream, given: str, data: Path | None, need: Need | None) -> Iterator[str]:
     """What the store holds and lacks, where that is not as one expects."""
-    from longrec.serving.stream.imports import is_half_imported
+    from longrec.data.histories import open_histories
+    from longrec.serving.http.store_work import LEFT_OUT
+    from longrec.serving.stream.imports import is_half_imported, left_out
 
     if need == "seeding":
         yield (
@@ -185,7 +187,9 @@ def _about_store(stream: Stream, given: str, data: Path | None, need: Need | Non
     elif need == "new items":
         yield "items are new in the catalog: events of them that were skipped are applied meanwhile"
     elif data is not None:
-        yield f"the store has the histories of {data} already: nothing is imported again"
+        yield f"{data} was brought into the store before: nothing is imported again"
+        if number := left_out(stream.store.meta(), open_histories(data)):
+            yield f"of it {number:,} {LEFT_OUT}"
     if data is None:
         begin = ""
         if is_half_imported(stream.store.meta()):

@@ -42,12 +42,20 @@ def print_training(recommender: Recommender, out: Path, plugins: Sequence[str], 
         _gain_table(warm | {"gain": measured.get("gain") or warm["gain"]})
     console.say(seen_items_line(recommender))
     words = [str(out), *plugins]
-    if "refit" not in about:
+    if "refit" not in about and not about["protocol"]["validation_targets"]:
+        console.say(
+            "warning: nothing was validated, since no user has such a target: the last weights are "
+            "kept, and nothing says when to stop"
+        )
+    if "refit" not in about and not about["protocol"]["test_targets"]:
+        console.say("there is no test target either: cut the log otherwise (protocol, cut)")
+    elif "refit" not in about:
         console.say("next: " + shlex.join(["longrec", "evaluate", *words]))
         console.say(
             "to serve, train on all events: "
             + shlex.join(["longrec", "refit", *words, "--out", f"{out}-final"])
         )
+    if "refit" not in about:
         return
     _say_of_refit(recommender, plugins)
     serve = ["longrec", "serve", *words, "--store", "users", "--data", about["data"]["path"]]

@@ -25,7 +25,9 @@ def cut_times(text: str) -> tuple[int | None, int]:
     """
     try:
         found = [_seconds(part.strip()) for part in text.split(",")]
-    except ValueError:
+        for seconds in found:
+            moment(seconds)  # which a table will show
+    except (ValueError, OverflowError, OSError):
         found = []
     if len(found) not in (1, 2):
         raise ValueError(
@@ -48,5 +50,5 @@ def moment(seconds: int) -> str:
 
 
 def _seconds(text: str) -> int:
-    moment = datetime.fromisoformat(text)
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+    read = datetime.fromisoformat(text)
+    return int((read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp())

@@ -31,6 +31,7 @@ def norm(x: Any, order: float, dim: Sequence[int], keepdim: bool = False) -> Any
     if order != 2 or list(dim) not in ([-1], [len(x.shape) - 1]) or not keepdim:
         raise NotImplementedError(f"norm of order {order} over axes {dim}")
     one: Any = op.Constant(value_float=1.0)
+    one = op.CastLike(one, x)  # states may be float64
     column: Any = op.Constant(value_ints=[x.shape[-1], 1])
     return op.Sqrt(op.MatMul(op.Mul(x, x), op.Expand(one, column)))
 

@@ -11,19 +11,17 @@ import polars as pl
 
 from longrec.artifact.artifact import Artifact
 from longrec.artifact.provenance import provenance
-from longrec.core.arguments import check_progress, check_text, described
-from longrec.core.choices import ExcludeSeen, SplitName, check_choice
-from longrec.core.errors import DataError, LongrecError, UsageError
-from longrec.data.aligned import align
-from longrec.data.event_columns import check_columns
+from longrec.artifact.targets import targets_to_rank
+from longrec.core.arguments import check_progress, described
+from longrec.core.choices import ExcludeSeen, SplitName
+from longrec.core.errors import UsageError
 from longrec.data.histories import Histories
-from longrec.data.splits import make_split
+from longrec.data.splits import Targets
 from longrec.evaluation.beyond_accuracy import beyond_accuracy
 from longrec.evaluation.metrics import CUTOFFS
 from longrec.evaluation.rank_targets import rank_targets
 from longrec.evaluation.served_lists import ServedLists, mean_popularity
 from longrec.evaluation.summary import SERVED, Metrics, as_served, summarise_ranks
-from longrec.inference.encode import check_times
 from longrec.retrieval.exact import ExactIndex
 from longrec.runs.baselines import measure_baselines
 from longrec.runs.evaluations import keep, kept_baselines
@@ -81,35 +79,25 @@ def evaluate(
         raise UsageError(
             f"recommender is {described(recommender)}; give one, such as longrec.load(run)"
         )
-    check_choice("split", split, SplitName)
     ks = _checked_ks(ks)
     hides_seen = recommender.hides_seen(exclude_seen)
-    check_text("protocol", protocol)
-    check_text("cut", cut)
     check_progress(progress)
     data = recommender.data(histories)
     config, refit = recommender.train_config, recommender.provenance.get("refit")
-    trained_under, under = recommender.trained_under, recommender.cut_by(protocol, cut)
-    chosen = make_split(under[0], data, under[1])
-    if refit is not None and len(getattr(chosen, split)):
-        targets = getattr(chosen, split)
-        newer = untrained(recommender, data, targets)
+    left_out = 0
+
+    def newer(targets: Targets) -> Targets:
+        nonlocal left_out
+        is_new = untrained(recommender, data, targets)
+        left_out = int((~is_new).sum())
         # What it knows is told by its catalog, and not by what the protocol keeps for training.
-        targets = targets.where(newer)
-        targets = replace(targets, known=np.ones(len(targets), np.bool_))
-        chosen = replace(chosen, **{split: targets})
-    trained = recommender.columns
-    check_columns(recommender.name, trained, data.columns, data.path, trained)
-    known, aligned = align(data, chosen, recommender.catalog, trained)
-    targets = getattr(aligned, split)
-    if not len(targets):
-        raise LongrecError(f"{data.path}: the protocol {chosen.protocol!r} has no {split} targets")
-    if not len(known.items):
-        raise DataError(
-            f"{data.path}: the recommender knows none of its items; evaluate it on histories with "
-            "item ids of the kind that it was trained on"
-        )
-    check_times(recommender.model, data.times)
+        return replace(targets.where(is_new), known=np.ones(int(is_new.sum()), np.bool_))
+
+    asked = targets_to_rank(
+        *(recommender, data, split, protocol, cut), narrowed=None if refit is None else newer
+    )
+    known, targets, under, notes = asked.histories, asked.targets, asked.under, asked.notes
+    trained_under = recommender.trained_under
     scorer, catalog = recommender.scorer, recommender.catalog
     numbers = None
     if len(targets) > MOST_LISTS:
@@ -123,7 +111,6 @@ def evaluate(
         *(scorer, known, targets, config.context, progress, catalog.popular, lists.use)
     )
     ranks = as_served(ranks, hides_seen)
-    notes = dict(aligned.notes)
     trained_on = recommender.provenance.get("data", {}).get("fingerprint")
     own_data = trained_on == data.fingerprint
     if own_data and under != trained_under:
@@ -132,20 +119,21 @@ def evaluate(
             f"trained under {config.protocol}{own_cut}, so that some of these targets were "
             "training events"
         )
-    if refit is not None and not newer.all():
+    if refit is not None:
+        notes.pop(f"{split}_unseen_share", None)  # which is of all targets
+    if left_out:
         notes["warning"] = (
-            f"a final run: {int((~newer).sum()):,} of {len(newer):,} targets are left out, since "
+            f"a final run: {left_out:,} of {left_out + len(targets):,} targets are left out, since "
             "they are not newer than the events that it was trained on"
         )
     warm_start = recommender.provenance.get("warm_start", {})
     trained_before = (warm_start.get("targets_trained_before") or {}).get(split)
     if own_data and trained_before:
         notes["warning"] = (
-            f"the warm start's old run was trained on {trained_before:,} of these targets"
+            f"the warm start's old run was trained on {trained_before:,} of these {len(targets):,} "
+            "targets, which flatters the numbers"
         )
-    metrics = summarise_ranks(
-        ranks, chosen.protocol, notes, split=split, exclude_seen=hides_seen, ks=ks
-    )
+    metrics = summarise_ranks(ranks, under[0], notes, split=split, exclude_seen=hides_seen, ks=ks)
     popularity = mean_popularity(known, targets, catalog.counts)
     if numbers is not None:
         popularity = popularity[numbers]
@@ -160,10 +148,10 @@ def evaluate(
     if baselines:
         beside = kept_baselines(recommender, metrics)
         if beside is None:
-            beside = measure_baselines(data, chosen, split, ks=ks, ranks=ranks)
+            beside = measure_baselines(data, asked.whole, split, ks=ks, ranks=ranks)
         metrics = replace(metrics, baselines=beside)
     if recommender.folder is not None:
-        wanted = getattr(chosen, split)
+        wanted = asked.wanted
         ranks = ranks.with_columns(
             user=data.user_ids.gather(wanted.users), position=pl.Series(wanted.positions)
         ).insert_column(2, data.catalog.take(data.items[wanted.positions]).alias("item"))

@@ -418,6 +418,7 @@ def policy_of(found: Validated | ValidationRow | None, config: TrainConfig) -> d
     return {
         "exclude_seen": found.exclude_seen,
         "decided": "validation" if setting == "auto" else "setting",
+        "targets": found.targets,
         "repeats": found.repeats,
         "ndcg10_hiding": found.ndcg10_hiding,
         "ndcg10_showing": found.ndcg10_showing,

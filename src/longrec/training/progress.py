@@ -27,7 +27,8 @@ class ValidationRow:
         where there are none.
     exclude_seen : that policy: whether items that a user has seen are hidden.
     ndcg10_hiding, ndcg10_showing : as served with seen items hidden, and shown.
-    repeats : share of the validation targets whose item is in their own input.
+    repeats, targets : share of the validation targets whose item is in their own input, and how
+        many targets there were.
     memory_share, memory_entropy, memory_kl : how evenly the validation used the slots of memory
         banks (`longrec.mixers.product_keys.Usage`); None in a model without one.
     """
@@ -43,6 +44,7 @@ class ValidationRow:
     ndcg10_hiding: float = math.nan
     ndcg10_showing: float = math.nan
     repeats: float = 0.0
+    targets: int = 0
     memory_share: float | None = None
     memory_entropy: float | None = None
     memory_kl: float | None = None

@@ -30,6 +30,7 @@ class Validated:
     exclude_seen : that policy: whether items that a user has seen are hidden.
     ndcg10_hiding, ndcg10_showing : under the one and the other policy.
     repeats : share of the targets whose item is in their own input.
+    targets : how many there were.
     """
 
     ndcg10: float
@@ -38,6 +39,7 @@ class Validated:
     ndcg10_hiding: float
     ndcg10_showing: float
     repeats: float
+    targets: int
 
 
 def validated(ranks: pl.DataFrame, exclude_seen: ExcludeSeen = "auto") -> Validated:
@@ -57,4 +59,6 @@ def validated(ranks: pl.DataFrame, exclude_seen: ExcludeSeen = "auto") -> Valida
     hides = not showing > hiding if exclude_seen == "auto" else exclude_seen
     served = found[hides]
     repeats = int(ranks["repeat"].sum()) / max(len(ranks), 1)
-    return Validated(served["ndcg@10"], served["hr@10"], hides, hiding, showing, repeats)
+    return Validated(
+        served["ndcg@10"], served["hr@10"], hides, hiding, showing, repeats, len(ranks)
+    )

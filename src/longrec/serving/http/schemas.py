@@ -14,7 +14,6 @@ from pydantic import (
     model_validator,
 )
 
-from longrec.core.choices import ExcludeSeen
 from longrec.serving.stores.packed_columns import MAX_COLUMNS, MAX_INTEGER, MAX_NAME, MAX_TEXT
 
 MAX_EVENTS = 1000
@@ -121,7 +120,7 @@ class RecommendationsIn(HistoryBody):
     k: K = 10
     exclude: Ids = Field([], description="Items not to be recommended.")
     among: Ids | None = Field(None, description="Recommend these only.")
-    exclude_seen: ExcludeSeen = Field(
+    exclude_seen: StrictBool | Literal["auto"] = Field(
         "auto", description="Leave out items of the history; auto: as the recommender does."
     )
 

@@ -14,7 +14,7 @@ from longrec.serving.http.schemas import StoreWorkOut
 from longrec.serving.http.service import Service
 from longrec.serving.http.threads import in_thread
 from longrec.serving.stores.protocol import StoreFull, StoreUnavailable
-from longrec.serving.stream.imports import is_imported
+from longrec.serving.stream.imports import is_imported, left_out
 from longrec.serving.stream.rebuild import Rebuilt, job_of
 from longrec.serving.stream.store_models import new_items
 from longrec.serving.stream.stream import Stream
@@ -26,6 +26,10 @@ LINE_EVERY = 5.0
 AGAIN_AFTER = 5.0
 """Seconds until a store that was away or full is tried again."""
 
+LEFT_OUT = (
+    "events of users whom the store knew were left out, but for those earlier than all that is "
+    "logged of the user: what is newer comes in by POST /v1/events, or by stream.observe_many"
+)
 Need = Literal["seeding", "new items"]
 
 
@@ -98,13 +102,17 @@ class StoreWork:
                 if need != before:
                     access_log.write(f"{need}: begins")
                 before = need
-                self._say_done(need, self._do_one(stream, need, histories))
+                rebuilt = self._do_one(stream, need, histories)
+                self._say_done(need, rebuilt)
+                if need == "seeding" and rebuilt.left_out:
+                    access_log.write(LEFT_OUT, left_out=rebuilt.left_out)
             except (StoreUnavailable, StoreFull) as error:
                 access_log.log.warning("store: tried again soon", exc_info=error)
                 if self._stopped.wait(AGAIN_AFTER):
                     raise Stopped from None
         if histories is not None and before is None:
-            access_log.write("seeding: the store has these histories already, nothing to do")
+            number = left_out(stream.store.meta(), histories)
+            access_log.write("seeding: done before, nothing to do", left_out=number)
 
     def _do_one(self, stream: Stream, need: Need, histories: Histories | None) -> Rebuilt:
         def progress(done: int, total: int) -> None:

@@ -45,6 +45,11 @@ def is_half_imported(meta: dict[str, Any]) -> bool:
     return any(map(_under_way, meta.get("imports", {}).values()))
 
 
+def left_out(meta: dict[str, Any], histories: Histories) -> int:
+    """How many events of histories that were imported are not in front of any log by that."""
+    return int(meta["imports"][histories.fingerprint]["left_out"])
+
+
 def begin_import(store: Store, histories: Histories) -> dict[str, Any]:
     """What is `NOTED` of an import that begins, or that another model's rebuild has begun."""
     noted = store.meta().get("imports", {}).get(histories.fingerprint)
