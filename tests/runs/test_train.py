@@ -562,7 +562,7 @@ def test_lists_of_a_split_tell_what_is_unknown_and_who_has_none(data, trained, t
     with pytest.raises(DataError, match="knows none of its items"):
         trained.recommend(data=logged("strange", -1, -2, -3, -1, -2, -3), split="test")
     partly = logged("partly", known, known, known, known, -1, known)
-    with pytest.warns(UserWarning, match="1 of 6 items of histories is unknown"):
+    with pytest.warns(UserWarning, match="1 of 6 items of events is unknown"):
         trained.recommend(data=partly, split="test")
     one = logged("one", known, known, known, known, known, known)
     rec = longrec.train(one, "popularity")
