@@ -11,7 +11,7 @@ from congruence.systems import FIRST, twins_of
 
 from longrec.recommender import Recommender
 
-OF_SPREAD, OF_SCORE = 1e-4, 1e-5
+OF_SPREAD, OF_SCORE = 1e-4, 1e-4
 """What scores by two ways to read a history may differ by."""
 
 

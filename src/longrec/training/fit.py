@@ -386,11 +386,11 @@ class _Fit:
 def _count(
     model: CountingModel, histories: Histories, split: Split, config: TrainConfig
 ) -> FitResult:
-    start = time.perf_counter()
+    start, device = time.perf_counter(), model.device
     trains = training_events(histories.offsets, split.train_end)
     lengths = torch.from_numpy(split.train_end - histories.offsets[:-1])
     model.count(torch.from_numpy(histories.items[trains]), lengths)
-    model.eval()
+    model.to(device).eval()
     targets = draw_targets(split.validation, config.validation_users, config.seed)
     found = None
     if len(targets):

@@ -164,12 +164,15 @@ def seed_half(url: str, seeds, number: int, part: float) -> None:
             work["progress"] < part
         ):
             assert time.monotonic() < end
-            assert work or not any("seeding: done" in line for line in child.output)
+            if not work and any("seeding: done" in line for line in child.output):
+                assert part > 0.5  # what was nearly done may have ended between two looks
+                break
         begun = time.monotonic()
         status = child.stop(number)
         assert status == (0 if number == signal.SIGTERM else -number)
         assert time.monotonic() - begun < 20
-        assert not any("seeding: done" in line for line in child.output)
+        if part < 0.5:  # what was nearly done may have ended before the signal came
+            assert not any("seeding: done" in line for line in child.output)
 
 
 def check_seeded(url: str, seeds, tmp_path: Path) -> None:
@@ -179,8 +182,10 @@ def check_seeded(url: str, seeds, tmp_path: Path) -> None:
     with ServeProcess(run, url, *options) as child:
         wait_for(lambda: child.client.get("/v1/model").json()["store"] is None)
         assert child.stop() == 0
-        [done] = [line for line in lines_of(child) if line["event"] == "seeding: done"]
-        counts = {"users": 900, "imported": 900 * 24, "left_out": 0}
+        [done] = [one for one in lines_of(child) if one["event"].startswith("seeding: done")]
+        counts = {"left_out": 0}
+        if done["event"] == "seeding: done":  # or the server before had ended it
+            counts |= {"users": 900, "imported": 900 * 24}
         assert counts.items() <= done.items()
     with rec.open_stream(str(tmp_path / "undisturbed"), "process") as stream:
         stream.observe("u00899", LIVE, T0 + 60)

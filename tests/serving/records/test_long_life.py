@@ -122,7 +122,7 @@ def test_steps_after_a_million_events_lose_nothing(case: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("window", [64, 4096, MILLION])
+@pytest.mark.parametrize("window", [4096, MILLION])
 @pytest.mark.parametrize(
     "case", ["hydrarec", "hydrarec as published", "elastic without forgetting"]
 )
