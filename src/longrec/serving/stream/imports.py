@@ -86,7 +86,7 @@ def _under_way(noted: Mapping[str, Any]) -> bool:
 def put_in_front(
     store: Store, older: Mapping[bytes, Sequence[Event]], timed: bool, whole: bool
 ) -> int:
-    """Put each user's older events in front of the user's log; -> how many.
+    """Put each user's older events in front of the user's log; -> how many stand there by that.
 
     whole : the store was empty when the first ones were put there: what is logged came since, and
         all older events go in front of it. Else the log may hold some of them: those go in front
@@ -117,6 +117,8 @@ def put_in_front(
                     logged = [event for part in read_log(store, user, one) for event in part]
                     rewrites.append(Rewrite(user, one.log_id, one.last, [*events, *logged]))
                 else:
+                    if whole:  # there already: whoever put them there ended before noting it
+                        imported += len(pending[user])
                     del pending[user]
             except LogReplaced:
                 continue
