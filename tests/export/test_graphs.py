@@ -14,7 +14,7 @@ import pytest
 import torch
 from export.small_exports import away, check_window, empty, histories, read_in_parts, small
 from models.small_models import SEQUENCE, N
-from serving.small_streams import COUNTING, EXACT, FIRST, recommender
+from serving.small_streams import FIRST, recommender
 
 from longrec.core.errors import LongrecError, UsageError
 from longrec.export.folder import EXPORT, export
@@ -23,7 +23,7 @@ from longrec.export.parity import TOLERANCE, Runtime, check_parity
 from longrec.models import MODELS
 from longrec.serving.records.record import flat
 
-EXPORTED = {*EXACT, *COUNTING, "sasrec", "bert4rec"}
+EXPORTED = {name for name, cls in MODELS.items() if cls.streaming != "none"}
 BANK = {"memory_slots": 64, "memory_topk": 4}
 FORMS = {
     name: {} for name in SEQUENCE if MODELS[name].streaming == "exact" and name != "elastic"

@@ -2,13 +2,15 @@
 
 Each is registered with longrec.checks.definitions, where `define` finds it, and so are the examples
 that the checks go through. Projections are plain products, and the mechanism is the `naive_...`
-function of longrec.ops.
+function of longrec.ops. Those of other systems are in files define_FAMILY.py beside this one.
 """
 
 from __future__ import annotations
 
 import math
 from functools import partial
+from importlib import import_module
+from pathlib import Path
 from unittest.mock import patch
 
 import torch
@@ -194,3 +196,7 @@ def _(mixer: MemoryDispatcherMixer, x: Tensor, times: Tensor) -> Defined:
         rows.append(row)
     state = MemoryState(expert_state, slots, weights, torch.tensor([len(x)]))
     return torch.stack(rows) @ mixer.output.weight.t(), state
+
+
+for _file in sorted(Path(__file__).parent.glob("define_*.py")):
+    import_module(f"mixers.{_file.stem}")

@@ -42,6 +42,10 @@ def check_settings(small: SmallModel) -> None:
             error
         )
     require(again == config, f"the settings came back from a file as {again}, not {config}")
+    try:
+        parse_settings(small.name, small.model_class.paper_settings)
+    except UsageError as error:
+        raise CheckFailed(f"paper_settings are refused: {error}") from error
 
 
 def check_weights(small: SmallModel) -> None:

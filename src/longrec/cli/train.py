@@ -20,6 +20,7 @@ from longrec.cli.common import (
 )
 from longrec.cli.training_result import print_training
 from longrec.core import console
+from longrec.core.choices import Recipe
 from longrec.core.errors import UsageError
 from longrec.core.format import number
 
@@ -32,6 +33,10 @@ def train(
         list[str] | None,
         Option("--set", metavar="KEY=VALUE", help="A setting; see `longrec models NAME`."),
     ] = None,
+    recipe: Annotated[
+        Recipe,
+        Option(help="Settings that are not given: our defaults, or what the model's paper has."),
+    ] = "own",
     context: Annotated[
         int | None, Option(min=1, help="Train on the last so many events of each history alone.")
     ] = None,
@@ -80,6 +85,7 @@ def train(
             out,
             warm_start=warm_start,
             final=final,
+            recipe=recipe,
             resume=resume,
             device=device,
             progress=True,
@@ -157,12 +163,13 @@ def _model_tables(described: Mapping[str, Any]) -> None:
         "plugin": described["plugin"],
     }
     console.facts_table(described["model"], {key: fact for key, fact in facts.items() if fact})
+    paper = described["paper_settings"]
     for kind, owner in (("model", "the model"), ("training", "training")):
-        console.table(
-            f"settings of {owner}",
-            ["key", "default", "values", "meaning"],
-            [
-                [row["key"], str(row["default"]), values_of(row), row["meaning"]]
-                for row in described[f"{kind}_settings"]
-            ],
-        )
+        rows = described[f"{kind}_settings"]
+        head = ["key", "default", "values", "meaning"]
+        cells = [[row["key"], str(row["default"]), values_of(row), row["meaning"]] for row in rows]
+        if paper:  # what --recipe paper sets
+            head.insert(2, "paper")
+            for row, cell in zip(rows, cells, strict=True):
+                cell.insert(2, str(paper.get(row["key"], "")))
+        console.table(f"settings of {owner}", head, cells)

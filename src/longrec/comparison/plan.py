@@ -1,6 +1,7 @@
 """What is compared: models and variants, budget, seeds; kept in FOLDER/compare.json.
 
-A variant is written NAME:KEY=VALUE:KEY=VALUE, and is called in all results as it was written.
+A variant is written NAME:KEY=VALUE:KEY=VALUE, and is called in all results as it was written;
+NAME:recipe=paper has the settings of the model's paper.
 Everything is checked before the first run begins.
 """
 
@@ -19,7 +20,12 @@ from longrec.core.lock import LOCK
 from longrec.core.sealed import SealedKind
 from longrec.models import MODELS, CountingModel
 from longrec.models.common.registry import config_keys
-from longrec.models.common.settings import check_model, parse_settings, stored_settings
+from longrec.models.common.settings import (
+    check_model,
+    parse_settings,
+    stored_settings,
+    with_recipe,
+)
 from longrec.runs.baselines import BASELINES
 
 COMPARISON = SealedKind(
@@ -136,6 +142,7 @@ class Plan:
         if issubclass(MODELS[check_model(name)], CountingModel):  # others' settings are not for it
             known = config_keys(MODELS[name].config_class)
             common = {k: v for k, v in common.items() if k in known or not _is_of_a_model(k)}
+        own = setting_texts(with_recipe(name, own.pop("recipe", "own"), own))
         settings = common | own | {"max_minutes": str(self.budget)}
         try:
             parse_settings(name, settings)

@@ -17,6 +17,9 @@ SplitName = Literal["test", "validation"]
 ExcludeSeen = bool | Literal["auto"]
 """Whether items that a user has seen are left out; auto: as validation decided."""
 
+Recipe = Literal["own", "paper"]
+"""Which defaults a model's settings have: ours, or those that its paper trained with."""
+
 ProtocolName = Literal["leave-one-out", "global-time", "prequential", "all"]
 """How a log is cut: which events train, validate and test; all: every event trains, as `longrec
 refit` has it."""

@@ -29,7 +29,7 @@ class Popularity(CountingModel):
         self.config, self.n_items = config, n_items
         self.register_buffer("counts", torch.zeros(n_items + 1))
 
-    def count(self, items: Tensor, lengths: Tensor) -> None:
+    def count(self, items: Tensor, lengths: Tensor, times: Tensor | None = None) -> None:
         self.counts = torch.bincount(items, minlength=self.n_items + 1).float()
 
     def bias(self) -> Tensor:
@@ -50,7 +50,7 @@ class LastItem(Followers, CountingModel):
         self.make_room(n_items)
         self.register_buffer("counts", torch.zeros(n_items + 1))
 
-    def count(self, items: Tensor, lengths: Tensor) -> None:
+    def count(self, items: Tensor, lengths: Tensor, times: Tensor | None = None) -> None:
         self.counts = torch.bincount(items, minlength=self.n_items + 1).float()
         self.count_followers(items, lengths)
 

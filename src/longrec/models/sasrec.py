@@ -7,6 +7,7 @@ rotary positions within a band, so that it reads histories of any length and str
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated
 
 from longrec.core.bounds import Bounds
@@ -28,6 +29,9 @@ class SASRec(WindowedModel):
     """Blocks of causal softmax attention with absolute positions counted from the last event."""
 
     paper = "arXiv 1808.09781"
+    paper_settings = MappingProxyType(
+        {"dim": 50, "heads": 1, "ffn_dim": 50, "loss": "bce", "batch_tokens": 25_600}
+    )
     streams_as = "sasrec-rotary"
     config_class = SASRecConfig
 

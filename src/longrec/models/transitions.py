@@ -160,7 +160,7 @@ class Transitions(CountingModel):
         self.counted = TransitionsScore(TransitionsScoreConfig(**asdict(config)), n_items)
         self.reach = config.last
 
-    def count(self, items: Tensor, lengths: Tensor) -> None:
+    def count(self, items: Tensor, lengths: Tensor, times: Tensor | None = None) -> None:
         self.counted.count(items, lengths)
 
     def bias(self) -> Tensor:

@@ -39,8 +39,12 @@ def describe_models() -> list[dict[str, Any]]:
 
 
 def describe_model(name: str) -> dict[str, Any]:
-    """The entry of a model, with its settings and training's, as `describe_settings` gives them."""
+    """The entry of a model, with its settings and training's, as `describe_settings` gives them.
+
+    "paper_settings" are those that the recipe "paper" sets, by key.
+    """
     return _describe(check_model(name)) | {
+        "paper_settings": dict(MODELS[name].paper_settings),
         "model_settings": describe_settings(MODELS[name].config_class),
         "training_settings": describe_settings(TrainConfig),
     }

@@ -21,7 +21,12 @@ from longrec.core.sealed import SealedKind
 from longrec.data.histories import Histories
 from longrec.data.splits import ALL
 from longrec.models import MODELS
-from longrec.models.common.settings import check_model, parse_settings, stored_settings
+from longrec.models.common.settings import (
+    check_model,
+    parse_settings,
+    stored_settings,
+    with_recipe,
+)
 from longrec.recommender import Recommender
 from longrec.runs.warm_start import name_of, origin
 from longrec.training.checkpoint import PREFIX, drop_checkpoints
@@ -72,12 +77,18 @@ def make_plan(
     settings: Mapping[str, Any],
     old: Recommender | None,
     final: bool = False,
+    recipe: str = "own",
 ) -> Plan:
     """Plan a new run, from the weights of `old` if there is one, and write the plan down."""
     if old is None:
         name = model or DEFAULT_MODEL
-        everything = _checked(name, settings)
+        everything = _checked(name, with_recipe(name, recipe, settings))
     else:
+        if recipe != "own":
+            raise UsageError(
+                f"recipe is {recipe!r}, but a warm start keeps the settings of {name_of(old)}: "
+                "leave the recipe out"
+            )
         name = old.name
         own = asdict(old.model_config)
         if model not in (None, name):
@@ -102,6 +113,8 @@ def make_plan(
             "train: train with --final (final=True), or a run as ever and then `longrec refit RUN`"
         )
     about = describe_run(data, name, everything["seed"], old)
+    if recipe != "own":
+        about["recipe"] = recipe
     plan = Plan(name, everything, about, final)
     write_plan(run, plan)
     return plan
@@ -152,6 +165,7 @@ def check_resumable(
     settings: Mapping[str, Any],
     old: Recommender | None,
     final: bool = False,
+    recipe: str = "own",
 ) -> None:
     """Raise unless a call to resume agrees with the plan; what it leaves out is the plan's."""
     if model not in (None, plan.model):
@@ -161,7 +175,7 @@ def check_resumable(
             f"{run} was started without --final (final=True): leave it out, and refit the run when "
             "it has ended"
         )
-    given = _checked(plan.model, plan.settings | dict(settings))
+    given = _checked(plan.model, plan.settings | with_recipe(plan.model, recipe, settings))
     for key, value in plan.settings.items():
         if given[key] != value:
             raise UsageError(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from longrec.core.arguments import check_path, check_progress
+from longrec.core.choices import Recipe
 from longrec.core.errors import UsageError
 from longrec.data.histories import Histories, as_histories
 from longrec.models.common.settings import check_model
@@ -34,6 +35,7 @@ def train(
     *,
     warm_start: Recommender | str | Path | None = None,
     final: bool = False,
+    recipe: Recipe = "own",
     resume: bool = False,
     device: str = "auto",
     progress: Progress | bool | None = None,
@@ -60,6 +62,9 @@ def train(
         Train for service: first a run that is measured as ever, which stays in `out`/measured to be
         evaluated, and then, for as many epochs as that found best, one on all events, which is what
         `out` holds and what is returned (`longrec.refit` is the second half alone).
+    recipe : {"own", "paper"}
+        Which values settings have that are not given: our defaults, or what the model's paper
+        trained with where that is known (`longrec models NAME` shows both).
     resume : bool
         Go on with the run in `out` that was interrupted. Model, warm start, `final` and settings
         may be left out then; those that are given must be the run's own.
@@ -95,16 +100,16 @@ def train(
             raise UsageError(f"{'resume' if resume else 'final'} needs the run's folder: pass out=")
         with tempfile.TemporaryDirectory(prefix="longrec-") as temporary:
             run = Path(temporary)
-            plan = make_plan(data, run, model, settings, old)
+            plan = make_plan(data, run, model, settings, old, recipe=recipe)
             return carry_out(data, plan, old, run, False, device, progress)
     folder = check_path("out", out)
     with locked_run(folder, resume):
         begun = read_plan(folder) if resume else None
         if begun is None:
-            plan = make_plan(data, folder, model, settings, old, final)
+            plan = make_plan(data, folder, model, settings, old, final, recipe)
         else:
             plan = begun
-            check_resumable(plan, data, folder, model, settings, old, final)
+            check_resumable(plan, data, folder, model, settings, old, final, recipe)
             if old is None and "warm_start" in plan.provenance:
                 old = reopen(plan.provenance["warm_start"])
         if plan.final:

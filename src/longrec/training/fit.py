@@ -389,7 +389,8 @@ def _count(
     start, device = time.perf_counter(), model.device
     trains = training_events(histories.offsets, split.train_end)
     lengths = torch.from_numpy(split.train_end - histories.offsets[:-1])
-    model.count(torch.from_numpy(histories.items[trains]), lengths)
+    times = None if histories.times is None else torch.from_numpy(histories.times[trains])
+    model.count(torch.from_numpy(histories.items[trains]), lengths, times)
     model.to(device).eval()
     targets = draw_targets(split.validation, config.validation_users, config.seed)
     found = None

@@ -7,6 +7,8 @@ export use nothing else. Item index 0 is padding and never scored.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
@@ -36,6 +38,8 @@ class Model(nn.Module):
     ----------
     name : what it is registered as.
     paper : where it was published, "" if nowhere.
+    paper_settings : settings of the model and of training that its paper has otherwise than our
+        defaults do, by key: what `recipe="paper"` sets.
     causal : whether h after an event depends on no later event.
     streaming : "exact" when a state of fixed size gives what the whole history gives, "windowed"
         when only the last `max_length` events are seen, "none" otherwise.
@@ -48,6 +52,7 @@ class Model(nn.Module):
 
     name: ClassVar[str]
     paper: ClassVar[str] = ""
+    paper_settings: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     causal: ClassVar[bool] = True
     streaming: ClassVar[Streaming]
     streams_as: ClassVar[str | None] = None
@@ -128,7 +133,7 @@ class CountingModel(Model):
     def cost(self) -> str:
         return "O(1)"
 
-    def count(self, items: Tensor, lengths: Tensor) -> None:
+    def count(self, items: Tensor, lengths: Tensor, times: Tensor | None = None) -> None:
         """Fit to training events.
 
         Parameters
@@ -137,6 +142,8 @@ class CountingModel(Model):
             (n,) item indices, one history after the other, int32 or int64.
         lengths : Tensor
             (users,) int64, how many of the events are of each user's history.
+        times : Tensor or None
+            (n,) int64 seconds of the events; None where the log has no times.
         """
         raise NotImplementedError
 

@@ -13,6 +13,7 @@ from typing import Any
 from longrec.config.border import build_config, check_values, unknown_key
 from longrec.config.training import TrainConfig
 from longrec.core.arguments import check_text
+from longrec.core.choices import Recipe, check_choice
 from longrec.core.errors import UsageError
 from longrec.core.registry import missing_from
 from longrec.models.common.config import check_targets
@@ -69,6 +70,25 @@ def parse_settings(model: str, values: Mapping[str, Any]) -> tuple[Any, TrainCon
         except ValueError as error:
             raise UsageError(str(error)) from None
     return config, build_config(TrainConfig, for_training, ())
+
+
+def with_recipe(model: str, recipe: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values in front of those of a recipe: "own", our defaults, or "paper", the paper's.
+
+    Raises
+    ------
+    UsageError
+        For an unknown model or recipe, or a model of which no paper's settings are known.
+    """
+    cls = MODELS[check_model(model)]
+    check_choice("recipe", recipe, Recipe)
+    if recipe == "own":
+        return dict(values)
+    if not cls.paper_settings:
+        raise UsageError(
+            f"recipe is 'paper', but {model} has no settings of a paper: leave the recipe out"
+        )
+    return {**cls.paper_settings, **values}
 
 
 def stored_settings(values: Mapping[str, Any]) -> dict[str, Any]:
