@@ -52,7 +52,7 @@ def metric_cell(row: ReportRow, key: str) -> str:
 def table_line(row: ReportRow) -> list[str]:
     """One line of the main table."""
     cost = row.cost
-    stored = cost.keeps if cost.state_bytes is None else size(cost.state_bytes)
+    stored = cost.keeps if cost.kept_bytes is None else size(cost.kept_bytes)
     time = "" if cost.seconds is None else f"{cost.epochs:g}, {cost.seconds / 60:.0f}"
     return [
         row.name,

@@ -169,7 +169,7 @@ def test_a_comparison_hands_it_to_its_processes(place) -> None:
     assert not found["failures"]
     row = next(row for row in found["rows"] if row["name"] == "mine")
     assert "--plugin own_package.models" in row["runs"][0]["command"]
-    assert row["cost"]["state_bytes"] > 0
+    assert row["cost"]["kept_bytes"] > 0
 
 
 @pytest.mark.slow

@@ -61,7 +61,7 @@ def test_refit_says_what_it_made_and_what_that_is_not(capsys, made, tmp_path):
     assert longrec("evaluate", out) == 2
     assert str(made.run) in told(capsys)[1]
     [*_, (_, serve)] = commands(found.err).items()
-    assert serve == ["serve", str(out), "--store", "users", "--data", str(made.histories)]
+    assert serve == ["serve", str(out), "--store", f"{out}-users", "--data", str(made.histories)]
     assert longrec("recommend", out, "--user", "100", "-k", "2") == 0
 
 

@@ -24,6 +24,7 @@ from longrec.comparison.read_runs import EVENT_BYTES, report_row, sizes_of
 from longrec.comparison.results import collect
 from longrec.core.errors import LongrecError, UsageError
 from longrec.evaluation.report.contents import ReportRow
+from longrec.serving.records.record import HEADER
 
 TINY = {"dim": "8", "layers": "1", "ffn_dim": "8", "max_epochs": "2", "batch_tokens": "400"}
 MODELS = "popularity,hydrarec,hydrarec:learning_rate=1e300"
@@ -92,9 +93,9 @@ def test_results_hold_what_the_runs_say(folder):
     assert 100 << 20 < cost["peak_bytes"] < 4 << 30
     assert cost["epochs"] == 2
     assert cost["events_per_second"] > 0
-    # Sums and their count in float64, the convolution's three events, h, the time and the number
-    # of events.
-    assert cost["state_bytes"] == 8 * (8 + 1) + 4 * (3 * 8 + 8) + 8 + 8
+    # A record: its head, sums and their count in float64, the convolution's three events, h, the
+    # time and the number of events.
+    assert cost["kept_bytes"] == HEADER.size + 8 * (8 + 1) + 4 * (3 * 8 + 8) + 8 + 8
     assert [run["seed"] for run in row["runs"]] == [0, 1]
     assert row["runs"][0]["command"].startswith("longrec --threads ")
     assert results["bounds"][0]["name"] == "best possible"
@@ -280,9 +281,9 @@ def test_a_process_that_leaves_nothing_has_failed(histories, tmp_path, monkeypat
         ("sasrec", {"max_length": 50}, 50 * EVENT_BYTES, "the last 50 events"),
         ("elastic-paper", {}, None, "the whole history"),
         ("elastic-paper", {"context": 200}, 200 * EVENT_BYTES, "the last 200 events"),
-        ("popularity", {}, 0, "nothing"),
-        ("last-item", {}, 8, "the last item"),
-        ("transitions", {}, 5 * 8, "the last 5 items"),
+        ("popularity", {}, HEADER.size + 8, "nothing"),
+        ("last-item", {}, HEADER.size + 8 + 8, "the last item"),
+        ("transitions", {}, HEADER.size + 8 + 5 * 8, "the last 5 items"),
         ("elastic", {"layers": 1, "convolution": 0}, 2 * 16 * 65 * 4 + 64 * 4 + 8 + 8, "its state"),
     ],
 )
@@ -299,9 +300,9 @@ def test_what_serving_keeps_of_a_user(name, settings, kept, words):
         name in ("popularity", "last-item", "transitions"),
     )
     if name == "elastic":
-        assert kept <= found["state_bytes"] <= 1.1 * kept + 200  # and a few counts
+        assert kept <= found["kept_bytes"] <= 1.1 * kept + 200  # and a few counts
     else:
-        assert found["state_bytes"] == kept
+        assert found["kept_bytes"] == kept
 
 
 def test_a_run_without_its_evaluation_is_refused(folder, tmp_path):

@@ -68,6 +68,10 @@ def compare(
         console.print_json(comparison.to_dict() | {"report": str(comparison.report)})
     else:
         console.table(f"{out}: by {label(comparison.metric)}", *summary_table(comparison))
+        if any(row.converged is False for row in comparison.rows):
+            console.print_text(
+                "Not converged: still improving when its time was up, so that it has no rank."
+            )
         console.print_text(comparison.statement)
         console.say(f"report: {comparison.report}")
     if comparison.failures:

@@ -58,7 +58,8 @@ def print_training(recommender: Recommender, out: Path, plugins: Sequence[str], 
     if "refit" not in about:
         return
     _say_of_refit(recommender, plugins)
-    serve = ["longrec", "serve", *words, "--store", "users", "--data", about["data"]["path"]]
+    store = f"{out}-users"  # of this run, so that no other's records stand there
+    serve = ["longrec", "serve", *words, "--store", store, "--data", about["data"]["path"]]
     console.say("next: " + shlex.join(serve))
 
 

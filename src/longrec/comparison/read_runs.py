@@ -16,12 +16,11 @@ from longrec.core import sealed
 from longrec.core.errors import DataError
 from longrec.evaluation.report.contents import MEMORY, Cost, ReportRow
 from longrec.evaluation.summary import Metrics, summarise_ranks
-from longrec.mixers.base import map_state
-from longrec.models import CountingModel, SequenceModel, build_model
+from longrec.models import CountingModel, build_model
 from longrec.models.common.settings import parse_settings, stored_settings
+from longrec.runs.describe import record_bytes
 
 EVENT_BYTES = 12  # of an event that serving keeps: int32 item, int64 time
-ITEM_BYTES = 8  # of a last item in a record
 
 
 def report_row(runs: Sequence[Path], name: str, memory: Sequence[Path] = ()) -> ReportRow:
@@ -88,8 +87,9 @@ def report_row(runs: Sequence[Path], name: str, memory: Sequence[Path] = ()) -> 
 def sizes_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters of a saved model, and what serving keeps of one of its users.
 
-    A model that counts keeps the last items that it reads, one that streams exactly its state, one
-    that reads the last N events those, and any other the whole history, without limit (None).
+    A model that counts keeps the last items that it reads, one that streams exactly its state, each
+    in a record; one that reads the last N events keeps those, and any other the whole history,
+    without limit (None).
     """
     name = config["model"]
     model_config, training = parse_settings(
@@ -97,22 +97,20 @@ def sizes_of(config: Mapping[str, Any]) -> dict[str, Any]:
     )
     with torch.device("meta"):  # shapes alone, so that a large table costs nothing
         model = build_model(name, model_config, config["items"])
-        state = [0]
-        if isinstance(model, SequenceModel) and model.streaming == "exact":
-            map_state(lambda part: state.append(part.nbytes) or part, model.initial_state(1))  # type: ignore[func-returns-value]
+        kept_bytes = record_bytes(model)
     last = model.reads(training.context)
-    state_bytes, keeps = None, "the whole history"
+    keeps = "the whole history"
     if isinstance(model, CountingModel):
-        state_bytes, keeps = ITEM_BYTES * model.reach, _last(model.reach, "item")
+        keeps = _last(model.reach, "item")
     elif model.streaming == "exact":
-        state_bytes, keeps = sum(state), "its state"
+        keeps = "its state"
     elif last is not None:
-        state_bytes = EVENT_BYTES * last
+        kept_bytes = EVENT_BYTES * last
         keeps = _last(last, "event")
     counted = isinstance(model, CountingModel)
     return {
         "parameters": None if counted else sum(p.numel() for p in model.parameters()),
-        "state_bytes": state_bytes,
+        "kept_bytes": kept_bytes,
         "keeps": keeps,
     }
 

@@ -100,7 +100,10 @@ def results_frame(comparison: Comparison) -> pl.DataFrame:
 
 
 def summary_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Columns and lines of a table for the screen, in the order of ranks."""
+    """Columns and lines of a table for the screen, in the order of ranks.
+
+    A row that was still improving when its budget ended has its place, and no number.
+    """
     ndcg, others = QUOTED[0], [QUOTED[1], "ndcg@10", UNFILTERED + "ndcg@10"]
     lines = []
     for rank, row in enumerate(comparison.rows, start=1):
@@ -115,12 +118,12 @@ def summary_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
                 *(_four(row, key) for key in others),
                 "" if cost.seconds is None else f"{cost.seconds / 60:.1f}",
                 "" if cost.peak_bytes is None else f"{cost.peak_bytes / 2**20:,.0f}",
-                cost.keeps if cost.state_bytes is None else size(cost.state_bytes),
+                cost.keeps if cost.kept_bytes is None else size(cost.kept_bytes),
                 how_ended(row) if row.is_system else row.kind,
             ]
         )
     head = ["#", "model", "seen items", label(ndcg), "95%", *map(label, others)]
-    return [*head, "minutes", "peak MiB", "state", "ended"], lines
+    return [*head, "minutes", "peak MiB", "kept", "ended"], lines
 
 
 def _four(row: ReportRow, key: str) -> str:

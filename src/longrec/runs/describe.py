@@ -15,6 +15,7 @@ from longrec.config.border import describe_settings
 from longrec.config.training import TrainConfig
 from longrec.core.errors import first_line
 from longrec.mixers import MIXERS, Mixer, StreamingMixer
+from longrec.mixers.base import map_state
 from longrec.models import MODELS, CountingModel, Model, SequenceModel, build_model
 from longrec.models.common.settings import check_model
 from longrec.serving.records.engine import Clock
@@ -108,12 +109,24 @@ def _example_facts(model: Model) -> dict[str, Any]:
         kinds = dict.fromkeys(type(mixer) for mixer in model.mixers)
         found["mixers"] = [names.get(kind, kind.__name__) for kind in kinds]
         found["targets"] = model.targets
-        if model.streaming == "exact":
-            found["record_bytes"] = RecordLayout(model.initial_state(1), "0" * 64).size
-    elif isinstance(model, CountingModel):
-        clock = Clock(torch.zeros(1, dtype=torch.int64))
-        found["record_bytes"] = RecordLayout(clock, "0" * 64, model.reach).size
+    found["record_bytes"] = record_bytes(model)
     return found
+
+
+def record_bytes(model: Model) -> int | None:
+    """Bytes of a user's record, whatever the history's length; None where there is no state.
+
+    The model may have shapes alone (torch's device "meta").
+    """
+    state: Any
+    if isinstance(model, CountingModel):
+        state, reach = Clock(torch.zeros(1, dtype=torch.int64, device="cpu")), model.reach
+    elif isinstance(model, SequenceModel) and model.streaming == "exact":
+        state, reach = model.initial_state(1), 0
+    else:
+        return None
+    here = map_state(lambda part: torch.zeros_like(part, device="cpu"), state)
+    return RecordLayout(here, "0" * 64, reach).size
 
 
 def _state_bytes(cls: type[Mixer]) -> int | None:

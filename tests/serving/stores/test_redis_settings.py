@@ -4,7 +4,7 @@ import re
 import traceback
 
 import pytest
-from serving.redis_server import RedisServer
+from serving.redis_server import RedisServer, free_port
 from serving.stores.store_properties import event, events_of, log
 
 from longrec.core.errors import LongrecError, UsageError
@@ -129,7 +129,9 @@ def test_replicas_and_clusters_are_refused(server, admin, tmp_path):
     ):
         open_store(replica.url)
     with (
-        RedisServer(tmp_path / "b", cluster_enabled="yes") as cluster,
+        RedisServer(
+            tmp_path / "b", cluster_enabled="yes", cluster_port=str(free_port())
+        ) as cluster,
         pytest.raises(UsageError, match="mode cluster"),
     ):
         open_store(cluster.url)

@@ -32,7 +32,7 @@ class Cost:
         Most memory that the training process held at once, Python and torch included.
     parameters
         Trained numbers.
-    state_bytes, keeps
+    kept_bytes, keeps
         What serving keeps of one user, and that in words; None bytes where it has no limit.
     """
 
@@ -41,7 +41,7 @@ class Cost:
     events_per_second: float | None = None
     peak_bytes: int | None = None
     parameters: int | None = None
-    state_bytes: int | None = None
+    kept_bytes: int | None = None
     keeps: str = ""
 
 

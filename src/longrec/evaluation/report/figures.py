@@ -41,7 +41,7 @@ _BYTES = {
 _PANELS: Mapping[str, tuple[str, Mapping[Any, str]]] = {
     "seconds": ("training time", _TIMES),
     "peak_bytes": ("peak memory of training", _BYTES),
-    "state_bytes": ("bytes kept of a user", _BYTES),
+    "kept_bytes": ("bytes kept of a user", _BYTES),
 }
 
 
