@@ -58,7 +58,7 @@ class ReportRow:
     cost
         Of its training and serving.
     converged
-        False for a model still improving when its budget ended: it is shown and ranks nothing.
+        False for a model still improving when its budget ended: it is shown and has no rank.
     ended
         Why its training stopped.
     log
@@ -120,7 +120,7 @@ def best_epoch(log: pl.DataFrame) -> dict[str, float]:
 class Pair(NamedTuple):
     """Two rows compared target by target: a minus b in the leading metric.
 
-    ``p_value`` is corrected for the number of pairs; None where one of the two ranks nothing.
+    ``p_value`` is corrected for the number of pairs; None where one of the two has no rank.
     """
 
     a: str
