@@ -70,7 +70,7 @@ class _Reader:
         self.module: nn.Module
         self.call: Callable[[Tensor, Context], Tensor]
         if task["kind"] == "mixer":
-            mixer = make_mixer(task["name"])
+            mixer = make_mixer(task["name"], self.length)
             self.module, self.call, needs_times = mixer, mixer, mixer.reads_times
             self.data = torch.randn(self.batch, self.length, DIM)
         else:

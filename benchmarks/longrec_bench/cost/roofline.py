@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from time import perf_counter
@@ -23,7 +24,10 @@ _aten = torch.ops.aten
 
 
 def count_operations(run: Callable[[], object]) -> int:
-    """2 m n k of each matrix product; fused attention that is causal does half of its square."""
+    """2 m n k of each matrix product; fused attention that is causal does half of its square.
+
+    A Fourier transform of N real numbers does 5/2 N log2 N, of complex ones twice that.
+    """
     with FlopCounterMode(display=False, custom_mapping=_UNCOUNTED) as counter:
         run()
     return int(counter.get_total_flops())
@@ -56,13 +60,30 @@ def _attention_backward(
     return _attention(q, k, _v, dropout, causal) * 5 // 2
 
 
+def _real_transform(x: torch.Size, dims: list[int], *_: object, **__: object) -> int:
+    """Of x, real, along one axis."""
+    return int(2.5 * x.numel() * math.log2(x[dims[0]]))
+
+
+def _to_real(x: torch.Size, dims: list[int], _norm: object, places: int, **_: object) -> int:
+    """Of the first half of the frequencies x, back to so many real places."""
+    return int(2.5 * x.numel() // x[dims[0]] * places * math.log2(places))
+
+
+def _complex_transform(x: torch.Size, dims: list[int], *_: object, **__: object) -> int:
+    return 2 * _real_transform(x, dims)
+
+
 _UNCOUNTED: dict[Any, Any] = {
+    _aten._fft_r2c: _real_transform,
+    _aten._fft_c2r: _to_real,
+    _aten._fft_c2c: _complex_transform,
     _aten.addmm_: _product,
     _aten.baddbmm_: _product,
     _aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }
-"""What torch's own counter leaves out: products in place, and attention on a CPU."""
+"""What torch's own counter leaves out: transforms, products in place, and attention on a CPU."""
 
 
 # ---- rates

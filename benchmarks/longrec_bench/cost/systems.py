@@ -92,13 +92,16 @@ def expected_growth(kind: str, name: str) -> tuple[int, int]:
     return 1 if linear else 2, 2 if name in (NAIVE, SASREC_NAIVE) else 1
 
 
-def make_mixer(name: str) -> Mixer:
-    """A mixer of width 64 with 2 heads and 16 experts, as far as it has them."""
+def make_mixer(name: str, longest: int = 1) -> Mixer:
+    """A mixer of width 64 with 2 heads and 16 experts, as far as it has them.
+
+    One that can read so many events alone is made for `longest`.
+    """
     cls = _mixer_class(name)
     # Of its constructor, and of those that it may hand parameters on to.
     constructors = [vars(base)["__init__"] for base in cls.__mro__ if "__init__" in vars(base)]
     known = {name for one in constructors for name in signature(one).parameters}
-    shape = {key: value for key, value in SHAPE.items() if key in known}
+    shape = {key: value for key, value in {**SHAPE, "max_length": longest}.items() if key in known}
     return cast(Callable[..., Mixer], cls)(DIM, **shape)
 
 

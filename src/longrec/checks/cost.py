@@ -27,7 +27,10 @@ class Cost:
 
 
 class Counter(TorchDispatchMode):
-    """Counts operations as they are dispatched: 2 m n k for a product, else 1 per element."""
+    """Counts operations as they are dispatched: 2 m n k for a product, else 1 per element.
+
+    A Fourier transform along n places counts log2 n per element.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -52,6 +55,8 @@ class Counter(TorchDispatchMode):
             operations = (10.0 if backward else 4.0) * q.numel() * k.shape[-2]
         elif name.startswith("convolution"):
             operations *= 2 * args[1 if name == "convolution" else 2].shape[-1]
+        elif name.startswith("_fft"):
+            operations *= max(1.0, math.log2(args[0].shape[args[1][0]]))
         self.cost.operations += operations
         self.cost.written += sum(sizes)
         self.cost.largest = max([self.cost.largest, *sizes])

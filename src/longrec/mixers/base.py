@@ -76,6 +76,8 @@ class Mixer(nn.Module, ABC):
     """Whether cost grows linearly with T."""
     cost: ClassVar[str] = ""
     """Operations on a history, "O(T D²)" for instance: T events, D width, and its own letters."""
+    max_length: int | None = None
+    """Most events of a history that it can read: more are a ValueError. None for no limit."""
     reads_times: bool = False
     """Whether `Context.times` must be given."""
     reads_columns: tuple[str, ...] = ()

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from longrec.mixers import Context, Mixer, State, StreamingMixer
 from longrec.models.common.config import FeedForwardConfig, SequenceConfig
 
+NORM_EPS = 1e-12
+"""What BERT and those after it add to the variance in norms after each part."""
 BITS = 16
 """Random bits per number dropped or kept."""
 
@@ -77,6 +79,22 @@ class FeedForwardBlock(ResidualBlock):
     def after(self, x: Tensor, mixed: Tensor) -> Tensor:
         x = super().after(x, mixed)
         return x + cast(Tensor, self.dropout(self.ffn(x)))
+
+
+class PostNormBlock(Block):
+    """norm(x + mixer(x)), then norm(x + ffn(x)), with dropout on what is added: BERT's block."""
+
+    def __init__(self, mixer: Mixer, config: FeedForwardConfig) -> None:
+        super().__init__(mixer, config)
+        dim, hidden = config.dim, config.ffn_dim
+        self.dropout = Dropout(config.dropout)
+        self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.ffn = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+        self.ffn_norm = nn.LayerNorm(dim, eps=NORM_EPS)
+
+    def after(self, x: Tensor, mixed: Tensor) -> Tensor:
+        x = self.norm(x + self.dropout(mixed))
+        return cast(Tensor, self.ffn_norm(x + self.dropout(self.ffn(x))))
 
 
 class Dropout(nn.Module):

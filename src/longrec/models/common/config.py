@@ -71,7 +71,7 @@ class AttentionConfig(FeedForwardConfig):
 
 
 @dataclass(frozen=True)
-class WindowedConfig(AttentionConfig):
+class LastEventsConfig(FeedForwardConfig):
     """Settings of models that read the last events alone.
 
     Attributes
@@ -80,6 +80,11 @@ class WindowedConfig(AttentionConfig):
     """
 
     max_length: Annotated[int, Bounds(ge=1, le=LONGEST)] = 200
+
+
+@dataclass(frozen=True)
+class WindowedConfig(LastEventsConfig, AttentionConfig):
+    """Settings of models that read the last events alone, by mixers with heads."""
 
 
 def check_heads(dim: int, heads: int) -> None:

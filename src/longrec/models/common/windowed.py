@@ -1,15 +1,22 @@
-"""What SASRec and BERT4Rec share: the last events alone, and learnt positions of them."""
+"""What SASRec and BERT4Rec share: the last events alone, and learnt positions of them.
+
+And what FMLP-Rec and WEARec have besides: windows that are always full, and norms after each part.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from longrec.mixers.base import Context, Mixer
-from longrec.models.common.config import WindowedConfig
+from longrec.models.common.blocks import NORM_EPS, Block, FeedForwardBlock, PostNormBlock
+from longrec.models.common.config import LastEventsConfig
 from longrec.models.common.sequence import SequenceModel
+from longrec.ops.windows import at_end, from_end
 
 
 class WindowedModel(SequenceModel):
@@ -20,11 +27,16 @@ class WindowedModel(SequenceModel):
 
     streaming = "windowed"
 
-    def __init__(self, config: WindowedConfig, n_items: int, mixers: Sequence[Mixer]) -> None:
-        super().__init__(config, n_items, mixers)
+    def __init__(
+        self,
+        config: LastEventsConfig,
+        n_items: int,
+        mixers: Sequence[Mixer],
+        block: Callable[[Mixer, Any], Block] = FeedForwardBlock,
+    ) -> None:
+        super().__init__(config, n_items, mixers, block)
         self.max_length = config.max_length
-        table = config.max_length + (config.targets == "masked")
-        self.positions = nn.Parameter(torch.randn(table, config.dim) * 0.02)
+        self.positions = nn.Parameter(torch.randn(places_of(config), config.dim) * 0.02)
 
     @property
     def cost(self) -> str:
@@ -34,6 +46,37 @@ class WindowedModel(SequenceModel):
     def embed(self, items: Tensor, ctx: Context, masked: Tensor | None = None) -> Tensor:
         position = positions_from_end(items, ctx, len(self.positions), self.config.max_length)
         return super().embed(items, ctx, masked) + self.positions[position]
+
+
+class FullWindowModel(WindowedModel):
+    """A window that is always full: what has no event is a place like any other, in front.
+
+    As published: an empty place holds the vector 0 of padding and its position, goes through the
+    norm and all blocks, and is read by the events behind it. So what is made of an event depends on
+    how many stand before it, and on nothing else that is padding. Norms stand after each part.
+    """
+
+    def __init__(self, config: LastEventsConfig, n_items: int, mixers: Sequence[Mixer]) -> None:
+        super().__init__(config, n_items, mixers, PostNormBlock)
+        self.embedding_norm = nn.LayerNorm(config.dim, eps=NORM_EPS)
+        self.norm = nn.Identity()  # the last block ends with one
+
+    def embed(self, items: Tensor, ctx: Context, masked: Tensor | None = None) -> Tensor:
+        x: Tensor = self.embedding_norm(super().embed(items, ctx, masked))
+        return x
+
+    def through_blocks(self, x: Tensor, ctx: Context, masked: Tensor | None = None) -> Tensor:
+        events, places = x.shape[1], len(self.positions)
+        empty = self.embedding_norm(self.positions).expand(len(x), -1, -1)
+        window = at_end(x, ctx.lengths, places, before=self.dropout(empty))
+        # Mixers are told of no length: to them all places are events.
+        full = super().through_blocks(window, replace(ctx, lengths=None), masked)
+        return from_end(full, ctx.lengths, events)
+
+
+def places_of(config: LastEventsConfig) -> int:
+    """Places of a window: most events that are read, and a mask after them if there are masks."""
+    return config.max_length + (config.targets == "masked")
 
 
 def positions_from_end(items: Tensor, ctx: Context, table: int, max_length: int) -> Tensor:
