@@ -215,7 +215,7 @@ def write_graph(graph: Graph, folder: Path) -> dict[str, Any]:
     import onnx_ir as ir
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
-    from longrec.export.translations import cummax, norm, transpose
+    from longrec.export.translations import cummax, norm, solve_triangular, transpose
 
     with _quiet(), torch.no_grad():
         # strict: so that len(x) of the models and mixers is not taken for a fixed size.
@@ -231,6 +231,7 @@ def write_graph(graph: Graph, folder: Path) -> dict[str, Any]:
                 torch.ops.aten.cummax.default: cummax,
                 torch.ops.aten.linalg_vector_norm.default: norm,
                 torch.ops.aten.transpose.int: transpose,
+                torch.ops.aten.linalg_solve_triangular.default: solve_triangular,
             },
         )
     assert program is not None

@@ -8,13 +8,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from longrec.ops.short_conv import convolve_step, last_inputs
+from longrec.ops.short_conv import convolve_step, last_inputs, short_convolution
 
 
 class ShortConvolution(nn.Module):
     """The weights c of a short convolution, and its state: the last n - 1 inputs, (B, n - 1, D).
 
-    Layers of projections apply it (`longrec.ops.heads.into_heads`). A width n of 0 is the identity.
+    Before projections it is a part of them (`longrec.ops.heads.into_heads`); elsewhere `forward`
+    applies it. A width n of 0 is the identity.
     """
 
     def __init__(self, dim: int, width: int) -> None:
@@ -28,6 +29,11 @@ class ShortConvolution(nn.Module):
     def kernel(self) -> Tensor | None:
         """c (n, D); None for the identity."""
         return self.weight.t() if self.width else None
+
+    def forward(self, x: Tensor, past: Tensor | None = None) -> Tensor:
+        """x (B, T, D) that follows `past`, none being zeros -> (B, T, D)."""
+        kernel = self.kernel
+        return x if kernel is None else short_convolution(x, past, kernel)
 
     def initial_state(self, batch: int) -> Tensor:
         """(batch, n - 1, D) of zeros."""

@@ -60,7 +60,8 @@ def causal_linear(
     past : Tensor or None
         (B, H, F, d), S before the first event, perhaps of a wider type; None for 0.
     log_decay : Tensor or None
-        log g, at most 0, that broadcasts to (B, H, T); None for 0.
+        log g, at most 0, that broadcasts to (B, H, T); None for 0. Sums of it along a chunk are
+        taken in its own type: float64 where single events may forget by very much.
     mask : Tensor or None
         (B, T) bool, True at real events: others leave S as it is.
     chunk : int
@@ -77,7 +78,7 @@ def causal_linear(
         k = k * mask[:, None, :, None]
     size = min(chunk, events)
     fill = -events % size
-    q, k, v = (_chunks(x, size, fill) for x in (q, k, v))
+    q, k, v = (into_chunks(x, size, fill) for x in (q, k, v))
     inner = (q @ k.mT).tril()
     sums = k.mT @ v  # (B, H, n, F, d), of each chunk alone
     if log_decay is None:
@@ -94,11 +95,11 @@ def causal_linear(
         b = pad(decay, (0, fill)).unflatten(2, (-1, size)).cumsum(-1)  # (B, H, n, C)
         gap = b[..., :, None] - b[..., None, :]
         later = torch.ones(size, size, dtype=torch.bool, device=q.device).triu(1)
-        inner = inner * gap.masked_fill(later, -torch.inf).exp()
+        inner = inner * gap.masked_fill(later, -torch.inf).to(q.dtype).exp()
         whole = b[..., -1:]
-        sums = (k * (whole - b).exp()[..., None]).mT @ v
-        before, last = _decayed(sums, whole.exp()[..., None], past)
-        y = (q * b.exp()[..., None]) @ before + inner @ v
+        sums = (k * (whole - b).to(q.dtype).exp()[..., None]).mT @ v
+        before, last = _decayed(sums, whole.to(q.dtype).exp()[..., None], past)
+        y = (q * b.to(q.dtype).exp()[..., None]) @ before + inner @ v
     return y.flatten(2, 3)[:, :, :events], last
 
 
@@ -112,7 +113,7 @@ def linear_step(
     return (q[..., None, :] @ new.to(q.dtype))[..., 0, :], new
 
 
-def _chunks(x: Tensor, size: int, fill: int) -> Tensor:
+def into_chunks(x: Tensor, size: int, fill: int) -> Tensor:
     """(B, H, T, F) -> (B, H, n, C, F), filled up with zeros."""
     filled: Tensor = pad(x, (0, 0, 0, fill)).unflatten(2, (-1, size))
     return filled

@@ -6,9 +6,11 @@ Shape letters: B histories, T events, D width, n width of the kernel c.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 CACHED_NUMBERS = 1 << 16
 """Numbers worked on at once: a quarter of a MiB of float32, which stays in a core's cache."""
@@ -41,6 +43,31 @@ def convolve(x: Tensor, past: Tensor | None, kernel: Tensor) -> Tensor:
         for i, (y_part, past_part) in enumerate(_reaching_into_past(y, past), 1):
             y_part.addcmul_(past_part, kernel[i])
     return y
+
+
+def short_convolution(x: Tensor, past: Tensor | None, kernel: Tensor) -> Tensor:
+    """`convolve` with a gradient, for what is no input of a projection (`into_heads` has its own).
+
+    past and kernel may be of another type than x, which is that of the result.
+    """
+    past = None if past is None else past.to(x.dtype)
+    kernel = kernel.to(x.dtype)
+    if torch.is_grad_enabled():
+        return cast(Tensor, _Convolve.apply(x, past, kernel))  # type: ignore[no-untyped-call]
+    return convolve(x, past, kernel)
+
+
+class _Convolve(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, past: Tensor | None, kernel: Tensor) -> Tensor:
+        ctx.save_for_backward(x, past, kernel)
+        return convolve(x, past, kernel)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        x, past, kernel = ctx.saved_tensors
+        return convolve_back(grads[0].contiguous(), x, past, kernel)
 
 
 def convolve_step(x: Tensor, past: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
