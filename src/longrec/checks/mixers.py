@@ -26,6 +26,7 @@ LENGTHS = (1, 2, 7, 33, 50, 97)
 NO_STATE = "it is no StreamingMixer"
 HALF_TOLERANCE = 0.05
 GARBAGE = 1e3  # stands in padding, where nothing may read it
+CHANGE = torch.linspace(0, 6, DIM, dtype=torch.float64)  # of an event; a norm takes equal ones out
 
 
 def build(make: Make, dim: int = DIM, seed: int = 0, kind: torch.dtype = torch.float64) -> Mixer:
@@ -126,7 +127,7 @@ def check_causal(make: Make, length: int = 97) -> None:
     y = mixer(x[None], Context(times=times[None]))[0]
     for t in (0, 1, 5, length // 2, length - 1):
         other, later = x.clone(), times.clone()
-        other[t] += 3
+        other[t] += CHANGE
         later[t:] += 86_400
         z = mixer(other[None], Context(times=later[None]))[0]
         same(f"outputs before event {t}", z[:t], y[:t], 1e-13)
@@ -141,7 +142,7 @@ def check_sees_all(make: Make, length: int = 33) -> None:
     y = mixer(x[None], Context(times=times[None]))[0]
     for t in (0, length // 2, length - 1):
         other = x.clone()
-        other[t] += 3
+        other[t] += CHANGE
         change = (mixer(other[None], Context(times=times[None]))[0] - y).abs().amax(1)
         require((change > 1e-9).all(), f"event {t} does not change every output")
 

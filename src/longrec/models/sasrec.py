@@ -13,7 +13,7 @@ from typing import Annotated
 from longrec.core.bounds import Bounds
 from longrec.mixers.banded import BandedMixer
 from longrec.mixers.softmax import SoftmaxMixer
-from longrec.models.common.config import LONGEST, AttentionConfig, WindowedConfig
+from longrec.models.common.config import LONGEST, AttentionConfig, WindowedConfig, check_rotary
 from longrec.models.common.registry import register_model
 from longrec.models.common.sequence import SequenceModel
 from longrec.models.common.windowed import WindowedModel
@@ -53,8 +53,7 @@ class SASRecRotaryConfig(AttentionConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.dim // self.heads % 2:
-            raise ValueError(f"dim / heads is {self.dim // self.heads}; rotary needs it even")
+        check_rotary(self.dim, self.heads)
 
 
 @register_model("sasrec-rotary")

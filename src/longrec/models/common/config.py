@@ -93,6 +93,12 @@ def check_heads(dim: int, heads: int) -> None:
         raise ValueError(f"heads is {heads}; it must be a divisor of dim, which is {dim}")
 
 
+def check_rotary(dim: int, heads: int) -> None:
+    """Raise ValueError unless a head's features make pairs to be turned."""
+    if dim // heads % 2:
+        raise ValueError(f"dim / heads is {dim // heads}; rotary needs it even")
+
+
 def check_targets(model: str, targets: Targets, causal: bool) -> None:
     """Raise ValueError for targets that a model would copy, or cannot learn from."""
     if targets == "next" and not causal:
