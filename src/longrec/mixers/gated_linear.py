@@ -2,7 +2,7 @@
 
     n = norm(x)        v = n W_v + b_v        q, k = elu(v W + b) + 1
     y_t = R_t q_t^T mean_{u<=t}(R_u k_u v_u^T) / (<q_t, mean_{u<=t} k_u> + eps) + conv(v)_t
-    out = ((y) * silu(n W_g + b_g)) W_o + b_o
+    out = (y * silu(n W_g + b_g)) W_o + b_o
 
 with heads, and one set of angles over the whole width: R_t turns each pair of features by t times
 10,000^(-2i / D), so that the first heads tell near events apart and the last ones far ones. conv is
@@ -10,8 +10,8 @@ a causal depthwise convolution, the local part. The two means are sums over the 
 the division by their number cancels but for eps.
 
 As published, both means are over all events of a prefix, padding too, and a bidirectional layer is
-trained on the last position alone. Here they run along the history: each event reads what was before
-it, all events are targets, and a state of fixed size goes on from event to event.
+trained on the last position alone. Here they run along the history: each event reads what was
+before it, all events are targets, and a state of fixed size goes on from event to event.
 """
 
 from __future__ import annotations
@@ -102,9 +102,9 @@ class GatedLinearMixer(StreamingMixer):
         past = cast(GatedLinearState, state)
         gate, v, q, k = self._project(x)
         keys = past.keys + k
-        turned = (self._heads(rotate(part, past.count)) for part in (q, k))
+        turned_q, turned_k = (self._heads(rotate(part, past.count)) for part in (q, k))
         values = v.to(q.dtype).unflatten(-1, (self.heads, -1))
-        read, total = linear_step(*turned, values, past.sum)
+        read, total = linear_step(turned_q, turned_k, values, past.sum)
         count = past.count + 1
         y = read / self._divisor(q, keys.to(q.dtype), count)[..., None]
         local, last = self.convolution.step(v, past.convolution)
@@ -120,9 +120,11 @@ class GatedLinearMixer(StreamingMixer):
         position = torch.arange(x.shape[1], device=x.device)
         if past is not None:
             position = past.count[:, None] + position
-        turned = (self._heads(rotate(part, position)).transpose(1, 2) for part in (q, k))
-        before = None if past is None else past.sum
-        read, total = causal_linear(*turned, split_heads(v.to(q.dtype), self.heads), before)
+        turned_q, turned_k = (
+            self._heads(rotate(part, position)).transpose(1, 2) for part in (q, k)
+        )
+        values, before = split_heads(v.to(q.dtype), self.heads), None if past is None else past.sum
+        read, total = causal_linear(turned_q, turned_k, values, before)
         keys = k.cumsum(1)
         known = keys if past is None else keys + past.keys[:, None].to(k.dtype)
         divisor = self._divisor(q, known, position + 1)
@@ -138,7 +140,8 @@ class GatedLinearMixer(StreamingMixer):
 
     def _heads(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., H, d), so that the pairs that `rotate` turns stay together."""
-        return x.unflatten(-1, (2, self.heads, -1)).transpose(-2, -3).flatten(-2)
+        parts = cast(Tensor, x.unflatten(-1, (2, self.heads, -1)))
+        return parts.transpose(-2, -3).flatten(-2)
 
     def _divisor(self, q: Tensor, keys: Tensor, count: Tensor) -> Tensor:
         """<q, sum of k> + eps times the number of events, (..., H), of each head."""
