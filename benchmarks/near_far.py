@@ -11,17 +11,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from longrec.cli.demo import attainable
 from longrec.comparison.compare import compare
 from longrec.data.histories import open_histories
-from longrec.data.splits import leave_one_out
 from longrec.simulator.simulate import SimulationConfig, simulate
+from longrec_bench.zoo.logs import SIMULATED, bounds_of
 
-WINDOW = 200  # what the windowed models of the comparison read
-SETTINGS: dict[str, dict[str, Any]] = {
-    "near": {"evidence_distance": 0},
-    "far": {"evidence_distance": 200, "mean_length": 400, "users": 700},
-}
 MODELS = (
     "elastic,elastic:memory_slots=256,elastic:memory_slots=4096,elastic:memory_slots=65536,"
     "elastic-paper,elastic-paper:memory_guard=false,elastic-paper:memory_slots=0,"
@@ -37,9 +31,9 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--budget", type=float, default=1.0)
     parser.add_argument("--models", default=MODELS)
-    parser.add_argument("--only", choices=list(SETTINGS))
+    parser.add_argument("--only", choices=list(SIMULATED))
     given = parser.parse_args()
-    for name, settings in SETTINGS.items():
+    for name, settings in SIMULATED.items():
         if given.only in (None, name):
             one(name, settings, given.out, given.models, given.budget)
 
@@ -49,7 +43,7 @@ def one(name: str, settings: dict[str, Any], out: Path, models: str, budget: flo
     simulation = simulate(SimulationConfig(**settings))
     folder = out / f"{name}-histories"
     histories = open_histories(folder) if folder.exists() else simulation.to_histories(folder)
-    bounds = attainable(simulation, histories, leave_one_out(histories), WINDOW)
+    bounds = bounds_of(simulation, histories)
     compare(histories, models, budget, out / name, bounds=bounds, progress=True, settings=TRAINING)
 
 

@@ -241,6 +241,63 @@ def cost(
         console.say(f"{len(found['skipped'])} cells were not measured; --out tells why")
 
 
+@app.command()
+def zoo(
+    work: Annotated[
+        Path,
+        typer.Option(
+            metavar="FOLDER",
+            help="For histories, runs and ranks, outside of a checkout.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="For cells and the report.", show_default=False)
+    ],
+    logs: Annotated[
+        str,
+        _list_option(
+            "A,B,...", "near, far, beauty, ml1m, foodcom, globo, or NAME=FOLDER with histories."
+        ),
+    ] = "near,far,beauty",
+    models: Annotated[str | None, _list_option("A,B,...", "Of the registry; all if unset.")] = None,
+    recipe: Annotated[
+        str, typer.Option(help="own: our defaults; paper: of models that have a paper's settings.")
+    ] = "own",
+    minutes: Annotated[float, typer.Option(help="Of training at most, for each model.")] = 4.0,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each model.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes at once, of one thread each.")] = 1,
+    data: Annotated[Path, typer.Option(help="Folder of the public logs' files.")] = Path("data"),
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting common to all models."),
+    ] = None,
+    plugin: Plugin = None,
+) -> None:
+    """Train every registered model on the same logs, and write a table of their accuracy.
+
+    The same command goes on with what was interrupted or failed, and skips what is finished.
+
+    Example: [bold]longrec bench zoo --work /tmp/zoo --out benchmarks/zoo --jobs 2[/bold]
+    """
+    from longrec.core.choices import Recipe, check_choice
+    from longrec.core.errors import LongrecError
+    from longrec.models import MODELS
+    from longrec_bench.zoo.bench import bench_zoo
+    from longrec_bench.zoo.run import ZooPlan
+
+    names = sorted(MODELS) if models is None else models.split(",")
+    check_choice("recipe", recipe, Recipe)
+    plan = ZooPlan(names, recipe, minutes, seeds, jobs, tuple(settings or ()))  # type: ignore[arg-type]
+    with resumable("the same command goes on"):
+        failed = bench_zoo(plan, logs.split(","), work.resolve(), data, out)
+    if failed:
+        raise LongrecError(
+            f"{len(failed)} cells have no number: {'; '.join(failed)}. The same command tries them "
+            "again."
+        )
+
+
 def _numbers(name: str, text: str) -> tuple[int, ...]:
     """Whole numbers with commas between."""
     try:

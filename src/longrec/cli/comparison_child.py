@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from longrec.core.memory import peak_bytes, resident_bytes
 
 
 def main() -> None:
-    """Run `longrec` with the arguments after the first, which is a file for the memory use."""
+    """Run `longrec` with the arguments after the first, which is a file for what it used."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     end_with_parent()
@@ -29,11 +30,15 @@ def main() -> None:
     import longrec.runs.train  # noqa: F401  # what every run needs, before it does anything
 
     imported = resident_bytes()
+    began, worked = time.monotonic(), time.process_time()
     path, sys.argv = Path(sys.argv[1]), ["longrec", *sys.argv[2:]]
     try:
         command_line()
     finally:
-        # The most memory of this process, and of earlier ones that it goes on from.
+        # The most memory of this process and of earlier ones that it goes on from, and the time of
+        # all of them: processor seconds well below seconds mean that others had the core.
+        spent = {"seconds": time.monotonic() - began}
+        spent["processor_seconds"] = time.process_time() - worked
         used = {"peak_bytes": peak_bytes(), "imported_bytes": imported}
         if torch.cuda.is_available() and torch.cuda.is_initialized():
             used["gpu_peak_bytes"] = torch.cuda.max_memory_allocated()
@@ -41,4 +46,5 @@ def main() -> None:
         with suppress(OSError, ValueError):
             before = json.loads(path.read_text(encoding="utf-8"))
             found = {name: max(count, before.get(name, 0)) for name, count in found.items()}
-        write_file(path, json.dumps(found))
+            spent = {name: count + before.get(name, 0.0) for name, count in spent.items()}
+        write_file(path, json.dumps(found | spent))

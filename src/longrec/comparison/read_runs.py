@@ -26,8 +26,8 @@ EVENT_BYTES = 12  # of an event that serving keeps: int32 item, int64 time
 def report_row(runs: Sequence[Path], name: str, memory: Sequence[Path] = ()) -> ReportRow:
     """One row from the evaluated runs of one model, which differ in their seed alone.
 
-    Metrics are averaged target by target, costs by run (of memory the largest is taken), and the
-    log is that of the first run.
+    Metrics are averaged target by target, costs by run (of memory the largest is taken, of the
+    processor's share the least), and the log is that of the first run.
 
     Parameters
     ----------
@@ -36,7 +36,8 @@ def report_row(runs: Sequence[Path], name: str, memory: Sequence[Path] = ()) -> 
     name
         What the row is called.
     memory
-        Files with the memory use of the processes that trained them, where that was measured.
+        Files with what the processes that trained them used, where that was measured: memory and
+        time.
     """
     trainings = [read_json(run / "provenance.json")["training"] for run in runs]
     every = [Metrics.from_dict(read_json(run / "metrics.json")) for run in runs]
@@ -59,7 +60,9 @@ def report_row(runs: Sequence[Path], name: str, memory: Sequence[Path] = ()) -> 
             lists=metrics.lists,
         )
     sizes = sizes_of(read_json(runs[0] / "config.json"))
-    peaks = [read_json(path).get("peak_bytes") for path in memory if path.is_file()]
+    used = [read_json(path) for path in memory if path.is_file()]
+    peaks = [one.get("peak_bytes") for one in used]
+    shares = [one["processor_seconds"] / one["seconds"] for one in used if one.get("seconds")]
     seconds = statistics.fmean(t["seconds"] for t in trainings)
     events = statistics.fmean(t["events"] for t in trainings)
     counted = trainings[0]["stop"] == "counted"
@@ -72,6 +75,7 @@ def report_row(runs: Sequence[Path], name: str, memory: Sequence[Path] = ()) -> 
             epochs=statistics.fmean(t["epochs"] for t in trainings),
             events_per_second=events / seconds if seconds else None,
             peak_bytes=max((peak for peak in peaks if peak), default=None),
+            processor_share=min(shares, default=None),
             **sizes,
         ),
         converged=all(t["converged"] for t in trainings),

@@ -34,6 +34,9 @@ class Cost:
         Trained numbers.
     kept_bytes, keeps
         What serving keeps of one user, and that in words; None bytes where it has no limit.
+    processor_share
+        Processor seconds of training's process in each of its seconds: with one thread well below
+        1 where something else wanted the core.
     """
 
     seconds: float | None = None
@@ -43,6 +46,7 @@ class Cost:
     parameters: int | None = None
     kept_bytes: int | None = None
     keeps: str = ""
+    processor_share: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,8 +173,13 @@ def by_rank(rows: Sequence[ReportRow], key: str) -> list[ReportRow]:
     return sorted(rows, key=place)
 
 
-def compare_pairs(ranks: Mapping[str, Ranks], metric: str, ranking: Collection[str]) -> list[Pair]:
-    """Compare every pair of rows by a paired bootstrap over users.
+def compare_pairs(
+    ranks: Mapping[str, Ranks],
+    metric: str,
+    ranking: Collection[str],
+    pairs: Sequence[tuple[str, str]] | None = None,
+) -> list[Pair]:
+    """Compare pairs of rows by a paired bootstrap over users.
 
     Parameters
     ----------
@@ -181,14 +190,13 @@ def compare_pairs(ranks: Mapping[str, Ranks], metric: str, ranking: Collection[s
     ranking
         Names of the rows that rank: p-values are given between these alone, and are corrected
         (Holm) for the number of their pairs.
+    pairs
+        Those that are compared; None: every one.
     """
-    rank = len([name for name in ranks if name in ranking])
-    draws = max(DRAWS, _DRAWS_PER_PAIR * rank * (rank - 1) // 2)
-    found = [
-        (a, b, compare_ranks(ranks[a], ranks[b], metric, draws=draws))
-        for a, b in combinations(ranks, 2)
-    ]
-    both = [(a, b) for a, b, _ in found if a in ranking and b in ranking]
+    asked = list(combinations(ranks, 2)) if pairs is None else pairs
+    both = [(a, b) for a, b in asked if a in ranking and b in ranking]
+    draws = max(DRAWS, _DRAWS_PER_PAIR * len(both))
+    found = [(a, b, compare_ranks(ranks[a], ranks[b], metric, draws=draws)) for a, b in asked]
     p_values = [difference.p_value for a, b, difference in found if (a, b) in both]
     corrected = dict(zip(both, holm(p_values).tolist(), strict=True))
     return [Pair(a, b, difference, corrected.get((a, b))) for a, b, difference in found]

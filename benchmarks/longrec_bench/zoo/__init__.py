@@ -1,0 +1,1 @@
+"""Accuracy of every registered model on the same logs, under one protocol and one budget."""
