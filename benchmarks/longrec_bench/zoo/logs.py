@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import longrec
-from longrec.cli.demo import attainable
+from longrec.comparison.attainable import attainable
 from longrec.core.errors import UsageError
 from longrec.core.files import write_file
 from longrec.data.histories import Histories, open_histories
+from longrec.data.prepare import prepare
+from longrec.data.read import read_events
 from longrec.data.splits import leave_one_out
 from longrec.evaluation.metrics import METRICS
 from longrec.evaluation.report.contents import ReportRow
@@ -82,8 +83,8 @@ def open_log(text: str, work: Path, data: Path) -> Log:
     if folder.exists():
         histories = open_histories(folder)
     elif source.is_file():
-        events = longrec.read_events(source, order="position")
-        histories = longrec.prepare(events, folder)
+        events = read_events(source, order="position")
+        histories = prepare(events, folder)
     else:
         raise UsageError(f"{source} is not there: name the folder of the logs by --data")
     return _described(name, histories, f"{FILES[name]}, order by position", [])

@@ -11,22 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from longrec.artifact.provenance import provenance
+from longrec.comparison.attainable import attainable
 from longrec.comparison.read_runs import report_row
 from longrec.comparison.report import provenance_facts
 from longrec.core import console
 from longrec.core.errors import UsageError
 from longrec.core.format import duration
 from longrec.data.histories import Histories
-from longrec.data.splits import Split, make_split
-from longrec.evaluation.report.contents import Report, ReportRow, UserRecommendations
+from longrec.data.splits import make_split
+from longrec.evaluation.report.contents import Report, UserRecommendations
 from longrec.evaluation.report.page import write_report
-from longrec.evaluation.summary import SERVED, Metrics, as_served, summarise_ranks
+from longrec.evaluation.summary import SERVED, Metrics
 from longrec.recommender import Recommender
 from longrec.runs.evaluate import evaluate
 from longrec.runs.train import train
-from longrec.simulator.ceiling import ceiling
-from longrec.simulator.simulate import Simulation, SimulationConfig, simulate
-from longrec.training.validation import validated
+from longrec.simulator.simulate import SimulationConfig, simulate
 
 WINDOW = 50
 MARKER = "demo.json"
@@ -109,23 +108,6 @@ def _clear(out: Path) -> None:
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
     (out / MARKER).write_text('{"demo": 1}\n')
-
-
-def attainable(
-    simulation: Simulation, histories: Histories, split: Split, window: int
-) -> list[ReportRow]:
-    """What the best model can reach with the last `window` events, and with all of them."""
-
-    def best(within: int | None) -> Metrics:
-        ranks = ceiling(simulation, histories, split.test, window=within)
-        hides = validated(ranks).exclude_seen
-        served = as_served(ranks, hides)
-        return summarise_ranks(served, split.protocol, split.notes, exclude_seen=hides)
-
-    return [
-        ReportRow(f"best with the last {window} events", "bound", best(window)),
-        ReportRow("best with the whole history", "ceiling", best(None)),
-    ]
 
 
 def _examples(histories: Histories, models: dict[str, Recommender]) -> list[UserRecommendations]:
