@@ -50,6 +50,39 @@ def test_a_table_is_written_between_its_marks(tables) -> None:
     assert re.sub(r"\|.*\n", "", new) == re.sub(r"\|.*\n", "", text)
 
 
+def test_tables_of_what_was_measured_are_of_its_files(tables, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(tables, "CELLS", tmp_path)
+    monkeypatch.setattr(tables, "COSTS", tmp_path / "systems.json")
+    assert "not measured yet" in tables.accuracy() + tables.costs()
+    from longrec_bench.zoo.report import LEADING, QUOTED
+
+    for log, values in {"near": (0.2, 0.4), "far": (0.1, 0.3)}.items():
+        (tmp_path / log).mkdir()
+        (tmp_path / log / "log.json").write_text("{}")
+        for name, value in zip(("elastic", "popularity"), values, strict=True):
+            cell = {
+                "model": name,
+                "recipe": "own",
+                "metrics": dict.fromkeys([LEADING, *QUOTED], value),
+            }
+            cell |= {
+                "intervals": {LEADING: [0, 1]},
+                "converged": name == "popularity",
+                "seconds": 9,
+            }
+            cell |= {"ended": "", "epochs": 1, "processor_share": 0.5, "parameters": 1}
+            cell |= {"kept_bytes": 1, "keeps": ""}
+            (tmp_path / log / f"{name}-own-0.json").write_text(json.dumps(cell))
+    head, _, first, second = tables.accuracy().splitlines()
+    assert head == "| model | far | near |"
+    assert first.startswith("| `popularity` | 0.3000° (0.0000 to 1.0000) | 0.4000° (")
+    assert second.startswith("| `elastic` | 0.1000*° (")
+    cell = {"model": "elastic", "length": 200, "pass": "forward+backward", "seconds_median": 0.002}
+    found = {"cells": [cell | {"peak_bytes": 1 << 20}]}
+    (tmp_path / "systems.json").write_text(json.dumps(found))
+    assert "| elastic | 2.00 |  |  | 1.00 |  |  |" in tables.costs()
+
+
 def test_every_model_of_ours_declares_all() -> None:
     rows = {row["model"]: row for row in describe_models()}
     assert sorted(rows) == sorted(MODELS)

@@ -1,4 +1,7 @@
-"""Tables of README and docs that repeat what the code declares: models, mixers, settings.
+"""Tables of README and docs that repeat what the code declares, or what was measured.
+
+Declared are models, mixers and settings; measured are the cells of `longrec bench zoo` and what
+`longrec bench cost` found, of which this repository keeps the aggregates.
 
     python tools/tables.py            # says which pages differ; exit status 1 if any does
     python tools/tables.py --write    # writes them anew
@@ -9,6 +12,7 @@ A table stands between <!-- table NAME --> and <!-- end of table -->, NAME being
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -19,11 +23,17 @@ from typing import Any
 from longrec.config.border import describe_settings
 from longrec.config.training import TrainConfig
 from longrec.core.format import size
-from longrec.models import MODELS
+from longrec.models import MODELS, build_model
 from longrec.runs.describe import describe_mixers, describe_models, values_of
 from longrec.runs.folder import DEFAULT_MODEL
 
 ROOT = Path(__file__).parents[1]
+CELLS = ROOT / "benchmarks" / "zoo"
+"""What `longrec bench zoo --out` gets."""
+COSTS = ROOT / "benchmarks" / "cost" / "systems.json"
+"""What `longrec bench cost --models all` found: found.json of its folder."""
+LENGTHS = (200, 1024, 4096)
+UNKNOWN = "| not measured yet |\n| --- |\n"
 MARK = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
@@ -46,7 +56,7 @@ def main() -> int:
 
 def pages() -> Iterator[tuple[Path, str]]:
     """Pages with tables, and their texts."""
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         text = page.read_text(encoding="utf-8")
         if MARK.search(text):
             yield page, text
@@ -127,6 +137,75 @@ def training_settings() -> str:
     return markdown(["setting", "default", "values", "meaning"], rows)
 
 
+def needs() -> str:
+    """What each model needs, reads and keeps, with the page that tells of it."""
+    pages, rows = system_pages(), []
+    for row in _models():
+        model = build_model(row["model"], MODELS[row["model"]].config_class(), 1)
+        reads = ["times"] * model.reads_times + [f"column `{name}`" for name in model.reads_columns]
+        page = pages.get(row["model"])
+        rows.append(
+            [
+                _name(row) if page is None else f"[{_name(row)}]({page})",
+                "counted" if row["targets"] is None else "trained",
+                "any" if row["max_length"] is None else f"last {row['max_length']} events",
+                _cost(row),
+                row["streaming"],
+                ", ".join(reads) or "items alone",
+                _kept(row),
+            ]
+        )
+    head = ["model", "how", "history", "cost", "stream", "reads", "kept of a user"]
+    return markdown(head, rows)
+
+
+def system_pages() -> dict[str, str]:
+    """Where docs tell of a model: a heading with its name in docs/systems/, or a page of its own."""
+    found = {}
+    for page in sorted((ROOT / "docs" / "systems").glob("*.md")):
+        for name in re.findall(r"^#+ `?([a-z0-9-]+)`?$", page.read_text("utf-8"), re.MULTILINE):
+            if name in MODELS:
+                found[name] = f"systems/{page.name}#{name}"
+    for name in MODELS:
+        own = name.removesuffix("-paper").removesuffix("-bidirectional")
+        if (ROOT / "docs" / f"{own}.md").is_file():
+            found.setdefault(name, f"{own}.md")
+    return found
+
+
+def accuracy() -> str:
+    """Every model's leading metric on each log of the zoo, the best on the whole first."""
+    from longrec_bench.zoo.cells import read_cells
+    from longrec_bench.zoo.report import LEADING, rows_of
+
+    logs = {log: rows_of(cells) for log, cells in read_cells(CELLS).items()}
+    logs = {log: rows for log, rows in logs.items() if rows}
+    if not logs:
+        return UNKNOWN
+    best = {log: rows[0]["metrics"][LEADING] for log, rows in logs.items()}
+    texts: dict[str, dict[str, str]] = {}
+    shares: dict[str, list[float]] = {}
+    for log, rows in logs.items():
+        for row in rows:
+            value, (low, high) = row["metrics"][LEADING], row["interval"]
+            signs = "*" * row["improving"] + "°" * row["busy"]
+            texts.setdefault(row["name"], {})[log] = f"{value:.4f}{signs} ({low:.4f} to {high:.4f})"
+            shares.setdefault(row["name"], []).append(value / best[log] if best[log] else 0.0)
+    order = sorted(texts, key=lambda name: (-sum(shares[name]) / len(logs), name))
+    lines = [[f"`{name}`", *(texts[name].get(log, "") for log in logs)] for name in order]
+    return markdown(["model", *logs], lines)
+
+
+def costs() -> str:
+    """A line for each model: times, memory, a step, the state."""
+    from longrec_bench.tables import as_markdown, by_system
+
+    if not COSTS.is_file():
+        return UNKNOWN
+    found = json.loads(COSTS.read_text("utf-8"))
+    return as_markdown(by_system(found["cells"], "model", LENGTHS))
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "models-in-short": models_in_short,
     "models": models_in_full,
@@ -135,6 +214,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "mixers": mixers,
     "model-settings": model_settings,
     "training-settings": training_settings,
+    "needs": needs,
+    "accuracy": accuracy,
+    "costs": costs,
 }
 
 

@@ -8,12 +8,15 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from longrec.core import console
-from longrec.core.format import number
+from longrec.core.format import number, size
 from longrec.core.machine import machine_text, versions_text
+from longrec_bench.analysis import curves
 from longrec_bench.cost.sweep import size_of
 from longrec_bench.cost.systems import PEERS
 from longrec_bench.measurement import Row
 from longrec_bench.plan import PASSES
+
+BOTH = PASSES[1]
 
 
 class Table(NamedTuple):
@@ -100,6 +103,7 @@ def _cost_tables(found: Row) -> Iterator[Table]:
     """Times, memory and ratios by length, then what they add up to."""
     cells = found["cells"]
     for kind, peer in PEERS.items():
+        yield by_system(cells, kind)
         for which in PASSES:
             own = [cell for cell in cells if kind in cell and cell["pass"] == which]
             yield _by_length(f"{kind}, {which}: milliseconds, median", kind, own, _time)
@@ -109,12 +113,12 @@ def _cost_tables(found: Row) -> Iterator[Table]:
             ceiling = " (in brackets: a free mixer)" * any(row.get("ceiling") for row in own)
             title = f"{kind}, {which}: times as fast as {peer}{ceiling}"
             yield _by_length(title, kind, own, _ratio)
-    for kind, size in (("bank", "slots"), ("loss", "catalog")):
+    for kind, grows in (("bank", "slots"), ("loss", "catalog")):
         yield _table(
             f"{kind}: milliseconds, median (least to most)",
             [cell for cell in cells if kind in cell],
             {
-                **{kind: kind, size: lambda row: f"{size_of(row):,}"},
+                **{kind: kind, grows: lambda row: f"{size_of(row):,}"},
                 **{"pass": "pass", "batch": "batch", "ms": _times, "peak MiB": _memory},
             },
         )
@@ -157,6 +161,41 @@ def _cost_tables(found: Row) -> Iterator[Table]:
         found["skipped"],
         {**system, "size": lambda row: f"{size_of(row):,}", "why": "why"},
     )
+
+
+def by_system(cells: Sequence[Row], kind: str, lengths: Sequence[int] = ()) -> Table:
+    """A line for each mixer or model: its times by length, and at the longest all else.
+
+    Parameters
+    ----------
+    cells : of a result of cost.
+    kind : "mixer" or "model".
+    lengths : that get a column, as far as measured; if none is given, the longest of all.
+    """
+    found = {(name, which): own for (of, name, which), own in curves(cells).items() if of == kind}
+    known = sorted({length for own in found.values() for length in own})
+    shown = [length for length in lengths if length in known] or known[-1:]
+    if not shown:
+        return Table("", [], [])
+    at, peer, lines = shown[-1], found.get((PEERS[kind], BOTH), {}), []
+    for name in dict.fromkeys(cell[kind] for cell in cells if kind in cell):
+        forward, both, step = (found.get((name, which), {}) for which in PASSES)
+        line = [name, *(_ms(_seconds(both.get(length))) for length in shown)]
+        times, other = _seconds(both.get(at)), _seconds(peer.get(at))
+        line.append(number(other / times) if times and other else "")
+        line.append(_ms(_seconds(forward.get(at))))
+        line.append(_memory(both[at]) if at in both else "")
+        line.append(_ms(_seconds(step[max(step)])) if step else "")
+        kept = next(iter(forward.values()), {}).get("state_bytes")
+        lines.append([*line, "" if kept is None else size(kept)])
+    columns = [kind, *(f"{BOTH}, ms at {length:,}" for length in shown)]
+    columns += [f"times as fast as {PEERS[kind]} at {at:,}", f"forward, ms at {at:,}"]
+    columns += [f"{BOTH}, MiB at {at:,}", "a step, ms", "state"]
+    return Table(f"{kind}s, one line each", columns, lines)
+
+
+def _seconds(row: Row | None) -> float | None:
+    return None if row is None else float(row["seconds_median"])
 
 
 def _by_length(title: str, kind: str, rows: Sequence[Row], text: Callable[[Row], str]) -> Table:

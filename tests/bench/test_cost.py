@@ -35,7 +35,7 @@ from longrec_bench.plan import PASSES
 KEYS = {
     *("seconds_median", "seconds_min", "seconds_max", "peak_bytes"),
     *("length", "pass", "batch", "threads", "repeats"),
-    *("events_per_second", "processor_share", "operations"),
+    *("events_per_second", "processor_share", "operations", "state_bytes"),
 }
 BOTH = PASSES[1]
 

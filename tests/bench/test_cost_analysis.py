@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from longrec_bench.analysis import crossovers, exponents, limits, ratios
 from longrec_bench.cost import sweep
+from longrec_bench.cost.plots import figures
 from longrec_bench.cost.sweep import Sweep
-from longrec_bench.cost.systems import FUSED, NAIVE, mixer_names
+from longrec_bench.cost.systems import FUSED, NAIVE, mixer_names, model_names
 from longrec_bench.goals import cost_goals
-from longrec_bench.plan import CostPlan
+from longrec_bench.plan import PASSES, CostPlan
+from longrec_bench.tables import by_system
 
 BOTH = "forward+backward"
 
@@ -168,6 +170,32 @@ def test_limits_are_operations_over_the_best_rate():
     assert row["operations_seconds"] == pytest.approx(0.5)
     assert row["share"] == pytest.approx(0.25)
     assert row["bytes_seconds"] == pytest.approx(4 * 4 * 64 * 2048 / 1e9)
+
+
+def test_a_system_has_a_line_with_its_step_and_its_state():
+    cells = [cell("sasrec", n, 6e-3, state_bytes=None) for n in (64, 128)]
+    for which in PASSES:
+        cells += [cell("elastic", n, 3e-3, which, state_bytes=18_464) for n in (64, 128)]
+    table = by_system(cells, "model", (64, 128, 256))
+    assert table.columns == [
+        *("model", "forward+backward, ms at 64", "forward+backward, ms at 128"),
+        *("times as fast as sasrec at 128", "forward, ms at 128", "forward+backward, MiB at 128"),
+        *("a step, ms", "state"),
+    ]
+    assert [line[0] for line in table.lines] == ["sasrec", "elastic"]
+    assert table.lines[0][-2:] == ["", ""]
+    assert table.lines[1][1:5] == ["3.00", "3.00", "2.00", "3.00"]
+    assert table.lines[1][-2:] == ["3.00", "18.0 KiB"]
+    assert len(by_system(cells, "model").columns) == 7  # the longest alone
+    assert by_system(cells, "mixer").lines == []
+
+
+def test_more_systems_than_colours_have_lines_of_their_own():
+    names = model_names()
+    cells = [{**cell("sasrec", n, 1e-3 * n), "model": name} for name in names for n in (64, 128)]
+    (time,) = [forms for name, forms in figures(cells) if name == "model-time"]
+    text = time["svg"].decode()
+    assert all(f">{name}<" in text for name in names)
 
 
 def goal_cells(fast: float) -> list[dict[str, Any]]:

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import embedding
 
 from longrec.config.training import TrainConfig
-from longrec.mixers import Context, StreamingMixer
-from longrec.mixers.base import EMPTY
+from longrec.mixers import Context, Mixer, StreamingMixer
 from longrec.mixers.product_keys import InterestMemory
 from longrec.models import SequenceModel
 from longrec.training.losses import full_cross_entropy, sampled_softmax
@@ -67,22 +66,32 @@ class _Reader:
     def __init__(self, task: Task, **settings: Any) -> None:
         self.batch, self.length = task["batch"], task["length"]
         self.has_step = has_step(task["kind"], task["name"])
-        self.module: nn.Module
+        shape = self.batch, self.length
+        self.module: Mixer | SequenceModel
         self.call: Callable[[Tensor, Context], Tensor]
         if task["kind"] == "mixer":
-            mixer = make_mixer(task["name"], self.length)
-            self.module, self.call, needs_times = mixer, mixer, mixer.reads_times
-            self.data = torch.randn(self.batch, self.length, DIM)
+            self.module = self.call = make_mixer(task["name"], self.length)
+            self.data = torch.randn(*shape, DIM)
         else:
-            model = make_model(task["name"], self.length, **settings)
-            self.module, self.call, needs_times = model, model.hidden, model.reads_times
-            self.data = torch.randint(1, ITEMS + 1, (self.batch, self.length))
-        gaps = torch.randint(1, 3600, (self.batch, self.length)) if needs_times else None
-        self.times = None if gaps is None else gaps.cumsum(1)
+            self.module = make_model(task["name"], self.length, **settings)
+            self.call = self.module.hidden
+            self.data = torch.randint(1, ITEMS + 1, shape)
+        reads_times, names = self.module.reads_times, self.module.reads_columns
+        self.times = torch.randint(1, 3600, shape).cumsum(1) if reads_times else None
+        # Numbers, but the types of events are one of two words.
+        self.columns = {
+            n: torch.randint(2, shape) if n == "type" else torch.rand(shape) for n in names
+        }
+
+    def context(self, at: int | slice) -> Context:
+        """Times and columns of all histories at some events, as far as they are read."""
+        times = None if self.times is None else self.times[:, at]
+        columns = {name: column[:, at] for name, column in self.columns.items()}
+        return Context(times=times, columns=columns or None)
 
     def inputs(self, start: int, end: int) -> tuple[Tensor, Context]:
-        """The events from `start` to `end` of all histories, with their times."""
-        ctx = EMPTY if self.times is None else Context(times=self.times[:, start:end])
+        """The events from `start` to `end` of all histories, with what else is read of them."""
+        ctx = self.context(slice(start, end))
         if start == 0 and end == self.length:
             return self.data, ctx  # and not a view of it, which a gradient would go through
         return self.data[:, start:end], ctx
@@ -130,15 +139,12 @@ def _steps(reader: _Reader) -> Passes:
     """Steps on and on from the state after the histories."""
     module = reader.module.eval().requires_grad_(False)
     state = reader.state_after(reader.length)
-    x, ctx = reader.inputs(reader.length - 1, reader.length)
-    times = None if ctx.times is None else ctx.times[:, 0]
+    x, ctx = reader.data[:, -1], reader.context(-1)
 
     @torch.no_grad()
     def run(n: int) -> None:
         nonlocal state
-        _, state = cast(SequenceModel | StreamingMixer, module).step(
-            x[:, 0], state, Context(times=times)
-        )
+        _, state = cast(SequenceModel | StreamingMixer, module).step(x, state, ctx)
 
     return Passes(run, 1, 1)
 

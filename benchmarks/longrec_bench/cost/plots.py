@@ -15,6 +15,10 @@ from longrec_bench.measurement import Row
 from longrec_bench.plan import PASSES
 
 HEIGHT = 3.6
+LEGEND_LINE, NAMES = 0.19, 6
+"""Inches of a line of the legend above, and names in it: a figure of many systems is taller."""
+DASHES = ("-", "--", ":", "-.")
+"""Of those that have the same colour."""
 UNITS = {"length": "events", "slots": "slots", "catalog": "items"}
 Value = Callable[[Row], float]
 
@@ -38,21 +42,24 @@ def figures(cells: Sequence[Row]) -> Iterator[tuple[str, dict[str, bytes]]]:
         if rows:
             # Those of one kind have the same colours in all figures.
             names = dict.fromkeys(cell[kind] for cell in cells if kind in cell)
-            colours = {name: COLOURS[n % len(COLOURS)] for n, name in enumerate(names)}
+            colours = {
+                name: (COLOURS[n % len(COLOURS)], DASHES[n // len(COLOURS) % len(DASHES)])
+                for n, name in enumerate(names)
+            }
             panels = [rows]
             if size == "length":
                 panels = [[row for row in rows if row["pass"] == which] for which in PASSES]
                 panels = [own for own in panels if own]
             width = WIDE if len(panels) > 1 or size != "length" else WIDE / 2
             draw = partial(_draw, panels, kind, size, colours, label, value)
-            yield figure, on_white(draw, HEIGHT, width)
+            yield figure, on_white(draw, HEIGHT + LEGEND_LINE * (len(names) // NAMES), width)
 
 
 def _draw(
     panels: Sequence[Sequence[Row]],
     kind: str,
     size: str,
-    colours: dict[str, str],
+    colours: dict[str, tuple[str, str]],
     label: str,
     value: Value,
     figure: Figure,
@@ -64,12 +71,13 @@ def _draw(
         axes.set(xlabel=UNITS[size], ylabel=label, xscale="log", yscale="log")
         axes.set_xticks(sizes, [_short(one) for one in sizes], rotation=45)
         axes.xaxis.set_minor_formatter(NullFormatter())
-        for name, colour in colours.items():
+        for name, (colour, dash) in colours.items():
             own = sorted((row for row in rows if row[kind] == name), key=lambda row: int(row[size]))
             if not own or (value is _ratio and name == FREE):
                 continue
             x = [row[size] for row in own]
-            axes.plot(x, list(map(value, own)), color=colour, marker="o", markersize=3, label=name)
+            drawn_as = {"color": colour, "linestyle": dash, "marker": "o", "markersize": 3}
+            axes.plot(x, list(map(value, own)), label=name, **drawn_as)
             if value is _milliseconds and size == "length":
                 low, high = ([1e3 * row[k] for row in own] for k in ("seconds_min", "seconds_max"))
                 axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)

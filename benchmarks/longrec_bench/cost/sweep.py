@@ -10,7 +10,7 @@ from typing import Any
 from longrec.core.errors import LongrecError
 from longrec.core.machine import usable_cores
 from longrec.core.memory import available_memory
-from longrec_bench.cost.systems import PEERS, Task, expected_growth
+from longrec_bench.cost.systems import PEERS, Task, expected_growth, state_bytes
 from longrec_bench.measurement import Measurement, Progress, Row, interleaved
 from longrec_bench.plan import TARGETS, CostPlan
 
@@ -83,6 +83,7 @@ class TaskMeasurement(Measurement):
             "events_per_second": events / middle,
             "processor_share": self._processor / sum(self.seconds) / threads,
             "operations": None if operations is None else operations // per,
+            "state_bytes": state_bytes(kind, name) if kind in PEERS else None,
         }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
+from functools import cache
 from inspect import signature
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from longrec.mixers import MIXERS, Context, Mixer, State, StreamingMixer
-from longrec.mixers.base import EMPTY
+from longrec.mixers.base import EMPTY, map_state
 from longrec.mixers.softmax import SoftmaxMixer
 from longrec.models import MODELS, SequenceModel, build_model
 from longrec.models.common.blocks import Block
@@ -79,6 +80,18 @@ def has_step(kind: str, name: str) -> bool:
     if kind == "mixer":
         return name in MIXERS and issubclass(MIXERS[name], StreamingMixer)
     return name == FREE or (name in MODELS and MODELS[name].streaming == "exact")
+
+
+@cache
+def state_bytes(kind: str, name: str) -> int | None:
+    """What a mixer or model carries on of one history; None where it has no step."""
+    if not has_step(kind, name):
+        return None
+    make = make_mixer if kind == "mixer" else make_model
+    module = cast(StreamingMixer | SequenceModel, make(name, 1))
+    found = [0]
+    map_state(lambda part: found.append(part.nbytes) or part, module.initial_state(1))  # type: ignore[func-returns-value]
+    return sum(found)
 
 
 def expected_growth(kind: str, name: str) -> tuple[int, int]:

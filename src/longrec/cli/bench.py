@@ -177,8 +177,8 @@ def _bench_serving(
 
 @app.command()
 def cost(
-    models: Annotated[str | None, _list_option("A,B,...", "Whole models, or none.")] = None,
-    mixers: Annotated[str | None, _list_option("A,B,...", "Mixers alone, or none.")] = None,
+    models: Annotated[str | None, _list_option("A,B,...", "Whole models, or all, or none.")] = None,
+    mixers: Annotated[str | None, _list_option("A,B,...", "Mixers alone, or all, or none.")] = None,
     lengths: Annotated[
         str | None, _list_option("N,M,...", "Events of a history; 128 to 1048576 if unset.")
     ] = None,
@@ -220,6 +220,8 @@ def cost(
         for name, text in named.items():
             if not text or text == "none":
                 chosen[name] = ()
+            elif text == "all" and name in ("models", "mixers"):
+                chosen[name] = None
             elif name in ("models", "mixers"):
                 chosen[name] = tuple(text.split(","))
             else:
