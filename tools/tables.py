@@ -160,7 +160,7 @@ def needs() -> str:
 
 
 def system_pages() -> dict[str, str]:
-    """Where docs tell of a model: a heading with its name in docs/systems/, or a page of its own."""
+    """Where docs tell of a model: a heading of its name in docs/systems/, or a page of its own."""
     found = {}
     for page in sorted((ROOT / "docs" / "systems").glob("*.md")):
         for name in re.findall(r"^#+ `?([a-z0-9-]+)`?$", page.read_text("utf-8"), re.MULTILINE):
