@@ -6,13 +6,12 @@ And what FMLP-Rec and WEARec have besides: windows that are always full, and nor
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from longrec.mixers.base import Context, Mixer
+from longrec.mixers.base import EMPTY, Context, Mixer
 from longrec.models.common.blocks import NORM_EPS, Block, FeedForwardBlock, PostNormBlock
 from longrec.models.common.config import LastEventsConfig
 from longrec.models.common.sequence import SequenceModel
@@ -69,9 +68,8 @@ class FullWindowModel(WindowedModel):
         events, places = x.shape[1], len(self.positions)
         empty = self.embedding_norm(self.positions).expand(len(x), -1, -1)
         window = at_end(x, ctx.lengths, places, before=self.dropout(empty))
-        # Mixers are told of no length: to them all places are events.
-        full = super().through_blocks(window, replace(ctx, lengths=None), masked)
-        return from_end(full, ctx.lengths, events)
+        # Mixers are told nothing of padding: to them all places are events.
+        return from_end(super().through_blocks(window, EMPTY), ctx.lengths, events)
 
 
 def places_of(config: LastEventsConfig) -> int:
