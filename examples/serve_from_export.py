@@ -29,18 +29,25 @@ class Export:
 
     def added(self, recent):
         """What a user's last items, the latest first, add to the scores of all items."""
-        starts, followers, times = (self.followers[n] for n in ("starts", "followers", "times"))
-        total, left = np.zeros(len(self.ids)), 0.0
+        total, left, kind = np.zeros(len(self.ids)), 0.0, self.rows["kind"]
         for k, item in enumerate(recent):
-            here = slice(starts[item], starts[item + 1])
             weight = 1.0
-            if self.rows["kind"] == "log":
+            if kind == "sum":  # each item once, where it stands latest
+                weight = 0.0 if item in recent[:k] else self.rows["decay"] ** k
+            elif kind == "log":
                 prior = self.rows["prior"]
                 weight = self.rows["decay"] ** k / (self.followers["totals"][item] + prior)
                 left += weight * prior
+            if "weights" in self.followers:
+                total += weight * self.followers["weights"][item].astype(float)
+                continue
+            starts, followers, times = (self.followers[n] for n in ("starts", "followers", "times"))
+            here = slice(starts[item], starts[item + 1])
             total[followers[here]] += weight * times[here].astype(float)
-        if self.rows["kind"] == "log":
-            found = np.flatnonzero(total)
+        found = np.flatnonzero(total)
+        if kind == "sum":
+            total[found] = total[found].astype(np.float32) - self.followers["bias"][found]
+        elif kind == "log":
             ratio = total[found] / (left * self.followers["shares"][found])
             total[found] = self.rows["weight"] * np.log1p(ratio)
         return total

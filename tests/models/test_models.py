@@ -26,7 +26,7 @@ WINDOWED = [name for name in SEQUENCE if MODELS[name].streaming == "windowed"]
 
 def test_what_this_package_promises_is_registered():
     promised = {"elastic", "hydrarec", "sasrec", "sasrec-rotary", "bert4rec"}
-    counting = {"popularity", "last-item", "transitions"}
+    counting = {"popularity", "last-item", "transitions", "recent-popularity", "item-knn", "ease"}
     assert promised | counting | {"hydrarec-bidirectional"} <= set(MODELS)
     assert {"elastic", "hydrarec", "sasrec-rotary"} <= set(EXACT)
     assert {"sasrec", "bert4rec"} <= set(WINDOWED)

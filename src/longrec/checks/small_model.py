@@ -61,7 +61,7 @@ class SmallModel:
         model = build_model(self.name, self.config, n_items)
         if isinstance(model, CountingModel):
             items = torch.randint(1, n_items + 1, (500,))
-            model.count(items, torch.tensor([200, 0, 300]))
+            model.count(items, torch.tensor([200, 0, 300]), torch.arange(500) * 86_400)
         return model.to(kind).eval()
 
     def sequence(self, kind: torch.dtype = torch.float64) -> SequenceModel:

@@ -3,9 +3,15 @@
     followers.npz
       starts     (n_items + 2,) what followed item a stands at starts[a] .. starts[a + 1] - 1 of
       followers  (pairs,) item indices, and of
-      times      (pairs,) how often each followed
+      times      (pairs,) how often each followed, or how similar it is
       totals     (n_items + 1,) the sum of an item's times    } where the manifest's kind is "log"
       shares     (n_items + 1,) items' shares of all events   }
+      weights    (n_items + 1, n_items + 1) instead of all these, where every pair of items has one:
+                 row a is what item a adds to all items
+      bias       (n_items + 1,) what is taken back where something was added, where it is "sum"
+
+The kinds: "count" adds what is there, "sum" of each item once, as models/common/last_items.py has
+it, and "log" as models/transitions.py.
 
 A reader adds them up with NumPy alone, in the order of serving, so that ties stay ties.
 """
@@ -22,10 +28,12 @@ from longrec.core.errors import UsageError
 from longrec.models import CountingModel
 from longrec.models.baselines import LastItem
 from longrec.models.common.scorer import Scorer
+from longrec.models.ease import EASE
+from longrec.models.item_knn import ItemKNN
 from longrec.models.transitions import Transitions, TransitionsScore
 
 FILE = "followers.npz"
-Counted = LastItem | TransitionsScore
+Counted = LastItem | TransitionsScore | ItemKNN | EASE
 
 
 def counted_rows(scorer: Scorer) -> Counted | None:
@@ -65,9 +73,12 @@ def counted_rows(scorer: Scorer) -> Counted | None:
 
 def write_rows(counted: Counted, folder: Path) -> dict[str, Any]:
     """Write the counts into a folder; -> what the manifest says of them."""
-    names = ["starts", "followers", "times"]
+    names = ["weights"] if isinstance(counted, EASE) else ["starts", "followers", "times"]
     about: dict[str, Any] = {"file": FILE, "last": counted.reach, "kind": "count"}
     arrays = {name: getattr(counted, name).numpy() for name in names}
+    if isinstance(counted, ItemKNN | EASE):
+        about |= {"kind": "sum", "decay": counted.decay}
+        arrays["bias"] = counted.bias().numpy()
     if isinstance(counted, TransitionsScore):
         config = counted.config
         about |= {"kind": "log", "decay": config.decay, "prior": config.prior}
@@ -92,6 +103,8 @@ class Rows:
         self._about = about
         with np.load(folder / FILE, allow_pickle=False) as file:
             self._arrays = {name: file[name] for name in file.files}
+        one = self._arrays.get("weights")
+        self._width = len(self._arrays["starts"]) - 1 if one is None else len(one)
 
     def added(self, recent: Ints) -> np.ndarray:
         """What is added to all items' scores (n_items + 1,) of one user, float64.
@@ -102,18 +115,31 @@ class Rows:
             The user's last known items, the latest first; 0 where there were none.
         """
         about, arrays = self._about, self._arrays
-        starts, followers, times = (arrays[name] for name in ("starts", "followers", "times"))
-        added, left = np.zeros(len(starts) - 1), 0.0
+        added, left = np.zeros(self._width), 0.0
         for k, item in enumerate(recent[: about["last"]]):
-            here = slice(starts[item], starts[item + 1])
             if about["kind"] == "count":
-                added[followers[here]] += times[here]
+                self._add(added, item, 1.0)
+            elif about["kind"] == "sum":
+                if item and item not in recent[:k]:
+                    self._add(added, item, about["decay"] ** k)
             elif item:
                 weight = about["decay"] ** k / (arrays["totals"][item] + about["prior"])
                 left += weight * about["prior"]
-                added[followers[here]] += weight * times[here].astype(np.float64)
-        if about["kind"] == "log":
-            found = np.flatnonzero(added)
+                self._add(added, item, weight)
+        found = np.flatnonzero(added)
+        if about["kind"] == "sum":
+            said = added[found].astype(np.float32).astype(np.float64)
+            added[found] = said - arrays["bias"][found]
+        elif about["kind"] == "log":
             ratio = added[found] / (left * arrays["shares"][found])
             added[found] = about["weight"] * np.log1p(ratio)
         return added
+
+    def _add(self, added: np.ndarray, item: int, weight: float) -> None:
+        """Add what one item says, in the order of sums that serving has."""
+        arrays = self._arrays
+        if "weights" in arrays:
+            added += weight * arrays["weights"][item].astype(np.float64)
+            return
+        here = slice(arrays["starts"][item], arrays["starts"][item + 1])
+        added[arrays["followers"][here]] += weight * arrays["times"][here].astype(np.float64)

@@ -79,19 +79,26 @@ class ExactIndex:
     ) -> TopK:
         """The k best items of each user."""
         width = min(k, self.n_items)
-        if self._scan is not None:
-            h = h.to(self._device)
-            search, vectors = self._scan.search, self._scan.vectors
-            users, rows = self._scorer.user_vectors(h).cpu().numpy(), self._scorer.rows(h, recent)
-            return as_top_k(search_with_rows(search, vectors, users, width, excluded, rows), width)
         found: list[Best] = []
+        # Rows may be as long as the catalog; without them the scan makes blocks of its own.
         block = max(1, AT_ONCE // (self.n_items + 1))
+        if self._scan is not None and not self._scorer.has_rows:
+            block = max(1, len(h))
         for start in range(0, len(h), block):
             part = slice(start, start + block)
-            last = None if recent is None else recent[part]
-            scores = self._scorer.score(h[part].to(self._device), recent=last).cpu().numpy()
-            _exclude(scores, excluded, start)
-            found += [best_of(row, width) for row in scores]
+            users, last = h[part].to(self._device), None if recent is None else recent[part]
+            if self._scan is None:
+                scores = self._scorer.score(users, recent=last).cpu().numpy()
+                _exclude(scores, excluded, start)
+                found += [best_of(row, width) for row in scores]
+                continue
+            search, vectors = self._scan.search, self._scan.vectors
+            of_users, rows = (
+                self._scorer.user_vectors(users).cpu().numpy(),
+                self._scorer.rows(users, last),
+            )
+            barred = excluded if excluded is None or len(excluded) == 1 else excluded[part]
+            found += search_with_rows(search, vectors, of_users, width, barred, rows)
         return as_top_k(found, width)
 
     @torch.inference_mode()

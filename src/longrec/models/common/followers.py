@@ -86,7 +86,7 @@ class Followers(nn.Module):
         times: list[np.ndarray] = []
         number = np.zeros(n_items + 2, np.int64)  # pairs of item a at a + 1
         events = torch.bincount(items, minlength=n_items + 1).cpu().numpy()
-        for low, high in _ranges(events * reach):
+        for low, high in ranges(events * reach, PAIRS_AT_ONCE):
             key, counts = _count(log, ends, low, high, reach, n_items)
             if not len(key):
                 continue
@@ -113,11 +113,11 @@ class Followers(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
-def _ranges(pairs: Ints) -> list[tuple[int, int]]:
-    """Runs low .. high - 1 of items 1, 2, … of at most PAIRS_AT_ONCE pairs, or of one item."""
+def ranges(pairs: Ints, at_once: int) -> list[tuple[int, int]]:
+    """Runs low .. high - 1 of items 1, 2, … of at most so many pairs, or of one item."""
     bounds, sums = [1], pairs.cumsum()
     while bounds[-1] < len(pairs):
-        most = sums[bounds[-1] - 1] + PAIRS_AT_ONCE
+        most = sums[bounds[-1] - 1] + at_once
         bounds.append(max(bounds[-1] + 1, int(np.searchsorted(sums, most, side="right"))))
     return list(pairwise(bounds))
 

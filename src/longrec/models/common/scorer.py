@@ -47,6 +47,12 @@ class Scorer:
             return not self.model.target_aware
         return isinstance(self.model, CountingModel)
 
+    @property
+    def has_rows(self) -> bool:
+        """Whether something is added to some items of some users, by their last items."""
+        own = self.model.reach if isinstance(self.model, CountingModel) else 0
+        return max(own, self.reach) > 0
+
     def score(self, h: Tensor, items: Tensor | None = None, recent: Tensor | None = None) -> Tensor:
         """Scores of items.
 
