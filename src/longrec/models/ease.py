@@ -86,7 +86,7 @@ class EASE(LastItemsModel):
             raise UsageError(
                 f"{self.name} inverts a matrix of all pairs of {self.n_items:,} items, which takes "
                 f"{needed / 2**30:,.1f} GiB, and {there / 2**30:,.1f} GiB are free, enough for "
-                f"some {most:,} items: train item-knn, which keeps the nearest items alone, prepare "
+                f"some {most:,} items: train item-knn, which keeps the nearest alone, prepare "
                 "the log with fewer items (--k-core), or use a larger machine"
             )
 
