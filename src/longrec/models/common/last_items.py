@@ -3,8 +3,8 @@
     score(user, i) = sum over k < K of d^k w(x_k -> i)
 
 with x_k the user's last items, x_0 the latest. One that occurs again counts once, where it stands
-latest. Items of which nothing is said stand just below 0, by popularity, rather than all at 0, which
-would put them in the order of the catalog:
+latest. Items of which nothing is said stand just below 0, by popularity; all at 0 they would stand
+in the order of the catalog:
 
     bias_i = -(1 + number of items with more training events) / 2^24
 
