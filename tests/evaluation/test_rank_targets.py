@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 import torch
 from models.added_scores import FollowersScore, followed, model_score, skeleton
-from models.skeletons import SKELETONS
+from models.skeletons import SYSTEMS
 from torch import Tensor
 
 from longrec.data.splits import Targets, leave_one_out, prequential
@@ -172,7 +172,7 @@ def test_histories_longer_than_the_window_equal_whole_ones(
     torch.testing.assert_close(encoded(), whole, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", SKELETONS)
+@pytest.mark.parametrize("name", SYSTEMS)
 @pytest.mark.parametrize("context", [None, 7])
 def test_every_kind_of_score_ranks_by_its_definition(
     monkeypatch, make_histories, ring, name, context
@@ -209,11 +209,11 @@ def test_of_equal_scores_the_smaller_item_is_served_first(make_histories):
     assert ranks["rank_hiding"].to_list() == [1, 1]  # 4, 5, 6 remain, and 1, 2, 3, 4, 6
 
 
-@pytest.mark.parametrize("name", [*(n for n in SKELETONS if n != "target-aware"), "elastic"])
+@pytest.mark.parametrize("name", [*(n for n in SYSTEMS if n != "target-aware"), "elastic"])
 def test_items_of_one_vector_tie_wherever_they_stand(make_histories, ring, name):
     # Products of matrices may round the last columns otherwise than the first ones.
     n_items = 203
-    model = skeleton(name, n_items) if name in SKELETONS else model_of(name, n_items, **SMALL)
+    model = skeleton(name, n_items) if name in SYSTEMS else model_of(name, n_items, **SMALL)
     with torch.no_grad():
         for table in model.item_tables():
             model.state_dict()[table][1:] = torch.randn(1, model.state_dict()[table].shape[1])

@@ -8,7 +8,7 @@ from typing import Self
 
 import pytest
 import torch
-from models.skeletons import SKELETONS
+from models.skeletons import SYSTEMS
 from torch import Tensor
 
 from longrec.models import SequenceModel
@@ -84,9 +84,9 @@ def model_score(model: SequenceModel, h: Tensor, item: int) -> float:
 
 
 def skeleton(name: str, n_items: int, **settings: object) -> SequenceModel:
-    """A skeleton in float64, with weights far from symmetric and biases that count."""
+    """A system in float64, with weights far from symmetric and biases that count."""
     torch.manual_seed(0)
-    cls = SKELETONS[name]
+    cls = SYSTEMS[name]
     model = cls(cls.config_class(dim=8, **settings), n_items).double().eval()
     with torch.no_grad():
         for parameter in model.parameters():

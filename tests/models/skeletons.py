@@ -2,7 +2,6 @@
 
 They are not registered: `register(monkeypatch)` does it for one test. Each has one trait:
 
-    gru4rec        a recurrent mixer in a plain block (no norm, no residual), no norm before scores
     hstu           gated attention without a feed-forward network, cosine scores over a temperature
     two-interests  two vectors of a user, the best one counts; a bias of each item
     untied         item vectors that are scored are not those that are read, and a bias
@@ -13,18 +12,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize, silu
 
-from longrec.mixers import Context, Mixer, StreamingMixer
+from longrec.mixers import Context, Mixer
 from longrec.mixers.base import EMPTY
 from longrec.mixers.hydra import HydraMixer
 from longrec.models import (
     MODELS,
-    Block,
     FeedForwardConfig,
     ResidualBlock,
     SequenceConfig,
@@ -32,57 +30,6 @@ from longrec.models import (
     register_model,
 )
 from longrec.models.common.config import check_heads
-
-
-class GRUState(NamedTuple):
-    """hidden : (B, D), after the last event."""
-
-    hidden: Tensor
-
-
-class GRUMixer(StreamingMixer):
-    """A gated recurrent unit, O(T D^2)."""
-
-    linear = True
-    cost = "O(T D²)"
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.gru = nn.GRU(dim, dim, batch_first=True)
-
-    def initial_state(self, batch: int) -> GRUState:
-        return GRUState(self.gru.weight_hh_l0.new_zeros(batch, self.gru.hidden_size))
-
-    def prefill(self, x: Tensor, state: Any, ctx: Context = EMPTY) -> tuple[Tensor, GRUState]:
-        if not x.shape[1]:
-            return x, state
-        y, _ = self.gru(x, state.hidden[None])
-        if ctx.lengths is None:
-            return y, GRUState(y[:, -1])
-        last = y[torch.arange(len(y), device=y.device), (ctx.lengths - 1).clamp_min(0)]
-        return y, GRUState(torch.where((ctx.lengths > 0)[:, None], last, state.hidden))
-
-    def step(self, x: Tensor, state: Any, ctx: Context = EMPTY) -> tuple[Tensor, GRUState]:
-        gru = self.gru
-        inputs = (x @ gru.weight_ih_l0.t() + gru.bias_ih_l0).chunk(3, -1)
-        hidden = (state.hidden @ gru.weight_hh_l0.t() + gru.bias_hh_l0).chunk(3, -1)
-        reset, update = (i.add(h).sigmoid() for i, h in zip(inputs[:2], hidden[:2], strict=True))
-        candidate = (inputs[2] + reset * hidden[2]).tanh()
-        new = candidate + update * (state.hidden - candidate)
-        return new, GRUState(new)
-
-
-class GRU4Rec(SequenceModel):
-    """A recurrent network in plain blocks."""
-
-    paper = "arXiv 1511.06939"
-    streaming = "exact"
-    config_class = SequenceConfig
-
-    def __init__(self, config: SequenceConfig, n_items: int) -> None:
-        mixers = [GRUMixer(config.dim) for _ in range(config.layers)]
-        super().__init__(config, n_items, mixers, block=Block)
-        self.scale, self.norm = 1.0, nn.Identity()
 
 
 class HSTUMixer(Mixer):
@@ -191,12 +138,13 @@ class TargetAware(SequenceModel):
 
 
 SKELETONS: dict[str, type[SequenceModel]] = {
-    "gru4rec": GRU4Rec,
     "hstu": HSTU,
     "two-interests": TwoInterests,
     "untied": Untied,
     "target-aware": TargetAware,
 }
+SYSTEMS: dict[str, type[Any]] = {"gru4rec": MODELS["gru4rec"], **SKELETONS}
+"""With one of longrec's own that has no norm and no way past its mixers either."""
 
 
 def register(monkeypatch: Any) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from models.skeletons import SKELETONS, register
+from models.skeletons import SYSTEMS, register
 from torch import Tensor
 from training.small_runs import model_of, run_of
 
@@ -23,7 +23,7 @@ ITEMS = 30
 SAMPLED = ["sampled", "gbce", "bce"]
 CASES = [
     (name, loss)
-    for name in SKELETONS
+    for name in SYSTEMS
     for loss in ["full", *SAMPLED]
     if (name, loss) != ("target-aware", "full")
 ]
@@ -142,7 +142,7 @@ def test_the_full_loss_of_a_target_aware_model_is_refused(tmp_path, histories):
 @pytest.mark.parametrize(
     ("name", "tables"),
     [
-        ("gru4rec", ["items"]),
+        ("gru4rec", ["items", "output_bias"]),
         ("target-aware", ["items"]),
         ("two-interests", ["items", "output_bias"]),
         ("untied", ["items", "output_items", "output_bias"]),

@@ -15,14 +15,20 @@ from longrec.checks.compare import require
 STEEPEST = 1.05
 """Largest exponent of T with which a cost that is said to be linear may grow."""
 
+CALLS_OF_AN_EVENT = 8
+"""Calls per event above which a computation goes event by event, and not by chunks."""
+FEW = 16
+"""Events of which a cost still tells how it grows."""
+
 
 @dataclass
 class Cost:
-    """What a computation did: operations, tensor elements written, and the largest tensor."""
+    """What a computation did: operations, tensor elements written, the largest tensor, calls."""
 
     operations: float = 0.0
     written: float = 0.0
     largest: int = 0
+    calls: int = 0
     by_name: dict[str, float] = field(default_factory=dict)
 
 
@@ -59,14 +65,23 @@ class Counter(TorchDispatchMode):
             operations *= max(1.0, math.log2(args[0].shape[args[1][0]]))
         self.cost.operations += operations
         self.cost.written += sum(sizes)
+        self.cost.calls += 1
         self.cost.largest = max([self.cost.largest, *sizes])
         self.cost.by_name[name] = self.cost.by_name.get(name, 0) + operations
         return result
 
 
 def exponents(cost_at: Callable[[int], Cost], shortest: int, times: int = 16) -> dict[str, float]:
-    """Exponents with which a cost grows from `shortest` to so many times as many events."""
-    low, high = cost_at(shortest), cost_at(times * shortest)
+    """Exponents with which a cost grows from `shortest` to so many times as many events.
+
+    What goes event by event would be counted for a quarter of a minute: its short histories, up to
+    `shortest`, tell as much, since nothing but their number of events differs.
+    """
+    low = cost_at(shortest)
+    if low.calls > CALLS_OF_AN_EVENT * shortest > CALLS_OF_AN_EVENT * times * FEW:
+        low, high = cost_at(shortest // times), low
+    else:
+        high = cost_at(times * shortest)
     return {
         what: math.log(getattr(high, what) / getattr(low, what), times)
         for what in ("operations", "written", "largest")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from models import added_scores
 from models.added_scores import FollowersScore, followed, model_score, skeleton
-from models.skeletons import SKELETONS
+from models.skeletons import SYSTEMS
 from models.small_models import make
 
 from longrec.config.border import make_config
@@ -32,7 +32,7 @@ def followers(weight: float = 1.0) -> FollowersScore:
     return FollowersScore.of(ROWS, N, weight)
 
 
-@pytest.mark.parametrize("name", SKELETONS)
+@pytest.mark.parametrize("name", SYSTEMS)
 def test_a_score_is_the_models_and_what_is_added(name):
     model, added = skeleton(name, N), followers()
     scorer = Scorer(model, added)
@@ -50,7 +50,7 @@ def test_a_score_is_the_models_and_what_is_added(name):
         torch.testing.assert_close(scorer.score(h, own, RECENT), both.gather(1, own))
 
 
-@pytest.mark.parametrize("name", SKELETONS)
+@pytest.mark.parametrize("name", SYSTEMS)
 def test_vectors_give_the_score_without_rows(name):
     model = skeleton(name, N)
     h = torch.randn(3, model.width, dtype=torch.float64)

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 import torch
 from models import added_scores
-from models.added_scores import SKELETONS, FollowersScore, followed, model_score, skeleton
+from models.added_scores import SYSTEMS, FollowersScore, followed, model_score, skeleton
 from models.small_models import N
 from serving.small_streams import FIRST, recommender
 from small_histories import tiny_histories, walks
@@ -30,7 +30,7 @@ from longrec.serving.maintenance.verify import verify
 from longrec.serving.records.engine import Engine
 from longrec.serving.records.record import RECENT
 
-CASES = [*SKELETONS, "elastic", "sasrec", "last-item"]
+CASES = [*SYSTEMS, "elastic", "sasrec", "last-item"]
 UNKNOWN = 7
 ROWS = walks(6, N, 3, 45, seed=1)
 COUNTED = [row[::-1] for row in ROWS]
@@ -44,8 +44,8 @@ def _registered(monkeypatch) -> None:
 @cache
 def make(case: str, kind: torch.dtype = torch.float32) -> Recommender:
     """A recommender with the followers score added; the same weights whenever it is called."""
-    rec = recommender(case if case not in SKELETONS else "elastic", kind)
-    if case in SKELETONS:
+    rec = recommender(case if case not in SYSTEMS else "elastic", kind)
+    if case in SYSTEMS:
         model = skeleton(case, N).to(kind)
         rec = Recommender(case, model, model.config, TrainConfig(), rec.catalog)
     return rec.with_added_score(FollowersScore.of(COUNTED, N, weight=0.2))
