@@ -64,7 +64,7 @@ def test_h_after_the_last_event_sees_earlier_ones(name):
         other = items.clone()
         other[:, t] = other[:, t] % N + 1
         change = model.encode(other, Context(times=times))[:, -1] - h[:, -1]
-        # What forgets, as a recurrent network does, has forgotten most of it; float64 sees the rest.
+        # A recurrent network has forgotten most of it; float64 sees the rest.
         assert (change.abs().amax(1) > 1e-13).all(), f"event {t} changes nothing"
 
 

@@ -43,7 +43,7 @@ class GRUMixer(StreamingMixer):
         self.gru = nn.GRU(dim, dim, batch_first=True)
 
     def initial_state(self, batch: int) -> GRUState:
-        weight = self.gru.weight_hh_l0
+        weight = self._weights()[0]
         zeros = torch.zeros(batch, self.gru.hidden_size, dtype=sum_type(weight))
         return GRUState(zeros.to(weight.device))
 
@@ -52,11 +52,19 @@ class GRUMixer(StreamingMixer):
         if not x.shape[1]:
             return x, past
         hidden = past.hidden
-        weights = self._weights(hidden)
+        weights = self._weights(hidden.dtype)
         with torch.autocast(x.device.type, enabled=False):
+            before = hidden[None].contiguous()
             y, last = torch.gru(
-                *(x.to(hidden.dtype), hidden[None].contiguous(), weights, True),
-                *(1, 0.0, self.training, False, True),
+                x.to(hidden.dtype),
+                before,
+                weights,
+                has_biases=True,
+                num_layers=1,
+                dropout=0.0,
+                train=self.training,
+                bidirectional=False,
+                batch_first=True,
             )
         if ctx.lengths is None:
             return y.to(x.dtype), GRUState(last[0])
@@ -66,12 +74,10 @@ class GRUMixer(StreamingMixer):
 
     def step(self, x: Tensor, state: State, ctx: Context = EMPTY) -> tuple[Tensor, State]:
         hidden = cast(GRUState, state).hidden
-        w, u, b, c = self._weights(hidden)
+        w, u, b, c = self._weights(hidden.dtype)
         new = gru_step(x.to(hidden.dtype), hidden, w, b, u, c)
         return new.to(x.dtype), GRUState(new)
 
-    def _weights(self, hidden: Tensor) -> list[Tensor]:
+    def _weights(self, kind: torch.dtype | None = None) -> list[Tensor]:
         """W, U, b and c, as torch orders them, in the type of the state."""
-        gru = self.gru
-        own = (gru.weight_ih_l0, gru.weight_hh_l0, gru.bias_ih_l0, gru.bias_hh_l0)
-        return [weight.to(hidden.dtype) for weight in own]
+        return [weight.to(kind or weight.dtype) for weight in self.gru.parameters()]
