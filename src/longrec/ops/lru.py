@@ -67,14 +67,16 @@ def lru(u: Pair, nu: Tensor, theta: Tensor, past: Pair | None) -> Pair:
     )
     before = past
     if count > 1:
-        ends = [part[..., -1].unflatten(1, (batch, count)) for part in h]
+        # A copy, since what the states before them give is added to h in place.
+        ends = [part[..., -1].clone().unflatten(1, (batch, count)) for part in h]
         x, y = lru((ends[0], ends[1]), nu * size, theta * size, past)
         c, d = (torch.zeros_like(x[..., 0]), torch.zeros_like(y[..., 0])) if past is None else past
         before = _before(c, x), _before(d, y)
     if before is not None:
         x, y = (part.reshape(len(nu), -1, 1) for part in before)
         c, d = (part[:, None, 1:] for part in powers)
-        h = (h[0] + (x @ c - y @ d), h[1] + (x @ d + y @ c))
+        h[0].baddbmm_(x, c).baddbmm_(y, d, alpha=-1)
+        h[1].baddbmm_(x, d).baddbmm_(y, c)
     real, imaginary = (part.unflatten(1, (batch, count)).flatten(2)[..., :events] for part in h)
     return real, imaginary
 
