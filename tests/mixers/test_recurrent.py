@@ -11,7 +11,7 @@ from longrec.checks import mixers as properties
 from longrec.mixers import Context
 from longrec.mixers.gru import GRUMixer, GRUState
 
-RECURRENT = ("gru", "lru")
+RECURRENT = ("gru", "lru", "mamba")
 CUTS = (1, 63, 64, 65)
 
 
