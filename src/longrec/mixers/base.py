@@ -87,7 +87,7 @@ class Mixer(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, ctx: Context = EMPTY) -> Tensor:
-        """Mix x (B, T, D) -> (B, T, D)."""
+        """Mix x (B, T, D) -> (B, T, D), or another width that the block around it expects."""
 
 
 class StreamingMixer(Mixer):

@@ -71,6 +71,18 @@ class AttentionConfig(FeedForwardConfig):
 
 
 @dataclass(frozen=True)
+class LinearAttentionConfig(AttentionConfig):
+    """Settings of models of linear attention; convolution=0 is the papers' mixer.
+
+    Attributes
+    ----------
+    convolution : events of the short convolution before the projections; 0: none.
+    """
+
+    convolution: Annotated[int, Bounds(ge=0, le=1024)] = 4
+
+
+@dataclass(frozen=True)
 class LastEventsConfig(FeedForwardConfig):
     """Settings of models that read the last events alone.
 
