@@ -21,11 +21,10 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
-from torch.nn.functional import relu
 
 from longrec.mixers.base import EMPTY, Context, State, register_mixer
 from longrec.mixers.kernel import KernelMixer, KernelState
-from longrec.ops.normalised import LARGEST
+from longrec.ops.normalised import LARGEST, within
 
 
 class CosformerState(NamedTuple):
@@ -76,5 +75,5 @@ class CosformerMixer(KernelMixer):
         place = position.clamp_max(self.reach - 1)[..., None].double()
         angle = place * (math.pi / 2 / self.reach)
         cos, sin = angle.cos().to(q.dtype), angle.sin().to(q.dtype)
-        q, k = relu(q.clamp_max(LARGEST)), relu(k.clamp_max(LARGEST))
+        q, k = within(q, 0.0, LARGEST), within(k, 0.0, LARGEST)  # relu
         return torch.cat([q * cos, q * sin], -1), torch.cat([k * cos, k * sin], -1)

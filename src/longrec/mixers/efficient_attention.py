@@ -17,7 +17,7 @@ from torch import Tensor
 
 from longrec.mixers.base import register_mixer
 from longrec.mixers.kernel import ColumnMixer
-from longrec.ops.normalised import EXPONENT
+from longrec.ops.normalised import EXPONENT, within
 
 
 @register_mixer("efficient-attention")
@@ -33,4 +33,4 @@ class EfficientAttentionMixer(ColumnMixer):
     power = 1
 
     def maps(self, q: Tensor, k: Tensor, position: Tensor | None) -> tuple[Tensor, Tensor]:
-        return q.softmax(-1), k.clamp(-EXPONENT, EXPONENT).exp()
+        return q.softmax(-1), within(k, -EXPONENT, EXPONENT).exp()

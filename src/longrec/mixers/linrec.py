@@ -18,7 +18,7 @@ from torch.nn.functional import elu, normalize
 
 from longrec.mixers.base import register_mixer
 from longrec.mixers.kernel import ColumnMixer
-from longrec.ops.normalised import LARGEST
+from longrec.ops.normalised import LARGEST, within
 
 
 @register_mixer("linrec")
@@ -34,5 +34,5 @@ class LinRecMixer(ColumnMixer):
     power = 2
 
     def maps(self, q: Tensor, k: Tensor, position: Tensor | None) -> tuple[Tensor, Tensor]:
-        q, k = elu(q.clamp_max(LARGEST)), elu(k.clamp_max(LARGEST))
+        q, k = (elu(within(x, -LARGEST, LARGEST)) for x in (q, k))
         return normalize(q, dim=-1) / q.shape[-1] ** 0.5, k

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from longrec.mixers.base import register_mixer
 from longrec.mixers.kernel import KernelMixer
-from longrec.ops.normalised import EXPONENT
+from longrec.ops.normalised import EXPONENT, within
 
 
 @register_mixer("performer")
@@ -45,7 +45,7 @@ class PerformerMixer(KernelMixer):
         scale, w = q.shape[-1] ** -0.25, self.directions.to(q.dtype).t()
         q, k = q * scale @ w, (k * scale @ w) - (k * scale).square().sum(-1, keepdim=True) / 2
         q = q - q.amax(-1, keepdim=True)
-        return q.clamp_min(-EXPONENT).exp(), k.clamp(-EXPONENT, EXPONENT).exp()
+        return within(q, -EXPONENT, EXPONENT).exp(), within(k, -EXPONENT, EXPONENT).exp()
 
 
 def orthogonal_directions(number: int, d: int) -> Tensor:

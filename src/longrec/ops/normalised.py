@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import hardtanh, pad, relu
 
 from longrec.ops.linear_attention import causal_linear, linear_step
 
@@ -27,8 +27,8 @@ Sums = tuple[Tensor, Tensor]
 """S (H, B, F, d) and z (H, B, F), of a wider type than what is added to them."""
 LEAST = 1e-30
 """By weights, what divides is at least this: of no events nothing is read."""
-LEAST_COLUMN = 1e-12
-"""By columns, norms are at least this."""
+LEAST_COLUMN = 1e-24
+"""By columns, it is added to z: columns of no events, or of zeros, are not divided by 0."""
 LARGEST = 1e6
 """Larger features count as this, and so no product of two leaves float32."""
 EXPONENT = 30.0
@@ -37,7 +37,14 @@ EXPONENT = 30.0
 
 def positive(x: Tensor) -> Tensor:
     """elu(x) + 1, without the 1 that eats what elu leaves of x < 0, and within bounds."""
-    return torch.where(x > 0, x.clamp_max(LARGEST) + 1, x.clamp(-EXPONENT, 0.0).exp())
+    x = within(x, -EXPONENT, LARGEST)
+    above = relu(x)
+    return (x - above).exp() + above
+
+
+def within(x: Tensor, least: float, largest: float) -> Tensor:
+    """x clamped: hardtanh is clamp with a backward of one pass."""
+    return hardtanh(x, least, largest)
 
 
 def by_weights(
@@ -58,7 +65,7 @@ def by_columns(q: Tensor, k: Tensor, v: Tensor, past: Sums, power: int) -> tuple
     """The same, by columns of L^p norm 1, p being `power`."""
     weights = k if power == 1 else k.square()
     total = weights.cumsum(2)
-    norms = (past[1].to(k.dtype)[:, :, None] + total).clamp_min(LEAST_COLUMN**power)
+    norms = (past[1].to(k.dtype) + LEAST_COLUMN)[:, :, None] + total
     y, last = causal_linear(q / (norms if power == 1 else norms.sqrt()), k, v, past[0])
     return y, (last, past[1] + total[:, :, -1])
 
@@ -76,7 +83,7 @@ def weights_step(
 def columns_step(q: Tensor, k: Tensor, v: Tensor, past: Sums, power: int) -> tuple[Tensor, Sums]:
     """One event by columns, of the same shapes."""
     weights = past[1] + (k if power == 1 else k * k)
-    norms = weights.to(q.dtype).clamp_min(LEAST_COLUMN**power)
+    norms = weights.to(q.dtype) + LEAST_COLUMN
     y, sums = linear_step(q / (norms if power == 1 else norms.sqrt()), k, v, past[0])
     return y, (sums, weights)
 
