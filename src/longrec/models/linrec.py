@@ -26,9 +26,9 @@ class LinRec(SequenceModel):
         {
             "dim": 128,
             "heads": 8,
-            "targets": "last",
             "context": 200,
-            "batch_tokens": 409_600,
+            # Its batch is 2,048 prefixes with a target each; here each event is a target.
+            "batch_tokens": 2048,
             "weight_decay": 0.0,
         }
     )
