@@ -40,9 +40,11 @@ def load(path: str) -> ModuleType:
     return module
 
 
-protocol, throughput, encoder = map(
-    load, ("rectools/protocol.py", "throughput.py", "linrec/encoder.py")
+protocol, throughput, encoder, parity = map(
+    load, ("rectools/protocol.py", "throughput.py", "linrec/encoder.py", "parity.py")
 )
+FIXTURES = Path(__file__).parent / "fixtures" / "peers"
+"""What the peers' own classes gave, of random weights: written by benchmarks/peers/*/outputs.py."""
 Score = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -213,7 +215,20 @@ def test_a_source_without_the_code_is_named(tmp_path: Path) -> None:
         encoder.official(tmp_path)
 
 
-def test_the_peers_own_script_compiles() -> None:
-    """It runs in another environment only."""
-    path = PEERS / "rectools" / "train.py"
+@pytest.mark.parametrize("name", sorted(path.stem for path in FIXTURES.glob("*.npz")))
+def test_systems_are_those_of_maintained_libraries(name: str) -> None:
+    """With a peer's weights; where it departs from its paper, the difference is seen and named."""
+    found = list(parity.COMPARISONS[name](parity.Given(FIXTURES / f"{name}.npz")))
+    assert found
+    for one in found:
+        assert (one.difference < parity.SAME) == (not one.because), one
+        assert one.difference > 0.01 or not one.because, one
+
+
+@pytest.mark.parametrize(
+    "script", ["rectools/train.py", "rectools/outputs.py", "recbole/outputs.py"]
+)
+def test_the_peers_own_scripts_compile(script: str) -> None:
+    """They run in other environments only."""
+    path = PEERS / script
     compile(path.read_text(encoding="utf-8"), str(path), "exec")
