@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, gelu
 
 from longrec.mixers import Context
+from longrec.mixers.gru import GRUMixer
 from longrec.mixers.softmax import BidirectionalSoftmaxMixer, SoftmaxMixer
 from longrec.models.common.blocks import Block, FeedForwardBlock, PostNormBlock
 from longrec.models.common.config import AttentionConfig
@@ -169,6 +170,19 @@ def recbole_bert4rec(given: Given) -> Iterator[Found]:
     yield Found("events of short histories", lost, why)
 
 
+def recbole_gru4rec(given: Given) -> Iterator[Found]:
+    """Gates without biases, and a network before the scores, which longrec has not."""
+    mixer = GRUMixer(DIM).double()
+    for name, weight in mixer.gru.named_parameters():
+        weight.data = given.weights.get(f"gru_layers.{name}", torch.zeros_like(weight))
+    items, dense = given.weights["item_embedding.weight"], given.under("dense.")
+    lengths = given["lengths"]
+    y = at_last(mixer(embedding(given["items"], items), Context(lengths=lengths)), lengths)
+    h = y @ dense["weight"].T + dense["bias"]
+    yield Found("h", difference(h, given["h"]))
+    yield Found("scores", difference(h @ items.T, given["scores"]))
+
+
 # ---- RecTools
 
 
@@ -224,6 +238,7 @@ def rectools_sasrec(given: Given) -> Iterator[Found]:
 COMPARISONS: dict[str, Callable[[Given], Iterator[Found]]] = {
     "recbole-sasrec": recbole_sasrec,
     "recbole-bert4rec": recbole_bert4rec,
+    "recbole-gru4rec": recbole_gru4rec,
     "rectools-bert4rec": rectools_bert4rec,
     "rectools-sasrec": rectools_sasrec,
 }

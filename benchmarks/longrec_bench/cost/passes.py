@@ -97,6 +97,12 @@ class _Reader:
         return self.data[:, start:end], ctx
 
     @torch.no_grad()
+    def like_outputs(self) -> Tensor:
+        """Random numbers in the shape of all outputs, whose width may not be that of inputs."""
+        width = self.call(*self.inputs(0, 1)).shape[-1]
+        return torch.randn(self.batch, self.length, width)
+
+    @torch.no_grad()
     def state_after(self, length: int) -> Any:
         """The state after the first events, read in windows; the outputs are not kept."""
         module = cast(StreamingMixer | SequenceModel, self.module)
@@ -121,7 +127,7 @@ def _forward(reader: _Reader) -> Passes:
 
 
 def _forward_and_backward(reader: _Reader) -> Passes:
-    gradient = torch.randn(reader.batch, reader.length, DIM)
+    gradient = reader.like_outputs()
     if reader.data.is_floating_point():
         reader.data.requires_grad_()
 
@@ -165,7 +171,7 @@ def _train(reader: _Reader) -> Passes:
     model = cast(SequenceModel, reader.module.train())
     average = copy.deepcopy(model).requires_grad_(False)
     optimiser = Optimiser(model, average, TrainConfig())
-    gradient = torch.randn(reader.batch, reader.length, DIM)
+    gradient = reader.like_outputs()
     number = 0
 
     def run(n: int) -> None:
