@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import torch
@@ -9,15 +10,22 @@ from torch import Tensor
 from torch.nn.functional import layer_norm
 
 from longrec.checks.definitions import EXAMPLES, Defined, define
+from longrec.mixers.fuxi_linear import EPS as NORM_EPS
+from longrec.mixers.fuxi_linear import FuXiLinearMixer, FuXiLinearState
 from longrec.mixers.gated_delta import EPS, GatedDeltaMixer, GatedDeltaState
 from longrec.mixers.gated_linear import EPS as MEAN_EPS
 from longrec.mixers.gated_linear import GatedLinearMixer, GatedLinearState
+from longrec.ops.fuxi_linear import naive_time, sinusoids
 from longrec.ops.gated_delta import naive_gated_delta
 from longrec.ops.linear_attention import naive_linear
 from longrec.ops.short_conv import naive_convolution
 
 EXAMPLES.update(
     {
+        "fuxi-linear": {
+            "a short table": partial(FuXiLinearMixer, heads=2, periods=2, positions=20),
+            "one period": partial(FuXiLinearMixer, heads=1, periods=1, base=4096, position_width=4),
+        },
         "gated-linear": {
             "two heads": GatedLinearMixer,
             "one head, plain": partial(GatedLinearMixer, heads=1, convolution=0),
@@ -94,3 +102,50 @@ def _(mixer: GatedLinearMixer, x: Tensor, times: Tensor) -> Defined:
         last_of(v, max(mixer.convolution.width - 1, 0)),
     )
     return mixer.output(y), state
+
+
+def normed(x: Tensor) -> Tensor:
+    """x (T, D) less its mean, over its deviation."""
+    centred = x - x.mean(-1, keepdim=True)
+    return centred / (centred.square().mean(-1, keepdim=True) + NORM_EPS).sqrt()
+
+
+@define.register
+def _(mixer: FuXiLinearMixer, x: Tensor, times: Tensor) -> Defined:
+    dim, events, pairs = x.shape[1], len(x), 2 * len(mixer.periods)
+    n = normed(x)
+    u, q, k, v = silu(n @ mixer.inputs.weight.t()).split([3 * dim, dim, dim, dim], -1)
+    of_time, of_position = (n @ w.t() for w in mixer.values.weight.chunk(2))
+    q, k, v = (part.unflatten(-1, (mixer.heads, -1)) for part in (q, k, v))
+    rate, heads, retention = x.new_zeros(()), [], []
+    for h in range(mixer.heads):
+        rate = rate + (1 + mixer.rate[h].exp()).log()
+        age = torch.arange(events)[:, None] - torch.arange(events)
+        left = (-(-rate).exp() * (age + 1)).exp().tril()
+        heads.append((q[:, h] @ k[:, h].t() * left) @ v[:, h])
+        rest = (-(-rate).exp() * age[-1]).exp()[:, None]
+        retention.append((k[:, h] * rest).t() @ v[:, h])
+    clock = times.cummax(0).values
+    log_gamma = -(1 + (-mixer.forget).exp()).log()
+    own = of_time.unflatten(-1, (pairs, -1))
+    timed = naive_time(own, clock, log_gamma, mixer.periods)
+    timed = timed * mixer.time_read[:, None] + own * mixer.time_own[:, None]
+    theta = 2 * math.pi * (clock[:, None] % mixer.periods / mixer.periods.double())
+    passed = 2 * math.pi * ((clock[-1] - clock)[:, None] / mixer.periods.double())
+    keys = torch.stack([theta.cos(), theta.sin()], -1) * (log_gamma * passed).exp()[..., None]
+    time_sums = torch.einsum("thc,thd->hcd", torch.cat([keys, keys], 1), own)
+    width = mixer.table.shape[1]
+    beyond = sinusoids(torch.arange(events), width)[len(mixer.table) :]
+    rows = torch.cat([mixer.table[:events], beyond])
+    placed = (rows @ rows.t() / (width / 2)).tril() @ of_position
+    placed = placed * mixer.position_read + of_position * mixer.position_own
+    channels = (torch.cat(heads, -1), timed.flatten(1), placed)
+    y = (u * torch.cat([normed(part) for part in channels], -1)) @ mixer.output.weight.t()
+    state = FuXiLinearState(
+        torch.stack(retention)[None],
+        time_sums[None],
+        (rows.t() / (width / 2) @ of_position)[None],
+        clock[-1:],
+        torch.tensor([events]),
+    )
+    return y, state

@@ -140,9 +140,10 @@ def test_weights_and_counts_survive_saving(name, tmp_path):
     save_file(model.state_dict(), tmp_path / "model.safetensors")
     other = build_model(name, model.config, model.n_items).eval()
     other.load_state_dict(load_file(tmp_path / "model.safetensors"))
-    items = sequences()[0] % 5 + 1
+    items, times = sequences()
+    items, ctx = items % 5 + 1, Context(times=times)
     assert torch.equal(
-        other.score(other.encode(items)[:, -1]), model.score(model.encode(items)[:, -1])
+        other.score(other.encode(items, ctx)[:, -1]), model.score(model.encode(items, ctx)[:, -1])
     )
 
 

@@ -75,3 +75,12 @@ def test_padding_leaves_the_sum_as_it_is(decayed):
     _, wanted = naive(*short, None if decay is None else decay[:, :, :5])
     same(state[0], wanted[0])
     assert not state[1].any()
+
+
+def test_small_forgetting_after_a_very_large_one_keeps_its_digits():
+    q, k, v, decay = parts(33, True)
+    decay[:, :, 3] = -1e8
+    y, _ = causal_linear(*(x.detach().float() for x in (q, k, v)), log_decay=decay)
+    assert y.dtype == torch.float32
+    wanted, _ = naive(q, k, v, decay)
+    torch.testing.assert_close(y, wanted.float(), rtol=1e-5, atol=1e-5)

@@ -28,6 +28,7 @@ from torch.nn.functional import normalize, pad
 
 from longrec.mixers.base import EMPTY, Context, State, StreamingMixer, register_mixer
 from longrec.mixers.short_conv import ShortConvolution
+from longrec.ops.clock import NEVER, clock_at, gaps, last_of
 from longrec.ops.dispatcher import MIN_WEIGHT, dispatcher_step
 from longrec.ops.dispatcher_chunked import LOG2_E, ChunkInputs, dispatcher_by_chunks
 from longrec.ops.dispatcher_cuda import dispatcher_by_kernel, kernel_dtype
@@ -38,8 +39,6 @@ Forgetting = Literal["events", "time", "none"]
 MAX_TEMPERATURE = 12.0
 MAX_CHUNK = 48
 """exp(12 + 48 * 1) fits float32; with up to 1 forgotten per event, longer chunks are unsafe."""
-NEVER = torch.iinfo(torch.int64).min
-"""The time of the last event where there was none."""
 
 
 class DispatcherState(NamedTuple):
@@ -357,10 +356,6 @@ class DispatcherMixer(StreamingMixer):
             return rate.clamp_max(1)[None], last
         if times is None:
             raise ValueError("forgetting by time needs the events' times; use forgetting='events'")
-        # A late event changes nothing of the clock: its gap is 0.
-        clock = torch.cat([last[:, None], times], dim=1).cummax(1).values
-        before, now = clock[:, :-1], clock[:, 1:]
-        gap = torch.where(before == NEVER, torch.zeros_like(now), now - before)
-        scaled = (gap.to(rate.dtype) / self.time_scale).log1p()[:, None, :, None]
-        end = clock[:, -1:] if lengths is None else clock.gather(1, lengths[:, None])
-        return (rate * scaled).clamp_max(1), end[:, 0]
+        clock = clock_at(last, times)
+        scaled = (gaps(clock).to(rate.dtype) / self.time_scale).log1p()[:, None, :, None]
+        return (rate * scaled).clamp_max(1), last_of(clock, lengths)
