@@ -15,7 +15,7 @@ from longrec.models.common.base import Model
 __all__ = ["SEQUENCE", "N", "make", "near", "sequences", "small"]
 
 SMALL = {"dim": 12, "ffn_dim": 16, "max_length": 30, "experts": 3, "band": 6, "heads": 2}
-SMALL |= {"periods": 2, "positions": 20}
+SMALL |= {"periods": 2, "positions": 20, "segment": 7}
 SEQUENCE = [name for name, cls in MODELS.items() if issubclass(cls, SequenceModel)]
 
 

@@ -57,7 +57,8 @@ def test_every_check_of_trained_models_passes(name):
 
 @pytest.mark.parametrize("name", SEQUENCE)
 def test_h_after_the_last_event_sees_earlier_ones(name):
-    model = make(name, layers=1, **({"band": 30} if name == "sasrec-rotary" else {}))
+    wide = {"sasrec-rotary": {"band": 30}, "persrec": {"segment": 30}}
+    model = make(name, layers=1, **wide.get(name, {}))
     items, times = sequences()
     h = model.encode(items, Context(times=times))
     for t in (0, 12, 28):

@@ -17,7 +17,7 @@ from longrec.models import MODELS, CountingModel, Model, SequenceModel, build_mo
 
 N_ITEMS = 40
 EVENTS = 30
-SMALL = {"dim": (12, 16, 24), "ffn_dim": (16,), "max_length": (EVENTS,)}
+SMALL = {"dim": (12, 16, 24), "ffn_dim": (16,), "max_length": (EVENTS,), "segment": (7,)}
 """Values to try for settings that a config has, so that a check takes little time."""
 TYPES = ("buy", "cart", "view")
 """Words of the column "type"; any other column that a model reads holds numbers."""

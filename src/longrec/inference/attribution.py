@@ -47,7 +47,10 @@ WINDOW = 4096
 
 KNOWN_BLOCKS = (ResidualBlock, FeedForwardBlock)
 KNOWN_MIXERS = (DispatcherMixer, MemoryDispatcherMixer)
-OF_MODEL = ("encode", "hidden", "through_blocks", "prefill", "step", "readout")
+OF_MODEL = (
+    *("encode", "hidden", "through_blocks", "prefill_blocks", "step_blocks"),
+    *("prefill", "step", "readout"),
+)
 """Methods of a sequence model that the mathematics is about; `embed` may be the model's own."""
 OF_BLOCK = ("after", "forward", "prefill", "step")
 NONLINEAR = 1e-3

@@ -2,7 +2,9 @@
 
 A model of its own chooses mixers, blocks, whether items have one table or two, and a bias of each
 item; it may override `embed`, `through_blocks`, `readout`, `user_vectors`, `item_vectors` and
-`item_bias`, or `score_pairs` where h and an item are scored together (a target-aware model).
+`item_bias`, or `score_pairs` where h and an item are scored together (a target-aware model). One
+that streams and puts vectors of its own among the events overrides `prefill_blocks` and
+`step_blocks`, too.
 """
 
 from __future__ import annotations
@@ -145,6 +147,26 @@ class SequenceModel(Model):
             x = block(x, ctx)
         return x
 
+    def prefill_blocks(
+        self, x: Tensor, state: UserState, ctx: Context
+    ) -> tuple[Tensor, tuple[State, ...]]:
+        """`through_blocks` from a state: x (B, T, D) -> (B, T, D) and the layers' new states."""
+        layers = []
+        for block, layer in zip(self.blocks, state.layers, strict=True):
+            x, new = cast(Block, block).prefill(x, layer, ctx)
+            layers.append(new)
+        return x, tuple(layers)
+
+    def step_blocks(
+        self, x: Tensor, state: UserState, ctx: Context
+    ) -> tuple[Tensor, tuple[State, ...]]:
+        """The same for one event of each user, x (B, D)."""
+        layers = []
+        for block, layer in zip(self.blocks, state.layers, strict=True):
+            x, new = cast(Block, block).step(x, layer, ctx)
+            layers.append(new)
+        return x, tuple(layers)
+
     def readout(self, x: Tensor) -> Tensor:
         """What the last block gives, (..., D), -> h (..., W)."""
         return cast(Tensor, self.norm(x))
@@ -223,12 +245,10 @@ class SequenceModel(Model):
 
     def initial_state(self, batch: int) -> UserState:
         """State of `batch` users without events."""
+        self._check_streams()
         count = torch.zeros(batch, dtype=torch.int64, device=self.items.device)
         return UserState(
-            tuple(
-                cast(StreamingMixer, block.mixer).initial_state(batch)
-                for block in self._streaming_blocks()
-            ),
+            tuple(cast(StreamingMixer, mixer).initial_state(batch) for mixer in self.mixers),
             self.items.new_zeros(batch, self.width),
             torch.full_like(count, torch.iinfo(torch.int64).min),
             count,
@@ -238,13 +258,10 @@ class SequenceModel(Model):
         self, items: Tensor, state: UserState, ctx: Context = EMPTY
     ) -> tuple[Tensor, UserState]:
         """Continue B users by items (B, T) -> h (B, T, W) and each row's new state."""
-        blocks = self._streaming_blocks()
+        self._check_streams()
         if not items.shape[1]:
             return self._no_h(items), state
-        x, layers = self.dropout(self.embed(items, ctx)), []
-        for block, layer in zip(blocks, state.layers, strict=True):
-            x, new = block.prefill(x, layer, ctx)
-            layers.append(new)
+        x, layers = self.prefill_blocks(self.dropout(self.embed(items, ctx)), state, ctx)
         h = self.readout(x)
         lengths = ctx.lengths
         if lengths is None:
@@ -256,7 +273,7 @@ class SequenceModel(Model):
         if ctx.times is not None:
             time = torch.where(has_events, torch.maximum(ctx.times[rows, last], time), time)
         output = torch.where(has_events[:, None], h[rows, last], state.output)
-        return h, UserState(tuple(layers), output, time, state.count + lengths)
+        return h, UserState(layers, output, time, state.count + lengths)
 
     def step(
         self, items: Tensor, state: UserState, ctx: Context = EMPTY
@@ -265,14 +282,11 @@ class SequenceModel(Model):
 
         What `ctx` has of the events is (B,) here.
         """
-        blocks = self._streaming_blocks()
-        x, layers = self.dropout(self.embed(items, ctx)), []
-        for block, layer in zip(blocks, state.layers, strict=True):
-            x, new = block.step(x, layer, ctx)
-            layers.append(new)
+        self._check_streams()
+        x, layers = self.step_blocks(self.dropout(self.embed(items, ctx)), state, ctx)
         h = self.readout(x)
         time = state.time if ctx.times is None else torch.maximum(ctx.times, state.time)
-        return h, UserState(tuple(layers), h, time, state.count + 1)
+        return h, UserState(layers, h, time, state.count + 1)
 
     def user_vectors(self, h: Tensor) -> Tensor:
         """h (n, W) -> (n, R, D), one vector per interest; a score is the best one's."""
@@ -333,7 +347,7 @@ class SequenceModel(Model):
         """h of no events, (B, 0, W)."""
         return self.items.new_zeros(len(items), 0, self.width)
 
-    def _streaming_blocks(self) -> list[Block]:
+    def _check_streams(self) -> None:
         if self.streaming != "exact":
             why = "sees later events and keeps no state of fixed size"
             if self.causal:
@@ -343,7 +357,6 @@ class SequenceModel(Model):
                 how = f"the last {self.max_length} events"
             mend = "" if self.streams_as is None else f". For a stream, train {self.streams_as}"
             raise ValueError(f"{self.name} {why}: it is served by reading {how} again{mend}")
-        return [cast(Block, block) for block in self.blocks]
 
 
 def _rounded_up(number: int, step: int) -> int:

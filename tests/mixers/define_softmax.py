@@ -1,0 +1,42 @@
+"""The softmax systems' mixers as their papers write them."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from mixers.definitions import EXAMPLES, define, project
+from torch import Tensor
+
+from longrec.checks.definitions import Defined
+from longrec.mixers.summary import SummaryMixer, SummaryState
+from longrec.ops.attention import rotate
+from longrec.ops.summary import naive_summary
+
+EXAMPLES |= {
+    "summary": {
+        "segments of 5": partial(SummaryMixer, segment=5, tokens=2, summaries=2),
+        "one segment before": partial(SummaryMixer, heads=1, segment=16, tokens=1, summaries=1),
+    },
+}
+
+
+@define.register
+def _(mixer: SummaryMixer, x: Tensor, times: Tensor) -> Defined:
+    layout, end = mixer.layout, len(x)
+    position = torch.arange(end)[:, None]
+    q, k, v = project(x, mixer.inputs.weight, 3, mixer.heads)
+    q, k = rotate(q, position), rotate(k, position)
+    y = naive_summary(q, k, v, layout).flatten(1)
+    begin = end // layout.period * layout.period
+    kept = [
+        begin - age * layout.period + layout.segment + token
+        for age in range(layout.summaries, 0, -1)
+        for token in range(layout.tokens)
+    ]
+    kept += range(begin, begin + layout.period)
+    zero = torch.zeros_like(k[0])
+    keys, values = (
+        torch.stack([part[u] if 0 <= u < end else zero for u in kept], 1)[None] for part in (k, v)
+    )
+    return y @ mixer.output.weight.t(), SummaryState(keys, values, torch.tensor([end]))
