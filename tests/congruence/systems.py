@@ -51,6 +51,7 @@ STREAMING = {
     for name, cls in {**MODELS, **skeletons.SKELETONS}.items()
     if cls.streaming != "none"
 } | {
+    "persrec": System("persrec", {"layers": 2}),  # the first layer knows of tokens alone
     "elastic by time": System("elastic", {"forgetting": "time"}),
     "elastic with a memory bank": System(
         "elastic", {"memory_slots": 64, "memory_topk": 4, "memory_every": 5}
@@ -99,7 +100,7 @@ def _model(system: System) -> Model:
         model: Model = added_scores.skeleton(system.model, N, **system.settings).float()
     else:
         layers = {"layers": 1} if hasattr(MODELS[system.model].config_class, "layers") else {}
-        model = make(system.model, torch.float32, **layers, **system.settings)
+        model = make(system.model, torch.float32, **(layers | system.settings))
     if isinstance(model, SequenceModel):
         weights = model.state_dict()
         for table in model.item_tables():

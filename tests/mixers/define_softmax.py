@@ -35,8 +35,7 @@ def _(mixer: SummaryMixer, x: Tensor, times: Tensor) -> Defined:
         for token in range(layout.tokens)
     ]
     kept += range(begin, begin + layout.period)
-    zero = torch.zeros_like(k[0])
-    keys, values = (
-        torch.stack([part[u] if 0 <= u < end else zero for u in kept], 1)[None] for part in (k, v)
-    )
-    return y @ mixer.output.weight.t(), SummaryState(keys, values, torch.tensor([end]))
+    pairs = torch.cat([k.flatten(1), v.flatten(1)], 1)
+    zero = torch.zeros_like(pairs[0])
+    pairs = torch.stack([pairs[u] if 0 <= u < end else zero for u in kept])
+    return y @ mixer.output.weight.t(), SummaryState(pairs[None], torch.tensor([end]))

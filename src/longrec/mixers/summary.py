@@ -22,13 +22,12 @@ from longrec.ops.summary import Layout, summary_attention, summary_attention_aft
 class SummaryState(NamedTuple):
     """What is kept of B histories.
 
-    keys, values : (B, H, K N + S + N, d), of the tokens of the last K whole periods, oldest first,
-    then of the places since, keys already rotated, 0 where there are none; count : (B,) int64
-    places so far.
+    pairs : (B, K N + S + N, 2 D), keys, already rotated, and values: of the tokens of the last K
+    whole periods, oldest first, then of the places since; 0 where there are none. count : (B,)
+    int64, places so far.
     """
 
-    keys: Tensor
-    values: Tensor
+    pairs: Tensor
     count: Tensor  # type: ignore[assignment]  # over tuple.count
 
 
@@ -59,10 +58,10 @@ class SummaryMixer(StreamingMixer):
 
     def initial_state(self, batch: int) -> SummaryState:
         weight = self.output.weight
-        width = len(weight) // self.heads
-        empty = weight.new_zeros(batch, self.heads, self.layout.slots, width)
-        count = torch.zeros(batch, dtype=torch.int64, device=weight.device)
-        return SummaryState(empty, empty, count)
+        return SummaryState(
+            weight.new_zeros(batch, self.layout.slots, 2 * len(weight)),
+            torch.zeros(batch, dtype=torch.int64, device=weight.device),
+        )
 
     def forward(self, x: Tensor, ctx: Context = EMPTY) -> Tensor:
         # Padding stands at the end, where no real place ever looks.
@@ -92,10 +91,11 @@ class SummaryMixer(StreamingMixer):
         """At most a period of places x (B, T, D) at once."""
         place = past.count[:, None] + torch.arange(x.shape[1], device=x.device)
         q, k, v = self._projected(x, place[:, None])
-        y, kept = summary_attention_after(
-            *(q, k, v, past[:2], past.count, lengths), layout=self.layout
+        new = torch.cat([join_heads(k), join_heads(v)], 2)
+        y, pairs = summary_attention_after(
+            *(q, new, past.pairs, past.count, lengths), layout=self.layout
         )
-        return self.output(join_heads(y)), SummaryState(*kept, past.count + lengths)
+        return self.output(join_heads(y)), SummaryState(pairs, past.count + lengths)
 
     def _projected(self, x: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, T, D) -> q, k, v, each (B, H, T, d), the first two turned by their places."""

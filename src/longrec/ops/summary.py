@@ -22,7 +22,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.functional import embedding, pad, scaled_dot_product_attention
+
+from longrec.ops.heads import split_heads
 
 
 class Layout(NamedTuple):
@@ -97,56 +99,51 @@ def _earlier_tokens(x: Tensor, kept: int, layout: Layout) -> Tensor:
 
 
 def summary_attention_after(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    past: tuple[Tensor, Tensor],
-    count: Tensor,
-    lengths: Tensor,
-    layout: Layout,
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    q: Tensor, new: Tensor, past: Tensor, count: Tensor, lengths: Tensor, layout: Layout
+) -> tuple[Tensor, Tensor]:
     """A few places of each history, after what is kept of it: O(T (T + S + K N) d).
 
     Parameters
     ----------
-    q, k, v : Tensor
+    q : Tensor
         (B, H, T, d).
-    past : (Tensor, Tensor)
-        Keys and values that are kept, (B, H, `layout.slots`, d); 0 where there is none.
+    new, past : Tensor
+        (B, T, 2 H d) and (B, `layout.slots`, 2 H d), keys and then values of all heads: of these
+        places, and what is kept, 0 where there is none.
     count, lengths : Tensor
         (B,) int64, places before these, and how many of these are real.
     layout : Layout
 
     Returns
     -------
-    (Tensor, (Tensor, Tensor))
+    (Tensor, Tensor)
         y (B, H, T, d), of padding nothing real, and what is kept after these.
     """
-    segment, _, summaries = layout
-    size, offset = layout.period, layout.slots
+    segment, tokens, summaries = layout
+    size, slots, heads = layout.period, layout.slots, q.shape[1]
     start, first = count[:, None], count[:, None] // size
-    new = start + torch.arange(q.shape[2], device=q.device)
+    t = start + torch.arange(q.shape[2], device=q.device)
     before = _slots(first, layout)
-    place = torch.cat([before, new], 1)
-    exists = torch.cat([(before >= 0) & (before < start), new >= 0], 1)
+    u = torch.cat([before, t], 1)
+    exists = torch.cat([(before >= 0) & (before < start), t >= 0], 1)
     # What the query at place t may read of the key at place u.
-    t, u = new[:, :, None], place[:, None]
-    age = t // size - u // size
-    is_summary = (u % size >= segment) & (age <= summaries)
-    seen = exists[:, None] & (u <= t) & ((age == 0) | is_summary)
-    keys, values = (torch.cat([old.to(x.dtype), x], 2) for old, x in zip(past, (k, v), strict=True))
-    y: Tensor = scaled_dot_product_attention(q, keys, values, attn_mask=seen[:, None])
+    age = (t // size)[:, :, None] - (u // size)[:, None]
+    is_summary = (u % size >= segment)[:, None] & (age <= summaries)
+    seen = exists[:, None] & (u[:, None] <= t[:, :, None]) & ((age == 0) | is_summary)
+    # The last row is what is kept where there is nothing to keep.
+    rows = torch.cat([past.to(new.dtype), new, torch.zeros_like(new[:, :1])], 1)
+    k, v = (split_heads(part, heads) for part in rows[:, :-1].chunk(2, -1))
+    y: Tensor = scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None])
 
     end = start + lengths[:, None]
     wanted = _slots(end // size, layout)
-    token = (wanted // size - first + summaries) * layout.tokens + wanted % size - segment
-    own = offset - size + wanted - first * size
+    token = (wanted // size - first + summaries) * tokens + wanted % size - segment
+    own = slots - size + wanted - first * size
     source = torch.where(wanted < first * size, token, own)
-    source = torch.where(wanted < start, source, offset + wanted - start)
-    real = (wanted >= 0) & (wanted < end)
-    index = torch.where(real, source, 0)[:, None, :, None].expand(-1, k.shape[1], -1, k.shape[3])
-    kept = real[:, None, :, None]
-    return y, (keys.gather(2, index) * kept, values.gather(2, index) * kept)
+    source = torch.where(wanted < start, source, slots + wanted - start)
+    source = torch.where((wanted >= 0) & (wanted < end), source, rows.shape[1] - 1)
+    source = source + rows.shape[1] * torch.arange(len(rows), device=q.device)[:, None]
+    return y, embedding(source, rows.flatten(0, 1))
 
 
 def _slots(period: Tensor, layout: Layout) -> Tensor:
