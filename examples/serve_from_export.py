@@ -57,7 +57,7 @@ class User:
     """What is kept of one user. Many users at once are as many rows of what the graphs take."""
 
     def __init__(self, export):
-        self.export, self.seen, manifest = export, [], export.manifest
+        self.export, self.seen, self.times, manifest = export, [], [], export.manifest
         self.prefill, self.window = manifest["events_per_prefill"], manifest["events_per_encode"]
         self.state = {
             t["name"]: np.full((1, *t["shape"][1:]), t["fill"], t["dtype"])
@@ -73,6 +73,7 @@ class User:
             if i in self.export.index
         ]
         self.seen += [item for item, _ in known]
+        self.times += [time for _, time in known]
         if not self.prefill:  # no state: a window of last events is read again, or they are counted
             return
         if len(known) == 1:
@@ -99,6 +100,8 @@ class User:
             if self.window:
                 last = np.array([self.seen[-self.window :]])
                 feed = {"items": last, "lengths": np.array([last.shape[1]])}
+                if e.manifest["reads_times"]:
+                    feed["times"] = np.array([self.times[-self.window :]])
                 h = e.graphs["encode"].run(None, feed)[0]
             users = e.graphs["user"].run(None, {"h": h})[0][0] if "user" in e.graphs else h
             # A matrix product may round two items of one vector differently; this never does.

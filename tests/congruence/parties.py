@@ -117,7 +117,8 @@ class Library:
             return rec.recommend(histories=[items], k=N + len(NEW), exclude_seen=exclude_seen)
         rows = {"another": [(0, 0)]}
         if history:
-            rows["someone"] = list(zip(items, self._clocks(history), strict=True))
+            clocks = self._clocks(history, rec.limit)
+            rows["someone"] = list(zip(items, clocks, strict=True))
         data = histories_of_ids(self._folder / f"histories{self._asked}", rows)
         return rec.recommend(["someone"], data, k=N + len(NEW), exclude_seen=exclude_seen)
 
@@ -137,10 +138,17 @@ class Library:
     def _known(self, history: Sequence[tuple[int, int]]) -> list[bool]:
         return [bool(index) for index in self.rec.catalog.find([item for item, _ in history])]
 
-    def _clocks(self, history: Sequence[tuple[int, int]]) -> list[int]:
-        """The time that each event counts at: the latest of a known item's so far."""
+    def _clocks(
+        self, history: Sequence[tuple[int, int]], window: int | None = None
+    ) -> list[int]:
+        """The time that each event counts at: the latest of a known item's so far.
+
+        Of a window the last known events alone are looked at.
+        """
         known, first = self._known(history), -(10**10)
         times = [t if k else first for (_, t), k in zip(history, known, strict=True)]
+        read = [n for n, k in enumerate(known) if k][-(window or len(known)) :]
+        times[: read[0] if read else 0] = [first] * (read[0] if read else 0)
         return list(accumulate(times, max))
 
 

@@ -54,7 +54,7 @@ def check(rec: Recommender, folder) -> dict:
     if rec.limit is None:
         h = runtime.prefill(items, lengths, times, empty(manifest, 3))["output"]
     else:
-        h = runtime.run("encode", {"items": items, "lengths": lengths})["h"]
+        h = runtime.run("encode", {"items": items, "lengths": lengths, "times": times})["h"]
     with torch.no_grad():
         own = rec.model.encode(torch.from_numpy(items), Context(times=torch.from_numpy(times)))
         wanted = rec.scorer.score(own[:, -1])[:, 1:].numpy()

@@ -53,6 +53,6 @@ def _(mixer: HSTUMixer, x: Tensor, times: Tensor) -> Defined:
     u, *parts = (projected * projected.sigmoid()).chunk(4, 1)
     v, q, k = (part.clamp_max(LARGEST).unflatten(1, (mixer.heads, -1)) for part in parts)
     biases = mixer.by_distance, mixer.by_time
-    y = naive_hstu(q, k, v, *biases, times, mixer.max_length).flatten(1)
+    y = naive_hstu(q, k, v, *biases, times, mixer.divisor).flatten(1)
     spread = y.var(1, correction=0, keepdim=True) + 1e-6
     return u * (y - y.mean(1, keepdim=True)) / spread.sqrt(), None

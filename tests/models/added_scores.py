@@ -8,7 +8,7 @@ from typing import Self
 
 import pytest
 import torch
-from models.skeletons import SYSTEMS
+from models.skeletons import SYSTEMS, WITHOUT_TIMES
 from torch import Tensor
 
 from longrec.models import SequenceModel
@@ -87,7 +87,8 @@ def skeleton(name: str, n_items: int, **settings: object) -> SequenceModel:
     """A system in float64, with weights far from symmetric and biases that count."""
     torch.manual_seed(0)
     cls = SYSTEMS[name]
-    model = cls(cls.config_class(dim=8, **settings), n_items).double().eval()
+    settings = {"dim": 8, **WITHOUT_TIMES.get(name, {}), **settings}
+    model = cls(cls.config_class(**settings), n_items).double().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from models.skeletons import SYSTEMS, register
+from models.skeletons import SYSTEMS, WITHOUT_TIMES, register
 from torch import Tensor
 from training.small_runs import model_of, run_of
 
@@ -41,7 +41,7 @@ def histories(make_histories, ring):
 
 def small(name: str, n_items: int = ITEMS) -> SequenceModel:
     more = {"ffn_dim": 16} if name not in ("gru4rec", "hstu") else {}
-    return model_of(name, n_items, dim=16, layers=1, dropout=0.0, **more)
+    return model_of(name, n_items, dim=16, layers=1, dropout=0.0, **more, **WITHOUT_TIMES.get(name, {}))
 
 
 def by_definition(

@@ -2,7 +2,8 @@
 
     step.onnx      items (B,), times (B,), the state       -> the new state
     prefill.onnx   items (B, 64), lengths (B,), times (B, 64), the state -> the new state
-    encode.onnx    items (B, T), lengths (B,)               -> h (B, W), of a model with a window
+    encode.onnx    items (B, T), lengths (B,)               -> h (B, W), of a model with a window;
+                   and times (B, T), where it reads them
     user.onnx      h (B, W)                                 -> users (B, R, D), the users' vectors
                    of a model where these are not h itself
 
@@ -81,9 +82,9 @@ class Encode(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
-        """items (B, T), of which lengths (B,) >= 1 are real -> h (B, D)."""
-        h = self.model.encode(items, Context(lengths=lengths))
+    def forward(self, items: Tensor, lengths: Tensor, times: Tensor | None = None) -> Tensor:
+        """items, times (B, T), of which lengths (B,) >= 1 are real -> h (B, D)."""
+        h = self.model.encode(items, Context(lengths=lengths, times=times))
         last = (lengths - 1)[:, None, None].expand(-1, 1, h.shape[2])
         return h.gather(1, last)[:, 0]
 
@@ -161,9 +162,12 @@ def graphs_of(model: Model, window: int | None) -> list[Graph]:
     users = {0: torch.export.Dim("B")}
     if window is not None:
         events = {1: torch.export.Dim("T", min=1, max=window)} if window > 1 else {}
-        examples = _ones(2, min(2, window)), _ones(2)
-        names = ["items", "lengths"]
-        encode = Graph("encode", Encode(model), examples, (users | events, users), names, ["h"])
+        names, dynamic = ["items", "lengths"], [users | events, users]
+        examples = [_ones(2, min(2, window)), _ones(2)]
+        if model.reads_times:
+            names, dynamic = [*names, "times"], [*dynamic, users | events]
+            examples.append(_ones(2, min(2, window)))
+        encode = Graph("encode", Encode(model), tuple(examples), tuple(dynamic), names, ["h"])
         return [encode, *_user_graph(model)]
     layout = layout_of(model)
     state = [part.clone() for part in flat(model.initial_state(2))]  # see _ones

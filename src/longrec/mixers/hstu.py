@@ -49,7 +49,7 @@ class HSTUMixer(Mixer):
         self, dim: int, heads: int = 2, max_length: int = 200, time_bias: bool = True
     ) -> None:
         super().__init__()
-        self.heads, self.max_length, self.reads_times = heads, max_length, time_bias
+        self.heads, self.divisor, self.reads_times = heads, max_length, time_bias
         self.inputs = nn.Linear(dim, 4 * dim, bias=False)
         self.by_distance = nn.Parameter(torch.randn(max_length) * 0.02)
         self.by_time = nn.Parameter(torch.randn(BUCKETS + 1) * 0.02) if time_bias else None
@@ -59,5 +59,5 @@ class HSTUMixer(Mixer):
         v, q, k = (split_heads(part.clamp_max(LARGEST), self.heads) for part in parts)
         times = ctx.times if self.reads_times else None
         # Padding stands at the end: when causal, no real event ever looks at it.
-        y = hstu_attention(q, k, v, self.by_distance, self.by_time, times, self.max_length)
+        y = hstu_attention(q, k, v, self.by_distance, self.by_time, times, self.divisor)
         return u * layer_norm(join_heads(y), x.shape[-1:], eps=1e-6)

@@ -85,7 +85,8 @@ def hstu_attention(
         place = torch.arange(end, device=q.device)
         distance = place[first:, None] - place
         bias = by_distance[distance.clamp(0, len(by_distance) - 1)]
-        if by_time is not None and times is not None:
+        if by_time is not None:
+            assert times is not None
             gap = times[:, first:end, None] - times[:, None, :end]
             bias = bias + by_time[buckets(gap)][:, None]
         scores = silu(q[:, :, first:end] @ k[:, :, :end].mT + bias)
