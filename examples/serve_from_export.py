@@ -57,7 +57,7 @@ class User:
     """What is kept of one user. Many users at once are as many rows of what the graphs take."""
 
     def __init__(self, export):
-        self.export, self.seen, self.times, manifest = export, [], [], export.manifest
+        self.export, self.seen, self.at, manifest = export, [], [], export.manifest
         self.prefill, self.window = manifest["events_per_prefill"], manifest["events_per_encode"]
         self.state = {
             t["name"]: np.full((1, *t["shape"][1:]), t["fill"], t["dtype"])
@@ -72,8 +72,7 @@ class User:
             for i, t in zip(items, at, strict=True)
             if i in self.export.index
         ]
-        self.seen += [item for item, _ in known]
-        self.times += [time for _, time in known]
+        self.seen, self.at = self.seen + [i for i, _ in known], self.at + [t for _, t in known]
         if not self.prefill:  # no state: a window of last events is read again, or they are counted
             return
         if len(known) == 1:
@@ -98,10 +97,10 @@ class User:
         else:
             h = self.state.get("output")
             if self.window:
-                last = np.array([self.seen[-self.window :]])
+                last, at = (np.array([x[-self.window :]]) for x in (self.seen, self.at))
                 feed = {"items": last, "lengths": np.array([last.shape[1]])}
                 if e.manifest["reads_times"]:
-                    feed["times"] = np.array([self.times[-self.window :]])
+                    feed["times"] = np.maximum.accumulate(at, axis=1)
                 h = e.graphs["encode"].run(None, feed)[0]
             users = e.graphs["user"].run(None, {"h": h})[0][0] if "user" in e.graphs else h
             # A matrix product may round two items of one vector differently; this never does.

@@ -182,7 +182,9 @@ def test_the_example_is_short():
     assert len(code) <= 105
 
 
-@pytest.mark.parametrize(("case", "context"), [("bert4rec", None), ("sasrec", 1), ("sasrec", 3)])
+@pytest.mark.parametrize(
+    ("case", "context"), [("bert4rec", None), ("sasrec", 1), ("sasrec", 3), ("hstu", None)]
+)
 @pytest.mark.slow
 def test_models_with_a_window(case, context, tmp_path):
     rec = small(case, context=context)
