@@ -138,9 +138,7 @@ class Library:
     def _known(self, history: Sequence[tuple[int, int]]) -> list[bool]:
         return [bool(index) for index in self.rec.catalog.find([item for item, _ in history])]
 
-    def _clocks(
-        self, history: Sequence[tuple[int, int]], window: int | None = None
-    ) -> list[int]:
+    def _clocks(self, history: Sequence[tuple[int, int]], window: int | None = None) -> list[int]:
         """The time that each event counts at: the latest of a known item's so far.
 
         Of a window the last known events alone are looked at.

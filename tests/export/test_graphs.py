@@ -29,7 +29,7 @@ FORMS = {
     name: {} for name in SEQUENCE if MODELS[name].streaming == "exact" and name != "elastic"
 } | {
     "sasrec-rotary": {"layers": 2},
-    "persrec": {"layers": 2, "segment": 40, "summaries": 2},
+    "persrec": {"layers": 2, "segment": 80, "summaries": 2},
     "elastic with a memory bank": {},  # the default model, and the bank
     "elastic by time": {"convolution": 0, "experts": 1},
     # Most calls ask the bank nothing, which ends the process where a graph divides by their number.

@@ -19,7 +19,6 @@ from longrec.mixers.base import EMPTY, Context, Mixer, register_mixer
 from longrec.ops.heads import join_heads, split_heads
 from longrec.ops.hstu import BUCKETS, hstu_attention
 
-
 LARGEST = 1e4
 """Of numbers in V, Q and K, whose products of three no softmax bounds: what a norm gives W is far
 below, and whatever else comes gives finite numbers."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import cast
 
 from torch import Tensor, nn
 from torch.nn.functional import silu
@@ -55,8 +56,8 @@ class LiGRBlock(ResidualBlock):
         of_attention, of_ffn = self.gates
         x = x + of_attention(x).sigmoid() * self.dropout(mixed)
         gate, value = self.ffn_inputs(self.ffn_norm(x)).chunk(2, -1)
-        added = self.ffn_output(self.ffn_dropout(silu(gate) * value))
-        return x + of_ffn(x).sigmoid() * self.dropout(added)
+        added = self.dropout(self.ffn_output(self.ffn_dropout(silu(gate) * value)))
+        return x + cast(Tensor, of_ffn(x).sigmoid() * added)
 
 
 @register_model("esasrec")

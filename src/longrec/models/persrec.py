@@ -113,4 +113,5 @@ class PerSRec(SequenceModel):
 
     def _scaled_tokens(self, x: Tensor) -> Tensor:
         """(N, D), as `embed` scales items."""
-        return (self.tokens * self.scale).to(x.dtype)
+        tokens: Tensor = self.tokens * self.scale
+        return tokens.to(x.dtype)

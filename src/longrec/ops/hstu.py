@@ -78,29 +78,37 @@ def hstu_attention(
         (B, H, T, d).
     """
 
-    def block(first: int, end: int, *tensors: Tensor | None) -> Tensor:
-        """Queries from one place to another, of all keys before them."""
-        q, k, v, by_distance, by_time = tensors
-        assert q is not None and k is not None and v is not None and by_distance is not None
-        place = torch.arange(end, device=q.device)
-        distance = place[first:, None] - place
-        bias = by_distance[distance.clamp(0, len(by_distance) - 1)]
-        if by_time is not None:
-            assert times is not None
-            gap = times[:, first:end, None] - times[:, None, :end]
-            bias = bias + by_time[buckets(gap)][:, None]
-        scores = silu(q[:, :, first:end] @ k[:, :, :end].mT + bias)
-        return scores.masked_fill(distance < 0, 0.0) / divisor @ v[:, :, :end]
-
-    events, given = q.shape[2], (q, k, v, by_distance, by_time)
+    events, given = q.shape[2], (q, k, v, by_distance, by_time, times)
     if torch.compiler.is_exporting() or events <= QUERIES:
-        return block(0, events, *given)
+        return _of_queries(0, events, *given) / divisor
     ends = [*range(QUERIES, events, QUERIES), events]
     parts: list[Tensor] = [
-        checkpoint(block, first, end, *given, use_reentrant=False)
+        checkpoint(_of_queries, first, end, *given, use_reentrant=False)
         for first, end in zip([0, *ends[:-1]], ends, strict=True)
     ]
-    return torch.cat(parts, 2)
+    return torch.cat(parts, 2) / divisor
+
+
+def _of_queries(
+    first: int,
+    end: int,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    by_distance: Tensor,
+    by_time: Tensor | None,
+    times: Tensor | None,
+) -> Tensor:
+    """N y of the events from `first` to `end`, which read all keys before that end."""
+    place = torch.arange(end, device=q.device)
+    distance = place[first:, None] - place
+    bias = by_distance[distance.clamp(0, len(by_distance) - 1)]
+    if by_time is not None:
+        assert times is not None
+        gap = times[:, first:end, None] - times[:, None, :end]
+        bias = bias + by_time[buckets(gap)][:, None]
+    scores = silu(q[:, :, first:end] @ k[:, :, :end].mT + bias)
+    return scores.masked_fill(distance < 0, 0.0) @ v[:, :, :end]
 
 
 def buckets(gap: Tensor) -> Tensor:

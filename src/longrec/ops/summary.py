@@ -89,7 +89,8 @@ def summary_attention(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor
     own = torch.ones(size, size, dtype=torch.bool, device=q.device).tril().expand(periods, -1, -1)
     mask = torch.cat([exists, own], 2)[:, None]
     y: Tensor = scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    return y.unflatten(1, (-1, heads)).movedim(0, 2).flatten(2, 3)[:, :, :events]
+    by_history: Tensor = y.unflatten(1, (-1, heads)).movedim(0, 2).flatten(2, 3)
+    return by_history[:, :, :events]
 
 
 def _earlier_tokens(x: Tensor, kept: int, layout: Layout) -> Tensor:
