@@ -263,7 +263,7 @@ class Recommender(Artifact):
         history : sequence of item ids, or None
             Instead of a user; oldest event first.
         times : sequence of ints, or None
-            Of the history's events, seconds since 1970; needed where the model forgets by time.
+            Of the history's events, seconds since 1970; needed where the model reads times.
         progress : callable or None
             Called with (events read, events to read).
 

@@ -183,7 +183,8 @@ def last_items(items: np.ndarray, begin: Ints, end: Ints, reach: int) -> Tensor:
 def check_times(model: Model, times: object) -> None:
     """Raise UsageError where a model that reads times would get events without them."""
     if times is None and model.reads_times:
+        other = f", or train with {model.without_times}" if model.without_times else ""
         raise UsageError(
-            "this model forgets by time, and these histories have no times: use histories with "
-            "times, or train with forgetting=events"
+            f"{model.name} reads the times of events, and these histories have no times: use "
+            f"histories with times{other}"
         )

@@ -64,6 +64,7 @@ class Elastic(SequenceModel):
 
     paper = "arXiv 2408.09380"
     streaming = "exact"
+    without_times = "forgetting=events"
     config_class = ElasticConfig
 
     def __init__(self, config: ElasticConfig, n_items: int) -> None:

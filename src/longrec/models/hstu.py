@@ -76,6 +76,7 @@ class HSTU(SequenceModel):
     )
     streaming = "windowed"
     streams_as = "sasrec-rotary"
+    without_times = "time_bias=false"
     config_class = HSTUConfig
 
     def __init__(self, config: HSTUConfig, n_items: int) -> None:

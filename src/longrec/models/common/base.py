@@ -46,6 +46,7 @@ class Model(nn.Module):
     streams_as : the model to train instead where a stream is wanted, if this one has no state.
     max_length : most events that the model can read, or None for no limit.
     reads_times : whether the events' times must be given.
+    without_times : the setting by which it needs none, "forgetting=events" for instance.
     reads_columns : further columns of events that must be given, "type" for instance; those of
         its mixers among them.
     """
@@ -56,6 +57,7 @@ class Model(nn.Module):
     causal: ClassVar[bool] = True
     streaming: ClassVar[Streaming]
     streams_as: ClassVar[str | None] = None
+    without_times: ClassVar[str] = ""
     config_class: ClassVar[type[Any]]
     config: Any
     max_length: int | None = None

@@ -286,7 +286,7 @@ def _history(stream: Stream, body: schemas.HistoryBody) -> list[GivenEvent]:
             events.append(GivenEvent(event.item, event.time, event.columns))
         elif stream.artifact.model.reads_times:
             raise UsageError(
-                f'history.{number}: this model forgets by time; send {{"item": …, "time": …}}'
+                f'history.{number}: this model reads times; send {{"item": …, "time": …}}'
             )
         else:
             events.append(GivenEvent(event, 0))
