@@ -7,7 +7,7 @@ from dataclasses import fields
 import polars as pl
 import pytest
 import torch
-from models.skeletons import SKELETONS, SYSTEMS, TwoInterests, register
+from models.skeletons import SKELETONS, TwoInterests, register
 from models.small_models import SMALL
 from polars.testing import assert_frame_equal
 from small_histories import tiny_histories, walks
@@ -46,7 +46,7 @@ def data(tmp_path_factory):
     return tiny_histories(tmp_path_factory.mktemp("skeletons") / "histories", rows, times, ITEMS)
 
 
-@pytest.fixture(scope="module", params=SYSTEMS)
+@pytest.fixture(scope="module", params=SKELETONS)
 def trained(request, data, patch, tmp_path_factory):
     """A run of each, trained and evaluated."""
     keys = {field.name for field in fields(MODELS[request.param].config_class)}

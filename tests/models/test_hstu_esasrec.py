@@ -53,7 +53,7 @@ def test_hstu_scores_by_cosines_over_its_temperature():
 
 def test_hstu_s_time_needs_a_log_with_times(tmp_path):
     data = tiny_histories(tmp_path / "histories", walks(10, 20, 4, 9), None, 20)
-    with pytest.raises(UsageError, match="hstu reads the times .* or train with time_bias=false"):
+    with pytest.raises(UsageError, match=r"hstu reads the times .* or train with time_bias=false"):
         longrec.train(data, "hstu", dim=8, max_epochs=1, progress=False)
 
 

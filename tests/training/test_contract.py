@@ -40,8 +40,10 @@ def histories(make_histories, ring):
 
 
 def small(name: str, n_items: int = ITEMS) -> SequenceModel:
-    more = {"ffn_dim": 16} if name not in ("gru4rec", "hstu") else {}
-    return model_of(name, n_items, dim=16, layers=1, dropout=0.0, **more, **WITHOUT_TIMES.get(name, {}))
+    more = WITHOUT_TIMES.get(name, {})
+    if name not in ("gru4rec", "hstu"):
+        more = {"ffn_dim": 16}
+    return model_of(name, n_items, dim=16, layers=1, dropout=0.0, **more)
 
 
 def by_definition(
