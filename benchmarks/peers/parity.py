@@ -18,6 +18,9 @@ from typing import NamedTuple, cast
 
 import numpy as np
 import torch
+from longrec.mixers.hstu import HSTUMixer
+from longrec.models.esasrec import LiGRBlock
+from longrec.models.hstu import HSTUBlock, HSTUConfig
 from torch import Tensor, nn
 from torch.nn.functional import embedding, gelu
 
@@ -25,7 +28,7 @@ from longrec.mixers import Context
 from longrec.mixers.gru import GRUMixer
 from longrec.mixers.softmax import BidirectionalSoftmaxMixer, SoftmaxMixer
 from longrec.models.common.blocks import Block, FeedForwardBlock, PostNormBlock
-from longrec.models.common.config import AttentionConfig
+from longrec.models.common.config import WindowedConfig
 
 DIM, HEADS = 8, 2
 SAME = 1e-12
@@ -93,7 +96,7 @@ def stack(
     block: type[Block], mixer: type[SoftmaxMixer], inner: int, weights: list[Mapping[str, Tensor]]
 ) -> nn.ModuleList:
     """longrec's own blocks around its own mixer, with these weights, in float64."""
-    config = AttentionConfig(dim=DIM, heads=HEADS, ffn_dim=inner)
+    config = WindowedConfig(dim=DIM, heads=HEADS, ffn_dim=inner)
     blocks = nn.ModuleList(block(mixer(DIM, HEADS), config) for _ in weights)
     for one, own in zip(blocks, weights, strict=True):
         one.load_state_dict(own)
@@ -235,12 +238,58 @@ def rectools_sasrec(given: Given) -> Iterator[Found]:
     yield Found("its own blocks", difference(y[real], given["y"][real]), why)
 
 
+def rectools_esasrec(given: Given) -> Iterator[Found]:
+    """LiGR's gated blocks."""
+    weights: list[Mapping[str, Tensor]] = []
+    for n in range(2):
+        own = given.under(f"transformer_blocks.{n}.")
+        named = rectools_attention(own)
+        for kind in ("weight", "bias"):
+            named[f"before.{kind}"] = own[f"layer_norm_1.{kind}"]
+            named[f"ffn_norm.{kind}"] = own[f"layer_norm_2.{kind}"]
+            named[f"gates.0.{kind}"] = own[f"gating_linear_1.{kind}"]
+            named[f"gates.1.{kind}"] = own[f"gating_linear_2.{kind}"]
+        rows = [own[f"feed_forward.ff_linear_{number}.weight"] for number in (1, 3)]
+        named["ffn_inputs.weight"] = torch.cat(rows)
+        named["ffn_output.weight"] = own["feed_forward.ff_linear_2.weight"]
+        weights.append(named)
+    lengths = given["lengths"]
+    y = through(stack(LiGRBlock, SoftmaxMixer, 4 * DIM, weights), given["x"], lengths)
+    real = torch.arange(y.shape[1]) < lengths[:, None]
+    yield Found("blocks", difference(y[real], given["y"][real]))
+
+
+def rectools_hstu(given: Given) -> Iterator[Found]:
+    """Blocks with biases by distance, and with biases by time where the peer was given times."""
+    config, lengths, x = HSTUConfig(dim=DIM, heads=HEADS), given["lengths"], given["x"]
+    places, with_times = x.shape[1], any("time_weights" in name for name in given.weights)
+    for n in range(2):
+        own = given.under(f"stu_blocks.{n}.")
+        block = HSTUBlock(HSTUMixer(DIM, HEADS, places, with_times), config).double().eval()
+        named = {
+            "mixer.inputs.weight": own["uvqk_proj"].T,
+            "mixer.by_distance": own["rel_attn.pos_weights"][:places].flip(0),
+            "output.weight": own["output_mlp.weight"],
+            "output.bias": own["output_mlp.bias"],
+        }
+        if with_times:
+            named["mixer.by_time"] = own["rel_attn.time_weights"]
+        block.load_state_dict(named)
+        x = block(x, Context(lengths=lengths, times=given["times"][:, :places]))
+    real = torch.arange(places) < lengths[:, None]
+    why = "it measures times from the event after the query, which stands for the request"
+    yield Found("blocks", difference(x[real], given["y"][real]), why * with_times)
+
+
 COMPARISONS: dict[str, Callable[[Given], Iterator[Found]]] = {
     "recbole-sasrec": recbole_sasrec,
     "recbole-bert4rec": recbole_bert4rec,
     "recbole-gru4rec": recbole_gru4rec,
     "rectools-bert4rec": rectools_bert4rec,
     "rectools-sasrec": rectools_sasrec,
+    "rectools-esasrec": rectools_esasrec,
+    "rectools-hstu-positions": rectools_hstu,
+    "rectools-hstu": rectools_hstu,
 }
 
 

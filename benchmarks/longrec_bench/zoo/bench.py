@@ -58,7 +58,7 @@ def bench_zoo(plan: ZooPlan, logs: Sequence[str], work: Path, data: Path, out: P
             nonlocal ended
             ended += 1
             bar(ended, total)
-            name = f"{ended} of {total}: {job.log.name}, {plan.text(job.model)}"
+            name = f"{ended} of {total}: {job.log.name}, {job.text}"
             if error is None and job.ended() is None:
                 error = "it ended well and left no result"
             if error is not None:

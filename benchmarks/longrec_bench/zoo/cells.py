@@ -143,7 +143,8 @@ def read_pairs(out: Path, log: str) -> list[dict[str, Any]]:
 
 def _heading(job: Job, seed: int) -> Cell:
     about = {"format": FORMAT, "log": job.log.name, "model": job.model}
-    return about | {"recipe": job.plan.recipe, "seed": seed, "minutes": job.plan.minutes}
+    about |= {"recipe": job.plan.recipe, "variant": job.variant}
+    return about | {"seed": seed, "minutes": job.plan.minutes}
 
 
 def _path(job: Job, seed: int, out: Path) -> Path:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
 
@@ -27,7 +27,7 @@ from longrec.comparison.read_runs import read_json
 from longrec.comparison.results import Comparison, collect, is_evaluated
 from longrec.core.choices import Recipe
 from longrec.core.errors import UsageError
-from longrec.models import MODELS, CountingModel
+from longrec.models import MODELS, CountingModel, build_model
 from longrec.models.common.settings import check_model, parse_assignments, parse_settings
 from longrec_bench.zoo.logs import Log
 
@@ -75,11 +75,8 @@ class ZooPlan:
     def jobs_on(self, log: Log, work: Path) -> list[Job]:
         """All models on a log."""
         place = work / f"{log.name}-{self.minutes:g}"
-        return [Job(self, log, name, place / folder_name(self.text(name))) for name in self.names()]
-
-    def text(self, name: str) -> str:
-        """A model as a comparison names it."""
-        return name if self.recipe == "own" else f"{name}:recipe={self.recipe}"
+        jobs = [Job(self, log, name, place) for name in self.names()]
+        return [replace(job, folder=place / folder_name(job.text)) for job in jobs]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +89,21 @@ class Job:
     folder: Path
 
     @property
+    def variant(self) -> str:
+        """The setting without which a model that reads times cannot be trained on this log."""
+        cls, timed = MODELS[self.model], self.log.histories.times is not None
+        if timed or not cls.without_times:
+            return ""
+        reads_times = build_model(self.model, cls.config_class(), 1).reads_times
+        return cls.without_times if reads_times else ""
+
+    @property
+    def text(self) -> str:
+        """The model as a comparison names it."""
+        recipe = "" if self.plan.recipe == "own" else f"recipe={self.plan.recipe}"
+        return ":".join(part for part in (self.model, recipe, self.variant) if part)
+
+    @property
     def seeds(self) -> int:
         """Trainings: one of a model that counts, for which every seed gives the same."""
         return 1 if issubclass(MODELS[self.model], CountingModel) else self.plan.seeds
@@ -100,7 +112,7 @@ class Job:
         """What follows `longrec` on the command line."""
         plan, plugin = self.plan, MODELS.plugin(self.model)
         found = ["--threads", "1", "compare", str(self.log.histories.path.resolve())]
-        found += ["--models", plan.text(self.model), "--budget", f"{plan.minutes:g}"]
+        found += ["--models", self.text, "--budget", f"{plan.minutes:g}"]
         found += ["--out", str(self.folder), "--no-baselines", "--device", "cpu"]
         found += ["--seeds", str(self.seeds)]
         found += [] if plugin is None else ["--plugin", plugin]
@@ -120,7 +132,8 @@ class Job:
     def command(self, seed: int) -> str:
         """The training as one would repeat it, without this machine's folders."""
         recipe = [] if self.plan.recipe == "own" else ["--recipe", self.plan.recipe]
-        settings = [*self.plan.settings, f"max_minutes={self.plan.minutes:g}", f"seed={seed}"]
+        settings = [*self.plan.settings, *filter(None, [self.variant])]
+        settings += [f"max_minutes={self.plan.minutes:g}", f"seed={seed}"]
         chosen = [word for text in settings for word in ("--set", text)]
         words = ["longrec", "--threads", "1", "train", self.log.name, "--model", self.model]
         return shlex.join([*words, *recipe, *chosen])

@@ -26,10 +26,14 @@ LENGTHS = (1, 3, 5, T)
 
 
 def drawn(layers: nn.Module) -> nn.Module:
-    """The layers with random weights that single precision holds, for evaluation."""
+    """The layers with random weights that single precision holds, for evaluation.
+
+    HSTU's norms keep the gain 1 that they start with: the paper's have none to learn.
+    """
     for name, weight in layers.named_parameters():
         without = "multi_head_attn" in name and name.endswith("bias")
-        weight.data.normal_(0, 0.0 if without else 0.5)
+        if not name.split(".")[-2].startswith(("norm_input", "norm_attn")):
+            weight.data.normal_(0, 0.0 if without else 0.5)
     return layers.double().eval()
 
 
@@ -63,7 +67,7 @@ def main() -> None:
     real = torch.arange(T) < lengths[:, None]
     x = torch.randn(len(LENGTHS), T, DIM).double()
     later = torch.ones(T, T, dtype=torch.bool).triu(1)
-    times = torch.randint(1, 10**6, (len(LENGTHS), T + 1)).cumsum(1)
+    times = torch.randint(1, 10**6, (len(LENGTHS), T + 1)).cumsum(1)  # the request's is the last
     given = {"x": x.clone(), "lengths": lengths}
 
     layers = drawn(PreLNTransformerLayers(2, DIM, HEADS, 0.5))
