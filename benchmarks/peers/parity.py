@@ -18,17 +18,17 @@ from typing import NamedTuple, cast
 
 import numpy as np
 import torch
-from longrec.mixers.hstu import HSTUMixer
-from longrec.models.esasrec import LiGRBlock
-from longrec.models.hstu import HSTUBlock, HSTUConfig
 from torch import Tensor, nn
 from torch.nn.functional import embedding, gelu
 
 from longrec.mixers import Context
 from longrec.mixers.gru import GRUMixer
+from longrec.mixers.hstu import HSTUMixer
 from longrec.mixers.softmax import BidirectionalSoftmaxMixer, SoftmaxMixer
 from longrec.models.common.blocks import Block, FeedForwardBlock, PostNormBlock
 from longrec.models.common.config import WindowedConfig
+from longrec.models.esasrec import LiGRBlock
+from longrec.models.hstu import HSTUBlock, HSTUConfig
 
 DIM, HEADS = 8, 2
 SAME = 1e-12

@@ -14,6 +14,7 @@ from longrec.runs.describe import describe_model
 from longrec_bench.zoo.cells import (
     is_finished,
     pairs_of,
+    read_cells,
     write_cells,
     write_failure,
     write_log,
@@ -75,9 +76,10 @@ def bench_zoo(plan: ZooPlan, logs: Sequence[str], work: Path, data: Path, out: P
         for own in jobs:
             write_log(own[0], out)
         run_jobs(open_ones, plan.jobs, done)
-    every = replace(plan, models=sorted(MODELS))
-    for log in opened:
-        own = every.jobs_on(log, work)
+    cells = read_cells(out)
+    for log in opened:  # of what earlier calls found, too
+        names = [cell["model"] for cell in cells[log.name] if cell["recipe"] == plan.recipe]
+        own = replace(plan, models=list(dict.fromkeys(names))).jobs_on(log, work)
         write_pairs(own, list(pairs_of([job.model for job in own], linear_models())), out)
     for path in write_report(out):
         console.say(f"wrote {path}")
