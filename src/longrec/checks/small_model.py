@@ -62,6 +62,8 @@ class SmallModel:
         if isinstance(model, CountingModel):
             items = torch.randint(1, n_items + 1, (500,))
             model.count(items, torch.tensor([200, 0, 300]), torch.arange(500) * 86_400)
+        if isinstance(model, SequenceModel):
+            model.learn_words({n: c.words for n, c in columns_of(model).items()})
         return model.to(kind).eval()
 
     def sequence(self, kind: torch.dtype = torch.float64) -> SequenceModel:
@@ -84,8 +86,7 @@ class SmallModel:
     @cached_property
     def columns(self) -> Columns:
         """The further columns of events that it reads, as training would have them."""
-        names = self.build().reads_columns
-        return {name: Column(TYPES if name == TYPE else None) for name in names}
+        return columns_of(self.build())
 
     def column_values(
         self, shape: tuple[int, ...], random: torch.Generator | None = None
@@ -112,6 +113,11 @@ class SmallModel:
         items = torch.randint(1, N_ITEMS + 1, (3, EVENTS), generator=random)
         times = torch.randint(0, 9999, (3, EVENTS), generator=random).cumsum(1) - 7000
         return Batch(items, times, self.column_values((3, EVENTS), random))
+
+
+def columns_of(model: Model) -> dict[str, Column]:
+    """The further columns of events that a model reads: types are words, all others numbers."""
+    return {name: Column(TYPES if name == TYPE else None) for name in model.reads_columns}
 
 
 @dataclass(frozen=True)

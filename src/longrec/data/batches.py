@@ -51,6 +51,9 @@ class Batch:
         (B,) int64, which row of the previous batch each row continues; None at first windows.
     carries : bool
         Whether the next batch may continue these rows.
+    target_columns : dict or None
+        The same columns of the events that are predicted, (B, T) each: for losses alone, since no
+        model may read them.
     """
 
     items: Tensor
@@ -60,6 +63,7 @@ class Batch:
     lengths: Tensor
     continues: Tensor | None
     carries: bool
+    target_columns: dict[str, Tensor] | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
@@ -67,17 +71,18 @@ class Batch:
         def moved(x: T) -> T:
             return None if x is None else x.to(device, non_blocking=True)
 
-        columns = None
-        if self.columns is not None:
-            columns = {name: moved(column) for name, column in self.columns.items()}
+        def all_moved(columns: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
+            return columns and {name: moved(column) for name, column in columns.items()}
+
         return Batch(
             moved(self.items),
             moved(self.targets),
             moved(self.times),
-            columns,
+            all_moved(self.columns),
             moved(self.lengths),
             moved(self.continues),
             self.carries,
+            all_moved(self.target_columns),
         )
 
 
@@ -250,21 +255,31 @@ class Epoch:
         lengths = np.minimum(left, self.window)
         begin = self.begin[rows] + window * self.window
         if isinstance(self.data.sampling, Masking):
-            inputs, targets = self._hidden_events(step, begin, lengths)
+            inputs, targets, wanted = self._hidden_events(step, begin, lengths)
         else:
-            inputs, targets = self._next_events(begin, lengths)
+            inputs, targets, wanted = self._next_events(begin, lengths)
+        columns, target_columns = (
+            {name: torch.from_numpy(x) for name, x in of_events.items()} or None
+            for of_events in (inputs.columns, wanted)
+        )
         return Batch(
             torch.from_numpy(inputs.items),
             torch.from_numpy(targets),
             None if inputs.times is None else torch.from_numpy(inputs.times),
-            {name: torch.from_numpy(x) for name, x in inputs.columns.items()} or None,
+            columns,
             torch.from_numpy(lengths),
             continues,
-            carries=window + 1 < int(groups.windows[which]),
+            window + 1 < int(groups.windows[which]),
+            target_columns,
         )
 
-    def _next_events(self, begin: Ints, lengths: Ints) -> tuple[Padded, Ints]:
-        """Rows to read, and the event after each of their positions (Prefixes: after the last)."""
+    def _next_events(
+        self, begin: Ints, lengths: Ints
+    ) -> tuple[Padded, Ints, Mapping[str, np.ndarray]]:
+        """Rows to read, and the event after each of their positions (Prefixes: after the last).
+
+        Its items, and its further columns.
+        """
         events = read_padded(self.data.histories, begin, lengths + 1, self.data.columns)
         column = np.arange(events.items.shape[1] - 1)
         real = column < lengths[:, None]
@@ -276,10 +291,13 @@ class Epoch:
         columns = {
             name: np.where(real, x[:, :-1], missing_of(x)) for name, x in events.columns.items()
         }
-        return Padded(items, times, columns), targets
+        wanted = {name: np.ascontiguousarray(x[:, 1:]) for name, x in events.columns.items()}
+        return Padded(items, times, columns), targets, wanted
 
-    def _hidden_events(self, step: int, begin: Ints, lengths: Ints) -> tuple[Padded, Ints]:
-        """Rows to read with their hidden events, and the hidden events."""
+    def _hidden_events(
+        self, step: int, begin: Ints, lengths: Ints
+    ) -> tuple[Padded, Ints, Mapping[str, np.ndarray]]:
+        """Rows to read with their hidden events, the hidden events, and their further columns."""
         assert isinstance(self.data.sampling, Masking)
         # Steps count from 1: (seed, epoch, 0) would give the numbers of the plan's (seed, epoch).
         random = np.random.default_rng([self.data.seed, self.number, step + 1])
@@ -293,7 +311,7 @@ class Epoch:
             name: np.where(hidden, missing_of(column), column)
             for name, column in events.columns.items()
         }
-        return Padded(events.items, times, columns), events.items * hidden
+        return Padded(events.items, times, columns), events.items * hidden, events.columns
 
     def batches(self, first: int = 0, workers: int = 0) -> Iterator[Batch]:
         """Batches from step `first` on; `workers` threads prepare them ahead, in order."""

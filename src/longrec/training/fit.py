@@ -40,6 +40,7 @@ from longrec.training.checkpoint_writer import CheckpointWriter
 from longrec.training.objective import (
     check_loss,
     make_objective,
+    minimised,
     reads_few_items,
     reads_items_by_rows,
 )
@@ -97,6 +98,7 @@ def fit(
     if isinstance(model, CountingModel):
         return _count(model, histories, split, config)
     assert isinstance(model, SequenceModel)
+    model.learn_words({name: histories.columns[name].words for name in model.reads_columns})
     check_loss(model, config)
     data = training_data(model, histories, split, config)
     if not data.targets_per_epoch:
@@ -246,7 +248,8 @@ class _Fit:
         with self.autocast():
             h = self.encode(batch)[real]
         h = h.to(torch.promote_types(h.dtype, torch.float32))
-        loss = self.objective.loss(self.model, h, targets, negatives)
+        further = {name: x[real] for name, x in (batch.target_columns or {}).items()}
+        loss = minimised(self.objective, self.model, h, targets, negatives, further)
         value = float(loss.detach())
         if not np.isfinite(value):
             raise LongrecError(

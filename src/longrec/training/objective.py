@@ -6,7 +6,7 @@ Losses see a model through `score` or, over the whole catalog, through `user_vec
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple, cast
 
@@ -88,6 +88,38 @@ def make_objective(
         return pairwise(*_scores(model, h, targets, negatives))
 
     return Objective(draw, loss)
+
+
+def minimised(
+    objective: Objective,
+    model: SequenceModel,
+    h: Tensor,
+    targets: Tensor,
+    negatives: Tensor,
+    columns: Mapping[str, Tensor],
+) -> Tensor:
+    """What a step minimises: the loss over the targets that are wanted, and the model's own terms.
+
+    Parameters
+    ----------
+    objective : Objective
+    model : SequenceModel
+    h : Tensor
+        (n, W).
+    targets, negatives : Tensor
+        (n,) and (m,) int64.
+    columns : mapping
+        Of the targets (n,), those that the model reads.
+    """
+    wanted = model.wanted(columns)
+    if wanted is None:
+        loss = objective.loss(model, h, targets, negatives)
+    elif bool(wanted.any()):
+        loss = objective.loss(model, h[wanted], targets[wanted], negatives) * wanted.to(h).mean()
+    else:
+        loss = h.sum() * 0.0
+    own = model.own_loss(h, targets, columns)
+    return loss if own is None else loss + own
 
 
 def _full(products: torch.dtype, device: torch.device) -> Objective:

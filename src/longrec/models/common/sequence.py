@@ -9,7 +9,7 @@ that streams and puts vectors of its own among the events overrides `prefill_blo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
@@ -287,6 +287,35 @@ class SequenceModel(Model):
         h = self.readout(x)
         time = state.time if ctx.times is None else torch.maximum(ctx.times, state.time)
         return h, UserState(layers, h, time, state.count + 1)
+
+    def learn_words(self, words: Mapping[str, Sequence[str] | None]) -> None:
+        """Told before training: of each further column that it reads the words, by their codes.
+
+        None: the column holds numbers. A model that knows some words by name keeps their codes in a
+        buffer, which is saved with its weights.
+        """
+
+    def wanted(self, columns: Mapping[str, Tensor]) -> Tensor | None:
+        """Which targets are to be ranked high, (n,) bool; None: all, as in most models.
+
+        `columns` has the further columns of the targets themselves, (n,) each. The loss that
+        training sets is over the wanted ones; what the others are worth, `own_loss` says.
+        """
+        return None
+
+    def own_loss(self, h: Tensor, targets: Tensor, columns: Mapping[str, Tensor]) -> Tensor | None:
+        """What training minimises besides the loss over wanted targets; None: nothing.
+
+        Parameters
+        ----------
+        h : Tensor
+            (n, W), before the targets.
+        targets : Tensor
+            (n,) int64.
+        columns : mapping
+            Further columns of the targets, (n,) each.
+        """
+        return None
 
     def user_vectors(self, h: Tensor) -> Tensor:
         """h (n, W) -> (n, R, D), one vector per interest; a score is the best one's."""
