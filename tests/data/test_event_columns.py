@@ -148,6 +148,13 @@ def test_batches_have_the_columns_that_are_read_and_hidden_events_have_none(
                 for place in range(batch.items.shape[1]):
                     item = int(batch.items[row, place])
                     kind, weight = (batch.columns[name][row, place].item() for name in names)
+                    if target := int(batch.targets[row, place]):  # those of the target itself
+                        assert batch.target_columns is not None
+                        wanted = tuple(batch.target_columns[n][row, place].item() for n in names)
+                        at = np.flatnonzero(histories.items == target)
+                        assert wanted in set(
+                            zip(*(histories.read_column(n, at) for n in names), strict=True)
+                        )
                     hides = isinstance(sampling, Masking) and batch.targets[row, place] > 0
                     if hides or not item:
                         assert (kind, weight) == (-1, 0)

@@ -165,20 +165,20 @@ def test_with_negative_words_every_check_of_trained_models_passes():
 def test_it_learns_what_is_skipped_and_serves_it_after_loading(tmp_path):
     """Items 0 to 9 are always skipped, 10 to 19 always watched, whatever stood before."""
     random = np.random.default_rng(0)
-    items = random.integers(0, 20, (60, 12))
-    items[:, 9:] = random.integers(10, 20, (60, 3))  # so that validation asks for what is watched
+    items = random.integers(0, 20, (40, 12))
+    items[:, 9:] = random.integers(10, 20, (40, 3))  # so that validation asks for what is watched
     items = items.flatten()
     log = pl.DataFrame(
         {
-            "user": np.repeat(np.arange(60), 12),
+            "user": np.repeat(np.arange(40), 12),
             "item": items,
-            "time": np.arange(720),
+            "time": np.arange(480),
             "type": np.where(items < 10, "skip", "watch"),
         }
     )
     data = longrec.prepare(log, tmp_path / "h", type="type")
     settings = {"loss": "bce", "negatives": 8, "dim": 8, "layers": 1, "learning_rate": 1e-2}
-    settings |= {"max_epochs": 8, "average": 0.9, "warmup_steps": 5, "batch_tokens": 160}
+    settings |= {"max_epochs": 6, "average": 0.9, "warmup_steps": 5, "batch_tokens": 160}
     rec = longrec.train(*(data, "dfar", tmp_path / "run"), negative="skip", **settings)
     again = longrec.load(tmp_path / "run")
     assert again.model.negative_codes.tolist() == rec.model.negative_codes.tolist()

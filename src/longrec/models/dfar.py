@@ -16,9 +16,10 @@ ones, and by
     bpr * -log sigmoid(+-(score^+ - score^-))       + for a positive target, - for a negative one
     disentangling * (cos(g^+, g^-) + cos(a^+, a^-))
 
-which are to become small. h after event t is made of events up to t, so that all events of a row
-are targets at once; a target's own feedback is read by the loss alone. Without negative words the
-column is not read, all feedback is positive, and nothing of the negative side is there.
+which are to become small. As in the paper a sample is a prefix and the event after it. h after an
+event is made of events up to it, so that each event may be a target as well (targets=next), and a
+target's own feedback is read by the loss alone. Without negative words the column is not read, all
+feedback is positive, and nothing of the negative side is there.
 
 The released code has the two cosines with the other sign, which makes interests more alike, and
 faults in its attention (ops/factorization_heads.py); it takes the BPR term of the two attentions'
@@ -43,7 +44,7 @@ from longrec.core.errors import UsageError
 from longrec.mixers import Context
 from longrec.mixers.factorization_heads import POSITIVE, READ, FactorizationHeadsMixer
 from longrec.models.common.blocks import FeedForwardBlock
-from longrec.models.common.config import WIDEST, WindowedConfig
+from longrec.models.common.config import WIDEST, Targets, WindowedConfig
 from longrec.models.common.registry import register_model
 from longrec.models.common.windowed import WindowedModel
 
@@ -68,6 +69,7 @@ class DFARConfig(WindowedConfig):
     """
 
     max_length: Annotated[int, Bounds(ge=1, le=1024)] = 20
+    targets: Targets = "last"  # with "next" a history's last `max_length` events alone would train
     negative: str = ""
     attention_dim: Annotated[int, Bounds(ge=1, le=WIDEST)] = 16
     tower_dim: Annotated[int, Bounds(ge=1, le=WIDEST)] = 64

@@ -12,6 +12,7 @@ last ones (models/common/last_items.py), so that a user's record stays small.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import torch
@@ -41,7 +42,7 @@ class EASEConfig:
     """
 
     last: Annotated[int, Bounds(ge=1, le=1000)] = 50
-    decay: Annotated[float, Bounds(gt=0, le=1)] = 1.0
+    decay: Annotated[float, Bounds(gt=0, le=1)] = 0.8
     l2: Annotated[float, Bounds(gt=0, le=MOST)] = 500.0
 
 
@@ -50,6 +51,7 @@ class EASE(LastItemsModel):
     """Items by weights of all pairs of items, by which those of a user predict each other best."""
 
     paper = "arXiv 1905.03375"
+    paper_settings = MappingProxyType({"last": 1000, "decay": 1.0})
     config_class = EASEConfig
     weights: Tensor
 

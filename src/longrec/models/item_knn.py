@@ -11,6 +11,7 @@ and score by the sum over a user's items, as here (models/common/last_items.py).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated
 
 import numpy as np
@@ -37,7 +38,7 @@ class ItemKNNConfig:
     """
 
     last: Annotated[int, Bounds(ge=1, le=1000)] = 50
-    decay: Annotated[float, Bounds(gt=0, le=1)] = 1.0
+    decay: Annotated[float, Bounds(gt=0, le=1)] = 0.8
     neighbours: Annotated[int, Bounds(ge=1, le=MOST)] = 100
     shrinkage: Annotated[float, Bounds(ge=0, le=MOST)] = 10.0
 
@@ -46,6 +47,8 @@ class ItemKNNConfig:
 class ItemKNN(Followers, LastItemsModel):
     """Items most similar to the user's last ones: those that the same users have, by the cosine."""
 
+    paper = "doi 10.1145/963770.963776"
+    paper_settings = MappingProxyType({"last": 1000, "decay": 1.0})
     # Neighbours stand as followers do: `times` are their similarities.
     config_class = ItemKNNConfig
 
