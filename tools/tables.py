@@ -32,6 +32,8 @@ CELLS = ROOT / "benchmarks" / "zoo"
 """What `longrec bench zoo --out` gets."""
 COSTS = ROOT / "benchmarks" / "cost" / "systems.json"
 """What `longrec bench cost --models all` found: found.json of its folder."""
+PICTURE = "images/performance/systems-time.png"
+"""Of docs: model-time.png of the same folder."""
 LENGTHS = (200, 1024, 4096)
 UNKNOWN = "| not measured yet |\n| --- |\n"
 MARK = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
@@ -203,7 +205,10 @@ def costs() -> str:
     if not COSTS.is_file():
         return UNKNOWN
     found = json.loads(COSTS.read_text("utf-8"))
-    return as_markdown(by_system(found["cells"], "model", LENGTHS))
+    table = as_markdown(by_system(found["cells"], "model", LENGTHS))
+    if (ROOT / "docs" / PICTURE).is_file():
+        table += f"\n![time per history of every system, by its events]({PICTURE})\n"
+    return table
 
 
 TABLES: dict[str, Callable[[], str]] = {
