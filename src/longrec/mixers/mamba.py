@@ -22,7 +22,7 @@ from torch.nn.functional import silu, softplus
 
 from longrec.mixers.base import EMPTY, Context, State, StreamingMixer, register_mixer
 from longrec.ops.selective_scan import selective_scan, selective_step
-from longrec.ops.selective_scan_cuda import available, scan_by_kernel
+from longrec.ops.selective_scan_cuda import available, convolve_by_kernel, scan_by_kernel
 from longrec.ops.short_conv import last_inputs
 from longrec.ops.sums import sum_type
 
@@ -87,10 +87,10 @@ class MambaMixer(StreamingMixer):
         return MambaState(sums, weight.new_zeros(batch, len(weight) - 1, weight.shape[1]))
 
     def forward(self, x: Tensor, ctx: Context = EMPTY) -> Tensor:
-        if not x.shape[1] or not available(x):
+        if not x.shape[1] or not available(x, len(self.kernel)):
             return super().forward(x, ctx)
         u, z = self._inputs(x)
-        h = self._convolved(u, self.initial_state(len(x)).inputs)
+        h = convolve_by_kernel(u, self.kernel, self.kernel_bias)
         delta, b, c = self._selected(h)
         y = scan_by_kernel(h, delta, self._a(delta), b, c)
         return self._outputs(y, h, z)

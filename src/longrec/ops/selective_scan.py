@@ -29,11 +29,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
+from longrec.ops.dispatcher_cuda import scan
+
 CHUNK = 32
 """Most events of a chunk: steps that follow one another."""
-ROWS = 32
+ROWS = 16
 """Chunks that are read at once, where histories are so few that it takes several of each."""
-AT_ONCE = 1 << 16
+AT_ONCE = 1 << 17
 """Numbers of h that are worked on at once, about."""
 
 
@@ -69,8 +71,8 @@ def selective_scan(
     (Tensor, Tensor)
         (B, T, E) and (B, E, N).
     """
-    if torch.compiler.is_compiling():  # of a few events and any number of histories
-        return _segment(x * delta, delta, a, b, c, past)
+    if torch.compiler.is_compiling():  # a graph of a few events: few calls, and h of them all
+        return _in_few_calls(x * delta, (delta[..., None] * a).exp(), b, c, past)
     batch, added = len(x), x * delta
     width = max(ROWS // batch, 1) * CHUNK
     share = max(AT_ONCE // (max(batch, ROWS) * a.shape[1]), 1)
@@ -97,6 +99,16 @@ def selective_step(
     """One event: x, delta (B, E), b, c (B, N), h (B, E, N) -> y (B, E) and the new h."""
     h = (delta[..., None] * a).exp() * past + (delta * x)[..., None] * b[:, None]
     return (h @ c[..., None])[..., 0], h
+
+
+def _in_few_calls(
+    added: Tensor, decay: Tensor, b: Tensor, c: Tensor, past: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The same by doubling, of delta x (B, T, E) and exp(delta A) (B, T, E, N)."""
+    h = added[..., None] * b[:, :, None]
+    first = h[:, :1] + decay[:, :1] * past[:, None]
+    h = scan(decay, torch.cat([first, h[:, 1:]], 1))
+    return (h @ c[..., None])[..., 0], h[:, -1]
 
 
 def _segment(*inputs: Tensor) -> tuple[Tensor, Tensor]:
