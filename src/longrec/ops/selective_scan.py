@@ -124,16 +124,21 @@ class _Segment(torch.autograd.Function):
     def forward(ctx: Any, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         chunks = _Chunks.of(*inputs[:5])
         starts = chunks.starts(inputs[5])
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs[:5], starts)
         return chunks.outputs(starts, inputs[0].shape[1])
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor, ...]:
         *inputs, starts = ctx.saved_tensors
         chunks, (batch, events) = _Chunks.of(*inputs), inputs[0].shape[:2]
-        grad_y = _rows(grads[0], chunks.number, chunks.size)
-        ends = chunks.ends_backward(grad_y, grads[1])
+        of_y = torch.zeros_like(inputs[0]) if grads[0] is None else grads[0]
+        grad_y = _rows(of_y, chunks.number, chunks.size)
+        last = grads[1]  # None where nobody reads it
+        ends = chunks.ends_backward(
+            grad_y, torch.zeros_like(starts[:batch]) if last is None else last
+        )
         d_a, d_past, *parts = chunks.backward(starts, grad_y, ends)
         d_added, d_delta, d_b, d_c = (
             part.reshape(batch, -1, part.shape[-1])[:, :events] for part in parts
