@@ -24,7 +24,9 @@ EXAMPLES.update(
     {
         "fuxi-linear": {
             "a short table": partial(FuXiLinearMixer, heads=2, periods=2, positions=20),
-            "one period": partial(FuXiLinearMixer, heads=1, periods=1, base=4096, position_width=4),
+            "wider than the model": partial(
+                FuXiLinearMixer, heads=2, periods=5, base=60, position_width=4
+            ),
         },
         "gated-linear": {
             "two heads": GatedLinearMixer,
@@ -114,8 +116,9 @@ def normed(x: Tensor) -> Tensor:
 def _(mixer: FuXiLinearMixer, x: Tensor, times: Tensor) -> Defined:
     dim, events, pairs = x.shape[1], len(x), 2 * len(mixer.periods)
     n = normed(x)
-    u, q, k, v = silu(n @ mixer.inputs.weight.t()).split([3 * dim, dim, dim, dim], -1)
-    of_time, of_position = (n @ w.t() for w in mixer.values.weight.chunk(2))
+    of_time = pairs * math.ceil(dim / pairs)
+    u, q, k, v = silu(n @ mixer.inputs.weight.t()).split([2 * dim + of_time, dim, dim, dim], -1)
+    of_time, of_position = (n @ mixer.values.weight.t()).split([of_time, dim], -1)
     q, k, v = (part.unflatten(-1, (mixer.heads, -1)) for part in (q, k, v))
     rate, heads, retention = x.new_zeros(()), [], []
     for h in range(mixer.heads):

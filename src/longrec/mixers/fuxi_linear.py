@@ -1,6 +1,6 @@
 """FuXi-Linear's three channels (arXiv 2602.23671): what was read, when, and how long ago.
 
-    n = norm(x)        [u, q, k, v] = silu(n W), u three times as wide as the others
+    n = norm(x)        [u, q, k, v] = silu(n W), u as wide as all three channels
     retention   sum_{j<=i} <q_i, k_j> exp(-g_h (i - j + 1)) v_j    g_h = exp(-cumsum_h softplus(a))
     time        a_h (sum by sin and cos of periods, `longrec.ops.fuxi_linear`) + b_h V n_i
     position    a (sum by the table of positions, likewise) + b V' n_i
@@ -39,7 +39,7 @@ START = 0.02
 class FuXiLinearState(NamedTuple):
     """What the three channels keep of B histories.
 
-    retention : (B, H, d, d), float32 at least; time_sums : (B, 2 R, 2, D / 2 R) float64;
+    retention : (B, H, d, d), float32 at least; time_sums : (B, 2 R, 2, d) float64, d of time;
     position_sums : (B, P, D) float64; time : (B,) int64, the last event's; count : (B,) int64
     events so far.
     """
@@ -64,7 +64,7 @@ class FuXiLinearMixer(StreamingMixer):
     heads : int
         Heads H of retention, a divisor of D; the more, the longer the last ones remember.
     periods : int
-        Periods R of the time channel; 2 R must be a divisor of D.
+        Periods R of the time channel, whose 2 R heads have D / 2 R numbers each, rounded up.
     base : int
         The periods are 1, base, base squared, … seconds.
     positions : int
@@ -92,9 +92,11 @@ class FuXiLinearMixer(StreamingMixer):
         super().__init__()
         self.heads = heads
         self.register_buffer("periods", torch.tensor([base**h for h in range(periods)]))
-        self.inputs = nn.Linear(dim, 6 * dim, bias=False)
-        self.values = nn.Linear(dim, 2 * dim, bias=False)
-        self.output = nn.Linear(3 * dim, dim, bias=False)
+        of_time = 2 * periods * -(-dim // (2 * periods))
+        self.gate = 2 * dim + of_time
+        self.inputs = nn.Linear(dim, self.gate + 3 * dim, bias=False)
+        self.values = nn.Linear(dim, of_time + dim, bias=False)
+        self.output = nn.Linear(self.gate, dim, bias=False)
         for part in (self.inputs, self.output):
             nn.init.normal_(part.weight, std=START)
         self.rate = nn.Parameter(START * torch.randn(heads))
@@ -109,10 +111,11 @@ class FuXiLinearMixer(StreamingMixer):
         weight = self.output.weight
         dim, d, device = len(weight), len(weight) // self.heads, weight.device
         pairs = 2 * len(self.periods)
+        of_time = (self.gate - 2 * dim) // pairs
         zeros = torch.zeros(batch, dtype=torch.int64, device=device)
         return FuXiLinearState(
             weight.new_zeros(batch, self.heads, d, d, dtype=sum_type(weight)),
-            torch.zeros(batch, pairs, 2, dim // pairs, dtype=LASTING, device=device),
+            torch.zeros(batch, pairs, 2, of_time, dtype=LASTING, device=device),
             torch.zeros(batch, self.table.shape[1], dim, dtype=LASTING, device=device),
             torch.full_like(zeros, NEVER),
             zeros,
@@ -192,9 +195,9 @@ class FuXiLinearMixer(StreamingMixer):
 
     def _project(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Tensor, Tensor]:
         """x (..., D) -> the gate, (q, k, v), and the values of time and position."""
-        n, kind = layer_norm(x, x.shape[-1:], eps=EPS), sum_type(x)
-        parts = silu(self.inputs(n)).split([3 * x.shape[-1]] + 3 * [x.shape[-1]], -1)
-        of_time, of_position = self.values(n).to(kind).chunk(2, -1)
+        n, kind, dim = layer_norm(x, x.shape[-1:], eps=EPS), sum_type(x), x.shape[-1]
+        parts = silu(self.inputs(n)).split([self.gate, dim, dim, dim], -1)
+        of_time, of_position = self.values(n).to(kind).split([self.gate - 2 * dim, dim], -1)
         return parts[0], tuple(part.to(kind) for part in parts[1:]), of_time, of_position
 
     def _rates(self, kind: torch.dtype) -> Tensor:
@@ -220,7 +223,7 @@ class FuXiLinearMixer(StreamingMixer):
         return mixed
 
     def _gated(self, u: Tensor, channels: tuple[Tensor, ...]) -> Tensor:
-        """The three channels (..., D), normalised, through the gate u (..., 3 D) -> (..., D)."""
+        """The three channels, normalised, through the gate u of all -> (..., D)."""
         normed = torch.cat([layer_norm(y, y.shape[-1:], eps=EPS) for y in channels], -1)
         return cast(Tensor, self.output(u * normed.to(u.dtype)))
 

@@ -41,7 +41,7 @@ class FuXiLinearConfig(AttentionConfig):
     Attributes
     ----------
     heads : heads of retention, a divisor of `dim`: each remembers longer than the one before.
-    periods : periods of the time channel; twice their number is a divisor of `dim`.
+    periods : periods of the time channel, each with two heads that share `dim`, rounded up.
     base : what a period is times the one before, the first being 1 second.
     positions : events of a history whose row of positions is learnt; later ones have sinusoids.
     position_dim : numbers of such a row, even.
@@ -55,11 +55,6 @@ class FuXiLinearConfig(AttentionConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.dim % (2 * self.periods):
-            raise ValueError(
-                f"periods is {self.periods}; twice of it must be a divisor of dim, which is "
-                f"{self.dim}"
-            )
         if self.base ** (self.periods - 1) > LONGEST_PERIOD:
             raise ValueError(
                 f"base is {self.base} and periods is {self.periods}; the longest period, base to "

@@ -115,8 +115,9 @@ def gated_delta_step(
 def _through_chunks(change: Tensor, new: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
     """S before each chunk, (B, H, n, F, d), and after the last one: S <- change S + new."""
     state = torch.zeros_like(new[:, :, 0]) if past is None else past
-    before = []
-    for matrix, added in zip(change.unbind(2), new.unbind(2), strict=True):
-        before.append(state)
+    before = [state]
+    # The last chunk apart: where nobody reads the last S it has no gradient.
+    for matrix, added in zip(change[:, :, :-1].unbind(2), new[:, :, :-1].unbind(2), strict=True):
         state = matrix @ state + added
-    return torch.stack(before, 2), state
+        before.append(state)
+    return torch.stack(before, 2), change[:, :, -1] @ state + new[:, :, -1]

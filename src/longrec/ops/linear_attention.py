@@ -125,8 +125,9 @@ def _decayed(sums: Tensor, decay: Tensor, past: Tensor | None) -> tuple[Tensor, 
     sums (B, H, n, F, d) is what each chunk adds; decay (B, H, n, 1, 1) what it leaves of S.
     """
     state = torch.zeros_like(sums[:, :, 0]) if past is None else past
-    before = []
-    for new, left in zip(sums.unbind(2), decay.unbind(2), strict=True):
-        before.append(state.to(sums.dtype))
+    before = [state.to(sums.dtype)]
+    # The last chunk apart: where nobody reads the last sum it has no gradient.
+    for new, left in zip(sums[:, :, :-1].unbind(2), decay[:, :, :-1].unbind(2), strict=True):
         state = state * left.to(state.dtype) + new
-    return torch.stack(before, 2), state
+        before.append(state.to(sums.dtype))
+    return torch.stack(before, 2), state * decay[:, :, -1].to(state.dtype) + sums[:, :, -1]
