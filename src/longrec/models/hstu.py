@@ -15,18 +15,14 @@ from types import MappingProxyType
 from typing import Annotated, cast
 
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from longrec.core.bounds import Bounds
 from longrec.mixers.base import Mixer
 from longrec.mixers.hstu import HSTUMixer
 from longrec.models.common.blocks import Block, Dropout
 from longrec.models.common.config import LONGEST, WIDEST, SequenceConfig, check_heads
+from longrec.models.common.cosine import CosineModel
 from longrec.models.common.registry import register_model
-from longrec.models.common.sequence import SequenceModel
-
-TEMPERATURE = 0.05
-"""By which cosines are divided."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,7 @@ class HSTUBlock(Block):
 
 
 @register_model("hstu")
-class HSTU(SequenceModel):
+class HSTU(CosineModel):
     """Blocks of gated SiLU attention with biases by distance and time, cosine scores."""
 
     paper = "arXiv 2402.17152"
@@ -85,15 +81,9 @@ class HSTU(SequenceModel):
             for _ in range(config.layers)
         ]
         super().__init__(config, n_items, mixers, block=HSTUBlock)
-        self.max_length, self.norm = config.max_length, nn.Identity()
+        self.max_length = config.max_length
 
     @property
     def cost(self) -> str:
         """That of the last W = `max_length` events."""
         return super().cost.replace("T", "W")
-
-    def user_vectors(self, h: Tensor) -> Tensor:
-        return normalize(h, dim=-1, eps=1e-6)[:, None] / TEMPERATURE
-
-    def item_vectors(self, items: Tensor | None = None) -> Tensor:
-        return normalize(super().item_vectors(items), dim=-1, eps=1e-6)

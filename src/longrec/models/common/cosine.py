@@ -22,8 +22,7 @@ EPS = 1e-6
 class CosineModel(SequenceModel):
     """score(t, i) = cos(x_t, E_i) / .05, as HSTU's code and those that follow it have it.
 
-    h is x over its length and the temperature, so that a score is h's product with the item's
-    vector over its length. There is no norm behind the last block, since a cosine has none to lose.
+    There is no norm behind the last block, since a cosine has none to lose.
     """
 
     def __init__(
@@ -36,8 +35,8 @@ class CosineModel(SequenceModel):
         super().__init__(config, n_items, mixers, block)
         self.norm = nn.Identity()
 
-    def readout(self, x: Tensor) -> Tensor:
-        return normalize(x, dim=-1, eps=EPS) / TEMPERATURE
+    def user_vectors(self, h: Tensor) -> Tensor:
+        return normalize(h, dim=-1, eps=EPS)[:, None] / TEMPERATURE
 
     def item_vectors(self, items: Tensor | None = None) -> Tensor:
         return normalize(super().item_vectors(items), dim=-1, eps=EPS)
