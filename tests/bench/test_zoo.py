@@ -156,6 +156,18 @@ def test_unknown_logs_models_and_recipes_are_refused_before_anything(tmp_path) -
     assert ZooPlan(["popularity", "sasrec"], "paper").names() == ["sasrec"]
 
 
+def test_a_model_gets_what_it_needs_to_be_trained_on_a_log(histories, tmp_path) -> None:
+    log = Log("x", histories, {})  # without times
+    found = {job.model: job for job in ZooPlan(["hstu", "dfar", "elastic"]).jobs_on(log, tmp_path)}
+    assert found["hstu"].text == "hstu:time_bias=false"
+    assert found["dfar"].text == "dfar:loss=bce:negatives=9"
+    assert found["elastic"].text == "elastic"
+    assert "--set time_bias=false --set max_minutes=4" in found["hstu"].command(0)
+    timed = tiny_histories(tmp_path / "timed", [[1, 2, 1]], [[1, 2, 3]])
+    [job] = ZooPlan(["hstu"]).jobs_on(Log("y", timed, {}), tmp_path)
+    assert job.text == "hstu"
+
+
 # ---- without running anything
 
 

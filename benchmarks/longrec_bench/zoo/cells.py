@@ -143,7 +143,7 @@ def read_pairs(out: Path, log: str) -> list[dict[str, Any]]:
 
 def _heading(job: Job, seed: int) -> Cell:
     about = {"format": FORMAT, "log": job.log.name, "model": job.model}
-    about |= {"recipe": job.plan.recipe, "variant": job.variant}
+    about |= {"recipe": job.plan.recipe, "needed": job.needed}
     return about | {"seed": seed, "minutes": job.plan.minutes}
 
 

@@ -57,7 +57,7 @@ def rows_of(cells: Sequence[Cell]) -> list[Row]:
         rows.append(
             {
                 "name": model if recipe == "own" else f"{model} ({recipe})",
-                "variant": own[0].get("variant", ""),
+                "needed": own[0].get("needed", []),
                 **{"model": model, "recipe": recipe, "seeds": len(own), "metrics": metrics},
                 "interval": own[0]["intervals"][LEADING] if len(own) == 1 else _range(values),
                 "improving": not all(cell["converged"] for cell in own),
@@ -75,7 +75,7 @@ def rows_of(cells: Sequence[Cell]) -> list[Row]:
 def marks(row: Row) -> str:
     """What a reader must know before comparing a row."""
     found = [IMPROVING] * row["improving"] + [BUSY_CORE] * row["busy"]
-    return ", ".join([*found, *filter(None, [row["variant"]])])
+    return ", ".join([*found, *row["needed"]])
 
 
 def as_markdown(out: Path, logs: dict[str, list[Cell]]) -> str:

@@ -27,7 +27,7 @@ from longrec.comparison.read_runs import read_json
 from longrec.comparison.results import Comparison, collect, is_evaluated
 from longrec.core.choices import Recipe
 from longrec.core.errors import UsageError
-from longrec.models import MODELS, CountingModel, build_model
+from longrec.models import MODELS, CountingModel, SequenceModel, build_model
 from longrec.models.common.settings import check_model, parse_assignments, parse_settings
 from longrec_bench.zoo.logs import Log
 
@@ -89,19 +89,26 @@ class Job:
     folder: Path
 
     @property
-    def variant(self) -> str:
-        """The setting without which a model that reads times cannot be trained on this log."""
-        cls, timed = MODELS[self.model], self.log.histories.times is not None
-        if timed or not cls.without_times:
-            return ""
-        reads_times = build_model(self.model, cls.config_class(), 1).reads_times
-        return cls.without_times if reads_times else ""
+    def needed(self) -> list[str]:
+        """Settings without which the model cannot be trained on this log, "KEY=VALUE".
+
+        What ranks by pairs has no loss over the whole catalog, and takes its paper's; what reads
+        times goes without them where the log has none.
+        """
+        cls = MODELS[self.model]
+        model, found = build_model(self.model, cls.config_class(), 1), list[str]()
+        if isinstance(model, SequenceModel) and model.target_aware:
+            paper = cls.paper_settings
+            found += [f"{key}={paper[key]}" for key in ("loss", "negatives") if key in paper]
+        if self.log.histories.times is None and model.reads_times and cls.without_times:
+            found.append(cls.without_times)
+        return found
 
     @property
     def text(self) -> str:
         """The model as a comparison names it."""
-        recipe = "" if self.plan.recipe == "own" else f"recipe={self.plan.recipe}"
-        return ":".join(part for part in (self.model, recipe, self.variant) if part)
+        recipe = [] if self.plan.recipe == "own" else [f"recipe={self.plan.recipe}"]
+        return ":".join([self.model, *recipe, *self.needed])
 
     @property
     def seeds(self) -> int:
@@ -132,7 +139,7 @@ class Job:
     def command(self, seed: int) -> str:
         """The training as one would repeat it, without this machine's folders."""
         recipe = [] if self.plan.recipe == "own" else ["--recipe", self.plan.recipe]
-        settings = [*self.plan.settings, *filter(None, [self.variant])]
+        settings = [*self.plan.settings, *self.needed]
         settings += [f"max_minutes={self.plan.minutes:g}", f"seed={seed}"]
         chosen = [word for text in settings for word in ("--set", text)]
         words = ["longrec", "--threads", "1", "train", self.log.name, "--model", self.model]
