@@ -25,6 +25,7 @@ from retrieval.problems import (
     problems,
 )
 
+from longrec.mixers import Context
 from longrec.models.common.scorer import Scorer
 from longrec.retrieval import exact, top_k
 from longrec.retrieval import int8_scan as scan
@@ -170,9 +171,9 @@ def test_a_scan_loses_nothing_whatever_the_vectors(scale, dim, bias):
 @pytest.mark.parametrize("name", SEQUENCE)
 def test_gives_the_scores_of_every_model(name):
     model = make(name, torch.float32)
-    items, _ = sequences(4, 20)
+    items, times = sequences(4, 20)
     with torch.no_grad():
-        h = model.encode(items)[:, -1]
+        h = model.encode(items, Context(times=times))[:, -1]
         scores = model.score(h)
     found = ExactIndex(Scorer(model)).search(h, N)
     torch.testing.assert_close(found.scores, scores.gather(1, found.items))
