@@ -110,7 +110,7 @@ def test_every_model_says_of_known_items_what_it_said(name):
     from longrec.data.catalog import Catalog
 
     torch.manual_seed(0)
-    config = config_of(name, TINY)
+    config = small(name).config
     ids = np.arange(100, 112)
     order = np.random.default_rng(0).permutation(20)
     new_ids = np.concatenate([ids, np.arange(200, 208)])[order]
@@ -130,7 +130,8 @@ def test_every_model_says_of_known_items_what_it_said(name):
         a, b = was.encode(items, ctx), now.encode(index[items], ctx)
         torch.testing.assert_close(a, b)
         scores = now.score(b[:, -1])[:, index[1:]]
-        torch.testing.assert_close(was.score(a[:, -1])[:, 1:], scores)
+        # Cosines over .05 have twenty times their error.
+        torch.testing.assert_close(was.score(a[:, -1])[:, 1:], scores, rtol=1e-5, atol=5e-5)
 
 
 def test_the_first_validation_is_the_old_models_own(old_data, run, place, tmp_path):
