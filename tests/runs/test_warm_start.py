@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from models.small_models import small
 
 import longrec
 from longrec.config.training import TrainConfig
@@ -97,12 +98,6 @@ def test_known_items_keep_their_vectors_and_new_ones_start_amid_them(both, run, 
     assert 0.01 < spread.std() < 0.03
     del before["items"], after["items"]
     assert same(before, after)
-
-
-def config_of(name, small):
-    config = MODELS[name].config_class
-    keys = config.__dataclass_fields__
-    return config(**{key: value for key, value in small.items() if key in keys})
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
