@@ -38,12 +38,16 @@ def settings_keys(name):
 
 def make(data, name="elastic", **settings):
     """A recommender with random weights: what is recommended does not depend on training."""
-    model_config, config = parse_settings(name, small_settings(name, **settings))
+    chosen = small_settings(name, **settings)
+    if name == "dfar":  # half of its heads stand for either feedback
+        chosen["heads"] = 2
+    model_config, config = parse_settings(name, chosen)
     torch.manual_seed(1)
     model = build_model(name, model_config, data.catalog.n_items).eval()
     if isinstance(model, CountingModel):
         items = torch.from_numpy(data.items.astype(np.int64))
-        model.count(items, torch.from_numpy(data.lengths))
+        times = None if data.times is None else torch.from_numpy(data.times.copy())
+        model.count(items, torch.from_numpy(data.lengths), times)
     about = {"data": {"path": str(data.path), "fingerprint": data.fingerprint}}
     return Recommender(name, model, model_config, config, data.catalog, about)
 

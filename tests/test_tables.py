@@ -24,6 +24,10 @@ from longrec.serving.records.record import RecordLayout
 TOOL = Path(__file__).parents[1] / "tools" / "tables.py"
 
 
+FASTER = re.compile("[TW]²|log [TW]")
+"""In a cost: that it grows faster than the history."""
+
+
 @pytest.fixture(scope="module")
 def tables():
     spec = importlib.util.spec_from_file_location("tables", TOOL)
@@ -90,10 +94,10 @@ def test_every_model_of_ours_declares_all() -> None:
         counted = not issubclass(MODELS[name], SequenceModel)
         assert row["problem"] is None
         assert row["cost"].startswith("O(")
-        assert counted or re.fullmatch(r"arXiv \d{4}\.\d{5}", row["paper"])
+        assert counted or re.search(r"arXiv \d{4}\.\d{5}$|doi 10\.\d+/\S+$", row["paper"])
         assert counted or set(row["mixers"]) <= set(MIXERS)
         assert (row["record_bytes"] is not None) == (row["streaming"] == "exact")
-        assert row["linear"] == (counted or "²" not in row["cost"].replace("D²", ""))
+        assert row["linear"] == (counted or not FASTER.search(row["cost"]))
         assert row["summary"].endswith(".")
 
 
@@ -108,7 +112,7 @@ def test_every_mixer_declares_its_cost_as_the_model_of_it_has_it() -> None:
     rows = {row["mixer"]: row for row in describe_mixers()}
     for name, cls in MIXERS.items():
         assert rows[name]["cost"].startswith("O(T")
-        assert ("T²" in rows[name]["cost"]) != cls.linear
+        assert bool(FASTER.search(rows[name]["cost"])) != cls.linear
     # Running means and their weights of 16 experts, three events of the convolution, the last time.
     assert rows["dispatcher"]["state_bytes"] == 4 * (2 * 16 * (2 * 32 + 1) + 3 * 64) + 8
 
