@@ -64,6 +64,13 @@ STREAMING = {
     "last-item and followers": System("last-item", added=_followers(0.2)),
 }
 """Those that a stream can serve."""
+LATER = {
+    *("cosformer", "efficient-attention", "linear-transformer", "linrec", "performer"),
+    *("gated-delta", "gated-linear", "lrurec", "mamba4rec", "popularity", "item-knn"),
+    *("esasrec", "fmlp-rec", "lightsans", "linformer", "wearec"),
+}
+"""Those that are served as others are, whose mixers alone differ: left to the slow tests, which go
+through every system."""
 WHOLE = {name: System(name) for name, cls in MODELS.items() if cls.streaming == "none"}
 """Those that read whole histories in both directions: no stream serves them."""
 
