@@ -44,7 +44,7 @@ def there(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def train(data: Histories, name: str, **more: Any) -> longrec.Recommender:
     counts = name in MODELS and issubclass(MODELS[name], CountingModel)
     settings = {} if counts else TINY
-    if name == "target-aware":
+    if name in ("dfar", "target-aware"):
         settings = settings | {"loss": "sampled", "negatives": 4}
     return longrec.train(data, name, device="cuda", progress=False, **settings, **more)
 

@@ -84,7 +84,6 @@ def test_users_and_items_whose_vectors_are_computed(tmp_path):
     [
         ("two-interests", True, False, True),
         ("untied", False, True, True),
-        ("gru4rec", False, False, True),
     ],
 )
 def test_models_that_stream(name, user, read, bias, tmp_path):

@@ -121,10 +121,13 @@ def test_steps_after_a_million_events_lose_nothing(case: str) -> None:
     assert (differences(model, engine.read(records), wanted) < 3e-6).all()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "window"),
-    [("hydrarec", 4096), ("hydrarec", MILLION), ("elastic without forgetting", 4096)],
+    [
+        pytest.param("hydrarec", 4096, marks=pytest.mark.slow),
+        pytest.param("hydrarec", MILLION, marks=pytest.mark.long),
+        pytest.param("elastic without forgetting", 4096, marks=pytest.mark.long),
+    ],
 )
 def test_a_million_events_in_windows(case: str, window: int) -> None:
     engine, model = both(case)

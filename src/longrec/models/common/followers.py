@@ -37,7 +37,8 @@ def take_stored_sizes(module: nn.Module, names: Iterable[str], stored: Any, pref
     """
     for name in names:
         if prefix + name in stored:
-            setattr(module, name, torch.empty_like(stored[prefix + name]))
+            here = getattr(module, name).device  # where the model is, which may not be where it was
+            setattr(module, name, torch.empty_like(stored[prefix + name], device=here))
 
 
 class Followers(nn.Module):
