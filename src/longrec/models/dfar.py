@@ -182,14 +182,15 @@ class DFAR(WindowedModel):
             parts.append(_mean_so_far(norm(x), own))
         length = self.config.max_length
         window = pad(e * real[..., None], (0, 0, length - 1, 0)).unfold(1, length, 1)
-        flags = pad(real.to(e), (length - 1, 0)).unfold(1, length, 1)
+        flags = pad(real.to(e.dtype), (length - 1, 0)).unfold(1, length, 1)
         return torch.cat([window.mT.flatten(2), flags, *parts], -1)
 
     def read(self, h: Tensor) -> Read:
         """h (n, W) in its parts."""
         length, dim = self.config.max_length, self.config.dim
-        events, flags, rest = h.split([length * dim, length, h.shape[1] - length * (dim + 1)], 1)
-        mean, *interests = rest.split(dim, 1)
+        start = length * dim
+        events, flags = h[:, :start], h[:, start : start + length]
+        mean, *interests = h[:, start + length :].split(dim, 1)
         return Read(events.unflatten(1, (length, dim)), flags > 0, mean, interests)
 
     def score_pairs(self, h: Tensor, items: Tensor) -> Tensor:
