@@ -1,6 +1,6 @@
 """Rank a log by weights that WEARec's authors published, in longrec's `wearec`.
 
-    python benchmarks/peers/wearec/checkpoint.py WEIGHTS.pt LOG.parquet --alpha 0.2
+    python benchmarks/peers/filters/checkpoint.py WEIGHTS.pt LOG.parquet --alpha 0.2
 
 Prints NDCG and HR of leave-one-out's test targets, full ranking, seen items filtered, as a line of
 JSON. The number of places, heads and items is read off the weights; alpha is not among them.

@@ -3,7 +3,7 @@
 The frame is FMLP-Rec's: windows that are always full, norms after each part, h what the last block
 gives. Trained on prefixes, each predicting the event after it, by cross-entropy over all items.
 The weights that its authors published give their figures in this model
-(benchmarks/peers/wearec/checkpoint.py).
+(benchmarks/peers/filters/checkpoint.py).
 """
 
 from __future__ import annotations
