@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from longrec.core.errors import UsageError
 from longrec.models import MODELS, build_model
 from longrec.models.common import baskets as baskets_module
-from longrec.models.common import last_items as module
 from longrec.models.common.scorer import Scorer
 from longrec.retrieval import exact
 
@@ -125,7 +124,7 @@ def test_an_item_that_occurs_again_counts_once(name):
 @pytest.mark.parametrize("name", BOTH)
 @pytest.mark.parametrize("cells", [1, 25])
 def test_many_users_at_once_are_each_alone_to_the_bit(name, cells, monkeypatch):
-    monkeypatch.setattr(module, "CELLS", cells)
+    monkeypatch.setattr("longrec.models.common.base.CELLS", cells)
     monkeypatch.setattr(exact, "AT_ONCE", cells)
     model = counted(name, ROWS, last=5)
     h = torch.randint(0, N + 1, (12, 5), generator=torch.Generator().manual_seed(0))

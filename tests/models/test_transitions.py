@@ -99,7 +99,7 @@ def test_however_little_is_sorted_at_once_counts_are_the_same(rows, at_once, rea
 
 @pytest.mark.parametrize("cells", [1, 25, 1 << 22])
 def test_many_users_at_once_are_each_alone_to_the_bit(cells, monkeypatch):
-    monkeypatch.setattr("longrec.models.transitions.CELLS", cells)
+    monkeypatch.setattr("longrec.models.common.base.CELLS", cells)
     model = counted(ROWS, TransitionsConfig())
     h = torch.randint(0, N + 1, (30, 5), generator=torch.Generator().manual_seed(0))
     together = model.score(h)

@@ -26,12 +26,9 @@ from torch import Tensor
 from longrec.config.border import make_config
 from longrec.core.bounds import MOST, Bounds
 from longrec.models.common.added_score import AddedScore, register_added_score
-from longrec.models.common.base import AddedRows, CountingModel
+from longrec.models.common.base import AddedRows, CountingModel, rows_in_blocks
 from longrec.models.common.followers import Followers
 from longrec.models.common.registry import register_model
-
-CELLS = 1 << 22
-"""Pairs of a user and an item that are summed up at once."""
 
 
 @dataclass(frozen=True)
@@ -114,12 +111,7 @@ class TransitionsScore(Followers, AddedScore):
         return torch.from_numpy(bias).to(self.counts.device)
 
     def rows(self, recent: Tensor) -> AddedRows:
-        block = max(1, CELLS // (self.n_items + 1))
-        parts = [
-            self._rows(recent[start : start + block], start)
-            for start in range(0, max(1, len(recent)), block)
-        ]
-        return AddedRows(*map(torch.cat, zip(*parts, strict=True)))
+        return rows_in_blocks(self._rows, recent, self.n_items)
 
     def _rows(self, recent: Tensor, start: int) -> AddedRows:
         """The rows of some users, the first of whom has number `start`."""

@@ -93,10 +93,8 @@ class ExactIndex:
                 found += [best_of(row, width) for row in scores]
                 continue
             search, vectors = self._scan.search, self._scan.vectors
-            of_users, rows = (
-                self._scorer.user_vectors(users).cpu().numpy(),
-                self._scorer.rows(users, last),
-            )
+            of_users = self._scorer.user_vectors(users).cpu().numpy()
+            rows = self._scorer.rows(users, last)
             barred = excluded if excluded is None or len(excluded) == 1 else excluded[part]
             found += search_with_rows(search, vectors, of_users, width, barred, rows)
         return as_top_k(found, width)

@@ -7,7 +7,7 @@ export use nothing else. Item index 0 is padding and never scored.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple, cast
 
@@ -18,6 +18,8 @@ from longrec.mixers import Context
 from longrec.mixers.base import EMPTY
 
 Streaming = Literal["exact", "windowed", "none"]
+CELLS = 1 << 22
+"""Pairs of a user and an item that rows are summed up of at once."""
 
 
 class AddedRows(NamedTuple):
@@ -29,6 +31,21 @@ class AddedRows(NamedTuple):
     row: Tensor
     item: Tensor
     value: Tensor
+
+
+def rows_in_blocks(
+    of_some: Callable[[Tensor, int], AddedRows], recent: Tensor, n_items: int
+) -> AddedRows:
+    """Rows of users by their last items, recent (n, reach), made for `CELLS` pairs at a time.
+
+    of_some : (last items of some users, the number of the first of them) -> their rows.
+    """
+    block = max(1, CELLS // (n_items + 1))
+    parts = [
+        of_some(recent[start : start + block], start)
+        for start in range(0, max(1, len(recent)), block)
+    ]
+    return AddedRows(*map(torch.cat, zip(*parts, strict=True)))
 
 
 class Model(nn.Module):

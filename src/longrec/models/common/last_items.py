@@ -14,13 +14,12 @@ items that tie where scores are shown tie where they are ranked.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from longrec.models.common.base import AddedRows, CountingModel
-
-CELLS = 1 << 22
-"""Pairs of a user and an item that are summed up at once."""
+from longrec.models.common.base import AddedRows, CountingModel, rows_in_blocks
 
 
 class LastItemsModel(CountingModel):
@@ -52,12 +51,7 @@ class LastItemsModel(CountingModel):
         return torch.nn.functional.pad(-(1.0 + more.double()) / (1 << 24), (1, 0))
 
     def rows(self, recent: Tensor) -> AddedRows:
-        block, bias = max(1, CELLS // (self.n_items + 1)), self.bias()
-        parts = [
-            self._rows(recent[start : start + block], start, bias)
-            for start in range(0, max(1, len(recent)), block)
-        ]
-        return AddedRows(*map(torch.cat, zip(*parts, strict=True)))
+        return rows_in_blocks(partial(self._rows, bias=self.bias()), recent, self.n_items)
 
     def _rows(self, recent: Tensor, start: int, bias: Tensor) -> AddedRows:
         """The rows of some users, the first of whom has number `start`."""
