@@ -190,7 +190,7 @@ def accuracy() -> str:
     for log, rows in logs.items():
         for row in rows:
             value, (low, high) = row["metrics"][LEADING], row["interval"]
-            signs = "*" * row["improving"] + "°" * row["busy"]
+            signs = "*" * row["improving"]
             texts.setdefault(row["name"], {})[log] = f"{value:.4f}{signs} ({low:.4f} to {high:.4f})"
             shares.setdefault(row["name"], []).append(value / best[log] if best[log] else 0.0)
     order = sorted(texts, key=lambda name: (-sum(shares[name]) / len(logs), name))

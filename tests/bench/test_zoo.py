@@ -77,7 +77,6 @@ def test_a_cell_holds_what_a_number_is_quoted_with_and_no_path(histories, place)
     assert (cell["recipe"], cell["seed"], cell["minutes"]) == ("own", 0, 4.0)
     assert (cell["config"]["dim"], cell["config"]["seed"]) == (8, 0)
     assert (cell["converged"], cell["ended"], cell["epochs"]) == (False, "max_epochs", 2)
-    assert 0 < cell["processor_share"] < 2
     assert cell["command"].startswith("longrec --threads 1 train tiny --model hydrarec --set ")
     assert {"commit", "machine", "versions", "started", "statement"} <= set(cell)
     assert cells["popularity"]["converged"]
@@ -162,7 +161,8 @@ def test_a_model_gets_what_it_needs_to_be_trained_on_a_log(histories, tmp_path) 
     assert found["hstu"].text == "hstu:time_bias=false"
     assert found["dfar"].text == "dfar:loss=bce:negatives=9"
     assert found["elastic"].text == "elastic"
-    assert "--set time_bias=false --set max_minutes=4" in found["hstu"].command(0)
+    settings = "--set time_bias=false --set clock=processor --set max_minutes=4"
+    assert settings in found["hstu"].command(0)
     timed = tiny_histories(tmp_path / "timed", [[1, 2, 1]], [[1, 2, 3]])
     [job] = ZooPlan(["hstu"]).jobs_on(Log("y", timed, {}), tmp_path)
     assert job.text == "hstu"
@@ -175,7 +175,7 @@ def cell(model: str, value: float, **more: Any) -> dict[str, Any]:
     metrics = dict.fromkeys((LEADING, *QUOTED), value)
     about = {"model": model, "recipe": "own", "seed": 0, "metrics": metrics, "ended": "patience"}
     about |= {"intervals": {LEADING: [value - 0.01, value + 0.01]}, "converged": True}
-    about |= {"processor_share": 0.95, "epochs": 3.0, "seconds": 60.0, "parameters": 9}
+    about |= {"epochs": 3.0, "seconds": 60.0, "parameters": 9}
     return about | {"kept_bytes": None, "keeps": "the whole history"} | more
 
 
@@ -183,14 +183,14 @@ def test_rows_are_ordered_by_what_leads_and_marked(tmp_path) -> None:
     rows = rows_of(
         [
             cell("a", 0.1),
-            cell("b", 0.3, converged=False, processor_share=0.5),
-            cell("c", 0.2, processor_share=0.1, ended="counted"),
+            cell("b", 0.3, converged=False),
+            cell("c", 0.2, ended="counted"),
             cell("d", 0.0, recipe="paper"),
             {"model": "e", "recipe": "own", "failed": "no times"},
         ]
     )
     assert [(row["name"], marks(row)) for row in rows] == [
-        ("b", "still improving, shared core"),
+        ("b", "still improving"),
         *(("c", ""), ("a", ""), ("d (paper)", "")),
     ]
 

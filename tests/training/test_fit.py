@@ -361,3 +361,12 @@ def test_settings_that_no_loss_reads_are_refused():
     with pytest.raises(ValueError, match=r"gbce_t is 0\.5, but loss is 'bce', .*set loss=gbce"):
         TrainConfig(loss="bce", gbce_t=0.5)
     assert TrainConfig(loss="gbce", gbce_t=0.5).gbce_t == 0.5
+
+
+def test_minutes_of_the_processor_are_those_that_it_computes(histories, tmp_path, monkeypatch):
+    ticks = iter(range(10_000))  # a clock on which every look is a second later
+    monkeypatch.setitem(fitting.CLOCKS, "processor", lambda: float(next(ticks)))
+    model = model_of("hydrarec", 30)
+    few = run_of(model, histories, tmp_path, clock="processor", max_minutes=2 / 60)
+    assert few.stop == "max_minutes"
+    assert few.seconds == int(few.seconds) >= 2

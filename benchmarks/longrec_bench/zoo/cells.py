@@ -23,8 +23,6 @@ from longrec_bench.zoo.run import Job
 
 FORMAT = 1
 Cell = dict[str, Any]
-BUSY = 0.9
-"""Share of a core below which a cell's training had less than the others."""
 _KEPT = ("counts", "exclude_seen", "protocol", "split", "statement")
 
 
@@ -46,8 +44,8 @@ def write_cells(job: Job, out: Path) -> list[Cell]:
                 "ended": row.ended,
                 **{"epochs": cost.epochs, "seconds": cost.seconds},
                 **{"events_per_second": cost.events_per_second, "peak_bytes": cost.peak_bytes},
-                **{"processor_share": cost.processor_share, "parameters": cost.parameters},
-                **{"kept_bytes": cost.kept_bytes, "keeps": cost.keeps},
+                **{"parameters": cost.parameters, "kept_bytes": cost.kept_bytes},
+                "keeps": cost.keeps,
                 "metrics": dict(metrics),
                 "intervals": {k: list(ends) for k, ends in whole["intervals"].items()},
                 "by_length": [_bucket(one) for one in whole["buckets"]],

@@ -16,11 +16,11 @@ from longrec.core.machine import machine_text, versions_text
 from longrec.evaluation.report.drawing import COLOURS, INK, WIDE, on_white
 from longrec.evaluation.summary import LEADING, SERVED, UNFILTERED, label
 from longrec_bench.measurement import Row
-from longrec_bench.zoo.cells import BUSY, Cell, read_cells, read_pairs
+from longrec_bench.zoo.cells import Cell, read_cells, read_pairs
 
 QUOTED = (SERVED + "hr@10", "ndcg@10", "hr@10", UNFILTERED + "ndcg@10", UNFILTERED + "hr@10")
 """Metrics beside the leading one."""
-IMPROVING, BUSY_CORE = "still improving", "shared core"
+IMPROVING = "still improving"
 ROW = 0.21  # inches of a model in the picture
 
 
@@ -52,7 +52,6 @@ def rows_of(cells: Sequence[Cell]) -> list[Row]:
     for (model, recipe), own in grouped.items():
         metrics = {k: statistics.fmean(c["metrics"][k] for c in own) for k in (LEADING, *QUOTED)}
         values = [cell["metrics"][LEADING] for cell in own]
-        shares = [cell["processor_share"] for cell in own if cell["processor_share"] is not None]
         counted = own[0]["ended"] == "counted"
         rows.append(
             {
@@ -61,9 +60,6 @@ def rows_of(cells: Sequence[Cell]) -> list[Row]:
                 **{"model": model, "recipe": recipe, "seeds": len(own), "metrics": metrics},
                 "interval": own[0]["intervals"][LEADING] if len(own) == 1 else _range(values),
                 "improving": not all(cell["converged"] for cell in own),
-                # Counting ends in a second, most of which is reading.
-                "busy": bool(shares) and not counted and min(shares) < BUSY,
-                "share": min(shares, default=None),
                 "counted": counted,
                 **{k: statistics.fmean(c[k] for c in own) for k in ("epochs", "seconds")},
                 **{key: own[0][key] for key in ("parameters", "kept_bytes", "keeps")},
@@ -74,7 +70,7 @@ def rows_of(cells: Sequence[Cell]) -> list[Row]:
 
 def marks(row: Row) -> str:
     """What a reader must know before comparing a row."""
-    found = [IMPROVING] * row["improving"] + [BUSY_CORE] * row["busy"]
+    found = [IMPROVING] * row["improving"]
     return ", ".join([*found, *row["needed"]])
 
 
@@ -92,7 +88,7 @@ Written by `longrec bench zoo`; change nothing by hand. Each cell is a JSON file
 
 Rows are in the order of {label(LEADING)}, over all items; seen items are left out or recommended as validation chose. A row that
 was *{IMPROVING}* when its minutes ended takes no place: it says what so many minutes give, and not what the model can reach.
-*{BUSY_CORE}*: its process had less than {BUSY} of a core, so that its minutes were shorter than those of others.
+Minutes are of one core's time (clock=processor), which others on the machine do not shorten.
 In brackets the 95% interval over users; of several seeds, their least and most.
 """  # noqa: E501
 
@@ -112,16 +108,15 @@ def _log_part(facts: Row, cells: list[Cell], pairs: list[dict[str, Any]]) -> lis
                 f"{row['metrics'][LEADING]:.4f} ({low:.4f} to {high:.4f})",
                 *(f"{row['metrics'][key]:.4f}" for key in QUOTED),
                 minutes,
-                "" if row["counted"] or row["share"] is None else f"{row['share']:.2f}",
                 keeps,
                 marks(row),
             ]
         )
     for bound in facts["bounds"]:
         values = [f"{bound['metrics'][key]:.4f}" for key in (LEADING, *QUOTED)]
-        lines.append(["", f"*{bound['name']}*", *values, "", "", "", bound["kind"]])
+        lines.append(["", f"*{bound['name']}*", *values, "", "", bound["kind"]])
     head = ["#", "model", label(LEADING), *map(label, QUOTED)]
-    parts.append(_table([*head, "epochs, minutes", "of a core", "kept of a user", ""], lines))
+    parts.append(_table([*head, "epochs, minutes", "kept of a user", ""], lines))
     failed = [cell for cell in cells if "failed" in cell]
     if failed:
         words = [f"- `{cell['model']}` ({cell['recipe']}): {cell['failed']}" for cell in failed]

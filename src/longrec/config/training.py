@@ -12,6 +12,7 @@ from longrec.core.cuts import cut_times
 
 LossName = Literal["full", "sampled", "gbce", "bce"]
 Precision = Literal["auto", "float32", "bfloat16"]
+ClockName = Literal["wall", "processor"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,9 @@ class TrainConfig:
     ----------
     max_epochs : most passes over the training events.
     max_minutes : most minutes of training; none: no limit.
+    clock : of those minutes and of every time told of the training. "wall" is time that passes;
+        "processor" is time that this process computes, all threads summed up: the same work gets
+        done in it when others keep the machine busy, so comparisons stay fair (not on a GPU).
     patience : stop after this many validations without a better NDCG@10.
     validate_every : epochs from one validation to the next.
     validation_users : most users that a validation ranks (drawn once, by the seed).
@@ -59,6 +63,7 @@ class TrainConfig:
 
     max_epochs: Annotated[int, Bounds(ge=0, le=MOST)] = 200
     max_minutes: Annotated[float | None, Bounds(gt=0)] = None
+    clock: ClockName = "wall"
     patience: Annotated[int, Bounds(ge=1, le=MOST)] = 10
     validate_every: Annotated[int, Bounds(ge=1, le=MOST)] = 1
     validation_users: Annotated[int, Bounds(ge=1, le=MOST)] = 10_000

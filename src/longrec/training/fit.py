@@ -11,6 +11,7 @@ import copy
 import hashlib
 import time
 from collections import defaultdict
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from longrec.config.training import TrainConfig, refuse_unread
+from longrec.config.training import ClockName, TrainConfig, refuse_unread
 from longrec.core.errors import DataError, LongrecError
 from longrec.core.generators import generators_kept, seed_generators
 from longrec.core.memory import keep_freed_memory
@@ -55,6 +56,12 @@ from longrec.training.progress import (
     write_log,
 )
 from longrec.training.validation import Validated, draw_targets, validated
+
+CLOCKS: Mapping[ClockName, Callable[[], float]] = {
+    "wall": time.perf_counter,
+    "processor": time.process_time,
+}
+"""What counts the seconds of a training, by the setting `clock`."""
 
 
 def fit(
@@ -164,7 +171,8 @@ class _Fit:
         self.validation = draw_targets(split.validation, config.validation_users, config.seed)
         self.state: UserState | None = None
         self.writer = CheckpointWriter(run)
-        self.start = time.perf_counter()  # as if all had been done in this process
+        self.clock = CLOCKS[config.clock]
+        self.start = self.clock()  # as if all had been done in this process
         self.saved_at = 0.0
 
     def run(self, resume: bool, validate_first: bool) -> FitResult:
@@ -195,7 +203,7 @@ class _Fit:
         status, config = self.status, self.config
         if self.device.type == "cpu":
             keep_freed_memory()
-        self.start = time.perf_counter() - status.seconds
+        self.start = self.clock() - status.seconds
         self.saved_at = status.seconds
         if validate_first and not status.total_steps and not status.rows:
             self.validate()
@@ -224,7 +232,7 @@ class _Fit:
             status.events += int(batch.lengths.sum())
             status.loss_events += targets
             status.loss_sum += loss * targets
-            status.seconds = time.perf_counter() - self.start
+            status.seconds = self.clock() - self.start
             self.report(len(epoch), loss)
             if config.max_minutes is not None and status.seconds > 60 * config.max_minutes:
                 status.stop = "max_minutes"
@@ -300,7 +308,7 @@ class _Fit:
                 progress=lambda done, total: self.report(1, status.loss, done / total),
             )
         found = validated(ranks, self.config.exclude_seen)
-        status.seconds = time.perf_counter() - self.start
+        status.seconds = self.clock() - self.start
         row = ValidationRow(
             epoch=status.epoch,
             step=status.total_steps,
@@ -389,7 +397,8 @@ class _Fit:
 def _count(
     model: CountingModel, histories: Histories, split: Split, config: TrainConfig
 ) -> FitResult:
-    start, device = time.perf_counter(), model.device
+    clock, device = CLOCKS[config.clock], model.device
+    start = clock()
     trains = training_events(histories.offsets, split.train_end)
     lengths = torch.from_numpy(split.train_end - histories.offsets[:-1])
     times = None if histories.times is None else torch.from_numpy(histories.times[trains])
@@ -403,7 +412,7 @@ def _count(
         stop="counted",
         converged=True,
         epochs=1,
-        seconds=time.perf_counter() - start,
+        seconds=clock() - start,
         events=int(trains.sum()),
         rows=[],
         best_epoch=1,
