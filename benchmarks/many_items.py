@@ -119,7 +119,7 @@ def measure(asked: argparse.Namespace, n_items: int) -> dict[str, float | int | 
         fitted = fitting._Fit(model, data, split, config, Path(run), steps)
         with suppress(Enough):
             fitted.run_epoch(time.perf_counter())
-        fitted.progress = None
+        fitted.show = None
         found |= {"us": 1e6 * statistics.median(steps.taken), "train": peak.look()}
         for what, do in (
             ("validation", lambda: fitted.validate(time.perf_counter())),

@@ -12,10 +12,12 @@ import torch
 from models import skeletons
 from other_device import CUDA, Elsewhere, other_device
 from small_histories import tiny_histories, walks
+from stops import told_of_steps
 
 import longrec
 from longrec.data.histories import Histories
 from longrec.models import MODELS, CountingModel
+from longrec.training.progress import FitStatus
 
 TINY: dict[str, Any] = {"dim": 8, "layers": 1, "max_epochs": 1, "batch_tokens": 512}
 QUICK = ("elastic", "sasrec", "target-aware")
@@ -124,8 +126,8 @@ def test_what_else_is_done_with_a_recommender_there(data: Histories) -> None:
 
 @pytest.mark.slow
 def test_training_there_is_interrupted_and_goes_on(data: Histories, tmp_path: Path) -> None:
-    def interrupted(report: Any) -> None:
-        if report.status.total_steps == 2:
+    def interrupted(status: FitStatus) -> None:
+        if status.total_steps == 2:
             raise KeyboardInterrupt
 
     settings = TINY | {
@@ -135,8 +137,8 @@ def test_training_there_is_interrupted_and_goes_on(data: Histories, tmp_path: Pa
         "checkpoint_minutes": 1e-9,
     }
     run = tmp_path / "run"
-    with pytest.raises(KeyboardInterrupt):
-        longrec.train(data, "elastic", run, device="cuda", progress=interrupted, **settings)
+    with pytest.raises(KeyboardInterrupt), told_of_steps(interrupted):
+        longrec.train(data, "elastic", run, device="cuda", progress=False, **settings)
     rec = longrec.train(data, out=run, resume=True, device="cuda", progress=False)
     assert rec.model.device == CUDA
     assert rec.provenance["training"]["epochs"] == 2

@@ -29,6 +29,9 @@ TESTED, LOWEST = ROOT / "constraints.txt", ROOT / "constraints-lowest.txt"
 TORCH = "2.13.0"
 """Where an index offers a build of PyTorch without CUDA, exactly this version resolves to it."""
 
+APART = {"fla-core", "triton", "tensorboard", "mlflow"}
+"""What `make` does not install: extras of a GPU and of loggers, whose tests are skipped without."""
+
 TESTED_HEAD = f"""\
 # Exact versions of all that `make` installs, as they were tested; see tools/constraints.py.
 # torch=={TORCH} resolves to a build without CUDA where one is offered. For a GPU, install the
@@ -60,7 +63,7 @@ def lowest() -> str:
 def installed() -> dict[str, str]:
     """Names and versions of what the dev environment needs, as this Python has them installed."""
     found: dict[str, str] = {}
-    waiting = [need for need in direct() if need.name not in ("fla-core", "triton")]
+    waiting = [need for need in direct() if need.name not in APART]
     seen: set[tuple[str, frozenset[str]]] = set()
     while waiting:
         need = waiting.pop()
@@ -111,10 +114,9 @@ def faults() -> list[str]:
     versions = read(TESTED)
     if versions.get("torch") != TORCH:
         found.append(f"{TESTED.name} must have torch=={TORCH}")
-    optional = {"fla-core", "triton"}
     for need in direct():
         version = versions.get(canonicalize_name(need.name))
-        if version is None and need.name not in optional:
+        if version is None and need.name not in APART:
             found.append(f"{TESTED.name} has no {need.name}")
         elif version is not None and not need.specifier.contains(version):
             found.append(

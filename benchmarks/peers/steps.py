@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
 from contextlib import suppress
 from importlib.metadata import version
@@ -21,6 +22,8 @@ import torch
 import longrec
 from longrec.core.memory import peak_bytes, resident_bytes
 from longrec.models.common.settings import parse_assignments
+from longrec.runs.carry_out import carry_out
+from longrec.runs.folder import make_plan
 from longrec.training.progress import Report
 
 WARM = 20
@@ -80,8 +83,9 @@ def main() -> None:
     settings = parse_assignments(given.set)
     untold = {"max_epochs": 100_000, "validate_every": 100_000}
     histories, watch = longrec.open_histories(given.histories), Watch(given.seconds)
-    with suppress(Enough):
-        longrec.train(histories, model=given.model, progress=watch, **(untold | settings))
+    with tempfile.TemporaryDirectory() as folder, suppress(Enough):
+        plan = make_plan(histories, Path(folder), given.model, untold | settings, None)
+        carry_out(histories, plan, None, Path(folder), False, "auto", watch, None)
     about = {"system": "longrec", "model": given.model, "version": version("longrec")}
     setting = {"settings": settings, "threads": given.threads}
     print(json.dumps(about | setting | watch.told()))

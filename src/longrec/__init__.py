@@ -22,8 +22,12 @@ if TYPE_CHECKING:
     from longrec.data.read import read_events
     from longrec.recommender import Recommender, load
     from longrec.runs.evaluate import evaluate
+    from longrec.runs.loggers import MLflowLogger, TensorBoardLogger
     from longrec.runs.refit import refit
     from longrec.runs.train import train
+    from longrec.training.progress import Progress
+
+    __version__: str
 
 _HOME = {
     "read_events": "longrec.data.read",
@@ -31,6 +35,9 @@ _HOME = {
     "open_histories": "longrec.data.histories",
     "Histories": "longrec.data.histories",
     "train": "longrec.runs.train",
+    "Progress": "longrec.training.progress",
+    "TensorBoardLogger": "longrec.runs.loggers",
+    "MLflowLogger": "longrec.runs.loggers",
     "refit": "longrec.runs.refit",
     "evaluate": "longrec.runs.evaluate",
     "compare": "longrec.comparison.compare",
@@ -45,7 +52,10 @@ __all__ = [
     "DataError",
     "Histories",
     "LongrecError",
+    "MLflowLogger",
+    "Progress",
     "Recommender",
+    "TensorBoardLogger",
     "UsageError",
     "compare",
     "evaluate",
@@ -59,6 +69,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from longrec.core.version import version
+
+        return version()
     if name in _HOME:
         import random
 
@@ -71,4 +85,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "__version__"})

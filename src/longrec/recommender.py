@@ -18,6 +18,7 @@ from longrec.core.arguments import check_count, check_progress, described
 from longrec.core.arrays import places
 from longrec.core.choices import Durability, ExcludeSeen, SplitName
 from longrec.core.errors import UsageError
+from longrec.core.shown import Picture
 from longrec.data.aligned import align_items
 from longrec.data.catalog import as_ids
 from longrec.data.event_columns import check_columns
@@ -136,6 +137,25 @@ class Recommender(Artifact):
                 "score": scores.numpy(),
             }
         )
+
+    def plot_curve(self) -> Picture:
+        """The training's loss and validation NDCG@10 as served against its seconds.
+
+        Raises
+        ------
+        UsageError
+            When nothing was validated or logged: `curve` has no rows.
+        """
+        from longrec.evaluation.report.contents import ReportRow
+        from longrec.evaluation.report.drawing import with_own_ids
+        from longrec.evaluation.report.figures import training_curves
+
+        log = self.curve.with_columns(validation=pl.col("ndcg10").fill_nan(None))
+        svg = training_curves([ReportRow(self.name, "model", {}, log=log)])
+        if svg is None:
+            raise UsageError(f"this {self.name} has no log of its training, so no curve to plot")
+        about = f"training of {self.name}, {len(log):,} validations"
+        return Picture(about, with_own_ids(svg, f"curve{id(log)}"))
 
     def recommend(
         self,

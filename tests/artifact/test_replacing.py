@@ -62,7 +62,7 @@ def test_a_kill_at_any_instant_leaves_the_old_or_the_new_one(kind, server, tmp_p
     folder = tmp_path / "run"
     WRITERS[kind](folder, 1)
     if kind != "histories":
-        (folder / "log.csv").write_text("kept")
+        (folder / "notes.txt").write_text("kept")
     old, seen = 1, set()
     for instant in count():
         new = old % 8 + 1
@@ -79,7 +79,7 @@ def test_a_kill_at_any_instant_leaves_the_old_or_the_new_one(kind, server, tmp_p
     assert seen == {False, True}
     assert instant > 3
     if kind != "histories":
-        assert (folder / "log.csv").read_text() == "kept"
+        assert (folder / "notes.txt").read_text() == "kept"
         hidden = [path.name for path in folder.iterdir() if path.name.startswith(".")]
         assert not hidden, "the next writer tidies up"
 

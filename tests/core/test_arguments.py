@@ -11,6 +11,7 @@ from longrec.core.arguments import (
     check_names,
     check_path,
     check_progress,
+    check_shown,
     check_text,
 )
 from longrec.core.errors import UsageError
@@ -38,9 +39,10 @@ def test_progress_is_called():
     check_progress(None)
     with pytest.raises(UsageError, match="progress is True; give a function"):
         check_progress(True)
-    with pytest.raises(UsageError, match=r"progress is 5; give a function .*, True or None"):
-        check_progress(5, shown=True)
-    check_progress(False, shown=True)
+    for shown in (True, False, None):
+        check_shown(shown)
+    with pytest.raises(UsageError, match=r"progress is 5; give True or False.*, or None$"):
+        check_shown(5)
 
 
 def test_text_and_names():

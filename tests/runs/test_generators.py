@@ -91,10 +91,10 @@ def test_a_callers_state_does_not_change_a_training(histories):
 
 def test_a_training_that_fails_leaves_them_too(histories):
     with untouched(), pytest.raises(longrec.LongrecError, match="nan"):
-        longrec.train(histories, "hydrarec", **TINY | {"progress": _spoil}, learning_rate=1e30)
+        longrec.train(histories, "hydrarec", **TINY, on_epoch=_spoil)
 
 
-def _spoil(report: object) -> None:
+def _spoil(progress: longrec.Progress) -> None:
     raise longrec.LongrecError("nan")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from stops import told_of_steps
 
 import longrec
 from longrec.core.errors import DataError, UsageError
@@ -88,16 +89,16 @@ class Stop(BaseException):
 
 
 def stop_at(epoch, after=0):
-    """A progress that stops a training in that epoch, in its `after`-th fit (from 0)."""
+    """Stop a training in that epoch, in its `after`-th fit (from 0)."""
     fits, last = 0, 0
 
-    def progress(report):
+    def tell(status):
         nonlocal fits, last
-        fits, last = fits + (report.status.total_steps < last), report.status.total_steps
-        if fits == after and report.status.epoch == epoch and report.status.step >= 2:
+        fits, last = fits + (status.total_steps < last), status.total_steps
+        if fits == after and status.epoch == epoch and status.step >= 2:
             raise Stop
 
-    return progress
+    return told_of_steps(tell)
 
 
 # ---- what a refit is
@@ -159,12 +160,11 @@ def test_the_steps_are_those_of_any_training(data, measured):
     """One more epoch makes another model, and the one before it is on its way."""
     losses = []
     for epochs in (1, 2):
-        rows = []
+        losses.append([])
         longrec.refit(
             with_training(measured, best_epoch=epochs),
-            progress=lambda report, rows=rows: rows.append(list(report.status.rows)),
+            on_epoch=lambda progress: losses[-1].append(progress.loss),
         )
-        losses.append([row.loss for row in rows[-1]])
     assert len(losses[0]) == 1
     assert losses[1][0] == losses[0][0]
     assert losses[1][1] < losses[1][0]
@@ -322,10 +322,8 @@ def test_a_final_run_that_was_moved_names_the_measured_one_where_it_is(whole, tm
 @pytest.mark.parametrize("place_of_stop", [(2, 0), (0, 1)])
 def test_train_final_goes_on_from_wherever_it_stopped(data, whole, tmp_path, place_of_stop):
     run, settings = tmp_path / "run", TINY | QUICK | {"checkpoint_minutes": 1e-9}
-    with pytest.raises(Stop):
-        longrec.train(
-            *(data, "elastic", run), final=True, progress=stop_at(*place_of_stop), **settings
-        )
+    with pytest.raises(Stop), stop_at(*place_of_stop):
+        longrec.train(data, "elastic", run, final=True, **settings)
     with pytest.raises(DataError, match="has not ended"):
         longrec.load(run)
     with pytest.raises(UsageError, match="started with dim=8, not 16"):
@@ -346,10 +344,8 @@ def test_what_train_final_refuses(data, tmp_path):
     with pytest.raises(UsageError, match="abacus"):
         longrec.train(data, "elastic", run, final=True, device="abacus", **TINY)
     assert not run.exists()
-    with pytest.raises(Stop):
-        longrec.train(
-            *(data, "elastic", run), progress=stop_at(0), checkpoint_minutes=1e-9, **TINY, **QUICK
-        )
+    with pytest.raises(Stop), stop_at(0):
+        longrec.train(data, "elastic", run, checkpoint_minutes=1e-9, **TINY, **QUICK)
     with pytest.raises(UsageError, match="was started without --final"):
         longrec.train(data, out=run, final=True, resume=True)
 
@@ -357,8 +353,8 @@ def test_what_train_final_refuses(data, tmp_path):
 def test_a_refit_goes_on_where_it_stopped(data, measured, final, tmp_path):
     run = tmp_path / "run"
     ready = replace(measured, train_config=replace(measured.train_config, checkpoint_minutes=1e-9))
-    with pytest.raises(Stop):
-        longrec.refit(ready, run, progress=stop_at(0))
+    with pytest.raises(Stop), stop_at(0):
+        longrec.refit(ready, run)
     assert list(run.glob("checkpoint-*"))
     other = longrec.train(data, "elastic", **TINY, max_epochs=1, seed=3)
     with pytest.raises(UsageError, match="was not begun as a refit of the recommender given"):

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 import torch
 from polars.testing import assert_frame_equal
+from stops import told_of_steps
 
 import longrec
 from longrec.core.errors import DataError, LongrecError, UsageError
@@ -80,16 +81,15 @@ def begin(data, run, **settings):
     class Stop(BaseException):
         pass
 
-    def stop(report):
-        if report.status.total_steps >= 2:
+    def stop(status):
+        if status.total_steps >= 2:
             raise Stop
 
-    with pytest.raises(Stop):
+    with pytest.raises(Stop), told_of_steps(stop):
         longrec.train(
             data,
             "elastic",
             run,
-            progress=stop,
             **(TINY | {"max_epochs": 2, "checkpoint_minutes": 1e-9, "batch_tokens": 64} | settings),
         )
     (run / ".lock").unlink(missing_ok=True)  # a kill -9 may leave it or not: nobody holds it
@@ -282,11 +282,11 @@ def test_two_trainings_in_one_folder(data, tmp_path):
 def test_histories_that_change_under_a_run(tmp_path):
     own = histories(tmp_path / "own", seed=3)
 
-    def touch(report):
+    def touch(status):
         (tmp_path / "own" / "catalog.parquet").touch()
 
-    with pytest.raises(DataError, match="while it was in use"):
-        longrec.train(own, out=tmp_path / "run", progress=touch, **TINY)
+    with pytest.raises(DataError, match="while it was in use"), told_of_steps(touch):
+        longrec.train(own, out=tmp_path / "run", **TINY)
 
 
 # ---- evaluate

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 import torch
 from models.small_models import small
+from stops import told_of_steps
 
 import longrec
 from longrec.config.training import TrainConfig
@@ -352,12 +353,12 @@ class Stop(BaseException):
 
 
 def begin(data, out, steps, **settings):
-    def stop(report):
-        if report.status.total_steps >= steps:
+    def stop(status):
+        if status.total_steps >= steps:
             raise Stop
 
-    with pytest.raises(Stop):
-        longrec.train(data, out=out, progress=stop, **settings)
+    with pytest.raises(Stop), told_of_steps(stop):
+        longrec.train(data, out=out, **settings)
     (out / ".lock").unlink(missing_ok=True)
 
 

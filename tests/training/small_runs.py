@@ -12,7 +12,7 @@ from longrec.data.histories import Histories
 from longrec.data.splits import make_split
 from longrec.models import MODELS, Model, build_model
 from longrec.training.fit import fit
-from longrec.training.progress import FitResult, Progress
+from longrec.training.progress import FitResult, OnEpoch, Show
 
 QUICK = {"max_epochs": 2, "batch_tokens": 400, "warmup_steps": 5, "learning_rate": 1e-2}
 SMALL: dict[str, Any] = {"dim": 16, "layers": 1, "ffn_dim": 16, "dropout": 0.0}
@@ -29,9 +29,11 @@ def run_of(
     histories: Histories,
     folder: Path,
     protocol: str = "leave-one-out",
-    progress: Progress | None = None,
+    show: Show | None = None,
+    on_epoch: OnEpoch | None = None,
     **settings: Any,
 ) -> FitResult:
     folder.mkdir(exist_ok=True)
     config = TrainConfig(**(QUICK | settings))
-    return fit(model, histories, make_split(protocol, histories), config, folder, progress=progress)
+    split = make_split(protocol, histories)
+    return fit(model, histories, split, config, folder, show=show, on_epoch=on_epoch)

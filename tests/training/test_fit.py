@@ -87,7 +87,7 @@ def test_the_state_between_windows_is_detached(tmp_path, histories):
 def test_training_learns(tmp_path, histories, name, settings):
     counted = run_of(model_of("popularity", 30), histories, tmp_path)
     reports = []
-    settings = settings | {"max_epochs": 12, "progress": reports.append}
+    settings = settings | {"max_epochs": 12, "show": reports.append}
     result = run_of(model_of(name, 30), histories, tmp_path, **settings)
     assert result.stop == "max_epochs"
     assert not result.converged
@@ -196,9 +196,7 @@ def test_weights_to_start_from_are_validated_and_kept_if_nothing_is_better(tmp_p
     found = validated(rank_targets(Scorer(model), histories, split.validation))
     told = []
     config = TrainConfig(**QUICK | {"learning_rate": 0.5, "average": 0.0})
-    result = fit(
-        model, histories, split, config, tmp_path, progress=told.append, validate_first=True
-    )
+    result = fit(model, histories, split, config, tmp_path, show=told.append, validate_first=True)
     first = result.rows[0]
     assert (first.epoch, first.step, first.events, first.loss) == (0, 0, 0, None)
     assert first.ndcg10 == found.ndcg10 > max(row.ndcg10 for row in result.rows[1:])
@@ -266,7 +264,7 @@ def test_histories_that_change_under_a_run_stop_it(tmp_path, histories):
         os.utime(histories.path / "events.arrow", (1, 1))
 
     with pytest.raises(DataError, match=r"events\.arrow was changed"):
-        run_of(model_of("elastic", 30), histories, tmp_path / "run", progress=touch)
+        run_of(model_of("elastic", 30), histories, tmp_path / "run", show=touch)
 
 
 def test_nothing_to_train_on_is_explained(tmp_path, make_histories):

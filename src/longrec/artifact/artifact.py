@@ -21,6 +21,7 @@ from longrec.artifact.folder import (
     write_folder,
 )
 from longrec.artifact.new_items import finite_vectors, new_ids
+from longrec.artifact.training_log import frame_of, read_log, write_log
 from longrec.config.border import make_config
 from longrec.config.training import TrainConfig
 from longrec.core.arguments import check_path, described
@@ -56,6 +57,8 @@ class Artifact:
     columns : the further columns of events that the model reads, as training had them.
     exclude_seen : whether items that a user has seen are left out where nobody says otherwise, as
         was decided when training ended.
+    curve : a row per validation of its training (`longrec.artifact.training_log.ValidationRow`),
+        as log.csv has them; without rows where nothing was validated or logged.
     """
 
     name: str
@@ -70,6 +73,7 @@ class Artifact:
     saved_tensors: str | None = None
     columns: Columns = field(default_factory=dict)
     exclude_seen: bool = True
+    curve: pl.DataFrame = field(default_factory=lambda: frame_of(()))
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -116,6 +120,7 @@ class Artifact:
                 for name, words in config.get("columns", {}).items()
             },
             exclude_seen=config.get("exclude_seen", True),
+            curve=_log_of(folder),
         )
 
     def save(self, folder: str | Path) -> Path:
@@ -146,6 +151,7 @@ class Artifact:
         self.saved_tensors = write_folder(
             folder, config, weights, self.catalog, self.provenance, counted
         )
+        write_log(folder, self.curve)
         self.folder = folder
         return folder
 
@@ -375,6 +381,14 @@ class Artifact:
             base_items=self.base_items or self.catalog.n_items,
             added=None if self.added is None else self.added.with_items(catalog.n_items),
         )
+
+
+def _log_of(folder: Path) -> pl.DataFrame:
+    """The log of a folder; without rows where it is damaged, which keeps nobody from serving."""
+    try:
+        return read_log(folder)
+    except DataError:
+        return frame_of(())
 
 
 def _load_added(

@@ -36,13 +36,9 @@ def top(
 ) -> None:
     """Next-item recommendation from very long user histories: from logs to recommendations."""
     if version:
-        from importlib.metadata import PackageNotFoundError
-        from importlib.metadata import version as version_of
+        from longrec.core.version import version as of_longrec
 
-        try:
-            typer.echo(f"longrec {version_of('longrec')}")
-        except PackageNotFoundError:
-            typer.echo("longrec (from its source, not installed)")
+        typer.echo(f"longrec {of_longrec()}")
         raise typer.Exit
     if threads is not None:
         import torch

@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 import torch
 
+from longrec.artifact import training_log
 from longrec.artifact.folder import EVALUATION
 from longrec.core import sealed
 from longrec.core.errors import DataError
@@ -127,13 +128,9 @@ def _last(number: int, what: str) -> str:
 
 def read_log(run: Path) -> pl.DataFrame:
     """A run's log as reports have it; runs without a memory bank have nulls in its columns."""
-    log = pl.read_csv(run / "log.csv")
-    absent = [pl.lit(None, pl.Float64).alias(name) for name in MEMORY if name not in log.columns]
-    return log.with_columns(absent).select(
-        *("epoch", "step", "seconds"),
-        pl.col("loss").cast(pl.Float64),
-        pl.col("ndcg10").alias("validation"),
-        *(pl.col(name).cast(pl.Float64) for name in MEMORY),
+    log = training_log.read_log(run)
+    return log.select(
+        "epoch", "step", "seconds", "loss", pl.col("ndcg10").alias("validation"), *MEMORY
     )
 
 

@@ -56,12 +56,24 @@ def check_names(name: str, value: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def check_progress(progress: Any, shown: bool = False) -> None:
-    """What is called as work goes on: a function, or None; where it may be shown, a bool, too."""
-    if progress is None or callable(progress) or (shown and isinstance(progress, bool)):
-        return
-    others = "True or None" if shown else "or None"
-    raise UsageError(
-        f"progress is {described(progress)}; give a function that is called as work goes on, "
-        f"{others}"
-    )
+def check_called(name: str, value: Any, when: str) -> None:
+    """A function, or None."""
+    if value is not None and not callable(value):
+        raise UsageError(
+            f"{name} is {described(value)}; give a function that is called as {when}, or None"
+        )
+
+
+def check_progress(progress: Any) -> None:
+    """What is called as work goes on: a function, or None."""
+    check_called("progress", progress, "work goes on")
+
+
+def check_shown(progress: Any) -> None:
+    """Whether a bar is shown: a bool, or None."""
+    if progress is not None and not isinstance(progress, bool):
+        also = " (a function of yours that is called after every epoch is on_epoch)"
+        raise UsageError(
+            f"progress is {described(progress)}; give True or False, whether to show a bar, or None"
+            f"{also if callable(progress) else ''}"
+        )

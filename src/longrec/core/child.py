@@ -34,8 +34,11 @@ def start_child(
     The child imports from this process's own path: what this process would, wherever both are.
     """
     start = _START.format(path=sys.path, module=module)
+    # What it prints is kept or read by programs: colours asked for here, as by a notebook, are not.
+    environment = {name: text for name, text in os.environ.items() if name != "FORCE_COLOR"}
     return subprocess.Popen(
         [sys.executable, "-c", start, *arguments],
+        env=environment,
         stdin=subprocess.PIPE,
         stdout=stdout,
         stderr=stderr,

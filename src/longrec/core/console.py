@@ -10,7 +10,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -20,12 +27,31 @@ from longrec.core.format import number
 out = Console(highlight=False, soft_wrap=True, emoji=False)
 if not out.is_terminal and "COLUMNS" not in os.environ:
     out.width = 160  # a file or a pipe: tables need not fold
-err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+in_notebook = out.is_jupyter
+# A notebook shows standard error on red, and rich's own output there line by line in boxes; its
+# kernel asks for colours (FORCE_COLOR), with which rich takes it for a terminal.
+err = Console(
+    stderr=not in_notebook,
+    force_terminal=False if in_notebook else None,
+    force_jupyter=False,
+    highlight=False,
+    soft_wrap=True,
+    emoji=False,
+)
 
 
 def is_interactive() -> bool:
     """Whether a person sees standard error: a terminal or a notebook."""
-    return err.is_terminal or err.is_jupyter
+    return err.is_terminal or in_notebook
+
+
+def live_bar(*columns: ProgressColumn) -> Progress:
+    """A bar for people, of these columns: in a terminal or a notebook, and nowhere else."""
+    if in_notebook:
+        from longrec.core.notebook_bar import NotebookBar
+
+        return NotebookBar(*columns, console=err)
+    return Progress(*columns, console=err, transient=True, disable=not is_interactive())
 
 
 def say(text: str) -> None:
@@ -87,14 +113,11 @@ def _cell(value: object) -> str:
 @contextmanager
 def progress_bar(description: str) -> Iterator[Any]:
     """A bar that is called with (done, total), and with a new description if that changes."""
-    with Progress(
+    with live_bar(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         TimeRemainingColumn(),
-        console=err,
-        transient=True,
-        disable=not is_interactive(),
     ) as bar:
         task = bar.add_task(plain(description), total=None)
 

@@ -9,11 +9,14 @@ import os
 import platform
 from collections.abc import Mapping
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from longrec.core.version import version
 
 
 def machine() -> dict[str, Any]:
@@ -39,19 +42,13 @@ def machine_text(machine: Mapping[str, Any]) -> str:
 
 def versions(*packages: str) -> dict[str, str]:
     """Versions of longrec, Python and torch, and of further packages."""
-
-    def installed(name: str, otherwise: str) -> str:
+    found = {"longrec": version(), "python": platform.python_version(), "torch": torch.__version__}
+    for name in packages:
         try:
-            return version(name)
+            found[name] = installed(name)
         except PackageNotFoundError:
-            return otherwise
-
-    return {
-        "longrec": installed("longrec", "source"),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        **{name: installed(name, "not installed") for name in packages},
-    }
+            found[name] = "not installed"
+    return found
 
 
 def versions_text(versions: Mapping[str, str]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from longrec.artifact.training_log import frame_of
 from longrec.core import console
 from longrec.core.arguments import described
 from longrec.core.errors import UsageError
@@ -33,7 +34,7 @@ from longrec.runs.warm_start import (
     without_trained,
 )
 from longrec.training.fit import fit
-from longrec.training.progress import Progress
+from longrec.training.progress import OnEpoch, Show
 
 
 def carry_out(
@@ -43,11 +44,13 @@ def carry_out(
     run: Path,
     resume: bool,
     device: str,
-    progress: Progress | bool | None,
+    show: Show | bool | None,
+    on_epoch: OnEpoch | None,
 ) -> Recommender:
     """Train what the plan says, from its last checkpoint in the folder `run` on if `resume`.
 
-    `old` is what a warm start goes on from.
+    `old` is what a warm start goes on from; `show` is called with reports, or True shows a bar,
+    and None shows it where a person looks on.
     """
     model_config, config = parse_settings(plan.model, plan.settings)
     split = make_split(config.protocol, data, config.cut)
@@ -62,22 +65,22 @@ def carry_out(
         columns = {name: old.columns[name].extended(column) for name, column in columns.items()}
     data = data.in_words_of(columns)
     about, old_data = dict(plan.provenance), None
-    progress = console.is_interactive() if progress is None else progress
+    show = console.is_interactive() if show is None else show
     if old is not None:
         old_data = OldHistories.of(old, data)
         about["warm_start"] = about["warm_start"] | describe_start(old, data, split, old_data)
         split = without_trained(split, data, old_data)
         inherit_weights(model, data.catalog, old)
-        if progress is True:
+        if show is True:
             for line in start_messages(about["warm_start"], old, data):
                 console.say(line)
     name = plan.model if plan.refit is None else f"{plan.model}, all events"
     with (
         TrainingProgress(name, config.max_epochs, config.max_minutes)
-        if progress is True
-        else nullcontext(progress or None)
+        if show is True
+        else nullcontext(show or None)
     ) as report:
-        result = fit(model, data, split, config, run, resume, report, old is not None)
+        result = fit(model, data, split, config, run, resume, report, old is not None, on_epoch)
     data.check()
     training = asdict(result)
     del training["rows"]
@@ -90,12 +93,13 @@ def carry_out(
         *(plan.model, model, model_config, config, _counted(data, split), about),
         columns=columns,
         exclude_seen=policy["exclude_seen"],
+        curve=frame_of(result.rows),
     )
-    if progress is True and len(split.validation):  # whoever looks on can tell what is weak
+    if show is True and len(split.validation):  # whoever looks on can tell what is weak
         with console.progress_bar("baselines") as report_counted:
             about["baselines"] = validate_baselines(data, split, config, report_counted)
     if old is not None:
-        bar = console.progress_bar("the new period") if progress is True else nullcontext()
+        bar = console.progress_bar("the new period") if show is True else nullcontext()
         with bar as report_ranked:
             gain = measure_gain(old, recommender, data, split, old_data, report_ranked)
         about["warm_start"]["gain"] = gain

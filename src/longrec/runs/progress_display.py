@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import time
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn
 
-from longrec.core.console import err, is_interactive
+from longrec.core.console import live_bar
 from longrec.core.format import duration
 from longrec.training.progress import Report
 
@@ -21,15 +21,12 @@ class TrainingProgress:
     def __init__(self, name: str, max_epochs: int, max_minutes: float | None) -> None:
         self.name, self.max_epochs, self.max_minutes = name, max_epochs, max_minutes
         self._validations, self._last_update = 0, 0.0
-        self._bar = Progress(
+        self._bar = live_bar(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TextColumn("{task.fields[state]}"),
-            console=err,
-            transient=True,
-            disable=not is_interactive(),
         )
 
     def __enter__(self) -> TrainingProgress:

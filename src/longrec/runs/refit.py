@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from longrec.core.arguments import check_path, check_progress
+from longrec.core.arguments import check_called, check_path, check_shown
 from longrec.core.errors import UsageError
 from longrec.data.histories import Histories
 from longrec.recommender import Recommender, load
@@ -20,7 +20,7 @@ from longrec.runs.folder import (
     write_plan,
 )
 from longrec.runs.warm_start import name_of, origin, reopen
-from longrec.training.progress import Progress
+from longrec.training.progress import OnEpoch
 
 
 def refit(
@@ -30,7 +30,8 @@ def refit(
     *,
     resume: bool = False,
     device: str = "auto",
-    progress: Progress | bool | None = None,
+    progress: bool | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> Recommender:
     """Train a measured run anew on all events, validation and test included, to be served.
 
@@ -51,8 +52,12 @@ def refit(
         Go on with the refit in `out` that was interrupted.
     device : str
         "auto" (a GPU if torch sees one), "cpu", "cuda", "cuda:1", …
-    progress : callable, bool or None
-        Called after every step; True shows a bar, None shows it in a terminal or a notebook.
+    progress : bool or None
+        Whether to show a bar; None shows it in a terminal or a notebook.
+    on_epoch : callable or None
+        Called after every epoch with a `longrec.Progress`, such as a `longrec.TensorBoardLogger`.
+        Where it returns True, training ends there with the best weights so far; what it raises
+        ends the call, and leaves in `out` what `resume` goes on from.
 
     Returns
     -------
@@ -69,7 +74,8 @@ def refit(
     LongrecError
         When training cannot go on.
     """
-    check_progress(progress, shown=True)
+    check_shown(progress)
+    check_called("on_epoch", on_epoch, "each epoch ends, with a longrec.Progress")
     measured = run if isinstance(run, Recommender) else load(run)
     data = measured.data(histories)
     old = _started_from(measured)
@@ -79,7 +85,7 @@ def refit(
         if resume:
             raise UsageError("resume needs the folder of the refit: pass out=")
         with tempfile.TemporaryDirectory(prefix="longrec-") as temporary:
-            return carry_out(data, plan, old, Path(temporary), False, device, progress)
+            return carry_out(data, plan, old, Path(temporary), False, device, progress, on_epoch)
     folder = check_path("out", out)
     with locked_run(folder, resume):
         begun = read_plan(folder) if resume else None
@@ -93,7 +99,7 @@ def refit(
                 )
             check_resumable(begun, data, folder, plan.model, plan.settings, old)
             plan = begun
-        recommender = carry_out(data, plan, old, folder, resume, device, progress)
+        recommender = carry_out(data, plan, old, folder, resume, device, progress, on_epoch)
         recommender.save(folder)
         end_run(folder)
     return recommender

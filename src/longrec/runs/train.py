@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from longrec.core.arguments import check_path, check_progress
+from longrec.core.arguments import check_called, check_path, check_shown
 from longrec.core.choices import Recipe
 from longrec.core.errors import UsageError
 from longrec.data.histories import Histories, as_histories
@@ -25,7 +25,7 @@ from longrec.runs.folder import (
     read_plan,
 )
 from longrec.runs.warm_start import reopen
-from longrec.training.progress import Progress
+from longrec.training.progress import OnEpoch
 
 
 def train(
@@ -38,7 +38,8 @@ def train(
     recipe: Recipe = "own",
     resume: bool = False,
     device: str = "auto",
-    progress: Progress | bool | None = None,
+    progress: bool | None = None,
+    on_epoch: OnEpoch | None = None,
     **settings: Any,
 ) -> Recommender:
     """Train a model on histories.
@@ -70,8 +71,12 @@ def train(
         may be left out then; those that are given must be the run's own.
     device : str
         "auto" (a GPU if torch sees one), "cpu", "cuda", "cuda:1", …
-    progress : callable, bool or None
-        Called after every step; True shows a bar, None shows it in a terminal or a notebook.
+    progress : bool or None
+        Whether to show a bar; None shows it in a terminal or a notebook.
+    on_epoch : callable or None
+        Called after every epoch with a `longrec.Progress`, such as a `longrec.TensorBoardLogger`.
+        Where it returns True, training ends there with the best weights so far; what it raises
+        ends the call, and leaves in `out` what `resume` goes on from.
     **settings
         Keys of the model's config and of `longrec.config.training.TrainConfig`.
 
@@ -91,7 +96,8 @@ def train(
         When training cannot go on: nothing to train on, a loss that is not finite.
     """
     data = as_histories("histories", histories)
-    check_progress(progress, shown=True)
+    check_shown(progress)
+    check_called("on_epoch", on_epoch, "each epoch ends, with a longrec.Progress")
     if model is not None:
         check_model(model)
     old = warm_start if isinstance(warm_start, Recommender | None) else load(warm_start)
@@ -101,7 +107,7 @@ def train(
         with tempfile.TemporaryDirectory(prefix="longrec-") as temporary:
             run = Path(temporary)
             plan = make_plan(data, run, model, settings, old, recipe=recipe)
-            return carry_out(data, plan, old, run, False, device, progress)
+            return carry_out(data, plan, old, run, False, device, progress, on_epoch)
     folder = check_path("out", out)
     with locked_run(folder, resume):
         begun = read_plan(folder) if resume else None
@@ -113,9 +119,9 @@ def train(
             if old is None and "warm_start" in plan.provenance:
                 old = reopen(plan.provenance["warm_start"])
         if plan.final:
-            measured = _measured(data, plan, old, folder / MEASURED, device, progress)
+            measured = _measured(data, plan, old, folder / MEASURED, device, progress, on_epoch)
             plan = plan_refit(measured, plan.provenance)
-        recommender = carry_out(data, plan, old, folder, resume, device, progress)
+        recommender = carry_out(data, plan, old, folder, resume, device, progress, on_epoch)
         recommender.save(folder)
         end_run(folder)
     return recommender
@@ -127,7 +133,8 @@ def _measured(
     old: Recommender | None,
     folder: Path,
     device: str,
-    progress: Progress | bool | None,
+    progress: bool | None,
+    on_epoch: OnEpoch | None,
 ) -> Recommender:
     """The run that finds how long the final one trains; made, or gone on with, where need be."""
     if has_ended(folder):
@@ -139,5 +146,6 @@ def _measured(
         resume=True,
         device=device,
         progress=progress,
+        on_epoch=on_epoch,
         **plan.settings,
     )

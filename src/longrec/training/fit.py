@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from longrec.artifact.training_log import ValidationRow, frame_of, write_log
 from longrec.config.training import ClockName, TrainConfig, refuse_unread
 from longrec.core.errors import DataError, LongrecError
 from longrec.core.generators import generators_kept, seed_generators
@@ -28,7 +29,7 @@ from longrec.core.memory import keep_freed_memory
 from longrec.data.batches import Batch, TrainingData
 from longrec.data.histories import Histories
 from longrec.data.sampling import Masking, Prefixes
-from longrec.data.splits import Split, training_events
+from longrec.data.splits import ALL, Split, training_events
 from longrec.evaluation.rank_targets import rank_targets
 from longrec.mixers import Context
 from longrec.mixers.base import map_state
@@ -50,10 +51,11 @@ from longrec.training.precision import choose_precision
 from longrec.training.progress import (
     FitResult,
     FitStatus,
+    OnEpoch,
     Progress,
     Report,
-    ValidationRow,
-    write_log,
+    Show,
+    asks_to_stop,
 )
 from longrec.training.validation import Validated, draw_targets, validated
 
@@ -71,8 +73,9 @@ def fit(
     config: TrainConfig,
     run: Path,
     resume: bool = False,
-    progress: Progress | None = None,
+    show: Show | None = None,
     validate_first: bool = False,
+    on_epoch: OnEpoch | None = None,
 ) -> FitResult:
     """Train `model` in place and leave it with its best validated weights, in eval mode.
 
@@ -87,10 +90,13 @@ def fit(
         An existing folder for checkpoints and log.csv.
     resume : bool
         Go on from the run's last checkpoint, if it has one.
-    progress : callable or None
+    show : callable or None
+        Called after every step, and while validations go on.
     validate_first : bool
         Whether the weights that `model` comes with are validated before the first step, and kept
         where nothing better follows.
+    on_epoch : callable or None
+        Called after every epoch, with its checkpoint begun; where it returns True, training ends.
 
     Returns
     -------
@@ -103,7 +109,7 @@ def fit(
         has no effect on such a model, its loss cannot be had, or is not finite.
     """
     if isinstance(model, CountingModel):
-        return _count(model, histories, split, config)
+        return _count(model, histories, split, config, on_epoch)
     assert isinstance(model, SequenceModel)
     model.learn_words({name: histories.columns[name].words for name in model.reads_columns})
     check_loss(model, config)
@@ -114,7 +120,7 @@ def fit(
             f"{split.protocol!r}, so there is nothing to train on"
         )
     with generators_kept(model.device):
-        return _Fit(model, data, split, config, run, progress).run(resume, validate_first)
+        return _Fit(model, data, split, config, run, show, on_epoch).run(resume, validate_first)
 
 
 def training_data(
@@ -157,10 +163,12 @@ class _Fit:
         split: Split,
         config: TrainConfig,
         run: Path,
-        progress: Progress | None,
+        show: Show | None = None,
+        on_epoch: OnEpoch | None = None,
     ) -> None:
         self.model, self.data, self.config, self.folder = model, data, config, run
-        self.progress, self.device = progress, model.device
+        self.show, self.on_epoch, self.device = show, on_epoch, model.device
+        self.final = split.protocol == ALL
         self.status = FitStatus(precision=choose_precision(config.precision, self.device))
         few = reads_few_items(config, model.n_items)
         model.sparse_items = few and reads_items_by_rows(model)
@@ -208,18 +216,22 @@ class _Fit:
         if validate_first and not status.total_steps and not status.rows:
             self.validate()
             self.save()
+            self.tell(validated=True)
         # An interrupt may fall between an update and its count: only whole steps are saved.
         while not status.stop and status.epoch < config.max_epochs:
             if not self.run_epoch():
                 break
             status.epoch, status.step = status.epoch + 1, 0
             last = status.epoch == config.max_epochs
-            if status.epoch % config.validate_every == 0 or last:
+            validated = status.epoch % config.validate_every == 0 or last
+            if validated:
                 self.validate()
             self.save()
-        if status.stop == "max_minutes" and status.loss_events:
+            self.tell(validated)
+        if status.stop in ("max_minutes", "on_epoch") and status.loss_events:
             self.validate()
             self.save()
+            self.tell(validated=True)
 
     def run_epoch(self) -> bool:
         """Train from where it stands to the epoch's end (True), or until time is up (False)."""
@@ -328,7 +340,7 @@ class _Fit:
             status.worse += 1
             if status.worse >= self.config.patience:
                 status.stop = "converged"
-        write_log(self.folder / "log.csv", status.rows)
+        write_log(self.folder, frame_of(status.rows))
         self.report(1, row.loss)
 
     def keep_weights(self) -> None:
@@ -337,10 +349,35 @@ class _Fit:
         for name, tensor in self.average.state_dict().items():
             self.best[name].copy_(tensor)
 
+    def tell(self, validated: bool) -> None:
+        """Tell the caller how far it is, which may end the training."""
+        if self.on_epoch is None:
+            return
+        status = self.status
+        stop = status.stop or ("max_epochs" if status.epoch >= self.config.max_epochs else "")
+        row = status.rows[-1] if validated else None
+        reached = Progress(
+            model=self.model.name,
+            settings=_settings(self.model, self.config),
+            final=self.final,
+            epoch=status.begun,
+            step=status.total_steps,
+            seconds=status.seconds,
+            events=status.events,
+            loss=status.loss if row is None else row.loss,
+            ndcg10=None if row is None else _or_none(row.ndcg10),
+            hr10=None if row is None else _or_none(row.hr10),
+            best_ndcg10=status.best if status.best >= 0 else None,
+            best_epoch=status.best_epoch,
+            stop=stop,
+        )
+        if asks_to_stop(self.on_epoch(reached)) and not stop:
+            status.stop = "on_epoch"
+
     def report(self, steps: int, loss: float | None, validating: float | None = None) -> None:
-        if self.progress is not None:
+        if self.show is not None:
             rate = self.status.events / max(self.status.seconds, 1e-9)
-            self.progress(Report(self.status, steps, loss, rate, validating))
+            self.show(Report(self.status, steps, loss, rate, validating))
 
     def save(self) -> None:
         """Begin to write a checkpoint of everything that the next step depends on."""
@@ -395,7 +432,11 @@ class _Fit:
 
 
 def _count(
-    model: CountingModel, histories: Histories, split: Split, config: TrainConfig
+    model: CountingModel,
+    histories: Histories,
+    split: Split,
+    config: TrainConfig,
+    on_epoch: OnEpoch | None,
 ) -> FitResult:
     clock, device = CLOCKS[config.clock], model.device
     start = clock()
@@ -408,7 +449,7 @@ def _count(
     found = None
     if len(targets):
         found = validated(rank_targets(Scorer(model), histories, targets), config.exclude_seen)
-    return FitResult(
+    result = FitResult(
         stop="counted",
         converged=True,
         epochs=1,
@@ -420,6 +461,25 @@ def _count(
         policy=policy_of(found, config),
         dropped=0,
     )
+    if on_epoch is not None:
+        ndcg10 = None if found is None else found.ndcg10
+        reached = Progress(
+            model=model.name,
+            settings=_settings(model, config),
+            final=split.protocol == ALL,
+            epoch=1,
+            step=0,
+            seconds=result.seconds,
+            events=result.events,
+            loss=None,
+            ndcg10=ndcg10,
+            hr10=None if found is None else found.hr10,
+            best_ndcg10=ndcg10,
+            best_epoch=1,
+            stop=result.stop,
+        )
+        on_epoch(reached)
+    return result
 
 
 def policy_of(found: Validated | ValidationRow | None, config: TrainConfig) -> dict[str, Any]:
@@ -440,3 +500,12 @@ def policy_of(found: Validated | ValidationRow | None, config: TrainConfig) -> d
 
 def _named(found: Validated | ValidationRow) -> dict[str, float]:
     return {"served/ndcg@10": found.ndcg10, "served/hr@10": found.hr10}
+
+
+def _settings(model: Model, config: TrainConfig) -> tuple[tuple[str, Any], ...]:
+    return tuple((asdict(model.config) | asdict(config)).items())
+
+
+def _or_none(value: float) -> float | None:
+    """None for what is not a number, where nothing was validated."""
+    return None if np.isnan(value) else value

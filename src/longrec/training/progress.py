@@ -1,53 +1,14 @@
-"""What a fit reports: a row per validation, its status while it runs, and its result."""
+"""What a fit reports: to its caller, to a display, its status while it runs, and its result."""
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-from longrec.core.files import write_file
+import numpy as np
 
-
-@dataclass
-class ValidationRow:
-    """One validation: a row of log.csv.
-
-    Attributes
-    ----------
-    epoch, step : epochs and steps done before it.
-    seconds : of the whole fit so far.
-    events : events read by training so far.
-    loss : mean training loss since the row before; None before the first step.
-    ndcg10, hr10 : of the validation targets, as served under the policy of this row; not a number
-        where there are none.
-    exclude_seen : that policy: whether items that a user has seen are hidden.
-    ndcg10_hiding, ndcg10_showing : as served with seen items hidden, and shown.
-    repeats, targets : share of the validation targets whose item is in their own input, and how
-        many targets there were.
-    memory_share, memory_entropy, memory_kl : how evenly the validation used the slots of memory
-        banks (`longrec.mixers.product_keys.Usage`); None in a model without one.
-    """
-
-    epoch: int
-    step: int
-    seconds: float
-    events: int
-    loss: float | None
-    ndcg10: float
-    hr10: float
-    exclude_seen: bool = True
-    ndcg10_hiding: float = math.nan
-    ndcg10_showing: float = math.nan
-    repeats: float = 0.0
-    targets: int = 0
-    memory_share: float | None = None
-    memory_entropy: float | None = None
-    memory_kl: float | None = None
+from longrec.artifact.training_log import ValidationRow
 
 
 @dataclass
@@ -80,6 +41,43 @@ class FitStatus:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """How far a training is after an epoch: what `on_epoch` of `longrec.train` is called with.
+
+    Attributes
+    ----------
+    model : the model's name.
+    settings : (key, value) of all settings of the model and of training; `dict` of it is a mapping.
+    final : whether this is the run on all events that serves, which has no validation.
+    epoch, step : epochs and steps done; 0 where the weights of a warm start were validated.
+    seconds, events : of the whole training so far, and events that it read.
+    loss : mean training loss since the validation before; None before the first step.
+    ndcg10, hr10 : of the validation that followed this epoch, as served; None without one.
+    best_ndcg10, best_epoch : the best validation so far, and its epoch; None and 0 without one.
+    stop : why the training ends here, "converged" or the like (`stop` of its provenance); "" where
+        it goes on.
+    """
+
+    model: str
+    settings: tuple[tuple[str, Any], ...]
+    final: bool
+    epoch: int
+    step: int
+    seconds: float
+    events: int
+    loss: float | None
+    ndcg10: float | None
+    hr10: float | None
+    best_ndcg10: float | None
+    best_epoch: int
+    stop: str
+
+
+OnEpoch = Callable[[Progress], object]
+"""Called after every epoch; where it returns True, training ends there."""
+
+
+@dataclass(frozen=True)
 class Report:
     """What a progress display gets after a step or a validation.
 
@@ -99,7 +97,7 @@ class Report:
     validating: float | None = None
 
 
-Progress = Callable[[Report], None]
+Show = Callable[[Report], None]
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,7 @@ class FitResult:
 
     Attributes
     ----------
-    stop : "converged", "max_epochs", "max_minutes" or "counted".
+    stop : "converged", "max_epochs", "max_minutes", "on_epoch" (which returned True) or "counted".
     converged : whether the validation metric had stopped improving (counting always has).
     epochs, seconds, events : work done; events are those read.
     rows : the log.
@@ -135,10 +133,6 @@ class FitResult:
     precision: str = ""
 
 
-def write_log(path: Path, rows: list[ValidationRow]) -> None:
-    """The log as CSV: one row per validation."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(ValidationRow.__dataclass_fields__), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(map(asdict, rows))
-    write_file(path, text.getvalue())
+def asks_to_stop(answer: object) -> bool:
+    """Whether what `on_epoch` returned ends the training: True does, and nothing else."""
+    return isinstance(answer, bool | np.bool_) and bool(answer)
