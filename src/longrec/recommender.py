@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import zlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -155,7 +156,7 @@ class Recommender(Artifact):
         if svg is None:
             raise UsageError(f"this {self.name} has no log of its training, so no curve to plot")
         about = f"training of {self.name}, {len(log):,} validations"
-        return Picture(about, with_own_ids(svg, f"curve{id(log)}"))
+        return Picture(about, with_own_ids(svg, f"curve-{zlib.crc32(svg.encode()):x}"))
 
     def recommend(
         self,

@@ -22,13 +22,14 @@ from longrec.artifact.folder import (
 )
 from longrec.artifact.new_items import finite_vectors, new_ids
 from longrec.artifact.training_log import frame_of, read_log, write_log
-from longrec.config.border import make_config
+from longrec.config.border import changed_settings, make_config
 from longrec.config.training import TrainConfig
 from longrec.core.arguments import check_path, described
 from longrec.core.choices import ExcludeSeen
 from longrec.core.errors import DataError, UsageError
 from longrec.core.generators import generators_kept
 from longrec.core.registry import missing_from
+from longrec.core.shown import html_facts, html_table
 from longrec.data.catalog import Catalog
 from longrec.data.event_columns import Column, Columns
 from longrec.data.histories import Histories, as_histories, open_histories
@@ -262,6 +263,64 @@ class Artifact:
                 f"{self.name} scores a user and an item together and has no vectors of items"
             )
         return self.model.item_vectors().detach()
+
+    def item_frame(self) -> pl.DataFrame:
+        """The catalog with the vectors that are scored, for analysis or another system.
+
+        Returns
+        -------
+        polars.DataFrame
+            Columns item (id), count (events that it was trained on), vector (an Array of D float32)
+            and, where items have one, bias: the score is the largest product of the vector and one
+            of the user's, and the bias.
+
+        Raises
+        ------
+        UsageError
+            When the model has no item vectors.
+        """
+        vectors, bias = self.item_vectors(), self.scorer.bias()
+        frame = pl.DataFrame(
+            {
+                "item": self.catalog.ids,
+                "count": self.catalog.counts,
+                "vector": pl.Series(vectors[1:].float().cpu().numpy()),
+            }
+        )
+        if bias is None:
+            return frame
+        return frame.with_columns(bias=pl.Series(bias.detach()[1:].float().cpu().numpy()))
+
+    def __repr__(self) -> str:
+        about = [self.name, f"{self.catalog.n_items:,} items"]
+        if found := self.provenance.get("training", {}).get("validation"):
+            about.append(f"validation NDCG@10 as served {found['served/ndcg@10']:.4f}")
+        about.append("in memory" if self.folder is None else repr(str(self.folder)))
+        return f"{type(self).__name__}({', '.join(about)})"
+
+    def _repr_html_(self) -> str:
+        about = self.provenance
+        training, data = about.get("training", {}), about.get("data", {})
+        changed = changed_settings(self.model_config, self.train_config)
+        facts = {
+            "items": self.catalog.n_items,
+            "settings unlike the defaults": ", ".join(f"{k}={v}" for k, v in changed.items()),
+            "trained on": data.get("path"),
+            "events": data.get("events"),
+            "epochs": training.get("epochs"),
+            "ended": training.get("stop"),
+            "converged": {True: "yes", False: "no"}.get(training.get("converged"), ""),
+            "seen items": "left out" if self.exclude_seen else "recommended again",
+            "added score": None if self.added is None else self.added.name,
+            "kind": "a final run, trained on all events" if "refit" in about else None,
+            "folder": "none: it is in memory alone" if self.folder is None else str(self.folder),
+        }
+        found = html_facts(f"recommender: {self.name}", facts)
+        numbers = training.get("validation")
+        if numbers:
+            rows = [[key.removeprefix("served/"), value] for key, value in numbers.items()]
+            found += html_table("validation, as served", ["metric", ""], rows)
+        return found
 
     def data(self, given: Histories | str | Path | None = None) -> Histories:
         """The histories given, or else those that this was trained on.

@@ -11,6 +11,8 @@ from longrec.artifact.folder import evaluated_tensors, tensors_of
 from longrec.comparison.plan import Job, Plan, read_plan
 from longrec.comparison.read_runs import read_json, read_ranks, report_row
 from longrec.core.errors import DataError
+from longrec.core.format import duration
+from longrec.core.shown import html_table, html_text
 from longrec.evaluation.metrics import CUTOFFS
 from longrec.evaluation.report.contents import (
     Pair,
@@ -18,7 +20,7 @@ from longrec.evaluation.report.contents import (
     by_rank,
     compare_pairs,
 )
-from longrec.evaluation.summary import LEADING, Metrics
+from longrec.evaluation.summary import LEADING, Metrics, label
 from longrec.models.common.settings import stored_settings
 
 FORMAT = 1
@@ -76,6 +78,32 @@ class Comparison:
         return next(
             (r.metrics.statement() for r in self.rows if isinstance(r.metrics, Metrics)), ""
         )
+
+    def __repr__(self) -> str:
+        found = [f"{row.name} {row.metrics[self.metric]:.4f}" for row in self.rows[:3]]
+        more = len(self.rows) - len(found)
+        found += [f"{more} more"] if more else []
+        found += [f"{len(self.failures)} failed"] if self.failures else []
+        return (
+            f"Comparison({str(self.folder)!r}: {self.metric} {', '.join(found) or 'of none yet'})"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = []
+        for row in self.rows:
+            low_high = row.interval(self.metric)
+            between = "" if low_high is None else "{:.4f} to {:.4f}".format(*low_high)
+            state = "not converged" if row.converged is False else row.ended
+            seconds = "" if row.cost.seconds is None else duration(row.cost.seconds)
+            rows.append([row.name, row.metrics[self.metric], between, state, seconds])
+        head = ["", label(self.metric), "95% interval", "training ended", "time"]
+        found = html_table(f"comparison {self.folder}", head, rows)
+        if self.failures:
+            errors = [[one.name, one.phase, one.error] for one in self.failures]
+            found += html_table("failed", ["", "in", "error"], errors)
+        if self.waiting:
+            found += html_text(f"still to come: {', '.join(self.waiting)}")
+        return found + html_text(self.statement) + html_text(f"The report: {self.report}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values: what results.json holds."""

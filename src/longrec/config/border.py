@@ -90,6 +90,16 @@ def check_config(config: Any) -> None:
         raise UsageError(". ".join(problems))
 
 
+def changed_settings(*configs: Any) -> dict[str, Any]:
+    """Settings of configs that are unlike their defaults, by key."""
+    return {
+        field.name: value
+        for config in configs
+        for field in _fields(type(config))
+        if (value := getattr(config, field.name)) != _default(field)
+    }
+
+
 def is_frozen(cls: Any) -> bool:
     """Whether it is a class with @dataclass(frozen=True), as configs are."""
     return (

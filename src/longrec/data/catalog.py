@@ -44,6 +44,9 @@ class Catalog:
         if self.ids.null_count():
             raise DataError("A catalog may not hold a null id.")
 
+    def __repr__(self) -> str:
+        return f"Catalog({self.n_items:,} items, ids of type {self.ids.dtype})"
+
     @property
     def n_items(self) -> int:
         """Number of items, without padding."""

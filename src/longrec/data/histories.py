@@ -29,10 +29,14 @@ import polars as pl
 import pyarrow as pa
 
 from longrec.core.arguments import check_path
-from longrec.core.errors import DataError, first_line
+from longrec.core.errors import DataError, UsageError, first_line
 from longrec.core.sealed import SealedKind
+from longrec.core.shown import html_facts, html_table
 from longrec.data.catalog import Catalog, SortedIds, hash_ids
 from longrec.data.event_columns import Column, Columns
+from longrec.data.given_ids import check_id
+from longrec.data.history_frames import event_frame, span
+from longrec.data.unknown_ids import likely_cause
 
 SCHEMA_VERSION = 1
 FILES = ("users.arrow", "offsets.arrow", "events.arrow", "catalog.parquet")
@@ -167,6 +171,82 @@ class Histories:
     def find_users(self, ids: Sequence[Any] | pl.Series) -> np.ndarray:
         """Rows (n,) int64 of these users, -1 where unknown; integer ids may come as strings."""
         return self._sorted_users.find(ids)
+
+    def __len__(self) -> int:
+        return self.n_users
+
+    @property
+    def users(self) -> pl.Series:
+        """Ids of all users, in the order of their histories: those that `history` takes."""
+        return self.user_ids
+
+    def history(self, user: Any) -> pl.DataFrame:
+        """One user's events, oldest first.
+
+        Parameters
+        ----------
+        user : id
+
+        Returns
+        -------
+        polars.DataFrame
+            Columns item (its id), time (UTC) where there are times, and the further columns.
+
+        Raises
+        ------
+        UsageError
+            When there is no such user.
+        """
+        check_id("user", user)
+        row = int(self.find_users([user])[0])
+        if row < 0:
+            cause = likely_cause([user], self.user_ids)
+            raise UsageError(
+                f"user {user!r} is not in {self.path}: give one of histories.users"
+                + (f" (likely cause: {cause})" if cause else "")
+            )
+        return self._events(*self.offsets[row : row + 2].tolist())
+
+    def to_polars(self) -> pl.DataFrame:
+        """All events, user by user: columns user and those of `history`, in memory.
+
+        `longrec.prepare` of it gives the same histories.
+        """
+        owner = np.repeat(np.arange(self.n_users), self.lengths)
+        frame = self._events(0, self.n_events)
+        return frame.insert_column(0, self.user_ids.gather(owner).alias("user"))
+
+    def _events(self, start: int, end: int) -> pl.DataFrame:
+        here = slice(start, end)
+        return event_frame(
+            self.catalog.take(self.items[here]),
+            None if self.times is None else self.times[here],
+            {name: values[here] for name, values in self.extra.items()},
+            self.columns,
+        )
+
+    def __repr__(self) -> str:
+        days = span(self.meta.first_time, self.meta.last_time)
+        about = [f"{self.n_users:,} users", f"{self.n_items:,} items", f"{self.n_events:,} events"]
+        return f"Histories({str(self.path)!r}: {', '.join([*about, days or 'no times'])})"
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "users": self.n_users,
+            "items": self.n_items,
+            "events": self.n_events,
+            "events of a user": f"{np.median(self.lengths):,.0f} in the middle, "
+            f"{self.lengths.max():,} at most",
+            "time": span(self.meta.first_time, self.meta.last_time) or "none",
+            "further columns": ", ".join(self.extra),
+            "source": self.meta.source,
+            "fingerprint": f"{self.fingerprint[:12]}…",
+        }
+        head = self._events(0, min(5, int(self.offsets[1]))).cast(pl.String)
+        first = f"first events of user {self.user_ids[0]}"
+        return html_facts(f"histories {self.path}", facts) + html_table(
+            first, head.columns, head.rows()
+        )
 
     def check(self) -> None:
         """Raise DataError if a file was replaced, truncated or touched since this was opened.

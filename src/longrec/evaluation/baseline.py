@@ -47,6 +47,10 @@ class Baseline(Mapping[str, float]):
     def __len__(self) -> int:
         return len(self.estimates)
 
+    def __repr__(self) -> str:
+        beaten = f", beaten: {self.verdict}" if self.verdict else ""
+        return f"Baseline({self.metric} {self[self.metric]:.4f}, {self.targets:,} targets{beaten})"
+
     @property
     def verdict(self) -> str:
         """Whether the model beats it: "yes", "no: it is ahead", "not clear"."""

@@ -21,6 +21,7 @@ from pydantic import TypeAdapter
 
 from longrec.core.arrays import Floats, Ints
 from longrec.core.errors import DataError, UsageError
+from longrec.core.shown import html_table, html_text
 from longrec.evaluation.baseline import Baseline, Interval
 from longrec.evaluation.intervals import DRAWS, Difference, bootstrap_interval, paired_bootstrap
 from longrec.evaluation.metrics import CUTOFFS, METRICS, MISS, names
@@ -139,6 +140,28 @@ class Metrics(Mapping[str, float]):
         return statement(
             *(self.protocol, self.split, self.counts, self.notes, self.exclude_seen, self.events)
         )
+
+    def __repr__(self) -> str:
+        low, high = self.intervals.get(self.leading, (np.nan, np.nan))
+        targets = f"{self.counts.get('targets', 0):,} targets"
+        return (
+            f"Metrics({self.leading} {self[self.leading]:.4f} ({low:.4f} to {high:.4f}), "
+            f"{self.split}, {self.protocol}, {targets})"
+        )
+
+    def _repr_html_(self) -> str:
+        head = ["metric", TITLES[SERVED], "95% interval", TITLES[""], TITLES[UNFILTERED]]
+        rows: list[list[object]] = []
+        for name in names(self.ks):
+            low, high = self.intervals[SERVED + name]
+            between = f"{low:.4f} to {high:.4f}"
+            rows.append([name, self[SERVED + name], between, self[name], self[UNFILTERED + name]])
+        found = html_table(f"{self.split}, {self.protocol}", head, rows)
+        if self.baselines:
+            key = self.leading
+            beside = [[name, one[key], one.verdict] for name, one in self.baselines.items()]
+            found += html_table("baselines", ["", label(key), "beaten"], beside)
+        return found + html_text(self.statement())
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain JSON values; the metrics are at the top, under their public keys."""

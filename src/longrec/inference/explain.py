@@ -16,6 +16,7 @@ import torch
 
 from longrec.core.arguments import check_count
 from longrec.core.errors import UsageError
+from longrec.core.shown import html_table, html_text
 from longrec.data.catalog import Catalog
 from longrec.data.given_ids import check_id
 from longrec.data.unknown_ids import likely_cause
@@ -71,6 +72,17 @@ class Explanation:
         """What of the score neither events nor the memory bank, `bias` or `added` add."""
         direct = self.contribution.sum(dtype=np.float64) + self.memory_contribution.sum()
         return float(self.score - self.bias - self.added - direct)
+
+    def __repr__(self) -> str:
+        return (
+            f"Explanation(item {self.item!r}, score {self.score:.4f}, {len(self.events):,} events)"
+        )
+
+    def _repr_html_(self) -> str:
+        shown = self.events[self.top(10)]
+        head = f"item {self.item}, score {self.score:.4f}: the events with most attention"
+        rows = [[x if isinstance(x, float) else str(x) for x in row] for row in shown.rows()]
+        return html_table(head, shown.columns, rows) + html_text(self.note)
 
     def to_dict(self, top: int | None = None, detail: bool = False) -> dict[str, Any]:
         """Ready for JSON; ids that JSON has no type for become text.

@@ -125,6 +125,10 @@ class Stream:
             store.close()
             raise
 
+    def __repr__(self) -> str:
+        state = ", closed" if self._closed else ""
+        return f"Stream({self.store.url!r}, {self.artifact.name}{state})"
+
     def __enter__(self) -> Stream:
         return self
 
