@@ -145,7 +145,7 @@ def test_seen_beyond_the_context_and_repeats_are_excluded(data):
 
 def test_a_history_of_everything_leaves_nothing(rec):
     everything = [f"i{n:02d}" for n in range(1, ITEMS + 1)]
-    with pytest.warns(UserWarning, match=r"1 of 3 users have seen every item.*: 0\. exclude_s"):
+    with pytest.warns(UserWarning, match=r"1 of 3 users gets no item, since .*: 0\. exclude_s"):
         found = rec.recommend(histories=[everything, everything[1:], ["i01"]], k=3)
     assert found.filter(user=0).is_empty()
     assert found.filter(user=1)["item"].to_list() == ["i01"]

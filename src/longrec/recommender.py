@@ -7,15 +7,14 @@ import zlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import polars as pl
-import torch
 
 from longrec.artifact.artifact import Artifact
 from longrec.artifact.targets import targets_to_rank
-from longrec.core.arguments import check_count, check_progress, described
+from longrec.core.arguments import check_count, check_progress
 from longrec.core.arrays import places
 from longrec.core.choices import Durability, ExcludeSeen, SplitName
 from longrec.core.errors import UsageError
@@ -23,21 +22,22 @@ from longrec.core.shown import Picture
 from longrec.data.aligned import align_items
 from longrec.data.catalog import as_ids
 from longrec.data.event_columns import check_columns
+from longrec.data.given_histories import as_given_histories
 from longrec.data.given_ids import check_id, check_ids, is_list
+from longrec.data.given_rows import is_file, read_ids
 from longrec.data.histories import Histories
+from longrec.data.item_table import ItemTable, as_item_table
 from longrec.data.unknown_ids import (
     likely_cause,
     unknown_events,
     unknown_items,
     unknown_users,
 )
-from longrec.evaluation.served_lists import SEEN_BYTES, ServedLists
+from longrec.evaluation.served_lists import ServedLists
 from longrec.inference.encode import (
     Events,
     check_times,
-    encode_histories,
     encode_targets,
-    last_items,
     requests_of,
 )
 from longrec.inference.explain import (
@@ -47,10 +47,21 @@ from longrec.inference.explain import (
     explain_history,
     find_item,
 )
+from longrec.retrieval.best_items import best_items
 from longrec.retrieval.exact import ExactIndex, similar
-from longrec.retrieval.index import COLD, PERSONAL, Index, as_bits, row_bytes
+from longrec.retrieval.index import COLD, PERSONAL, Index
+from longrec.retrieval.restriction import Restriction, restriction, short_lists
 from longrec.serving.stream.store_models import new_items
 from longrec.serving.stream.stream import Stream
+
+_WHY = {
+    (True, False): "they have seen all others",
+    (True, True): "all others are seen, excluded, or not among those that may be recommended",
+    (False, True): "all others are excluded, or not among those that may be recommended",
+    (False, False): "the catalog has no more",
+}
+"""Why no more items are left, by whether seen items are left out, and others."""
+_SEEN_TOO = ". exclude_seen=False (--exclude-seen no) recommends seen items, too"
 
 
 class Recommender(Artifact):
@@ -110,34 +121,75 @@ class Recommender(Artifact):
             )
         return stream
 
-    def similar(self, item: Any, k: int = 10) -> pl.DataFrame:
+    def similar(
+        self,
+        item: Any,
+        k: int = 10,
+        *,
+        exclude: Any = None,
+        among: Any = None,
+        where: Any = None,
+        items: Any = None,
+    ) -> pl.DataFrame:
         """The k items whose vectors point most nearly an item's way, by cosine.
 
         Parameters
         ----------
-        item : id
+        item : id, a list of ids, path or open file
+            One item, or several; a file as `recommend` takes it.
         k : int
-            Items wanted.
+            Items wanted, of each.
+        exclude, among, where, items
+            As of `recommend`: which items may be given.
 
         Returns
         -------
         polars.DataFrame
-            Columns rank (from 1), item, score.
+            Columns rank (from 1), item, score; of several items first similar_to, their ids. There
+            are fewer than k rows where the items run out.
 
         Raises
         ------
         UsageError
-            When the item is unknown, or the model has no item vectors (biases are none).
+            When the item, or all of several, is unknown, or the model has no item vectors (biases
+            are none).
+        DataError
+            When a file cannot be read.
+
+        Warns
+        -----
+        UserWarning
+            Of several items how many are unknown, which have no rows.
         """
-        k, index = check_count("k", k), find_item(self.catalog, item)
-        items, scores = similar(self.item_vectors(), index, k)
-        return pl.DataFrame(
+        k, vectors = check_count("k", k), self.item_vectors()
+        several = is_list(item) or is_file(item)
+        if several:
+            given = read_ids(item, "item") if is_file(item) else item
+            given = check_ids("item", given, "an item id, or a list of them")
+            index = self.catalog.find(given) if len(given) else np.zeros(0, np.int64)
+            told = unknown_items(given, index, self.catalog, "items", "They have no rows")
+            if len(index) and not index.any():
+                raise UsageError(f"{told[0].removesuffix('. They have no rows')}: give known ones")
+        else:
+            index, told = np.array([find_item(self.catalog, item)]), []
+        index = index[index > 0]
+        limits, more = self._restriction(len(index), exclude, among, where, items)
+        found = similar(vectors, index, k, limits)
+        n, width = found.items.shape
+        rows = found.items.numpy().ravel()
+        frame = pl.DataFrame(
             {
-                "rank": np.arange(1, len(items) + 1),
-                "item": self.catalog.take(items.numpy()),
-                "score": scores.numpy(),
+                "similar_to": self.catalog.take(np.repeat(index, width)),
+                "rank": np.tile(np.arange(1, width + 1), n),
+                "item": self.catalog.take(rows),
+                "score": found.scores.numpy().ravel(),
             }
-        )
+        ).filter(pl.Series(rows > 0))
+        counts = np.count_nonzero(rows.reshape(n, width), axis=1)
+        told += more + short_lists(self.catalog.take(index), counts, k, "items", "no more are left")
+        for line in told:
+            warnings.warn(line, UserWarning, stacklevel=2)
+        return frame if several else frame.drop("similar_to")
 
     def plot_curve(self) -> Picture:
         """The training's loss and validation NDCG@10 as served against its seconds.
@@ -160,13 +212,17 @@ class Recommender(Artifact):
 
     def recommend(
         self,
-        users: Sequence[Any] | pl.Series | None = None,
+        users: Sequence[Any] | pl.Series | Path | IO[str] | None = None,
         data: Histories | str | Path | None = None,
-        histories: Sequence[Sequence[Any]] | None = None,
+        histories: Any = None,
         k: int = 10,
         exclude_seen: ExcludeSeen = "auto",
         progress: Callable[[int, int], None] | None = None,
         *,
+        exclude: Any = None,
+        among: Any = None,
+        where: str | Sequence[str | None] | None = None,
+        items: Any = None,
         split: SplitName | None = None,
         protocol: str | None = None,
         cut: str | None = None,
@@ -175,12 +231,16 @@ class Recommender(Artifact):
 
         Parameters
         ----------
-        users : sequence of ids, or None
-            None: all users of the data.
+        users : sequence of ids, path, open file, or None
+            Of a file: an id per line, the column user of a CSV, or JSON lines. None: all users of
+            the data.
         data : Histories, path or None
             Where the users' events are; the recommender's own training data by default.
-        histories : sequence of sequences of item ids, or None
-            Instead of users; oldest event first. Users are then numbered from 0.
+        histories : sequence of sequences, frame of events, path, open file, or None
+            Instead of users; oldest event first. An event is an item id, or {"item": …, "time": …,
+            "columns": {…}}. A frame, or a CSV, has a row per event with the columns user and item,
+            in their order or with a column time; a file of JSON lines has such rows, or lists of
+            items, or {"user": …, "history": […]}. Users without a name are numbered from 0.
         k : int
             Items per user.
         exclude_seen : bool or "auto"
@@ -188,6 +248,14 @@ class Recommender(Artifact):
             recommender says.
         progress : callable or None
             Called with (events read, events in all).
+        exclude, among : ids, a list of ids for each user, path, open file, or None
+            Items that are not to be recommended, and those that alone are. What stands in both, or
+            is left out as seen, is not recommended.
+        where : str, a list with one for each user, or None
+            A rule that the items must fit, by the columns of `items`: what stands behind WHERE in
+            SQL, such as "category = 'shoes' AND price < 50".
+        items : frame, path or None
+            The item table: polars, pandas, Arrow, CSV, JSON lines or Parquet, with a column item.
         split : "test", "validation" or None
             Instead of users: the lists of the targets that `longrec.evaluate` ranks, each for the
             events before its target.
@@ -213,8 +281,8 @@ class Recommender(Artifact):
         Warns
         -----
         UserWarning
-            How many users and items of histories nobody knows, with examples and the likely cause,
-            and for which users no item was left, since they have seen all.
+            How many users, items of histories and items to be left out or chosen from nobody knows,
+            with examples and the likely cause, and for which users fewer than k items were left.
         """
         k, hides_seen = check_count("k", k), self.hides_seen(exclude_seen)
         check_progress(progress)
@@ -222,6 +290,10 @@ class Recommender(Artifact):
         if split is not None:
             if users is not None or histories is not None:
                 raise UsageError("give users, histories or split, one of them")
+            if any(one is not None for one in (exclude, among, where)):
+                raise UsageError(
+                    "a split gives the lists that evaluate ranks: leave exclude, among, where out"
+                )
             data = self.data(data)
             found, told = self._for_targets(data, split, protocol, cut, k, hides_seen, progress)
             for line in told:
@@ -230,35 +302,76 @@ class Recommender(Artifact):
         if protocol is not None or cut is not None:
             raise UsageError("protocol and cut go with split, test or validation: give that too")
         if histories is None:
-            given = None if users is None else check_ids("users", users, "a list of user ids")
-            data = self.data(data)
-            if given is None:
-                rows, ids = np.arange(data.n_users), data.user_ids
-            else:
-                rows, ids = data.find_users(given), as_ids(given, data.user_ids.dtype, "user")
-                told += unknown_users(given, rows, data.user_ids, str(data.path))
-            events, lengths = self._events_of(data, rows)
-            told += unknown_events(events.items, data.catalog, self.catalog)
+            ids, events, lengths, told = self._of_users(users, data)
         else:
             if users is not None or data is not None:
                 raise UsageError("give either users (with data) or histories, not both")
-            _check_histories(histories)
-            ids = pl.Series(np.arange(len(histories)))
-            lengths = np.array([len(history) for history in histories], np.int64)
-            if self.model.reads_columns:
-                raise UsageError(
-                    f"{self.name} reads {' and '.join(self.model.reads_columns)} of each event, "
-                    "which these histories do not have: give users with data=, or open a stream"
-                )
-            flat = [item for history in histories for item in history]
-            events = Events(self.catalog.find(flat) if flat else np.zeros(0, np.int64), None)
-            told += unknown_items(flat, events.items, self.catalog)
-        found = self._top_k(ids, events, lengths, k, hides_seen, progress)
-        served = found.get_column("user").unique()
-        told += _without_items(ids.filter(~ids.is_in(served.implode(), nulls_equal=True)), len(ids))
+            given = as_given_histories(histories)
+            ids, lengths = given.users, given.lengths
+            columns = given.read_columns(self.name, self.columns) if self.columns else {}
+            indices = given.find_items(self.catalog)
+            events = Events(indices, given.times, columns)
+            told = unknown_items(given.items, indices, self.catalog)
+        limits, more = self._restriction(len(ids), exclude, among, where, items)
+        best = best_items(self, self.index, events, lengths, k, hides_seen, limits, progress)
+        counts = np.count_nonzero(best.items, axis=1)
+        restricted = limits.common is not None or limits.own is not None
+        why = _WHY[hides_seen, restricted]
+        told += more + short_lists(ids, counts, k, "users", why, _SEEN_TOO if hides_seen else "")
         for line in told:
             warnings.warn(line, UserWarning, stacklevel=2)
-        return found
+        n, width = best.items.shape
+        index, place = best.items.ravel(), np.repeat(np.arange(n), width)
+        found = pl.DataFrame(
+            {
+                "user": ids.gather(place),
+                "rank": np.tile(np.arange(1, width + 1), n),
+                "item": self.catalog.take(index),
+                "score": best.scores.ravel(),
+                "policy": best.policy[place],
+            }
+        )
+        return found.filter(pl.Series(index > 0))  # 0: the items ran out
+
+    def item_table(self, given: Any = None) -> ItemTable:
+        """The table of items by whose columns rules are: a frame or a file that is given.
+
+        Raises
+        ------
+        UsageError
+            When there is none, or no column of it looks like the item ids.
+        DataError
+            When a file cannot be read.
+        """
+        if given is None:
+            raise UsageError("where is a rule by an item table: give that as items= (--items FILE)")
+        return as_item_table(given)
+
+    def _restriction(
+        self, users: int, exclude: Any, among: Any, where: Any, items: Any
+    ) -> tuple[Restriction, list[str]]:
+        """What may be recommended to so many users, and what to tell of it."""
+        if items is not None and where is None:
+            raise UsageError("items is the table for a rule: give that, too, as where=")
+        return restriction(
+            self.catalog, users, exclude, among, where, lambda: self.item_table(items)
+        )
+
+    def _of_users(
+        self, users: Any, data: Histories | str | Path | None
+    ) -> tuple[pl.Series, Events, np.ndarray, list[str]]:
+        """Users of the data, None: all: ids, events, how many are whose, and what to tell."""
+        users = read_ids(users, "user") if is_file(users) else users
+        given = None if users is None else check_ids("users", users, "a list of user ids")
+        data = self.data(data)
+        told = list[str]()
+        if given is None:
+            rows, ids = np.arange(data.n_users), data.user_ids
+        else:
+            rows, ids = data.find_users(given), as_ids(given, data.user_ids.dtype, "user")
+            told += unknown_users(given, rows, data.user_ids, str(data.path))
+        events, lengths = self._events_of(data, rows)
+        return ids, events, lengths, told + unknown_events(events.items, data.catalog, self.catalog)
 
     def explain(
         self,
@@ -378,64 +491,10 @@ class Recommender(Artifact):
         told = unknown_events(
             align_items(data.catalog, self.catalog)[data.items], data.catalog, self.catalog
         )
-        told += _without_items(data.user_ids.gather(wanted.users[lists.items[:, 0] == 0]), n)
+        counts = np.count_nonzero(lists.items, axis=1)
+        users, why = data.user_ids.gather(wanted.users), _WHY[exclude_seen, False]
+        told += short_lists(users, counts, k, "users", why, _SEEN_TOO if exclude_seen else "")
         return found.filter(pl.Series(lists.items.ravel() > 0)), told
-
-    def _top_k(
-        self,
-        users: pl.Series,
-        events: Events,
-        lengths: np.ndarray,
-        k: int,
-        exclude_seen: bool,
-        progress: Callable[[int, int], None] | None,
-    ) -> pl.DataFrame:
-        """The frame of `recommend` for users with so many events each, one user after the other."""
-        check_times(self.model, events.times)
-        n_users, n_items = len(lengths), self.catalog.n_items
-        known = events.items > 0
-        owner = np.repeat(np.arange(n_users), lengths)[known]
-        events = events.where(known)
-        items = events.items
-        lengths = np.bincount(owner, minlength=n_users)
-        ends = lengths.cumsum()
-        width = min(k, n_items)
-        scores = torch.full((n_users, width), -torch.inf)
-        best = torch.zeros((n_users, width), dtype=torch.int64)
-        users_at_once = max(1, SEEN_BYTES // row_bytes(n_items))
-        reach = self.scorer.reach
-
-        def search(rows: np.ndarray, h: torch.Tensor) -> None:
-            h = h[torch.from_numpy(np.argsort(rows)).to(h.device)]
-            rows = np.sort(rows)
-            for start in range(0, len(rows), users_at_once):
-                part = rows[start : start + users_at_once]
-                seen = None
-                if exclude_seen:
-                    histories = [items[ends[row] - lengths[row] : ends[row]] for row in part]
-                    seen = np.stack([as_bits(history, n_items) for history in histories])
-                recent = last_items(items, ends[part] - lengths[part], ends[part], reach)
-                found = self.index.search(h[start : start + users_at_once], k, seen, recent)
-                scores[part], best[part] = found.scores.float(), found.items
-
-        events = events._replace(items=items.astype(np.int32))
-        encode_histories(self.model, events, lengths, self.limit, search, progress)
-        cold = np.flatnonzero(lengths == 0)
-        if len(cold):
-            popular = self.catalog.popular[:width]
-            best[cold] = torch.from_numpy(popular)
-            scores[cold] = torch.from_numpy(self.catalog.counts[popular - 1]).float()
-        index = best.flatten().numpy()
-        found = pl.DataFrame(
-            {
-                "user": users.gather(np.repeat(np.arange(n_users), width)),
-                "rank": np.tile(np.arange(1, width + 1), n_users),
-                "item": self.catalog.take(index),
-                "score": scores.flatten().numpy(),
-                "policy": np.repeat(np.where(lengths > 0, PERSONAL, COLD), width),
-            }
-        )
-        return found.filter(pl.Series(index > 0))  # 0: the items ran out
 
 
 def load(folder: str | Path) -> Recommender:
@@ -448,23 +507,3 @@ def load(folder: str | Path) -> Recommender:
         edited, or of a newer version. The message says which file and what to do.
     """
     return Recommender.load(folder)
-
-
-def _check_histories(histories: object) -> None:
-    """Histories as they are given: a list of lists of item ids."""
-    wanted = "a list of histories, each a list of item ids"
-    if not is_list(histories):
-        raise UsageError(f"histories is {described(histories)}; give {wanted}")
-    for number, history in enumerate(histories):  # type: ignore[arg-type, var-annotated]
-        check_ids(f"histories.{number}", history, wanted)
-
-
-def _without_items(left: pl.Series, asked: int) -> list[str]:
-    """What to tell of users for whom no item was left, of so many lists."""
-    if not len(left):
-        return []
-    some = ", ".join(map(repr, left.head(3).to_list())) + (", …" if len(left) > 3 else "")
-    return [
-        f"{len(left):,} of {asked:,} users have seen every item, so that none is left to "
-        f"recommend: {some}. exclude_seen=False (--exclude-seen no) recommends seen items, too"
-    ]

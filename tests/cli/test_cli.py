@@ -32,6 +32,7 @@ VERBS = [
     "refit",
     "evaluate",
     "recommend",
+    "similar",
     "models",
     "explain",
     "index",
@@ -290,7 +291,7 @@ def test_a_user_who_has_seen_everything_is_told_and_listed(capsys, run):
     capsys.readouterr()
     assert longrec(*argv) == 0
     printed = capsys.readouterr()
-    assert "warning: 1 of 1 users have seen every item" in printed.err
+    assert "warning: 1 of 1 users gets no item, since they have seen all others: 0" in printed.err
     assert json.loads(printed.out) == [
         {"user": 0, "rank": None, "item": None, "score": None, "policy": "personal"}
     ]

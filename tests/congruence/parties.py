@@ -26,9 +26,10 @@ from serving.small_streams import frame_of, grown
 from small_histories import histories_of_ids
 
 from longrec.core.choices import ExcludeSeen
+from longrec.data.given_histories import GivenEvent
 from longrec.recommender import Recommender
 from longrec.serving.stream.id_keys import user_key
-from longrec.serving.stream.recommending import GivenEvent, Recommendation
+from longrec.serving.stream.recommending import Recommendation
 from longrec.serving.stream.stream import Stream
 from longrec.serving.stream.user_log import user_log
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from longrec.cli.common import Json, Plugin, resumable
+from longrec.cli.lists import numbers, words
 from longrec.core import console
 from longrec.core.errors import UsageError
 from longrec.core.files import is_free, write_file
@@ -19,22 +20,30 @@ app = typer.Typer(help="Costs measured on the machine at hand.")
 CATALOGS = "3400,100000,1000000"
 
 
-def _list_option(metavar: str, text: str) -> Any:
-    """An option of values with commas between."""
-    return typer.Option(metavar=metavar, help=text)
+MODELS = "elastic,hydrarec"
+HISTORIES = "100,10000,1000000"
+TRANSPORTS = "python,http"
+DURABILITIES = "power,process"
+LOGS = "near,far,beauty"
 
 
-Models = Annotated[
-    str | None, _list_option("A,B,...", "Models of random weights; elastic,hydrarec if unset.")
+def _list_option(metavar: str, text: str, otherwise: str = "") -> Any:
+    """An option of several values, and those by default."""
+    shown = otherwise.replace(",", " ") or False
+    return typer.Option(metavar=metavar, help=text, show_default=shown)
+
+
+Models = Annotated[list[str] | None, _list_option("NAME...", "Models of random weights.", MODELS)]
+Lengths = Annotated[
+    list[str] | None, _list_option("N...", "Events of users at the beginning.", HISTORIES)
 ]
-Lengths = Annotated[str, _list_option("N,M,...", "Events of users at the beginning.")]
 Durabilities = Annotated[
-    str, _list_option("A,B", "power: synced before it is acknowledged; process.")
+    list[str] | None,
+    _list_option("NAME...", "power: synced before it is acknowledged; process.", DURABILITIES),
 ]
 Folder = Annotated[
     Path, typer.Option(help="Where temporary stores are made: on the disk to be measured.")
 ]
-Clients = Annotated[str, _list_option("N,M,...", "Clients at once.")]
 Rounds = Annotated[int, typer.Option(min=1, help="Samples of each cell, of 10 pairs.")]
 Seconds = Annotated[float, typer.Option(help="For each cell of several clients.")]
 Out = Annotated[
@@ -59,8 +68,8 @@ def stream(
     items: Annotated[
         int | None, typer.Option(help="Items of their catalog; 3400 if unset.")
     ] = None,
-    histories: Lengths = "100,10000,1000000",
-    durability: Durabilities = "power,process",
+    histories: Lengths = None,
+    durability: Durabilities = None,
     store: Annotated[
         str | None,
         typer.Option(
@@ -69,7 +78,7 @@ def stream(
         ),
     ] = None,
     folder: Folder = Path("."),
-    clients: Clients = "1,32",
+    clients: Annotated[list[str] | None, _list_option("N...", "Clients at once.", "1,32")] = None,
     rounds: Rounds = 100,
     seconds: Seconds = 5.0,
     out: Out = None,
@@ -82,7 +91,14 @@ def stream(
 
     Example: [bold]longrec bench stream --models elastic --histories 100,10000[/bold]
     """
-    plan = ("python", histories, durability, clients, rounds, seconds)
+    plan = {
+        "histories": numbers("--histories", histories, HISTORIES),
+        "transports": ("python",),
+        "durabilities": tuple(words(durability, DURABILITIES)),
+        "clients": numbers("--clients", clients, "1,32"),
+        "rounds": rounds,
+        "seconds": seconds,
+    }
     sizes = None if items is None else (items,)
     chosen = ([] if run is None else [run], models, sizes, (3400,), "--items")
     _bench_serving(plan, chosen, folder, store, out, json)
@@ -100,15 +116,16 @@ def serve(
     ] = None,
     models: Models = None,
     catalogs: Annotated[
-        str | None, _list_option("N,M,...", f"Items of their catalogs; {CATALOGS} if unset.")
+        list[str] | None, _list_option("N...", "Items of their catalogs.", CATALOGS)
     ] = None,
-    histories: Lengths = "100,10000,1000000",
+    histories: Lengths = None,
     transports: Annotated[
-        str, _list_option("A,B", "python: in this process; http: longrec serve.")
-    ] = "python,http",
-    durability: Durabilities = "power,process",
+        list[str] | None,
+        _list_option("NAME...", "python: in this process; http: longrec serve.", TRANSPORTS),
+    ] = None,
+    durability: Durabilities = None,
     folder: Folder = Path("."),
-    clients: Clients = "1,8",
+    clients: Annotated[list[str] | None, _list_option("N...", "Clients at once.", "1,8")] = None,
     rounds: Rounds = 80,
     seconds: Seconds = 2.0,
     out: Out = None,
@@ -122,15 +139,22 @@ def serve(
 
     Example: [bold]longrec bench serve run --transports http --histories 100,10000[/bold]
     """
-    plan = (transports, histories, durability, clients, rounds, seconds)
-    sizes = None if catalogs is None else _numbers("catalogs", catalogs)
-    chosen = (runs or [], models, sizes, _numbers("catalogs", CATALOGS), "--catalogs")
+    plan = {
+        "histories": numbers("--histories", histories, HISTORIES),
+        "transports": tuple(words(transports, TRANSPORTS)),
+        "durabilities": tuple(words(durability, DURABILITIES)),
+        "clients": numbers("--clients", clients, "1,8"),
+        "rounds": rounds,
+        "seconds": seconds,
+    }
+    sizes = numbers("--catalogs", catalogs) if catalogs else None
+    chosen = (runs or [], models, sizes, numbers("--catalogs", None, CATALOGS), "--catalogs")
     _bench_serving(plan, chosen, folder, None, out, json)
 
 
 def _bench_serving(
-    plan: tuple[str, str, str, str, int, float],
-    chosen: tuple[list[Path], str | None, Sequence[int] | None, Sequence[int], str],
+    plan: dict[str, Any],
+    chosen: tuple[list[Path], list[str] | None, Sequence[int] | None, Sequence[int], str],
     folder: Path,
     store: str | None,
     out: Path | None,
@@ -145,22 +169,12 @@ def _bench_serving(
 
     if out is not None and (out.suffix != ".json" or not out.parent.is_dir()):
         raise UsageError(f"{out}: name a .json file in a folder that there is")
-    transports, histories, durability, clients, rounds, seconds = plan
-    checked = ServingPlan(
-        histories=_numbers("histories", histories),
-        transports=tuple(transports.split(",")),  # type: ignore[arg-type]
-        durabilities=tuple(durability.split(",")),  # type: ignore[arg-type]
-        clients=_numbers("clients", clients),
-        rounds=rounds,
-        seconds=seconds,
-    )
+    checked = ServingPlan(**plan)
     runs, models, sizes, usual, option = chosen
-    if runs and (models is not None or sizes is not None):
+    if runs and (models or sizes is not None):
         raise UsageError(f"RUN brings its own model and items: leave --models and {option} out")
     recommenders = [load(run) for run in runs] or [
-        random_recommender(name, size)
-        for size in sizes or usual
-        for name in (models or "elastic,hydrarec").split(",")
+        random_recommender(name, size) for size in sizes or usual for name in words(models, MODELS)
     ]
     left = "nothing is left of the stores"
     with resumable(left), console.progress_bar("measuring") as progress:
@@ -177,14 +191,20 @@ def _bench_serving(
 
 @app.command()
 def cost(
-    models: Annotated[str | None, _list_option("A,B,...", "Whole models, or all, or none.")] = None,
-    mixers: Annotated[str | None, _list_option("A,B,...", "Mixers alone, or all, or none.")] = None,
-    lengths: Annotated[
-        str | None, _list_option("N,M,...", "Events of a history; 128 to 1048576 if unset.")
+    models: Annotated[
+        list[str] | None, _list_option("NAME...", "Whole models, or all, or none.")
     ] = None,
-    slots: Annotated[str | None, _list_option("N,M,...", "Sizes of memory banks, or none.")] = None,
+    mixers: Annotated[
+        list[str] | None, _list_option("NAME...", "Mixers alone, or all, or none.")
+    ] = None,
+    lengths: Annotated[
+        list[str] | None, _list_option("N...", "Events of a history; 128 to 1048576 if unset.")
+    ] = None,
+    slots: Annotated[
+        list[str] | None, _list_option("N...", "Sizes of memory banks, or none.")
+    ] = None,
     catalogs: Annotated[
-        str | None, _list_option("N,M,...", "Items that losses are over, or none.")
+        list[str] | None, _list_option("N...", "Items that losses are over, or none.")
     ] = None,
     batch: Annotated[
         int | None, typer.Option(help="Histories per pass; as many as have 4096 events if unset.")
@@ -217,16 +237,16 @@ def cost(
     named = {"models": models, "mixers": mixers, "slots": slots, "catalogs": catalogs}
     chosen: dict[str, Any] = {}
     if any(named.values()):  # and nothing else
-        for name, text in named.items():
-            if not text or text == "none":
+        for name, given in named.items():
+            if not given or given == ["none"]:
                 chosen[name] = ()
-            elif text == "all" and name in ("models", "mixers"):
+            elif given == ["all"] and name in ("models", "mixers"):
                 chosen[name] = None
             elif name in ("models", "mixers"):
-                chosen[name] = tuple(text.split(","))
+                chosen[name] = tuple(words(given))
             else:
-                chosen[name] = _numbers(name, text)
-    sizes = LENGTHS if lengths is None else _numbers("lengths", lengths)
+                chosen[name] = numbers(f"--{name}", given)
+    sizes = numbers("--lengths", lengths) if lengths else LENGTHS
     plan = CostPlan(**chosen, lengths=sizes, batch=batch, threads=threads, cap=cap, rounds=rounds)
     with resumable("nothing was written"), console.progress_bar("measuring") as progress:
         found = bench_cost(plan, progress)
@@ -257,12 +277,16 @@ def zoo(
         Path, typer.Option(metavar="FOLDER", help="For cells and the report.", show_default=False)
     ],
     logs: Annotated[
-        str,
+        list[str] | None,
         _list_option(
-            "A,B,...", "near, far, beauty, ml1m, foodcom, globo, or NAME=FOLDER with histories."
+            "NAME...",
+            "near, far, beauty, ml1m, foodcom, globo, or NAME=FOLDER with histories.",
+            LOGS,
         ),
-    ] = "near,far,beauty",
-    models: Annotated[str | None, _list_option("A,B,...", "Of the registry; all if unset.")] = None,
+    ] = None,
+    models: Annotated[
+        list[str] | None, _list_option("NAME...", "Of the registry; all if unset.")
+    ] = None,
     recipe: Annotated[
         str, typer.Option(help="own: our defaults; paper: of models that have a paper's settings.")
     ] = "own",
@@ -272,9 +296,10 @@ def zoo(
     data: Annotated[Path, typer.Option(help="Folder of the public logs' files.")] = Path("data"),
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting common to all models."),
+        typer.Option("--set", metavar="KEY=VALUE...", help="Settings common to all models."),
     ] = None,
     plugin: Plugin = None,
+    json: Json = False,
 ) -> None:
     """Train every registered model on the same logs, and write a table of their accuracy.
 
@@ -284,25 +309,20 @@ def zoo(
     """
     from longrec.core.choices import Recipe, check_choice
     from longrec.core.errors import LongrecError
-    from longrec.models import MODELS
+    from longrec.models import MODELS as REGISTERED
     from longrec_bench.zoo.bench import bench_zoo
+    from longrec_bench.zoo.cells import read_cells
     from longrec_bench.zoo.run import ZooPlan
 
-    names = sorted(MODELS) if models is None else models.split(",")
+    names = words(models) if models else sorted(REGISTERED)
     check_choice("recipe", recipe, Recipe)
     plan = ZooPlan(names, recipe, minutes, seeds, jobs, tuple(settings or ()))  # type: ignore[arg-type]
     with resumable("the same command goes on"):
-        failed = bench_zoo(plan, logs.split(","), work.resolve(), data, out)
+        failed = bench_zoo(plan, words(logs, LOGS), work.resolve(), data, out)
+    if json:
+        console.print_json({"out": str(out), "cells": read_cells(out), "failed": failed})
     if failed:
         raise LongrecError(
             f"{len(failed)} cells have no number: {'; '.join(failed)}. The same command tries them "
             "again."
         )
-
-
-def _numbers(name: str, text: str) -> tuple[int, ...]:
-    """Whole numbers with commas between."""
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"{name} is {text!r}; give whole numbers with commas between") from None

@@ -51,9 +51,9 @@ Plugin = Annotated[
     list[str] | None,
     Option(
         "--plugin",
-        metavar="MODULE",
+        metavar="MODULE...",
         callback=_load,
-        help="A module of yours that registers models or mixers; repeatable.",
+        help="Modules of yours that register models or mixers.",
     ),
 ]
 

@@ -9,6 +9,7 @@ from typing import Annotated
 from typer import Option
 
 from longrec.cli.common import Device, Histories, Json, Plugin, resumable
+from longrec.cli.lists import words
 from longrec.core import console
 from longrec.core.errors import LongrecError
 
@@ -16,10 +17,10 @@ from longrec.core.errors import LongrecError
 def compare(
     histories: Histories,
     models: Annotated[
-        str,
+        list[str],
         Option(
-            metavar="A,B,...",
-            help="Models, or variants NAME:KEY=VALUE:KEY=VALUE, with commas between.",
+            metavar="NAME...",
+            help="Models, or variants NAME:KEY=VALUE:KEY=VALUE.",
             show_default=False,
         ),
     ],
@@ -29,7 +30,7 @@ def compare(
     out: Annotated[Path, Option(help="The comparison's folder.", show_default=False)],
     settings: Annotated[
         list[str] | None,
-        Option("--set", metavar="KEY=VALUE", help="A setting common to all models."),
+        Option("--set", metavar="KEY=VALUE...", help="Settings common to all models."),
     ] = None,
     seeds: Annotated[int, Option(min=1, help="Trainings of each model.")] = 1,
     baselines: Annotated[
@@ -57,7 +58,7 @@ def compare(
     again = shlex.join(["longrec", *sys.argv[1:]])
     with resumable(f"go on with the same command: {again}"):
         comparison = run(
-            *(histories, models, budget, out),
+            *(histories, ",".join(words(models)), budget, out),
             settings=common,
             seeds=seeds,
             device=device,

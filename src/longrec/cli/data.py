@@ -38,7 +38,7 @@ def prepare(
         str | None, Option("--type", help="Column of the events' types: view, buy, …")
     ] = None,
     column: Annotated[
-        list[str] | None, Option("--column", help="A further column to keep; repeatable.")
+        list[str] | None, Option("--column", metavar="NAME...", help="Further columns to keep.")
     ] = None,
     k_core: Annotated[
         int, Option(min=0, help="Drop users and items with fewer events; 0 keeps all.")

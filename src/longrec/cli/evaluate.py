@@ -7,24 +7,30 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from typer import Option
 
 from longrec.cli.common import EXCLUDE_SEEN, Data, Json, Plugin, Run, SeenItems
+from longrec.cli.lists import numbers, words
 from longrec.core import console
 from longrec.core.choices import ProtocolName, SplitName
-from longrec.core.errors import UsageError
 
 if TYPE_CHECKING:
     from longrec.evaluation.summary import Metrics
 
+KS = "10,20,50"
 Candidates = Literal["served", "filtered", "unfiltered"]
 Cut = Annotated[
-    str | None,
+    list[str] | None,
     Option(
-        metavar="DATE[,DATE]",
+        metavar="DATE...",
         help="Of global-time: the date of the test cut, or of validation and test.",
     ),
 ]
 Protocol = Annotated[
     ProtocolName | None, Option(help="How the log is cut; that of training if unset.")
 ]
+
+
+def one_cut(dates: list[str] | None) -> str | None:
+    """The cut at some dates, as Python and the settings have it."""
+    return ",".join(words(dates)) if dates else None
 
 
 def evaluate(
@@ -38,8 +44,14 @@ def evaluate(
         Candidates, Option(help="Which reading leads the tables; all are shown.")
     ] = "served",
     ks: Annotated[
-        str, Option("--ks", metavar="K,...", help="Lengths of the lists that are measured.")
-    ] = "10,20,50",
+        list[str] | None,
+        Option(
+            "--ks",
+            metavar="K...",
+            help="Lengths of the lists that are measured.",
+            show_default=KS.replace(",", " "),
+        ),
+    ] = None,
     baselines: Annotated[
         bool,
         Option("--baselines/--no-baselines", help="Whether to count and rank baselines beside it."),
@@ -55,7 +67,7 @@ def evaluate(
     from longrec.recommender import load
     from longrec.runs.evaluate import evaluate as measure
 
-    lengths = _lengths(ks)
+    lengths = numbers("--ks", ks, KS)
     recommender = load(run)
     hides = EXCLUDE_SEEN[exclude_seen]
     console.say(seen_items_line(recommender, hides))
@@ -63,7 +75,7 @@ def evaluate(
         metrics = measure(
             *(recommender, data, split),
             protocol=protocol,
-            cut=cut,
+            cut=one_cut(cut),
             ks=lengths,
             exclude_seen=hides,
             baselines=baselines,
@@ -75,15 +87,6 @@ def evaluate(
         _print(f"{recommender.name} ({run})", metrics, candidates)
     if "warning" in metrics.notes:
         console.say(f"warning: {metrics.notes['warning']}")
-
-
-def _lengths(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise UsageError(
-            f"--ks is {text!r}; give whole numbers with commas, such as 5,10"
-        ) from None
 
 
 def _print(name: str, metrics: Metrics, candidates: Candidates) -> None:

@@ -14,7 +14,19 @@ from typing import Annotated, Any
 
 import typer
 
-from longrec.cli import bench, check, compare, data, evaluate, recommend, serve, store, train
+from longrec.cli import (
+    bench,
+    check,
+    compare,
+    data,
+    evaluate,
+    explain,
+    recommend,
+    serve,
+    store,
+    train,
+)
+from longrec.cli.lists import ListCommand
 
 app = typer.Typer(
     name="longrec",
@@ -55,7 +67,8 @@ for command in (
     train.refit,
     evaluate.evaluate,
     recommend.recommend,
-    recommend.explain,
+    recommend.similar,
+    explain.explain,
     serve.index,
     serve.export,
     serve.serve,
@@ -67,6 +80,9 @@ for command in (
     app.command()(command)
 for name, group in (("data", data.app), ("store", store.app), ("bench", bench.app)):
     app.add_typer(group, name=name, no_args_is_help=True)
+for one in (app, data.app, store.app, bench.app):
+    for registered in one.registered_commands:
+        registered.cls = ListCommand
 
 
 def main() -> None:

@@ -1,41 +1,60 @@
-"""What a trained model is asked: recommendations, and what it read of a history for an item."""
+"""What a trained model is asked: the best items for users and histories, and items like items."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
-from typer import Argument, Option
+from typer import Option
 
 from longrec.cli.common import EXCLUDE_SEEN, Data, History, Json, Plugin, Run, SeenItems
-from longrec.cli.evaluate import Cut, Protocol
-from longrec.cli.store import open_for_command
+from longrec.cli.evaluate import Cut, Protocol, one_cut
+from longrec.cli.rows import Form, OutFile, chosen_format, write_rows
 from longrec.core import console
 from longrec.core.choices import SplitName
 from longrec.core.errors import UsageError
-from longrec.core.files import write_file
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from longrec.inference.explain import Explanation
-    from longrec.recommender import Recommender
-
-Format = Literal["table", "csv", "parquet", "json"]
+FILE = "FILE|-"
+K = Annotated[int, Option("-k", "--top", min=1, help="Items wanted.")]
+Exclude = Annotated[
+    list[str] | None, Option(metavar="ITEM...", help="Items not to be recommended.")
+]
+ExcludeFile = Annotated[Path | None, Option(metavar=FILE, help="The same from a file.")]
+Among = Annotated[list[str] | None, Option(metavar="ITEM...", help="Recommend these items only.")]
+AmongFile = Annotated[Path | None, Option(metavar=FILE, help="The same from a file.")]
+Items = Annotated[
+    Path | None,
+    Option(metavar="TABLE", help="CSV, JSON lines or Parquet with a column item, for --where."),
+]
+Where = Annotated[
+    str | None,
+    Option(
+        metavar="RULE",
+        help="Recommend items only for which it is true: \"category = 'shoes' AND price < 50\".",
+    ),
+]
 
 
 def recommend(
     run: Run,
-    more: Annotated[
-        list[str] | None, Argument(metavar="[ID...]", help="Further ids.", hidden=True)
-    ] = None,
-    data: Data = None,
     user: Annotated[
         list[str] | None, Option(metavar="ID...", help="Users to recommend to.")
     ] = None,
+    user_file: Annotated[
+        Path | None,
+        Option(metavar=FILE, help="The same from a file: an id per line, CSV or JSON lines."),
+    ] = None,
+    data: Data = None,
     history: History = None,
+    history_file: Annotated[
+        Path | None,
+        Option(metavar=FILE, help="Several histories, as JSON lines or a CSV of events."),
+    ] = None,
     everybody: Annotated[bool, Option("--all", help="All users of the data.")] = False,
     split: Annotated[
         SplitName | None,
@@ -43,185 +62,147 @@ def recommend(
     ] = None,
     protocol: Protocol = None,
     cut: Cut = None,
-    k: Annotated[int, Option("-k", min=1, help="Items per user.")] = 10,
+    k: K = 10,
+    exclude: Exclude = None,
+    exclude_file: ExcludeFile = None,
+    among: Among = None,
+    among_file: AmongFile = None,
+    where: Where = None,
+    items: Items = None,
     exclude_seen: SeenItems = "auto",
-    form: Annotated[
-        Format | None,
-        Option("--format", help="How to write them: by --out's ending, else as a table."),
-    ] = None,
-    out: Annotated[
-        Path | None, Option(help="A .csv, .parquet or .json file instead of standard output.")
-    ] = None,
+    form: Form = None,
+    out: OutFile = None,
     plugin: Plugin = None,
+    json: Json = False,
 ) -> None:
-    """Recommend items to users, or for a history that you give.
+    """Recommend items to users, or for histories that you give.
 
-    Example: [bold]longrec recommend run --user 42 43 -k 5 --format json[/bold]
+    Example: [bold]longrec recommend run --user 42 43 -k 5 --json[/bold]
     """
     from longrec.artifact.policy import seen_items_line
-    from longrec.core.serialise import serialise
+    from longrec.data.given_histories import as_given_histories
+    from longrec.data.given_rows import read_ids
     from longrec.recommender import load
 
-    if sum((bool(user), bool(history), everybody, split is not None)) != 1:
-        raise UsageError("give one of --user ID..., --history ITEM..., --all and --split")
-    if more and not (user or history):
-        option = "--all" if everybody else "--split"
-        raise UsageError(f"{option} takes no ids, but {more[0]!r} was given")
-    if history and data is not None:
+    asked = (user, user_file, history, history_file, everybody or None, split)
+    if sum(bool(one) for one in asked) != 1:
+        raise UsageError(
+            "give one of --user ID..., --user-file, --history ITEM..., --history-file, --all and "
+            "--split"
+        )
+    own_events = history or history_file
+    if own_events and data is not None:
         raise UsageError("--history brings its own events: leave --data out")
-    chosen = _chosen_format(form, out)
+    chosen = chosen_format(form, out, json)
+    files = _files(user_file, history_file, exclude_file, among_file)
+    limits = _limits(exclude, files[2], among, files[3], where, items)
+    users = read_ids(files[0], "user") if user_file is not None else user
+    given = as_given_histories(files[1] if history_file is not None else [history or []])
     recommender = load(run)
     hides = EXCLUDE_SEEN[exclude_seen]
     console.say(seen_items_line(recommender, hides))
-    ids = [*(history or user or []), *(more or [])]
     with console.progress_bar("recommending") as progress:
         found = recommender.recommend(
-            ids if user else None,
+            users,
             data,
-            [ids] if history else None,
+            given if own_events else None,
             k=k,
             exclude_seen=hides,
             progress=progress,
             split=split,
             protocol=protocol,
-            cut=cut,
+            cut=one_cut(cut),
+            **limits,
         )
-    if chosen == "table":
-        console.table("recommendations", found.columns, found.rows())
-        return
     if chosen == "json" and split is None:
-        asked = [0] if history else recommender.data(data).user_ids if everybody else ids
-        found = _with_users_without_items(found, asked)
-    written = serialise(found, chosen)
-    if out is None:
-        sys.stdout.buffer.write(written)
-        sys.stdout.flush()  # here, where a reader that has stopped is no traceback
-    else:
-        write_file(out, written)
-        console.say(f"{len(found):,} rows in {out}")
+        everyone = recommender.data(data).user_ids if everybody else users
+        of = given.users if own_events else everyone
+        policy = None if any(one is not None for one in limits.values()) else "personal"
+        found = _with_users_without_items(found, of, policy)
+    write_rows(found, chosen, out, "recommendations")
+
+
+def similar(
+    run: Run,
+    item: Annotated[list[str] | None, Option(metavar="ITEM...", help="Which items.")] = None,
+    item_file: Annotated[
+        Path | None,
+        Option(metavar=FILE, help="The same from a file: an id per line, CSV or JSON lines."),
+    ] = None,
+    k: K = 10,
+    exclude: Exclude = None,
+    exclude_file: ExcludeFile = None,
+    among: Among = None,
+    among_file: AmongFile = None,
+    where: Where = None,
+    items: Items = None,
+    form: Form = None,
+    out: OutFile = None,
+    plugin: Plugin = None,
+    json: Json = False,
+) -> None:
+    """Show the items most like some items: those whose vectors are nearest, by cosine.
+
+    Example: [bold]longrec similar run --item sku-17 sku-4 -k 5[/bold]
+    """
+    from longrec.recommender import load
+
+    if bool(item) == (item_file is not None):
+        raise UsageError("give one of --item ITEM... and --item-file")
+    chosen = chosen_format(form, out, json)
+    files = _files(item_file, exclude_file, among_file)
+    limits = _limits(exclude, files[1], among, files[2], where, items)
+    found = load(run).similar(item or files[0], k, **limits)
+    write_rows(found, chosen, out, "similar items")
+
+
+def _files(*given: Path | None) -> list[Any]:
+    """Files as Python takes them, - being standard input, which can be read once."""
+    if sum(str(one) == "-" for one in given) > 1:
+        raise UsageError("standard input (-) can be one file only: name the others")
+    return [sys.stdin if str(one) == "-" else one for one in given]
+
+
+def _limits(
+    exclude: list[str] | None,
+    exclude_file: Any,
+    among: list[str] | None,
+    among_file: Any,
+    where: str | None,
+    items: Path | None,
+) -> dict[str, Any]:
+    """What may be recommended, as Python takes it."""
+    for name, here, file in (
+        ("exclude", exclude, exclude_file),
+        ("among", among, among_file),
+    ):
+        if here and file is not None:
+            raise UsageError(f"give either --{name} ITEM... or --{name}-file")
+    if (where is None) != (items is None):
+        raise UsageError("--where RULE and --items TABLE go together: give both, or none")
+    return {
+        "exclude": exclude or exclude_file,
+        "among": among or among_file,
+        "where": where,
+        "items": items,
+    }
 
 
 def _with_users_without_items(
-    found: pl.DataFrame, asked: Sequence[Any] | pl.Series
+    found: pl.DataFrame, asked: Sequence[Any] | pl.Series | None, policy: str | None
 ) -> pl.DataFrame:
     """A row without rank, item and score more for each user to whom no item was left."""
     import polars as pl
 
     from longrec.data.catalog import as_ids
 
-    users = as_ids(asked, found.schema["user"], "user").alias("user").unique(maintain_order=True)
+    users = (
+        as_ids([] if asked is None else asked, found.schema["user"], "user")
+        .alias("user")
+        .unique(maintain_order=True)
+    )
     left = users.filter(~users.is_in(found["user"].unique().implode(), nulls_equal=True))
     if not len(left):
         return found
-    more = left.to_frame().with_columns(policy=pl.lit("personal"))
+    more = left.to_frame().with_columns(policy=pl.lit(policy, pl.String))
     return pl.concat([found, more], how="diagonal")
-
-
-def _chosen_format(form: Format | None, out: Path | None) -> str:
-    """What to write, known before any work is done."""
-    if out is None:
-        if form == "parquet" and sys.stdout.isatty():
-            raise UsageError("Parquet is not for a terminal: pass --out FILE")
-        return form or "table"
-    ending = out.suffix.removeprefix(".").lower()
-    chosen = form or (ending if ending in get_args(Format) else "table")
-    if chosen == "table":
-        raise UsageError(
-            f"{out}: a table is for the screen; pass --format csv, parquet or json, or name the "
-            "file so"
-        )
-    if not out.parent.is_dir():
-        raise UsageError(f"{out}: there is no folder {out.parent}")
-    return chosen
-
-
-def explain(
-    run: Run,
-    item: Annotated[str, Option(help="The item, recommended or not.", show_default=False)],
-    more: Annotated[
-        list[str] | None, Argument(metavar="[ITEM...]", help="Further items.", hidden=True)
-    ] = None,
-    user: Annotated[
-        str | None, Option(metavar="ID", help="A user of the data or of the store.")
-    ] = None,
-    data: Data = None,
-    store: Annotated[
-        str | None, Option(metavar="URL", help="A store whose log has the user's events.")
-    ] = None,
-    history: History = None,
-    top: Annotated[int, Option(min=1, help="Events to show.")] = 10,
-    plugin: Plugin = None,
-    json: Json = False,
-) -> None:
-    """Show the events that a model attended to for an item: attention, not cause.
-
-    It reads the whole history, in time that grows with it.
-
-    Example: [bold]longrec explain run --item 318 --user 42[/bold]
-    """
-    from longrec.recommender import load
-
-    if (user is None) == (not history):
-        raise UsageError("give either --user ID or --history ITEM...")
-    if more and not history:
-        raise UsageError(f"--user takes one id, but {more[0]!r} was given, too")
-    if history and (data is not None or store is not None):
-        raise UsageError("--history brings its own events: leave --data and --store out")
-    if data is not None and store is not None:
-        raise UsageError("the user's events are in the histories or in the store: give one of them")
-    recommender = load(run)
-    with console.progress_bar("explaining") as progress:
-        if store is not None:
-            assert user is not None
-            found = _explain_from_store(recommender, store, user, item, progress)
-        else:
-            given = [*history, *(more or [])] if history else None
-            found = recommender.explain(item, user, data, given, progress=progress)
-    if json:
-        console.print_json(found.to_dict(top))
-    else:
-        _print_explanation(found, top)
-        if found.seen and recommender.exclude_seen:
-            console.out.print("The user has seen it, so it is left out of recommendations.")
-        if found.unknown_events and not history:  # of a history that is told already
-            console.say(f"{found.unknown_events:,} events are of items the model does not know")
-
-
-def _explain_from_store(
-    recommender: Recommender, url: str, user: str, item: str, progress: Any
-) -> Explanation:
-    """Explain from the log of a store, beside whoever writes to it."""
-    from longrec.serving.stores.protocol import check_whole
-    from longrec.serving.stream.id_keys import ItemIndex, user_key
-    from longrec.serving.stream.user_log import explain_user
-
-    with open_for_command(url) as store:
-        check_whole(store.meta(), store.url)
-        items = ItemIndex(recommender.catalog)
-        return explain_user(recommender, store, items, user_key(user), item, progress)
-
-
-def _print_explanation(found: Explanation, top: int) -> None:
-    """The events with most attention as a table, and the rest in words."""
-    import polars as pl
-
-    events = found.events[found.top(top)]
-    if events["time"].null_count():
-        events = events.drop("time")
-    else:
-        events = events.with_columns(pl.from_epoch("time").dt.strftime("%Y-%m-%d %H:%M:%S"))
-    console.table(f"item {found.item}, score {found.score:.4f}", events.columns, events.rows())
-    others = len(found.events) - len(events)
-    on_these = float(events["attention"].to_numpy().sum())
-    on_others = float(found.events["attention"].to_numpy().sum()) - on_these
-    words = [f"{on_these:.1%} of attention is on these events"]
-    if others:
-        words.append(f"{on_others:.1%} on {others:,} others")
-    if found.memory:
-        words.append(f"{found.memory:.1%} on the memory bank")
-    console.out.print(", ".join(words) + ".", markup=False)
-    if found.bias or found.added:
-        parts = [f"{found.bias:.4f} is the item's own for every user"] if found.bias else []
-        parts += [f"{found.added:.4f} comes from the added score"] if found.added else []
-        console.out.print("Of the score " + " and ".join(parts) + ".", markup=False)
-    console.out.print(found.note, markup=False)

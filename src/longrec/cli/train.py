@@ -31,7 +31,7 @@ def train(
     model: Annotated[str | None, Option(help="See `longrec models`; elastic if left out.")] = None,
     settings: Annotated[
         list[str] | None,
-        Option("--set", metavar="KEY=VALUE", help="A setting; see `longrec models NAME`."),
+        Option("--set", metavar="KEY=VALUE...", help="Settings; see `longrec models NAME`."),
     ] = None,
     recipe: Annotated[
         Recipe,

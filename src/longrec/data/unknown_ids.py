@@ -79,14 +79,20 @@ def unknown_users(
 
 
 def unknown_items(
-    given: Sequence[Any] | pl.Series, found: np.ndarray, catalog: Catalog
+    given: Sequence[Any] | pl.Series,
+    found: np.ndarray,
+    catalog: Catalog,
+    what: str = "items of histories",
+    so: str = "They are skipped",
 ) -> list[str]:
-    """What to tell of items in histories, (n,) indices of which 0 is unknown: no line or one."""
+    """What to tell of items, (n,) indices of which 0 is unknown: no line or one.
+
+    what : what they are; so : what becomes of them.
+    """
     unknown = [given[at] for at in np.flatnonzero(found == 0).tolist()]
     if not unknown:
         return []
-    line = unknown_line("items of histories", unknown, len(given), "the model", catalog.ids)
-    return [f"{line}. They are skipped"]
+    return [f"{unknown_line(what, unknown, len(given), 'the model', catalog.ids)}. {so}"]
 
 
 def unknown_events(items: np.ndarray, source: Catalog, catalog: Catalog) -> list[str]:

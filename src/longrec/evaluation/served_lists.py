@@ -11,10 +11,7 @@ from longrec.data.histories import Histories
 from longrec.data.splits import Targets
 from longrec.inference.encode import last_items
 from longrec.models.common.scorer import Scorer
-from longrec.retrieval.index import Index, as_bits, row_bytes
-
-SEEN_BYTES = 1 << 25
-"""Bytes of the bits of seen items that are in memory at once."""
+from longrec.retrieval.index import ROW_BYTES, Index, as_bits, row_bytes
 
 
 class ServedLists:
@@ -77,7 +74,7 @@ class ServedLists:
     def use(self, numbers: Ints, h: Tensor) -> None:
         """Find the lists of targets by their numbers and h (n, D), as `encode_targets` has them."""
         wanted = np.flatnonzero(self._place[numbers] >= 0)
-        at_once = max(1, SEEN_BYTES // row_bytes(self._index.n_items))
+        at_once = max(1, ROW_BYTES // row_bytes(self._index.n_items))
         for start in range(0, len(wanted), at_once):
             part = wanted[start : start + at_once]
             own = numbers[part]

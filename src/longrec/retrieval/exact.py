@@ -6,9 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from longrec.core.arrays import Ints
 from longrec.models.common.scorer import Scorer
-from longrec.retrieval.index import TopK, as_booleans
+from longrec.retrieval.index import ROW_BYTES, TopK, as_bits, as_booleans, row_bytes
 from longrec.retrieval.int8_scan import SLACK, Scan, pays
+from longrec.retrieval.restriction import ANY_ITEM, Restriction
 from longrec.retrieval.top_k import (
     Best,
     as_top_k,
@@ -212,25 +214,35 @@ def _exclude(scores: np.ndarray, excluded: np.ndarray | None, start: int) -> Non
 
 
 @torch.inference_mode()
-def similar(vectors: Tensor, item: int, k: int) -> tuple[Tensor, Tensor]:
-    """The k items of the largest cosine with an item, itself left out.
+def similar(vectors: Tensor, items: Ints, k: int, restriction: Restriction = ANY_ITEM) -> TopK:
+    """The k items of the largest cosine with each of some items, itself left out.
 
     Parameters
     ----------
     vectors : Tensor
         (n_items + 1, D), row 0 is padding.
-    item : int
-        Item index, 1 .. n_items.
+    items : ndarray
+        (n,) item indices, 1 .. n_items.
     k : int
         Items wanted.
+    restriction : Restriction
+        What is left out besides, for all or for each of the n.
 
     Returns
     -------
-    (Tensor, Tensor)
-        Item indices (m,) and cosines (m,), best first, m = min(k, n_items - 1).
+    TopK
+        On the CPU, (n, min(k, n_items)); the scores are cosines.
     """
-    sizes = torch.linalg.vector_norm(vectors, dim=1).clamp_min(torch.finfo(vectors.dtype).tiny)
-    cosines = (vectors @ (vectors[item] / sizes[item])) / sizes
-    cosines[[0, item]] = -torch.inf
-    best = cosines.topk(max(0, min(k, len(vectors) - 2)))
-    return best.indices.cpu(), best.values.cpu()
+    vectors = vectors if vectors.dtype == torch.float64 else vectors.float()
+    sizes = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    unit = vectors / sizes.clamp_min(torch.finfo(vectors.dtype).tiny)
+    whole, n_items = unit.cpu().numpy(), len(vectors) - 1
+    index, width = InFull(whole, unit), min(k, n_items)
+    found: list[Best] = []
+    at_once = max(1, ROW_BYTES // row_bytes(n_items))
+    for start in range(0, len(items), at_once):
+        part = np.arange(start, min(start + at_once, len(items)))
+        own = np.stack([as_bits([item], n_items) for item in items[part].tolist()])
+        barred = restriction.rows(part, own)
+        found += index.search(whole[items[part]][:, None], width, barred)
+    return as_top_k(found, width)

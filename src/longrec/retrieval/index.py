@@ -14,6 +14,8 @@ from longrec.core.arrays import Ints
 from longrec.models.common.scorer import Scorer
 from longrec.models.common.sequence import SequenceModel
 
+ROW_BYTES = 1 << 25
+"""Bytes of rows of bits that are in memory at once."""
 PERSONAL, COLD = "personal", "cold"
 """How a user's items were found: by the model from a history, or without one the popular items."""
 

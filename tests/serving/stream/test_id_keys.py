@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from longrec.core.errors import DataError, UsageError
 from longrec.data.catalog import Catalog
+from longrec.data.moments import seconds
 from longrec.serving.stream.id_keys import (
     ItemIndex,
     event_key,
     id_of,
     item_key,
     keys_of,
-    seconds,
     user_key,
 )
 

@@ -9,6 +9,7 @@ from functools import partial
 from time import perf_counter
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import FastAPI, Query, Request, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp
 
 from longrec.artifact.policy import seen_items_line
 from longrec.core.errors import UsageError
+from longrec.data.given_histories import GivenEvent
 from longrec.inference.explain import check_explains
 from longrec.retrieval.exact import similar
 from longrec.serving.http import schemas
@@ -31,7 +33,7 @@ from longrec.serving.http.telemetry import Telemetry
 from longrec.serving.stores.packed_columns import unpack_columns
 from longrec.serving.stores.protocol import StoreUnavailable
 from longrec.serving.stream.id_keys import id_of, item_key, user_key
-from longrec.serving.stream.recommending import GivenEvent, RecommendRequest
+from longrec.serving.stream.recommending import RecommendRequest
 from longrec.serving.stream.stream import Stream
 from longrec.serving.stream.user_log import explain_given, user_log
 from longrec.serving.stream.writer import Counts
@@ -203,10 +205,10 @@ class Server:
                 vectors = stream.artifact.item_vectors()
             except UsageError as error:
                 raise HTTPException(409, str(error)) from error
-            found, scores = await self.service.short.run(lambda: similar(vectors, index, k))
+            found = await self.service.short.run(lambda: similar(vectors, np.array([index]), k))
             answer = schemas.SimilarOut(
                 item=item_id(stream, index),
-                items=_ranked(stream, found.tolist(), scores.tolist()),
+                items=_ranked(stream, found.items[0].tolist(), found.scores[0].tolist()),
                 model=stream.artifact.state_digest,
             )
         return _reply(request, answer)
@@ -263,6 +265,7 @@ def _ranked(
     return [
         schemas.Recommended(item=item_id(stream, index), score=float(score), rank=rank)
         for rank, (index, score) in enumerate(zip(items, scores, strict=True), 1)
+        if index  # 0: the items ran out
     ]
 
 

@@ -5,9 +5,7 @@ An id's key is its text: 42 and "42" are one id, here as everywhere in longrec.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from itertools import repeat
 from typing import Any, Literal
 
@@ -22,9 +20,6 @@ MAX_BYTES: dict[Field, int] = {"user": 400, "item": 400, "event_id": 200}
 """Bytes of the longest keys; LMDB has none above 511."""
 EXACT_FLOATS = 2.0**53
 """Floats from here on stand for several whole numbers each."""
-MAX_SECONDS = 10**11
-"""Seconds no clock shows for 3,000 years; milliseconds do today."""
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LOOP_UP_TO = 64
 """Keys up to which a loop finds them faster than arrays."""
 
@@ -81,37 +76,6 @@ def keys_of(ids: pl.Series, field: Field) -> pl.Series:
         except UsageError as error:
             raise DataError(f"column {ids.name!r}, row {number}: {error}") from None
     return pl.Series(ids.name, found, dtype=pl.Binary)
-
-
-def seconds(time: Any) -> int:
-    """An event's time as whole seconds since 1970 (UTC), rounded down.
-
-    Parameters
-    ----------
-    time : int or float of seconds, datetime (UTC if it names no zone), or numpy scalar of these
-
-    Raises
-    ------
-    UsageError
-        When it is no time, or looks like milliseconds.
-    """
-    whole: int | None = None
-    if type(time) is int:
-        whole = time
-    elif isinstance(time, datetime) and time == time:  # pandas' NaT is one, and not itself
-        gap = (time if time.tzinfo else time.replace(tzinfo=UTC)) - EPOCH
-        whole = gap.days * 86_400 + gap.seconds
-    elif isinstance(time, int | np.integer) and not isinstance(time, bool):
-        whole = int(time)
-    elif isinstance(time, float | np.floating) and math.isfinite(time):
-        whole = math.floor(time)
-    if whole is None:
-        raise UsageError(
-            f"time is {_described(time)}; give seconds since 1970 (UTC) as a number, or a datetime"
-        )
-    if not -MAX_SECONDS <= whole <= MAX_SECONDS:
-        raise UsageError(f"time is {whole}, which looks like milliseconds: give seconds")
-    return whole
 
 
 class ItemIndex:

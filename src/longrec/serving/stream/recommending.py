@@ -13,13 +13,15 @@ from longrec.core.arguments import check_count, described
 from longrec.core.arrays import Ints
 from longrec.core.choices import ExcludeSeen
 from longrec.core.errors import DataError, UsageError
+from longrec.data.given_histories import GivenEvent
+from longrec.data.moments import seconds
 from longrec.retrieval.index import Index, allowed, as_bits, row_bytes
 from longrec.serving.records.engine import Engine, Moment
 from longrec.serving.stores.log_reader import LogReplaced, read_events, retry_if_replaced
 from longrec.serving.stores.packed_columns import pack_columns
 from longrec.serving.stores.protocol import Event, Put, Store, StoredUser, version_of
 from longrec.serving.stream.catch_up import bitmap, catch_up, records_of, seen_items
-from longrec.serving.stream.id_keys import ItemIndex, item_key, seconds, user_key
+from longrec.serving.stream.id_keys import ItemIndex, item_key, user_key
 
 WRITE_BACK = 32
 """Replayed events from which a record that has caught up is written back."""
@@ -41,14 +43,6 @@ class RecommendRequest(NamedTuple):
     k: int
     excluded: np.ndarray | None
     exclude_seen: bool
-
-
-class GivenEvent(NamedTuple):
-    """An event of a history that is given: item id, time, and further columns by name."""
-
-    item: Any
-    time: Any
-    columns: Mapping[str, Any] | None = None
 
 
 class Recommendations(NamedTuple):

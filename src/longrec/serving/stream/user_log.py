@@ -9,13 +9,14 @@ import numpy as np
 
 from longrec.artifact.artifact import Artifact
 from longrec.core.errors import UsageError
+from longrec.data.given_histories import GivenEvent
 from longrec.inference.encode import Events
 from longrec.inference.explain import Explanation, check_explains, explain_history, find_item
 from longrec.serving.records.logged_columns import LoggedColumns, Values
 from longrec.serving.stores.log_reader import NO_MODEL, read_events, read_log, retry_if_replaced
 from longrec.serving.stores.protocol import Event, Header, Store, read_header
 from longrec.serving.stream.id_keys import ItemIndex, id_of, item_key
-from longrec.serving.stream.recommending import GivenEvent, Ranker
+from longrec.serving.stream.recommending import Ranker
 
 
 class UserLog(NamedTuple):

@@ -11,12 +11,13 @@ import numpy as np
 
 from longrec.core.arrays import Ints
 from longrec.core.errors import DataError
+from longrec.data.moments import seconds
 from longrec.serving.records.engine import Engine
 from longrec.serving.records.record import TIME
 from longrec.serving.stores.packed_columns import pack_columns
 from longrec.serving.stores.protocol import Append, Event, Store, StoredUser
 from longrec.serving.stream.catch_up import catch_up, records_of
-from longrec.serving.stream.id_keys import ItemIndex, event_key, item_key, seconds, user_key
+from longrec.serving.stream.id_keys import ItemIndex, event_key, item_key, user_key
 
 TELL_EVERY = 10.0
 """Seconds between two times that it is told that events are skipped."""
