@@ -16,7 +16,8 @@ from models.small_models import N, make, sequences
 from small_histories import tiny_histories, walks
 from typer.testing import CliRunner
 
-from longrec.cli.recommend import explain as command
+from longrec.cli.explain import explain as command
+from longrec.cli.lists import ListCommand
 from longrec.config.training import TrainConfig
 from longrec.core.errors import UsageError
 from longrec.data.catalog import Catalog
@@ -259,7 +260,7 @@ def test_a_call_that_is_wrong_says_what_to_mend(data, make_histories):
 
 def run(*argv: object):
     app = typer.Typer()
-    app.command()(command)
+    app.command(cls=ListCommand)(command)
     return CliRunner().invoke(app, [str(word) for word in argv], catch_exceptions=True)
 
 

@@ -12,7 +12,8 @@ from models.small_models import N
 from serving.small_streams import FIRST, UNKNOWN, recommender, small_stream
 from typer.testing import CliRunner
 
-from longrec.cli.recommend import explain as command
+from longrec.cli.explain import explain as command
+from longrec.cli.lists import ListCommand
 from longrec.core.errors import DataError, UsageError
 from longrec.mixers.dispatcher_memory import MemoryDispatcherMixer
 from longrec.serving.stores.log_reader import NO_MODEL
@@ -130,7 +131,7 @@ def test_the_command_reads_a_store_beside_the_stream(tmp_path):
     rec, path = recommender("elastic"), tmp_path / "store"
     folder = rec.save(tmp_path / "run")
     app = typer.Typer()
-    app.command()(command)
+    app.command(cls=ListCommand)(command)
     argv = [str(folder), "--item", str(FIRST), "--user", "anna", "--store", str(path), "--json"]
     with small_stream("elastic", path) as stream:
         for event in log(12):
