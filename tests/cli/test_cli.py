@@ -34,6 +34,7 @@ VERBS = [
     "recommend",
     "similar",
     "models",
+    "info",
     "explain",
     "index",
     "export",

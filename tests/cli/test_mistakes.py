@@ -153,6 +153,12 @@ MISTAKES = [
     ("serve {run} --store {tmp}/users --max-body 5", 2, "at least 1024"),
     ("serve {run} --store {tmp}/users --durability disk", 2, "durability"),
     ("LONGREC_API_KEYS=short serve {run} --store {tmp}/users", 2, "has 5 characters"),
+    # info
+    ("info {tmp}/none", 1, "none: no such folder"),
+    ("info {log}", 1, "is a file; info takes a folder that longrec made"),
+    ("info {backup}", 1, "is a backup of a store; info takes histories, runs and stores"),
+    ("info ftp://host/0", 2, "is no store"),
+    ("info", 2, "Missing argument"),
     # store
     ("store info {tmp}/none", 1, "no store of users"),
     ("store info ftp://host/0", 2, "no store"),

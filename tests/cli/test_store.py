@@ -89,14 +89,17 @@ def run(tmp_path_factory) -> Recommender:
 
 def test_a_store_is_looked_at(call, json_of, store, tmp_path) -> None:
     found = json_of("info", store.url)
-    models = found.pop("models")
+    models, lengths = found.pop("models"), found.pop("lengths")
     assert found == {
-        **{"url": store.url, "whole": True, "schema": 1, "created": found["created"]},
-        **{"users": 3, "events": 29, "bytes": store.totals().bytes},
+        **{"kind": "store", "url": store.url, "whole": True, "schema": 1},
+        **{"created": found["created"], "users": 3, "events": 29, "bytes": store.totals().bytes},
+        **{"users_read": 3, "last_event": "1970-01-01T00:00:19+00:00", "seen_items": None},
     }
+    assert (lengths["min"], lengths["p50"], lengths["max"]) == (3, 6, 20)
+    assert [one["users"] for one in lengths["users"]] == [1, 1, 0, 1]
     assert models == [
-        {"name": "elastic", "digest": MODEL, "current": True, "records": 3},
-        {"name": "hydrarec", "digest": OTHER, "current": False, "records": 0},
+        {"name": "elastic", "digest": MODEL, "current": True, "records": 3, "run": None},
+        {"name": "hydrarec", "digest": OTHER, "current": False, "records": 0, "run": None},
     ]
     status, out, _ = call("info", store.url)
     assert status == 0

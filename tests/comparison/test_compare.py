@@ -20,10 +20,11 @@ from cli.running import longrec
 from forking import run_command, start_child
 
 from longrec.comparison.compare import compare
-from longrec.comparison.read_runs import EVENT_BYTES, report_row, sizes_of
+from longrec.comparison.read_runs import report_row
 from longrec.comparison.results import collect
 from longrec.core.errors import LongrecError, UsageError
 from longrec.evaluation.report.contents import ReportRow
+from longrec.runs.sizes import EVENT_BYTES, sizes_of
 from longrec.serving.records.record import HEADER
 
 TINY = {"dim": "8", "layers": "1", "ffn_dim": "8", "max_epochs": "2", "batch_tokens": "400"}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from longrec.artifact.artifact import Artifact
 from longrec.core.choices import ExcludeSeen
 
@@ -16,14 +19,19 @@ def seen_items_line(artifact: Artifact, exclude_seen: ExcludeSeen = "auto") -> s
         What the caller asked for; "auto": what was decided when training ended.
     """
     hides = artifact.hides_seen(exclude_seen)
-    return f"seen items: {_words(hides)} ({_reason(artifact, exclude_seen)})"
-
-
-def _reason(artifact: Artifact, exclude_seen: ExcludeSeen) -> str:
     if exclude_seen != "auto":
-        return f"as asked; by itself this recommender has them {_words(artifact.exclude_seen)}"
-    policy = artifact.provenance.get("policy")
-    if policy is None or policy["exclude_seen"] != artifact.exclude_seen:
+        own = f"by itself this recommender has them {_words(artifact.exclude_seen)}"
+        return f"seen items: {_words(hides)} (as asked; {own})"
+    return f"seen items: {policy_words(hides, artifact.provenance.get('policy'))}"
+
+
+def policy_words(exclude_seen: bool, policy: Mapping[str, Any] | None) -> str:
+    """The policy of a recommender on seen items, and why; `policy`: what its provenance has."""
+    return f"{_words(exclude_seen)} ({_reason(exclude_seen, policy)})"
+
+
+def _reason(exclude_seen: bool, policy: Mapping[str, Any] | None) -> str:
+    if policy is None or policy["exclude_seen"] != exclude_seen:
         return "the default: it was not decided on validation"
     if "repeats" not in policy:
         set_by_hand = policy["decided"] == "setting"

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Option
 
 from longrec.core import console
 from longrec.core.choices import ExcludeSeen
 from longrec.core.errors import LongrecError
+
+if TYPE_CHECKING:
+    from longrec.serving.stores.protocol import Store
 
 Json = Annotated[bool, Option("--json", help="Print one JSON document instead of text.")]
 Data = Annotated[
@@ -80,3 +83,12 @@ def resumable(how: str = "the same command goes on") -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise LongrecError(f"interrupted; {how}") from None
+
+
+def open_for_command(url: str, write: bool = False) -> closing[Store]:
+    """A store for as long as a command takes; beside its writer unless it is written to."""
+    from longrec.serving.stores.open import open_store
+
+    # Redis may be set up for less than "power"; what a file is to keep is not known from it.
+    shared = url.startswith(("redis://", "rediss://"))
+    return closing(open_store(url, "process" if shared else "power", readonly=not write))

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from longrec.cli.common import Data, History, Json, Plugin, Run
-from longrec.cli.store import open_for_command
+from longrec.cli.common import Data, History, Json, Plugin, Run, open_for_command
 from longrec.core import console
 from longrec.core.errors import UsageError
 

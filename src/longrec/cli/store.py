@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option
 
-from longrec.cli.common import Json, Plugin, Run, print_result, resumable
+from longrec.cli.common import Json, Plugin, Run, open_for_command, print_result, resumable
+from longrec.cli.info import show_store
 from longrec.core import console
 from longrec.core.choices import Durability
 from longrec.core.errors import LongrecError
-
-if TYPE_CHECKING:
-    from longrec.serving.stores.protocol import Store
 
 app = typer.Typer(help="Stores of users: looked at, backed up, restored, verified, compacted.")
 
@@ -34,36 +31,11 @@ Backup = Annotated[
 
 @app.command()
 def info(url: Url, json: Json = False) -> None:
-    """Show what a store holds: models, users, events, bytes.
+    """Show what a store holds, as `longrec info URL` does.
 
     Example: [bold]longrec store info lmdb:///var/lib/shop[/bold]
     """
-    from longrec.serving.maintenance.retention import models_of
-
-    with open_for_command(url) as store:
-        meta, totals = store.meta(), store.totals()
-    models = models_of(meta, totals.records)
-    facts = {
-        "schema": meta.get("schema"),
-        "created": meta.get("created"),
-        "users": totals.users,
-        "events": totals.events,
-        "bytes": totals.bytes,
-    }
-    whole = "restoring" not in meta
-    if json:
-        console.print_json({"url": store.url, "whole": whole} | facts | {"models": models})
-        return
-    console.facts_table(store.url, {key: v for key, v in facts.items() if v is not None})
-    if models:
-        columns = ["name", "digest", "current", "records"]
-        rows = [
-            [m["name"], m["digest"][:16], "yes" if m["current"] else "no", m["records"]]
-            for m in models
-        ]
-        console.table("models", columns, rows)
-    if not whole:
-        console.say(f"half restored: run `longrec store restore FOLDER {store.url}` again")
+    show_store(url, json)
 
 
 @app.command()
@@ -221,12 +193,3 @@ def compact(url: Url, json: Json = False) -> None:
         )
     sizes = {"bytes_before": before, "bytes_after": after}
     print_result(json, {"url": store.url, "dropped": dropped} | sizes, store.url, sizes)
-
-
-def open_for_command(url: str, write: bool = False) -> closing[Store]:
-    """A store for as long as a command takes; beside its writer unless it is written to."""
-    from longrec.serving.stores.open import open_store
-
-    # Redis may be set up for less than "power"; what a file is to keep is not known from it.
-    shared = url.startswith(("redis://", "rediss://"))
-    return closing(open_store(url, "process" if shared else "power", readonly=not write))

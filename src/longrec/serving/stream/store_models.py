@@ -47,6 +47,7 @@ def register(store: Store, artifact: Artifact, beside: bool) -> None:
             digest,
             {"name": artifact.name, "catalogs": [], "applied": artifact.catalog_version},
         )
+        model.setdefault("run", None if artifact.folder is None else str(artifact.folder.resolve()))
         _note_catalog(model["catalogs"], artifact, store.url)
 
     meta = store.meta()
