@@ -79,8 +79,8 @@ def test_tables_of_what_was_measured_are_of_its_files(tables, tmp_path, monkeypa
             (tmp_path / log / f"{name}-own-0.json").write_text(json.dumps(cell))
     head, _, first, second = tables.accuracy().splitlines()
     assert head == "| model | far | near |"
-    assert first.startswith("| `popularity` | 0.3000° (0.0000 to 1.0000) | 0.4000° (")
-    assert second.startswith("| `elastic` | 0.1000*° (")
+    assert first.startswith("| `popularity` | 0.3000 (0.0000 to 1.0000) | 0.4000 (")
+    assert second.startswith("| `elastic` | 0.1000* (")
     cell = {"model": "elastic", "length": 200, "pass": "forward+backward", "seconds_median": 0.002}
     found = {"cells": [cell | {"peak_bytes": 1 << 20}]}
     (tmp_path / "systems.json").write_text(json.dumps(found))

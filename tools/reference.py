@@ -45,6 +45,7 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
             "runs/loggers:MLflowLogger",
             "runs/evaluate:evaluate",
             "comparison/compare:compare",
+            "comparison/existing:report",
             "recommender:load",
             "recommender:Recommender",
             "core/errors:LongrecError",
@@ -58,6 +59,7 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         (
             "artifact/artifact:Artifact",
             "evaluation/summary:Metrics",
+            "comparison/existing:Reported",
             "inference/explain:Explanation",
             "serving/stream/stream:Stream",
         ),

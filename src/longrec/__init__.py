@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from longrec.comparison.compare import compare
+    from longrec.comparison.existing import report
     from longrec.core.errors import DataError, LongrecError, UsageError
     from longrec.data.histories import Histories, open_histories
     from longrec.data.prepare import prepare
@@ -41,6 +42,7 @@ _HOME = {
     "refit": "longrec.runs.refit",
     "evaluate": "longrec.runs.evaluate",
     "compare": "longrec.comparison.compare",
+    "report": "longrec.comparison.existing",
     "load": "longrec.recommender",
     "Recommender": "longrec.recommender",
     "LongrecError": "longrec.core.errors",
@@ -64,6 +66,7 @@ __all__ = [
     "prepare",
     "read_events",
     "refit",
+    "report",
     "train",
 ]
 

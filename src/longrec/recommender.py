@@ -202,9 +202,10 @@ class Recommender(Artifact):
         from longrec.evaluation.report.contents import ReportRow
         from longrec.evaluation.report.drawing import with_own_ids
         from longrec.evaluation.report.figures import training_curves
+        from longrec.evaluation.summary import LEADING
 
         log = self.curve.with_columns(validation=pl.col("ndcg10").fill_nan(None))
-        svg = training_curves([ReportRow(self.name, "model", {}, log=log)])
+        svg = training_curves([ReportRow(self.name, "model", {}, log=log)], LEADING)
         if svg is None:
             raise UsageError(f"this {self.name} has no log of its training, so no curve to plot")
         about = f"training of {self.name}, {len(log):,} validations"

@@ -87,15 +87,28 @@ def test_ks_are_chosen_and_keys_follow():
     assert own.verdict in ("yes", "not clear")
 
 
+def buckets(counts: dict[int, int]) -> list[tuple[str, int, float]]:
+    """Of so many targets with each number of events before them; those of short ones are hits."""
+    lengths = [length for length, count in counts.items() for _ in range(count)]
+    ranks = [1 if length < 100 else 99 for length in lengths]
+    made = summarise_ranks(frame(ranks, length=lengths), "leave-one-out", draws=50)
+    return [(b.label, b.targets, b.estimates["hr@10"]) for b in made.buckets]
+
+
 def test_buckets_by_events_before_the_target():
-    lengths = [1, 19, 20, 49, 200, 1000, 5000]
-    made = summarise_ranks(frame([1, 99, 1, 1, 99, 1, 99], length=lengths), "leave-one-out")
-    assert [(b.label, b.targets, b.estimates["hr@10"]) for b in made.buckets] == [
-        ("1-19", 2, 0.5),
-        ("20-49", 2, 1.0),
-        ("200-499", 1, 0.0),
-        ("1000+", 2, 0.5),
+    found = buckets({1: 150, 19: 50, 20: 200, 49: 9, 200: 200, 1000: 150, 5000: 60})
+    assert found == [
+        ("1-19", 200, 1.0),
+        ("20-49", 209, 1.0),
+        ("200-499", 200, 0),
+        ("1000+", 210, 0),
     ]
+
+
+def test_buckets_of_few_targets_are_merged_with_their_neighbours():
+    found = buckets({5: 199, 30: 100, 120: 300, 250: 199})
+    assert found == [("1-49", 299, 1.0), ("100-499", 499, 0)]
+    assert buckets({30: 50, 1000: 50}) == [("20+", 100, 0.5)]
 
 
 def test_users_with_several_targets_are_drawn_whole():

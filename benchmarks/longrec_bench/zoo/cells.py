@@ -17,7 +17,7 @@ from longrec.comparison.read_runs import read_json, read_ranks, report_row
 from longrec.core.errors import UsageError
 from longrec.core.files import write_file
 from longrec.core.machine import machine, versions
-from longrec.evaluation.report.contents import compare_pairs
+from longrec.evaluation.report.pairs import compare_pairs
 from longrec.evaluation.summary import LEADING
 from longrec_bench.zoo.run import Job
 
@@ -120,7 +120,7 @@ def write_pairs(jobs: Sequence[Job], pairs: Sequence[tuple[str, str]], out: Path
     """
     ended = {job.model: found for job in jobs if (found := job.ended()) is not None}
     ranks = {n: [read_ranks(run) for run in c.runs[c.rows[0].name]] for n, c in ended.items()}
-    ranked = {name for name, found in ended.items() if found.rows[0].is_ranked}
+    ranked = {name for name, found in ended.items() if found.rows[0].is_tested}
     known = [(a, b) for a, b in pairs if a in ranks and b in ranks]
     tested = compare_pairs(ranks, LEADING, ranked, known)
     if not tested:

@@ -50,7 +50,7 @@ def compare(
     import shlex
 
     from longrec.comparison.compare import compare as run
-    from longrec.comparison.report import summary_table
+    from longrec.comparison.document import summary_table
     from longrec.evaluation.summary import label
     from longrec.models.common.settings import parse_assignments
 
@@ -68,10 +68,10 @@ def compare(
     if json:
         console.print_json(comparison.to_dict() | {"report": str(comparison.report)})
     else:
-        console.table(f"{out}: by {label(comparison.metric)}", *summary_table(comparison))
+        console.table(f"{out}: by {label(comparison.metric)}", *summary_table(comparison.rows))
         if any(row.converged is False for row in comparison.rows):
             console.print_text(
-                "Not converged: still improving when its time was up, so that it has no rank."
+                "Not converged: still improving when training ended, so that no test counts it."
             )
         console.print_text(comparison.statement)
         console.say(f"report: {comparison.report}")

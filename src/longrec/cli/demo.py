@@ -7,24 +7,28 @@ reads only the last events cannot know it, and the exact filter says how much th
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from longrec.artifact.provenance import provenance
 from longrec.comparison.attainable import attainable
-from longrec.comparison.read_runs import report_row
+from longrec.comparison.document import statement_of
+from longrec.comparison.examples import examples
+from longrec.comparison.read_runs import read_ranks, report_row
 from longrec.comparison.report import provenance_facts
 from longrec.core import console
 from longrec.core.errors import UsageError
 from longrec.core.format import duration
-from longrec.data.histories import Histories
 from longrec.data.splits import make_split
-from longrec.evaluation.report.contents import Report, UserRecommendations
+from longrec.evaluation.report.contents import Report, by_value
+from longrec.evaluation.report.opening import opening
 from longrec.evaluation.report.page import write_report
-from longrec.evaluation.summary import SERVED, Metrics
-from longrec.recommender import Recommender
+from longrec.evaluation.report.pairs import compare_pairs
+from longrec.evaluation.summary import LEADING, SERVED
 from longrec.runs.evaluate import evaluate
 from longrec.runs.train import train
+from longrec.simulator.config import GATE_ITEM, World
 from longrec.simulator.simulate import SimulationConfig, simulate
 
 WINDOW = 50
@@ -45,6 +49,13 @@ TRAINING: dict[str, Any] = {
     "learning_rate": 2e-3,
     "average": 0.99,
 }
+SHOWN = ("elastic", "sasrec", "transitions")
+"""Models whose lists are shown side by side."""
+STORY = (
+    "A user has three lasting interests, follows them for a visit of 16 events, runs errands for "
+    f"60, and comes back to them at the end: what tells the next item stands more than {WINDOW} "
+    f"events back, where SASRec, which here reads the last {WINDOW}, cannot see it"
+)
 METRICS = ("ndcg@10", "hr@10", "mrr@10")
 
 
@@ -69,15 +80,17 @@ def run_demo(out: Path, users: int, seed: int, as_json: bool) -> None:
         with console.progress_bar(f"{name}: ranking") as progress:
             evaluate(models[name], histories, baselines=False, progress=progress)
     rows = [report_row([out / name], name) for name in MODELS]
+    ranks = {name: read_ranks(out / name) for name in MODELS}
+    pairs = compare_pairs(ranks, LEADING, {row.name for row in rows if row.is_tested})
     with console.err.status("computing what is attainable, by exact filtering"):
         split = make_split("leave-one-out", histories)
         rows += attainable(simulation, histories, split, WINDOW)
-    metrics = rows[0].metrics
-    assert isinstance(metrics, Metrics)
+    rows = by_value(rows, LEADING)
+    shown, _ = examples(histories, {name: models[name] for name in SHOWN})
     report = Report(
         "longrec demo: simulated histories",
         rows,
-        _examples(histories, {name: models[name] for name in ("elastic", "sasrec")}),
+        shown,
         facts
         | {
             "seed": str(seed),
@@ -85,7 +98,10 @@ def run_demo(out: Path, users: int, seed: int, as_json: bool) -> None:
             "fingerprint": histories.fingerprint[:12],
             "threads": str(about["machine"]["threads"]),
         },
-        metrics.statement(),
+        statement_of(rows),
+        pairs,
+        data=f"Simulated histories: {facts['data']}. {STORY}",
+        titles=_titles(simulation.world),
     )
     path = write_report(out / "report.html", report)
     if as_json:
@@ -94,9 +110,10 @@ def run_demo(out: Path, users: int, seed: int, as_json: bool) -> None:
             | dict(row.metrics)
             for row in rows
         ]
-        console.print_json({"report": str(path), "rows": found})
+        about_rows = {"summary": opening(report, LEADING), "rows": found}
+        console.print_json({"report": str(path)} | about_rows)
     else:
-        _print(report, metrics)
+        _print(report)
         console.print_text(f"report: {path}")
 
 
@@ -110,41 +127,48 @@ def _clear(out: Path) -> None:
     (out / MARKER).write_text('{"demo": 1}\n')
 
 
-def _examples(histories: Histories, models: dict[str, Recommender]) -> list[UserRecommendations]:
-    """Recommendations of each model for three users, with the last events of their histories."""
-    examples = []
-    for row in (0, histories.n_users // 2, histories.n_users - 1):
-        user = histories.user_ids[row]
-        begin, end = histories.offsets[row : row + 2]
-        recent = histories.catalog.take(histories.items[max(begin, end - 8) : end]).to_list()
-        by_model = {
-            name: model.recommend([user], histories, k=5).select("item", "score").rows()
-            for name, model in models.items()
-        }
-        examples.append(UserRecommendations(user, recent, by_model))
-    return examples
+def _titles(world: World) -> dict[str, str]:
+    """What simulated items are of: an interest or errand by its number, and a part of it."""
+    law = world.weights[: world.home + world.away].argmax(axis=0)
+    parts = world.config.facets
+    homes = world.home // parts
+    titles = {}
+    for id, own in zip(world.item_ids(), law.tolist(), strict=True):
+        number, part = own // parts, "abcdefgh"[own % parts]
+        what = f"interest {number + 1}" if number < homes else f"errand {number - homes + 1}"
+        titles[id] = f"{what}{part}"
+    titles[world.item_ids()[GATE_ITEM]] = "way back"
+    return titles
 
 
-def _print(report: Report, metrics: Metrics) -> None:
-    """The metrics of every row, and the example users, as tables."""
+def _print(report: Report) -> None:
+    """The metrics of every row, the example users, and what was found."""
     console.table(
         "test targets, as served",
-        ["system", *METRICS, "trained in"],
+        ["system", *METRICS, "trained in", "ended"],
         [
             [
                 row.name,
                 *(row.metrics[SERVED + metric] for metric in METRICS),
                 "" if row.cost.seconds is None else duration(row.cost.seconds),
+                "not converged" if row.converged is False else row.end,
             ]
             for row in report.rows
         ],
     )
-    for example in report.recommendations:
+    for one in report.recommendations:
         console.table(
-            f"user {example.user}: last events {', '.join(map(str, example.history))}",
+            f"user {one.user}: last events {_shown(one.history, report.titles)}; "
+            f"came next: {_shown([one.target], report.titles)}",
             ["model", "recommended"],
             [
-                [name, ", ".join(str(item) for item, _ in items)]
-                for name, items in example.by_model.items()
+                [name, _shown([item for item, _ in items], report.titles)]
+                for name, items in one.by_model.items()
             ],
         )
+    for name, text in opening(report, LEADING).items():
+        console.print_text(f"{name.capitalize()}: {text}")
+
+
+def _shown(items: Iterable[object], titles: Mapping[object, str]) -> str:
+    return ", ".join(f"{item} ({titles[item]})" for item in items)

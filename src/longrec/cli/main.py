@@ -23,6 +23,7 @@ from longrec.cli import (
     explain,
     info,
     recommend,
+    report,
     serve,
     store,
     train,
@@ -77,6 +78,7 @@ for command in (
     info.info,
     check.check_model,
     compare.compare,
+    report.report,
     compare.demo,
 ):
     app.command()(command)

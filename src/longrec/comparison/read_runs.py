@@ -19,7 +19,12 @@ from longrec.evaluation.summary import Metrics, summarise_ranks
 from longrec.runs.sizes import sizes_of
 
 
-def report_row(runs: Sequence[Path], name: str, memory: Sequence[Path] = ()) -> ReportRow:
+def report_row(
+    runs: Sequence[Path],
+    name: str,
+    memory: Sequence[Path] = (),
+    evaluations: Sequence[Path] | None = None,
+) -> ReportRow:
     """One row from the evaluated runs of one model, which differ in their seed alone.
 
     Metrics are averaged target by target, costs by run (of memory the largest is taken, of the
@@ -34,12 +39,15 @@ def report_row(runs: Sequence[Path], name: str, memory: Sequence[Path] = ()) -> 
     memory
         Files with what the processes that trained them used, where that was measured: memory and
         time.
+    evaluations
+        Folders of one evaluation of each run; None: the runs' own tests, in their folders.
     """
+    places = runs if evaluations is None else evaluations
     trainings = [read_json(run / "provenance.json")["training"] for run in runs]
-    every = [Metrics.from_dict(read_json(run / "metrics.json")) for run in runs]
+    every = [Metrics.from_dict(read_json(place / "metrics.json")) for place in places]
     metrics = every[0]
     if len(runs) > 1:
-        ranks = [read_ranks(run) for run in runs]
+        ranks = [read_ranks(place) for place in places]
         policies = {own.exclude_seen for own in every}
         averaged = summarise_ranks(
             *(ranks, metrics.protocol, metrics.notes),
@@ -92,11 +100,11 @@ def read_log(run: Path) -> pl.DataFrame:
     )
 
 
-def read_ranks(run: Path) -> pl.DataFrame:
-    """The ranks that an evaluation left in a run's folder."""
-    if "digests" in read_json(run / EVALUATION.document):
-        return EVALUATION.read_whole(run, lambda _, files: _read_ranks(files["ranks.parquet"]))
-    return _read_ranks(run / "ranks.parquet")  # of longrec 0.1.0
+def read_ranks(place: Path) -> pl.DataFrame:
+    """The ranks that an evaluation left in a run's folder, or in one of its own."""
+    if "digests" in read_json(place / EVALUATION.document):
+        return EVALUATION.read_whole(place, lambda _, files: _read_ranks(files["ranks.parquet"]))
+    return _read_ranks(place / "ranks.parquet")  # of longrec 0.1.0
 
 
 def _read_ranks(path: Path) -> pl.DataFrame:

@@ -8,18 +8,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from longrec.artifact.folder import evaluated_tensors, tensors_of
+from longrec.comparison.document import results_document, statement_of
 from longrec.comparison.plan import Job, Plan, read_plan
 from longrec.comparison.read_runs import read_json, read_ranks, report_row
 from longrec.core.errors import DataError
 from longrec.core.format import duration
 from longrec.core.shown import html_table, html_text
 from longrec.evaluation.metrics import CUTOFFS
-from longrec.evaluation.report.contents import (
-    Pair,
-    ReportRow,
-    by_rank,
-    compare_pairs,
-)
+from longrec.evaluation.report.contents import ReportRow, by_value
+from longrec.evaluation.report.pairs import Pair, compare_pairs
 from longrec.evaluation.summary import LEADING, Metrics, label
 from longrec.models.common.settings import stored_settings
 
@@ -51,7 +48,7 @@ class Comparison:
     ----------
     folder : with results.json, results.csv, report.html and the runs.
     metric : key of the metric that leads; rows are in its order.
-    rows : those that rank, best first, then those not converged, then bounds.
+    rows : systems, the best first, converged or not, then bounds.
     pairs : paired tests between rows, the better one first.
     failures : runs that went wrong.
     waiting : names of models without a result whose runs are still to come.
@@ -75,9 +72,7 @@ class Comparison:
     @property
     def statement(self) -> str:
         """How the numbers were made, in words; empty without a result."""
-        return next(
-            (r.metrics.statement() for r in self.rows if isinstance(r.metrics, Metrics)), ""
-        )
+        return statement_of(self.rows)
 
     def __repr__(self) -> str:
         found = [f"{row.name} {row.metrics[self.metric]:.4f}" for row in self.rows[:3]]
@@ -109,31 +104,8 @@ class Comparison:
         """Plain JSON values: what results.json holds."""
         return {
             "format": FORMAT,
-            "metric": self.metric,
-            "statement": self.statement,
             "plan": asdict(self.plan),
-            "rows": [
-                _row(row, rank if row.is_ranked else None, self.runs[row.name])
-                for rank, row in enumerate(self.rows, start=1)
-                if row.is_system
-            ],
-            "bounds": [
-                {"name": row.name, "kind": row.kind, "metrics": _metrics(row)}
-                for row in self.rows
-                if not row.is_system
-            ],
-            "pairs": [
-                {
-                    "a": pair.a,
-                    "b": pair.b,
-                    "metric": self.metric,
-                    "mean": pair.difference.mean,
-                    "low": pair.difference.low,
-                    "high": pair.difference.high,
-                    "p_holm": pair.p_value,
-                }
-                for pair in self.pairs
-            ],
+            **results_document(self.rows, self.pairs, self.runs, self.metric),
             "failures": [failure.to_dict() for failure in self.failures],
             "waiting": self.waiting,
         }
@@ -190,7 +162,7 @@ def collect(
     rows = [report_row(own, name, [memory[run] for run in own]) for name, own in runs.items()]
     rows += bounds or _earlier_bounds(folder)
     metric = LEADING
-    rows = by_rank(rows, metric)
+    rows = by_value(rows, metric)
     ranks = {row.name: [read_ranks(r) for r in runs[row.name]] for row in rows if row.is_system}
     failed = {failure.name for failure in failures}
     return Comparison(
@@ -198,31 +170,11 @@ def collect(
         plan,
         metric,
         rows,
-        compare_pairs(ranks, metric, {row.name for row in rows if row.is_ranked}),
+        compare_pairs(ranks, metric, {row.name for row in rows if row.is_tested}),
         list(failures),
         [name for name in plan.models if name not in runs and name not in failed],
         runs,
     )
-
-
-def _row(row: ReportRow, rank: int | None, runs: Sequence[Path]) -> dict[str, Any]:
-    return {
-        "rank": rank,
-        "name": row.name,
-        "kind": row.kind,
-        "converged": row.converged,
-        "ended": row.ended,
-        "seeds": row.seeds,
-        "metrics": _metrics(row),
-        "spread": dict(row.spread),
-        "cost": asdict(row.cost),
-        "memory": row.memory_use(),
-        "runs": [{"folder": str(run)} | read_json(run / "provenance.json") for run in runs],
-    }
-
-
-def _metrics(row: ReportRow) -> dict[str, Any]:
-    return row.metrics.to_dict() if isinstance(row.metrics, Metrics) else dict(row.metrics)
 
 
 def _earlier_bounds(folder: Path) -> list[ReportRow]:

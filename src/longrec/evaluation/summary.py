@@ -41,6 +41,8 @@ TITLES = {SERVED: "as served", "": "seen items filtered", UNFILTERED: "unfiltere
 METRIC = re.compile(rf"({SERVED}|{UNFILTERED})?({'|'.join(METRICS)})@([1-9]\d*)")
 """A metric of ranks as keys have it: the reading, the metric's name, k."""
 BUCKET_STARTS = (1, 20, 50, 100, 200, 500, 1000)
+BUCKET_TARGETS = 200
+"""Fewest targets of a bucket: one with fewer has an interval that says nothing, and is merged."""
 COLUMNS = (
     *("user", "position", "length", "rank_served", "rank", "rank_unfiltered", "known", "repeat"),
 )
@@ -85,7 +87,8 @@ class Metrics(Mapping[str, float]):
     intervals : dict
         Bootstrap 95% interval of each metric of ranks, (low, high).
     buckets : tuple of Bucket
-        The same by history length, empty buckets left out.
+        The same by history length; those of fewer than `BUCKET_TARGETS` targets are merged with
+        the next longer ones, the last with the one before it.
     protocol, split : str
         How the log was cut, and which of the targets these are: "test" or "validation".
     exclude_seen : bool or None
@@ -353,13 +356,29 @@ def _estimate(
 def _buckets(
     keys: Sequence[str], values: Floats, user: Ints, length: Ints, draws: int
 ) -> Iterator[Bucket]:
-    for low, after in zip_longest(BUCKET_STARTS, BUCKET_STARTS[1:]):
-        here = (length >= low) & (length < (after or np.inf))
-        if here.any():
-            high = None if after is None else after - 1
-            users = len(np.unique(user[here]))
-            estimates, intervals = _estimate(keys, values[here], user[here], draws)
-            yield Bucket(low, high, users, int(here.sum()), estimates, intervals)
+    for low, high in _ranges(length):
+        here = (length >= low) & (length <= (np.inf if high is None else high))
+        users = len(np.unique(user[here]))
+        estimates, intervals = _estimate(keys, values[here], user[here], draws)
+        yield Bucket(low, high, users, int(here.sum()), estimates, intervals)
+
+
+def _ranges(length: Ints) -> list[tuple[int, int | None]]:
+    """Ranges (low, high) of lengths from `BUCKET_STARTS`, merged until each has enough targets."""
+    ranges: list[tuple[int, int | None]] = []
+    low, high, held = None, None, 0
+    for start, after in zip_longest(BUCKET_STARTS, BUCKET_STARTS[1:]):
+        here = int(((length >= start) & (length < (after or np.inf))).sum())
+        if not here:
+            continue
+        low = start if low is None else low
+        high, held = None if after is None else after - 1, held + here
+        if held >= BUCKET_TARGETS:
+            ranges.append((low, high))
+            low, held = None, 0
+    if low is not None:  # too few are left: they join those before them
+        ranges.append((ranges.pop()[0] if ranges else low, high))
+    return ranges
 
 
 def _clusters(user: Ints) -> Ints | None:

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from longrec.evaluation.intervals import holm
-from longrec.evaluation.report.contents import compare_pairs
+from longrec.evaluation.report.pairs import compare_pairs
 
 
 def frame(ranks: np.ndarray) -> pl.DataFrame:
@@ -33,7 +33,7 @@ def test_holm_by_hand():
     assert holm([]).tolist() == []
 
 
-def test_p_values_are_between_rows_that_rank_and_corrected_for_their_pairs():
+def test_p_values_are_between_rows_that_are_tested_and_corrected_for_their_pairs():
     random = np.random.default_rng(0)
     good, bad = random.integers(1, 8, 400), random.integers(1, 30, 400)
     ranks = {"good": frame(good), "same": frame(random.permutation(good)), "bad": frame(bad)}

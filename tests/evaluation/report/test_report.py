@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,10 +12,13 @@ import pytest
 
 from longrec.core.errors import DataError
 from longrec.evaluation.intervals import Difference
-from longrec.evaluation.report.contents import Cost, Pair, Report, ReportRow, UserRecommendations
+from longrec.evaluation.report.contents import Cost, Report, ReportRow, UserRecommendations
+from longrec.evaluation.report.drawing import styles_of
 from longrec.evaluation.report.figures import pareto_front
-from longrec.evaluation.report.page import render, write_report
-from longrec.evaluation.summary import Metrics, summarise_ranks
+from longrec.evaluation.report.opening import opening
+from longrec.evaluation.report.page import RESULT_KEYS, render, write_report
+from longrec.evaluation.report.pairs import Pair
+from longrec.evaluation.summary import LEADING, Metrics, summarise_ranks
 
 COST = Cost(2518.0, 30, 12_345.6, 700 << 20, 412_345, 18_464, "its state")
 EVIL = "<script>alert('1')</script>\"&$x$"
@@ -53,7 +57,7 @@ class Page(HTMLParser):
 
 def metrics(seed: int) -> Metrics:
     generator = np.random.default_rng(seed)
-    n = 200
+    n = 900
     ranks = generator.integers(1, 60, n)
     frame = pl.DataFrame(
         {
@@ -106,9 +110,11 @@ def report() -> Report:
         Pair("elastic", "popularity", Difference(0.02, 0.01, 0.03, 0.001), 0.004),
         Pair("elastic", EVIL, Difference(0.05, 0.04, 0.06, 0.001), None),
     ]
-    user = UserRecommendations(EVIL, [EVIL, 7], {"elastic": [(EVIL, 1.5), (8, 1.25)], EVIL: []})
+    lists = {"elastic": [(EVIL, 1.5), (8, 1.25)], EVIL: []}
+    user = UserRecommendations(EVIL, [EVIL, 7], lists, 8)
     facts, failures = {EVIL: EVIL, "seed": "0"}, {"hydrarec": f"killed by {EVIL}"}
-    return Report(EVIL, rows, [user], facts, f"One.\n\nTwo {EVIL}", pairs, failures)
+    titles = {7: f"Heat {EVIL}", 8: "Casino"}
+    return Report(EVIL, rows, [user], facts, f"One.\n\nTwo {EVIL}", pairs, failures, EVIL, titles)
 
 
 @pytest.fixture(scope="module")
@@ -153,12 +159,15 @@ def test_figures_follow_the_theme_and_there_are_five(text: str):
     assert "@media print" in text
 
 
-def test_unconverged_rows_and_bounds_rank_nothing(text: str):
+def test_rows_stand_by_their_value_and_not_converged_is_a_mark_alone(report: Report):
+    better = replace(report.rows[1], metrics=dict.fromkeys(RESULT_KEYS, 0.9))
+    text = render(replace(report, rows=[report.rows[0], better, *report.rows[2:]]))
     body = text[text.index("<tbody>") : text.index("</table>")]
-    elastic, popularity = body.index("elastic"), body.index("popularity")
-    unconverged, limits = body.index("not converged"), body.index("What is attainable")
-    assert max(elastic, popularity) < unconverged < limits < body.index("attainable ceiling")
-    assert body.count('<td class="rank"></td>') == 3
+    unconverged, elastic, limits = map(body.index, ("not converged", "elastic", "attainable on"))
+    assert unconverged < elastic < limits < body.index("attainable ceiling")
+    assert '<td class="rank">1</td>' in body[:unconverged]
+    assert "<strong>0.9000</strong>" in body
+    assert body.count('<td class="rank"></td>') == 2  # of bounds alone
     assert "42 min" in body
 
 
@@ -167,14 +176,80 @@ def section(text: str, title: str) -> str:
     return text[begin : text.index("</section>", begin)]
 
 
-def test_pairs_have_p_values_between_rows_that_rank_and_the_others_are_apart(text: str):
-    ranked, apart = section(text, "Pairs compared").split("Not converged")
-    assert "+0.0200" in ranked
-    assert "p 0.004" in ranked
-    assert "alert" not in ranked
-    assert "-0.0500" in apart  # the row that ranks nothing, minus elastic
-    assert "-0.0600 to -0.0400" in apart
-    assert "p 0" not in apart
+def test_pairs_have_p_values_between_rows_that_are_tested(text: str):
+    pairs = section(text, "Pairs compared")
+    assert "p 0.004" in pairs
+    assert pairs.count("p 0") == pairs.count("<strong>+0.0200</strong>") == 1
+    assert "-0.0500" in pairs  # the row that was still improving minus elastic, without a p
+    assert "<strong>-0.0500" not in pairs
+
+
+def row(name: str, value: float, low: float, **more) -> ReportRow:
+    made = metrics(0)
+    made = replace(made, estimates=made.estimates | {LEADING: value}, exclude_seen=True)
+    ends = {LEADING: (low, 2 * value - low)}
+    return ReportRow(name, more.pop("kind", "model"), replace(made, intervals=ends), **more)
+
+
+def test_the_first_sentences_say_data_question_answer_and_what_is_undecided():
+    rows = [
+        row("popularity", 0.02, 0.01, kind="baseline"),
+        row("elastic", 0.26, 0.25, converged=False, ended="max_minutes"),
+        row("sasrec", 0.16, 0.15, converged=True, ended="converged"),
+        row("gru4rec", 0.15, 0.14, converged=True, ended="converged"),
+        ReportRow("best possible", "ceiling", {LEADING: 0.52}),
+    ]
+    pairs = [
+        Pair("popularity", "elastic", Difference(-0.24, -0.25, -0.23, 0.001), None),
+        Pair("sasrec", "elastic", Difference(-0.1, -0.12, -0.08, 0.001), None),
+        Pair("gru4rec", "sasrec", Difference(-0.01, -0.03, 0.01, 0.3), 0.6),
+        Pair("sasrec", "popularity", Difference(0.14, 0.1, 0.18, 0.001), 0.002),
+    ]
+    told = opening(Report("t", rows, pairs=pairs, data="A log: 900 users"), LEADING)
+    assert told["data"] == "A log: 900 users. Measured on 900 users, one target each (test)."
+    assert "(information: strict)" in told["question"]
+    assert "but what the user has seen" in told["question"]
+    assert told["answer"].startswith(
+        "elastic has the highest NDCG@10, 0.2600 (95% interval 0.2500 to 0.2700), and was still "
+        "improving when its training ended. It is ahead of sasrec (the next: 0.1600) by 0.1000, "
+        "95% interval +0.0800 to +0.1200; not tested"
+    )
+    assert "popularity (the best baseline: 0.0200) by 0.2400" in told["answer"]
+    assert "elastic has 50% of it" in told["answer"]
+    assert "sasrec and gru4rec (0.0100, 95% interval -0.0100 to +0.0300)" in told["undecided"]
+    assert (
+        "Still improving when training ended: elastic (stopped by the clock)" in told["undecided"]
+    )
+    assert "trained once" in told["undecided"]
+
+
+def test_titles_stand_before_ids_and_the_item_that_came_next_is_marked(text: str):
+    shown = section(text, "Recommendations")
+    assert 'Casino <span class="id">8</span>' in shown
+    assert '<strong>Casino <span class="id">8</span> &check;</strong>' in shown
+    assert shown.count("&check;</strong>") == 1
+
+
+def test_systems_differ_in_marker_and_kind_of_line_and_not_in_colour_alone():
+    rows = [ReportRow(f"m{n}", "model", {}) for n in range(12)]
+    styles = styles_of(rows).values()
+    for part in ("color", "marker"):
+        assert len({getattr(style, part) for style in styles}) == 12
+    assert len({str(style.linestyle) for style in styles}) == 5
+
+
+def test_markdown_has_the_same_sentences_and_tables(report: Report, tmp_path: Path):
+    text = write_report(tmp_path / "report.md", report).read_text()
+    lines = text.splitlines()
+    assert "<script" not in text.replace("\\<script", "")
+    assert any(line.startswith("**Answer.** ") for line in lines)
+    heads = [line for line in lines if line.startswith("| # | model |")]
+    assert len(heads) == 1
+    columns = heads[0].count("|")
+    begin = lines.index(heads[0])
+    assert all(line.count("|") - line.count("\\|") == columns for line in lines[begin : begin + 7])
+    assert "| elastic minus popularity | +0.0200 | +0.0100 to +0.0300 | 0.004 |" in lines
+    assert "## Use of the memory bank" in lines
 
 
 def test_costs_and_use_of_memory_are_shown(text: str):

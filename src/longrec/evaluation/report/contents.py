@@ -1,21 +1,27 @@
-"""What a report shows: rows of the table, comparisons of pairs, costs, and how it was made."""
+"""What a report shows: rows of the table, their costs, recommendations, and how it was made."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import polars as pl
 
-from longrec.evaluation.baseline import Interval
-from longrec.evaluation.intervals import DRAWS, Difference, holm
-from longrec.evaluation.summary import Metrics, Ranks, compare_ranks
+from longrec.evaluation.baseline import Baseline, Interval
+from longrec.evaluation.report.pairs import Pair
+from longrec.evaluation.summary import Metrics
 
 MEMORY = ("memory_share", "memory_entropy", "memory_kl")
 """Columns of a log that tell how evenly memory banks were used."""
-_DRAWS_PER_PAIR = 100  # a p-value has a floor of 2 / draws, and Holm multiplies it by the pairs
+ENDINGS = {
+    "converged": "converged",
+    "counted": "counted",
+    "max_epochs": "stopped by max_epochs",
+    "max_minutes": "stopped by the clock",
+    "refit": "trained for the epochs found best",
+}
+"""Why a training stopped, for people."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +64,13 @@ class ReportRow:
     name, kind
         What it is called; "model", "baseline", "ceiling" (attainable) or "bound" (windowed).
     metrics
-        ``Metrics``, or a plain mapping from their keys where there are no intervals.
+        ``Metrics``, the ``Baseline`` of another evaluation, or a plain mapping from their keys
+        where there are no intervals.
     cost
         Of its training and serving.
     converged
-        False for a model still improving when its budget ended: it is shown and has no rank.
+        False for a model still improving when its budget ended: it is marked, and takes no part
+        in tests of significance.
     ended
         Why its training stopped.
     log
@@ -70,6 +78,8 @@ class ReportRow:
         where not measured).
     seeds, spread
         Trainings that the metrics are the mean of, and each metric's standard deviation over them.
+    note
+        A few words more on what it is.
     """
 
     name: str
@@ -81,6 +91,7 @@ class ReportRow:
     log: pl.DataFrame | None = None
     seeds: int = 1
     spread: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
 
     @property
     def is_system(self) -> bool:
@@ -88,20 +99,26 @@ class ReportRow:
         return self.kind in ("model", "baseline")
 
     @property
-    def is_ranked(self) -> bool:
-        """Whether it takes a place: what was still improving takes none."""
+    def is_tested(self) -> bool:
+        """Whether it takes part in tests of significance: what was still improving does not."""
         return self.is_system and self.converged is not False
+
+    @property
+    def end(self) -> str:
+        """Why its training stopped, for people; of several seeds each reason."""
+        return ", ".join(ENDINGS.get(one, one) for one in self.ended.split(", "))
 
     @property
     def policy(self) -> str:
         """What it does as served with items that a user has seen; "" where that is not known."""
-        if not isinstance(self.metrics, Metrics) or self.metrics.exclude_seen is None:
-            return ""
-        return "left out" if self.metrics.exclude_seen else "recommended"
+        hides = self.metrics.exclude_seen if isinstance(self.metrics, Metrics | Baseline) else None
+        return "" if hides is None else "left out" if hides else "recommended"
 
     def interval(self, key: str) -> Interval | None:
         """The 95% interval of a metric, where there is one."""
-        return self.metrics.intervals.get(key) if isinstance(self.metrics, Metrics) else None
+        if isinstance(self.metrics, Metrics | Baseline):
+            return self.metrics.intervals.get(key)
+        return None
 
     def memory_log(self) -> pl.DataFrame | None:
         """epoch, those of ``MEMORY``, validation, where its memory bank was measured."""
@@ -121,36 +138,36 @@ def best_epoch(log: pl.DataFrame) -> dict[str, float]:
     return log.sort("validation", descending=True, maintain_order=True).row(0, named=True)
 
 
-class Pair(NamedTuple):
-    """Two rows compared target by target: a minus b in the leading metric.
-
-    ``p_value`` is corrected for the number of pairs; None where one of the two has no rank.
-    """
-
-    a: str
-    b: str
-    difference: Difference
-    p_value: float | None
-
-    def reversed(self) -> Pair:
-        """The same pair the other way round: b minus a."""
-        return Pair(self.b, self.a, self.difference.reversed(), self.p_value)
-
-
 class UserRecommendations(NamedTuple):
-    """What each model recommends to one user: ids as the log has them, best first, with scores."""
+    """What each model recommends to one user: ids as the log has them, best first, with scores.
+
+    ``target`` is the item that came next, which no model had read; None where that is not known.
+    """
 
     user: object
     history: Sequence[object]
     by_model: Mapping[str, Sequence[tuple[object, float]]]
+    target: object = None
 
 
 @dataclass(frozen=True, eq=False)
 class Report:
     """All that a report shows.
 
-    ``facts`` are the machine, versions, seeds and commands; ``failures`` say what went wrong with
-    models that have no row.
+    Attributes
+    ----------
+    title, data
+        What it is about; which log, and how much of it, in words.
+    rows, pairs
+        Systems and bounds, and the systems' differences, of any order.
+    recommendations, titles
+        Examples, and titles of items by their ids, where there are some.
+    facts
+        The machine, versions, seeds and commands.
+    statement
+        How the numbers were made.
+    failures
+        What went wrong with models that have no row.
     """
 
     title: str
@@ -160,43 +177,14 @@ class Report:
     statement: str = ""
     pairs: Sequence[Pair] = ()
     failures: Mapping[str, str] = field(default_factory=dict)
+    data: str = ""
+    titles: Mapping[Any, str] = field(default_factory=dict)
 
 
-def by_rank(rows: Sequence[ReportRow], key: str) -> list[ReportRow]:
-    """Rows that rank, best first; then the unconverged ones; then bounds in their own order."""
+def by_value(rows: Sequence[ReportRow], key: str) -> list[ReportRow]:
+    """Systems, the best first, converged or not; then bounds in their own order."""
 
     def place(row: ReportRow) -> tuple[int, float]:
-        if not row.is_system:
-            return 2, 0.0
-        return 0 if row.is_ranked else 1, -row.metrics.get(key, -1.0)
+        return (0, -row.metrics.get(key, -1.0)) if row.is_system else (1, 0.0)
 
     return sorted(rows, key=place)
-
-
-def compare_pairs(
-    ranks: Mapping[str, Ranks],
-    metric: str,
-    ranking: Collection[str],
-    pairs: Sequence[tuple[str, str]] | None = None,
-) -> list[Pair]:
-    """Compare pairs of rows by a paired bootstrap over users.
-
-    Parameters
-    ----------
-    ranks
-        Ranks of each row over the same targets; in a pair the earlier name is ``a``.
-    metric
-        The metric whose difference is tested.
-    ranking
-        Names of the rows that rank: p-values are given between these alone, and are corrected
-        (Holm) for the number of their pairs.
-    pairs
-        Those that are compared; None: every one.
-    """
-    asked = list(combinations(ranks, 2)) if pairs is None else pairs
-    both = [(a, b) for a, b in asked if a in ranking and b in ranking]
-    draws = max(DRAWS, _DRAWS_PER_PAIR * len(both))
-    found = [(a, b, compare_ranks(ranks[a], ranks[b], metric, draws=draws)) for a, b in asked]
-    p_values = [difference.p_value for a, b, difference in found if (a, b) in both]
-    corrected = dict(zip(both, holm(p_values).tolist(), strict=True))
-    return [Pair(a, b, difference, corrected.get((a, b))) for a, b, difference in found]

@@ -1,7 +1,9 @@
-"""What the report's figures share: style, colours, names, reference lines, and SVG as text.
+"""What the report's figures share: styles of systems, names, reference lines, and SVG as text.
 
 Lines and letters are drawn in the page's text colour (``currentColor``), so one figure serves
-light, dark and print. No pyplot: a figure is a value, with no window and no global state.
+light, dark and print. Colour alone tells nothing: each system has a marker and a kind of line too,
+so that a grey print or a reader who sees few colours can follow them. No pyplot: a figure is a
+value, with no window and no global state.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -21,6 +23,8 @@ COLOURS = (
     "#2f7fc1", "#dd7a35", "#38a169", "#c8507f", "#8a6fc4", "#b3891c", "#2fa3b3", "#a06a4c",
     "#c43d3d", "#7f9c2a", "#5765d8", "#7c8794",
 )  # fmt: skip  # of middle lightness: readable on white and on near-black
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
+LINES: Sequence[Any] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)), (0, (8, 2, 2, 2)))
 WIDE = 12.0  # inches of a figure that takes the page's whole width
 LONGEST = 44  # letters of a name that a figure shows
 INK = "#010203"  # stands for the page's text colour until the SVG is text
@@ -50,18 +54,31 @@ _STYLE: Any = {  # matplotlib types the keys one by one, too narrowly for a plai
     "legend.frameon": False,
     "legend.labelcolor": INK,
     "legend.fontsize": 8.5,
+    "hatch.linewidth": 0.8,
     "lines.linewidth": 1.6,
     "lines.markersize": 4.5,
 }
+_LINE_OF_BOUND: Any = {"ceiling": "--", "bound": ":"}
 Rows = Sequence[ReportRow]
 Draw = Callable[[Figure], None]
 
 
-def colours_of(rows: Rows) -> dict[str, str]:
-    """Give every system one colour, the same in all figures, and bounds the text's."""
-    systems = [row.name for row in rows if row.is_system]
-    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(systems)}
-    return dict.fromkeys((row.name for row in rows), INK) | colours
+class Style(NamedTuple):
+    """How one row is drawn, the same in all figures."""
+
+    color: str
+    marker: str
+    linestyle: Any
+
+
+def styles_of(rows: Rows) -> dict[str, Style]:
+    """Give every system a colour, a marker and a kind of line; bounds have the text's colour."""
+    systems = [row for row in rows if row.is_system]
+    styles = {row.name: Style(INK, "", _LINE_OF_BOUND.get(row.kind, "-")) for row in rows}
+    for i, row in enumerate(systems):
+        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+        styles[row.name] = Style(colour, marker, LINES[i % len(LINES)])
+    return styles
 
 
 def name_of(row: ReportRow) -> str:
@@ -77,17 +94,12 @@ def error(row: ReportRow, key: str) -> list[list[float]]:
     return [[max(value - low, 0.0)], [max(high - value, 0.0)]]
 
 
-def dash(row: ReportRow) -> str:
-    """Line style of a system, a ceiling or a bound."""
-    return {"ceiling": "--", "bound": ":"}.get(row.kind, "-")
-
-
 def reference_lines(line: Callable[..., Any], rows: Rows, key: str) -> None:
     """Draw ceilings and bounds by ``axes.axhline`` or ``axes.axvline``."""
     for row in rows:
         if not row.is_system and key in row.metrics:
-            value, name = row.metrics[key], name_of(row)
-            line(value, color=INK, linestyle=dash(row), linewidth=1.2, label=name)
+            kind = _LINE_OF_BOUND[row.kind]
+            line(row.metrics[key], color=INK, linestyle=kind, linewidth=1.2, label=name_of(row))
 
 
 def legend_above(figure: Figure, axes: Any) -> None:

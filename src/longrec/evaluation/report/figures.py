@@ -10,23 +10,27 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from longrec.evaluation.report.contents import by_value
 from longrec.evaluation.report.drawing import (
+    COLOURS,
     INK,
     WIDE,
     Rows,
-    colours_of,
-    dash,
     error,
     legend_above,
     name_of,
     reference_lines,
+    styles_of,
     svg,
 )
 from longrec.evaluation.summary import Metrics, label
 
+MOST_LINES = 8
+"""Systems that a figure of lines shows; tables have all."""
 _TIMES = {
     0.001: "1 ms", 0.003: "3 ms", 0.01: "10 ms", 0.03: "30 ms", 0.1: "0.1 s", 0.3: "0.3 s",
     1: "1 s", 3: "3 s", 10: "10 s", 30: "30 s", 60: "1 min", 180: "3 min", 600: "10 min",
@@ -46,18 +50,28 @@ _PANELS: Mapping[str, tuple[str, Mapping[Any, str]]] = {
 
 
 def accuracy_by_model(rows: Rows, key: str) -> str | None:
-    """Draw one bar per model with its 95% interval; ceiling and bounds are vertical lines."""
+    """Draw one bar per model with its 95% interval; ceiling and bounds are vertical lines.
+
+    Baselines are light and rows that did not converge are hatched, in grey print as well.
+    """
     bars = [row for row in rows if row.is_system and key in row.metrics]
     bars.sort(key=lambda row: row.metrics[key])
     if not bars:
         return None
-    colours = colours_of(rows)
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         for place, row in enumerate(bars):
-            value, faded = row.metrics[key], row.converged is False
-            axes.barh(place, value, height=0.56, color=colours[row.name], alpha=0.4 if faded else 1)
+            value, open_ended = row.metrics[key], row.converged is False
+            baseline = row.kind == "baseline"
+            face = to_rgba(COLOURS[0], 0.25 if baseline or open_ended else 1)
+            axes.barh(
+                *(place, value),
+                height=0.56,
+                color=face,
+                edgecolor=COLOURS[0],
+                hatch="///" if open_ended else "",
+            )
             axes.errorbar(value, place, xerr=error(row, key), color=INK, capsize=3, linewidth=1)
             axes.annotate(  # beside the axes, where no reference line runs through it
                 f"{value:.4f}",
@@ -88,7 +102,8 @@ def accuracy_by_length(rows: Rows, key: str) -> str | None:
     starts = {bucket.low: bucket.label for _, buckets in lines for bucket in buckets}
     if len(starts) < 2:
         return None
-    order, colours = sorted(starts), colours_of(rows)
+    order, styles, drawn = sorted(starts), styles_of(rows), _best(rows, key)
+    lines = [(row, buckets) for row, buckets in lines if row.name in drawn]
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -102,10 +117,8 @@ def accuracy_by_length(rows: Rows, key: str) -> str | None:
                 y,
                 yerr=np.abs(ends.T - y),
                 label=name_of(row),
-                color=colours[row.name],
-                linestyle=dash(row),
-                marker="o" if row.is_system else "",
                 elinewidth=0.9,
+                **styles[row.name]._asdict(),
             )
         axes.set_xticks(range(len(order)), [starts[low] for low in order])
         axes.set_xlabel("events before the target")
@@ -116,42 +129,55 @@ def accuracy_by_length(rows: Rows, key: str) -> str | None:
     return svg(draw, height=3.7)
 
 
-def training_curves(rows: Rows) -> str | None:
+def _best(rows: Rows, key: str) -> set[str]:
+    """Names of the bounds and of the `MOST_LINES` best systems: more lines cannot be told apart."""
+    ordered = by_value(rows, key)
+    systems = [row.name for row in ordered if row.is_system][:MOST_LINES]
+    return {*systems, *(row.name for row in ordered if not row.is_system)}
+
+
+def training_curves(rows: Rows, key: str) -> str | None:
     """Draw loss and validation NDCG@10 against seconds of training, in two panels."""
     panels = {"loss": "training loss", "validation": "validation NDCG@10"}
-    return _curves(rows, "seconds", "seconds of training", panels)
+    return _curves(rows, key, "seconds", "seconds of training", panels)
 
 
-def memory_usage(rows: Rows) -> str | None:
+def memory_usage(rows: Rows, key: str) -> str | None:
     """Draw, by epoch, how evenly the validation used the slots of memory banks."""
     panels = {
         "memory_share": "share of slots used",
         "memory_entropy": "entropy of use / log M",
         "memory_kl": "KL to uniform use, nats",
     }
-    return _curves(rows, "epoch", "epochs of training", panels)
+    return _curves(rows, key, "epoch", "epochs of training", panels)
 
 
-def _curves(rows: Rows, x: str, name: str, panels: dict[str, str]) -> str | None:
+def _curves(rows: Rows, key: str, x: str, name: str, panels: dict[str, str]) -> str | None:
     """Draw columns of the rows' logs, one panel each; rows that measured none have no line."""
     lines = {
         row.name: {c: row.log.select(x, c).drop_nulls().sort(x).to_numpy() for c in panels}
-        for row in rows
+        for row in by_value(rows, key)
         if row.log is not None and {x, *panels} <= set(row.log.columns)
     }
-    lines = {name: by for name, by in lines.items() if any(map(len, by.values()))}
+    measured = [name for name, by in lines.items() if any(map(len, by.values()))]
+    lines = {name: lines[name] for name in measured[:MOST_LINES]}
     if not lines:
         return None
-    colours = colours_of(rows)
+    styles = styles_of(rows)
 
     def draw(figure: Figure) -> None:
         for axes, (column, title) in zip(
             figure.subplots(1, len(panels)), panels.items(), strict=True
         ):
             for row, by in lines.items():
-                marker = "o" if len(by[column]) <= 30 else ""
+                every = max(1, len(by[column]) // 12)  # markers name a line, and must not cover it
                 axes.plot(
-                    *by[column].T, label=row, color=colours[row], marker=marker, markersize=3.2
+                    *by[column].T,
+                    label=row,
+                    markevery=every,
+                    markersize=3.6,
+                    linewidth=1.3,
+                    **styles[row]._asdict(),
                 )
             axes.set_title(title)
             axes.set_xlabel(name)
@@ -163,7 +189,7 @@ def _curves(rows: Rows, x: str, name: str, panels: dict[str, str]) -> str | None
 def accuracy_against_cost(rows: Rows, key: str) -> str | None:
     """Draw each model at its cost (logarithmic) and its metric with interval, by kind of cost.
 
-    A line joins the rows that rank and that no other matches at less cost.
+    A line joins the rows that no other matches at less cost.
     """
     systems = [row for row in rows if row.is_system and key in row.metrics]
     costs = {
@@ -173,7 +199,7 @@ def accuracy_against_cost(rows: Rows, key: str) -> str | None:
     costs = {kind: known for kind, known in costs.items() if known}
     if not costs:
         return None
-    colours, wide = colours_of(rows), len(costs) > 1
+    styles, wide = styles_of(rows), len(costs) > 1
 
     def draw(figure: Figure) -> None:
         panels = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
@@ -183,8 +209,8 @@ def accuracy_against_cost(rows: Rows, key: str) -> str | None:
                     cost,
                     row.metrics[key],
                     yerr=error(row, key),
-                    color=colours[row.name],
-                    marker="o",
+                    color=styles[row.name].color,
+                    marker=styles[row.name].marker,
                     markersize=6,
                     markerfacecolor="none" if row.converged is False else None,
                     elinewidth=1,
@@ -192,9 +218,7 @@ def accuracy_against_cost(rows: Rows, key: str) -> str | None:
                     linestyle="",
                     label=name_of(row),
                 )
-            front = pareto_front(
-                [(cost, row.metrics[key]) for row, cost in known.items() if row.is_ranked]
-            )
+            front = pareto_front([(cost, row.metrics[key]) for row, cost in known.items()])
             if len(front) > 1:
                 x, y = zip(*front, strict=True)
                 axes.plot(

@@ -26,14 +26,24 @@ from longrec.evaluation.report.contents import (
     Report,
     ReportRow,
     best_epoch,
-    by_rank,
+    by_value,
 )
 from longrec.evaluation.report.drawing import with_own_ids
+from longrec.evaluation.report.markdown import render_markdown
+from longrec.evaluation.report.opening import opening
 from longrec.evaluation.summary import LEADING, SERVED, TITLES, UNFILTERED, Bucket, Metrics, label
+
+RESULT_KEYS = (
+    *(SERVED + name for name in ("ndcg@10", "hr@10", "mrr@10")),
+    *("ndcg@10", UNFILTERED + "ndcg@10"),
+)
+"""Columns of the first table."""
 
 
 def write_report(path: str | Path, report: Report) -> Path:
     """Write the report to ``path``, all of it or nothing, and return the path.
+
+    A path that ends in .md gets Markdown, any other the HTML page.
 
     Raises
     ------
@@ -41,7 +51,8 @@ def write_report(path: str | Path, report: Report) -> Path:
         When the file cannot be written.
     """
     path = Path(path)
-    text = render(report)
+    is_markdown = path.suffix.lower() == ".md"
+    text = render_markdown(report, RESULT_KEYS) if is_markdown else render(report)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, text)
@@ -53,31 +64,39 @@ def write_report(path: str | Path, report: Report) -> Path:
 def render(report: Report) -> str:
     """Make the whole page as text; the same report gives the same text."""
     key = LEADING
-    keys = [*(SERVED + name for name in ("ndcg@10", "hr@10", "mrr@10")), "ndcg@10"]
-    keys.append(UNFILTERED + "ndcg@10")
-    rows = by_rank(report.rows, key)
-    ranked = [row for row in rows if row.is_ranked]
+    rows = by_value(report.rows, key)
+    systems = [row for row in rows if row.is_system]
+    order = [row.name for row in systems]
     pairs = {(pair.a, pair.b): pair for pair in report.pairs}
+    pairs |= {(pair.b, pair.a): pair.reversed() for pair in report.pairs}
     length_columns, by_length = _by_length(rows)
     return _template().render(
         report=report,
         key=key,
-        result_keys=keys,
+        opening=opening(report, key),
+        result_keys=RESULT_KEYS,
         rows=rows,
-        ranked=ranked,
-        ranked_names=[row.name for row in ranked],
-        unconverged=[row for row in rows if row.is_system and not row.is_ranked],
+        systems=systems,
+        order=order,
         bounds=[row for row in rows if not row.is_system],
-        best={k: max((row.metrics.get(k, -1.0) for row in ranked), default=None) for k in keys},
+        best=best_values(systems),
         figures=list(_figures(report.rows, key)),
-        pairs_as_given=pairs,
-        pairs_both_ways=pairs | {(p.b, p.a): p.reversed() for p in report.pairs},
-        costly=[row for row in rows if row.is_system and row.cost != Cost()],
+        pairs=pairs,
+        ahead=[pairs[order[0], other] for other in order[1:] if (order[0], other) in pairs],
+        costly=[row for row in systems if row.cost != Cost()],
         length_columns=length_columns,
         by_length=by_length,
         memory=list(_memory(rows)),
         all_metrics=list(_all_metrics(rows)),
     )
+
+
+def best_values(systems: Sequence[ReportRow]) -> dict[str, float | None]:
+    """The highest value of each key of the results."""
+    return {
+        key: max((row.metrics[key] for row in systems if key in row.metrics), default=None)
+        for key in RESULT_KEYS
+    }
 
 
 @cache
@@ -97,18 +116,25 @@ def _figures(rows: Sequence[ReportRow], key: str) -> Iterator[dict[str, Any]]:
     """The figures that there is something to draw in; wide ones take the page's whole width."""
     name = label(key)
     front = "hollow: not converged; line: no other has as much for less"
+    best = f"; the {figures.MOST_LINES} best systems" if _many(rows) else ""
+    light = "light: baselines; hatched: not converged"
     drawn = {
-        f"{name} by model, with 95% intervals": figures.accuracy_by_model(rows, key),
-        f"{name} by history length": figures.accuracy_by_length(rows, key),
-        "Training: loss and validation against time": figures.training_curves(rows),
+        f"{name} by model, with 95% intervals ({light})": figures.accuracy_by_model(rows, key),
+        f"{name} by history length{best}": figures.accuracy_by_length(rows, key),
+        f"Training: loss and validation against time{best}": figures.training_curves(rows, key),
         f"{name} against cost ({front})": figures.accuracy_against_cost(rows, key),
-        "Use of the memory bank by epoch": figures.memory_usage(rows),
+        f"Use of the memory bank by epoch{best}": figures.memory_usage(rows, key),
     }
     for number, (caption, svg) in enumerate(drawn.items(), start=1):
         if svg:
             width, height = map(float, svg[svg.index('viewBox="') :].split('"')[1].split()[2:])
             svg = Markup(with_own_ids(svg, f"fig{number}"))
             yield {"caption": caption, "svg": svg, "wide": width > 3 * height}
+
+
+def _many(rows: Sequence[ReportRow]) -> bool:
+    """Whether there are more systems than a figure of lines shows."""
+    return sum(row.is_system for row in rows) > figures.MOST_LINES
 
 
 def _by_length(
