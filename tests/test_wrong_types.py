@@ -14,6 +14,7 @@ from small_histories import tiny_histories, walks
 
 import longrec
 from longrec.core.errors import LongrecError
+from longrec.core.shown import Picture
 
 WRONG: dict[str, Callable[[], Any]] = {
     "generator": lambda: (one for one in [1]),
@@ -40,6 +41,9 @@ ID = {"text", "bytes", "whole number", "negative number"}
 OPTIONAL = {"nothing"}
 CALLED = OPTIONAL | {"function"}
 COUNT = {"whole number"}
+MANY = {"generator", "set"}
+FLAG = {"boolean"}
+TEXT = OPTIONAL | {"text"}
 LOG = pl.DataFrame({"user": [1, 1], "item": [1, 2], "time": [1, 2]})
 Call = Callable[[Any, Any], object]
 
@@ -65,6 +69,21 @@ RECOMMENDER: dict[str, tuple[set[str], Call]] = {
     "durability": (set(), lambda h, x: h.rec.open_stream(str(h.folder / "a"), x)),
     "index": (OPTIONAL, lambda h, x: h.rec.open_stream(str(h.folder / "b"), index=x)),
     "folder": ({"text"}, lambda h, x: h.rec.save(x)),
+    "split": (OPTIONAL, lambda h, x: h.rec.recommend(data=h.data, split=x)),
+    "protocol": (OPTIONAL, lambda h, x: h.rec.recommend(data=h.data, split="test", protocol=x)),
+    "cut": (OPTIONAL, lambda h, x: h.rec.recommend(data=h.data, split="test", cut=x)),
+    "exclude": (OPTIONAL | MANY, lambda h, x: h.rec.recommend(histories=[[FIRST]], exclude=x)),
+    "among": (OPTIONAL | MANY, lambda h, x: h.rec.recommend(histories=[[FIRST]], among=x)),
+    "where": (OPTIONAL, lambda h, x: h.rec.recommend(histories=[[FIRST]], where=x)),
+    "items": (OPTIONAL, lambda h, x: h.rec.recommend(histories=[[FIRST]], where="a = 1", items=x)),
+    "beside": (FLAG, lambda h, x: h.rec.open_stream(str(h.folder / "b"), beside=x)),
+    "data of itself": (OPTIONAL, lambda h, x: h.rec.data(x)),
+    "loaded": (set(), lambda h, x: longrec.Recommender.load(x)),
+    "picture": ({"text"}, lambda h, x: Picture("a", "<svg></svg>").save(x)),
+}
+HISTORIES: dict[str, tuple[set[str], Call]] = {
+    "user": (set(), lambda h, x: h.data.history(x)),
+    "users": ({"some lists"}, lambda h, x: h.data.find_users(x)),
 }
 STREAM: dict[str, tuple[set[str], Call]] = {
     "user": (ID, lambda h, x: h.stream.observe(x, FIRST, 1)),
@@ -77,8 +96,8 @@ STREAM: dict[str, tuple[set[str], Call]] = {
     "frame's columns": (OPTIONAL, lambda h, x: h.stream.observe_many(LOG, columns=x)),
     "asking user": (ID, lambda h, x: h.stream.recommend(x)),
     "k": (COUNT, lambda h, x: h.stream.recommend("u", x)),
-    "exclude": ({"generator", "set"}, lambda h, x: h.stream.recommend("u", exclude=x)),
-    "among": ({"generator", "set"} | OPTIONAL, lambda h, x: h.stream.recommend("u", among=x)),
+    "exclude": (MANY, lambda h, x: h.stream.recommend("u", exclude=x)),
+    "among": (MANY | OPTIONAL, lambda h, x: h.stream.recommend("u", among=x)),
     "exclude_seen": ({"boolean"}, lambda h, x: h.stream.recommend("u", exclude_seen=x)),
     "users": (set(), lambda h, x: h.stream.rank(x)),
     "explained user": (set(), lambda h, x: h.stream.explain(x, FIRST)),
@@ -86,6 +105,16 @@ STREAM: dict[str, tuple[set[str], Call]] = {
     "forgotten": (ID, lambda h, x: h.stream.forget(x)),
     "histories": (OPTIONAL, lambda h, x: h.stream.rebuild(x)),
     "progress": (CALLED, lambda h, x: h.stream.rebuild(progress=x)),
+    "frame's item": (OPTIONAL, lambda h, x: h.stream.observe_many(LOG, item=x)),
+    "frame's time": (OPTIONAL, lambda h, x: h.stream.observe_many(LOG, time=x)),
+    "frame's event_id": (OPTIONAL, lambda h, x: h.stream.observe_many(LOG, event_id=x)),
+    "frame's time_unit": (OPTIONAL, lambda h, x: h.stream.observe_many(LOG, time_unit=x)),
+    "frame's progress": (CALLED, lambda h, x: h.stream.observe_many(LOG, progress=x)),
+    "ranking k": (COUNT, lambda h, x: h.stream.rank(["u"], x)),
+    "ranking exclude": (MANY, lambda h, x: h.stream.rank(["u"], exclude=x)),
+    "ranking exclude_seen": (FLAG, lambda h, x: h.stream.rank(["u"], exclude_seen=x)),
+    "explain progress": (CALLED, lambda h, x: h.stream.explain("u", FIRST, x)),
+    "new items progress": (CALLED, lambda h, x: h.stream.apply_new_items(x)),
 }
 VERBS: dict[str, tuple[set[str], Call]] = {
     "load": (set(), lambda h, x: longrec.load(x)),
@@ -105,15 +134,27 @@ VERBS: dict[str, tuple[set[str], Call]] = {
     "warm_start": (OPTIONAL, lambda h, x: longrec.train(h.data, warm_start=x)),
     "device": (set(), lambda h, x: longrec.train(h.data, "popularity", device=x)),
     "train progress": (
-        CALLED | {"boolean"},
+        OPTIONAL | FLAG,
         lambda h, x: longrec.train(h.data, "popularity", progress=x),
     ),
+    "on_epoch": (CALLED, lambda h, x: longrec.train(h.data, "popularity", on_epoch=x)),
+    "resume": (FLAG, lambda h, x: longrec.train(h.data, "popularity", h.folder / "f", resume=x)),
+    "final": (FLAG, lambda h, x: longrec.train(h.data, "popularity", h.folder / "f", final=x)),
+    "recipe": (set(), lambda h, x: longrec.train(h.data, "popularity", recipe=x)),
     "a setting": (COUNT, lambda h, x: longrec.train(h.data, "popularity", max_epochs=x)),
     "refit": (set(), lambda h, x: longrec.refit(x)),
+    "refit histories": (OPTIONAL, lambda h, x: longrec.refit(h.counted, None, x)),
+    "refit out": (TEXT, lambda h, x: longrec.refit(h.counted, x)),
+    "refit resume": (FLAG, lambda h, x: longrec.refit(h.counted, h.folder / "f", resume=x)),
+    "refit device": (set(), lambda h, x: longrec.refit(h.counted, device=x)),
+    "refit progress": (FLAG | OPTIONAL, lambda h, x: longrec.refit(h.counted, progress=x)),
+    "refit on_epoch": (CALLED, lambda h, x: longrec.refit(h.counted, on_epoch=x)),
     "evaluate": (set(), lambda h, x: longrec.evaluate(x)),
     "evaluate histories": (OPTIONAL, lambda h, x: longrec.evaluate(h.rec, x)),
     "split": (set(), lambda h, x: longrec.evaluate(h.rec, h.data, split=x)),
     "protocol": (OPTIONAL, lambda h, x: longrec.evaluate(h.rec, h.data, protocol=x)),
+    "cut": (OPTIONAL, lambda h, x: longrec.evaluate(h.rec, h.data, cut=x)),
+    "baselines": (FLAG, lambda h, x: longrec.evaluate(h.rec, h.data, baselines=x)),
     "ks": (set(), lambda h, x: longrec.evaluate(h.rec, h.data, ks=x)),
     "evaluate exclude_seen": (
         {"boolean"},
@@ -127,10 +168,34 @@ VERBS: dict[str, tuple[set[str], Call]] = {
         lambda h, x: longrec.compare(h.data, "popularity", x, h.folder / "e"),
     ),
     "compare out": ({"text"}, lambda h, x: longrec.compare(h.data, "popularity", 1, x)),
+    "compare settings": (OPTIONAL, lambda h, x: compared(h, settings=x)),
+    "compare seeds": (COUNT, lambda h, x: compared(h, seeds=x)),
+    "compare device": (set(), lambda h, x: compared(h, device=x)),
+    "compare bounds": (set(), lambda h, x: compared(h, bounds=x)),
+    "compare baselines": (FLAG, lambda h, x: compared(h, baselines=x)),
+    "compare progress": (OPTIONAL | FLAG, lambda h, x: compared(h, progress=x)),
+    "order": (OPTIONAL, lambda h, x: longrec.read_events(LOG, order=x)),
+    "k_core": (COUNT | {"boolean"}, lambda h, x: longrec.prepare(LOG, h.folder / "d", k_core=x)),
+    "min_length": (COUNT, lambda h, x: longrec.prepare(LOG, h.folder / "d", min_length=x)),
+    "TensorBoardLogger": ({"text"}, lambda h, x: longrec.TensorBoardLogger(x)),
+    "MLflowLogger experiment": (TEXT, lambda h, x: longrec.MLflowLogger(x)),
+    "MLflowLogger run_name": (TEXT, lambda h, x: longrec.MLflowLogger(run_name=x)),
+    "MLflowLogger tracking_uri": (TEXT, lambda h, x: longrec.MLflowLogger(tracking_uri=x)),
 }
+
+
+def compared(house: House, **options: Any) -> object:
+    return longrec.compare(house.data, "popularity", 1, house.folder / "e", **options)
+
+
 CALLS = {
     f"{where}: {name}": call
-    for where, calls in (("recommender", RECOMMENDER), ("stream", STREAM), ("longrec", VERBS))
+    for where, calls in (
+        ("recommender", RECOMMENDER),
+        ("histories", HISTORIES),
+        ("stream", STREAM),
+        ("longrec", VERBS),
+    )
     for name, call in calls.items()
 }
 
@@ -141,6 +206,7 @@ class House:
     def __init__(self, folder) -> None:
         self.folder, self.rec = folder, recommender("elastic")
         self.data = tiny_histories(folder / "h", walks(8, 12, 4, 9), n_items=12)
+        self.counted = longrec.train(self.data, "popularity")
         self.stream = self.rec.open_stream(str(folder / "store"), "process")
 
 

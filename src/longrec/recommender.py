@@ -14,7 +14,7 @@ import polars as pl
 
 from longrec.artifact.artifact import Artifact
 from longrec.artifact.targets import targets_to_rank
-from longrec.core.arguments import check_count, check_progress
+from longrec.core.arguments import check_count, check_flag, check_progress
 from longrec.core.arrays import places
 from longrec.core.choices import Durability, ExcludeSeen, SplitName
 from longrec.core.errors import UsageError
@@ -108,6 +108,7 @@ class Recommender(Artifact):
         LongrecError
             When another process writes to it, or it cannot be reached.
         """
+        check_flag("beside", beside)
         served = self.on_cpu()
         index = served.index if index is None else index
         stream = Stream.open(served, url, durability, beside, index)

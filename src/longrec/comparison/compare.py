@@ -30,11 +30,12 @@ from longrec.comparison.process import run_process
 from longrec.comparison.report import provenance_facts, write_results
 from longrec.comparison.results import Comparison, Failure, Phase, collect, is_evaluated, is_trained
 from longrec.core import console
-from longrec.core.arguments import check_count, check_path, described
+from longrec.core.arguments import check_count, check_flag, check_path, check_shown, described
 from longrec.core.errors import UsageError
 from longrec.core.lock import locked
 from longrec.data.histories import Histories, as_histories
 from longrec.evaluation.report.contents import ReportRow
+from longrec.runs.carry_out import find_device
 
 COMMANDS: dict[Phase, str] = {"training": "train", "evaluation": "evaluate"}
 """The command of each phase of a run."""
@@ -97,6 +98,13 @@ def compare(
     if not isinstance(budget, int | float):
         raise UsageError(f"budget is {described(budget)}; give minutes of training for each run")
     seeds = check_count("seeds", seeds)
+    check_flag("baselines", baselines)
+    check_shown(progress)
+    find_device(device)
+    if settings is not None and not isinstance(settings, Mapping):
+        raise UsageError(f"settings is {described(settings)}; give a mapping from keys to values")
+    if not isinstance(bounds, list | tuple) or not all(isinstance(b, ReportRow) for b in bounds):
+        raise UsageError(f"bounds is {described(bounds)}; give a list of ReportRow")
     plan = Plan(
         histories=str(data.path.resolve()),
         fingerprint=data.fingerprint,

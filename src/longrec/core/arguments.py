@@ -48,6 +48,12 @@ def check_text(name: str, value: Any) -> None:
         raise UsageError(f"{name} is {described(value)}; give text")
 
 
+def check_flag(name: str, value: Any) -> None:
+    """True or False, and nothing that Python takes for them: it takes "no" for True."""
+    if not isinstance(value, bool):
+        raise UsageError(f"{name} is {described(value)}; give True or False")
+
+
 def check_names(name: str, value: Any) -> tuple[str, ...]:
     """Several names, or one alone as text; each once, in their order."""
     names = (value,) if isinstance(value, str) else value

@@ -28,13 +28,13 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from longrec.core.arguments import check_path
+from longrec.core.arguments import check_path, described
 from longrec.core.errors import DataError, UsageError, first_line
 from longrec.core.sealed import SealedKind
 from longrec.core.shown import html_facts, html_table
 from longrec.data.catalog import Catalog, SortedIds, hash_ids
 from longrec.data.event_columns import Column, Columns
-from longrec.data.given_ids import check_id
+from longrec.data.given_ids import check_id, is_list
 from longrec.data.history_frames import event_frame, span
 from longrec.data.unknown_ids import likely_cause
 
@@ -170,6 +170,8 @@ class Histories:
 
     def find_users(self, ids: Sequence[Any] | pl.Series) -> np.ndarray:
         """Rows (n,) int64 of these users, -1 where unknown; integer ids may come as strings."""
+        if not is_list(ids):
+            raise UsageError(f"ids is {described(ids)}; give a list of user ids")
         return self._sorted_users.find(ids)
 
     def __len__(self) -> int:

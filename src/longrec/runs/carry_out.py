@@ -56,7 +56,7 @@ def carry_out(
     split = make_split(config.protocol, data, config.cut)
     with generators_kept():
         seed_generators(config.seed)
-        model = build_model(plan.model, model_config, data.n_items).to(_device(device))
+        model = build_model(plan.model, model_config, data.n_items).to(find_device(device))
     check_times(model, data.times)
     check_columns(plan.model, model.reads_columns, data.columns, data.path)
     columns = {name: data.columns[name] for name in model.reads_columns}
@@ -113,7 +113,8 @@ def _counted(data: Histories, split: Split) -> Catalog:
     return Catalog(data.catalog.ids, counts[1:])
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """A device by its name, "auto" among them; UsageError where it cannot be used."""
     if not isinstance(name, str):
         raise UsageError(f"device is {described(name)}; give auto, cpu, cuda, cuda:1, …")
     if name == "auto":

@@ -12,7 +12,7 @@ import polars as pl
 from longrec.artifact.artifact import Artifact
 from longrec.artifact.provenance import provenance
 from longrec.artifact.targets import targets_to_rank
-from longrec.core.arguments import check_progress, described
+from longrec.core.arguments import check_flag, check_path, check_progress
 from longrec.core.choices import ExcludeSeen, SplitName
 from longrec.core.errors import UsageError
 from longrec.data.histories import Histories
@@ -22,6 +22,7 @@ from longrec.evaluation.metrics import CUTOFFS
 from longrec.evaluation.rank_targets import rank_targets
 from longrec.evaluation.served_lists import ServedLists, mean_popularity
 from longrec.evaluation.summary import SERVED, Metrics, as_served, summarise_ranks
+from longrec.recommender import load
 from longrec.retrieval.exact import ExactIndex
 from longrec.runs.baselines import measure_baselines
 from longrec.runs.evaluations import keep, kept_baselines
@@ -32,7 +33,7 @@ MOST_LISTS = 50_000
 
 
 def evaluate(
-    recommender: Artifact,
+    recommender: Artifact | str | Path,
     histories: Histories | str | Path | None = None,
     split: SplitName = "test",
     *,
@@ -47,7 +48,8 @@ def evaluate(
 
     Parameters
     ----------
-    recommender : Recommender
+    recommender : Recommender or path
+        A trained recommender, or a run's folder.
     histories : Histories, path or None
         The recommender's own training data by default. Items it does not know are left out of
         inputs, and such targets are misses.
@@ -76,11 +78,11 @@ def evaluate(
         also keeps it there, in a folder of its own (`longrec.runs.evaluations`).
     """
     if not isinstance(recommender, Artifact):
-        raise UsageError(
-            f"recommender is {described(recommender)}; give one, such as longrec.load(run)"
-        )
+        either = "a recommender, such as longrec.load(run), or the path of a run"
+        recommender = load(check_path("recommender", recommender, either))
     ks = _checked_ks(ks)
     hides_seen = recommender.hides_seen(exclude_seen)
+    check_flag("baselines", baselines)
     check_progress(progress)
     data = recommender.data(histories)
     config, refit = recommender.train_config, recommender.provenance.get("refit")

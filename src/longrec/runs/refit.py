@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from longrec.core.arguments import check_called, check_path, check_shown
+from longrec.core.arguments import check_called, check_flag, check_path, check_shown
 from longrec.core.errors import UsageError
 from longrec.data.histories import Histories
 from longrec.recommender import Recommender, load
@@ -74,6 +74,7 @@ def refit(
     LongrecError
         When training cannot go on.
     """
+    check_flag("resume", resume)
     check_shown(progress)
     check_called("on_epoch", on_epoch, "each epoch ends, with a longrec.Progress")
     measured = run if isinstance(run, Recommender) else load(run)

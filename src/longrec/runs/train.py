@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from longrec.core.arguments import check_called, check_path, check_shown
+from longrec.core.arguments import check_called, check_flag, check_path, check_shown
 from longrec.core.choices import Recipe
 from longrec.core.errors import UsageError
 from longrec.data.histories import Histories, as_histories
@@ -96,6 +96,8 @@ def train(
         When training cannot go on: nothing to train on, a loss that is not finite.
     """
     data = as_histories("histories", histories)
+    check_flag("final", final)
+    check_flag("resume", resume)
     check_shown(progress)
     check_called("on_epoch", on_epoch, "each epoch ends, with a longrec.Progress")
     if model is not None:
