@@ -69,6 +69,9 @@ def test_the_quick_start_works_as_printed(tmp_path: Path, monkeypatch: pytest.Mo
     assert answers[0] == '{"accepted":1,"duplicates":0,"unknown":0}'
     assert len(json.loads(answers[1])["items"]) == 3
     assert "sku-9" not in [one["item"] for one in json.loads(answers[2])["items"]]
-    assert len(json.loads(answers[3])["events"]) == 1
-    assert json.loads(answers[4])["events"] == 1
+    both = json.loads(answers[3])["recommendations"]
+    assert [one["user"] for one in both] == ["ann", "bob"]
+    assert {item["item"] for item in both[1]["items"]} < {"sku-1", "sku-2", "sku-3", "sku-4"}
+    assert len(json.loads(answers[4])["events"]) == 1
+    assert json.loads(answers[5])["events"] == 1
     assert json.loads(answers[-1]) == {"forgotten": True}

@@ -78,6 +78,7 @@ class Recommender(Artifact):
         durability: Durability = "power",
         beside: bool = False,
         index: Index | None = None,
+        items: Any = None,
     ) -> Stream:
         """Open a store of users, to observe events and recommend at once, on the CPU.
 
@@ -97,6 +98,8 @@ class Recommender(Artifact):
         index : Index or None
             How items are found, `longrec.retrieval.index_cache.open_index(self).index`; None:
             exactly.
+        items : frame, path or None
+            The item table for rules, `stream.recommend(…, where=…)`, as `recommend` takes it.
 
         Raises
         ------
@@ -111,7 +114,8 @@ class Recommender(Artifact):
         check_flag("beside", beside)
         served = self.on_cpu()
         index = served.index if index is None else index
-        stream = Stream.open(served, url, durability, beside, index)
+        table = None if items is None else as_item_table(items)
+        stream = Stream.open(served, url, durability, beside, index, table)
         if not beside and (count := new_items(stream.store.meta(), served)):
             warnings.warn(
                 f"{count:,} items of this catalog are newer than records in {stream.store.url}: "

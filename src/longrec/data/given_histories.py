@@ -18,7 +18,7 @@ from longrec.core.errors import UsageError
 from longrec.data.catalog import Catalog
 from longrec.data.event_columns import Columns
 from longrec.data.frames import as_frame
-from longrec.data.given_ids import check_ids, is_list
+from longrec.data.given_ids import as_names, check_ids, is_list
 from longrec.data.given_rows import Problems, Row, find_name, is_file, opened, read_rows
 from longrec.data.moments import seconds
 
@@ -194,7 +194,7 @@ def _of_rows(problems: Problems, rows: Iterable[Row]) -> GivenHistories:
         elif all(timed):
             events.sort(key=lambda event: event.time)
     problems.raise_if_any()
-    return _joined(_names(users) if all(named) else pl.Series(np.arange(len(users))), histories)
+    return _joined(as_names(users) if all(named) else pl.Series(np.arange(len(users))), histories)
 
 
 def _event_of_row(problems: Problems, place: str, value: Mapping[str, Any]) -> GivenEvent | None:
@@ -267,14 +267,6 @@ def _moment(time: Any) -> Any:
         except ValueError:
             continue
     return time
-
-
-def _names(users: list[Any]) -> pl.Series:
-    """Users as they were named; of several types by their spelling."""
-    try:
-        return pl.Series(users, strict=True)
-    except (TypeError, OverflowError, pl.exceptions.PolarsError):
-        return pl.Series([str(user) for user in users])
 
 
 def _joined(users: pl.Series, histories: Sequence[Any]) -> GivenHistories:

@@ -53,6 +53,14 @@ def check_ids(name: str, given: Any, wanted: str = "a list of ids") -> Sequence[
     return given
 
 
+def as_names(ids: Sequence[Any] | pl.Series) -> pl.Series:
+    """Ids as they were given; of several types by their spelling."""
+    try:
+        return pl.Series(ids, strict=True)
+    except (TypeError, OverflowError, pl.exceptions.PolarsError):
+        return pl.Series([str(one) for one in ids])
+
+
 def is_list(given: Any) -> bool:
     """Whether a value has elements in an order, and is neither text nor a table."""
     return (

@@ -303,3 +303,75 @@ def test_answers_are_not_kept_by_caches_and_carry_an_id(server: LocalServer):
     other = server.client.get("/v1/model", headers={"x-request-id": "bad id!"})
     assert re.fullmatch("[0-9a-f]{16}", other.headers["x-request-id"])
     json.loads(other.text)
+
+
+# ---- several at once
+
+
+def test_several_users_and_histories_get_what_each_gets_alone(server: LocalServer):
+    for number, user in enumerate(("s1", "s2", "s3")):
+        server.post("/v1/events", events_of(user, [FIRST + number, FIRST + 5, FIRST + 7 + number]))
+    users, more = ["s2", "nobody", "s1", 17, "s2"], {"k": 4, "exclude": [FIRST + 9, UNKNOWN]}
+    answer = server.post("/v1/recommendations", {"users": users, **more})
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    assert found["unknown_items"] == 1
+    assert [one["user"] for one in found["recommendations"]] == users
+    for user, one in zip(users, found["recommendations"], strict=True):
+        alone = server.post("/v1/recommendations", {"user": user, **more}).json()
+        for key in ("policy", "exhausted", "unknown_events"):
+            assert one[key] == alone[key]
+        for got, wanted in zip(one["items"], alone["items"], strict=True):
+            assert (got["item"], got["rank"]) == (wanted["item"], wanted["rank"])
+            assert got["score"] == pytest.approx(wanted["score"], rel=1e-5, abs=1e-6)
+    histories = [[FIRST, UNKNOWN], [], [FIRST + 2, {"item": FIRST + 3, "time": T0}]]
+    asked = {"histories": histories, "among": [FIRST + 4, FIRST + 6]}
+    lists = server.post("/v1/recommendations", asked).json()["recommendations"]
+    assert [one["policy"] for one in lists] == ["personal", "cold", "personal"]
+    assert [one["unknown_events"] for one in lists] == [1, 0, 0]
+    assert all({it["item"] for it in one["items"]} == {FIRST + 4, FIRST + 6} for one in lists)
+    assert {one["user"] for one in lists} == {None}
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"users": []}, "users"),
+        ({"users": ["a"], "user": "b"}, "give one of user, history, users and histories"),
+        ({}, "give one of user, history, users and histories"),
+        ({"users": ["a"] * 1001}, "users"),
+        ({"users": ["a", None]}, "users.1"),
+        ({"users": ["a"] * 1000, "k": 101}, "1,000 lists of 101 items are more than 100,000"),
+        ({"histories": [[FIRST] * 10_000] * 11}, "have 110,000 events and may have 100,000"),
+        ({"histories": ["a"]}, "histories.0"),
+    ],
+)
+def test_too_much_at_once_is_refused_by_name(server: LocalServer, body, words):
+    answer = server.post("/v1/recommendations", body)
+    assert answer.status_code == 422
+    assert words in answer.json()["error"]["message"]
+
+
+def test_users_without_number_are_ranked_in_parts(server: LocalServer):
+    users = [f"part{n}" for n in range(150)]
+    found = server.post("/v1/recommendations", {"users": users, "k": 2}).json()["recommendations"]
+    assert [one["user"] for one in found] == users
+    assert {one["policy"] for one in found} == {"cold"}
+
+
+def test_items_like_several(server: LocalServer):
+    body = {"items": [FIRST + 3, UNKNOWN, str(FIRST + 1)], "k": 3, "exclude": [FIRST + 8]}
+    answer = server.post("/v1/similar", body)
+    assert answer.status_code == 200, answer.text
+    found = answer.json()["similar"]
+    assert [(one["item"], one["known"]) for one in found] == [
+        (FIRST + 3, True),
+        (UNKNOWN, False),
+        (str(FIRST + 1), True),
+    ]
+    assert found[1]["items"] == []
+    for one in (found[0], found[2]):
+        frame = recommender("elastic").similar(one["item"], 3, exclude=[FIRST + 8])
+        assert [item["item"] for item in one["items"]] == frame["item"].to_list()
+    every = server.client.get(f"/v1/items/{FIRST}/similar", params={"k": 1000}).json()["items"]
+    assert sorted(one["item"] for one in every) == list(range(FIRST + 1, FIRST + N))

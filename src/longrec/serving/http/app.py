@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from time import perf_counter
@@ -14,12 +14,14 @@ from fastapi import FastAPI, Query, Request, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
+from torch import Tensor
 
 from longrec.artifact.policy import seen_items_line
 from longrec.core.errors import UsageError
 from longrec.data.given_histories import GivenEvent
 from longrec.inference.explain import check_explains
 from longrec.retrieval.exact import similar
+from longrec.retrieval.restriction import Restriction
 from longrec.serving.http import schemas
 from longrec.serving.http.admission import ANSWERED, BEGAN, Admission
 from longrec.serving.http.errors import add_error_handlers
@@ -33,7 +35,7 @@ from longrec.serving.http.telemetry import Telemetry
 from longrec.serving.stores.packed_columns import unpack_columns
 from longrec.serving.stores.protocol import StoreUnavailable
 from longrec.serving.stream.id_keys import id_of, item_key, user_key
-from longrec.serving.stream.recommending import RecommendRequest
+from longrec.serving.stream.recommending import Recommendation, RecommendRequest
 from longrec.serving.stream.stream import Stream
 from longrec.serving.stream.user_log import explain_given, user_log
 from longrec.serving.stream.writer import Counts
@@ -90,7 +92,9 @@ class Server:
         """Of each route the method, the path, what answers, with what, and errors of its own."""
         user, similar_items = "/v1/users/{user:path}", "/v1/items/{item:path}/similar"
         yield "POST", "/v1/events", self.log_events, schemas.EventsOut, 422
-        yield "POST", "/v1/recommendations", self.recommend, schemas.RecommendationsOut, 422
+        one_or_several = schemas.RecommendationsOut | schemas.ListsOut
+        yield "POST", "/v1/recommendations", self.recommend, one_or_several, 422
+        yield "POST", "/v1/similar", self.similar, schemas.SimilarListsOut, 409, 422
         yield "POST", "/v1/explanations", self.explain, schemas.ExplanationOut, 404, 409, 422
         yield "GET", user, self.get_user, schemas.UserOut, 404, 422
         yield "DELETE", user, self.forget_user, schemas.Forgotten, 422
@@ -129,20 +133,34 @@ class Server:
         )
 
     async def recommend(self, body: schemas.RecommendationsIn, request: Request) -> Response:
-        """The best items for a user of the store, or for a history that is sent along."""
+        """The best items for users of the store, or for histories that are sent along."""
         served = self.service.current
         with served.in_use() as stream:
-            wanted, unknown_items = _recommend_request(stream, body)
+            wanted, unknown_items = _recommend_requests(stream, body)
             self._parsed(request)
             found = await served.rank(wanted)
-            answer = schemas.RecommendationsOut(
-                items=_ranked(stream, found.items, found.scores),
-                model=stream.artifact.state_digest,
-                policy="personal" if found.personal else "cold",
-                exclude_seen=wanted.exclude_seen,
-                exhausted=not len(found.items),
-                unknown_events=found.unknown,
-                unknown_items=unknown_items,
+            several = body.users is not None or body.histories is not None
+            answer = _lists if several else _list
+            return _reply(request, answer(stream, body, wanted, found, unknown_items))
+
+    async def similar(self, body: schemas.SimilarIn, request: Request) -> Response:
+        """The items whose vectors are nearest to those of some items, by cosine."""
+        with self.service.current.in_use() as stream:
+            vectors = _item_vectors(stream)
+            excluded, unknown_items = stream.ranker.excluded(body.exclude, body.among)
+            self._parsed(request)
+            index = np.array(stream.items.find([item_key(item) for item in body.items]))
+            known, limits = index[index > 0], Restriction(excluded)
+            found = await self.service.short.run(lambda: similar(vectors, known, body.k, limits))
+            rows = zip(found.items.tolist(), found.scores.tolist(), strict=True)
+            lists = [
+                schemas.SimilarListOut(
+                    item=item, known=bool(at), items=_ranked(stream, *next(rows)) if at else []
+                )
+                for item, at in zip(body.items, index.tolist(), strict=True)
+            ]
+            answer = schemas.SimilarListsOut(
+                similar=lists, model=stream.artifact.state_digest, unknown_items=unknown_items
             )
         return _reply(request, answer)
 
@@ -201,10 +219,7 @@ class Server:
         """The items whose vectors are nearest to an item's, by cosine."""
         with self.service.current.in_use() as stream:
             index = _known(stream, item)
-            try:
-                vectors = stream.artifact.item_vectors()
-            except UsageError as error:
-                raise HTTPException(409, str(error)) from error
+            vectors = _item_vectors(stream)
             found = await self.service.short.run(lambda: similar(vectors, np.array([index]), k))
             answer = schemas.SimilarOut(
                 item=item_id(stream, index),
@@ -269,27 +284,90 @@ def _ranked(
     ]
 
 
-def _recommend_request(
+def _recommend_requests(
     stream: Stream, body: schemas.RecommendationsIn
-) -> tuple[RecommendRequest, int]:
+) -> tuple[list[RecommendRequest], int]:
     """What is wanted, and how many ids of items to be left out or chosen from are unknown."""
     ranker = stream.ranker
     excluded, unknown = ranker.excluded(body.exclude, body.among)
-    if body.history is None:
-        return ranker.request(body.user, body.k, excluded, body.exclude_seen), unknown
-    history = _history(stream, body)
-    return ranker.history_request(history, body.k, excluded, body.exclude_seen), unknown
+    also = body.k, excluded, body.exclude_seen
+    if body.users is not None or body.user is not None:
+        users: Sequence[str | int | None] = body.users or [body.user]
+        return [ranker.request(user, *also) for user in users], unknown
+    if body.histories is None:
+        return [ranker.history_request(_history(stream, body.history), *also)], unknown
+    named = {f"histories.{number}": history for number, history in enumerate(body.histories)}
+    return [
+        ranker.history_request(_history(stream, history, name), *also, name)
+        for name, history in named.items()
+    ], unknown
 
 
-def _history(stream: Stream, body: schemas.HistoryBody) -> list[GivenEvent]:
+def _list(
+    stream: Stream,
+    body: schemas.RecommendationsIn,
+    wanted: Sequence[RecommendRequest],
+    found: Sequence[Recommendation],
+    unknown_items: int,
+) -> BaseModel:
+    """The answer to one user, or one history."""
+    [one] = found
+    return schemas.RecommendationsOut(
+        items=_ranked(stream, one.items, one.scores),
+        model=stream.artifact.state_digest,
+        policy="personal" if one.personal else "cold",
+        exclude_seen=wanted[0].exclude_seen,
+        exhausted=not len(one.items),
+        unknown_events=one.unknown,
+        unknown_items=unknown_items,
+    )
+
+
+def _lists(
+    stream: Stream,
+    body: schemas.RecommendationsIn,
+    wanted: Sequence[RecommendRequest],
+    found: Sequence[Recommendation],
+    unknown_items: int,
+) -> BaseModel:
+    """The answer to several."""
+    users: Sequence[str | int | None] = body.users or [None] * len(found)
+    return schemas.ListsOut(
+        recommendations=[
+            schemas.ListOut(
+                user=user,
+                items=_ranked(stream, one.items, one.scores),
+                policy="personal" if one.personal else "cold",
+                exhausted=not len(one.items),
+                unknown_events=one.unknown,
+            )
+            for user, one in zip(users, found, strict=True)
+        ],
+        model=stream.artifact.state_digest,
+        exclude_seen=wanted[0].exclude_seen,
+        unknown_items=unknown_items,
+    )
+
+
+def _item_vectors(stream: Stream) -> Tensor:
+    """The vectors by which items are similar; 409 where the model has none."""
+    try:
+        return stream.artifact.item_vectors()
+    except UsageError as error:
+        raise HTTPException(409, str(error)) from error
+
+
+def _history(
+    stream: Stream, history: schemas.History | None, name: str = "history"
+) -> list[GivenEvent]:
     """A history that was sent along."""
     events: list[GivenEvent] = []
-    for number, event in enumerate(body.history or ()):
+    for number, event in enumerate(history or ()):
         if isinstance(event, schemas.HistoryEvent):
             events.append(GivenEvent(event.item, event.time, event.columns))
         elif stream.artifact.model.reads_times:
             raise UsageError(
-                f'history.{number}: this model reads times; send {{"item": …, "time": …}}'
+                f'{name}.{number}: this model reads times; send {{"item": …, "time": …}}'
             )
         else:
             events.append(GivenEvent(event, 0))
@@ -317,7 +395,7 @@ def _explain(
         if user_log(stream.store, stream.engine.digest, user_key(body.user), 0, 0) is None:
             raise HTTPException(404, UNKNOWN_USER)
         return stream.explain(body.user, body.item, progress).to_dict(top=body.top)
-    history = _history(stream, body)
+    history = _history(stream, body.history)
     return explain_given(artifact, stream.ranker, body.item, history, progress).to_dict(
         top=body.top
     )

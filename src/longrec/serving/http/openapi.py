@@ -80,7 +80,10 @@ def bodies(items: list[Any]) -> dict[str, dict[str, Any]]:
             "not these": {"user": USER, "k": 5, "exclude": [third]},
             "among some": {"user": USER, "k": 2, "among": [third, fourth]},
             "seen items, too": {"user": USER, "k": 5, "exclude_seen": False},
+            "for several users": {"users": [USER, "bob"], "k": 5, "exclude": [third]},
+            "for several histories": {"histories": [history, [later]], "k": 5},
         },
+        "/v1/similar": {"to several items": {"items": [first, second], "k": 3}},
         "/v1/explanations": {"of a user's item": {"user": USER, "item": third, "top": 5}},
     }
 

@@ -21,7 +21,11 @@ MAX_EVENTS = 1000
 MAX_IDS = 10_000
 """Ids of one list, and events of a history."""
 MAX_ITEMS = 1000
-"""Items recommended at once."""
+"""Items recommended at once to one user."""
+MAX_USERS = 1000
+"""Users, or histories, of one request."""
+MAX_ANSWERED = 100_000
+"""Items of one answer, and events of the histories of one request."""
 MAX_LOG = 1000
 """Events of a user's log shown at once."""
 
@@ -99,11 +103,14 @@ class HistoryEvent(RequestBody):
     columns: ColumnsIn = {}
 
 
+History = Annotated[list[Id | HistoryEvent], Field(max_length=MAX_IDS)]
+
+
 class HistoryBody(RequestBody):
     """Whose history counts: that of a user of the store, or one that is sent along."""
 
     user: Id | None = None
-    history: Annotated[list[Id | HistoryEvent], Field(max_length=MAX_IDS)] | None = Field(
+    history: History | None = Field(
         None, description="Items, or items with times, oldest event first; in place of a user."
     )
 
@@ -114,15 +121,44 @@ class HistoryBody(RequestBody):
         return self
 
 
-class RecommendationsIn(HistoryBody):
-    """What is wanted, and what of it is not."""
+class RecommendationsIn(RequestBody):
+    """For whom, how many, and what not: one user or history, or several."""
 
+    user: Id | None = None
+    history: History | None = Field(
+        None, description="Items, or items with times, oldest event first; in place of a user."
+    )
+    users: Annotated[list[Id], Field(min_length=1, max_length=MAX_USERS)] | None = Field(
+        None, description="Several users, each of whom gets a list."
+    )
+    histories: Annotated[list[History], Field(min_length=1, max_length=MAX_USERS)] | None = Field(
+        None, description="Several histories, for each of which there is a list."
+    )
     k: K = 10
     exclude: Ids = Field([], description="Items not to be recommended.")
     among: Ids | None = Field(None, description="Recommend these only.")
     exclude_seen: StrictBool | Literal["auto"] = Field(
         "auto", description="Leave out items of the history; auto: as the recommender does."
     )
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> RecommendationsIn:
+        given = (self.user, self.history, self.users, self.histories)
+        if sum(one is not None for one in given) != 1:
+            raise ValueError("give one of user, history, users and histories")
+        several = len(self.users or self.histories or ())
+        if several * self.k > MAX_ANSWERED:
+            raise ValueError(
+                f"{several:,} lists of {self.k:,} items are more than {MAX_ANSWERED:,} items: ask "
+                "for fewer at once"
+            )
+        events = sum(map(len, self.histories or ()))
+        if events > MAX_ANSWERED:
+            raise ValueError(
+                f"the histories have {events:,} events and may have {MAX_ANSWERED:,} together: ask "
+                "for fewer at once"
+            )
+        return self
 
 
 class Recommended(Answer):
@@ -151,6 +187,25 @@ class RecommendationsOut(Answer):
     unknown_items: int = Field(
         description="Ids in exclude and among of items that the model does not know."
     )
+
+
+class ListOut(Answer):
+    """The best items for one of several."""
+
+    user: str | int | None = Field(description="As it was sent; null: of a history.")
+    items: list[Recommended]
+    policy: Literal["personal", "cold"]
+    exhausted: bool
+    unknown_events: int
+
+
+class ListsOut(Answer):
+    """The best items now for each of several, in their order; fields as of one."""
+
+    recommendations: list[ListOut]
+    model: str
+    exclude_seen: bool
+    unknown_items: int
 
 
 class ExplanationIn(HistoryBody):
@@ -232,6 +287,40 @@ class SimilarOut(Answer):
     item: str | int
     items: list[Recommended]
     model: str
+
+
+class SimilarIn(RequestBody):
+    """Which items, how many like each, and what not."""
+
+    items: Annotated[list[Id], Field(min_length=1, max_length=MAX_USERS)]
+    k: K = 10
+    exclude: Ids = Field([], description="Items not to be given.")
+    among: Ids | None = Field(None, description="Give these only.")
+
+    @model_validator(mode="after")
+    def _not_too_many(self) -> SimilarIn:
+        if len(self.items) * self.k > MAX_ANSWERED:
+            raise ValueError(
+                f"{len(self.items):,} lists of {self.k:,} items are more than {MAX_ANSWERED:,} "
+                "items: ask for fewer at once"
+            )
+        return self
+
+
+class SimilarListOut(Answer):
+    """Items like one item; none where the model does not know it."""
+
+    item: str | int
+    known: bool
+    items: list[Recommended]
+
+
+class SimilarListsOut(Answer):
+    """Items by the cosine of their vectors with those of several items, in their order."""
+
+    similar: list[SimilarListOut]
+    model: str
+    unknown_items: int = Field(description="Ids in exclude and among that the model does not know.")
 
 
 class IndexOut(Answer):

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import islice
 
 from longrec.artifact.artifact import Artifact
 from longrec.retrieval.index_cache import open_index
@@ -21,6 +22,8 @@ from longrec.serving.stream.writer import Entry, Observed
 
 SHORT, LONG = (2, 64), (1, 8)
 """Threads, and how much may be asked at once: of what is rarely asked, and of what takes long."""
+TOGETHER = 64
+"""Users of one request who are ranked at once."""
 LAG_EVERY, LAG_USERS = 15.0, 512
 """Seconds between two looks at how far records are behind, and users looked at each time."""
 
@@ -43,9 +46,9 @@ class ServedStream:
             queue,
             partial(telemetry.batch, "events", "log"),
         )
-        self.queries: Batcher[RecommendRequest, Recommendation] = Batcher(
+        self.queries: Batcher[list[RecommendRequest], list[Recommendation]] = Batcher(
             "queries",
-            lambda requests: stream.ranker.recommend_each(requests),
+            lambda batches: _recommend_each(stream, batches),
             queue,
             partial(telemetry.batch, "recommendations", "rank"),
         )
@@ -71,13 +74,21 @@ class ServedStream:
         self._telemetry.events(observed)
         return observed
 
-    async def rank(self, request: RecommendRequest) -> Recommendation:
-        """The best items, found together with those for other requests."""
-        weight = 1 + len(request.history) // 16  # one reads so many events while it ranks once
-        answer = await self.queries.submit(request, weight)
-        if not answer.personal:
-            self._telemetry.cold.inc()
-        return answer
+    async def rank(self, requests: list[RecommendRequest]) -> list[Recommendation]:
+        """The best items for some users, found together with those for other requests.
+
+        Many users are asked for in parts, so that others need not wait for all of them.
+        """
+        answers: list[Recommendation] = []
+        for start in range(0, len(requests), TOGETHER):
+            part = requests[start : start + TOGETHER]
+            # One reads 16 events while it ranks once.
+            weight = len(part) + sum(len(request.history) // 16 for request in part)
+            answers += await self.queries.submit(part, weight)
+        cold = sum(not answer.personal for answer in answers)
+        if cold:
+            self._telemetry.cold.inc(cold)
+        return answers
 
     async def unused(self) -> None:
         """Wait until no request uses it."""
@@ -135,6 +146,19 @@ class Service:
                 telemetry.checked_records.set(users)
                 telemetry.lagging_records.set(behind)
             await asyncio.sleep(LAG_EVERY)
+
+
+def _recommend_each(
+    stream: Stream, batches: list[list[RecommendRequest]]
+) -> list[list[Recommendation] | BaseException]:
+    """The answers to some lists of requests; where one of a list fails, the list does."""
+    found = iter(stream.ranker.recommend_each([one for batch in batches for one in batch]))
+    answers: list[list[Recommendation] | BaseException] = []
+    for batch in batches:
+        own = list(islice(found, len(batch)))
+        failed = next((one for one in own if isinstance(one, BaseException)), None)
+        answers.append(failed or [one for one in own if isinstance(one, Recommendation)])
+    return answers
 
 
 def open_stream(

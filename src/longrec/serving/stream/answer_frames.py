@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,23 @@ class AnswerFrames:
                 pl.Series("item", self._ids[found.items - 1]),
                 pl.Series("score", found.scores),
                 policy,
+            ]
+        )
+
+    def frame_of_several(self, users: pl.Series, found: Sequence[Recommendation]) -> pl.DataFrame:
+        """The same for several users, one after the other."""
+        counts = np.array([len(one.items) for one in found], np.int64)
+        items = np.concatenate([np.zeros(0, np.int64), *(one.items for one in found)])
+        scores = np.concatenate([np.zeros(0, np.float32), *(one.scores for one in found)])
+        policy = np.where([one.personal for one in found], PERSONAL, COLD).astype(object)
+        ranks = [np.arange(1, count + 1) for count in counts]
+        return pl.DataFrame(
+            [
+                users.gather(np.repeat(np.arange(len(found)), counts)).alias("user"),
+                pl.Series("rank", np.concatenate([np.zeros(0, np.int64), *ranks])),
+                pl.Series("item", self._ids[items - 1]),
+                pl.Series("score", scores),
+                pl.Series("policy", np.repeat(policy, counts), dtype=pl.String),
             ]
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,8 +15,10 @@ from longrec.core.arrays import Ints
 from longrec.core.choices import ExcludeSeen
 from longrec.core.errors import DataError, UsageError
 from longrec.data.given_histories import GivenEvent
+from longrec.data.item_table import RULES_KEPT, ItemTable
 from longrec.data.moments import seconds
 from longrec.retrieval.index import Index, allowed, as_bits, row_bytes
+from longrec.retrieval.restriction import rule_bits
 from longrec.serving.records.engine import Engine, Moment
 from longrec.serving.stores.log_reader import LogReplaced, read_events, retry_if_replaced
 from longrec.serving.stores.packed_columns import pack_columns
@@ -95,11 +98,18 @@ class Ranker:
     """
 
     def __init__(
-        self, artifact: Artifact, store: Store, engine: Engine, items: ItemIndex, index: Index
+        self,
+        artifact: Artifact,
+        store: Store,
+        engine: Engine,
+        items: ItemIndex,
+        index: Index,
+        table: ItemTable | None = None,
     ) -> None:
         self._artifact, self.catalog = artifact, artifact.catalog
         self.store, self.engine = store, engine
-        self.items, self.index = items, index
+        self.items, self.index, self._table = items, index, table
+        self._rule_bits = lru_cache(RULES_KEPT)(self._barred_by)
         self.replayed, self._count_lock = 0, threading.Lock()
         self._mask_bytes = row_bytes(self.catalog.n_items)
 
@@ -120,12 +130,13 @@ class Ranker:
         k: int,
         excluded: np.ndarray | None = None,
         exclude_seen: ExcludeSeen = "auto",
+        name: str = "history",
     ) -> RecommendRequest:
-        """The same for a history, oldest event first, instead of a user."""
-        hides = self._artifact.hides_seen(exclude_seen)
-        return RecommendRequest(None, self.moments(history), check_count("k", k), excluded, hides)
+        """The same for a history, oldest event first, which errors call by a name."""
+        hides, moments = self._artifact.hides_seen(exclude_seen), self.moments(history, name)
+        return RecommendRequest(None, moments, check_count("k", k), excluded, hides)
 
-    def moments(self, history: Sequence[GivenEvent]) -> History:
+    def moments(self, history: Sequence[GivenEvent], name: str = "history") -> History:
         """A given history as the model reads it.
 
         Raises
@@ -138,12 +149,12 @@ class Ranker:
         for number, (item, time, given) in enumerate(history):
             event = Event(seconds(time), item_key(item), None, pack_columns(given))
             if columns is not None:
-                columns.check_given(event.columns, f"history.{number}")
+                columns.check_given(event.columns, f"{name}.{number}")
             events.append(event)
         return self.engine.moments(self.items.find([event.item for event in events]), events)
 
     def excluded(
-        self, exclude: Iterable[Any], among: Iterable[Any] | None
+        self, exclude: Iterable[Any], among: Iterable[Any] | None, where: str | None = None
     ) -> tuple[np.ndarray | None, int]:
         """The items that `Stream.recommend` must not give, as `RecommendRequest.excluded`.
 
@@ -152,11 +163,22 @@ class Ranker:
         excluded = self._indices(exclude, "exclude")
         n_items, unknown = self.catalog.n_items, excluded.count(0)
         bits = as_bits(excluded, n_items) if excluded else None
+        if where is not None:
+            barred = self._rule_bits(where)
+            bits = barred if bits is None else bits | barred
         if among is None:
             return bits, unknown
         wanted = self._indices(among, "among")
         others = ~as_bits(wanted, n_items)
         return others if bits is None else others | bits, unknown + wanted.count(0)
+
+    def _barred_by(self, rule: str) -> np.ndarray:
+        """The items for which a rule is not true, as `RecommendRequest.excluded`."""
+        if self._table is None:
+            raise UsageError(
+                "where is a rule by an item table: open the stream with one, open_stream(…, items=)"
+            )
+        return rule_bits(self.catalog, self._table, rule)
 
     def recommend_each(
         self, requests: Sequence[RecommendRequest]

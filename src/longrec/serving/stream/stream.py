@@ -17,17 +17,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from longrec.artifact.artifact import Artifact
 from longrec.core.arguments import check_progress, described
 from longrec.core.choices import Durability, ExcludeSeen
 from longrec.core.errors import LongrecError, UsageError
-from longrec.data.given_ids import check_ids
+from longrec.data.given_ids import as_names, check_ids, is_list
 from longrec.data.histories import Histories, as_histories
+from longrec.data.item_table import ItemTable
 from longrec.inference.explain import Explanation
 from longrec.retrieval.exact import ExactIndex
 from longrec.retrieval.index import Index
+from longrec.retrieval.restriction import short_lists
 from longrec.serving.records.engine import Engine
 from longrec.serving.stores.open import check_url, open_store
 from longrec.serving.stores.protocol import Store
@@ -60,6 +63,7 @@ NOTHING_LEFT = (
     "no item is left to recommend: the user has seen all of them, or the rest is excluded. "
     "exclude_seen=False recommends seen items, too"
 )
+FEWER_LEFT = "all others are seen or excluded"
 WARN_AT = 4
 """So many times the context that a model was trained with, and its scores are extrapolated."""
 
@@ -78,12 +82,17 @@ class Stream:
     """
 
     def __init__(
-        self, artifact: Artifact, engine: Engine, store: Store, index: Index | None = None
+        self,
+        artifact: Artifact,
+        engine: Engine,
+        store: Store,
+        index: Index | None = None,
+        table: ItemTable | None = None,
     ) -> None:
         self.artifact, self.engine, self.store = artifact, engine, store
         self.index: Index = index or ExactIndex(artifact.scorer)
         self.items = ItemIndex(artifact.catalog)
-        self.ranker = Ranker(artifact, store, engine, self.items, self.index)
+        self.ranker = Ranker(artifact, store, engine, self.items, self.index, table)
         on_skipped = partial(note_skipping, store, artifact)
         self.writer = Writer(store, engine, self.items, on_skipped)
         self._commits: GroupCommit[Sequence[Entry], list[Observed]] = GroupCommit(self.writer.write)
@@ -107,6 +116,7 @@ class Stream:
         durability: Durability = "power",
         beside: bool = False,
         index: Index | None = None,
+        table: ItemTable | None = None,
     ) -> Stream:
         """See `Recommender.open_stream`."""
         if index is not None and not callable(getattr(index, "search", None)):
@@ -120,7 +130,7 @@ class Stream:
         store = open_store(url, durability)
         try:
             register(store, artifact, beside)
-            return cls(artifact, engine, store, index)
+            return cls(artifact, engine, store, index, table)
         except BaseException:
             store.close()
             raise
@@ -243,20 +253,24 @@ class Stream:
         exclude: Iterable[Any] = (),
         among: Iterable[Any] | None = None,
         exclude_seen: ExcludeSeen = "auto",
+        where: str | None = None,
     ) -> pl.DataFrame:
-        """The k best items for a user, every observed event counted.
+        """The k best items for a user, or for each of several, every observed event counted.
 
         Parameters
         ----------
-        user : id
+        user : id, or a list of ids
         k : int
-            Items wanted.
+            Items wanted, for each.
         exclude : item ids
             Not to be recommended, in any iterable; unknown ones do not matter.
         among : item ids or None
             Recommend these only.
         exclude_seen : bool or "auto"
             Whether to leave out the items of the user's events; "auto": as the recommender does.
+        where : str or None
+            A rule that the items must fit, by the columns of the item table that the stream was
+            opened with: what stands behind WHERE in SQL.
 
         Returns
         -------
@@ -275,14 +289,33 @@ class Stream:
         Warns
         -----
         UserWarning
-            When no item is left: the user has seen all of them, or the rest is excluded.
+            When fewer than k items are left: others are seen, or excluded.
         """
         self._check_open()
-        excluded, _ = self.ranker.excluded(exclude, among)
+        excluded, _ = self.ranker.excluded(exclude, among, where)
+        if is_list(user):
+            return self._recommend_to(user, k, excluded, exclude_seen)
         found = self._requests.submit(self.ranker.request(user, k, excluded, exclude_seen))
-        if not len(found.items):
-            warnings.warn(NOTHING_LEFT, UserWarning, stacklevel=2)
+        if len(found.items) < k:
+            left = f"{len(found.items)} of {k} items are left: {FEWER_LEFT}"
+            warnings.warn(left if len(found.items) else NOTHING_LEFT, UserWarning, stacklevel=2)
         return self._frames.frame(user, found)
+
+    def _recommend_to(
+        self, users: Sequence[Any], k: int, excluded: Any, exclude_seen: ExcludeSeen
+    ) -> pl.DataFrame:
+        """The frame of `recommend` for several users."""
+        given = check_ids("user", users, "a user id, or a list of them")
+        requests = [self.ranker.request(user, k, excluded, exclude_seen) for user in given]
+        found = self.ranker.recommend_each(requests)
+        for one in found:
+            if isinstance(one, BaseException):
+                raise one
+        answers = [one for one in found if isinstance(one, Recommendation)]
+        names, counts = as_names(given), np.array([len(one.items) for one in answers], np.int64)
+        for line in short_lists(names, counts, k, "users", FEWER_LEFT):
+            warnings.warn(line, UserWarning, stacklevel=3)
+        return self._frames.frame_of_several(names, answers)
 
     def rank(
         self,
@@ -291,10 +324,11 @@ class Stream:
         exclude: Iterable[Any] = (),
         among: Iterable[Any] | None = None,
         exclude_seen: ExcludeSeen = "auto",
+        where: str | None = None,
     ) -> Recommendations:
         """The k best items of many users at once, as arrays; parameters as of `recommend`."""
         self._check_open()
-        excluded, _ = self.ranker.excluded(exclude, among)
+        excluded, _ = self.ranker.excluded(exclude, among, where)
         given = check_ids("users", users, "a list of user ids")
         requests = [self.ranker.request(user, k, excluded, exclude_seen) for user in given]
         return self.ranker.recommend(requests)
