@@ -15,6 +15,7 @@ from polars.testing import assert_frame_equal
 from test_recommender import ITEMS, data, make  # noqa: F401
 
 from longrec.core.errors import DataError, UsageError
+from longrec.data.event_columns import Column
 from longrec.data.item_table import ItemTable, as_item_table
 from longrec.models import MODELS
 from longrec.retrieval.exact import similar
@@ -312,6 +313,22 @@ def test_histories_of_frames_and_events(data, rec):  # noqa: F811
         check_dtypes=False,
         abs_tol=1e-6,
     )
+
+
+def test_a_model_that_reads_types_gets_them_of_histories(data):  # noqa: F811
+    rec = make(data, "dfar", negative="skip")
+    rec.columns = {"type": Column(("buy", "skip"))}
+    rec.model.learn_words({"type": ("buy", "skip")})
+    liked = io.StringIO("user,item,type\n1,i01,buy\n1,i02,buy\n2,i01,buy\n2,i02,skip\n")
+    found = rec.recommend(histories=liked, k=5)
+    bought = [{"item": one, "columns": {"type": "buy"}} for one in ("i01", "i02")]
+    skipped = [bought[0], {"item": "i02", "columns": {"type": "skip"}}]
+    again = rec.recommend(histories=[bought, skipped], k=5)
+    assert_frame_equal(found.drop("user"), again.drop("user"))
+    scores = found["score"].to_numpy().reshape(2, 5)
+    assert not np.allclose(*scores)
+    with pytest.raises(UsageError, match="dfar reads type of each event, which these histories"):
+        rec.recommend(histories=[["i01"]])
 
 
 @pytest.mark.parametrize(

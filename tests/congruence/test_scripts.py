@@ -20,7 +20,9 @@ from longrec.models import SequenceModel
 from longrec.serving.stream import stream as module
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:no item is left|.*items are left|.*users? gets? :UserWarning"),
+    pytest.mark.filterwarnings(
+        "ignore:no item is left|.*items are left|.*users? gets? :UserWarning"
+    ),
     pytest.mark.filterwarnings("ignore:.*was trained on the last 6 events:UserWarning"),
 ]
 GROWING = ("elastic", "sasrec", "two-interests")

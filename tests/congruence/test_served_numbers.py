@@ -31,7 +31,9 @@ from longrec.recommender import Recommender
 from longrec.serving.stream import stream as module
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:no item is left|.*items are left|.*users? gets? :UserWarning"),
+    pytest.mark.filterwarnings(
+        "ignore:no item is left|.*items are left|.*users? gets? :UserWarning"
+    ),
     pytest.mark.filterwarnings("ignore:.*was trained on the last 6 events:UserWarning"),
     pytest.mark.filterwarnings("ignore:.*are unknown to the model:UserWarning"),
 ]

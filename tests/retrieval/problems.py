@@ -51,7 +51,8 @@ class Given(Model):
         self.register_buffer("nothing", torch.zeros(1))
 
     def score(self, h: Tensor, items: Tensor | None = None) -> Tensor:
-        return torch.cat([torch.full((len(h), 1), -torch.inf, dtype=h.dtype), h], dim=1)
+        scores = torch.cat([torch.full((len(h), 1), -torch.inf, dtype=h.dtype), h], dim=1)
+        return scores if items is None else scores[:, items]
 
 
 class Sparse(AddedScore):

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from longrec.core.arrays import Ints
 from longrec.models.common.scorer import Scorer
-from longrec.retrieval.index import ROW_BYTES, TopK, as_bits, as_booleans, row_bytes
+from longrec.retrieval.index import (
+    ROW_BYTES,
+    TopK,
+    all_allowed,
+    as_bits,
+    as_booleans,
+    count_allowed,
+    row_bytes,
+)
 from longrec.retrieval.int8_scan import SLACK, Scan, pays
 from longrec.retrieval.restriction import ANY_ITEM, Restriction
 from longrec.retrieval.top_k import (
+    DIRECT_SHARE,
     Best,
     as_top_k,
     best_of,
+    best_of_items,
     best_vector,
     products_of_pairs,
     score_items,
@@ -89,17 +101,55 @@ class ExactIndex:
         for start in range(0, len(h), block):
             part = slice(start, start + block)
             users, last = h[part].to(self._device), None if recent is None else recent[part]
+            barred = excluded if excluded is None or len(excluded) == 1 else excluded[part]
             if self._scan is None:
-                scores = self._scorer.score(users, recent=last).cpu().numpy()
-                _exclude(scores, excluded, start)
-                found += [best_of(row, width) for row in scores]
+                found += self._score_pairs(users, width, barred, last)
                 continue
             search, vectors = self._scan.search, self._scan.vectors
             of_users = self._scorer.user_vectors(users).cpu().numpy()
             rows = self._scorer.rows(users, last)
-            barred = excluded if excluded is None or len(excluded) == 1 else excluded[part]
             found += search_with_rows(search, vectors, of_users, width, barred, rows)
         return as_top_k(found, width)
+
+    def _score_pairs(
+        self, users: Tensor, width: int, excluded: np.ndarray | None, recent: Tensor | None
+    ) -> list[Best]:
+        """The best items where scores are no products: of all, or of the few that are allowed."""
+        found: dict[int, Best] = {}
+        for rows, items in self._groups(len(users), excluded):
+            at = torch.from_numpy(rows).to(users.device)
+            wanted = None if items is None else torch.from_numpy(items).to(users.device)
+            last = None if recent is None else recent[torch.from_numpy(rows)]
+            if items is not None and not len(items):
+                best = [Best(items, np.zeros(0, np.float32))] * len(rows)
+            elif items is not None:
+                scores = self._scorer.score(users[at], wanted, last).cpu().numpy()
+                best = [best_of_items(items, row, width) for row in scores]
+            else:
+                scores = self._scorer.score(users[at], recent=last).cpu().numpy()
+                own = excluded if excluded is None or len(excluded) == 1 else excluded[rows]
+                _exclude(scores, own, 0)
+                best = [best_of(row, width) for row in scores]
+            found |= zip(rows.tolist(), best, strict=True)
+        return [found[row] for row in range(len(users))]
+
+    def _groups(
+        self, users: int, excluded: np.ndarray | None
+    ) -> Iterator[tuple[Ints, Ints | None]]:
+        """Users who are scored together, and the items, where few are allowed; None: all."""
+        few, everybody = self.n_items // DIRECT_SHARE, np.arange(users)
+        chosen = [
+            all_allowed(row, self.n_items) if count_allowed(row, self.n_items) <= few else None
+            for row in ([] if excluded is None else excluded)
+        ]
+        if len(chosen) < 2:
+            yield everybody, chosen[0] if chosen else None
+            return
+        whole = np.array([items is None for items in chosen])
+        if whole.any():
+            yield everybody[whole], None
+        for row in everybody[~whole].tolist():
+            yield everybody[row : row + 1], chosen[row]
 
     @torch.inference_mode()
     def scores_around(self, h: Tensor, items: Tensor, recent: Tensor | None = None) -> Tensor:
