@@ -55,7 +55,7 @@ MISTAKES = [
     ("train {tmp}/none --out {tmp}/r", 1, "no such folder"),
     ("train {log} --out {tmp}/r", 1, "is a file; a histories folder is a folder that"),
     ("train {h} --out {run}", 2, "holds a trained recommender"),
-    ("train {h} --out {run} --resume", 2, "needs no --resume"),
+    ("train {h} --out {run} --resume", 2, "ended after 1 epochs"),
     ("train {h} --out {tmp}/r --warm-start {tmp}/none", 1, "no such folder"),
     ("train {h} --out {run} --warm-start {run}", 2, "another folder"),
     ("train {h} --out {tmp}/r --warm-start {run} --model sasrec", 2, "goes on with the same model"),

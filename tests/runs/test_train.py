@@ -106,7 +106,7 @@ def test_in_memory_and_in_a_folder_are_the_same(data, trained):
     assert same_weights(weights(again), weights(trained))
 
 
-def test_a_run_that_ended_holds_the_recommender_and_nothing_of_the_training(trained):
+def test_a_run_that_ended_holds_the_recommender_and_what_more_epochs_need(trained):
     names = {path.name for path in trained.folder.iterdir()} - {"metrics.json", "ranks.parquet"}
     assert names == {
         "config.json",
@@ -114,6 +114,7 @@ def test_a_run_that_ended_holds_the_recommender_and_nothing_of_the_training(trai
         "catalog.parquet",
         "provenance.json",
         "log.csv",
+        "checkpoint-000000001",
     }
     assert not trained.model.training
 
@@ -187,7 +188,7 @@ def test_folders_that_may_not_be_written(data, trained, tmp_path):
 
 
 def test_what_was_trained_outlives_an_error_behind_it(data, tmp_path, monkeypatch):
-    def broken(_):
+    def broken(*_):
         raise OSError("stale file handle")
 
     monkeypatch.setattr("longrec.runs.train.end_run", broken)
@@ -233,9 +234,91 @@ def test_resume_refuses_what_differs_and_takes_what_is_the_same(data, tmp_path):
     longrec.train(data, out=run, resume=True, dim="8", max_epochs=2)
 
 
-def test_resume_of_a_run_that_ended(data, trained):
-    with pytest.raises(UsageError, match="has ended and needs no --resume"):
-        longrec.train(data, out=trained.folder, resume=True)
+def test_more_epochs_after_the_end_are_those_of_a_run_that_never_ended(data, tmp_path):
+    run, settings = tmp_path / "run", TINY | {"batch_tokens": 64, "max_epochs": 1}
+    longrec.train(data, out=run, **settings)
+    with pytest.raises(UsageError, match=r"ended after 1 epochs.*--resume --epochs 2"):
+        longrec.train(data, out=run, resume=True)
+    with pytest.raises(UsageError, match="started with dim=8, not 16"):
+        longrec.train(data, out=run, resume=True, max_epochs=3, dim=16)
+    assert not (run / "training.json").exists(), "a refused resume spoils nothing"
+    more = longrec.train(data, out=run, resume=True, max_epochs=3)
+    whole = longrec.train(data, **(settings | {"max_epochs": 3}))
+    assert more.provenance["training"]["epochs"] == 3
+    assert same_weights(weights(longrec.load(run)), weights(whole))
+
+
+def test_more_minutes_after_the_end(data, tmp_path):
+    run, settings = tmp_path / "run", TINY | {"batch_tokens": 64, "max_minutes": 1e-9}
+    longrec.train(data, out=run, **(settings | {"max_epochs": 2}))
+    with pytest.raises(UsageError, match=r"ended after .* minutes.*--resume --minutes"):
+        longrec.train(data, out=run, resume=True, max_epochs=5)
+    more = longrec.train(data, out=run, resume=True, max_minutes=None)
+    assert more.provenance["training"]["stop"] == "max_epochs"
+    assert more.provenance["training"]["epochs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "words"),
+    [
+        ("popularity", {}, "has counted all events"),
+        ("elastic", TINY | {"max_epochs": 30, "patience": 1, "average": 0.9}, "has converged"),
+    ],
+)
+def test_resume_says_why_there_is_nothing_to_do(data, tmp_path, model, settings, words):
+    longrec.train(data, model, tmp_path / "run", **settings)
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
+    with pytest.raises(UsageError, match=words):
+        longrec.train(data, out=tmp_path / "run", resume=True, max_epochs=100)
+
+
+def test_overwrite_puts_a_run_in_the_place_of_one_and_nothing_else(data, tmp_path):
+    run = tmp_path / "run"
+    begin(data, run)
+    longrec.train(data, "popularity", run, overwrite=True)
+    assert {"config.json"} <= (names := {path.name for path in run.iterdir()})
+    assert not {name for name in names if name.startswith(("checkpoint", "training"))}
+    with pytest.raises(UsageError, match="cannot be used"):
+        longrec.train(data, out=run, overwrite=True, device="abacus", **TINY)
+    assert longrec.load(run).name == "popularity", "the old one stands until the new one does"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years")
+    with pytest.raises(UsageError, match="holds other files"):
+        longrec.train(data, "popularity", tmp_path / "mine", overwrite=True)
+    with pytest.raises(UsageError, match="give one of them"):
+        longrec.train(data, out=run, overwrite=True, resume=True)
+
+
+def test_a_config_file_is_checked_and_kept_and_what_is_given_wins(data, tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text('model = "sasrec"\ndim = 8\nheads = 1\nmax_epochs = 5\n')
+    made = longrec.train(data, config=file, out=tmp_path / "run", max_epochs=0)
+    assert (made.name, made.model_config.dim, made.train_config.max_epochs) == ("sasrec", 8, 0)
+    assert longrec.load(tmp_path / "run").provenance["config"] == {
+        "path": str(file),
+        "model": "sasrec",
+        "settings": {"dim": 8, "heads": 1, "max_epochs": 5},
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("dmi = 8", r"run\.toml: model 'elastic' has no setting 'dmi'\. Did you mean dim"),
+        ("lr = 0.1", r"run\.toml: .*Here that is learning_rate: --set learning_rate=0\.1"),
+        ("dim = 0", r"run\.toml: dim is 0; it must be"),
+        ("dim = [8]", r"run\.toml: dim is a list"),
+        ("[model]\ndim = 8", r"run\.toml has a table \[model\]"),
+        ("dim = \n", r"run\.toml is no TOML \(.*line 1"),
+        (None, r"run\.toml: the config cannot be read"),
+    ],
+)
+def test_a_wrong_config_file_is_told_by_name(data, tmp_path, text, words):
+    if text is not None:
+        (tmp_path / "run.toml").write_text(text)
+    with pytest.raises(LongrecError, match=words):
+        longrec.train(data, config=tmp_path / "run.toml", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_resume_in_a_new_folder_begins(data, tmp_path):

@@ -24,7 +24,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from longrec.core.errors import DataError, LongrecError
+from longrec.core.errors import DataError, LongrecError, first_line
+from longrec.core.files import disk_full
 from longrec.core.sealed import SealedKind, read_json
 from longrec.data.catalog import Catalog
 
@@ -95,8 +96,11 @@ def write_folder(
     before = tensors_of(folder)
     try:
         document = RECOMMENDER.replace(folder, {**config, "items": catalog.n_items}, write)
-    except (OSError, SafetensorError) as error:
-        raise LongrecError(f"{folder}: the recommender was not saved: {error}") from error
+    except Exception as error:
+        if not isinstance(error, OSError | SafetensorError) and disk_full(error) is None:
+            raise
+        why = first_line(error)
+        raise LongrecError(f"{folder}: the recommender was not saved: {why}") from error
     now = _tensors_in(document["digests"])
     if before != now or evaluated_tensors(folder) not in (None, now):
         for name in (EVALUATION.document, *EVALUATION.files):

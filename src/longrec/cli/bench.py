@@ -176,7 +176,7 @@ def _bench_serving(
     recommenders = [load(run) for run in runs] or [
         random_recommender(name, size) for size in sizes or usual for name in words(models, MODELS)
     ]
-    left = "nothing is left of the stores"
+    left = "begin again: nothing is left of the stores"
     with resumable(left), console.progress_bar("measuring") as progress:
         found = bench_serving(recommenders, checked, folder, store, progress)
     if out is not None:
@@ -248,7 +248,10 @@ def cost(
                 chosen[name] = numbers(f"--{name}", given)
     sizes = numbers("--lengths", lengths) if lengths else LENGTHS
     plan = CostPlan(**chosen, lengths=sizes, batch=batch, threads=threads, cap=cap, rounds=rounds)
-    with resumable("nothing was written"), console.progress_bar("measuring") as progress:
+    with (
+        resumable("begin again: nothing was written"),
+        console.progress_bar("measuring") as progress,
+    ):
         found = bench_cost(plan, progress)
     if out is not None:
         write_folder(out, found)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Option
 
+from longrec.cli.completion import complete_setting
 from longrec.core import console
 from longrec.core.choices import ExcludeSeen
-from longrec.core.errors import LongrecError
+from longrec.core.errors import LongrecError, UsageError
+from longrec.core.files import disk_full
 
 if TYPE_CHECKING:
     from longrec.serving.stores.protocol import Store
@@ -30,6 +32,25 @@ History = Annotated[
     list[str] | None, Option(metavar="ITEM...", help="A history, oldest item first.")
 ]
 
+Settings = Annotated[
+    list[str] | None,
+    Option(
+        "--set",
+        metavar="KEY=VALUE...",
+        help="Settings; see `longrec models NAME`.",
+        autocompletion=complete_setting,
+    ),
+]
+Config = Annotated[
+    Path | None,
+    Option(metavar="FILE", help="A TOML file with the keys of --set; the command line wins."),
+]
+Epochs = Annotated[
+    int | None, Option(min=0, help="Most passes over the events; the setting max_epochs.")
+]
+Overwrite = Annotated[
+    bool, Option("--overwrite", help="Replace what stands in --out, if it is of the same kind.")
+]
 SeenItems = Annotated[
     Literal["auto", "yes", "no"],
     Option(
@@ -76,13 +97,53 @@ def print_result(
         console.facts_table(title, facts)
 
 
+def settings_of_call(assignments: list[str] | None, **options: Any) -> dict[str, Any]:
+    """The settings that `--set` and options of their own give; None is an option left out.
+
+    Raises
+    ------
+    UsageError
+        For a setting that is given twice, or that is none but an option.
+    """
+    from longrec.models.common.settings import parse_assignments
+
+    values: dict[str, Any] = dict(parse_assignments(assignments or []))
+    for key, value in options.items():
+        if value is None:
+            continue
+        if key in values:
+            raise UsageError(f"{key} is given twice: by an option of its own and by --set")
+        values[key] = value
+    return values
+
+
 @contextmanager
-def resumable(how: str = "the same command goes on") -> Iterator[None]:
-    """Where Ctrl-C ends the work, end with an error that says how it goes on."""
+def resumable(how: str | Callable[[], str] = "the same command goes on") -> Iterator[None]:
+    """Where Ctrl-C or a full disk ends the work, end with an error that says how it goes on.
+
+    Parameters
+    ----------
+    how : str or callable
+        That in words, or what gives them once it is known what was kept.
+    """
     try:
         yield
     except KeyboardInterrupt:
-        raise LongrecError(f"interrupted; {how}") from None
+        words = how if isinstance(how, str) else how()
+        raise LongrecError(f"interrupted; {words}") from None
+    except Exception as error:
+        full = disk_full(error)
+        if full is None:
+            raise
+        said = str(error).rstrip(".") if isinstance(error, LongrecError) else full
+        words = how if isinstance(how, str) else how()
+        raise LongrecError(f"{said}; free space, then {words}") from error
+
+
+def go_on(out: Path, again: str) -> str:
+    """How a training goes on whose call was `again`; what was not even begun needs it anew."""
+    begun = (out / "training.json").is_file()
+    return f"go on with: {again} --resume" if begun else "give the same command again"
 
 
 def open_for_command(url: str, write: bool = False) -> closing[Store]:

@@ -8,7 +8,19 @@ from typing import Annotated
 
 from typer import Option
 
-from longrec.cli.common import Device, Histories, Json, Plugin, resumable
+from longrec.cli.common import (
+    Config,
+    Device,
+    Epochs,
+    Histories,
+    Json,
+    Overwrite,
+    Plugin,
+    Settings,
+    resumable,
+    settings_of_call,
+)
+from longrec.cli.completion import complete_models
 from longrec.cli.lists import words
 from longrec.core import console
 from longrec.core.errors import LongrecError
@@ -22,21 +34,29 @@ def compare(
             metavar="NAME...",
             help="Models, or variants NAME:KEY=VALUE:KEY=VALUE.",
             show_default=False,
+            autocompletion=complete_models,
         ),
     ],
     budget: Annotated[
-        float, Option(metavar="MINUTES", help="Of training, for each run.", show_default=False)
+        float,
+        Option(
+            "--budget",
+            "--minutes",
+            metavar="MINUTES",
+            help="Of training, for each run.",
+            show_default=False,
+        ),
     ],
     out: Annotated[Path, Option(help="The comparison's folder.", show_default=False)],
-    settings: Annotated[
-        list[str] | None,
-        Option("--set", metavar="KEY=VALUE...", help="Settings common to all models."),
-    ] = None,
+    settings: Settings = None,
+    config: Config = None,
+    epochs: Epochs = None,
     seeds: Annotated[int, Option(min=1, help="Trainings of each model.")] = 1,
     baselines: Annotated[
         bool,
         Option("--baselines/--no-baselines", help="Whether to compare the baselines as well."),
     ] = True,
+    overwrite: Overwrite = False,
     device: Device = "auto",
     plugin: Plugin = None,
     json: Json = False,
@@ -52,17 +72,18 @@ def compare(
     from longrec.comparison.compare import compare as run
     from longrec.comparison.document import summary_table
     from longrec.evaluation.summary import label
-    from longrec.models.common.settings import parse_assignments
 
-    common = parse_assignments(settings or [])
+    common = settings_of_call(settings, max_epochs=epochs)
     again = shlex.join(["longrec", *sys.argv[1:]])
     with resumable(f"go on with the same command: {again}"):
         comparison = run(
             *(histories, ",".join(words(models)), budget, out),
             settings=common,
+            config=config,
             seeds=seeds,
             device=device,
             baselines=baselines,
+            overwrite=overwrite,
             progress=True,
         )
     if json:

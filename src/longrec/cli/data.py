@@ -64,7 +64,7 @@ def prepare(
 
     from longrec.data.prepare import prepare as run
 
-    with console.err.status("reading the log"):
+    with console.status("reading the log"):
         histories = run(
             log[0] if len(log) == 1 else log,
             out,

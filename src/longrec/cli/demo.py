@@ -62,7 +62,7 @@ METRICS = ("ndcg@10", "hr@10", "mrr@10")
 def run_demo(out: Path, users: int, seed: int, as_json: bool) -> None:
     """Run the demo into the folder `out`, replacing an earlier demo there."""
     _clear(out)
-    with console.err.status("simulating histories"):
+    with console.status("simulating histories"):
         simulation = simulate(SimulationConfig(users=users, seed=seed))
         histories = simulation.to_histories(out / "histories")
     about = provenance(histories, seed)
@@ -82,7 +82,7 @@ def run_demo(out: Path, users: int, seed: int, as_json: bool) -> None:
     rows = [report_row([out / name], name) for name in MODELS]
     ranks = {name: read_ranks(out / name) for name in MODELS}
     pairs = compare_pairs(ranks, LEADING, {row.name for row in rows if row.is_tested})
-    with console.err.status("computing what is attainable, by exact filtering"):
+    with console.status("computing what is attainable, by exact filtering"):
         split = make_split("leave-one-out", histories)
         rows += attainable(simulation, histories, split, WINDOW)
     rows = by_value(rows, LEADING)

@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -28,7 +28,7 @@ from longrec.cli import (
     store,
     train,
 )
-from longrec.cli.lists import ListCommand
+from longrec.cli.command import Command
 
 app = typer.Typer(
     name="longrec",
@@ -86,28 +86,41 @@ for name, group in (("data", data.app), ("store", store.app), ("bench", bench.ap
     app.add_typer(group, name=name, no_args_is_help=True)
 for one in (app, data.app, store.app, bench.app):
     for registered in one.registered_commands:
-        registered.cls = ListCommand
+        registered.cls = Command
 
 
 def main() -> None:
     """Entry point: what a user can mend is told in one line, without a traceback."""
-    from longrec.core.errors import LongrecError
+    from longrec.core.outputs import write_whole
 
+    write_whole()
     try:
-        with _warnings_in_one_line():
-            app()
-    except LongrecError as error:
+        try:
+            with _warnings_in_one_line():
+                app()
+        finally:
+            sys.stdout.flush()  # what cannot be written is told as everything else is
+    except Exception as error:
+        _end_with(error)
+
+
+def _end_with(error: Exception) -> None:
+    """Tell an error in one line and end; one that no user can mend is raised on."""
+    from longrec.core.errors import LongrecError
+    from longrec.core.files import disk_full
+
+    if isinstance(error, BrokenPipeError):
+        sys.exit(1)  # whoever read our output has stopped: nothing more to say
+    if isinstance(error, LongrecError):
         _fail(str(error), error.exit_status)
-    except BrokenPipeError:
-        # Whoever read our output has stopped: nothing more to say.
-        sys.stderr.close()
-        sys.exit(1)
-    except (OSError, MemoryError) as error:
+    if (full := disk_full(error)) is not None:
+        _fail(f"{full}: free space on it", 1)
+    if isinstance(error, OSError | MemoryError):
         _fail(str(error) or type(error).__name__, 1)
-    except RuntimeError as error:
-        if "memory" not in str(error):  # torch's own errors for want of it are of this class
-            raise
+    if isinstance(error, RuntimeError) and "memory" in str(error):
+        # torch's own errors for want of it are of this class
         _fail(f"not enough memory: {str(error).splitlines()[0]}", 1)
+    raise error
 
 
 @contextmanager
@@ -128,7 +141,7 @@ def _warnings_in_one_line() -> Iterator[None]:
         yield
 
 
-def _fail(message: str, status: int) -> None:
+def _fail(message: str, status: int) -> NoReturn:
     from longrec.core.console import fail
 
     fail(message)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from longrec.cli.common import Json, Plugin, Run, print_result
+from longrec.cli.common import Json, Overwrite, Plugin, Run, print_result
 from longrec.core import console
 from longrec.core.choices import Durability, IndexKind
 from longrec.core.errors import UsageError
@@ -53,10 +53,11 @@ def export(
         Path,
         Option(
             metavar="FOLDER",
-            help="New, empty, or an earlier export, which is replaced.",
+            help="A new or empty folder.",
             show_default=False,
         ),
     ],
+    overwrite: Overwrite = False,
     plugin: Plugin = None,
     json: Json = False,
 ) -> None:
@@ -68,7 +69,7 @@ def export(
     from longrec.recommender import load
 
     with console.progress_bar("exporting") as progress:
-        manifest = write(load(run), out, progress)
+        manifest = write(load(run), out, progress, overwrite=overwrite)
     if json:
         console.print_json({"path": str(out)} | manifest)
         return

@@ -184,7 +184,7 @@ def compact(url: Url, json: Json = False) -> None:
 
     with open_for_command(url):
         pass  # or it is refused, where opening to write would make a store
-    with open_for_command(url, write=True) as store, console.err.status("compacting"):
+    with open_for_command(url, write=True) as store, console.status("compacting"):
         dropped = drop_old(store)
         before, after = store.compact()
     for model in [] if json else dropped:

@@ -9,15 +9,22 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from longrec.cli.common import (
+    Config,
     Data,
     Device,
+    Epochs,
     Histories,
     Json,
+    Overwrite,
     Plugin,
     Run,
+    Settings,
+    go_on,
     plugin_words,
     resumable,
+    settings_of_call,
 )
+from longrec.cli.completion import complete_model
 from longrec.cli.training_result import print_training
 from longrec.core import console
 from longrec.core.choices import Recipe
@@ -28,10 +35,18 @@ from longrec.core.format import number
 def train(
     histories: Histories,
     out: Annotated[Path, Option(help="The run's folder.", show_default=False)],
-    model: Annotated[str | None, Option(help="See `longrec models`; elastic if left out.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        Option("--set", metavar="KEY=VALUE...", help="Settings; see `longrec models NAME`."),
+    model: Annotated[
+        str | None,
+        Option(help="See `longrec models`; elastic if left out.", autocompletion=complete_model),
+    ] = None,
+    settings: Settings = None,
+    config: Config = None,
+    epochs: Epochs = None,
+    minutes: Annotated[
+        float | None, Option(help="Most minutes of training; the setting max_minutes.")
+    ] = None,
+    seed: Annotated[
+        int | None, Option(min=0, help="Of everything drawn at random; the setting seed.")
     ] = None,
     recipe: Annotated[
         Recipe,
@@ -52,7 +67,14 @@ def train(
             "all events.",
         ),
     ] = False,
-    resume: Annotated[bool, Option("--resume", help="Go on with an interrupted run.")] = False,
+    resume: Annotated[
+        bool,
+        Option(
+            "--resume",
+            help="Go on with a run that was interrupted, or with more epochs or minutes.",
+        ),
+    ] = False,
+    overwrite: Overwrite = False,
     device: Device = "auto",
     plugin: Plugin = None,
     json: Json = False,
@@ -62,23 +84,23 @@ def train(
     Example: [bold]longrec train histories --model elastic --out run --set dim=64[/bold]
     """
     import shlex
+    from inspect import signature
 
     from longrec.data.histories import open_histories
-    from longrec.models.common.settings import parse_assignments
     from longrec.runs.train import train as run
 
-    values: dict[str, Any] = dict(parse_assignments(settings or []))
-    if context is not None:
-        if "context" in values:
-            raise UsageError("the context is given twice: by --context and by --set")
-        values["context"] = context
+    values = settings_of_call(
+        settings, max_epochs=epochs, max_minutes=minutes, seed=seed, context=context
+    )
+    for key in values.keys() & signature(run).parameters.keys():
+        raise UsageError(f"{key} is no setting; it has an option of its own, see --help")
     data = open_histories(histories)
     console.say(
         f"{histories}: {data.n_users:,} users, {data.n_items:,} items, {data.n_events:,} events"
     )
     plugins = plugin_words(plugin)
     again = shlex.join(["longrec", "train", str(histories), "--out", str(out), *plugins])
-    with resumable(f"go on with: {again} --resume"):
+    with resumable(lambda: go_on(out, again)):
         recommender = run(
             data,
             model,
@@ -86,7 +108,9 @@ def train(
             warm_start=warm_start,
             final=final,
             recipe=recipe,
+            config=config,
             resume=resume,
+            overwrite=overwrite,
             device=device,
             progress=True,
             **values,
@@ -99,6 +123,7 @@ def refit(
     out: Annotated[Path, Option(help="The folder of the final run.", show_default=False)],
     data: Data = None,
     resume: Annotated[bool, Option("--resume", help="Go on with an interrupted refit.")] = False,
+    overwrite: Overwrite = False,
     device: Device = "auto",
     plugin: Plugin = None,
     json: Json = False,
@@ -115,13 +140,22 @@ def refit(
     plugins = plugin_words(plugin)
     on = [] if data is None else ["--data", str(data)]
     again = shlex.join(["longrec", "refit", str(run), "--out", str(out), *on, *plugins])
-    with resumable(f"go on with: {again} --resume"):
-        final = train_on_all(load(run), out, data, resume=resume, device=device, progress=True)
+    measured = load(run)
+    with resumable(lambda: go_on(out, again)):
+        final = train_on_all(
+            *(measured, out, data),
+            resume=resume,
+            overwrite=overwrite,
+            device=device,
+            progress=True,
+        )
     print_training(final, out, plugins, json)
 
 
 def models(
-    name: Annotated[str | None, Argument(help="Show one model's settings.")] = None,
+    name: Annotated[
+        str | None, Argument(help="Show one model's settings.", autocompletion=complete_model)
+    ] = None,
     plugin: Plugin = None,
     json: Json = False,
 ) -> None:

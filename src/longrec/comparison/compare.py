@@ -21,6 +21,7 @@ from longrec.artifact.provenance import provenance
 from longrec.comparison.plan import (
     Job,
     Plan,
+    clear,
     model_texts,
     read_plan,
     setting_texts,
@@ -29,6 +30,7 @@ from longrec.comparison.plan import (
 from longrec.comparison.process import run_process
 from longrec.comparison.report import provenance_facts, write_results
 from longrec.comparison.results import Comparison, Failure, Phase, collect, is_evaluated, is_trained
+from longrec.config.toml_file import read_config_file
 from longrec.core import console
 from longrec.core.arguments import check_count, check_flag, check_path, check_shown, described
 from longrec.core.errors import UsageError
@@ -36,6 +38,7 @@ from longrec.core.lock import locked
 from longrec.data.histories import Histories, as_histories
 from longrec.evaluation.report.contents import ReportRow
 from longrec.runs.carry_out import find_device
+from longrec.training.checkpoint import drop_checkpoints
 
 COMMANDS: dict[Phase, str] = {"training": "train", "evaluation": "evaluate"}
 """The command of each phase of a run."""
@@ -48,10 +51,12 @@ def compare(
     out: str | Path,
     *,
     settings: Mapping[str, Any] | None = None,
+    config: str | Path | None = None,
     seeds: int = 1,
     device: str = "auto",
     bounds: Sequence[ReportRow] = (),
     baselines: bool = True,
+    overwrite: bool = False,
     progress: bool | None = None,
 ) -> Comparison:
     """Train and evaluate models on the same histories under equal budgets, and write a report.
@@ -72,6 +77,8 @@ def compare(
         The comparison's folder.
     settings : mapping or None
         Common to all models: keys of TrainConfig or of the models' configs.
+    config : path or None
+        A TOML file with such settings; those that are given beside it win.
     seeds : int
         Trainings of each model, with the seeds 0, 1, …; metrics are their mean.
     device : str
@@ -80,6 +87,9 @@ def compare(
         Further rows of kind "ceiling" or "bound", for data of which they are known.
     baselines : bool
         Whether to compare `longrec.runs.baselines.BASELINES` as well, which are counted in seconds.
+    overwrite : bool
+        Whether a comparison that stands in `out` is removed first, with its runs, instead of gone
+        on with.
     progress : bool or None
         Whether to show on standard error what runs; None does so in a terminal or a notebook.
 
@@ -99,18 +109,25 @@ def compare(
         raise UsageError(f"budget is {described(budget)}; give minutes of training for each run")
     seeds = check_count("seeds", seeds)
     check_flag("baselines", baselines)
+    check_flag("overwrite", overwrite)
     check_shown(progress)
     find_device(device)
     if settings is not None and not isinstance(settings, Mapping):
         raise UsageError(f"settings is {described(settings)}; give a mapping from keys to values")
     if not isinstance(bounds, list | tuple) or not all(isinstance(b, ReportRow) for b in bounds):
         raise UsageError(f"bounds is {described(bounds)}; give a list of ReportRow")
+    common = dict(settings or {})
+    if config is not None:
+        of_file = read_config_file(check_path("config", config, "the path of a TOML file"))
+        if of_file.model is not None:
+            raise UsageError(f"{of_file.path} names a model: a comparison takes them from models=")
+        common = of_file.settings | common
     plan = Plan(
         histories=str(data.path.resolve()),
         fingerprint=data.fingerprint,
         models=with_baselines(model_texts(models)) if baselines else model_texts(models),
         budget=float(budget),
-        settings=setting_texts(settings or {}),
+        settings=setting_texts(common),
         seeds=seeds,
         device=device,
         threads=torch.get_num_threads(),
@@ -122,7 +139,9 @@ def compare(
     read_plan(folder)  # refuses a folder with other things before anything is written to it
     with locked(folder, "comparison"):
         begun = read_plan(folder)
-        if begun is not None:
+        if overwrite:
+            clear(folder)
+        elif begun is not None:
             plan.check_continues(begun, folder)
         plan.write(folder)
         facts = provenance_facts(provenance(data, 0))
@@ -157,11 +176,13 @@ def _run(job: Job, plan: Plan, position: str, show_progress: bool) -> Failure | 
         with _progress(f"{position}: {label}, {phase}", job, plan, phase, show_progress) as tick:
             error = run_process(_arguments(job, plan, phase), log, memory, tick)
         done = is_trained(job) if phase == "training" else is_evaluated(job, plan)
+        if phase == "training" and done:
+            drop_checkpoints(job.run)  # more time for one alone would be no equal budget
         if error is None and not done:
             error = "it ended well and left no result"
         if error is not None:
             if show_progress:
-                console.say(f"{label} failed in {phase}: {error}")
+                console.say(f"warning: {label} failed in {phase}: {error}")
             return Failure(job.entry.name, job.seed, phase, error, log)
     return None
 
@@ -191,7 +212,7 @@ def _progress(
         return
     console.say(description)
     if phase == "evaluation":
-        with console.err.status(description):
+        with console.status(description):
             yield lambda: None
         return
     began, log = time.monotonic(), job.run / "log.csv"
@@ -199,7 +220,9 @@ def _progress(
 
         def update() -> None:
             spent = min(time.monotonic() - began, 60 * plan.budget)
-            bar(spent, 60 * plan.budget, description + _last_validation(log))
+            found = _last_validation(log)
+            words = console.shortened(description, console.room_for_words() - len(found))
+            bar(spent, 60 * plan.budget, words + found)
 
         yield update
 
@@ -210,4 +233,4 @@ def _last_validation(log: Path) -> str:
     if len(lines) < 2:
         return ""
     last = dict(zip(lines[0].split(","), lines[-1].split(","), strict=False))
-    return f"  epoch {last['epoch']}, NDCG@10 as served {float(last['ndcg10']):.4f}"
+    return f"  epoch {last['epoch']}, NDCG@10 {float(last['ndcg10']):.4f}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -219,6 +220,14 @@ def read_plan(folder: Path) -> Plan | None:
         return Plan(**document | {"models": tuple(document["models"]), "settings": settings})
     except (KeyError, TypeError, UsageError) as error:
         raise DataError(f"{path} is damaged ({error}): {COMPARISON.mend}.") from error
+
+
+def clear(folder: Path) -> None:
+    """Remove a comparison from its folder: runs, logs, results, and the plan."""
+    for name in ("runs", "logs"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in ("results.json", "results.csv", "report.html", COMPARISON.document):
+        (folder / name).unlink(missing_ok=True)
 
 
 def model_texts(models: str | Sequence[str]) -> tuple[str, ...]:

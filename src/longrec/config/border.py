@@ -109,8 +109,10 @@ def is_frozen(cls: Any) -> bool:
     )
 
 
-def unknown_key(what: str, key: str, known: Iterable[str]) -> str:
-    """That there is no such setting, and the nearest ones that there are."""
+def unknown_key(what: str, key: str, known: Iterable[str], meant: str | None = None) -> str:
+    """That there is no such setting, and what is meant, or the nearest ones that there are."""
+    if meant is not None:
+        return f"{what} has no setting {key!r}. {meant}"
     near = difflib.get_close_matches(key, list(known), 2)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     return f"{what} has no setting {key!r}.{hint}"

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from rich.console import Console
@@ -40,14 +40,27 @@ err = Console(
 )
 
 
+_quiet = False
+
+
+def be_quiet(quiet: bool) -> None:
+    """Whether notes and progress are left out from now on; warnings and errors never are."""
+    global _quiet
+    _quiet = quiet
+
+
+BAR = 12
+"""Characters of a bar: what it stands beside says more."""
+
+
 def is_interactive() -> bool:
-    """Whether a person sees standard error: a terminal or a notebook."""
-    return err.is_terminal or in_notebook
+    """Whether a person sees progress on standard error: a terminal or a notebook."""
+    return not _quiet and (err.is_terminal or in_notebook)
 
 
 def live_bar(*columns: ProgressColumn) -> Progress:
     """A bar for people, of these columns: in a terminal or a notebook, and nowhere else."""
-    if in_notebook:
+    if in_notebook and not _quiet:
         from longrec.core.notebook_bar import NotebookBar
 
         return NotebookBar(*columns, console=err)
@@ -55,8 +68,14 @@ def live_bar(*columns: ProgressColumn) -> Progress:
 
 
 def say(text: str) -> None:
-    """A line for people, on standard error."""
-    err.print(plain(text), markup=False)
+    """A note for people, on standard error; a warning is one that begins with "warning:"."""
+    if not _quiet or text.startswith("warning:"):
+        err.print(plain(text), markup=False)
+
+
+def status(description: str) -> AbstractContextManager[Any]:
+    """A sign that something is going on, of which nothing else can be told."""
+    return nullcontext() if _quiet else err.status(description)
 
 
 def fail(message: str) -> None:
@@ -110,14 +129,24 @@ def _cell(value: object) -> str:
     return plain(text).replace("\n", "\\n")
 
 
+def room_for_words() -> int:
+    """Characters of a line of progress that spinner, bar, share and time left leave."""
+    return max(err.width - (BAR + 17), 20)
+
+
+def shortened(text: str, most: int) -> str:
+    """Text of so many characters at most; what is cut off is a "…"."""
+    return text if len(text) <= most else text[: max(most - 1, 0)] + "…"
+
+
 @contextmanager
 def progress_bar(description: str) -> Iterator[Any]:
     """A bar that is called with (done, total), and with a new description if that changes."""
     with live_bar(
         TextColumn("{task.description}", markup=False),
-        BarColumn(),
+        BarColumn(BAR),
         TaskProgressColumn(),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(compact=True),
     ) as bar:
         task = bar.add_task(plain(description), total=None)
 

@@ -11,22 +11,56 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from longrec.core.errors import DataError, UsageError, first_line
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Numbers of errors of a disk that is full, for us or for everybody, or takes no larger file."""
+
+
+def disk_full(error: BaseException) -> str | None:
+    """That a disk is full, in a line that names the file if that is known; None: it is not that.
+
+    Libraries raise errors of their own for it, which have the system's words in their message.
+    """
+    found: BaseException | None = error
+    while found is not None:
+        of_system = isinstance(found, OSError) and found.errno in FULL
+        words = next((w for w in map(os.strerror, FULL) if w.lower() in str(found).lower()), None)
+        if of_system or words is not None:
+            name = getattr(found, "filename", None)
+            place = f"{name}: " if isinstance(name, str) else ""
+            return f"{place}the disk is full ({words or first_line(found)})"
+        shown = None if found.__suppress_context__ else found.__context__
+        found = found.__cause__ or shown
+    return None
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let errors of what is written name the file: those of a write itself do not."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def write_file(path: Path, data: bytes | str) -> None:
     """Write beside the file's place, sync, rename; text as UTF-8. A failure leaves nothing."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
-        sync(temporary)
+        with naming(path):
+            temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+            sync(temporary)
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
@@ -84,13 +118,13 @@ def writing_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         _check_free(path, overwrite)  # somebody may have made it meanwhile
         _move_into_place(temporary, path)
         sync(path.parent)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            reason = (
-                "no space left, or larger than files may be here; free space or use another disk"
-            )
-        else:
-            reason = first_line(error)
+    except Exception as error:
+        full = disk_full(error)
+        if full is None and not isinstance(error, OSError):
+            raise
+        reason = (
+            first_line(error) if full is None else f"{full}; free space on it, or use another one"
+        )
         raise DataError(f"{path} was not written: {reason}. Nothing was left behind.") from error
     finally:
         if temporary is not None:

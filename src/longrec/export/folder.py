@@ -68,7 +68,13 @@ Manifest = dict[str, Any]
 Progress = Callable[[float, float, str], None]
 
 
-def export(artifact: Artifact, folder: str | Path, progress: Progress | None = None) -> Manifest:
+def export(
+    artifact: Artifact,
+    folder: str | Path,
+    progress: Progress | None = None,
+    *,
+    overwrite: bool = False,
+) -> Manifest:
     """Write what it takes to serve a recommender without PyTorch, compared with the model.
 
     Parameters
@@ -76,9 +82,11 @@ def export(artifact: Artifact, folder: str | Path, progress: Progress | None = N
     artifact : Artifact
         With a model that streams exactly, counts, or reads a window of last events.
     folder : str or Path
-        New, empty, or an earlier export, which is replaced once the new one is whole.
+        New, or empty.
     progress : callable or None
         Called with (parts done, of all, what is being done).
+    overwrite : bool
+        Whether an export that stands there may be replaced, once the new one is whole.
 
     Returns
     -------
@@ -94,11 +102,12 @@ def export(artifact: Artifact, folder: str | Path, progress: Progress | None = N
     DataError
         When the folder cannot be written.
     """
+    EXPORT.check_replaceable(Path(folder), overwrite=overwrite)
     artifact = artifact.on_cpu()
     model, counted = check_exports(artifact.scorer), counted_rows(artifact.scorer)
     if isinstance(model, SequenceModel):
         _check_graphs(model)
-    with EXPORT.writing(Path(folder), overwrite=True) as work:
+    with EXPORT.writing(Path(folder), overwrite=overwrite) as work:
         return _write(work, artifact, model, counted, progress or (lambda done, total, words: None))
 
 

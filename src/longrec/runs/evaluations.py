@@ -10,6 +10,7 @@ RUN/metrics.json and RUN/ranks.parquet.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ import polars as pl
 
 from longrec.artifact.artifact import Artifact
 from longrec.artifact.folder import EVALUATION, tensors_of
-from longrec.core.errors import DataError, LongrecError
+from longrec.core.errors import DataError, LongrecError, first_line
 from longrec.core.files import write_file
 from longrec.core.sealed import read_json
 from longrec.core.serialise import serialise
@@ -70,12 +71,17 @@ def keep(
     def write(work: Path) -> None:
         write_file(work / "ranks.parquet", data)
 
+    place: Path | None = None
     try:
-        EVALUATION.replace(_free(folder / FOLDER, metrics), about, write)
+        place = _free(folder / FOLDER, metrics)
+        EVALUATION.replace(place, about, write)
         if own:
             EVALUATION.replace(folder, about, write)
     except OSError as error:
-        raise LongrecError(f"{folder}: the evaluation was not kept: {error}") from error
+        if place is not None and not (place / EVALUATION.document).is_file():
+            shutil.rmtree(place, ignore_errors=True)
+        why = first_line(error)
+        raise LongrecError(f"{folder}: the evaluation was not kept: {why}") from error
 
 
 def kept_baselines(recommender: Artifact, metrics: Metrics) -> dict[str, Baseline] | None:

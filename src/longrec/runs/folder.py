@@ -1,7 +1,8 @@
 """A run's folder while it trains: what is trained there and from what, and who may write to it.
 
 RUN/training.json holds the plan: model, settings and provenance. It is written before the first
-step, so that --resume needs nothing but the folder and the histories, and removed at the end.
+step, so that --resume needs nothing but the folder and the histories, and removed at the end. A
+folder may hold a trained recommender as well: that one stands until the new one does.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from longrec.artifact.folder import RECOMMENDER
 from longrec.artifact.provenance import provenance
+from longrec.config.toml_file import ConfigFile
 from longrec.core.errors import DataError, UsageError
+from longrec.core.files import disk_full
 from longrec.core.lock import LOCK, locked
 from longrec.core.sealed import SealedKind
 from longrec.data.histories import Histories
@@ -23,15 +26,18 @@ from longrec.data.splits import ALL
 from longrec.models import MODELS
 from longrec.models.common.settings import (
     check_model,
+    check_settings,
     parse_settings,
     stored_settings,
     with_recipe,
 )
 from longrec.recommender import Recommender
 from longrec.runs.warm_start import name_of, origin
-from longrec.training.checkpoint import PREFIX, drop_checkpoints
+from longrec.training.checkpoint import PREFIX, drop_checkpoints, has_checkpoint
 
 DEFAULT_MODEL = "elastic"
+LIMITS = ("max_epochs", "max_minutes")
+"""Settings that say when a run ends at the latest: one that goes on may be given more."""
 MEASURED = "measured"
 """Of a run that is trained for service: the folder inside of the run that was measured first."""
 BEGUN_RUN = SealedKind(
@@ -72,16 +78,19 @@ class Plan:
 
 def make_plan(
     data: Histories,
-    run: Path,
     model: str | None,
     settings: Mapping[str, Any],
     old: Recommender | None,
+    *,
     final: bool = False,
     recipe: str = "own",
+    config: ConfigFile | None = None,
 ) -> Plan:
-    """Plan a new run, from the weights of `old` if there is one, and write the plan down."""
+    """Plan a new run, from the weights of `old` if there is one."""
     if old is None:
         name = model or DEFAULT_MODEL
+        if config is not None:
+            check_settings(name, config.settings, config.path)
         everything = _checked(name, with_recipe(name, recipe, settings))
     else:
         if recipe != "own":
@@ -90,6 +99,8 @@ def make_plan(
                 "leave the recipe out"
             )
         name = old.name
+        if config is not None:
+            check_settings(name, config.settings, config.path)
         own = asdict(old.model_config)
         if model not in (None, name):
             raise UsageError(
@@ -115,9 +126,9 @@ def make_plan(
     about = describe_run(data, name, everything["seed"], old)
     if recipe != "own":
         about["recipe"] = recipe
-    plan = Plan(name, everything, about, final)
-    write_plan(run, plan)
-    return plan
+    if config is not None:
+        about["config"] = config.about()
+    return Plan(name, everything, about, final)
 
 
 def describe_run(data: Histories, model: str, seed: int, old: Recommender | None) -> dict[str, Any]:
@@ -166,8 +177,11 @@ def check_resumable(
     old: Recommender | None,
     final: bool = False,
     recipe: str = "own",
-) -> None:
-    """Raise unless a call to resume agrees with the plan; what it leaves out is the plan's."""
+) -> Plan:
+    """The plan with the epochs and minutes that a call to resume gives; raise where it disagrees.
+
+    What the call leaves out is the plan's.
+    """
     if model not in (None, plan.model):
         raise UsageError(f"{run} trains {plan.model!r}, not {model!r}; resume with its model")
     if final and not plan.final:
@@ -177,7 +191,7 @@ def check_resumable(
         )
     given = _checked(plan.model, plan.settings | with_recipe(plan.model, recipe, settings))
     for key, value in plan.settings.items():
-        if given[key] != value:
+        if given[key] != value and key not in LIMITS:
             raise UsageError(
                 f"{run} was started with {key}={value!r}, not {given[key]!r}: a resumed run keeps "
                 "its settings; leave the key out, or train in a new folder"
@@ -194,6 +208,60 @@ def check_resumable(
             "with the same histories, or train in a new folder."
         )
     data.verify()
+    return replace(plan, settings=given)
+
+
+def plan_of_ended(ended: Recommender) -> Plan:
+    """The plan by which a run that has ended goes on, given more epochs or minutes.
+
+    Raises
+    ------
+    UsageError
+        When there is nothing to go on with: why.
+    """
+    name, about = name_of(ended), dict(ended.provenance)
+    training = about.pop("training", {})
+    stop = training.get("stop")
+    if "refit" in about:
+        raise UsageError(
+            f"{name} is a final run, trained for the epochs that were found best: there is nothing "
+            "to go on with"
+        )
+    if stop == "counted":
+        raise UsageError(f"{name} has counted all events: there is nothing to go on with")
+    if stop == "converged":
+        patience = ended.train_config.patience
+        raise UsageError(
+            f"{name} has converged: after epoch {training['best_epoch']} of {training['epochs']}, "
+            f"{patience} validations in a row were not better, so that there is nothing to go on "
+            f"with. To look further, train in a new folder with a patience above {patience}"
+        )
+    if ended.folder is None or not has_checkpoint(ended.folder):
+        raise UsageError(
+            f"{name} has no checkpoint to go on from: train in a new folder, from its weights if "
+            "you like (--warm-start)"
+        )
+    for measured in ("protocol", "policy", "baselines"):
+        about.pop(measured, None)
+    settings = asdict(ended.model_config) | asdict(ended.train_config)
+    return Plan(ended.name, settings, about)
+
+
+def check_more(plan: Plan, ended: Recommender) -> None:
+    """Raise UsageError unless a plan gives a run that has ended more epochs or minutes."""
+    name, training = name_of(ended), ended.provenance["training"]
+    epochs, minutes = (plan.settings[key] for key in LIMITS)
+    if training["stop"] == "max_epochs" and training["epochs"] >= epochs:
+        raise UsageError(
+            f"{name} has ended after {training['epochs']} epochs, as many as max_epochs allows: to "
+            f"go on give more, such as --resume --epochs {2 * max(training['epochs'], 1)}"
+        )
+    spent = training["seconds"] / 60
+    if training["stop"] == "max_minutes" and minutes is not None and spent >= minutes:
+        raise UsageError(
+            f"{name} has ended after {spent:.3g} minutes, as long as max_minutes allows: to go on "
+            f"give more, such as --resume --minutes {2 * spent:.3g}"
+        )
 
 
 def has_ended(run: Path) -> bool:
@@ -201,10 +269,24 @@ def has_ended(run: Path) -> bool:
     return (run / RECOMMENDER.document).is_file()
 
 
-def end_run(run: Path) -> None:
-    """Remove what only a run that has not ended needs."""
+def was_begun(run: Path) -> bool:
+    """Whether a training in a run's folder has not ended."""
+    return (run / BEGUN_RUN.document).is_file()
+
+
+def end_run(run: Path, ended: Recommender) -> None:
+    """Remove what a run that has ended does not need: one that still improved may go on."""
+    (run / BEGUN_RUN.document).unlink(missing_ok=True)
+    if ended.provenance["training"]["stop"] not in LIMITS:
+        drop_checkpoints(run)
+
+
+def clear_run(run: Path) -> None:
+    """Remove what another training left in a folder, but for the recommender that it made."""
     (run / BEGUN_RUN.document).unlink(missing_ok=True)
     drop_checkpoints(run)
+    if (run / MEASURED).is_dir():
+        shutil.rmtree(run / MEASURED)
 
 
 def _checked(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -214,42 +296,53 @@ def _checked(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def locked_run(folder: Path, resume: bool) -> Iterator[None]:
+def locked_run(folder: Path, resume: bool, overwrite: bool) -> Iterator[None]:
     """Lock a run's folder, so that no other training writes to it meanwhile.
 
     A training that fails before its first checkpoint leaves the folder as it was, so that the call
-    can be mended and given again; one that is killed or interrupted leaves what --resume needs.
+    can be mended and given again; one that is killed or interrupted, or for which the disk was too
+    small, leaves what --resume needs.
     """
+    if resume and overwrite:
+        raise UsageError("resume goes on with a run and overwrite begins anew: give one of them")
     new = not folder.exists()
-    begun = _check_free(folder, resume)
+    begun = _check_free(folder, resume, overwrite)
     with locked(folder, "training"):
-        _check_free(folder, resume)  # the training that locked it may have ended just now
+        _check_free(folder, resume, overwrite)  # who locked it may have ended just now
+        before = _made(folder)
         try:
             yield
-        except Exception:
-            kept = [*folder.glob(f"{PREFIX}*"), *folder.glob(MEASURED)]
-            if not begun and not kept and not has_ended(folder):
+        except Exception as error:
+            resumes = disk_full(error) is not None and was_begun(folder)
+            if not begun and not resumes and _made(folder) <= before:
                 (folder / BEGUN_RUN.document).unlink(missing_ok=True)
-                if new:
+                if new and not has_ended(folder):
                     shutil.rmtree(folder, ignore_errors=True)
             raise
 
 
-def _check_free(folder: Path, resume: bool) -> bool:
+def _made(folder: Path) -> set[Path]:
+    """What a training that was stopped goes on from."""
+    return {*folder.glob(f"{PREFIX}*"), *folder.glob(MEASURED)}
+
+
+def _check_free(folder: Path, resume: bool, overwrite: bool) -> bool:
     """Raise unless a training may use the folder; tell whether a run was begun in it."""
-    if has_ended(folder):
-        raise UsageError(
-            f"{folder} holds a trained recommender"
-            + ("; it has ended and needs no --resume" if resume else "; choose another folder")
-        )
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; --out takes a folder")
-    begun = (folder / BEGUN_RUN.document).is_file()
-    if begun and not resume:
+    begun = was_begun(folder)
+    if (resume or overwrite) and (begun or has_ended(folder)):
+        return begun
+    if begun:
         raise UsageError(
             f"{folder} holds a run that has not ended: pass --resume (resume=True) to go on with "
-            "it, or choose another folder"
+            "it, --overwrite (overwrite=True) to begin anew, or choose another folder"
         )
-    if not begun and folder.is_dir() and any(p.name != LOCK for p in folder.iterdir()):
+    if has_ended(folder):
+        raise UsageError(
+            f"{folder} holds a trained recommender; choose another folder, or pass --overwrite "
+            "(overwrite=True) to put a new one in its place"
+        )
+    if folder.is_dir() and any(p.name != LOCK for p in folder.iterdir()):
         raise UsageError(f"{folder} holds other files and no run: choose an empty or new folder")
-    return begun
+    return False

@@ -4,34 +4,36 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn
+from rich.progress import BarColumn, SpinnerColumn, TextColumn
 
-from longrec.core.console import live_bar
+from longrec.core import console
 from longrec.core.format import duration
 from longrec.training.progress import Report
 
+ROOM_FOR_BAR = 70
+"""Characters of a terminal below which there is no bar."""
+
 
 class TrainingProgress:
-    """A bar with epoch, loss, validation, events per second and time left.
+    """A line with the epoch, the best figure, and as much else as the terminal has room for.
 
     Call it with each report of a training; every validation leaves a line behind.
     """
 
     def __init__(self, name: str, max_epochs: int, max_minutes: float | None) -> None:
         self.name, self.max_epochs, self.max_minutes = name, max_epochs, max_minutes
-        self._validations, self._last_update = 0, 0.0
-        self._bar = live_bar(
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[state]}"),
+        self._validations: int | None = None
+        self._last_update = 0.0
+        columns = [SpinnerColumn(), TextColumn("{task.description}", markup=False)]
+        self._bar = console.live_bar(
+            *(columns if console.err.width < ROOM_FOR_BAR else [*columns, BarColumn(console.BAR)])
         )
 
     def __enter__(self) -> TrainingProgress:
         self._bar.start()
-        self._task = self._bar.add_task(self.name, total=None, state="")
+        self._task = self._bar.add_task(self.name, total=None)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -39,36 +41,40 @@ class TrainingProgress:
 
     def __call__(self, report: Report) -> None:
         status = report.status
+        if self._validations is None:  # those of an earlier process were told by it
+            self._validations = len(status.rows)
         if len(status.rows) > self._validations:
             self._validations = len(status.rows)
             row = status.rows[-1]
             best = " best" if row.ndcg10 == status.best else ""
-            found = f"validation NDCG@10 as served {row.ndcg10:.4f}{best}  "
-            self._bar.console.print(
-                f"{self.name}  epoch {row.epoch:>3}  {_loss(row.loss, 4)}"
-                f"{'' if math.isnan(row.ndcg10) else found}{row.seconds:.0f} s",
-                markup=False,
-            )
+            found = "" if math.isnan(row.ndcg10) else f"NDCG@10 {row.ndcg10:.4f}{best}"
+            words = (f"epoch {row.epoch}", found, _loss(row.loss, 4), duration(row.seconds))
+            console.say("  ".join([self.name, *filter(None, words)]))
         now = time.monotonic()
         if now - self._last_update < 0.2:
             return
         self._last_update = now
-        state = _loss(report.loss, 3)
-        if status.best >= 0:
-            state += f"best NDCG@10 as served {status.best:.4f}  "
-        if status.total_steps:
-            left = duration(self._seconds_left(report))
-            state += f"{report.events_per_second:,.0f} events/s  at most {left} left"
-        step = status.step
-        if report.validating is not None:
-            state, step = f"validating {report.validating:.0%}  {state}", report.steps
+        step = status.step if report.validating is None else report.steps
         self._bar.update(
             self._task,
-            description=f"{self.name} epoch {status.epoch + 1}/{self.max_epochs}",
+            description=fitting(self._parts(report), _room()),
             completed=step,
             total=report.steps,
-            state=state,
         )
+
+    def _parts(self, report: Report) -> list[str]:
+        """What there is to tell, what matters most first."""
+        status = report.status
+        parts = [
+            f"{self.name}  epoch {status.epoch + 1}/{self.max_epochs}",
+            f"best NDCG@10 {status.best:.4f}" if status.best >= 0 else "",
+            "" if report.validating is None else f"validating {report.validating:.0%}",
+            _loss(report.loss, 3),
+        ]
+        if status.total_steps:
+            parts.append(f"{duration(self._seconds_left(report))} left at most")
+            parts.append(f"{report.events_per_second:,.0f} events/s")
+        return [part for part in parts if part]
 
     def _seconds_left(self, report: Report) -> float:
         """Seconds until the last epoch or the time limit, whichever is first."""
@@ -80,6 +86,22 @@ class TrainingProgress:
         return max(left, 0)
 
 
+def fitting(parts: Sequence[str], room: int) -> str:
+    """The first parts that stand in so many characters; the first one always."""
+    text = parts[0]
+    for part in parts[1:]:
+        if len(text) + 2 + len(part) > room:
+            break
+        text += f"  {part}"
+    return text
+
+
+def _room() -> int:
+    """Characters beside spinner and bar."""
+    width = console.err.width
+    return width - 3 - (console.BAR + 1 if width >= ROOM_FOR_BAR else 0)
+
+
 def _loss(loss: float | None, digits: int) -> str:
     """Nothing before the first step, when weights to start from are validated."""
-    return "" if loss is None else f"loss {loss:.{digits}f}  "
+    return "" if loss is None else f"loss {loss:.{digits}f}"

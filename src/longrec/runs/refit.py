@@ -13,8 +13,10 @@ from longrec.runs.carry_out import carry_out
 from longrec.runs.final import plan_refit
 from longrec.runs.folder import (
     check_resumable,
+    clear_run,
     describe_run,
     end_run,
+    has_ended,
     locked_run,
     read_plan,
     write_plan,
@@ -29,6 +31,7 @@ def refit(
     histories: Histories | str | Path | None = None,
     *,
     resume: bool = False,
+    overwrite: bool = False,
     device: str = "auto",
     progress: bool | None = None,
     on_epoch: OnEpoch | None = None,
@@ -50,6 +53,9 @@ def refit(
         What to train on; what the run was trained on by default.
     resume : bool
         Go on with the refit in `out` that was interrupted.
+    overwrite : bool
+        Whether a run that stands in `out` may be replaced: its recommender stays until the new one
+        has been trained.
     device : str
         "auto" (a GPU if torch sees one), "cpu", "cuda", "cuda:1", …
     progress : bool or None
@@ -75,6 +81,7 @@ def refit(
         When training cannot go on.
     """
     check_flag("resume", resume)
+    check_flag("overwrite", overwrite)
     check_shown(progress)
     check_called("on_epoch", on_epoch, "each epoch ends, with a longrec.Progress")
     measured = run if isinstance(run, Recommender) else load(run)
@@ -83,14 +90,18 @@ def refit(
     about = describe_run(data, measured.name, measured.train_config.seed, old)
     plan = plan_refit(measured, about)
     if out is None:
-        if resume:
-            raise UsageError("resume needs the folder of the refit: pass out=")
+        for word, wanted in (("resume", resume), ("overwrite", overwrite)):
+            if wanted:
+                raise UsageError(f"{word} needs the folder of the refit: pass out=")
         with tempfile.TemporaryDirectory(prefix="longrec-") as temporary:
             return carry_out(data, plan, old, Path(temporary), False, device, progress, on_epoch)
     folder = check_path("out", out)
-    with locked_run(folder, resume):
+    with locked_run(folder, resume, overwrite):
         begun = read_plan(folder) if resume else None
         if begun is None:
+            if resume and has_ended(folder):
+                raise UsageError(f"{folder} holds a trained recommender; it needs no --resume")
+            clear_run(folder)
             write_plan(folder, plan)
         else:
             if begun.refit is None or begun.refit["digest"] != origin(measured)["digest"]:
@@ -102,7 +113,7 @@ def refit(
             plan = begun
         recommender = carry_out(data, plan, old, folder, resume, device, progress, on_epoch)
         recommender.save(folder)
-        end_run(folder)
+        end_run(folder, recommender)
     return recommender
 
 

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from longrec.config.toml_file import read_config_file
 from longrec.core.arguments import check_called, check_flag, check_path, check_shown
 from longrec.core.choices import Recipe
 from longrec.core.errors import UsageError
@@ -15,14 +16,20 @@ from longrec.recommender import Recommender, load
 from longrec.runs.carry_out import carry_out
 from longrec.runs.final import plan_refit
 from longrec.runs.folder import (
+    LIMITS,
     MEASURED,
     Plan,
+    check_more,
     check_resumable,
+    clear_run,
     end_run,
     has_ended,
     locked_run,
     make_plan,
+    plan_of_ended,
     read_plan,
+    was_begun,
+    write_plan,
 )
 from longrec.runs.warm_start import reopen
 from longrec.training.progress import OnEpoch
@@ -36,7 +43,9 @@ def train(
     warm_start: Recommender | str | Path | None = None,
     final: bool = False,
     recipe: Recipe = "own",
+    config: str | Path | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     device: str = "auto",
     progress: bool | None = None,
     on_epoch: OnEpoch | None = None,
@@ -66,9 +75,16 @@ def train(
     recipe : {"own", "paper"}
         Which values settings have that are not given: our defaults, or what the model's paper
         trained with where that is known (`longrec models NAME` shows both).
+    config : path or None
+        A TOML file of settings, and perhaps of the "model"; what is given beside it wins. The
+        provenance has what the file held, under "config".
     resume : bool
-        Go on with the run in `out` that was interrupted. Model, warm start, `final` and settings
-        may be left out then; those that are given must be the run's own.
+        Go on with the run in `out` that was interrupted, or that has ended by `max_epochs` or
+        `max_minutes` and is given more of them. Model, warm start, `final` and settings may be left
+        out then; but for these two they must be the run's own.
+    overwrite : bool
+        Whether a run that stands in `out` may be replaced: its recommender stays until the new one
+        has been trained.
     device : str
         "auto" (a GPU if torch sees one), "cpu", "cuda", "cuda:1", …
     progress : bool or None
@@ -98,35 +114,50 @@ def train(
     data = as_histories("histories", histories)
     check_flag("final", final)
     check_flag("resume", resume)
+    check_flag("overwrite", overwrite)
     check_shown(progress)
     check_called("on_epoch", on_epoch, "each epoch ends, with a longrec.Progress")
+    of_file = None
+    if config is not None:
+        of_file = read_config_file(check_path("config", config, "the path of a TOML file"))
+        model, settings = model or of_file.model, of_file.settings | settings
     if model is not None:
         check_model(model)
     old = warm_start if isinstance(warm_start, Recommender | None) else load(warm_start)
     if out is None:
-        if resume or final:
-            raise UsageError(f"{'resume' if resume else 'final'} needs the run's folder: pass out=")
+        for word, wanted in (("resume", resume), ("final", final), ("overwrite", overwrite)):
+            if wanted:
+                raise UsageError(f"{word} needs the run's folder: pass out=")
         with tempfile.TemporaryDirectory(prefix="longrec-") as temporary:
             run = Path(temporary)
-            plan = make_plan(data, run, model, settings, old, recipe=recipe)
+            plan = make_plan(data, model, settings, old, recipe=recipe, config=of_file)
             return carry_out(data, plan, old, run, False, device, progress, on_epoch)
     folder = check_path("out", out)
-    with locked_run(folder, resume):
-        begun = read_plan(folder) if resume else None
+    with locked_run(folder, resume, overwrite):
+        begun = _plan_to_resume(folder) if resume else None
         if begun is None:
-            plan = make_plan(data, folder, model, settings, old, final, recipe)
+            plan = make_plan(data, model, settings, old, final=final, recipe=recipe, config=of_file)
+            clear_run(folder)
         else:
-            plan = begun
-            check_resumable(plan, data, folder, model, settings, old, final, recipe)
+            plan = check_resumable(begun, data, folder, model, settings, old, final, recipe)
+            if not was_begun(folder):
+                check_more(plan, load(folder))
             if old is None and "warm_start" in plan.provenance:
                 old = reopen(plan.provenance["warm_start"])
+        write_plan(folder, plan)
         if plan.final:
             measured = _measured(data, plan, old, folder / MEASURED, device, progress, on_epoch)
             plan = plan_refit(measured, plan.provenance)
         recommender = carry_out(data, plan, old, folder, resume, device, progress, on_epoch)
         recommender.save(folder)
-        end_run(folder)
+        end_run(folder, recommender)
     return recommender
+
+
+def _plan_to_resume(folder: Path) -> Plan | None:
+    """The plan of what was begun in a folder, or has ended there; None where nothing is."""
+    begun = read_plan(folder)
+    return plan_of_ended(load(folder)) if begun is None and has_ended(folder) else begun
 
 
 def _measured(
@@ -139,9 +170,10 @@ def _measured(
     on_epoch: OnEpoch | None,
 ) -> Recommender:
     """The run that finds how long the final one trains; made, or gone on with, where need be."""
-    if has_ended(folder):
-        end_run(folder)  # a kill may have come before that
-        return load(folder)
+    if has_ended(folder) and not was_begun(folder):
+        measured = load(folder)
+        if all(getattr(measured.train_config, key) == plan.settings[key] for key in LIMITS):
+            return measured
     return train(
         *(data, plan.model, folder),
         warm_start=old,

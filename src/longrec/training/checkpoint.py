@@ -19,11 +19,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from longrec.core.errors import DataError
+from longrec.core.errors import DataError, LongrecError, first_line
 from longrec.core.files import sync
 from longrec.core.sealed import SealedKind
 
 PREFIX = "checkpoint-"
+NEW = f".{PREFIX}new"
+"""The folder of a checkpoint that is being written."""
 TENSORS, BEST = "tensors.safetensors", "best.safetensors"
 CHECKPOINT = SealedKind(
     "a checkpoint",
@@ -54,11 +56,24 @@ def save_checkpoint(
     state : mapping
         The rest, as JSON has it.
     """
+    try:
+        _write(run, tensors, best, state)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(run / NEW, ignore_errors=True)
+        raise LongrecError(f"{run}: no checkpoint could be written: {first_line(error)}") from error
+
+
+def _write(
+    run: Path,
+    tensors: Mapping[str, Tensor],
+    best: Mapping[str, Tensor] | None,
+    state: Mapping[str, Any],
+) -> None:
     older = _checkpoints(run)
     for leftover in run.glob(f".{PREFIX}*"):  # of a run that was killed
         shutil.rmtree(leftover)
     number = 1 + (int(older[-1].name.removeprefix(PREFIX)) if older else 0)
-    temporary = run / f".{PREFIX}new"
+    temporary = run / NEW
     temporary.mkdir()
     save_file(_contiguous(tensors), temporary / TENSORS)
     if best is None:
@@ -106,8 +121,13 @@ def _link(old: Path, new: Path) -> None:
         shutil.copyfile(old, new)
 
 
+def has_checkpoint(run: Path) -> bool:
+    """Whether a run can go on from where it was."""
+    return bool(_checkpoints(run))
+
+
 def drop_checkpoints(run: Path) -> None:
-    """Remove the checkpoints of a run that has ended."""
+    """Remove the checkpoints of a run."""
     _remove(_checkpoints(run))
 
 

@@ -11,6 +11,7 @@ from collections.abc import Container, Mapping
 from typing import Any
 
 from longrec.config.border import build_config, check_values, unknown_key
+from longrec.config.peers_words import meant_by
 from longrec.config.training import TrainConfig
 from longrec.core.arguments import check_text
 from longrec.core.choices import Recipe, check_choice
@@ -48,28 +49,51 @@ def parse_settings(model: str, values: Mapping[str, Any]) -> tuple[Any, TrainCon
         For an unknown model or key, or a value that does not fit its key.
     """
     config_class = MODELS[check_model(model)].config_class
-    of_model, of_training = config_keys(config_class), config_keys(TrainConfig)
-    for key in values:
-        if key == "split" and key not in of_model:
-            raise UsageError(
-                f"split is validation or test, when a run is evaluated; how the log is cut is "
-                f"protocol={values[key]}"
-            )
-        if key not in of_model | of_training:
-            raise UsageError(
-                f"{unknown_key(f'model {model!r}', key, of_model | of_training)} "
-                f"Its settings: {', '.join(sorted(of_model))}. "
-                f"Settings of training: {', '.join(sorted(of_training))}."
-            )
-    for_model, problems = check_values(config_class, _of(values, of_model))
-    for_training, more = check_values(TrainConfig, _of(values, of_training))
-    config = build_config(config_class, for_model, problems + more)
-    if "targets" in of_model:
+    for_model, for_training, problems = _checked(model, values)
+    config = build_config(config_class, for_model, problems)
+    if "targets" in config_keys(config_class):
         try:
             check_targets(model, config.targets, MODELS[model].causal)
         except ValueError as error:
             raise UsageError(str(error)) from None
     return config, build_config(TrainConfig, for_training, ())
+
+
+def check_settings(model: str, values: Mapping[str, Any], where: str) -> None:
+    """Raise UsageError for settings of a file that are unknown, or no values of their keys.
+
+    Whether they go together is seen once those of the call stand in front of them.
+
+    Parameters
+    ----------
+    model : its name.
+    values : mapping
+    where : the file, for messages.
+    """
+    check_model(model)
+    try:
+        build_config(dict, {}, _checked(model, values)[2])
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
+
+
+def _checked(
+    model: str, values: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """Values of the model and of training, of the right types, and what is wrong with others."""
+    config_class = MODELS[model].config_class
+    of_model, of_training = config_keys(config_class), config_keys(TrainConfig)
+    known = of_model | of_training
+    for key, value in values.items():
+        if key not in known:
+            own = f"Its settings: {', '.join(sorted(of_model))}" if of_model else "It has none"
+            raise UsageError(
+                f"{unknown_key(f'model {model!r}', key, known, meant_by(key, value, known))} "
+                f"{own}. Settings of training: {', '.join(sorted(of_training))}."
+            )
+    for_model, problems = check_values(config_class, _of(values, of_model))
+    for_training, more = check_values(TrainConfig, _of(values, of_training))
+    return for_model, for_training, problems + more
 
 
 def with_recipe(model: str, recipe: str, values: Mapping[str, Any]) -> dict[str, Any]:
