@@ -105,7 +105,9 @@ def test_the_bias_of_an_added_score_goes_along(quick, run, tmp_path):
 def test_an_earlier_export_is_replaced_and_nothing_else(quick, run, exported):
     (exported / "step.onnx").write_bytes(b"")
     (exported / "left.onnx").write_bytes(b"of another model")
-    manifest = export(load(run), exported)
+    with pytest.raises(UsageError, match="--overwrite"):
+        export(load(run), exported)
+    manifest = export(load(run), exported, overwrite=True)
     assert EXPORT.read(exported) == json.loads(json.dumps(manifest))
     assert {"manifest.json", *manifest["digests"]} == {file.name for file in exported.iterdir()}
     assert [path.name for path in exported.parent.iterdir()] == ["out"]
