@@ -332,7 +332,7 @@ def test_train_final_goes_on_from_wherever_it_stopped(data, whole, tmp_path, pla
     assert same(again, whole)
     assert again.provenance["refit"]["validation"] == whole.provenance["refit"]["validation"]
     assert not list(run.rglob("training.json"))
-    assert not list(run.rglob("checkpoint-*"))
+    assert not list(run.glob("checkpoint-*"))
 
 
 def test_what_train_final_refuses(data, tmp_path):
