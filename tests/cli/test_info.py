@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 from cli.running import longrec, make_run
+from serving.redis_server import RedisServer
 from small_histories import tiny_histories, walks
 from stops import told_of_steps
 
@@ -128,6 +129,16 @@ def test_histories_in_a_terminal(told, histories, tmp_path, monkeypatch):
     assert "none: the order of events alone is known" in told(plain.path)[0]
 
 
+def test_popular_items_are_told_with_their_titles(told, tmp_path):
+    log = LOG.with_columns(title=pl.format("Film {}", "item")).select(
+        "user", "item", "time", "title"
+    )
+    data = package.prepare(log, tmp_path / "h", time_unit="s", columns=["title"])
+    most = about_histories(data)["popularity"]["most"]
+    assert [one["title"] for one in most[:2]] == ["Film 1", "Film 2"]
+    assert "Film 9" in told(data.path)[0]
+
+
 def test_a_run_is_told_without_its_weights(told, made, tmp_path):
     found = json.loads(told(made.run, "--json")[0])
     rec = package.load(made.run)
@@ -214,6 +225,20 @@ def test_a_store_is_read_beside_its_writer(told, made, tmp_path):
     out, _ = told(tmp_path / "users")
     assert rec.state_digest[:16] in out
     assert "2-4" in out
+
+
+def test_a_store_in_redis_is_told_the_same(told, made, tmp_path):
+    with RedisServer(tmp_path / "redis") as server:
+        with package.load(made.run).open_stream(server.url) as stream:
+            stream.observe("ann", "i01", 1_700_000_000)
+            stream.observe("ann", "i02", 1_700_000_001)
+            found = json.loads(told(server.url, "--json")[0])
+        out, _ = told(server.url)
+    assert [found[key] for key in ("users", "events", "last_event")] == [
+        *(1, 2, "2023-11-14T22:13:21+00:00"),
+    ]
+    assert found["models"][0]["run"] == str(made.run.resolve())
+    assert "of the whole server" in out
 
 
 @pytest.mark.parametrize("kind", ["histories", "run"])

@@ -34,7 +34,7 @@ def info(
 
     Example: [bold]longrec info histories[/bold]
     """
-    if "://" in path:
+    if "://" in path or path.startswith("lmdb:"):
         show_store(path, json)
         return
     folder = Path(path)
@@ -135,8 +135,18 @@ def _show_histories(folder: Path, json: bool) -> None:
         console.print_text(
             f"  {_day(time['first'])}{_day(time['last']):>{len(time['events']) - 10}}"
         )
-    most = [[str(one["item"]), one["events"], f"{one['share']:.2%}"] for one in popular["most"]]
-    console.table("most popular items", ["item", "events", "of all"], most)
+    titled = any("title" in one for one in popular["most"])
+    most = [
+        [
+            str(one["item"]),
+            one["events"],
+            f"{one['share']:.2%}",
+            *([one["title"] or ""] if titled else []),
+        ]
+        for one in popular["most"]
+    ]
+    head = ["item", "events", "of all", *(["title"] if titled else [])]
+    console.table("most popular items", head, most)
 
 
 def _spread(lengths: Mapping[str, Any]) -> str:

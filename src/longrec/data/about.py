@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from longrec.data.histories import Histories
+from longrec.data.titles import item_titles
 
 EVENTS_AT_ONCE = 1 << 21
 """Events that are looked at together: 50 MB at work, more only for a user who has more."""
@@ -206,6 +208,10 @@ def _about_popularity(histories: Histories) -> dict[str, Any]:
     total = int(counts.sum()) or 1
     first = histories.catalog.popular[:MOST]
     ids = histories.catalog.take(first).to_list()
+    # What is popular has its title in the first events, too: no second pass for ten words.
+    extra = {name: values[:EVENTS_AT_ONCE] for name, values in histories.extra.items()}
+    begin = replace(histories, items=histories.items[:EVENTS_AT_ONCE], extra=extra)
+    titles = item_titles(begin, first)
     events = histories.catalog.counts[first - 1].tolist()
     return {
         "top_1_percent": int(counts[: max(1, len(counts) // 100)].sum()) / total,
@@ -214,6 +220,7 @@ def _about_popularity(histories: Histories) -> dict[str, Any]:
         "items_with_under_5_events": int((counts < 5).sum()),
         "most": [
             {"item": one, "events": n, "share": n / total}
+            | ({"title": titles.get(one)} if titles else {})
             for one, n in zip(ids, events, strict=True)
         ],
     }

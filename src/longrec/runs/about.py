@@ -20,13 +20,6 @@ from longrec.runs.sizes import sizes_of
 CURVE = ("epoch", "seconds", "loss", "ndcg10", "hr10")
 
 
-def is_run(folder: Path) -> bool:
-    """Whether a folder holds a recommender, or a run that was begun."""
-    if (folder / BEGUN_RUN.document).is_file():
-        return True
-    return has_ended(folder) and (folder / RECOMMENDER.files[0]).is_file()
-
-
 def about_run(folder: Path) -> dict[str, Any]:
     """Model, settings, data, training, evaluations and sizes of a run, as plain values.
 
