@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import warnings
 from pathlib import Path
@@ -129,6 +130,10 @@ def test_items_to_leave_out_come_in_many_shapes(data, rec, given):  # noqa: F811
         ({"items": TABLE}, "give that, too, as where="),
         ({"where": ["price > 2"], "items": TABLE}, "where has 1 rules; give one rule, or one for"),
         ({"where": 7, "items": TABLE}, "where is 7; give one rule"),
+        (
+            {"where": [["price > 2"], None], "items": TABLE},
+            "where has a rule of type list; each is text",
+        ),
         ({"where": "price > 2", "items": TABLE.drop("item")}, "no column looks like the item ids"),
     ],
 )
@@ -257,7 +262,7 @@ def test_users_of_a_file(data, rec, tmp_path, name, text):  # noqa: F811
     wanted = rec.recommend([101, 100], data, k=3)
     assert_frame_equal(rec.recommend(tmp_path / name, data, k=3), wanted)
     if not name.endswith(".jsonl"):  # then the first character tells
-        assert_frame_equal(rec.recommend(io.StringIO(text.strip("\ufeff")), data, k=3), wanted)
+        assert_frame_equal(rec.recommend(io.StringIO(text), data, k=3), wanted)
 
 
 HISTORIES = [["i02", "i01"], ["i03"]]
@@ -340,6 +345,7 @@ def test_a_model_that_reads_types_gets_them_of_histories(data):  # noqa: F811
         ("users", 'user,x\n1,"a\nb"\n"",3\n,4\n5,5\n', "2 of 4 .*line 4: user is empty; .*line 5"),
         ("users", '{"user": 1}\n{"user": null}\n{"usr": 3}\n{"user": true}\n[4]', "4 of 5 rows.*"
          r"line 2: user is missing; give an id.*line 3: has no user.*line 4: user is True.*1 more"),
+        ("users", '{"user": 1, "exclude": ["i01"]}', "line 1: has 'exclude', which holds for all"),
         ("users", '{"user": 1}\n{"user": 2\n', r"the file, line 2: '\{\"user\": 2' is no JSON"),
         ("users", 'user\n"a" b\n', "line 2: .*write a quote mark inside quotes twice"),
         ("users", "user,user\n1,2\n", "the column 'user' is there twice"),
@@ -358,6 +364,28 @@ def test_a_model_that_reads_types_gets_them_of_histories(data):  # noqa: F811
 def test_rows_that_cannot_be_used_are_named(data, rec, what, text, words):  # noqa: F811
     with pytest.raises(DataError, match=words):
         rec.recommend(**{what: io.StringIO(text)})
+
+
+def test_packed_files_and_parquet(data, rec, tmp_path):  # noqa: F811
+    wanted = rec.recommend([101, 100], data, k=3)
+    with gzip.open(tmp_path / "users.csv.gz", "wt") as file:
+        file.write("user\n101\n100\n")
+    pl.DataFrame({"user_id": [101, 100], "x": 1}).write_parquet(tmp_path / "users.parquet")
+    for name in ("users.csv.gz", "users.parquet"):
+        assert_frame_equal(rec.recommend(tmp_path / name, data, k=3), wanted)
+    frame = pl.DataFrame({"user": [0, 0, 1], "item": ["i02", "i01", "i03"]})
+    frame.write_parquet(tmp_path / "histories.parquet")
+    found = asked(rec, histories=tmp_path / "histories.parquet", k=3)
+    assert_frame_equal(found, asked(rec, histories=HISTORIES, k=3))
+    whole = (tmp_path / "users.csv.gz").read_bytes()
+    (tmp_path / "cut.csv.gz").write_bytes(whole[:-9])
+    with pytest.raises(DataError, match=r"cut.csv.gz: it is cut off or damaged"):
+        rec.recommend(tmp_path / "cut.csv.gz", data)
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"bad.parquet: "):
+        rec.recommend(tmp_path / "bad.parquet", data)
+    with pytest.raises(DataError, match="no column looks like the item ids; the columns are user_"):
+        rec.recommend([100], data, exclude=tmp_path / "users.parquet")
 
 
 def test_files_that_cannot_be_read(data, rec, tmp_path):  # noqa: F811

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from longrec.core.arguments import described
-from longrec.core.errors import UsageError, first_line
+from longrec.core.errors import DataError, UsageError, first_line
+
+
+def is_parquet(given: Any) -> bool:
+    """Whether something is the path of a Parquet file."""
+    return isinstance(given, os.PathLike) and Path(given).suffix.lower() in (".parquet", ".pq")
+
+
+def read_parquet(path: Any) -> pl.DataFrame:
+    """A Parquet file as a frame; one that cannot be read is a DataError."""
+    try:
+        return pl.read_parquet(Path(path).expanduser())
+    # A panic inside the engine is not an Exception of Python's; a damaged file can cause one.
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        raise DataError(f"{path}: {first_line(error)}") from error
 
 
 def as_frame(name: str, given: Any) -> pl.DataFrame:

@@ -17,7 +17,7 @@ from longrec.core.arrays import Ints
 from longrec.core.errors import UsageError
 from longrec.data.catalog import Catalog
 from longrec.data.event_columns import Columns
-from longrec.data.frames import as_frame
+from longrec.data.frames import as_frame, is_parquet, read_parquet
 from longrec.data.given_ids import as_names, check_ids, is_list
 from longrec.data.given_rows import Problems, Row, find_name, is_file, opened, read_rows
 from longrec.data.moments import seconds
@@ -93,8 +93,8 @@ def as_given_histories(given: Any) -> GivenHistories:
     ----------
     given : list of lists, polars or pandas frame, Arrow table, path, or open file
         A frame has a row per event and the columns user and item, in the order of events or with a
-        column time; so has a CSV. A file of JSON lines has such objects, or lists of items, or
-        {"user": …, "history": […]}. Of frames and CSV all further columns are taken along.
+        column time; so have CSV and Parquet. A file of JSON lines has such objects, or lists of
+        items, or {"user": …, "history": […]}. Further columns of a frame or CSV are taken along.
 
     Raises
     ------
@@ -105,6 +105,7 @@ def as_given_histories(given: Any) -> GivenHistories:
     """
     if isinstance(given, GivenHistories):
         return given
+    given = read_parquet(given) if is_parquet(given) else given
     if is_file(given):
         with opened(given) as (name, file):
             problems = Problems(name)

@@ -7,8 +7,10 @@ together, each with its line, what is wrong and the mend; nothing is done then.
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import os
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain
@@ -19,10 +21,13 @@ from typing import IO, Any, NamedTuple
 from longrec.core.arguments import described
 from longrec.core.errors import DataError
 from longrec.data.columns import NAMES
+from longrec.data.frames import is_parquet, read_parquet
 
 SHOWN = 3
 """Rows that cannot be used, of which each is named."""
 JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
+OF_ALL = {"exclude", "among", "where", "k"}
+"""What a row of JSON cannot have of its own; other fields and columns are not read."""
 FORMS = {
     "user": 'an id per line, a CSV with a column user, or JSON lines such as {"user": 42}',
     "item": 'an id per line, a CSV with a column item, or JSON lines such as {"item": "sku-4"}',
@@ -89,8 +94,8 @@ def read_ids(source: Any, role: str) -> list[Any]:
     Parameters
     ----------
     source : path or open file
-        An id per line, a CSV with a column of them (others are not read), or JSON lines, each an
-        id or an object.
+        An id per line, a CSV or Parquet with a column of them (others are not read), or JSON
+        lines, each an id or an object; text may be packed by gzip.
     role : {"user", "item"}
         Which ids they are.
 
@@ -99,12 +104,21 @@ def read_ids(source: Any, role: str) -> list[Any]:
     DataError
         When the file cannot be read, has no such column, or a row has no id.
     """
+    if is_parquet(source):
+        frame = read_parquet(source)
+        name = find_name(frame.columns, role)
+        if name is None:
+            raise DataError(_no_column(str(source), frame.columns, role))
+        return frame[name].to_list()
     found: list[Any] = []
     with opened(source) as (name, file):
         problems = Problems(name)
         for place, value in read_rows(file, role, problems, one_column=True):
             if isinstance(value, Mapping):
-                key = find_name(value, role)
+                key, odd = find_name(value, role), sorted(OF_ALL & value.keys())
+                if odd:
+                    problems.add(place, f"has {odd[0]!r}, which holds for all: give it apart")
+                    continue
                 if key is None:
                     problems.add(place, f"has no {role}; give {FORMS[role]}")
                     continue
@@ -130,8 +144,10 @@ def opened(source: Any) -> Iterator[tuple[str, IO[str]]]:
         name, file = name.replace("<stdin>", "standard input"), nullcontext(source)
     else:
         name = str(source)
+        path = Path(source).expanduser()
+        open_text: Any = gzip.open if path.suffix == ".gz" else open
         try:
-            file = Path(source).expanduser().open(encoding="utf-8-sig", newline="")
+            file = open_text(path, "rt", encoding="utf-8-sig", newline="")
         except OSError as error:
             raise DataError(f"{name}: {error.strerror or error}") from error
     with file as text:
@@ -139,6 +155,8 @@ def opened(source: Any) -> Iterator[tuple[str, IO[str]]]:
             yield name, text
         except UnicodeDecodeError as error:
             raise DataError(f"{name}: it is not UTF-8 text; save it as UTF-8") from error
+        except (EOFError, OSError, zlib.error) as error:
+            raise DataError(f"{name}: it is cut off or damaged ({error}); copy it again") from error
 
 
 def read_rows(
@@ -162,8 +180,9 @@ def read_rows(
         raise DataError(f"{name} is empty; give {FORMS[role]}")
     if not isinstance(first, str):
         raise DataError(f"{name} is open for bytes: open it for text")
+    first = first.removeprefix("\ufeff")
     lines = chain([first], lines)
-    if name.lower().endswith(JSON_ENDINGS) or first.lstrip()[0] in "{[":
+    if name.lower().removesuffix(".gz").endswith(JSON_ENDINGS) or first.lstrip()[0] in "{[":
         return _json_rows(problems, lines)
     return _csv_rows(problems, lines, first, role, one_column)
 
@@ -173,6 +192,13 @@ def find_name(names: Any, role: str) -> str | None:
     plain = {_plain(name): name for name in reversed(list(names))}
     return next(
         (plain[w] for w in (role, *map(_plain, NAMES.get(role, "").split())) if w in plain), None
+    )
+
+
+def _no_column(name: str, columns: Sequence[str], role: str) -> str:
+    return (
+        f"{name}: no column looks like the {role} ids; the columns are {', '.join(columns)}. Call "
+        f"one {role}"
     )
 
 
@@ -218,10 +244,7 @@ def _csv_rows(
             if begins and (find_name(row, role) is not None or not one_column):
                 head, problems.rows = row, 0
                 if find_name(head, role) is None:
-                    raise DataError(
-                        f"{name}: no column looks like the {role} ids; the columns are "
-                        f"{', '.join(head)}. Call one {role}"
-                    )
+                    raise DataError(_no_column(name, head, role))
                 twice = {column for column in head if head.count(column) > 1}
                 if twice:
                     raise DataError(f"{name}: the column {min(twice)!r} is there twice")

@@ -16,7 +16,7 @@ from typing import Any
 import polars as pl
 
 from longrec.core.errors import DataError, UsageError, first_line
-from longrec.data.frames import as_frame
+from longrec.data.frames import as_frame, is_parquet, read_parquet
 from longrec.data.given_rows import Problems, find_name, is_file, opened, read_rows
 
 LONGEST = 2000
@@ -125,13 +125,9 @@ def as_item_table(given: Any) -> ItemTable:
     if not isinstance(given, str) and not is_file(given):
         return ItemTable("the item table", as_frame("items", given))
     if isinstance(given, str | os.PathLike):
-        path = Path(given).expanduser()
-        if path.suffix.lower() in (".parquet", ".pq"):
-            try:
-                return ItemTable(str(path), pl.read_parquet(path))
-            except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-                raise DataError(f"{path}: {first_line(error)}") from error
-        given = path
+        given = Path(given)
+        if is_parquet(given):
+            return ItemTable(str(given), read_parquet(given))
     with opened(given) as (name, file):
         problems = Problems(name)
         rows = [row.value for row in read_rows(file, "item", problems)]

@@ -195,6 +195,9 @@ def _by_rules(
         rules: list[Any] = [where]
     elif is_list(where) and len(where) == users:
         rules = list(where)
+        odd = [one for one in rules if one is not None and not isinstance(one, str)]
+        if odd:
+            raise UsageError(f"where has a rule {described(odd[0])}; each is text, or None")
     else:
         what = f"has {len(where):,} rules" if is_list(where) else f"is {described(where)}"
         raise UsageError(f"where {what}; give one rule, or one for each of {users:,} users")

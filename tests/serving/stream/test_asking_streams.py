@@ -49,6 +49,8 @@ def test_short_lists_are_told(stream):
 
 
 def test_a_stream_without_a_table_has_no_rules(tmp_path, stream):
+    with pytest.raises(UsageError, match="where is of type list; give text"):
+        stream.recommend("ann", where=["size = 1"])
     with pytest.raises(UsageError, match="names 'colour'"):
         stream.recommend("ann", where="colour = 1")
     other = recommender("popularity").open_stream(str(tmp_path / "other"), "process")

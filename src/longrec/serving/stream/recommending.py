@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from longrec.artifact.artifact import Artifact
-from longrec.core.arguments import check_count, described
+from longrec.core.arguments import check_count, check_text, described
 from longrec.core.arrays import Ints
 from longrec.core.choices import ExcludeSeen
 from longrec.core.errors import DataError, UsageError
@@ -164,6 +164,7 @@ class Ranker:
         n_items, unknown = self.catalog.n_items, excluded.count(0)
         bits = as_bits(excluded, n_items) if excluded else None
         if where is not None:
+            check_text("where", where)
             barred = self._rule_bits(where)
             bits = barred if bits is None else bits | barred
         if among is None:
