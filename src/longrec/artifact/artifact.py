@@ -257,7 +257,10 @@ class Artifact:
             When the model has none.
         """
         if not isinstance(self.model, SequenceModel):
-            raise UsageError(f"{self.name} counts items and has no vectors of them")
+            raise UsageError(
+                f"{self.name} counts items and has no vectors of them: ask a model that is "
+                "trained, such as elastic"
+            )
         if self.model.target_aware:
             raise UsageError(
                 f"{self.name} scores a user and an item together and has no vectors of items"
