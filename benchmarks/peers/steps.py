@@ -84,7 +84,7 @@ def main() -> None:
     untold = {"max_epochs": 100_000, "validate_every": 100_000}
     histories, watch = longrec.open_histories(given.histories), Watch(given.seconds)
     with tempfile.TemporaryDirectory() as folder, suppress(Enough):
-        plan = make_plan(histories, Path(folder), given.model, untold | settings, None)
+        plan = make_plan(histories, given.model, untold | settings, None)
         carry_out(histories, plan, None, Path(folder), False, "auto", watch, None)
     about = {"system": "longrec", "model": given.model, "version": version("longrec")}
     setting = {"settings": settings, "threads": given.threads}

@@ -168,6 +168,11 @@ def test_a_run_is_told_without_its_weights(told, made, tmp_path):
     assert longrec("info", copy) == 1
 
 
+def stop_late(status):
+    if status.epoch == 3 and status.step == 1:
+        raise KeyboardInterrupt
+
+
 def test_a_run_that_has_not_ended_is_told(told, made, tmp_path):
     def stop(status):
         if status.epoch == 1 and status.step == 1:
@@ -179,6 +184,14 @@ def test_a_run_that_has_not_ended_is_told(told, made, tmp_path):
     found = json.loads(told(run, "--json")[0])
     assert (found["state"], found["training"], len(found["curve"])) == ("not ended", None, 1)
     assert "goes on with --resume" in told(run)[0]
+    rec = package.train(made.histories, out=run, resume=True)
+    found = json.loads(told(run, "--json")[0])
+    assert (found["state"], found["resumable"]) == ("ended", True)
+    assert len(found["curve"]) == len(rec.curve) == 3
+    with pytest.raises(KeyboardInterrupt), told_of_steps(stop_late):
+        package.train(made.histories, out=run, resume=True, max_epochs=5)
+    found = json.loads(told(run, "--json")[0])
+    assert (found["state"], found["training"]["epochs"]) == ("going on", 3)
 
 
 def test_a_final_run_names_the_measured_one(told, made, tmp_path):

@@ -106,6 +106,16 @@ def test_what_it_raises_ends_the_call_and_resume_goes_on(data, tmp_path):
     assert len(whole.curve) == 4
 
 
+def test_a_run_that_it_ended_can_go_on(data, tmp_path):
+    run, settings = tmp_path / "run", TINY | {"max_epochs": 4}
+    longrec.train(data, "elastic", run, on_epoch=lambda progress: progress.epoch == 2, **settings)
+    assert longrec.load(run).provenance["training"]["stop"] == "on_epoch"
+    again = longrec.train(data, out=run, resume=True)
+    whole = longrec.train(data, "elastic", **settings)
+    assert again.provenance["training"]["stop"] == "max_epochs"
+    assert again.curve.drop("seconds").equals(whole.curve.drop("seconds"))
+
+
 def test_a_final_run_tells_of_both_trainings(data, tmp_path):
     told: list[Progress] = []
     settings = TINY | {"max_epochs": 2}

@@ -227,7 +227,7 @@ def _show_run(folder: Path, json: bool) -> None:
             "source": data.get("source"),
             "fingerprint": f"{data['fingerprint'][:DIGITS]}…" if data else None,
             "protocol": _protocol(protocol),
-            "ended": None if not training else _ended(training),
+            "ended": None if not training else _ended(training, about["resumable"]),
             "seen items": about["seen_items"],
             "warm start from": about["warm_start"],
             "measured run": about["measured"],
@@ -261,12 +261,14 @@ def _show_run(folder: Path, json: bool) -> None:
                 for one in about["evaluations"]
             ],
         )  # fmt: skip
-    elif about["state"] == "ended" and not about["final"]:
+    elif about["state"] != "not ended" and not about["final"]:
         console.say(f"not evaluated yet: longrec evaluate {folder}")
 
 
 def _state(about: Mapping[str, Any]) -> str:
-    if about["state"] != "ended":
+    if about["state"] == "going on":
+        return "ended, and goes on with more epochs or minutes; the rest is of what stands so far"
+    if about["state"] == "not ended":
         final = ", to be trained on all events when it is measured" if about["final"] else ""
         return f"not ended: it trains, or was interrupted and goes on with --resume{final}"
     if about["final"]:
@@ -283,12 +285,14 @@ def _protocol(protocol: Mapping[str, Any]) -> str:
     return ", ".join([str(protocol.get("name")), *counts])
 
 
-def _ended(training: Mapping[str, Any]) -> str:
+def _ended(training: Mapping[str, Any], resumable: bool) -> str:
     state = "" if training.get("converged") else ", not converged"
     best = training.get("best_epoch")
     return (
         f"{training['stop']}{state}, {training['epochs']:,} epochs in "
-        f"{duration(training['seconds'])}" + (f", best after {best:,}" if best else "")
+        f"{duration(training['seconds'])}"
+        + (f", best after {best:,}" if best else "")
+        + (", can go on (--resume)" if resumable else "")
     )
 
 

@@ -14,8 +14,9 @@ from longrec.core.sealed import read_json
 from longrec.evaluation.summary import leading
 from longrec.models.common.settings import check_model, parse_settings, stored_settings
 from longrec.runs.evaluations import FOLDER
-from longrec.runs.folder import BEGUN_RUN, MEASURED, has_ended
+from longrec.runs.folder import BEGUN_RUN, MEASURED, has_ended, was_begun
 from longrec.runs.sizes import sizes_of
+from longrec.training.checkpoint import has_checkpoint
 
 CURVE = ("epoch", "seconds", "loss", "ndcg10", "hr10")
 
@@ -50,7 +51,8 @@ def about_run(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {
         "kind": "run",
         "path": str(folder),
-        "state": "ended" if ended else "not ended",
+        "state": "not ended" if not ended else "going on" if was_begun(folder) else "ended",
+        "resumable": has_checkpoint(folder),
         "model": model,
         "plugin": about.get("plugin"),
         "final": "refit" in about or config.get("final") is True,

@@ -277,7 +277,7 @@ def was_begun(run: Path) -> bool:
 def end_run(run: Path, ended: Recommender) -> None:
     """Remove what a run that has ended does not need: one that still improved may go on."""
     (run / BEGUN_RUN.document).unlink(missing_ok=True)
-    if ended.provenance["training"]["stop"] not in LIMITS:
+    if ended.provenance["training"]["stop"] not in (*LIMITS, "on_epoch"):
         drop_checkpoints(run)
 
 

@@ -425,6 +425,8 @@ class _Fit:
         limit, status = self.config.max_minutes, self.status
         if status.stop == "max_minutes" and (limit is None or status.seconds < 60 * limit):
             status.stop = ""  # more time was given
+        if status.stop == "on_epoch":
+            status.stop = ""  # whoever goes on wants more than who stopped it
         carried = parts["carried"]
         if carried:
             leaves = iter([carried[str(n)].to(self.device) for n in range(len(carried))])
