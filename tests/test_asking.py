@@ -85,8 +85,12 @@ def test_lists_are_the_whole_order_without_what_may_not_be(data, name):  # noqa:
 
 
 def test_a_list_of_its_own_is_that_of_a_call_of_its_own(data, rec):  # noqa: F811
+    often = asked(rec, users=[100], data=data, k=30, where="count > 12", items=rec.item_frame())
+    counts = dict(zip(IDS, data.catalog.counts.tolist(), strict=True))
+    assert {counts[one] > 12 for one in often["item"]} == {True}
+    table = rec.item_table(TABLE)
     rules = ["category = 'shoes'", None, "price > 3", "price <= 3", "category IS NULL", "TRUE"]
-    one = asked(rec, users=USERS, data=data, k=5, where=rules, items=TABLE)
+    one = asked(rec, users=USERS, data=data, k=5, where=rules, items=table)
     for user, rule in zip(USERS, rules, strict=True):
         limits = {} if rule is None else {"where": rule, "items": TABLE}
         alone = asked(rec, users=[user], data=data, k=5, **limits)

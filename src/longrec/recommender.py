@@ -261,7 +261,8 @@ class Recommender(Artifact):
             A rule that the items must fit, by the columns of `items`: what stands behind WHERE in
             SQL, such as "category = 'shoes' AND price < 50".
         items : frame, path or None
-            The item table: polars, pandas, Arrow, CSV, JSON lines or Parquet, with a column item.
+            The item table: polars, pandas, Arrow, CSV, JSON lines or Parquet, with a column item;
+            or what `item_table` made of one.
         split : "test", "validation" or None
             Instead of users: the lists of the targets that `longrec.evaluate` ranks, each for the
             events before its target.

@@ -147,7 +147,7 @@ def _typed(name: str, values: list[Any]) -> pl.Series:
         column = pl.Series(name, values, strict=True)
     except (TypeError, OverflowError, pl.exceptions.PolarsError):
         column = pl.Series(name, [None if one is None else str(one) for one in values])
-    if column.dtype != pl.String or find_name([name], "item"):
+    if column.dtype != pl.String or find_name([name], "item") or find_name([name], "id"):
         return column
     text = column.set(column == "", None)
     there = text.is_not_null()
