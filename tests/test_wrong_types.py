@@ -174,6 +174,14 @@ VERBS: dict[str, tuple[set[str], Call]] = {
     "compare bounds": (set(), lambda h, x: compared(h, bounds=x)),
     "compare baselines": (FLAG, lambda h, x: compared(h, baselines=x)),
     "compare progress": (OPTIONAL | FLAG, lambda h, x: compared(h, progress=x)),
+    "report runs": (set(), lambda h, x: longrec.report(x, h.folder / "r.html")),
+    "report out": ({"text"}, lambda h, x: longrec.report(h.run, x)),
+    "report data": (OPTIONAL, lambda h, x: reported(h, data=x)),
+    "report split": (set(), lambda h, x: reported(h, split=x)),
+    "report protocol": (OPTIONAL, lambda h, x: reported(h, protocol=x)),
+    "report exclude_seen": (OPTIONAL | FLAG, lambda h, x: reported(h, exclude_seen=x)),
+    "report items": (OPTIONAL, lambda h, x: reported(h, items=x)),
+    "report title": (TEXT, lambda h, x: reported(h, title=x)),
     "order": (OPTIONAL, lambda h, x: longrec.read_events(LOG, order=x)),
     "k_core": (COUNT | {"boolean"}, lambda h, x: longrec.prepare(LOG, h.folder / "d", k_core=x)),
     "min_length": (COUNT, lambda h, x: longrec.prepare(LOG, h.folder / "d", min_length=x)),
@@ -186,6 +194,10 @@ VERBS: dict[str, tuple[set[str], Call]] = {
 
 def compared(house: House, **options: Any) -> object:
     return longrec.compare(house.data, "popularity", 1, house.folder / "e", **options)
+
+
+def reported(house: House, **options: Any) -> object:
+    return longrec.report(house.run, house.folder / "r.html", **options)
 
 
 CALLS = {
@@ -207,6 +219,8 @@ class House:
         self.folder, self.rec = folder, recommender("elastic")
         self.data = tiny_histories(folder / "h", walks(8, 12, 4, 9), n_items=12)
         self.counted = longrec.train(self.data, "popularity")
+        self.run = folder / "run"
+        longrec.evaluate(longrec.train(self.data, "popularity", self.run), baselines=False)
         self.stream = self.rec.open_stream(str(folder / "store"), "process")
 
 

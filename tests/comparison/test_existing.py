@@ -8,12 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from cli.running import longrec
 from small_histories import tiny_histories, walks
 
 from longrec import evaluate, report, train
 from longrec.core.errors import DataError, UsageError
+from longrec.data.item_table import as_item_table
 from longrec.data.titles import item_titles
 
 SHOW = {"exclude_seen": False}
@@ -133,13 +135,19 @@ def test_other_data_protocols_and_splits_are_refused_by_name(place, tmp_path):
     assert "name one by --protocol" in str(refused.value)
 
 
-def test_titles_of_items_come_from_a_column_of_the_events(make_histories):
+def test_titles_of_items_come_from_a_table_or_a_column_of_the_events(make_histories):
     plain = make_histories([[1, 2, 3], [3, 1]])
     items = np.array([0, 1, 3])
     assert item_titles(plain, items) == {}
     codes = {"title": np.array([-1, 0, 1, 1, 2], np.int32)}
     titled = replace(plain, extra=codes, meta=replace(plain.meta, labels={"title": WORDS}))
     assert item_titles(titled, items) == {1000: "Ronin", 1002: "Casino"}
+    table = as_item_table(
+        pl.DataFrame({"item": ["1002", "1000", "1000"], "Title": ["A", "B", "C"]})
+    )
+    assert item_titles(titled, items, table) == {1000: "B", 1002: "A"}
+    with pytest.raises(UsageError, match="has no column of titles; its columns are item, price"):
+        item_titles(plain, items, as_item_table(pl.DataFrame({"item": [1], "price": [2]})))
     named = replace(plain, extra={"name": codes["title"].astype(np.float32)})
     assert item_titles(named, items) == {}  # numbers are no titles
 

@@ -37,6 +37,14 @@ def report(
             show_default=False,
         ),
     ] = None,
+    items: Annotated[
+        Path | None,
+        Option(
+            metavar="TABLE",
+            help="CSV, JSON lines or Parquet with the columns item and title.",
+            show_default=False,
+        ),
+    ] = None,
     title: Annotated[str | None, Option(help="The page's heading.", show_default=False)] = None,
     plugin: Plugin = None,
     json: Json = False,
@@ -55,6 +63,7 @@ def report(
         split=split,
         protocol=protocol,
         exclude_seen=None if exclude_seen is None else EXCLUDE_SEEN[exclude_seen],
+        items=items,
         title=title,
     )
     if json:

@@ -11,6 +11,7 @@ from longrec.artifact.artifact import Artifact
 from longrec.artifact.targets import targets_to_rank
 from longrec.core.choices import SplitName
 from longrec.data.histories import Histories
+from longrec.data.item_table import ItemTable
 from longrec.data.splits import Targets
 from longrec.data.titles import item_titles
 from longrec.evaluation.report.contents import UserRecommendations
@@ -30,6 +31,7 @@ def examples(
     protocol: str | None = None,
     cut: str | None = None,
     exclude_seen: bool | None = None,
+    table: ItemTable | None = None,
 ) -> tuple[list[UserRecommendations], dict[Any, str]]:
     """Lists of each model for a few targets, and the titles of all items in them.
 
@@ -42,6 +44,8 @@ def examples(
         Which targets; protocol and cut None: as the recommender was trained.
     exclude_seen : bool or None
         The policy on items that a user has seen; None: each recommender's own.
+    table : ItemTable or None
+        With titles of items; None: those of the events, if they have some.
     """
     wanted: Targets | None = None
     lists: dict[str, list[list[tuple[object, float]]]] = {}
@@ -71,7 +75,7 @@ def examples(
         shown.append(UserRecommendations(histories.user_ids[int(user)], history, by_model, target))
         listed = [item for found in by_model.values() for item, _ in found]
         indices += [recent, histories.catalog.find(listed)]
-    return shown, item_titles(histories, np.concatenate(indices))
+    return shown, item_titles(histories, np.concatenate(indices), table)
 
 
 def _few(targets: Targets) -> Targets:

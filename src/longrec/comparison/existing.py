@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import polars as pl
 
 from longrec.artifact.folder import RECOMMENDER
 from longrec.artifact.provenance import command
@@ -16,11 +18,12 @@ from longrec.comparison.examples import examples
 from longrec.comparison.groups import Group, groups_of
 from longrec.comparison.read_runs import made_with, read_json, read_ranks, report_row
 from longrec.comparison.report import data_text
-from longrec.core.arguments import check_path
-from longrec.core.choices import ExcludeSeen, SplitName
+from longrec.core.arguments import check_path, check_text
+from longrec.core.choices import ExcludeSeen, ProtocolName, SplitName, check_choice
 from longrec.core.errors import DataError, UsageError
 from longrec.core.shown import html_table, html_text
 from longrec.data.histories import Histories, as_histories
+from longrec.data.item_table import ItemTable, as_item_table
 from longrec.evaluation.report.contents import Report, ReportRow, by_value
 from longrec.evaluation.report.opening import opening
 from longrec.evaluation.report.page import write_report
@@ -67,13 +70,14 @@ class Reported:
 
 
 def report(
-    runs: Sequence[str | Path],
+    runs: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
     data: Histories | str | Path | None = None,
     split: SplitName = "test",
     protocol: str | None = None,
     exclude_seen: ExcludeSeen | None = None,
+    items: ItemTable | pl.DataFrame | str | Path | None = None,
     title: str | None = None,
 ) -> Reported:
     """Compare runs that were trained and evaluated, and write a report.
@@ -83,7 +87,7 @@ def report(
 
     Parameters
     ----------
-    runs : sequence of path
+    runs : path or sequence of path
         Folders of runs, or of comparisons, which stand for their runs.
     out : path
         The report: HTML, or Markdown where it ends in .md.
@@ -94,6 +98,9 @@ def report(
     exclude_seen : bool, "auto" or None
         The policy as served: True or False of all; "auto": each run by its own; None: that of the
         runs, which must be the same.
+    items : frame, path or None
+        A table with the columns item and title, in a CSV, JSON lines or Parquet file; None: titles
+        are those of the events, where they have a column of some.
     title : str or None
         The page's heading.
 
@@ -108,10 +115,17 @@ def report(
     UsageError
         When the evaluations are not of the same data, protocol, split and policy.
     """
-    path = check_path("out", out)
+    path = check_path("out", out, "the path of an .html or .md file")
+    folders = _folders(runs)
+    check_choice("split", split, SplitName)
+    if protocol is not None:
+        check_choice("protocol", protocol, ProtocolName)
+    if exclude_seen is not None and not isinstance(exclude_seen, bool):
+        check_choice("exclude_seen", exclude_seen, Literal["auto"])
+    check_text("title", title)
+    table = None if items is None else as_item_table(items)
     given = None if data is None else as_histories("data", data)
     fingerprint = None if given is None else given.fingerprint
-    folders = [check_path("runs", run) for run in runs]
     groups, bounds = groups_of(folders)
     every = [run for group in groups for run in group.runs]
     asked = Asked(split, fingerprint, protocol, exclude_seen)
@@ -134,7 +148,7 @@ def report(
     histories = given or _histories(first)
     about = first.about["provenance"]["data"]
     folder_of = {group.name: group.runs[0] for group in groups}
-    shown = _examples(histories, rows, folder_of, first, asked)
+    shown = _examples(histories, rows, folder_of, first, asked, table)
     facts = {
         "command": command(),
         "histories": f"{about['path']}, fingerprint {first.fingerprint}",
@@ -153,6 +167,12 @@ def report(
     write_report(path, page)
     names = {group.name: group.runs for group in groups}
     return Reported(path, LEADING, rows, found, opening(page, LEADING), names)
+
+
+def _folders(runs: Any) -> list[Path]:
+    """One or several paths of folders."""
+    several = runs if isinstance(runs, list | tuple) else [runs]
+    return [check_path("runs", run, "folders of runs") for run in several]
 
 
 def _baselines(
@@ -190,6 +210,7 @@ def _examples(
     folder_of: Mapping[str, Path],
     evaluation: Evaluation,
     asked: Asked,
+    table: ItemTable | None,
 ) -> Any:
     """Lists of the best systems for a few users, where there is something to make them from."""
     best = [row.name for row in rows if row.name in folder_of][:MOST_EXAMPLES]
@@ -199,4 +220,4 @@ def _examples(
         return [], {}
     metrics = evaluation.metrics
     policy = None if asked.exclude_seen == "auto" else metrics.exclude_seen
-    return examples(histories, models, asked.split, metrics.protocol, metrics.cut, policy)
+    return examples(histories, models, asked.split, metrics.protocol, metrics.cut, policy, table)

@@ -30,4 +30,5 @@ def check_choice(name: str, value: object, choices: Any) -> None:
     words = get_args(choices)
     if not isinstance(value, str) or value not in words:
         *first, last = map(repr, words)
-        raise UsageError(f"{name} is {described(value)}; choose {', '.join(first)} or {last}")
+        choose = " or ".join(part for part in (", ".join(first), last) if part)
+        raise UsageError(f"{name} is {described(value)}; choose {choose}")

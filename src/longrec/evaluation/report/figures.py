@@ -63,12 +63,11 @@ def accuracy_by_model(rows: Rows, key: str) -> str | None:
         axes = figure.subplots()
         for place, row in enumerate(bars):
             value, open_ended = row.metrics[key], row.converged is False
-            baseline = row.kind == "baseline"
-            face = to_rgba(COLOURS[0], 0.25 if baseline or open_ended else 1)
+            light = to_rgba(COLOURS[0], 0.25 if row.kind == "baseline" else 1)
             axes.barh(
                 *(place, value),
                 height=0.56,
-                color=face,
+                facecolor="none" if open_ended else light,
                 edgecolor=COLOURS[0],
                 hatch="///" if open_ended else "",
             )
