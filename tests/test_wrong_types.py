@@ -160,7 +160,7 @@ VERBS: dict[str, tuple[set[str], Call]] = {
         {"boolean"},
         lambda h, x: longrec.evaluate(h.rec, h.data, exclude_seen=x),
     ),
-    "evaluate progress": (CALLED, lambda h, x: longrec.evaluate(h.rec, h.data, progress=x)),
+    "evaluate progress": (CALLED | FLAG, lambda h, x: longrec.evaluate(h.rec, h.data, progress=x)),
     "compare": (set(), lambda h, x: longrec.compare(x, "popularity", 1, h.folder / "e")),
     "models": (set(), lambda h, x: longrec.compare(h.data, x, 1, h.folder / "e")),
     "budget": (

@@ -49,6 +49,21 @@ def test_many_updates_are_few_messages(shown):
     assert len(shown) < 50
 
 
+def test_who_gives_nothing_sees_a_bar_where_a_person_looks_on(shown, monkeypatch):
+    with console.shown(None, "ranking") as report:
+        report(1, 2)
+    assert shown
+    shown.clear()
+    with console.shown(False, "ranking") as report:
+        assert report is None
+    with console.shown(print, "ranking") as report:
+        assert report is print
+    monkeypatch.setattr(console, "in_notebook", False)
+    with console.shown(None, "ranking") as report:
+        assert report is None, "nobody sees it"
+    assert not shown
+
+
 @pytest.mark.slow
 def test_a_real_notebook_shows_bars_without_a_warning(tmp_path):
     nbclient = pytest.importorskip("nbclient")

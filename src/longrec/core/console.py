@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -154,3 +154,15 @@ def progress_bar(description: str) -> Iterator[Any]:
             bar.update(task, completed=done, total=total, description=plain(words))
 
         yield update
+
+
+def shown(
+    progress: Callable[..., None] | bool | None, description: str
+) -> AbstractContextManager[Callable[..., None] | None]:
+    """What is called as work goes on: the caller's function, or a bar; None: nothing.
+
+    True shows a bar, None shows it where a person looks on.
+    """
+    if progress is True or (progress is None and is_interactive()):
+        return progress_bar(description)
+    return nullcontext(progress or None)

@@ -12,6 +12,7 @@ import polars as pl
 from longrec.artifact.artifact import Artifact
 from longrec.artifact.provenance import provenance
 from longrec.artifact.targets import targets_to_rank
+from longrec.core import console
 from longrec.core.arguments import check_flag, check_path, check_progress
 from longrec.core.choices import ExcludeSeen, SplitName
 from longrec.core.errors import UsageError
@@ -42,7 +43,7 @@ def evaluate(
     ks: Sequence[int] = CUTOFFS,
     exclude_seen: ExcludeSeen = "auto",
     baselines: bool = True,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | bool | None = None,
 ) -> Metrics:
     """Rank every target among the whole catalog.
 
@@ -67,8 +68,9 @@ def evaluate(
         As served: whether items that a user has seen are left out; "auto": as the recommender does.
     baselines : bool
         Whether to measure `longrec.runs.baselines.BASELINES` beside it.
-    progress : callable or None
-        Called with (events read, events in all).
+    progress : callable, bool or None
+        Called with (events read, events in all). True shows a bar, None shows it in a terminal or a
+        notebook.
 
     Returns
     -------
@@ -83,7 +85,8 @@ def evaluate(
     ks = _checked_ks(ks)
     hides_seen = recommender.hides_seen(exclude_seen)
     check_flag("baselines", baselines)
-    check_progress(progress)
+    if not isinstance(progress, bool):
+        check_progress(progress)
     data = recommender.data(histories)
     config, refit = recommender.train_config, recommender.provenance.get("refit")
     left_out = 0
@@ -109,9 +112,10 @@ def evaluate(
         *(scorer, ExactIndex(scorer), known, targets, max(ks), hides_seen, catalog.popular),
         chosen=numbers,
     )
-    ranks = rank_targets(
-        *(scorer, known, targets, config.context, progress, catalog.popular, lists.use)
-    )
+    with console.shown(progress, "ranking") as report:
+        ranks = rank_targets(
+            *(scorer, known, targets, config.context, report, catalog.popular, lists.use)
+        )
     ranks = as_served(ranks, hides_seen)
     trained_on = recommender.provenance.get("data", {}).get("fingerprint")
     own_data = trained_on == data.fingerprint
