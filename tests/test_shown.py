@@ -60,6 +60,7 @@ def house(tmp_path_factory):
     failed = Failure(f"{EVIL} failed", 0, "training", EVIL, place / "log")
     compared = Comparison(place / "c", plan, metrics.leading, [row], [], [failed], [EVIL])
     return {
+        "events": longrec.read_events(log, time_unit="s"),
         "histories": data,
         "recommender": rec,
         "metrics": metrics,
@@ -69,7 +70,7 @@ def house(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "kind", ["histories", "recommender", "metrics", "comparison", "explanation"]
+    "kind", ["events", "histories", "recommender", "metrics", "comparison", "explanation"]
 )
 def test_values_show_themselves_as_plain_tables_without_a_line_of_html_from_outside(house, kind):
     value = house[kind]

@@ -649,5 +649,5 @@ def test_lists_of_a_split_tell_what_is_unknown_and_who_has_none(data, trained, t
         trained.recommend(data=partly, split="test")
     one = logged("one", known, known, known, known, known, known)
     rec = longrec.train(one, "popularity")
-    with pytest.warns(UserWarning, match="2 of 2 users have seen every item"):
+    with pytest.warns(UserWarning, match="2 of 2 users get no item"):
         assert not len(rec.recommend(split="test", exclude_seen=True, data=one))

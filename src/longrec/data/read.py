@@ -15,6 +15,7 @@ import polars as pl
 
 from longrec.core.arguments import check_names, check_text
 from longrec.core.errors import DataError, UsageError
+from longrec.core.shown import html_table
 from longrec.data.columns import ROLES, find_columns, likely_type, missing, no_time, same_types
 from longrec.data.event_columns import TYPE
 from longrec.data.kept_values import INTEGER, Check, as_number, id_column, type_column
@@ -101,6 +102,13 @@ class Events:
         if further := [name for name in self.columns if name not in self.names]:
             lines.append(f"  also  {', '.join(further)}")
         return "\n".join([*lines, *(f"  note  {note}" for note in self.notes)])
+
+    def __repr__(self) -> str:
+        return f"Events({self.source!r}: {self.n_events:,} events of {', '.join(self.names)})"
+
+    def _repr_html_(self) -> str:
+        title, *lines = self.describe().splitlines()
+        return html_table(title, ("", ""), [line.strip().split(maxsplit=1) for line in lines])
 
     def _kind(self, role: str, dtype: pl.DataType) -> str:
         if role == "time" and self.first_time is not None and self.last_time is not None:
