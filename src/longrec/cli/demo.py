@@ -40,10 +40,10 @@ MODELS: dict[str, dict[str, Any]] = {
     "popularity": {},
     "last-item": {},
     "transitions": {},
-    "sasrec": {"max_length": WINDOW, "max_minutes": MINUTES / 2},
-    "elastic": {},  # as long as is left, which is half of it at the least
+    "sasrec": {"layers": 1, "max_length": WINDOW, "max_minutes": 1.2},
+    "elastic": {"layers": 1},  # as long as is left, two minutes at the least
 }
-# Minutes have few steps: a higher rate and a quicker average make the most of them.
+# Minutes have few steps: one layer, a higher rate and a quicker average make the most of them.
 TRAINING: dict[str, Any] = {"patience": 5, "learning_rate": 5e-3, "average": 0.99}
 SHOWN = ("elastic", "sasrec", "transitions")
 """Models whose lists are shown side by side."""

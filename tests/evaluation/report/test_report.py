@@ -212,8 +212,9 @@ def test_the_first_sentences_say_data_question_answer_and_what_is_undecided():
     assert told["answer"].startswith(
         "elastic has the highest NDCG@10, 0.2600 (95% interval 0.2500 to 0.2700), and was still "
         "improving when its training ended. It is ahead of sasrec (the next: 0.1600) by 0.1000, "
-        "95% interval +0.0800 to +0.1200; not tested"
+        "95% interval +0.0800 to +0.1200. "
     )
+    assert "Where there is no p, one of the two was still improving" in told["answer"]
     assert "popularity (the best baseline: 0.0200) by 0.2400" in told["answer"]
     assert "elastic has 50% of it" in told["answer"]
     assert "sasrec and gru4rec (0.0100, 95% interval -0.0100 to +0.0300)" in told["undecided"]

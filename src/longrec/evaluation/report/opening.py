@@ -96,24 +96,29 @@ def _answer(
     baseline = next((row for row in systems[1:] if row.kind == "baseline"), None)
     if first.kind != "baseline" and baseline is not None and baseline is not systems[1]:
         others.append(("the best baseline", baseline))
+    untested = False
     for words, other in others:
         if other.kind == "baseline" and words == "the next":
             words += ", a baseline"
         pair = by_names.get((first.name, other.name))
         by = f"{first.metrics[key] - other.metrics[key]:.4f}"
         if pair is not None:
-            by = f"{_difference(pair)}; {_verdict(pair)}"
+            by = _difference(pair) + _verdict(pair)
+            untested |= pair.p_value is None
         yield f"It is ahead of {other.name} ({words}: {other.metrics[key]:.4f}) by {by}."
+    if untested:
+        yield "Where there is no p, one of the two was still improving, so that no test was made."
     for row in rows:
         best = row.metrics[key]
         if row.kind == "ceiling" and best > 0:
+            share = f"{first.metrics[key] / best:.0%}"
             yield (
-                f"What can be reached on this data at all is {best:.4f} ({row.name}): "
-                f"{first.name} has {first.metrics[key] / best:.0%} of it."
+                f"What can be reached on this data at all, {row.name!r}, is {best:.4f}: "
+                f"{first.name} has {share} of it."
             )
         elif row.kind == "bound" and best > 0:
             than = "more" if first.metrics[key] > best else "less"
-            yield f"{row.name}: {best:.4f}; {first.name} has {than}."
+            yield f"The bound {row.name!r} is {best:.4f}: {first.name} has {than}."
 
 
 def _undecided(report: Report, systems: Sequence[ReportRow]) -> Iterator[str]:
@@ -162,6 +167,6 @@ def _difference(pair: Pair) -> str:
 
 def _verdict(pair: Pair) -> str:
     if pair.p_value is None:
-        return "not tested, since one of the two was still improving"
-    told = f"p {pair.p_value:.3f}" if pair.p_value >= 0.001 else "p below 0.001"
+        return ""
+    told = f"; p {pair.p_value:.3f}" if pair.p_value >= 0.001 else "; p below 0.001"
     return told if pair.is_decided else f"{told}, which decides nothing"
