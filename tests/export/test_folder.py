@@ -128,7 +128,7 @@ def test_without_parity_nothing_is_left(quick, run, exported, monkeypatch):
     monkeypatch.setattr(parity, "TOLERANCE", -1.0)
     before = contents(exported)
     with pytest.raises(LongrecError, match="Nothing was exported"):
-        export(load(run), exported)
+        export(load(run), exported, overwrite=True)
     assert contents(exported) == before
     with pytest.raises(LongrecError, match="Nothing was exported"):
         export(load(run), exported.parent / "new")

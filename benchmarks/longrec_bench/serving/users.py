@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from longrec.config.training import TrainConfig
+from longrec.core import bounds
 from longrec.core.errors import UsageError
 from longrec.data.catalog import Catalog
 from longrec.data.histories import Histories, write_histories
@@ -102,8 +103,10 @@ def random_recommender(name: str, items: int, seed: int = 0) -> Recommender:
         When there is no such model, or the catalog is too small.
     """
     config_class = MODELS[check_model(name)].config_class
-    if items < FEWEST:
-        raise UsageError(f"items is {items}; it must be at least {FEWEST}")
+    if not FEWEST <= items <= bounds.MOST:
+        raise UsageError(
+            f"items is {items}; it must be at least {FEWEST}, and at most {bounds.MOST}"
+        )
     keys = {field.name for field in fields(config_class)}
     config = config_class(**{key: value for key, value in SHAPE.items() if key in keys})
     with torch.random.fork_rng(devices=[]), torch.no_grad():

@@ -23,6 +23,7 @@ from longrec.cli.common import (
 from longrec.cli.completion import complete_models
 from longrec.cli.lists import words
 from longrec.core import console
+from longrec.core.choices import MOST_SEEDS
 from longrec.core.errors import LongrecError
 
 
@@ -51,7 +52,7 @@ def compare(
     settings: Settings = None,
     config: Config = None,
     epochs: Epochs = None,
-    seeds: Annotated[int, Option(min=1, help="Trainings of each model.")] = 1,
+    seeds: Annotated[int, Option(min=1, max=MOST_SEEDS, help="Trainings of each model.")] = 1,
     baselines: Annotated[
         bool,
         Option("--baselines/--no-baselines", help="Whether to compare the baselines as well."),

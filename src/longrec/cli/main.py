@@ -45,7 +45,7 @@ def top(
     ctx: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; all cores by default.")
+        int | None, typer.Option(min=1, max=1024, help="CPU threads; all cores by default.")
     ] = None,
 ) -> None:
     """Next-item recommendation from very long user histories: from logs to recommendations."""

@@ -168,7 +168,7 @@ def serve(
         console.say(f"items: {stream.artifact.catalog.n_items:,}, {stream.index.name}{recall}")
         for line in _about_store(stream, store, data, need):
             console.say(line)
-        console.say(f"{address}  (/openapi.json, /metrics; store: {stream.store.url})")
+        console.say(f"{address}  (/docs, /metrics; store: {stream.store.url})")
 
     with console.progress_bar("building the index") as progress:
         run_server(settings, progress, ready)

@@ -201,7 +201,15 @@ def _model_tables(described: Mapping[str, Any]) -> None:
     for kind, owner in (("model", "the model"), ("training", "training")):
         rows = described[f"{kind}_settings"]
         head = ["key", "default", "values", "meaning"]
-        cells = [[row["key"], str(row["default"]), values_of(row), row["meaning"]] for row in rows]
+        cells = [
+            [
+                row["key"],
+                "none" if row["default"] is None else str(row["default"]),
+                values_of(row),
+                row["meaning"],
+            ]
+            for row in rows
+        ]
         if paper:  # what --recipe paper sets
             head.insert(2, "paper")
             for row, cell in zip(rows, cells, strict=True):

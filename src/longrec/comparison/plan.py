@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from longrec.core.arguments import check_names
+from longrec.core.choices import MOST_SEEDS
 from longrec.core.errors import DataError, UsageError
 from longrec.core.lock import LOCK
 from longrec.core.sealed import SealedKind
@@ -101,8 +102,8 @@ class Plan:
     def __post_init__(self) -> None:
         if not self.budget > 0:
             raise UsageError(f"the budget is {self.budget} minutes; it must be above 0")
-        if self.seeds < 1:
-            raise UsageError(f"seeds is {self.seeds}; it must be at least 1")
+        if not 1 <= self.seeds <= MOST_SEEDS:
+            raise UsageError(f"seeds is {self.seeds}; it must be in [1, {MOST_SEEDS}]")
         if not self.models:
             raise UsageError("no model to compare: name one or more, such as elastic,sasrec")
         for n, name in enumerate(self.models):

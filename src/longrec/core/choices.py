@@ -25,6 +25,10 @@ ProtocolName = Literal["leave-one-out", "global-time", "prequential", "all"]
 refit` has it."""
 
 
+MOST_SEEDS = 1000
+"""Trainings of each model that a comparison takes."""
+
+
 def check_choice(name: str, value: object, choices: Any) -> None:
     """Raise UsageError unless a value is one of the words of a Literal."""
     words = get_args(choices)

@@ -26,10 +26,9 @@ class TrainingProgress:
         self.name, self.max_epochs, self.max_minutes = name, max_epochs, max_minutes
         self._validations: int | None = None
         self._last_update = 0.0
-        columns = [SpinnerColumn(), TextColumn("{task.description}", markup=False)]
-        self._bar = console.live_bar(
-            *(columns if console.err.width < ROOM_FOR_BAR else [*columns, BarColumn(console.BAR)])
-        )
+        bar = [BarColumn(console.BAR)] if console.err.width >= ROOM_FOR_BAR else []
+        words = TextColumn("{task.description}", markup=False)
+        self._bar = console.live_bar(SpinnerColumn(), *bar, words)
 
     def __enter__(self) -> TrainingProgress:
         self._bar.start()

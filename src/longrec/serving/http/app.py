@@ -18,12 +18,14 @@ from torch import Tensor
 
 from longrec.artifact.policy import seen_items_line
 from longrec.core.errors import UsageError
+from longrec.core.version import version
 from longrec.data.given_histories import GivenEvent
 from longrec.inference.explain import check_explains
 from longrec.retrieval.exact import similar
 from longrec.retrieval.restriction import Restriction
 from longrec.serving.http import schemas
 from longrec.serving.http.admission import ANSWERED, BEGAN, Admission
+from longrec.serving.http.docs_page import docs_page, summary
 from longrec.serving.http.errors import add_error_handlers
 from longrec.serving.http.keys import Keys
 from longrec.serving.http.model_reload import ModelReloader
@@ -68,7 +70,7 @@ class Server:
             summary="Fresh next-item recommendations from very long user histories.",
             lifespan=self._lifespan,
             strict_content_type=True,  # a page elsewhere may send text/plain without asking
-            docs_url=None,  # these pages load scripts from elsewhere
+            docs_url=None,  # FastAPI's pages load scripts from elsewhere; ours has none
             redoc_url=None,
         )
         for method, path, endpoint, answer, *errors in self._routes():
@@ -82,10 +84,12 @@ class Server:
         routes.add_api_route(
             "/metrics", self.metrics, response_class=Response, responses=problems() | METRICS
         )
+        routes.add_api_route("/docs", self.docs, include_in_schema=False)
         add_error_handlers(routes)
         routes.openapi = lambda: openapi(  # type: ignore[method-assign]
             routes, self.service.current.stream
         )
+        self._openapi, self._with_keys = routes.openapi, bool(keys)
         self.app: ASGIApp = Admission(routes, settings, keys, self.telemetry)
 
     def _routes(self) -> Iterator[tuple[Any, ...]]:
@@ -100,6 +104,7 @@ class Server:
         yield "DELETE", user, self.forget_user, schemas.Forgotten, 422
         yield "GET", similar_items, self.get_similar, schemas.SimilarOut, 404, 409, 422
         yield "GET", "/v1/model", self.get_model, schemas.ModelOut
+        yield "GET", "/", self.welcome, schemas.Welcome
         yield "GET", "/healthz", self.health, schemas.Health
         yield "GET", "/readyz", self.ready, schemas.Ready
 
@@ -246,6 +251,26 @@ class Server:
         )
         return _reply(request, answer)
 
+    async def welcome(self, request: Request) -> Response:
+        """What this is, and what there is."""
+        routes = {
+            f"{method} {path.replace(':path}', '}')}": summary(endpoint)
+            for method, path, endpoint, *_ in self._routes()
+        }
+        answer = schemas.Welcome(
+            service="longrec: the next item for a user, every event counted at once",
+            version=version(),
+            model=self.service.current.stream.artifact.name,
+            docs="/docs",
+            schema="/openapi.json",
+            routes=routes | {"GET /metrics": summary(self.metrics)},
+        )
+        return _reply(request, answer)
+
+    async def docs(self, request: Request) -> Response:
+        """A page of all routes, for people: one file that loads nothing."""
+        return docs_page(self._openapi(), str(request.base_url).rstrip("/"), self._with_keys)
+
     async def health(self, request: Request) -> Response:
         """Whether the server runs."""
         return _reply(request, schemas.Health(ok=True))
@@ -271,7 +296,7 @@ class Server:
 def _reply(request: Request, answer: BaseModel) -> Response:
     """An answer; it is written here rather than checked again."""
     request.scope[ANSWERED] = perf_counter()
-    return Response(answer.model_dump_json(), media_type="application/json")
+    return Response(answer.model_dump_json(by_alias=True), media_type="application/json")
 
 
 def _ranked(

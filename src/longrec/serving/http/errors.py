@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+from http import HTTPStatus
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from longrec.core.errors import DataError, LongrecError, UsageError
 from longrec.serving.http import access_log
+from longrec.serving.http.field_errors import SHOWN, told_of
 from longrec.serving.stores.protocol import StoreFull, StoreUnavailable
 
 RETRY = {"retry-after": "1"}
@@ -46,7 +51,7 @@ def add_error_handlers(routes: FastAPI) -> None:
         async def answer(request: Request, error: Exception) -> Response:
             message = str(error)
             if isinstance(error, RequestValidationError):
-                message = _invalid_fields(error)
+                message = told_of(error.errors(), error.body)
             elif kind is Exception:  # its words may hold anything; it is raised on, and logged then
                 message = FAILED
             elif status == 500:
@@ -58,8 +63,9 @@ def add_error_handlers(routes: FastAPI) -> None:
 
     async def answer_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
+        message = _of_routes(routes, request, error)
         code = {400: "json", 404: "unknown", 405: "method", 409: "unavailable"}
-        body = problem(code.get(error.status_code, "http"), error.detail)
+        body = problem(code.get(error.status_code, "http"), message)
         return Response(body, error.status_code, error.headers, media_type="application/json")
 
     add(RequestValidationError, 422, "value")
@@ -73,13 +79,21 @@ def add_error_handlers(routes: FastAPI) -> None:
     routes.add_exception_handler(HTTPException, answer_http)
 
 
-def _invalid_fields(error: RequestValidationError) -> str:
-    """What is wrong with which fields; their values are not repeated."""
-    found = error.errors()
-    if found and found[0]["type"] == "json_invalid":
-        return "the body is no JSON"
-    words = []
-    for one in found[:5]:
-        field = ".".join(str(part) for part in one["loc"] if part not in ("body", "query"))
-        words.append(f"{field or 'body'}: {one['msg']}")
-    return "; ".join(words)
+def _of_routes(routes: FastAPI, request: Request, error: HTTPException) -> str:
+    """What an error says; of a path or a method that there is not, what there is."""
+    path = request.url.path
+    shown = path if len(path) <= SHOWN else f"{path[:SHOWN]}…"
+    if error.status_code == 404 and error.detail == HTTPStatus.NOT_FOUND.phrase:
+        paths = [route.path for route in routes.routes if isinstance(route, APIRoute)]
+        near = difflib.get_close_matches(path, paths, 1)
+        hint = f", perhaps {near[0]} is meant" if near else ""
+        return f"there is nothing at {shown}{hint}; GET / tells what there is"
+    if error.status_code == 405:
+        matching = [
+            route
+            for route in routes.routes
+            if isinstance(route, APIRoute) and route.matches(request.scope)[0] != Match.NONE
+        ]
+        methods = sorted({method for route in matching for method in route.methods or ()})
+        return f"{shown} takes {' or '.join(methods)}, not {request.method}"
+    return error.detail

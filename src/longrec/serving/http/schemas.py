@@ -366,6 +366,17 @@ class ModelOut(Answer):
     store: StoreWorkOut | None
 
 
+class Welcome(Answer):
+    """What this is, and where to read on."""
+
+    service: str
+    version: str
+    model: str
+    docs: str = Field(description="A page for people.")
+    schema_: str = Field(alias="schema", description="OpenAPI.")
+    routes: dict[str, str] = Field(description="Method and path, and what is done there.")
+
+
 class Health(Answer):
     """The server runs."""
 
