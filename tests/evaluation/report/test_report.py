@@ -117,6 +117,12 @@ def report() -> Report:
     return Report(EVIL, rows, [user], facts, f"One.\n\nTwo {EVIL}", pairs, failures, EVIL, titles)
 
 
+@pytest.fixture
+def no_figures(monkeypatch) -> None:
+    """Drawing takes most of the time of a page."""
+    monkeypatch.setattr("longrec.evaluation.report.page._figures", lambda *_: [])
+
+
 @pytest.fixture(scope="module")
 def text(report: Report) -> str:
     return render(report)
@@ -159,6 +165,7 @@ def test_figures_follow_the_theme_and_there_are_five(text: str):
     assert "@media print" in text
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_rows_stand_by_their_value_and_not_converged_is_a_mark_alone(report: Report):
     better = replace(report.rows[1], metrics=dict.fromkeys(RESULT_KEYS, 0.9))
     text = render(replace(report, rows=[report.rows[0], better, *report.rows[2:]]))
@@ -276,6 +283,7 @@ def test_the_front_leaves_out_what_another_matches_for_less():
     assert pareto_front([]) == []
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_as_served_leads_and_the_other_readings_are_named():
     page = render(Report("t", [ReportRow("elastic", "model", metrics(0))]))
     head = page[page.index("<thead>") : page.index("</thead>")]
