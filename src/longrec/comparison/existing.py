@@ -137,7 +137,9 @@ def report(
         model = read_json(group.runs[0] / RECOMMENDER.document)["model"]
         rows.append(row if model in group.name else replace(row, note=model))
         ranks[group.name] = [read_ranks(place) for place in places]
-    found = compare_pairs(ranks, LEADING, {row.name for row in rows if row.is_tested})
+    rows = by_value(rows, LEADING)
+    in_order = {row.name: ranks[row.name] for row in rows}  # the better one first in a pair
+    found = compare_pairs(in_order, LEADING, {row.name for row in rows if row.is_tested})
     beside, leads = _baselines(groups, evaluations)
     if beside:
         differences = {(pair.a, pair.b): pair.difference for pair in found} | leads
