@@ -64,7 +64,8 @@ def test_keys_of_two_configs_never_collide():
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"dims": 8}, ["'dims'", "Did you mean dim", "max_epochs"]),
+        ({"dims": 8}, ["'dims'", "Did you mean dim? (`longrec models elastic` lists"]),
+        ({"zzz": 8}, ["'zzz'", "Its settings: chunk, ", "Settings of training: average, "]),
         ({"dim": "wide"}, ["dim is 'wide'", "integer"]),
         ({"dim": "8.5"}, ["dim is '8.5'", "integer, in [1, 65536]"]),
         ({"dim": "0", "dropout": 2, "patience": 0}, ["dim is 0", "dropout is 2", "patience is 0"]),

@@ -39,6 +39,11 @@ CUTS = (0.8, 0.9)
 """Quantiles of all times at which global-time cuts, for validation and for the test."""
 LONG, LAST_SHARE = 501, 0.2
 """Events from which prequential calls a history long, and the share of one that it tests."""
+ANOTHER = (
+    "use protocol=leave-one-out (train: --set protocol=leave-one-out; evaluate: "
+    "--protocol leave-one-out)"
+)
+"""What helps where a log cannot be cut by a protocol."""
 ALL = "all"
 """The split of final runs."""
 _BLOCK_EVENTS = 1 << 22  # events looked at together: bounds the memory of the scans below
@@ -144,7 +149,7 @@ def global_time(histories: Histories, cut: str | None = None) -> Split:
     if histories.times is None:
         raise UsageError(
             f"{histories.path}: the protocol 'global-time' needs times, and this log had none; "
-            "use the protocol leave-one-out, or prepare the log with its time column"
+            f"{ANOTHER}, or prepare the log with its time column"
         )
     starts, ends = histories.offsets[:-1], histories.offsets[1:]
     first_cut, second_cut = _cuts(histories.times, cut)
@@ -154,7 +159,7 @@ def global_time(histories: Histories, cut: str | None = None) -> Split:
         raise UsageError(
             f"{histories.path}: no event lies before the validation cut, {moment(first_cut)}: "
             + (
-                "too many events share one time; use the protocol leave-one-out"
+                f"too many events share one time; {ANOTHER}"
                 if cut is None
                 else f"the first is of {moment(int(histories.times.min()))}; cut later"
             )
@@ -197,7 +202,7 @@ def prequential(histories: Histories) -> Split:
     if not long.any():
         raise UsageError(
             f"{histories.path}: the protocol 'prequential' needs histories of {LONG} events or "
-            f"more; the longest has {int(lengths.max(initial=0))}; use the protocol leave-one-out"
+            f"more; the longest has {int(lengths.max(initial=0))}; {ANOTHER}"
         )
     tested = np.where(long, np.maximum((lengths * LAST_SHARE).astype(np.int64), 1), 0)
     validating = np.flatnonzero(lengths >= 3)

@@ -86,11 +86,13 @@ def _checked(
     known = of_model | of_training
     for key, value in values.items():
         if key not in known:
-            own = f"Its settings: {', '.join(sorted(of_model))}" if of_model else "It has none"
-            raise UsageError(
-                f"{unknown_key(f'model {model!r}', key, known, meant_by(key, value, known))} "
-                f"{own}. Settings of training: {', '.join(sorted(of_training))}."
-            )
+            told = unknown_key(f"model {model!r}", key, known, meant_by(key, value, known))
+            if told.endswith(f"{key!r}."):  # nobody knows what is meant
+                own = f"Its settings: {', '.join(sorted(of_model))}" if of_model else "It has none"
+                told += f" {own}. Settings of training: {', '.join(sorted(of_training))}."
+            else:
+                told += f" (`longrec models {model}` lists its settings.)"
+            raise UsageError(told)
     for_model, problems = check_values(config_class, _of(values, of_model))
     for_training, more = check_values(TrainConfig, _of(values, of_training))
     return for_model, for_training, problems + more
