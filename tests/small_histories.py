@@ -9,7 +9,8 @@ import numpy as np
 import polars as pl
 
 from longrec.data.catalog import Catalog
-from longrec.data.histories import Histories, write_histories
+from longrec.data.histories import Histories
+from longrec.data.write import write_histories
 
 MakeHistories = Callable[..., Histories]
 

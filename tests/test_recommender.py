@@ -16,7 +16,8 @@ import longrec
 from longrec.core.errors import DataError, LongrecError, UsageError
 from longrec.core.files import digest_of_config, digest_of_file
 from longrec.data.catalog import Catalog
-from longrec.data.histories import open_histories, write_histories
+from longrec.data.histories import open_histories
+from longrec.data.write import write_histories
 from longrec.mixers import Context
 from longrec.models import MODELS, CountingModel, build_model
 from longrec.models.common.settings import parse_settings

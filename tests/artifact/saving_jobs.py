@@ -15,7 +15,7 @@ from serving.small_streams import recommender
 from small_histories import tiny_histories
 
 from longrec.artifact.folder import EVALUATION
-from longrec.data.histories import write_histories as write_histories_folder
+from longrec.data.write import write_histories as write_histories_folder
 from longrec.recommender import Recommender
 
 CHANGES = ("os.mkdir", "os.remove", "os.rename", "os.rmdir")

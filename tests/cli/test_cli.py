@@ -24,7 +24,7 @@ from forking import run_command
 
 from longrec.cli import main as cli
 from longrec.data.catalog import Catalog
-from longrec.data.histories import write_histories
+from longrec.data.write import write_histories
 
 VERBS = [
     "prepare",

@@ -20,8 +20,8 @@ from longrec.data.histories import (
     SCHEMA_VERSION,
     Histories,
     open_histories,
-    write_histories,
 )
+from longrec.data.write import write_histories
 
 
 def write(path: Path, **changes) -> Histories:
@@ -170,7 +170,7 @@ LIMITED = """
 import resource, signal, sys
 import numpy as np, polars as pl
 from longrec.data.catalog import Catalog
-from longrec.data.histories import write_histories
+from longrec.data.write import write_histories
 from longrec.core.errors import DataError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))

@@ -57,7 +57,7 @@ def test_numeric_units_are_detected(unit: str, dtype: pl.DataType) -> None:
 def test_datetimes_of_any_spelling(times: list, dtype: pl.DataType | None) -> None:
     events = events_of(times, dtype)
     assert events.time_unit == "datetime"
-    ticks = events.frame.collect()["time"].to_numpy()
+    ticks = events.to_polars()["time"].to_numpy()
     assert set(to_seconds(ticks, events.per_second)) == {SECONDS}
 
 

@@ -31,7 +31,7 @@ from serving.stream_jobs import (
 )
 
 from longrec.core.choices import Durability
-from longrec.data.histories import write_histories
+from longrec.data.write import write_histories
 from longrec.serving.stores.open import open_store
 from longrec.serving.stores.protocol import Event
 from longrec.serving.stream.id_keys import item_key

@@ -18,7 +18,8 @@ from longrec.config.training import TrainConfig
 from longrec.core import bounds
 from longrec.core.errors import UsageError
 from longrec.data.catalog import Catalog
-from longrec.data.histories import Histories, write_histories
+from longrec.data.histories import Histories
+from longrec.data.write import write_histories
 from longrec.models import MODELS, SequenceModel, build_model
 from longrec.models.common.settings import check_model
 from longrec.recommender import Recommender

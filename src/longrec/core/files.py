@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from longrec.core.errors import DataError, UsageError, first_line
+from longrec.core.work_folder import MARK, WorkFolder
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Numbers of errors of a disk that is full, for us or for everybody, or takes no larger file."""
@@ -106,17 +107,20 @@ def writing_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         When the folder cannot be written; nothing is left behind then.
     """
     _check_free(path, overwrite)
-    temporary: Path | None = None
+    work: WorkFolder | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        work = WorkFolder(path)
+        temporary = work.path
         temporary.chmod(0o777 & ~_umask())
         yield temporary
         for file in temporary.iterdir():
             sync(file)
         sync(temporary)
         _check_free(path, overwrite)  # somebody may have made it meanwhile
+        if path.exists():
+            (path / MARK).touch()  # what is replaced is swept, too, if this process ends there
         _move_into_place(temporary, path)
+        (path / MARK).unlink()
         sync(path.parent)
     except Exception as error:
         full = disk_full(error)
@@ -127,8 +131,8 @@ def writing_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         )
         raise DataError(f"{path} was not written: {reason}. Nothing was left behind.") from error
     finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        if work is not None:
+            work.close()
 
 
 def _check_free(path: Path, overwrite: bool) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
-import polars as pl
-
-from longrec.core.errors import DataError, UsageError
+from longrec.core.errors import UsageError
 from longrec.data.sources import Part
 
 # Names as people write them, most telling first; compared without case, space, "_" and "-".
@@ -29,106 +28,101 @@ TYPES = (
 ROLES = {"user": "user ids", "item": "item ids", "time": "times", "order": "the order of events"}
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A name without case, spaces, "_" and "-"."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def find_columns(
-    part: Part, stated: dict[str, str | None]
-) -> tuple[dict[str, str], frozenset[str]]:
-    """Columns by role, and the roles that were recognised."""
-    names: dict[str, str] = {}
-    for role, name in stated.items():
-        if name is not None and name not in part.schema:
-            raise UsageError(missing(part, name, role))
-        if name is not None:
-            names[role] = name
+@dataclass(frozen=True)
+class Roles:
+    """Which column is what.
+
+    Attributes
+    ----------
+    names : the column of each role: user, item, and perhaps time and order.
+    recognised : roles whose column was found by its name rather than stated.
+    problems : why that is not enough, each with its mend; () if it is.
+    """
+
+    names: dict[str, str]
+    recognised: frozenset[str]
+    problems: tuple[str, ...]
+
+
+def find_roles(
+    part: Part, stated: Mapping[str, str | None], further: Mapping[str, str], row_order: bool
+) -> Roles:
+    """Columns by role, and all that is wrong with them at once.
+
+    Parameters
+    ----------
+    part : Part
+    stated : the column that was named for each role, or None.
+    further : other columns that must be there, and the option that named each.
+    row_order : whether rows are in the order of events, so that no time is needed.
+    """
+    given = {name: role for role, name in stated.items() if name is not None} | dict(further)
+    problems = [missing(part, name, given[name]) for name in given if name not in part.types]
+    names = {role: name for role, name in stated.items() if name in part.types}
     by_plain: dict[str, list[str]] = {}
-    for name in part.schema:
+    for name in part.types:
         if name not in names.values():
-            by_plain.setdefault(_plain(name), []).append(name)
+            by_plain.setdefault(plain_name(name), []).append(name)
     recognised = set()
     for role, known in NAMES.items():
-        for word in [] if role in names else known.split():
-            found = by_plain.get(_plain(word), [])
+        for word in known.split() if stated.get(role) is None else []:
+            found = by_plain.get(plain_name(word), [])
             if len(found) > 1:
-                raise UsageError(
-                    f"{part.name}: {' and '.join(map(repr, found))} could both be the {role} "
-                    f"column. Name one with {role}=."
+                problems.append(
+                    f"{' and '.join(map(repr, found))} could both be the {role} column. Name one "
+                    f"with {role}= (--{role})."
                 )
             if found:
                 names[role] = found[0]
                 recognised.add(role)
                 break
-    for role in ("user", "item"):
-        if role not in names:
-            raise UsageError(
-                f"{part.name}: no column looks like the {role} ids. Name it with {role}= "
-                f"(--{role}); the columns are {', '.join(part.schema)}."
-            )
-    if names["user"] == names["item"]:
-        raise UsageError(f"{names['user']!r} cannot be both the user and the item column.")
-    return {role: names[role] for role in ROLES if role in names}, frozenset(recognised)
+    problems += [
+        f"No column looks like the {ROLES[role]}. Name it with {role}= (--{role})."
+        for role in ("user", "item")
+        if role not in names and stated.get(role) is None
+    ]
+    if names.get("user") is not None and names["user"] == names.get("item"):
+        problems.append(f"{names['user']!r} cannot be both the user and the item column.")
+    ordered = {"time", "order"} & set(names) or row_order or stated.get("time")
+    if not (ordered or stated.get("order")):
+        problems.append(_no_time(part))
+    ordered_names = {role: names[role] for role in ROLES if role in names}
+    return Roles(ordered_names, frozenset(recognised), tuple(problems))
+
+
+def refusal(part: Part, problems: Iterable[str]) -> UsageError:
+    """The error for a part whose columns do not do."""
+    return UsageError(
+        f"{part.name}: {' '.join(problems)} Its columns are {', '.join(part.types)}."
+    )
 
 
 def likely_type(part: Part, used: Iterable[str]) -> str | None:
     """The one unused column that looks like the types of events; None where it is not one."""
-    plain = {_plain(name) for name in TYPES}
-    found = [name for name in part.schema if _plain(name) in plain and name not in used]
+    plain = {plain_name(name) for name in TYPES}
+    found = [name for name in part.types if plain_name(name) in plain and name not in used]
     return found[0] if len(found) == 1 else None
 
 
-def missing(part: Part, name: str, role: str) -> str:
+def missing(part: Part, name: str, option: str) -> str:
     """What to say of a column that is not there: the nearest names."""
-    near = difflib.get_close_matches(name, part.schema, n=3, cutoff=0.5)
-    near += [column for column in part.schema if _plain(column) == _plain(name) not in near]
-    hint = f"Did you mean {' or '.join(dict.fromkeys(map(repr, near)))}? " if near else ""
-    return (
-        f"{part.name} has no column {name!r} (given as {role}). {hint}"
-        f"Its columns are {', '.join(part.schema)}."
-    )
+    near = difflib.get_close_matches(name, part.types, n=3, cutoff=0.5)
+    near += [column for column in part.types if plain_name(column) == plain_name(name) not in near]
+    hint = f" Did you mean {' or '.join(dict.fromkeys(map(repr, near)))}?" if near else ""
+    return f"It has no column {name!r} (given as {option}).{hint}"
 
 
-def no_time(part: Part) -> str:
+def _no_time(part: Part) -> str:
     """What to say of a log that nothing orders."""
-    likely = [name for name in part.schema if _plain(name) in ORDERS]
+    likely = [name for name in part.types if plain_name(name) in ORDERS]
     hint = f" (perhaps order={likely[0]!r})" if likely else ""
     return (
-        f"{part.name}: no column looks like the time of events. Name it with time= (--time), or "
-        f"name a column that orders events with order= (--order){hint}, or say that the order of "
-        f"rows counts with row_order=True (--row-order). The columns are {', '.join(part.schema)}."
+        "No column looks like the time of events. Name it with time= (--time), or name a column "
+        f"that orders events with order= (--order){hint}, or say that the order of rows counts with "
+        "row_order=True (--row-order)."
     )
-
-
-def same_types(parts: list[Part], wanted: list[str]) -> list[Part]:
-    """Parts reduced to the wanted columns, of one type each; a difference is a DataError."""
-    first = parts[0]
-    types = {name: first.schema[name] for name in wanted}
-    for part in parts[1:]:
-        for name in types:
-            if name not in part.schema:
-                raise DataError(
-                    f"{part.name} has no column {name!r}, {first.name} has: the files are not one "
-                    f"log. Its columns are {', '.join(part.schema)}."
-                )
-            ours, theirs = types[name], part.schema[name]
-            if ours == theirs:
-                continue
-            if (
-                ours.is_numeric()
-                and theirs.is_numeric()
-                and ours.is_integer() == theirs.is_integer()
-            ):
-                types[name] = pl.Int64() if ours.is_integer() else pl.Float64()
-            else:
-                raise DataError(
-                    f"column {name!r} is {ours} in {first.name} and {theirs} in {part.name}. "
-                    "Convert one, so that the same id (or time) is the same value in every file."
-                )
-    casts = [pl.col(name).cast(dtype) for name, dtype in types.items()]
-    return [
-        Part(p.name, p.frame.select(casts), types, p.text, p.path, p.separator)
-        if len(parts) > 1
-        else Part(p.name, p.frame.select(list(types)), types, p.text, p.path, p.separator)
-        for p in parts
-    ]

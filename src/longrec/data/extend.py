@@ -9,18 +9,20 @@ taken once, so that overlapping exports do no harm.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 
 import numpy as np
-import polars as pl
+import pyarrow as pa
 
 from longrec.core.errors import DataError, UsageError
+from longrec.data.coding import Coded
+from longrec.data.engine import Engine, quoted
 from longrec.data.histories import Histories
 from longrec.data.read import Events
+from longrec.data.types import shown
 
 
-def fit_events(events: Events, old: Histories) -> Events:
-    """The events with ids of the histories' types.
+def fit_events(events: Events, old: Histories) -> None:
+    """Give the events ids of the histories' types, in the view `events`.
 
     Integers of another width become theirs, and integers become text where theirs is text.
 
@@ -44,95 +46,130 @@ def fit_events(events: Events, old: Histories) -> Events:
             f"{having} has times and {lacking} has none: give both logs times, or prepare both "
             "without (leave the time column out and use --row-order or --order)."
         )
-    frame, schema = events.frame, events.frame.collect_schema()
+    engine, casts = events.engine, []
     for role, ids in (("user", old.user_ids), ("item", old.catalog.ids)):
-        theirs, ours = schema[role], ids.dtype
+        view = engine.register(pa.table({"id": ids.head(0).to_arrow()}))
+        [(_, ours, *_)] = engine.run(f"DESCRIBE SELECT id FROM {view}")
+        engine.forget(view)
+        theirs = events.types[role]
         if theirs == ours:
             continue
-        if not (theirs.is_integer() and (ours.is_integer() or ours == pl.String)):
+        if not (theirs in _INTEGERS and (ours in _INTEGERS or ours == "VARCHAR")):
             raise DataError(
-                f"{events.source}: the {role} ids are of type {theirs}, those of {old.path} are "
-                f"{ours}: no {role} would be known again. Convert the column "
+                f"{events.source}: the {role} ids are of type {shown(theirs)}, those of {old.path} "
+                f"are {shown(ours)}: no {role} would be known again. Convert the column "
                 f"{events.names[role]!r}."
             )
-        cast = pl.col(role).cast(ours, strict=False)
-        if events.collect(frame.select(cast.is_null().sum())).item():
+        odd = f"SELECT count(*) AS n FROM events WHERE TRY_CAST({role} AS {ours}) IS NULL"
+        if engine.row(odd)["n"]:
             raise DataError(
-                f"{events.source}: a {role} id does not fit the type {ours} of {old.path}. Prepare "
-                f"the old log again with a wider type of {events.names[role]!r}."
+                f"{events.source}: a {role} id does not fit the type {shown(ours)} of {old.path}. "
+                f"Prepare the old log again with a wider type of {events.names[role]!r}."
             )
-        frame = frame.with_columns(cast)
-    return replace(events, frame=frame)
+        casts.append(f"TRY_CAST({role} AS {ours}) AS {role}")
+    if casts:
+        [(sql,)] = engine.run("SELECT sql FROM duckdb_views() WHERE view_name = 'events'")
+        query = sql.partition(" AS ")[2].rstrip("; ")
+        engine.run(f"CREATE OR REPLACE VIEW events AS SELECT * REPLACE ({', '.join(casts)}) FROM ({query})")
 
 
-def known_first(old: pl.Series, found: pl.Series) -> pl.Series:
-    """Old ids in their order, then those of `found` that are new, in theirs."""
-    return pl.concat([old, found.filter(~found.is_in(old.implode())).rename(old.name)])
+_INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
 
 
-def merge(
-    old: Histories, new: pl.DataFrame, labels: dict[str, list[str]], report: Callable[[str], None]
-) -> tuple[pl.DataFrame, int]:
-    """Events of both logs in order of users and time, and how many duplicates were left out.
+def merge(engine: Engine, old: Histories, coded: Coded, report: Callable[[str], None]) -> int:
+    """Make the table `kept` of the events of both logs, `key` being their order within a user.
+
+    -> how many duplicates were left out.
 
     Parameters
     ----------
+    engine
+        with the view `coded` of the new events, whose ids begin with the old ones.
     old
         the histories.
-    new
-        new events in order, `user` and `item` as rows of ids that begin with the old ones.
-    labels
-        words of the new events' text columns, which begin with the old ones.
     report
         is called with lines on what was skipped and what came late.
     """
-    if set(labels) != set(old.meta.labels):
+    if set(coded.labels) != set(old.meta.labels):
         raise DataError(
             f"{old.path} has text in the event columns {_listed(old.meta.labels)}, the new log in "
-            f"{_listed(labels)}: convert them to one type."
+            f"{_listed(coded.labels)}: convert them to one type."
         )
-    for name, column in old.extra.items():
-        found = new[name].to_numpy().dtype
-        if column.dtype.kind != found.kind:
-            raise DataError(
-                f"column {name!r} is {column.dtype} in {old.path} and {found} in the new log: "
-                "convert one."
-            )
-    users = np.repeat(np.arange(old.n_users, dtype=np.int32), old.lengths)
-    times = {} if old.times is None else {"time": old.times}
-    known = pl.DataFrame({"user": users, "item": old.items - np.int32(1), **times, **old.extra})
-    total = len(new)
-    if times:
-        new = _without_duplicates(known, new)
-        report(f"  skipped {total - len(new):,} events that {old.path} holds already")
+    _known(engine, old, coded)
+    values = ", ".join(coded.values)
+    engine.run(
+        f"CREATE OR REPLACE TABLE fresh AS SELECT user, {values}, "
+        "row_number() OVER (ORDER BY user, key, row) AS place FROM coded"
+    )
+    for name, column in zip(coded.columns, range(len(coded.columns)), strict=True):
+        _same_kind(engine, old, name, f"x{column}")
+    skipped = _drop_duplicates(engine) if coded.has_time else 0
+    if coded.has_time:
+        report(f"  skipped {skipped:,} events that {old.path} holds already")
     # A log may be in an order of its own (order=, row_order=), which is kept whatever its times:
     # an event then counts as happening no earlier than those before it.
-    clock = pl.col("time").cum_max().over("user") if times else pl.lit(0)
-    known, new = (events.with_columns(__clock=clock) for events in (known, new))
-    latest = known.group_by("user").agg(__latest=pl.col("__clock").max())
-    late = new.join(latest, on="user").filter(pl.col("__clock") < pl.col("__latest")).height
+    clock = "max(time) OVER (PARTITION BY user ORDER BY place ROWS UNBOUNDED PRECEDING)"
+    clock = clock if coded.has_time else "0"
+    both = " UNION ALL BY NAME ".join(
+        f"SELECT user, {values}, {clock} AS clock, {source} AS source, place FROM {table}"
+        for source, table in enumerate(("known", "fresh"))
+    )
+    # Ties: the old come first.
+    engine.run(
+        f"CREATE OR REPLACE TABLE kept AS SELECT user, {values}, clock, source, "
+        "row_number() OVER (PARTITION BY user ORDER BY clock, source, place) AS key, 0 AS row "
+        f"FROM ({both})"
+    )
+    late = engine.row(
+        "SELECT count(*) AS n FROM kept f JOIN "
+        "(SELECT user, max(clock) AS latest FROM kept WHERE source = 0 GROUP BY 1) k "
+        "ON f.user = k.user WHERE f.source = 1 AND f.clock < k.latest"
+    )["n"]
     if late:
         report(
             f"  {late:,} events are older than their user's last event in {old.path}: they take "
             "their place in time"
         )
-    both = pl.concat([known, new.select(known.columns)], how="vertical_relaxed")
-    both = both.sort("user", "__clock", maintain_order=True)  # ties: the old come first
-    return both.drop("__clock"), total - len(new)
+    return skipped
 
 
-def _without_duplicates(known: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
-    """The new events that the old log does not hold.
+def _known(engine: Engine, old: Histories, coded: Coded) -> None:
+    """The table `known` of the old events, with the same columns as the new ones."""
+    users = np.repeat(np.arange(old.n_users, dtype=np.int32), old.lengths)
+    columns = {"user": users, "item": old.items - np.int32(1)}
+    if old.times is not None:
+        columns["time"] = old.times
+    columns |= {f"x{i}": old.extra[name] for i, name in enumerate(coded.columns)}
+    columns["place"] = np.arange(old.n_events)
+    view = engine.register(pa.table({name: pa.array(values) for name, values in columns.items()}))
+    engine.run(f"CREATE OR REPLACE TABLE known AS SELECT * FROM {view}")
+    engine.forget(view)
+
+
+def _same_kind(engine: Engine, old: Histories, name: str, column: str) -> None:
+    """Raise DataError where a further column holds another kind of numbers than it did."""
+    found = engine.frame(f"SELECT {column} FROM fresh LIMIT 0")[column].to_numpy().dtype
+    if old.extra[name].dtype.kind != found.kind:
+        raise DataError(
+            f"column {name!r} is {old.extra[name].dtype} in {old.path} and {found} in the new log: "
+            "convert one."
+        )
+
+
+def _drop_duplicates(engine: Engine) -> int:
+    """Delete the new events that the old log holds; -> how many.
 
     An event that occurs m times in the old log and n times in the new one is new n - m times.
     """
-    key = ["user", "item", "time"]
-    overlap = known.filter(pl.col("time") >= new["time"].min())  # only these can be in both
-    counts = overlap.group_by(key).len("__known")
-    numbered = new.with_columns(__number=pl.int_range(pl.len()).over(key))
-    counted = numbered.join(counts, on=key, how="left", maintain_order="left")
-    fresh = counted.filter(pl.col("__number") >= pl.col("__known").fill_null(0))
-    return fresh.drop("__number", "__known")
+    [(count,)] = engine.run(
+        "DELETE FROM fresh WHERE place IN (SELECT place FROM ("
+        "  SELECT place, user, item, time, "
+        "  row_number() OVER (PARTITION BY user, item, time ORDER BY place) AS number FROM fresh) f"
+        " JOIN (SELECT user, item, time, count(*) AS held FROM known"
+        "  WHERE time >= (SELECT min(time) FROM fresh) GROUP BY ALL) k"
+        " USING (user, item, time) WHERE number <= held)"
+    )
+    return int(count)
 
 
 def _listed(names: Iterable[str]) -> str:

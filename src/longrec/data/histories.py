@@ -71,6 +71,7 @@ class HistoriesMeta:
     created: str
     files: dict[str, int] = field(default_factory=dict)
     labels: dict[str, list[str]] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +134,12 @@ class Histories:
         """What the further event columns hold, by name."""
         words = self.meta.labels
         return {n: Column(tuple(words[n]) if n in words else None) for n in self.extra}
+
+    @property
+    def item_table(self) -> pl.DataFrame | None:
+        """What is known of items beside their events: `id` and further columns; None if nothing."""
+        path = self.path / "items.parquet"
+        return pl.read_parquet(path) if path.is_file() else None
 
     def read_column(self, name: str, at: np.ndarray) -> np.ndarray:
         """Values of a further column of the events at some places, as models read them."""
@@ -310,6 +317,7 @@ def open_histories(path: Path | str) -> Histories:
 
 
 def _open(path: Path, document: dict[str, Any]) -> Histories:
+    document = {"options": {}} | document  # histories of before 0.2 do not tell how they were read
     odd = {item.name for item in fields(HistoriesMeta)}.symmetric_difference(document)
     if odd:
         raise DataError(
@@ -350,77 +358,6 @@ def _open(path: Path, document: dict[str, Any]) -> Histories:
     )
 
 
-def write_histories(
-    path: Path | str,
-    *,
-    user_ids: pl.Series,
-    offsets: np.ndarray,
-    items: np.ndarray,
-    times: np.ndarray | None,
-    catalog: Catalog,
-    extra: Mapping[str, np.ndarray] | None = None,
-    labels: Mapping[str, list[str]] | None = None,
-    source: str,
-    time_unit: str | None,
-    dropped: Mapping[str, int] | None = None,
-    overwrite: bool = False,
-) -> Histories:
-    """Write a histories folder whole or not at all, and open it.
-
-    Parameters
-    ----------
-    user_ids, offsets, items, times, catalog, extra, labels
-        as in `Histories`.
-    source, time_unit, dropped
-        for the record: where the events came from, in which unit their times were, how many
-        events, users or items were left out and why.
-    overwrite
-        replace an existing histories folder; nothing else is ever replaced.
-
-    Raises
-    ------
-    UsageError
-        when `path` exists and may not be replaced.
-    DataError
-        when it cannot be written (disk full, no permission); nothing is left behind then.
-    """
-    items = np.ascontiguousarray(items, dtype=np.int32)
-    offsets = np.ascontiguousarray(offsets, dtype=np.int64)
-    times = None if times is None else np.ascontiguousarray(times, dtype=np.int64)
-    extra = dict(extra or {})
-    columns = {"item": items} | ({} if times is None else {"time": times}) | extra
-    if not len(items):
-        raise DataError(f"{source}: no events to write.")
-    for name, column in columns.items():
-        if len(column) != offsets[-1]:
-            raise DataError(f"Column {name!r} has {len(column)} rows for {offsets[-1]} events.")
-    with HISTORIES.writing(Path(path), overwrite=overwrite) as folder:
-        _write_arrow(folder / "users.arrow", {"id": user_ids.rechunk().to_arrow()})
-        _write_arrow(folder / "offsets.arrow", {"offset": pa.array(offsets)})
-        _write_arrow(folder / "events.arrow", {n: pa.array(c) for n, c in columns.items()})
-        catalog.save(folder / "catalog.parquet")
-        meta = HistoriesMeta(
-            schema_version=SCHEMA_VERSION,
-            n_users=len(user_ids),
-            n_items=catalog.n_items,
-            n_events=len(items),
-            has_time=times is not None,
-            time_unit=time_unit,
-            first_time=None if times is None else int(times.min()),
-            last_time=None if times is None else int(times.max()),
-            dropped=dict(dropped or {}),
-            source=source,
-            fingerprint=content_digest(user_ids, offsets, items, times, catalog.ids, extra),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            files={name: (folder / name).stat().st_size for name in FILES},
-            labels=dict(labels or {}),
-        )
-        (folder / HISTORIES.document).write_text(
-            json.dumps(asdict(meta), indent=2), encoding="utf-8"
-        )
-    return open_histories(path)
-
-
 def content_digest(
     user_ids: pl.Series,
     offsets: np.ndarray,
@@ -435,16 +372,14 @@ def content_digest(
     hash_ids(hasher, item_ids)
     for name, column in {"offset": offsets, "item": items, "time": times, **extra}.items():
         if column is not None:
-            hasher.update(f"{name}:{column.dtype.str}:{len(column)}".encode())
+            hasher.update(column_head(name, column.dtype, len(column)))
             hasher.update(column.data)
     return hasher.hexdigest()
 
 
-def _write_arrow(path: Path, columns: Mapping[str, pa.Array]) -> None:
-    """One uncompressed record batch, so that a reader maps each column as one slice."""
-    batch = pa.record_batch(list(columns.values()), names=list(columns))
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
-        writer.write_batch(batch)
+def column_head(name: str, dtype: np.dtype[Any], rows: int) -> bytes:
+    """What the digest takes of a column before its bytes."""
+    return f"{name}:{dtype.str}:{rows}".encode()
 
 
 def _map_columns(

@@ -1,12 +1,13 @@
 """Events to histories: ids to indices, events to order, and what is left out to counts.
 
-The log streams through twice: once for its distinct ids, once to map them. In memory is then one
-int32 for the user, one for the item and the time of each event; never the ids of events.
+All of it happens in the engine that holds the events, within its memory limit: distinct ids, the
+filters, the order of events. They come out in order, some at a time, and are counted on the way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,21 @@ import polars as pl
 from longrec.core.arguments import check_path, described
 from longrec.core.errors import DataError, UsageError
 from longrec.data.catalog import Catalog
-from longrec.data.extend import fit_events, known_first, merge
-from longrec.data.histories import HISTORIES, Histories, as_histories, write_histories
-from longrec.data.read import Events, read_events
-from longrec.data.times import to_seconds
+from longrec.data.coding import Coded, code_events
+from longrec.data.engine import Engine, engine_errors, unreadable
+from longrec.data.extend import fit_events, merge
+from longrec.data.filters import Filters
+from longrec.data.histories import HISTORIES, Histories, as_histories
+from longrec.data.kept_items import FILE as ITEM_TABLE
+from longrec.data.kept_items import read_item_table
+from longrec.data.load import BadRow
+from longrec.data.outliers import Repeats, one_far_above
+from longrec.data.read import Events, StageProgress, read_events
+from longrec.data.write import Chunk, write_chunks
+
+DEDUPS = (False, True, "same-time")
+BAD_ROWS = "bad_rows.csv"
+"""The file of the folder that tells which rows were left out."""
 
 
 def prepare(
@@ -27,11 +39,14 @@ def prepare(
     out: Path | str,
     *,
     k_core: int = 0,
-    dedup: bool = False,
+    dedup: bool | str = False,
     min_length: int = 1,
     extend: Histories | Path | str | None = None,
+    items: Any = None,
     overwrite: bool = False,
+    memory: int | None = None,
     report: Callable[[str], None] | None = None,
+    progress: StageProgress | None = None,
     **read_options: Any,
 ) -> Histories:
     """Read a log, order it into histories, and write them to a folder.
@@ -43,7 +58,8 @@ def prepare(
     out
         the folder to write; it may not exist unless `overwrite` and it holds histories.
     dedup
-        keep only the first event of each user with each item (repeats are kept by default).
+        True keeps only the first event of each user with each item, "same-time" the first of those
+        that also have one time; repeats are kept by default.
     k_core
         drop users and items with fewer events than this, again and again until none is left; 0
         keeps all. Events are counted, so repeats count.
@@ -52,9 +68,18 @@ def prepare(
     extend
         histories (or their folder) that the log continues: the result holds both. Old users and
         items keep their index; events that the histories hold already are skipped and counted.
-        The filters do not combine with it.
+        The log is read as the old one was (`read_options`), where nothing else is said. The
+        filters do not combine with it.
+    items
+        a table of the items, a file or frame: their ids in a column of the name that the log's
+        items have, or one that is recognised, and what else is known of them, such as a title. It
+        is kept with the histories (`Histories.item_table`).
+    memory
+        bytes that this process may hold; None: half of what is free.
     report
         is called with each line that tells what was read and what was dropped.
+    progress
+        is called with what is being done and the share of it that is.
 
     Returns
     -------
@@ -64,9 +89,12 @@ def prepare(
     for name, value in (("k_core", k_core), ("min_length", min_length)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise UsageError(f"{name} is a whole number from 0, not {value!r}.")
+    if dedup not in DEDUPS:
+        raise UsageError(f"dedup is {dedup!r}; give True, False or 'same-time'.")
     out = check_path("out", out)
-    if report is not None and not callable(report):
-        raise UsageError(f"report is {described(report)}; give a function of a line, or None")
+    for name, function in (("report", report), ("progress", progress)):
+        if function is not None and not callable(function):
+            raise UsageError(f"{name} is {described(function)}; give a function, or None")
     HISTORIES.check_replaceable(out, overwrite=overwrite)
     old = None if extend is None else as_histories("extend", extend)
     if old is not None:
@@ -76,150 +104,217 @@ def prepare(
                 "item could lose its index: leave them out, or prepare both logs together."
             )
         old.verify()  # a damaged byte would get a fresh fingerprint
-    events = read_events(source, **read_options)
-    report = report or (lambda line: None)
-    report(events.describe())
-    dropped: dict[str, int] = {}
-    if old is None:
-        user_ids, item_ids = _distinct(events, "user"), _distinct(events, "item")
-        frame, labels = _collect(events, user_ids, item_ids, {})
-        if dedup:
-            first = frame.unique(["user", "item"], keep="first", maintain_order=True)
-            dropped["repeated_events"] = len(frame) - len(first)
-            frame = first
-        for reason, least, select in (
-            ("k_core", k_core, _core),
-            ("short", min_length, _long_enough),
-        ):
-            if least > 1:
-                rest = select(frame, least)
-                dropped[f"{reason}_events"] = len(frame) - len(rest)
-                for role in ("user", "item"):
-                    dropped[f"{reason}_{role}s"] = frame[role].n_unique() - rest[role].n_unique()
-                frame = rest
-        losses = {name.replace("_", " "): count for name, count in dropped.items()}
-        if not len(frame):
-            counts = ", ".join(f"{count:,} {name}" for name, count in losses.items())
-            raise DataError(
-                f"{events.source}: the filters leave no event (dropped: {counts}). Lower k_core or "
-                "min_length."
-            )
-        for name, count in losses.items():
-            report(f"  dropped {count:,} {name}")
-        frame, user_ids = _reindex(frame, "user", user_ids)
-        frame, item_ids = _reindex(frame, "item", item_ids)
-    else:
-        events = fit_events(events, old)
-        user_ids = known_first(old.user_ids, _distinct(events, "user"))
-        item_ids = known_first(old.catalog.ids, _distinct(events, "item"))
-        frame, labels = _collect(events, user_ids, item_ids, old.meta.labels)
-        frame, duplicates = merge(old, frame, labels, report)
-        duplicates += old.meta.dropped.get("duplicate_events", 0)
-        dropped = old.meta.dropped | {"duplicate_events": duplicates}
-        report(
-            f"  beside {old.path}: {len(user_ids) - old.n_users:,} new users, "
-            f"{len(item_ids) - old.n_items:,} new items, "
-            f"{len(frame) - old.n_events:,} new events"
+        if not isinstance(source, Events):
+            read_options = old.meta.options | {k: v for k, v in read_options.items() if v}
+    say = report or (lambda line: None)
+    mine = not isinstance(source, Events)
+    events = read_events(
+        source, **read_options, **({"memory": memory, "place": out, "progress": progress} if mine else {})
+    )
+    try:
+        say(events.describe())
+        table = None if items is None else read_item_table(items, events)
+        filters = Filters(k_core, dedup, min_length)
+        made = _made(events, old, filters, say)
+        return _written(made, events, old, out, table, overwrite, say, progress)
+    except engine_errors() as error:
+        raise unreadable(events.source, error, "prepare it with more memory") from error
+    finally:
+        if mine:
+            events.engine.close()
+
+
+@dataclass(frozen=True)
+class _Made:
+    """Events in order, ready to be written.
+
+    Attributes
+    ----------
+    coded : what their numbers stand for, before rows without events are left out.
+    table : of the engine, with the columns of the view `coded`.
+    lengths, counts : events of each user and item, (n,) each; 0 for those that were left out.
+    old_users, old_items : how many ids stay whether or not they have events.
+    dropped : what was left out, by reason.
+    """
+
+    coded: Coded
+    table: str
+    lengths: np.ndarray
+    counts: np.ndarray
+    dropped: dict[str, int]
+    keep_all: bool
+
+
+def _made(
+    events: Events, old: Histories | None, filters: Filters, say: Callable[[str], None]
+) -> _Made:
+    engine = events.engine
+    dropped = {"bad_rows": len(events.bad_rows)} if events.bad_rows else {}
+    if events.bad_rows:
+        say(f"  left out {len(events.bad_rows):,} rows that cannot be used")
+    if old is not None:
+        fit_events(events, old)
+        coded = code_events(events, old.user_ids, old.catalog.ids, old.meta.labels)
+        duplicates = merge(engine, old, coded, say)
+        before = dict(old.meta.dropped)
+        dropped["duplicate_events"] = duplicates + before.pop("duplicate_events", 0)
+        for name, count in before.items():
+            dropped[name] = dropped.get(name, 0) + count
+        found = engine.row("SELECT count(*) AS n FROM kept")["n"]
+        _balance(events, found + duplicates, events.n_events + old.n_events)
+        say(
+            f"  beside {old.path}: {len(coded.user_ids) - old.n_users:,} new users, "
+            f"{len(coded.item_ids) - old.n_items:,} new items, {found - old.n_events:,} new events"
         )
-    columns = {column.name: column.to_numpy() for column in frame}
-    lengths = np.bincount(columns.pop("user"), minlength=len(user_ids))
-    items = columns.pop("item")
-    return write_histories(
+        return _Made(coded, "kept", *_counts(engine, coded), dropped, True)
+    coded = code_events(events)
+    _balance(events, int(coded.user_counts.sum()), events.n_events)
+    if not filters.any:
+        return _Made(coded, "coded", coded.user_counts, coded.item_counts, dropped, True)
+    losses = filters.apply(engine, coded.has_time)
+    words = {name.replace("_", " "): count for name, count in losses.items()}
+    lengths, counts = _counts(engine, coded)
+    if not lengths.sum():
+        told = ", ".join(f"{count:,} {name}" for name, count in words.items())
+        raise DataError(
+            f"{events.source}: the filters leave no event (dropped: {told}). Lower k_core or "
+            "min_length."
+        )
+    for name, count in words.items():
+        say(f"  dropped {count:,} {name}")
+    lost = sum(count for name, count in losses.items() if name.endswith("_events"))
+    _balance(events, int(lengths.sum()) + lost, events.n_events)
+    return _Made(coded, "kept", lengths, counts, dropped | losses, False)
+
+
+def _counts(engine: Engine, coded: Coded) -> tuple[np.ndarray, np.ndarray]:
+    """Events of each user and item in the table `kept`."""
+    found = []
+    for role, ids in (("user", coded.user_ids), ("item", coded.item_ids)):
+        rows = engine.frame(f"SELECT {role} AS code, count(*) AS n FROM kept GROUP BY 1")
+        counts = np.zeros(len(ids), np.int64)
+        counts[rows["code"].to_numpy()] = rows["n"].to_numpy()
+        found.append(counts)
+    return found[0], found[1]
+
+
+def _balance(events: Events, found: int, expected: int) -> None:
+    if found != expected:
+        raise DataError(
+            f"{events.source}: of {expected:,} events {found:,} are accounted for. This is a fault "
+            "of longrec's: please tell its developers."
+        )
+
+
+def _written(
+    made: _Made,
+    events: Events,
+    old: Histories | None,
+    out: Path,
+    table: pl.DataFrame | None,
+    overwrite: bool,
+    say: Callable[[str], None],
+    progress: StageProgress | None,
+) -> Histories:
+    coded, engine = made.coded, events.engine
+    user_ids, lengths, _ = _present(coded.user_ids, made.lengths, made.keep_all)
+    item_ids, counts, items = _present(coded.item_ids, made.counts, made.keep_all)
+    offsets = np.concatenate([[0], lengths.cumsum()])
+    repeats = Repeats()
+    users = np.flatnonzero(made.lengths)
+    chunks = _chunks(made, engine, users, items, repeats, progress)
+    selected = ", ".join(coded.values)
+    empty = engine.frame(f"SELECT {selected} FROM {made.table} LIMIT 0")
+    extra = {
+        name: empty[f"x{i}"].to_numpy().dtype for i, name in enumerate(coded.columns)
+    }
+
+    def beside(folder: Path) -> None:
+        if table is not None:
+            table.write_parquet(folder / ITEM_TABLE)
+        elif old is not None and old.item_table is not None:
+            old.item_table.write_parquet(folder / ITEM_TABLE)
+        if events.bad_rows:
+            write_bad_rows(folder / BAD_ROWS, events.bad_rows)
+
+    histories = write_chunks(
         out,
         user_ids=user_ids,
-        offsets=np.concatenate([[0], lengths.cumsum()]),
-        items=items + np.int32(1),  # 0 is padding
-        times=columns.pop("time", None),
-        catalog=Catalog(item_ids, np.bincount(items, minlength=len(item_ids))),
-        extra=columns,
-        labels=labels,
+        offsets=offsets,
+        catalog=Catalog(item_ids, counts),
+        chunks=chunks,
+        has_time=coded.has_time,
+        extra=extra,
+        labels=coded.labels,
         source=events.source if old is None else f"{old.meta.source} + {events.source}",
         time_unit=events.time_unit,
-        dropped=dropped,
+        dropped=made.dropped,
+        options=events.options,
+        beside=beside,
         overwrite=overwrite,
     )
+    if repeats.count:
+        say(
+            f"  note  {repeats.count:,} events repeat another one of the same user, item and time: "
+            'they are kept; dedup="same-time" (--dedup same-time) leaves them out'
+        )
+    far = one_far_above(user_ids, lengths)
+    if far is not None:
+        say(f"  note  {far}")
+    if events.bad_rows:
+        say(f"  note  what was left out, and why: {out / BAD_ROWS}")
+    return histories
 
 
-def _distinct(events: Events, role: str) -> pl.Series:
-    """Distinct ids, sorted, so that the same events give the same indices in any order of rows."""
-    return events.collect(events.frame.select(role).unique())[role].sort()
+def _present(
+    ids: pl.Series, counts: np.ndarray, keep_all: bool
+) -> tuple[pl.Series, np.ndarray, np.ndarray]:
+    """Ids that stay, their counts, and the new row of each old one."""
+    stays = np.ones(len(ids), bool) if keep_all else counts > 0
+    rows = np.cumsum(stays, dtype=np.int32) - np.int32(1)
+    return ids.filter(pl.Series(stays)), counts[stays], rows
 
 
-def _collect(
-    events: Events, user_ids: pl.Series, item_ids: pl.Series, known: Mapping[str, list[str]]
-) -> tuple[pl.DataFrame, dict[str, list[str]]]:
-    """All events, ids as indices, by user and then in order; and the words of text columns.
-
-    Words that are `known` of a column keep their codes; new ones follow.
-    """
-    labels: dict[str, list[str]] = {}
-    lazy = events.frame
-    for role, ids in (("user", user_ids), ("item", item_ids)):
-        lazy = _encode(lazy, role, ids)
-    schema = events.frame.collect_schema()
-    for name in events.columns:
-        dtype = schema[name]
-        if dtype == pl.String or isinstance(dtype, pl.Categorical | pl.Enum):
-            lazy = lazy.with_columns(pl.col(name).cast(pl.String))
-            words = events.collect(lazy.select(pl.col(name).drop_nulls().unique()))[name].sort()
-            words = known_first(pl.Series(name, known.get(name, []), dtype=pl.String), words)
-            lazy = _encode(lazy, name, words).with_columns(pl.col(name).fill_null(-1))
-            labels[name] = words.to_list()
-        elif dtype == pl.Boolean:
-            lazy = lazy.with_columns(pl.col(name).cast(pl.UInt8))
-        elif not dtype.is_numeric() or isinstance(dtype, pl.Decimal):
+def _chunks(
+    made: _Made,
+    engine: Engine,
+    users: np.ndarray,
+    items: np.ndarray,
+    repeats: Repeats,
+    progress: StageProgress | None,
+) -> Iterator[Chunk]:
+    """Events in order as histories keep them; that they come so is checked, not believed."""
+    coded, total = made.coded, int(made.lengths.sum())
+    ends = made.lengths[users].cumsum()
+    key = "time" if coded.has_time else "key"
+    values = ", ".join(dict.fromkeys(["user", key, *coded.values]))
+    done = 0
+    if progress is not None:
+        progress("ordering events", 0.0)
+    query = f"SELECT {values} FROM {made.table} ORDER BY user, key, row"
+    if made.table == "kept":
+        query = f"SELECT {values} FROM kept ORDER BY user, kept.key, row"
+    for frame in engine.batches(query):
+        place = np.arange(done, done + len(frame))
+        expected = users[np.searchsorted(ends, place, side="right")]
+        if not np.array_equal(frame["user"].to_numpy(), expected):
             raise DataError(
-                f"{events.source}, column {name!r} is of type {dtype}; event columns are numbers, "
-                "booleans or text."
+                "The engine gave events in a wrong order. This is a fault of longrec's: please tell "
+                "its developers."
             )
-    frame = events.collect(lazy)
-    for column in frame:
-        if column.null_count() and not column.dtype.is_float():
-            row = column.is_null().arg_max()
-            raise DataError(
-                f"{events.source}, column {column.name!r}, row {(row or 0) + 1} is null. Fill such "
-                "rows, or leave the column out."
-            )
-    by = ["user"] if events.row_order else ["user", "order" if "order" in frame.columns else "time"]
-    order = frame.select(pl.arg_sort_by(by, maintain_order=True)).to_series()
-    # Column by column, so that never more than one is in memory twice.
-    frame = pl.DataFrame([frame.drop_in_place(name).gather(order) for name in frame.columns])
-    frame = frame.drop("order", strict=False)
-    if "time" in frame.columns:  # seconds only now: truncated before, they would tie
-        seconds = to_seconds(frame["time"].to_numpy(), events.per_second)
-        frame = frame.with_columns(time=seconds)
-    return frame, labels
+        done += len(frame)
+        found = frame["item"].to_numpy()
+        repeats.add(expected, frame[key].to_numpy(), found)
+        chunk = {"item": items[found] + np.int32(1)}  # 0 is padding
+        if coded.has_time:
+            chunk["time"] = frame["time"].to_numpy()
+        for i, name in enumerate(coded.columns):
+            chunk[name] = frame[f"x{i}"].to_numpy()
+        if progress is not None:
+            progress("writing events", done / total)
+        yield chunk
 
 
-def _encode(lazy: pl.LazyFrame, name: str, words: pl.Series) -> pl.LazyFrame:
-    """Replace values by their place among `words`, int32; the order of rows is kept."""
-    if len(words) > np.iinfo(np.int32).max - 1:
-        raise DataError(f"{len(words):,} distinct values of {name}: more than int32 can count.")
-    code = f"__{name}"
-    table = pl.DataFrame({name: words, code: np.arange(len(words), dtype=np.int32)}).lazy()
-    joined = lazy.join(table, on=name, how="left", maintain_order="left")
-    return joined.drop(name).rename({code: name})
-
-
-def _core(frame: pl.DataFrame, k: int) -> pl.DataFrame:
-    """The k-core: the largest part of the log where every user and item has k events."""
-    while True:
-        enough = [pl.len().over(role) >= k for role in ("user", "item")]
-        smaller = frame.filter(enough)
-        if len(smaller) == len(frame):
-            return frame
-        frame = smaller
-
-
-def _long_enough(frame: pl.DataFrame, least: int) -> pl.DataFrame:
-    return frame.filter(pl.len().over("user") >= least)
-
-
-def _reindex(frame: pl.DataFrame, role: str, ids: pl.Series) -> tuple[pl.DataFrame, pl.Series]:
-    """Close the gaps that filters left, and give the ids that remain."""
-    present = np.bincount(frame[role].to_numpy(), minlength=len(ids)) > 0
-    if not present.all():
-        new_index = pl.Series(role, np.cumsum(present, dtype=np.int32) - np.int32(1))
-        frame = frame.with_columns(new_index.gather(frame[role]))
-        ids = ids.filter(pl.Series(present))
-    return frame, ids
+def write_bad_rows(path: Path, rows: Sequence[BadRow]) -> None:
+    """Write which rows were left out, and why."""
+    pl.DataFrame([asdict(row) for row in rows]).write_csv(path)

@@ -1,14 +1,15 @@
 """Logs to events: which column is what, of which type, and whether every row can be used.
 
-`read_events` looks at the whole log once, in a streaming pass, before anything is built from it:
-the first row that cannot be used is named with its file, column and value.
+`read_events` loads the wanted columns into an engine of its own, which spills to disk, and looks at
+every row before anything is built from it: the first row that cannot be used is named with its
+file, column and value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -16,40 +17,36 @@ import polars as pl
 from longrec.core.arguments import check_names, check_text
 from longrec.core.errors import DataError, UsageError
 from longrec.core.shown import html_table
-from longrec.data.columns import ROLES, find_columns, likely_type, missing, no_time, same_types
+from longrec.data.columns import ROLES, Roles, find_roles, likely_type, refusal
+from longrec.data.engine import Engine, Progress
 from longrec.data.event_columns import TYPE
-from longrec.data.kept_values import INTEGER, Check, as_number, id_column, type_column
-from longrec.data.sources import (
-    ENGINE_ERRORS,
-    Part,
-    first_ragged_line,
-    open_source,
-    unreadable,
-)
-from longrec.data.times import (
-    PER_SECOND,
-    WORDS,
-    band_counts,
-    check_unit,
-    detect_unit,
-    implausible,
-    time_column,
-)
+from longrec.data.load import BadRow, Loader
+from longrec.data.sources import Part, open_source
+from longrec.data.survey import Survey, day, survey
+from longrec.data.times import UNITS, WORDS
+from longrec.data.types import bytes_without_text, join_ids, join_times, join_types, join_values, shown
+
+IDS = ("user", "item")
+StageProgress = Callable[[str, float], None]
+"""Called with what is being done and the share of it that is."""
 
 
 @dataclass(frozen=True, eq=False)
 class Events:
-    """A log that can be read: every row has been looked at, none is held in memory.
+    """A log that was read: every row has been looked at; the rows lie in the engine, not here.
 
     Attributes
     ----------
-    frame
-        lazy rows in the log's own order: `user`, `item` (own types), `time` (Int64 or Float64
-        ticks) if the log has one, `order` (a number) if one was named, and further columns.
+    engine
+        holds the table `events`: `user`, `item` (own types), `time` (ticks, BIGINT or DOUBLE) if
+        the log has one, `order` (a number) if one was named, and further columns; `row` rises in
+        the log's own order.
     n_events
         number of rows.
     names
         column of each role: user, item, and perhaps time, order and type.
+    types
+        the engine's type of each column of `events`.
     recognised
         the roles whose column was found by its name rather than stated.
     time_unit, per_second
@@ -63,11 +60,16 @@ class Events:
         further event columns, "type" among them if there are types.
     source, notes
         the log's name; remarks that a user should see.
+    bad_rows
+        rows that were left out (`skip_bad_rows`), with file, line and cause.
+    options
+        what `read_events` was told, for whoever reads the next day's log.
     """
 
-    frame: pl.LazyFrame
+    engine: Engine
     n_events: int
     names: dict[str, str]
+    types: dict[str, str]
     recognised: frozenset[str]
     time_unit: str | None
     per_second: int
@@ -77,21 +79,19 @@ class Events:
     columns: tuple[str, ...]
     source: str
     notes: tuple[str, ...]
+    bad_rows: tuple[BadRow, ...]
+    options: Mapping[str, Any]
 
-    def collect(self, lazy: pl.LazyFrame) -> pl.DataFrame:
-        """Run a query on `frame` in bounded memory; what fails is told as a DataError."""
-        try:
-            return lazy.collect(engine="streaming")
-        except ENGINE_ERRORS as error:
-            raise unreadable(self.source, error) from error
+    def to_polars(self) -> pl.DataFrame:
+        """All events in the log's order: user, item, time (ticks), order, further columns."""
+        return self.engine.frame("SELECT * EXCLUDE (row) FROM events ORDER BY row")
 
     def describe(self) -> str:
         """What was read and how it was understood, as lines to print."""
         lines = [f"{self.source}: {self.n_events:,} events"]
-        schema = self.frame.collect_schema()
         for role, name in self.names.items():
             how = "recognised" if role in self.recognised else "as named"
-            lines.append(f"  {role:<6}{name} ({how}), {self._kind(role, schema[role])}")
+            lines.append(f"  {role:<6}{name} ({how}), {self._kind(role)}")
         if self.row_order:
             order = "the order of rows"
         elif "order" in self.names:
@@ -110,11 +110,11 @@ class Events:
         title, *lines = self.describe().splitlines()
         return html_table(title, ("", ""), [line.strip().split(maxsplit=1) for line in lines])
 
-    def _kind(self, role: str, dtype: pl.DataType) -> str:
+    def _kind(self, role: str) -> str:
         if role == "time" and self.first_time is not None and self.last_time is not None:
             unit = WORDS.get(self.time_unit or "", "datetimes")
-            return f"{unit}, {_day(self.first_time)} to {_day(self.last_time)}"
-        return "text" if dtype == pl.String else str(dtype).lower()
+            return f"{unit}, {day(self.first_time)} to {day(self.last_time)}"
+        return shown(self.types[role])
 
 
 def read_events(
@@ -126,16 +126,24 @@ def read_events(
     order: str | None = None,
     row_order: bool = False,
     time_unit: str | None = None,
+    time_format: str | None = None,
     type: str | None = None,
     columns: Sequence[str] = (),
+    header: Sequence[str] = (),
+    encoding: str | None = None,
+    skip_bad_rows: bool = False,
+    memory: int | None = None,
+    place: Path | None = None,
+    progress: StageProgress | None = None,
 ) -> Events:
-    """Find a log's columns, check every row once, and return its events, still lazy.
+    """Find a log's columns, check every row, and return its events.
 
     Parameters
     ----------
     source
-        a CSV, TSV, Parquet or RecBole `.inter` file, a list of them, a glob, a folder, a Polars or
-        pandas frame, or any Arrow table or stream; an `Events` is returned as it is.
+        a text file (CSV, TSV, RecBole's `.inter`, …), JSON lines or Parquet, packed or not, a list
+        of them, a glob, a folder, a Polars or pandas frame, or any Arrow table or stream; an
+        `Events` is returned as it is.
     user, item, time
         names of the columns; without them, names such as userId, product_id or ts are recognised.
     order
@@ -145,228 +153,189 @@ def read_events(
     time_unit
         "s", "ms", "us" or "ns" instead of detecting it, and "datetime" for datetime columns;
         stating it also allows times before 1970 or after 2100.
+    time_format
+        how times are written, as strptime has it: "%d/%m/%Y %H:%M".
     type
         column of the events' types, such as "view" and "buy": kept as the column "type", as text.
     columns
         further columns to keep for each event, such as a weight: numbers, booleans or text.
+    header
+        names of all columns, in order, of text files without a header line.
+    encoding
+        of text files, such as "latin-1"; UTF-8 (or UTF-16 with its mark) if it is not stated.
+    skip_bad_rows
+        leave rows out that cannot be used, and count them, instead of refusing the log.
+    memory
+        bytes that this process may hold; None: half of what is free.
+    place
+        path beside which a hidden folder holds what does not fit; None: the system's temporary one.
+    progress
+        called now and then.
 
     Raises
     ------
     UsageError
-        for a column that is not there, or options that contradict each other.
+        for columns that are not there (all are told at once), or options that contradict each
+        other.
     DataError
         for a file or row that cannot be used.
     """
+    stated = {"user": user, "item": item, "time": time, "order": order}
+    texts = {"time_unit": time_unit, "time_format": time_format, "type": type, "encoding": encoding}
+    for name, value in (stated | texts).items():
+        check_text(name, value)
+    columns, header = check_names("columns", columns), check_names("header", header)
+    options = stated | texts | {"row_order": row_order, "columns": columns, "header": header}
+    options |= {"skip_bad_rows": skip_bad_rows}
     if isinstance(source, Events):
-        if any((user, item, time, order, row_order, time_unit, type, columns)):
+        if any(options.values()):
             raise UsageError("These events are read already: give column options to read_events.")
         return source
-    stated = {"user": user, "item": item, "time": time, "order": order}
-    for name, value in (stated | {"time_unit": time_unit, "type": type}).items():
-        check_text(name, value)
-    columns = check_names("columns", columns)
-    parts = open_source(source)
-    first = parts[0]
-    names, recognised = find_columns(first, stated)
     if row_order and order is not None:
         raise UsageError(
             "Either order= names a column or row_order=True says rows count, not both."
         )
-    if not ({"time", "order"} & set(names) or row_order):
-        raise UsageError(no_time(first))
+    if time_unit is not None and time_unit not in UNITS:
+        raise UsageError(f"time_unit {time_unit!r} is not known. Use one of {', '.join(UNITS)}.")
+    _check_further(columns, type)
+    notes: list[str] = []
+    engine = Engine(memory, place)
+    try:
+        return _read(source, engine, stated, options, notes, progress)
+    except BaseException:
+        engine.close()
+        raise
+
+
+def _read(
+    source: Any,
+    engine: Engine,
+    stated: Mapping[str, str | None],
+    options: Mapping[str, Any],
+    notes: list[str],
+    progress: StageProgress | None,
+) -> Events:
+    type, columns, time_unit = options["type"], options["columns"], options["time_unit"]
+    encoding, header, row_order = options["encoding"], options["header"], options["row_order"]
+    parts = open_source(source, engine, notes.append, encoding, header)
+    further = dict.fromkeys(columns, "columns") | ({} if type is None else {type: "type"})
+    parts, roles = _one_log(parts, stated, further, row_order, notes.append)
+    names = dict(roles.names)
     if time_unit is not None and "time" not in names:
-        raise UsageError(f"time_unit={time_unit!r} was given, but {first.name} has no time column.")
+        raise UsageError(
+            f"time_unit={time_unit!r} was given, but {parts[0].name} has no time column."
+        )
+    if type is not None or TYPE in columns:
+        names[TYPE] = type or TYPE
+        columns = columns if TYPE in columns else (TYPE, *columns)
+    likely = None if TYPE in names else likely_type(parts[0], [*names.values(), *columns])
+    if likely is not None:
+        notes.append(
+            f"{likely} looks like the types of events: type={likely!r} (--type {likely}) keeps them"
+        )
+    wanted = _wanted(parts, names, columns, engine)
+    binary = bytes_without_text([column for column, kind in wanted.values()], parts, engine)
+    loader = Loader(engine, wanted, encoding, options["skip_bad_rows"], binary)
+    for number, part in enumerate(parts):
+        say = _watch(progress, f"reading {Path(part.name).name}", number, len(parts))
+        loader.load(number, part, say)
+    found = survey(loader, parts, time_unit, options["time_format"])
+    return _events(engine, parts, roles, names, columns, row_order, found, notes, options)
+
+
+def _events(
+    engine: Engine,
+    parts: Sequence[Part],
+    roles: Roles,
+    names: dict[str, str],
+    columns: tuple[str, ...],
+    row_order: bool,
+    found: Survey,
+    notes: Sequence[str],
+    options: Mapping[str, Any],
+) -> Events:
+    source = parts[0].name if len(parts) == 1 else f"{parts[0].name} … {parts[-1].name}"
+    if not found.n_events:
+        dropped = f" ({len(found.bad_rows):,} rows cannot be used)" if found.bad_rows else ""
+        raise DataError(f"{source} is empty: it has columns but no events{dropped}.")
+    return Events(
+        engine=engine,
+        n_events=found.n_events,
+        names=names,
+        types=found.types,
+        recognised=roles.recognised,
+        time_unit=found.time_unit,
+        per_second=found.per_second,
+        first_time=found.first_time,
+        last_time=found.last_time,
+        row_order=row_order,
+        columns=columns,
+        source=source,
+        notes=(*notes, *found.notes),
+        bad_rows=found.bad_rows,
+        options=options,
+    )
+
+
+def _check_further(columns: Sequence[str], type: str | None) -> None:
     for name in columns:
-        if name not in first.schema:
-            raise UsageError(missing(first, name, "columns"))
-        if name in ROLES:
+        if name in ROLES or name == "row":
             raise UsageError(f"columns may not hold {name!r}: rename it, the name is in use.")
-    if type is not None and type not in first.schema:
-        raise UsageError(missing(first, type, "type"))
     if type not in (None, TYPE) and TYPE in columns:
         raise UsageError(
             f"type={type!r} would be kept as the column {TYPE!r}, which columns= names, too: leave "
             "one out."
         )
-    if type is not None or TYPE in columns:
-        names[TYPE] = type or TYPE
-        columns = columns if TYPE in columns else (TYPE, *columns)
-    notes = []
-    likely = None if TYPE in names else likely_type(first, [*names.values(), *columns])
-    if likely is not None:
-        notes.append(
-            f"{likely} looks like the types of events: type={likely!r} (--type {likely}) keeps them"
-        )
-    parts = same_types(parts, [*names.values(), *(name for name in columns if name != TYPE)])
-    return _survey(parts, names, recognised, row_order, time_unit, columns, notes)
 
 
-def _survey(
-    parts: list[Part],
-    names: dict[str, str],
-    recognised: frozenset[str],
+def _one_log(
+    parts: Sequence[Part],
+    stated: Mapping[str, str | None],
+    further: Mapping[str, str],
     row_order: bool,
-    time_unit: str | None,
-    columns: tuple[str, ...],
-    notes: list[str],
-) -> Events:
-    """One streaming pass over everything: counts, units, and the first row that cannot be used."""
-    schema = parts[0].schema
-    source = parts[0].name if len(parts) == 1 else f"{parts[0].name} … {parts[-1].name}"
-    whole = pl.concat([part.frame for part in parts])
-    checks = [
-        Check(role, pl.col(name).is_null(), "is null (empty)")
-        for role, name in names.items()
-        if role != TYPE
-    ]
-    values, aggregates = {}, {"n": pl.len()}
-    for role in ("user", "item"):
-        values[role] = id_column(role, names[role], schema[names[role]], parts[0], checks)
-        if parts[0].text:
-            not_integer = ~pl.col(names[role]).str.contains(INTEGER)
-            aggregates[f"{role} text"] = not_integer.sum()
-    further = {name: pl.col(name) for name in columns if name != TYPE}
-    if TYPE in names:
-        further[TYPE] = type_column(names[TYPE], schema[names[TYPE]], parts[0], checks)
-    if parts[0].text:  # which has no types: what spells numbers throughout is numbers
-        for name in [name for name in further if name != TYPE]:
-            aggregates[f"{name} given"] = pl.col(name).count()
-            aggregates[f"{name} odd"] = pl.col(name).count() - as_number(name).count()
-    plans = {}
-    for role in [role for role in ("time", "order") if role in names]:
-        raw, where = pl.col(names[role]), f"{parts[0].name}, column {names[role]!r}"
-        sample = _sample(parts, names[role], schema[names[role]])
-        plans[role] = plan = time_column(raw, schema[names[role]], sample, where)
-        values[role] = plan.value
-        checks.append(
-            Check(
-                role,
-                raw.is_not_null() & plan.value.is_null(),
-                f"is not readable as time (the column holds {plan.kind})",
-            )
-        )
-        if plan.exact is not None:
-            aggregates[f"{role} inexact"] = plan.exact.is_null().sum()
-    if "time" in plans:
-        check_unit(time_unit, plans["time"], f"{parts[0].name}, column {names['time']!r}")
-        bands = band_counts(plans["time"].value)
-        aggregates |= {f"time {unit}": count for unit, count in bands.items()}
-        aggregates |= {"time first": values["time"].min(), "time last": values["time"].max()}
-    aggregates |= {f"check {i}": check.bad.sum() for i, check in enumerate(checks)}
-    found = _aggregate(parts, whole.select(**aggregates))
-    if not found["n"]:
-        raise DataError(f"{source} is empty: it has columns but no events.")
-    for i, check in enumerate(checks):
-        if found[f"check {i}"]:
-            raise _first_bad(parts, names[check.role], check, found[f"check {i}"])
+    note: Callable[[str], None],
+) -> tuple[list[Part], Roles]:
+    """The parts that are one log, and what its columns are."""
+    found = [find_roles(part, stated, further, row_order) for part in parts]
+    whole = [{"user", "item"} <= roles.names.keys() for roles in found]
+    kept = []
+    for part, roles, is_log in zip(parts, found, whole, strict=True):
+        if not is_log and any(whole) and part.file is not None and part.file.searched:
+            lacking = " and ".join(r for r in ("user", "item") if r not in roles.names)
+            note(f"{part.name} is another table (it has no column of {lacking} ids) and left out")
+        else:
+            kept.append((part, roles))
+    first, roles = kept[0]
+    if roles.problems:
+        raise refusal(first, roles.problems)
+    needed = [*roles.names.values(), *further]
+    for part, _ in kept[1:]:
+        for name in needed:
+            if name not in part.types:
+                raise DataError(
+                    f"{part.name} has no column {name!r}, {first.name} has: the files are not one "
+                    f"log. Its columns are {', '.join(part.types)}."
+                )
+    return [part for part, _ in kept], roles
 
-    per_second, unit = 1, time_unit
+
+def _wanted(
+    parts: Sequence[Part], names: Mapping[str, str], columns: Sequence[str], engine: Engine
+) -> dict[str, tuple[str, str]]:
+    """What to load: by role or name, the column and its type."""
+    wanted = {role: (names[role], join_ids(role, names[role], parts, engine)) for role in IDS}
+    for role in ("time", "order"):
+        if role in names:
+            wanted[role] = names[role], join_times(names[role], parts)
     for name in columns:
-        if found.get(f"{name} odd") == 0 and found[f"{name} given"]:
-            further[name] = as_number(name)
-    for role in ("user", "item"):
-        odd = found.get(f"{role} text")
-        if odd == 0:
-            values[role] = values[role].cast(pl.Int64)
-        elif odd is not None and odd < found["n"]:
-            notes.append(
-                f"{odd:,} of {found['n']:,} values of {names[role]} are not integers: all are kept "
-                "as text"
-            )
-    for role, plan in plans.items():
-        if plan.exact is not None and not found[f"{role} inexact"]:
-            values[role] = plan.exact
-    if "time" in plans:
-        plan = plans["time"]
-        unit = plan.fixed or time_unit or detect_unit({u: found[f"time {u}"] for u in PER_SECOND})
-        per_second = plan.per_second if plan.fixed else PER_SECOND[unit]
-        if time_unit is None:
-            _refuse_implausible(parts, names["time"], values["time"], unit, per_second)
-    selected = [value.alias(role) for role, value in values.items()]
-    return Events(
-        frame=whole.select(*selected, *(further[name].alias(name) for name in columns)),
-        n_events=found["n"],
-        names=names,
-        recognised=recognised,
-        time_unit=unit,
-        per_second=per_second,
-        first_time=found["time first"] / per_second if "time" in plans else None,
-        last_time=found["time last"] / per_second if "time" in plans else None,
-        row_order=row_order,
-        columns=columns,
-        source=source,
-        notes=tuple(notes),
-    )
+        if name == TYPE:
+            wanted[name] = names[TYPE], join_types(names[TYPE], parts)
+        else:
+            wanted[name] = name, join_values(name, parts)
+    return wanted
 
 
-def _sample(parts: list[Part], name: str, dtype: pl.DataType) -> pl.Series:
-    """The first thousand values of a text column that are not null; they decide how to read it."""
-    if dtype != pl.String:
-        return pl.Series(name, [], dtype=dtype)
-    for part in parts:
-        try:
-            head = part.frame.select(name).drop_nulls().head(1000).collect(engine="streaming")
-        except ENGINE_ERRORS as error:
-            raise _unreadable(part, error) from error
-        if head.height:
-            return head[name]
-    return pl.Series(name, [], dtype=dtype)
-
-
-def _aggregate(parts: list[Part], query: pl.LazyFrame) -> dict[str, Any]:
-    try:
-        return query.collect(engine="streaming").row(0, named=True)
-    except ENGINE_ERRORS as error:
-        for part in parts:  # which of the files is it?
-            try:
-                part.frame.select(pl.all().count()).collect(engine="streaming")
-            except ENGINE_ERRORS as own:
-                raise _unreadable(part, own) from own
-        raise unreadable(parts[0].name, error) from error
-
-
-def _unreadable(part: Part, error: BaseException) -> DataError:
-    line = first_ragged_line(part)
-    if line:
-        return DataError(f"{part.name}: {line}. Mend that line, or quote fields that hold commas.")
-    return unreadable(part.name, error)
-
-
-def _first_bad(parts: list[Part], name: str, check: Check, count: int) -> DataError:
-    """The error for the first row, in the log's order, that fails a check."""
-    for part in parts:
-        rows = part.frame.with_row_index("__row").filter(check.bad)
-        head = rows.select("__row", name).head(1).collect(engine="streaming")
-        if head.height:
-            row, value = head.row(0)
-            shown = "" if value is None or value == "" else f" {value!r}"
-            more = f" ({count:,} rows are like this)" if count > 1 else ""
-            return DataError(
-                f"{part.name}, column {name!r}, row {row + 1}:{shown} {check.says}{more}. Mend or "
-                "drop such rows; rows are counted from 1 after the header."
-            )
-    return DataError(f"{parts[0].name}, column {name!r}: {count:,} rows {check.says}.")
-
-
-def _refuse_implausible(
-    parts: list[Part], name: str, value: pl.Expr, unit: str, per_second: int
-) -> None:
-    bad = implausible(value, per_second, known=unit == "datetime")
-    for part in parts:
-        rows = part.frame.select(name, __tick=value, __bad=bad).with_row_index("__row")
-        head = rows.filter("__bad").head(1).collect(engine="streaming")
-        if head.height:
-            row, raw, tick, _ = head.row(0)
-            words = WORDS.get(unit, "datetimes")
-            raise DataError(
-                f"{part.name}, column {name!r}, row {row + 1}: {raw!r} is no plausible time: "
-                f"most values are {words}, and as such it is {_day(tick / per_second)}. Mend the "
-                f"row, or state the unit with time_unit= (--time-unit), as {unit!r}, to accept it."
-            )
-
-
-def _day(seconds: float) -> str:
-    try:
-        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d")
-    except (ValueError, OverflowError, OSError):
-        return f"{seconds:.3g} seconds from 1970"
+def _watch(progress: StageProgress | None, words: str, done: int, parts: int) -> Progress | None:
+    if progress is None:
+        return None
+    return lambda share: progress(words, (done + share) / parts)

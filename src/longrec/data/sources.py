@@ -1,63 +1,115 @@
-"""Where events come from: files, folders, globs, frames and Arrow streams, as lazy frames.
+"""Where events come from: text, JSON lines, Parquet, frames and Arrow streams, as parts of a log.
 
-A source becomes one or more `Part`s, each with the name that errors use. Text files (CSV, TSV,
-RecBole's .inter) are read as text: which columns are numbers is decided later over the whole log,
-never guessed from its first rows.
+A part knows its columns and how the engine reads them. Text files and JSON lines have no types:
+which of their columns are numbers is decided later over the whole log.
 """
 
 from __future__ import annotations
 
-import csv
-import glob
-import gzip
-import zlib
+import json
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+from uuid import UUID
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from longrec.core.errors import DataError, UsageError, first_line
+from longrec.data.engine import Engine, literal, unreadable
+from longrec.data.files import File, find_files
+from longrec.data.text_files import Dialect, find_dialect, open_text
 
-SEPARATORS = {".csv": ",", ".tsv": "\t", ".inter": "\t"}
-PARQUET = (".parquet", ".pq")
-KNOWN = (*SEPARATORS, *PARQUET, ".csv.gz", ".tsv.gz", ".inter.gz")
-# A panic inside the engine is not an Exception of Python's; a damaged file can cause one.
-ENGINE_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
+TEXT = "VARCHAR"
+FOREIGN = "Object"
+"""The type of what Arrow has no type for."""
+HINTS = {
+    "text": "mend the file or export it again",
+    "jsonl": "mend the file or export it again",
+    "parquet": "it is truncated, damaged or not Parquet. Copy or export it again",
+    "frame": "convert it to a Polars frame",
+}
+LOOK = 10_000
+"""First lines of a file of JSON lines whose keys are its columns."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Part:
     """One file or frame of a log.
 
     Attributes
     ----------
-    name
-        what errors call it.
-    frame
-        its rows, lazily, with its own column names.
-    schema
-        its columns and types, in order.
-    text
-        whether every column is text because the format has no types.
-    path, separator
-        the file and its field separator, for text files.
+    name : what errors call it.
+    kind : "text", "jsonl", "parquet" or "frame".
+    types : its columns in order, and the engine's type of each.
+    file, dialect : of what is a file, and of a text file.
+    frame : of what is none.
     """
 
     name: str
-    frame: pl.LazyFrame
-    schema: dict[str, pl.DataType]
-    text: bool = False
-    path: Path | None = None
-    separator: str = ","
+    kind: str
+    types: dict[str, str]
+    file: File | None = None
+    dialect: Dialect | None = None
+    frame: pl.DataFrame | pl.LazyFrame | None = None
+    _views: dict[tuple[str, ...], str] = field(default_factory=dict, repr=False)
+
+    @property
+    def untyped(self) -> bool:
+        """Whether every column is text because the format has no types."""
+        return self.kind in ("text", "jsonl")
+
+    @property
+    def partition(self) -> Mapping[str, str | None]:
+        """Columns that folders name."""
+        return {} if self.file is None else self.file.partition
+
+    def scan(self, engine: Engine, names: Sequence[str]) -> str:
+        """What stands behind FROM: the rows of a typed part, its columns called c0, c1, …"""
+        if self.frame is None:
+            assert self.file is not None
+            inside = [name for name in self.types if name not in self.partition]
+            scanned = f"read_parquet({literal(self.name)}, hive_partitioning = false)"
+            return f"{scanned} AS t({_numbered(inside)})"
+        key = tuple(names)
+        if key not in self._views:
+            table = arrow_of(self.frame.lazy().select(names).collect(engine="streaming"))
+            self._views[key] = engine.register(table)
+        return f"{self._views[key]} AS t({_numbered(names)})"
+
+    def column(self, name: str, names: Sequence[str]) -> str:
+        """A column of `scan` in SQL."""
+        if name in self.partition and self.partition[name] is None:
+            return "NULL"
+        if name in self.partition:
+            return literal(str(self.partition[name]))
+        inside = [own for own in self.types if own not in self.partition]
+        return f"c{(inside if self.frame is None else list(names)).index(name)}"
 
 
-def open_source(source: Any) -> list[Part]:
+def _numbered(names: Sequence[str]) -> str:
+    # Their own names would clash: the engine takes "User" and "user" for one.
+    return ", ".join(f"c{number}" for number in range(len(names)))
+
+
+def open_source(
+    source: Any,
+    engine: Engine,
+    note: Callable[[str], None],
+    encoding: str | None = None,
+    header: Sequence[str] = (),
+) -> list[Part]:
     """Parts of a path, list of paths, glob, folder, frame or Arrow stream, in a fixed order.
 
-    A part is taken as it is.
+    Parameters
+    ----------
+    source : see `longrec.read_events`.
+    engine : reads types.
+    note : told what is left out.
+    encoding, header : of text files; see `longrec.read_events`.
 
     Raises
     ------
@@ -66,146 +118,128 @@ def open_source(source: Any) -> list[Part]:
     UsageError
         when this is no kind of source that can be read.
     """
-    if isinstance(source, Part):
-        return [source]
-    if isinstance(source, pl.LazyFrame | pl.DataFrame):
-        frame = source.lazy()
-        return [Part("the polars frame", frame, dict(frame.collect_schema()))]
     if isinstance(source, str | Path):
-        return [_open_file(path) for path in _expand(str(source))]
+        source = [source]
     if isinstance(source, list | tuple) and all(isinstance(one, str | Path) for one in source):
         if not source:
             raise UsageError("An empty list of files was given. Name at least one.")
-        return [_open_file(path) for one in source for path in _expand(str(one))]
+        files = [file for one in source for file in find_files(str(one), note)]
+        return [_open_file(file, engine, encoding, header) for file in files]
+    frame, name = as_frame(source)
+    return [Part(name, "frame", _types_of(frame, engine), frame=frame)]
+
+
+def as_frame(source: Any) -> tuple[pl.DataFrame | pl.LazyFrame, str]:
+    """A frame of polars or pandas, or an Arrow table or stream, as a frame, and what errors call it."""
+    if isinstance(source, pl.LazyFrame | pl.DataFrame):
+        return source, "the polars frame"
     if type(source).__module__.split(".")[0] == "pandas" and hasattr(source, "columns"):
-        return [_open_pandas(source)]
+        return _of_pandas(source), "the pandas frame"
     if hasattr(source, "__arrow_c_stream__"):
-        return [_open_arrow(source)]
+        return _of_arrow(source), "the Arrow stream"
     raise UsageError(
         f"Events cannot be read from {type(source).__name__}. Give a file, a list of files, a "
         "glob, a folder, a Polars or pandas frame, or an Arrow table or stream."
     )
 
 
-def kind_of(path: Path) -> str:
-    """The extension that says how to read a file, without its packing: ".csv" for "log.csv.gz"."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] == ".gz":
-        suffixes.pop()
-    kind = suffixes[-1] if suffixes else ""
-    return kind if kind in SEPARATORS or kind in PARQUET else ""
-
-
-def _expand(pattern: str) -> list[Path]:
-    """Files of a path, folder or glob, sorted, so that the order never depends on the disk."""
-    path = Path(pattern).expanduser()
-    if path.is_dir():
-        inside = [file for file in sorted(path.rglob("*")) if file.is_file()]
-        # Hidden files and those with an underscore are marks of other tools (_SUCCESS, .crc).
-        hidden = [f for f in inside if any(p[0] in "._" for p in f.relative_to(path).parts)]
-        files = [f for f in inside if f not in set(hidden) and kind_of(f)]
-        if not files:
-            raise DataError(f"{path}: no file in this folder is one of {', '.join(KNOWN)}.")
-        kinds = Counter("Parquet" if kind_of(f) in PARQUET else "text" for f in files)
-        if len(kinds) > 1:
-            raise DataError(
-                f"{path} holds Parquet and text files ({files[0].name}, {files[-1].name}, …). "
-                "Name the log's files, for example with a glob."
-            )
-        return files
-    if path.exists():
-        return [path]
-    if any(mark in pattern for mark in "*?["):
-        files = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
-        files = [file for file in files if file.is_file()]
-        if not files:
-            raise DataError(f"{pattern}: no file matches.")
-        return files
-    raise DataError(f"{pattern}: no such file or folder.")
-
-
-def _open_file(path: Path) -> Part:
-    kind = kind_of(path)
-    if not kind:
-        raise DataError(
-            f"{path}: the extension {path.suffix or '(none)'} is not known. Longrec reads "
-            f"{', '.join(KNOWN)}; rename the file if it is one of these."
+def _open_file(file: File, engine: Engine, encoding: str | None, header: Sequence[str]) -> Part:
+    if file.kind == "text":
+        dialect = find_dialect(file, encoding, header)
+        refuse_twins(file.name, dialect.header)
+        types = dict.fromkeys(dialect.header, TEXT)
+        return Part(file.name, "text", _with_partition(file, types), file, dialect)
+    if header:
+        raise UsageError(
+            f"{file.name} names its columns itself: header= (--columns) is for text files without a "
+            "header line."
         )
-    if path.stat().st_size == 0:
-        raise DataError(f"{path} is empty: there are no events in it.")
+    if file.kind == "jsonl":
+        keys = dict.fromkeys(_keys(file, encoding), TEXT)
+        return Part(file.name, "jsonl", _with_partition(file, keys), file)
     try:
-        return _open_parquet(path) if kind in PARQUET else _open_text(path, kind)
-    except (UnicodeDecodeError, EOFError, zlib.error, csv.Error, *ENGINE_ERRORS) as error:
-        raise unreadable(str(path), error) from error
-
-
-def unreadable(name: str, error: BaseException) -> DataError:
-    """The error for a file that the engine could not read."""
-    if isinstance(error, pl.exceptions.NoDataError):
-        return DataError(f"{name} is empty: it has columns but no events.")
-    if name.lower().endswith(PARQUET):
-        hint = "it is truncated, damaged or not Parquet. Copy or export it again"
-    elif "utf" in str(error).lower():
-        hint = "it is not UTF-8 text. Save it as UTF-8"
-    else:
-        hint = "mend the file or export it again"
-    return DataError(f"{name} cannot be read ({first_line(error)}): {hint}.")
-
-
-def _open_parquet(path: Path) -> Part:
-    frame = pl.scan_parquet(path, glob=False, hive_partitioning=False)
-    return Part(str(path), frame, dict(frame.collect_schema()), path=path)
-
-
-def _open_text(path: Path, kind: str) -> Part:
-    with open_text(path) as file:
-        # The header alone, and as csv reads it: a quoted name may hold the separator.
-        start = file.readline()
-        separator = SEPARATORS[kind]
-        if kind == ".csv" and "," not in start:
-            separator = next((mark for mark in "\t;|" if mark in start), ",")
-        file.seek(0)
-        header = [name.strip() for name in next(csv.reader(file, delimiter=separator), [])]
-    if kind == ".inter":
-        header = [name.rsplit(":", 1)[0] for name in header]
-    if not any(header):
-        raise DataError(f"{path}: the first line is blank; it should name the columns.")
-    refuse_twins(str(path), header)
-    if all(is_number(name) for name in header):
-        raise DataError(
-            f"{path}: the first line ({start.strip()[:60]}) looks like data, not like column "
-            "names. Put a header line in front, for example user_id,item_id,timestamp."
+        with pq.ParquetFile(str(file.path)) as opened:
+            names = opened.schema_arrow.names
+        place = literal(str(file.path))
+        described = engine.run(
+            f"DESCRIBE SELECT * FROM read_parquet({place}, hive_partitioning = false)"
         )
-    schema: dict[str, pl.DataType] = {name: pl.String() for name in header}
-    # The header is skipped, not read again: its names are ours (stripped, without types).
-    frame = pl.scan_csv(
-        path, separator=separator, schema=schema, has_header=False, skip_rows=1, glob=False
-    )
-    return Part(str(path), frame, schema, text=True, path=path, separator=separator)
+    except Exception as error:  # arrow and the engine raise many kinds for damaged files
+        raise unreadable(file.name, error, HINTS["parquet"]) from error
+    refuse_twins(file.name, names)
+    types = {name: row[1] for name, row in zip(names, described, strict=True)}
+    return Part(file.name, "parquet", _with_partition(file, types), file)
 
 
-def open_text(path: Path) -> IO[str]:
-    """Open a text file, packed or not, without its byte order mark."""
-    if path.suffix.lower() == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return open(path, encoding="utf-8-sig", newline="")
+def _with_partition(file: File, types: dict[str, str]) -> dict[str, str]:
+    return types | {name: TEXT for name in file.partition if name not in types}
 
 
-def _open_pandas(frame: Any) -> Part:
+def _keys(file: File, encoding: str | None) -> list[str]:
+    """Keys of the first lines, in the order in which they are found."""
+    keys: dict[str, None] = {}
+    with open_text(file, encoding) as text:
+        for number, line in zip(range(1, LOOK), text, strict=False):
+            if not line.strip():
+                continue
+            try:
+                found = json.loads(line)
+            except ValueError as error:
+                if number > 1:  # a packed file's start may end within a line; the engine looks, too
+                    break
+                raise DataError(
+                    f"{file.name}, line {number} is no JSON ({first_line(error)}): a file of JSON "
+                    "lines has one object on each line."
+                ) from None
+            if not isinstance(found, dict):
+                raise DataError(
+                    f"{file.name}, line {number} holds no JSON object: a file of JSON lines has one "
+                    "on each line."
+                )
+            keys |= dict.fromkeys(found)
+    if not keys:
+        raise DataError(f"{file.name} is empty: it has no columns and no events.")
+    return list(keys)
+
+
+def _types_of(frame: pl.DataFrame | pl.LazyFrame, engine: Engine) -> dict[str, str]:
+    schema = frame.collect_schema()
+    known = [name for name, dtype in schema.items() if dtype != pl.Object]
+    types = dict.fromkeys(schema, FOREIGN)
+    if known:
+        empty = pl.DataFrame(schema={name: schema[name] for name in known})
+        view = engine.register(arrow_of(empty))
+        described = engine.run(f"DESCRIBE SELECT * FROM {view} AS t({_numbered(known)})")
+        types |= {name: row[1] for name, row in zip(known, described, strict=True)}
+    return types
+
+
+def arrow_of(frame: pl.DataFrame) -> pa.Table:
+    """A frame as the engine reads it: words instead of codes."""
+    coded = [n for n, dtype in frame.schema.items() if dtype in (pl.Categorical, pl.Enum)]
+    return frame.with_columns(pl.col(coded).cast(pl.String)).to_arrow()
+
+
+def _of_pandas(frame: Any) -> pl.DataFrame:
     names = [str(name) for name in frame.columns]
     refuse_twins("the pandas frame", names)
     columns = {}
     for name, column in zip(names, (frame.iloc[:, i] for i in range(len(names))), strict=True):
         if column.dtype == object:
             refuse_mixed(name, column)
+            if isinstance(column.dropna().head(1).squeeze(), UUID):
+                column = column.map(str, na_action="ignore")
         try:
             columns[name] = pl.Series(name, pl.from_pandas(column))
         except Exception as error:  # Arrow and Polars raise many kinds for foreign objects
             columns[name] = pl.Series(name, [None] * len(frame), dtype=pl.Object)
-            if not isinstance(error, (TypeError, ValueError, *ENGINE_ERRORS)):
+            if not isinstance(error, (TypeError, ValueError, *_FRAME_ERRORS)):
                 raise
-    lazy = pl.DataFrame(columns).lazy()
-    return Part("the pandas frame", lazy, dict(lazy.collect_schema()))
+    return pl.DataFrame(columns)
+
+
+# A panic inside polars is not an Exception of Python's.
+_FRAME_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException)
 
 
 def refuse_mixed(name: str, column: Any) -> None:
@@ -222,15 +256,14 @@ def refuse_mixed(name: str, column: Any) -> None:
         )
 
 
-def _open_arrow(source: Any) -> Part:
+def _of_arrow(source: Any) -> pl.DataFrame:
     schema = getattr(source, "schema", None)
     if schema is not None and hasattr(schema, "names"):
         refuse_twins("the Arrow stream", list(schema.names))
     try:
-        frame = pl.DataFrame(source)
-    except (TypeError, ValueError, *ENGINE_ERRORS) as error:
+        return pl.DataFrame(source)
+    except (TypeError, ValueError, *_FRAME_ERRORS) as error:
         raise DataError(f"The Arrow stream cannot be read ({first_line(error)}).") from error
-    return Part("the Arrow stream", frame.lazy(), dict(frame.schema))
 
 
 def refuse_twins(name: str, columns: Iterable[str]) -> None:
@@ -238,28 +271,3 @@ def refuse_twins(name: str, columns: Iterable[str]) -> None:
     twins = [column for column, count in Counter(columns).items() if count > 1]
     if twins:
         raise DataError(f"{name}: two columns are called {twins[0]!r}. Rename or drop one.")
-
-
-def is_number(text: str) -> bool:
-    """Whether text spells a number."""
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def first_ragged_line(part: Part) -> str | None:
-    """Where a text file's first line with too many fields is; for errors only, it reads rows."""
-    if part.path is None or not part.text:
-        return None
-    width = len(part.schema)
-    with open_text(part.path) as file:
-        rows = csv.reader(file, delimiter=part.separator)
-        try:
-            for row in rows:
-                if len(row) > width:
-                    return f"line {rows.line_num} has {len(row)} fields, the header names {width}"
-        except (csv.Error, UnicodeDecodeError) as error:
-            return f"line {rows.line_num + 1}: {first_line(error)}"
-    return None

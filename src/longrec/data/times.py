@@ -1,164 +1,194 @@
-"""Times of any kind to seconds: which unit a column is in, and the row that cannot be a time.
+"""Times of any kind to seconds: which unit a part's times are in, and the row that cannot be a time.
 
 A numeric column's unit is the one in which most of its values lie between 1970 and 2100; the four
-ranges do not overlap except in the first weeks of 1970. Text is a number or one of the formats
-below. Everything stays in its own precision until events are sorted: truncating first would tie
-events that are not tied.
+ranges do not overlap except in the first weeks of 1970. Numbers that are all dates as 20240130 are
+dates. Text is a number or one of the formats below. Everything stays in its own precision until
+events are sorted: truncating first would tie events that are not tied.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
 import numpy as np
-import polars as pl
 
 from longrec.core.errors import DataError, UsageError
+from longrec.data.engine import Engine, literal
+from longrec.data.types import FLOATS, MOMENTS, NANOSECONDS, is_decimal
 
 PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 UNITS = (*PER_SECOND, "datetime")
 YEAR_2100 = 4_102_444_800  # seconds
 WORDS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
-
+COMPACT = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
+"""Dates as whole numbers, by their digits."""
+ISO = "ISO"
 FORMATS = (
-    "%Y-%m-%d",
-    "%Y-%m-%d %H:%M:%S%.f",
-    "%Y-%m-%d %H:%M:%S%.f%z",
-    "%Y-%m-%d %H:%M",
-    "%Y-%m-%d %H:%M%z",
-    "%Y/%m/%d",
-    "%Y/%m/%d %H:%M:%S%.f",
-    "%Y/%m/%d %H:%M",
-    "%d.%m.%Y",
-    "%d.%m.%Y %H:%M:%S%.f",
+    *("%d.%m.%Y", "%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M:%S or %d.%m.%Y %H:%M:%S.%f"),
+    *("%d %b %Y", "%d-%b-%Y", "%b %d, %Y", "%B %d, %Y", "%d %b %Y %H:%M:%S", "%d-%b-%Y %H:%M:%S"),
+    *("%b %d, %Y %H:%M:%S", "%a, %d %b %Y %H:%M:%S %z", "%a, %d %b %Y %H:%M:%S %Z"),
+    *("%a %b %d %H:%M:%S %z %Y", "%d/%b/%Y:%H:%M:%S %z"),
 )
+"""Beside ISO 8601: those that can be read in one way alone; " or " stands between forms of one."""
+SAMPLE = 1000
+_ISO_START = r"\d{4}[-/]\d{1,2}[-/]\d{1,2}.*"
+_DIGITS = re.compile(r"\d{8}|\d{12}|\d{14}")
 
 
-@dataclass(frozen=True, eq=False)
-class TimeColumn:
-    """How a raw column becomes a numeric time.
+@dataclass(frozen=True)
+class TimePlan:
+    """How a raw column of a part becomes numbers.
 
     Attributes
     ----------
-    value
-        expression over the raw column: Int64 or Float64 in units of `per_second`, null where the
-        raw value cannot be read.
-    kind
-        what the column holds, for errors and `Events.describe`.
-    fixed
-        the unit when the type says it ("datetime"), None when it is to be found from the values.
-    per_second
-        ticks of `value` in a second, when `fixed`.
-    exact
-        for numbers as text, `value` as Int64, null where it has a fraction: used if it never is,
-        since nanoseconds do not fit a float.
+    kind : what the column holds, for errors and `Events.describe`.
+    form : how text, or digits, are read: `ISO` or a format; None: as numbers.
+    fixed : the unit when the kind says it ("datetime"), None when values are to say it.
+    per_second : ticks in a second, when `fixed`.
     """
 
-    value: pl.Expr
     kind: str
+    form: str | None = None
     fixed: str | None = None
     per_second: int = 1
-    exact: pl.Expr | None = None
+
+    def ticks(self, value: str, whole: bool) -> str:
+        """The ticks of a value in SQL; NULL where it cannot be read.
+
+        whole : of numbers, whether all of them are integers.
+        """
+        if self.form is None:
+            return f"TRY_CAST({value} AS BIGINT)" if whole else as_double(value)
+        text = f"trim({value}::VARCHAR)"
+        if self.form == ISO:
+            moment = f"CASE WHEN regexp_full_match({text}, {literal(_ISO_START)}) THEN TRY_CAST({text} AS TIMESTAMPTZ) END"
+            return f"epoch_us({moment})"
+        forms = ", ".join(map(literal, self.form.split(" or ")))
+        return f"epoch_us(try_strptime({text}, [{forms}]))"
 
 
-def time_column(raw: pl.Expr, dtype: pl.DataType, sample: pl.Series, where: str) -> TimeColumn:
-    """Plan for a raw column of this type; `sample` holds some of its values when it is text.
+def as_double(value: str) -> str:
+    """A finite number in SQL, NULL where there is none."""
+    number = f"CASE WHEN {is_decimal(f'{value}::VARCHAR')} THEN TRY_CAST({value} AS DOUBLE) END"
+    return f"CASE WHEN isfinite({number}) THEN {number} END"
 
-    Raises DataError naming `where` for a type or a text that is no time.
+
+def typed_ticks(value: str, kind: str, wanted: str) -> str:
+    """A column of times that has a type as it is loaded, in ticks of `plan_of_type`."""
+    if kind in NANOSECONDS:
+        ticks = f"epoch_ns({value})"
+    elif kind in MOMENTS:
+        ticks = f"epoch_us({value})"
+    elif wanted == "BIGINT":
+        ticks = f"TRY_CAST({value} AS BIGINT)"
+    elif kind in FLOATS or kind.startswith("DECIMAL"):
+        ticks = f"CASE WHEN isfinite({value}::DOUBLE) THEN {value}::DOUBLE END"
+    else:
+        ticks = value
+    return f"({ticks})::{wanted}"
+
+
+def plan_of_type(kind: str) -> TimePlan | None:
+    """The plan for a type that says what it holds; None for numbers and text."""
+    if kind in MOMENTS:
+        words = "dates" if kind == "DATE" else "datetimes"
+        return TimePlan(words, None, "datetime", 10**9 if kind in NANOSECONDS else 10**6)
+    return None
+
+
+def plan_of_values(
+    engine: Engine, sample: Sequence[Any], where: str, time_format: str | None, stated: bool
+) -> TimePlan:
+    """The plan for numbers or text, by some values of a part.
+
+    Parameters
+    ----------
+    engine : reads formats.
+    sample : values that are not null.
+    where : file and column, for the error.
+    time_format : that the user states, or None.
+    stated : whether the user states a unit, so that digits are no dates.
+
+    Raises
+    ------
+    DataError
+        For a text that is no time.
     """
-    if isinstance(dtype, pl.Datetime):
-        unit = dtype.time_unit
-        return TimeColumn(raw.dt.timestamp(unit), "datetimes", "datetime", PER_SECOND[unit])
-    if dtype == pl.Date:
-        return TimeColumn(raw.cast(pl.Int32).cast(pl.Int64) * 86_400, "dates", "datetime", 1)
-    if dtype.is_integer():
-        return TimeColumn(raw.cast(pl.Int64, strict=False), "integers")
-    if dtype.is_float() or isinstance(dtype, pl.Decimal):
-        number = raw.cast(pl.Float64)
-        return TimeColumn(pl.when(number.is_finite()).then(number), "decimals")
-    if dtype == pl.Null:
-        return TimeColumn(pl.lit(None, dtype=pl.Int64), "nothing")
-    if dtype == pl.String:
-        return _text_column(raw.str.strip_chars(), sample.str.strip_chars(), where)
+    if not sample:
+        return TimePlan("nothing")
+    texts = [str(value).strip() for value in sample]
+    if time_format is not None:
+        return TimePlan(f"text as {time_format}", time_format, "datetime", 10**6)
+    lengths = {len(text) for text in texts if _DIGITS.fullmatch(text)}
+    if not stated and len(lengths) == 1 and all(map(_DIGITS.fullmatch, texts)):
+        form = COMPACT[lengths.pop()]
+        if all(_is_date(text, form) for text in texts):
+            return TimePlan(f"dates as {texts[0]}", form, "datetime", 10**6)
+    if not isinstance(sample[0], str):
+        return TimePlan("integers" if isinstance(sample[0], int) else "decimals")
+    read = engine.row(f"SELECT {as_double('$1')} AS n", [texts[0]])
+    if read["n"] is not None or texts[0].lower() in ("nan", "inf", "-inf"):
+        return TimePlan("numbers as text")
+    for form in (ISO, *FORMATS):
+        plan = TimePlan(f"text as {form}", form, "datetime", 10**6)
+        found = engine.row(f"SELECT {plan.ticks('$1', False)} AS n", [texts[0]])
+        if found["n"] is not None:
+            return plan
     raise DataError(
-        f"{where} is of type {dtype}, which is no time. Give numbers (s, ms, us or ns since 1970), "
-        "datetimes, dates or ISO text."
+        f"{where}: {texts[0]!r} is not a time that can be read. Write times as numbers since 1970 "
+        "(s, ms, us or ns) or as ISO text such as 2024-05-01 10:30:00, or say how they are written "
+        "with time_format= (--time-format), for example %d/%m/%Y %H:%M."
     )
 
 
-def _text_column(raw: pl.Expr, sample: pl.Series, where: str) -> TimeColumn:
-    """Text that spells numbers or datetimes; the first value decides which."""
-    if not len(sample):
-        return TimeColumn(pl.lit(None, dtype=pl.Int64), "nothing")
-    if sample[:1].cast(pl.Float64, strict=False)[0] is not None:
-        number = raw.cast(pl.Float64, strict=False)
-        return TimeColumn(
-            pl.when(number.is_finite()).then(number),
-            "numbers as text",
-            exact=raw.cast(pl.Int64, strict=False),
-        )
-
-    def clean(text: pl.Expr) -> pl.Expr:
-        # One spelling of ISO 8601: "2024-05-01T10:00:00Z" is "2024-05-01 10:00:00+00:00".
-        spaced = text.str.replace(r"^(\d{4}-\d{2}-\d{2})[Tt]", "$1 ")
-        return spaced.str.replace(r"\s*[Zz]$|\s+UTC$", "+00:00").str.replace(
-            r"([+-]\d{2}):(\d{2})$", "$1$2"
-        )
-
-    for form in FORMATS:
-        text = clean(pl.col("sample"))
-        parsed = pl.DataFrame({"sample": sample[:1]}).select(_parse(text, form)).to_series()
-        if parsed[0] is not None:
-            return TimeColumn(_parse(clean(raw), form), f"text as {form}", "datetime", 10**6)
-    raise DataError(
-        f"{where}: {sample[0]!r} is not a time that can be read. Write times as numbers since 1970 "
-        "(s, ms, us or ns) or as ISO text such as 2024-05-01 10:30:00."
-    )
+def _is_date(text: str, form: str) -> bool:
+    try:
+        return 1970 <= datetime.strptime(text, form).year < 2100
+    except ValueError:
+        return False
 
 
-def _parse(text: pl.Expr, form: str) -> pl.Expr:
-    """Microseconds since 1970; text without an offset is taken as UTC."""
-    if "%H" not in form:
-        return text.str.to_date(form, strict=False).cast(pl.Int32).cast(pl.Int64) * 86_400_000_000
-    return text.str.to_datetime(form, time_unit="us", strict=False).dt.timestamp("us")
-
-
-def band_counts(value: pl.Expr) -> dict[str, pl.Expr]:
+def band_counts(value: str) -> dict[str, str]:
     """Aggregates that tell the unit: how many values lie in each unit's own range."""
-    size = value.cast(pl.Float64).abs()
+    size = f"abs({value}::DOUBLE)"
     edges = [-1.0, *(YEAR_2100 * float(per) for per in PER_SECOND.values())]
     return {
-        unit: ((size > low) & (size <= high)).sum()
+        unit: f"count(*) FILTER ({size} > {low!r} AND {size} <= {high!r})"
         for unit, low, high in zip(PER_SECOND, edges[:-1], edges[1:], strict=True)
     }
 
 
-def detect_unit(counts: dict[str, int]) -> str:
+def detect_unit(counts: Mapping[str, int]) -> str:
     """The unit whose range holds most values."""
     return max(counts, key=lambda unit: counts[unit])
 
 
-def implausible(value: pl.Expr, per_second: int, *, known: bool) -> pl.Expr:
-    """True where a time lies before 1970 or after 2100, or, unless the unit is `known` from the
-    column's type, so soon after 1970 that it is rather a value in a coarser unit."""
-    number = value.cast(pl.Float64)
-    bad = (number < 0) | (number > YEAR_2100 * float(per_second))
+def implausible(value: str, per_second: int, *, known: bool) -> str:
+    """Whether a time lies before 1970 or after 2100, or, unless the unit is `known` from the
+    column's type, so soon after 1970 that it is rather a value in a coarser unit; in SQL."""
+    number = f"({value})::DOUBLE"
+    bad = f"{number} < 0 OR {number} > {YEAR_2100 * float(per_second)!r}"
     if not known and per_second > 1:
-        bad = bad | (number <= YEAR_2100 * per_second / 1000.0)
-    return bad
+        bad += f" OR {number} <= {YEAR_2100 * per_second / 1000.0!r}"
+    return f"({bad})"
 
 
-def check_unit(unit: str | None, column: TimeColumn, where: str) -> None:
+def check_unit(unit: str | None, plans: Iterable[TimePlan], where: str) -> None:
     """Raise UsageError for a stated unit that does not exist or does not fit the column."""
     if unit is None:
         return
     if unit not in UNITS:
         raise UsageError(f"time_unit {unit!r} is not known. Use one of {', '.join(UNITS)}.")
-    if (unit == "datetime") != (column.fixed == "datetime"):
-        raise UsageError(
-            f"{where} holds {column.kind}, so time_unit={unit!r} does not fit. "
-            f"Leave time_unit out or use {'datetime' if column.fixed else 's, ms, us or ns'}."
-        )
+    for plan in plans:
+        if plan.kind != "nothing" and (unit == "datetime") != (plan.fixed == "datetime"):
+            raise UsageError(
+                f"{where} holds {plan.kind}, so time_unit={unit!r} does not fit. "
+                f"Leave time_unit out or use {'datetime' if plan.fixed else 's, ms, us or ns'}."
+            )
 
 
 def to_seconds(ticks: np.ndarray, per_second: int) -> np.ndarray:

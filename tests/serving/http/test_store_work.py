@@ -23,7 +23,8 @@ from serving.small_streams import (
     small_stream,
 )
 
-from longrec.data.histories import Histories, write_histories
+from longrec.data.histories import Histories
+from longrec.data.write import write_histories
 from longrec.recommender import Recommender
 from longrec.serving.stores.open import open_store
 from longrec.serving.stores.protocol import Store

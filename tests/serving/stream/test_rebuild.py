@@ -26,7 +26,8 @@ from small_histories import tiny_histories
 
 from longrec.core.errors import DataError, UsageError
 from longrec.data.catalog import Catalog
-from longrec.data.histories import Histories, write_histories
+from longrec.data.histories import Histories
+from longrec.data.write import write_histories
 from longrec.mixers.hydra import HydraMixer
 from longrec.serving.stores.protocol import read_header
 from longrec.serving.stream import rebuild as module

@@ -13,7 +13,7 @@ from longrec.core.arguments import check_names, check_text
 from longrec.core.errors import DataError, UsageError
 from longrec.data.moments import MAX_SECONDS
 from longrec.data.read import Events, read_events
-from longrec.data.sources import open_source
+from longrec.data.sources import as_frame
 from longrec.data.times import to_seconds
 from longrec.serving.stores.packed_columns import pack_columns
 from longrec.serving.stores.protocol import Event
@@ -45,14 +45,15 @@ def read_rows(
     if not isinstance(events, Events):
         if isinstance(frame, str | list | tuple) or hasattr(frame, "__fspath__"):
             raise UsageError("give a frame; of files that is longrec.read_events(files)")
-        [part] = open_source(frame)
-        if event_id is None and EVENT_ID in part.schema:
+        given, _ = as_frame(frame)
+        given = given.lazy().collect()
+        if event_id is None and EVENT_ID in given.columns:
             event_id = EVENT_ID
-        if part.frame.head(1).collect().is_empty():
+        if given.is_empty():
             return pl.DataFrame()
         columns = tuple(reads if columns is None else columns)
         events = read_events(
-            part,
+            given,
             user=user,
             item=item,
             time=time,
@@ -82,7 +83,7 @@ def read_rows(
         raise UsageError(
             "no column looks like the time of events, which a stream needs. Name it with time="
         )
-    read = events.collect(events.frame)
+    read = events.to_polars()
     times = to_seconds(read["time"].to_numpy(), events.per_second)
     far = np.flatnonzero(np.abs(times) > MAX_SECONDS)
     if len(far):

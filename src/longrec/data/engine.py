@@ -1,0 +1,183 @@
+"""The engine that reads logs: a DuckDB database of its own for each log, within a memory limit.
+
+What does not fit is spilled to a hidden folder beside the result, which goes with the process. What
+the engine says is never taken as such: rows are counted after each stage by whoever calls it, and
+its guesses (of dialects, types and time zones) are switched off.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from tempfile import gettempdir
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pyarrow as pa
+
+from longrec.core.errors import DataError, LongrecError, UsageError, first_line
+from longrec.core.machine import usable_cores
+from longrec.core.memory import available_memory, resident_bytes
+from longrec.core.work_folder import WorkFolder
+
+if TYPE_CHECKING:
+    import duckdb
+
+Progress = Callable[[float], None]
+"""Called now and then with the share of a query that is done."""
+LEAST = 128 << 20
+"""Bytes that the engine works with at least."""
+ROWS = 1 << 17
+"""Rows of a batch that goes through this process."""
+
+
+class Engine:
+    """A database in memory that spills to a folder of its own.
+
+    Parameters
+    ----------
+    memory : bytes that this process may hold while it works; None: half of what is free.
+    place : path beside which the hidden folder stands; None: in the system's temporary folder.
+
+    Raises
+    ------
+    UsageError
+        When so little memory is allowed that nothing could be read.
+    """
+
+    def __init__(self, memory: int | None = None, place: Path | None = None) -> None:
+        import duckdb
+
+        held = resident_bytes() or 0
+        limit = max(available_memory() // 2, LEAST) if memory is None else memory_left(memory, held)
+        self.work = WorkFolder(place or Path(gettempdir()) / "longrec")
+        settings = {
+            "memory_limit": f"{limit >> 20}MiB",
+            "temp_directory": str(self.work.path),
+            "threads": max(len(usable_cores()), 1),
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+        }
+        self._base = duckdb.connect(":memory:", config=settings)
+        # Times without an offset are UTC, whatever the machine's own zone is.
+        self._base.execute("SET TimeZone='UTC'")
+        self._base.execute("SET enable_progress_bar=false")
+        self._frames = 0
+
+    def run(
+        self, sql: str, parameters: Sequence[Any] = (), progress: Progress | None = None
+    ) -> list[tuple[Any, ...]]:
+        """Carry out a statement, and its rows: of one that changes a table, how many it changed.
+
+        Errors of the engine come as `engine_errors()`.
+        """
+        if progress is None:
+            return self._base.execute(sql, list(parameters)).fetchall()
+        ended = threading.Event()
+
+        def watch() -> None:
+            while not ended.wait(0.2):
+                share = self._base.query_progress()
+                progress(max(share, 0) / 100)
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            return self._base.execute(sql, list(parameters)).fetchall()
+        finally:
+            ended.set()
+            watcher.join()
+
+    def row(self, sql: str, parameters: Sequence[Any] = ()) -> dict[str, Any]:
+        """The one row of a query, by the names of its columns."""
+        [values] = self.run(sql, parameters)
+        names = [column[0] for column in self._base.description or ()]
+        return dict(zip(names, values, strict=True))
+
+    def frame(self, sql: str) -> pl.DataFrame:
+        """A result as a frame."""
+        found = pl.from_arrow(self._base.sql(sql).to_arrow_table())
+        assert isinstance(found, pl.DataFrame)
+        return found
+
+    def batches(self, sql: str) -> Iterator[pl.DataFrame]:
+        """A result in order, some rows at a time."""
+        reader = self._base.sql(sql).to_arrow_reader(ROWS)
+        for batch in reader:
+            frame = pl.from_arrow(batch)
+            assert isinstance(frame, pl.DataFrame)
+            yield frame
+
+    def register(self, table: pa.Table) -> str:
+        """Name a table, which is not copied, so that queries can read it."""
+        self._frames += 1
+        name = f"frame_{self._frames}"
+        self._base.register(name, table)
+        return name
+
+    def forget(self, name: str) -> None:
+        """Let go of a registered table."""
+        self._base.unregister(name)
+
+    def close(self) -> None:
+        """Free memory and folder."""
+        self._base.close()
+        self.work.close()
+
+
+def memory_left(memory: int, held: int) -> int:
+    """What the engine may take where the whole process may hold `memory` bytes and holds `held`.
+
+    The rest is for batches on their way, counts by user and item, and what the engine takes beside
+    its own limit.
+
+    Raises
+    ------
+    UsageError
+        When nothing to speak of would be left.
+    """
+    left = (memory - held) * 2 // 3
+    if left < LEAST:
+        least = held + LEAST * 3 // 2
+        raise UsageError(
+            f"memory is {memory >> 20:,} MiB, of which {held >> 20:,} are in use before a row is "
+            f"read: allow {(least >> 20) + 1:,} MiB or more"
+        )
+    return left
+
+
+def engine_errors() -> tuple[type[BaseException], ...]:
+    """What the engine raises."""
+    import duckdb
+
+    return (duckdb.Error, pa.ArrowException, OSError)
+
+
+def unreadable(name: str, error: BaseException, hint: str) -> LongrecError:
+    """The error for a file that could not be read, or for a full disk or memory on the way."""
+    import duckdb
+
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return LongrecError(
+            f"{name}: not enough memory ({_cause(error)}): allow more with memory= (--memory)"
+        )
+    if "No space left" in str(error):
+        return LongrecError(f"{name}: the disk is full ({_cause(error)}): free space on it")
+    return DataError(f"{name} cannot be read ({_cause(error)}): {hint}.")
+
+
+def _cause(error: BaseException) -> str:
+    return first_line(error).replace("IO Error: ", "").replace("Invalid Input Error: ", "")
+
+
+def quoted(name: str) -> str:
+    """A column's name in SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(value: str | int | bool) -> str:
+    """A value in SQL."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"

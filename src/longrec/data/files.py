@@ -1,0 +1,175 @@
+"""Which files a log is made of: paths, folders and globs, what each file is, and what is left out.
+
+What a file is, its name says; how it is packed, its first bytes say, since names of packings lie.
+"""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from urllib.parse import unquote
+
+from longrec.core.errors import DataError
+
+TEXT = (".csv", ".tsv", ".inter", ".txt", ".dat", ".data", ".psv")
+JSON_LINES = (".jsonl", ".ndjson")
+PARQUET = (".parquet", ".pq")
+KNOWN = (*TEXT, *JSON_LINES, *PARQUET)
+PACKINGS: Mapping[bytes, str] = {
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"BZh": "bz2",
+}
+"""First bytes of packed files."""
+PACKED = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd", ".bz2": "bz2"}
+"""Last extensions that say nothing of what a file holds."""
+_PART_OF_A_JOB = re.compile(r"part-[0-9-]+[^.]*")
+_EMPTY_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a log.
+
+    Attributes
+    ----------
+    path : Path
+    kind : "text", "jsonl" or "parquet".
+    packing : "gzip", "zstd", "bz2", or "" for none.
+    partition : columns that the folders above it name, as "date=2024-01-30" does.
+    searched : whether it was found in a folder, and not named by itself.
+    """
+
+    path: Path
+    kind: str
+    packing: str = ""
+    partition: Mapping[str, str | None] = field(default_factory=dict)
+    searched: bool = False
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        return str(self.path)
+
+    @property
+    def extension(self) -> str:
+        """The extension that says what it holds, ".csv" for "log.csv.gz"; may be ""."""
+        suffixes = [suffix.lower() for suffix in self.path.suffixes]
+        while suffixes and suffixes[-1] in PACKED:
+            suffixes.pop()
+        return suffixes[-1] if suffixes else ""
+
+
+def find_files(pattern: str, note: Callable[[str], None]) -> list[File]:
+    """Files of a path, folder or glob, sorted, so that the order never depends on the disk.
+
+    Parameters
+    ----------
+    pattern : str
+    note : told what a folder holds that is not read.
+
+    Raises
+    ------
+    DataError
+        When there is no such file, or none that can be read.
+    """
+    path = Path(pattern).expanduser()
+    if path.is_dir():
+        return _in_folder(path, note)
+    if path.exists():
+        return [named(path)]
+    if any(mark in pattern for mark in "*?["):
+        found = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
+        files = [file for file in found if file.is_file()]
+        if not files:
+            raise DataError(f"{pattern}: no file matches.")
+        return [named(file) for file in files]
+    raise DataError(f"{pattern}: no such file or folder.")
+
+
+def named(path: Path) -> File:
+    """A file that is named by itself; an unknown kind is a DataError."""
+    kind = kind_of(path)
+    if not kind:
+        raise DataError(
+            f"{path}: the extension {path.suffix or '(none)'} is not known. Files that can be read "
+            f"are {', '.join(KNOWN)}, also packed ({', '.join(PACKED)})."
+        )
+    return _file(path, kind)
+
+
+def _in_folder(folder: Path, note: Callable[[str], None]) -> list[File]:
+    inside = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    # Hidden files and those with an underscore are marks of other tools (_SUCCESS, .crc).
+    seen = [f for f in inside if all(p[0] not in "._" for p in f.relative_to(folder).parts)]
+    files, left = [], []
+    for path in seen:
+        kind = kind_of(path)
+        if not kind:
+            left.append(path.relative_to(folder))
+        elif not path.stat().st_size:
+            note(f"{path} is empty and left out")
+        else:
+            files.append(replace(_file(path, kind), searched=True))
+    if not files:
+        raise DataError(
+            f"{folder}: no file in this folder is one of {', '.join(KNOWN)}, packed or not."
+        )
+    if left:
+        note(f"{folder} holds files that are not read: {listed(left)}")
+    return files
+
+
+def listed(paths: list[Path], most: int = 5) -> str:
+    """Some paths in words."""
+    more = f" and {len(paths) - most:,} more" if len(paths) > most else ""
+    return ", ".join(map(str, paths[:most])) + more
+
+
+def kind_of(path: Path) -> str:
+    """What a file is by its name, "" where that is not known; jobs write "part-00000" alone."""
+    found = File(path, "").extension
+    for kind, extensions in (("text", TEXT), ("jsonl", JSON_LINES), ("parquet", PARQUET)):
+        if found in extensions:
+            return kind
+    if found == "" and _PART_OF_A_JOB.fullmatch(path.name.partition(".")[0]):
+        return _kind_by_content(path)
+    return ""
+
+
+def _kind_by_content(path: Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(64)
+    if start.startswith(b"PAR1"):
+        return "parquet"
+    return "jsonl" if start.lstrip()[:1] == b"{" else "text"
+
+
+def _file(path: Path, kind: str) -> File:
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}).") from error
+    packing = next((name for mark, name in PACKINGS.items() if start.startswith(mark)), "")
+    if kind == "parquet":
+        packing = ""  # it has its own inside
+    elif not packing and path.suffix.lower() in PACKED and start:
+        raise DataError(
+            f"{path} is not packed as its name says ({PACKED[path.suffix.lower()]}): it is damaged, "
+            "or rename it."
+        )
+    return File(path, kind, packing, _partition(path))
+
+
+def _partition(path: Path) -> dict[str, str | None]:
+    """Columns that the names of folders give: "date=2024-01-30" is a column date."""
+    found: dict[str, str | None] = {}
+    for part in path.parts[:-1]:
+        name, equals, value = part.partition("=")
+        if equals and name:
+            found[unquote(name)] = None if value == _EMPTY_PARTITION else unquote(value)
+    return found

@@ -1,0 +1,217 @@
+"""Text files as the engine can read them: how they are packed and spelt, and how fields are divided.
+
+Nothing is guessed from a sample that a later row could contradict: fields are divided by the mark
+that the first line has, and quote marks by the first of three rules under which every row is whole.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO
+
+import pyarrow as pa
+
+from longrec.core.errors import DataError, UsageError, first_line
+from longrec.data.files import File
+
+SEPARATORS = {".tsv": "\t", ".inter": "\t", ".psv": "|"}
+MARKS = ("\t", ";", "|", "::", ",")
+"""What divides fields where the extension does not say it; the one that divides most, a comma in doubt."""
+BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+BLOCK = 1 << 20
+NOT_UTF8 = "is not UTF-8 text: name its encoding, as encoding='latin-1' (--encoding latin-1)"
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a text file divides its fields.
+
+    Attributes
+    ----------
+    separator : between fields.
+    header : names of the columns.
+    skip : lines before the first row.
+    """
+
+    separator: str
+    header: tuple[str, ...]
+    skip: int
+
+
+def find_dialect(file: File, encoding: str | None, columns: Sequence[str]) -> Dialect:
+    """The dialect of a file, by its extension and first line.
+
+    Parameters
+    ----------
+    file : File
+    encoding : of the text; None: UTF-8, or what its first bytes say.
+    columns : names of the columns of a file without a header line; () where it has one.
+    """
+    with open_text(file, encoding) as text:
+        start = text.readline()
+        if not start and not columns:
+            raise DataError(f"{file.name} is empty: it has no columns and no events.")
+        separator = SEPARATORS.get(file.extension) or _separator(start)
+        text.seek(0)
+        try:
+            first = next(csv.reader(text, delimiter=separator[0]), [])
+        except csv.Error as error:
+            raise DataError(f"{file.name}, line 1 cannot be read ({first_line(error)}).") from None
+    if len(separator) > 1:
+        first = start.rstrip("\r\n").split(separator)
+    if columns:
+        if len(first) != len(columns):
+            raise UsageError(
+                f"{file.name} has {len(first)} fields in its first line, and {len(columns)} columns "
+                f"are named ({', '.join(columns)}): name every column, in order."
+            )
+        return Dialect(separator, tuple(columns), 0)
+    header = [name.strip() for name in first]
+    if file.extension == ".inter":
+        header = [name.rsplit(":", 1)[0] for name in header]
+    if not any(header):
+        raise DataError(f"{file.name}: the first line is blank; it should name the columns.")
+    if all(is_number(name) for name in header):
+        raise DataError(
+            f"{file.name}: the first line ({start.strip()[:60]}) looks like data, not like column "
+            "names. Put a header line in front, or name the columns in order with "
+            "header= (--columns user,item,time)."
+        )
+    return Dialect(separator, tuple(header), 1)
+
+
+def _separator(line: str) -> str:
+    best = max(MARKS, key=line.count)
+    return best if line.count(best) > line.count(",") else ","
+
+
+def is_number(text: str) -> bool:
+    """Whether text spells a number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def encoding_of(file: File) -> str:
+    """What a file's first bytes say of its encoding: UTF-8, with or without a mark, or UTF-16."""
+    with open_bytes(file) as raw:
+        start = raw.read(4)
+    return next((name for mark, name in BOMS.items() if start.startswith(mark)), "utf-8")
+
+
+def open_bytes(file: File) -> IO[bytes]:
+    """A file's bytes, unpacked."""
+    if not file.packing:
+        return file.path.open("rb")
+    return pa.CompressedInputStream(pa.OSFile(str(file.path)), file.packing)  # type: ignore[return-value]
+
+
+def open_text(file: File, encoding: str | None) -> IO[str]:
+    """A file's text, unpacked, without its mark of the encoding; it can go back to its start."""
+    encoding = encoding or encoding_of(file)
+    encoding = "utf-8-sig" if encoding == "utf-8" else encoding
+    if not file.packing:
+        return open(file.path, encoding=encoding, newline="", errors="replace")
+    # The start alone: for the dialect, and for no more.
+    try:
+        with open_bytes(file) as raw:
+            head = raw.read(BLOCK)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            f"{file.name} cannot be read ({first_line(error)}): it is truncated or damaged. Copy or "
+            "export it again."
+        ) from error
+    return io.StringIO(head.decode(encoding, errors="replace"), newline="")
+
+
+def as_plain_text(file: File, encoding: str, folder: Path, number: int) -> Path:
+    """The file as UTF-8 in a work folder, for the engine, which knows neither bz2 nor UTF-16.
+
+    Raises
+    ------
+    DataError
+        When a byte is not of that encoding, or the packing is damaged; with the line.
+    """
+    path = folder / f"text-{number}"
+    decoder = codecs.getincrementaldecoder("utf-8-sig" if encoding == "utf-8" else encoding)()
+    lines = 1
+    try:
+        with open_bytes(file) as raw, path.open("wb") as out:
+            while block := raw.read(BLOCK):
+                text = decoder.decode(block)
+                lines += text.count("\n")
+                out.write(text.encode())
+            out.write(decoder.decode(b"", final=True).encode())
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{file.name}, about line {lines}: not {encoding} text ({first_line(error)}). Name its "
+            "encoding, for example encoding='latin-1' (--encoding latin-1)."
+        ) from error
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            f"{file.name} cannot be read ({first_line(error)}): it is truncated or damaged. Copy or "
+            "export it again."
+        ) from error
+    return path
+
+
+def rows_as_csv_has_them(
+    path: Path, dialect: Dialect
+) -> Iterator[tuple[int, list[str], str]]:
+    """Rows with their first line's number, and what is wrong with a row or "".
+
+    For files with quote marks inside of fields that the engine refuses: a quote mark counts where a
+    field begins with it, and text after its end belongs to the field. A field that goes over the
+    end of its line is refused here: it is rather a quote mark that nothing closes.
+    """
+    width = len(dialect.header)
+    with open(path, encoding="utf-8-sig", newline="", errors="surrogateescape") as file:
+        lines = islice(file, dialect.skip, None)
+        for number, line in enumerate(lines, dialect.skip + 1):
+            text = line.rstrip("\r\n")
+            if not text:
+                continue
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                yield number, [text.encode(errors="replace").decode()], NOT_UTF8
+                continue
+            if len(dialect.separator) > 1:
+                fields = text.split(dialect.separator)
+            else:
+                try:
+                    fields = next(csv.reader([text], delimiter=dialect.separator))
+                except csv.Error as error:
+                    yield number, [text], f"cannot be read ({first_line(error)})"
+                    continue
+            wrong = "" if len(fields) == width else f"has {len(fields)} fields, the header names {width}"
+            yield number, fields if not wrong else [text], wrong
+
+
+def line_of_row(path: Path, dialect: Dialect | None, row: int) -> int:
+    """The line on which a row (from 1) begins; for errors alone, since it reads all before it.
+
+    A file of JSON lines has no dialect: each line is a row.
+    """
+    with open(path, encoding="utf-8-sig", newline="", errors="replace") as file:
+        if dialect is None or len(dialect.separator) > 1:
+            skip = 0 if dialect is None else dialect.skip
+            filled = (number for number, text in enumerate(file, 1) if text.strip())
+            return next(islice(filled, skip + row - 1, None), 0)
+        rows = csv.reader(file, delimiter=dialect.separator)
+        before = 0
+        for fields in rows:
+            if fields:
+                row -= 1
+            if row + dialect.skip == 0:
+                break
+            before = rows.line_num
+        return before + 1

@@ -1,0 +1,211 @@
+"""The type of each column over all parts of a log, and what ids, types and numbers are kept as.
+
+Text files have no types. There a column of ids is integers if every value spells one, whatever
+stands in row 30,000; else every id stays as it is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from longrec.core.errors import DataError
+from longrec.data.columns import ROLES
+from longrec.data.engine import Engine
+from longrec.data.sources import FOREIGN, TEXT, Part
+
+INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER")
+LARGE = ("UBIGINT", "HUGEINT", "UHUGEINT")
+FLOATS = ("FLOAT", "DOUBLE")
+WORDS = (TEXT, "UUID", "BLOB", "ENUM")
+NANOSECONDS = ("TIMESTAMP_NS", "TIMESTAMPTZ_NS")
+MOMENTS = ("DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP WITH TIME ZONE")
+MOMENTS += NANOSECONDS
+INTEGER = r"-?(?:0|[1-9][0-9]*)"
+"""The one spelling that an integer has: "007" is text."""
+MISSING_WORDS = ("NULL", "null", "Null", "None", "NONE", "none", "nan", "NaN", "NAN", "NA", "N/A")
+MISSING_WORDS += (r"\\N", "<NA>", "undefined", "NaT")
+_SHOWN = {
+    **{"VARCHAR": "text", "ENUM": "text", "UUID": "UUIDs", "BLOB": "bytes", "DOUBLE": "float64"},
+    **{"FLOAT": "float32", "BIGINT": "int64", "INTEGER": "int32", "SMALLINT": "int16"},
+    **{"TINYINT": "int8", "UBIGINT": "uint64", "UINTEGER": "uint32", "USMALLINT": "uint16"},
+    **{"UTINYINT": "uint8", "BOOLEAN": "booleans", "DATE": "dates", '"NULL"': "nothing but null"},
+}
+
+
+def shown(kind: str) -> str:
+    """A type of the engine in words."""
+    if kind.startswith("TIMESTAMP"):
+        return "datetimes"
+    return _SHOWN.get(_base(kind), kind.lower())
+
+
+def _base(kind: str) -> str:
+    return kind.partition("(")[0]
+
+
+def family(kind: str) -> str:
+    """What a type is for joining files: "integer", "large", "float", "text", itself or ""."""
+    base = _base(kind)
+    if kind.endswith("]") or base in ("STRUCT", "MAP", "UNION", "LIST", '"NULL"', FOREIGN):
+        return ""
+    if base == "DECIMAL":
+        return "large" if kind.endswith(",0)") else "float"
+    for name, kinds in (("integer", INTEGERS), ("large", LARGE), ("float", FLOATS), ("text", WORDS)):
+        if base in kinds:
+            return name
+    return kind
+
+
+def is_untyped(part: Part, name: str) -> bool:
+    """Whether a column of a part is text because nothing says its type."""
+    return part.untyped or name in part.partition
+
+
+def join_ids(role: str, name: str, parts: Sequence[Part], engine: Engine) -> str:
+    """The type in which the ids of all parts are loaded.
+
+    Raises
+    ------
+    DataError
+        When a type cannot be ids, or the same id could be another one in another file.
+    """
+    found: dict[str, Part] = {}
+    for part in parts:
+        kind = "untyped" if is_untyped(part, name) else part.types[name]
+        if kind != "untyped" and not family(kind):
+            raise DataError(
+                f"{part.name}, column {name!r} is of type {kind}, which cannot be {ROLES[role]}. "
+                "Convert it to integers or text."
+            )
+        found.setdefault(kind, part)
+    families = {kind if kind == "untyped" else family(kind) for kind in found}
+    numbers = families & {"integer", "large", "float"}
+    if families - {"untyped", "integer", "large", "float"} and len(families - {"untyped"}) > 1:
+        raise _differ(name, found)
+    if len(found) == 1 and (families == {"integer"} or found.keys() == {"UBIGINT"}):
+        return next(iter(found))
+    if "large" in families and not _fit(name, parts, engine):
+        return TEXT
+    if numbers and "untyped" not in families:
+        return "BIGINT"
+    if families <= {"untyped", "text"} or numbers:
+        return TEXT
+    [kind] = families - {"untyped"}
+    return kind
+
+
+def _fit(name: str, parts: Iterable[Part], engine: Engine) -> bool:
+    """Whether all large numbers of a column fit into int64."""
+    for part in parts:
+        if not is_untyped(part, name) and family(part.types[name]) == "large":
+            column, scan = part.column(name, [name]), part.scan(engine, [name])
+            far = f"{column} IS NOT NULL AND TRY_CAST({column} AS BIGINT) IS NULL"
+            if engine.row(f"SELECT count(*) AS n FROM {scan} WHERE {far}")["n"]:
+                return False
+    return True
+
+
+def join_values(name: str, parts: Sequence[Part]) -> str:
+    """The type in which a further column of all parts is loaded: numbers, booleans or text."""
+    found: dict[str, Part] = {}
+    for part in parts:
+        kind = "untyped" if is_untyped(part, name) else part.types[name]
+        known = kind == "untyped" or kind == "BOOLEAN" or family(kind) in _VALUES
+        if not known:
+            raise DataError(
+                f"{part.name}, column {name!r} is of type {kind}; event columns are numbers, "
+                "booleans or text."
+            )
+        found.setdefault(kind, part)
+    families = {kind if kind == "untyped" else family(kind) for kind in found}
+    if families <= {"untyped", "text"}:
+        return TEXT
+    if len(found) == 1 and families <= {"integer", "float"} and "DECIMAL" not in next(iter(found)):
+        return next(iter(found))
+    if families <= {"integer"}:
+        return "BIGINT"
+    if families <= {"integer", "large", "float"}:
+        return "DOUBLE"
+    if families == {"BOOLEAN"}:
+        return "BOOLEAN"
+    if "untyped" in families and "text" not in families and "BOOLEAN" not in families:
+        return TEXT
+    raise _differ(name, found)
+
+
+_VALUES = ("integer", "large", "float", "text")
+
+
+def join_types(name: str, parts: Sequence[Part]) -> str:
+    """Types of events are words, whatever they were."""
+    for part in parts:
+        kind = TEXT if is_untyped(part, name) else part.types[name]
+        if family(kind) not in _VALUES and kind != "BOOLEAN":
+            raise DataError(
+                f"{part.name}, column {name!r} is of type {kind}, which cannot be the types of "
+                "events. Convert it to text or whole numbers."
+            )
+    return TEXT
+
+
+def join_times(name: str, parts: Sequence[Part]) -> str:
+    """The type in which times, or what orders events, are loaded."""
+    kinds = set()
+    for part in parts:
+        kind = TEXT if is_untyped(part, name) else part.types[name]
+        if family(kind) not in ("integer", "large", "float") and kind not in (*MOMENTS, TEXT, '"NULL"'):
+            raise DataError(
+                f"{part.name}, column {name!r} is of type {kind}, which is no time. Give numbers "
+                "(s, ms, us or ns since 1970), datetimes, dates or ISO text."
+            )
+        kinds.add(TEXT if kind == TEXT else "DOUBLE" if family(kind) == "float" else "BIGINT")
+    return TEXT if TEXT in kinds else "DOUBLE" if "DOUBLE" in kinds else "BIGINT"
+
+
+def _differ(name: str, found: dict[str, Part]) -> DataError:
+    (one, first), (other, second) = list(found.items())[:2]
+    return DataError(
+        f"column {name!r} is {shown(one)} in {first.name} and {shown(other)} in {second.name}. "
+        "Convert one, so that the same id (or time) is the same value in every file."
+    )
+
+
+def bytes_without_text(names: Iterable[str], parts: Sequence[Part], engine: Engine) -> frozenset[str]:
+    """Columns of bytes of which some are not the bytes of text."""
+    found = set()
+    for name in names:
+        for part in parts:
+            if not is_untyped(part, name) and part.types[name] == "BLOB":
+                column, scan = part.column(name, [name]), part.scan(engine, [name])
+                odd = f"{column} IS NOT NULL AND TRY(decode({column})) IS NULL"
+                if engine.row(f"SELECT count(*) AS n FROM {scan} WHERE {odd}")["n"]:
+                    found.add(name)
+    return frozenset(found)
+
+
+def is_integer(value: str) -> str:
+    """Whether text is the plain spelling of an integer that int64 holds, in SQL."""
+    return f"TRY_CAST({value} AS BIGINT)::VARCHAR = {value}"
+
+
+def is_whole(value: str) -> str:
+    """The same, or of a whole number with zeros behind a point, "12.0"."""
+    return f"({is_integer(value)} OR ({ends_in_zeros(value)} AND {is_integer(before_point(value))}))"
+
+
+def ends_in_zeros(value: str) -> str:
+    """Whether text is the spelling of an integer with zeros behind a point, in SQL."""
+    return f"regexp_full_match({value}, '{INTEGER}\\.0+')"
+
+
+def before_point(value: str) -> str:
+    """The integer part of such text, in SQL."""
+    return f"split_part({value}, '.', 1)"
+
+
+def is_decimal(value: str) -> str:
+    """Whether text spells a number, in SQL: the engine alone would take 1_000 and 0x1."""
+    number = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|[+-]?(?:nan|NaN|inf|Infinity)"
+    return f"regexp_full_match({value}, '{number}')"
+
+
