@@ -29,8 +29,8 @@ import longrec
 from longrec.config.training import TrainConfig
 from longrec.data.catalog import Catalog
 from longrec.data.histories import Histories
-from longrec.data.write import write_histories
 from longrec.data.splits import make_split
+from longrec.data.write import write_histories
 from longrec.models import MODELS, build_model
 from longrec.training import fit as fitting
 from longrec.training.progress import Report

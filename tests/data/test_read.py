@@ -268,9 +268,7 @@ def test_files_that_are_not_one_log(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"1\.parquet has no column 'timestamp'.*0\.parquet has"):
         read_events(tmp_path)
     frame.with_columns(pl.col("user_id").cast(pl.String)).write_parquet(tmp_path / "1.parquet")
-    with pytest.raises(
-        DataError, match=r"'user_id' is int64 in .*0\.parquet and text in .*1\.par"
-    ):
+    with pytest.raises(DataError, match=r"'user_id' is int64 in .*0\.parquet and text in .*1\.par"):
         read_events(tmp_path)
     file_of(tmp_path, CSV, "2.csv")
     with pytest.raises(DataError, match="Parquet and text files"):

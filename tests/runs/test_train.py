@@ -16,8 +16,8 @@ from stops import told_of_steps
 import longrec
 from longrec.core.errors import DataError, LongrecError, UsageError
 from longrec.data.catalog import Catalog
-from longrec.data.write import write_histories
 from longrec.data.splits import make_split
+from longrec.data.write import write_histories
 from longrec.evaluation.summary import Metrics
 from longrec.mixers import Context
 from longrec.runs.baselines import BASELINES

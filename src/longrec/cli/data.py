@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from typer import Argument, Option
 
 from longrec.cli.common import Json, print_result
+from longrec.cli.lists import words
 from longrec.core import console
+from longrec.core.format import parse_bytes
 
 app = typer.Typer(help="Named public data: what there is, and how to get it.")
 
@@ -19,7 +22,8 @@ def prepare(
         list[str],
         Argument(
             metavar="LOG...",
-            help="CSV, TSV, Parquet or RecBole .inter: files, a folder, or a glob.",
+            help="CSV, TSV, JSON lines, Parquet or RecBole .inter, packed or not: files, a folder, "
+            "or a glob.",
             show_default=False,
         ),
     ],
@@ -40,16 +44,39 @@ def prepare(
     column: Annotated[
         list[str] | None, Option("--column", metavar="NAME...", help="Further columns to keep.")
     ] = None,
+    columns: Annotated[
+        list[str] | None,
+        Option(metavar="A,B,...", help="Names of all columns of text files without a header line."),
+    ] = None,
+    time_format: Annotated[
+        str | None, Option(metavar="FORMAT", help="How times are written: %d/%m/%Y %H:%M, …")
+    ] = None,
+    encoding: Annotated[str | None, Option(help="Of text files: latin-1, …; UTF-8 else.")] = None,
+    skip_bad_rows: Annotated[
+        bool,
+        Option(
+            "--skip-bad-rows", help="Leave rows out that cannot be used, and say which and why."
+        ),
+    ] = False,
+    items: Annotated[
+        Path | None,
+        Option(metavar="FILE", help="A table of the items, with titles for instance, to keep."),
+    ] = None,
     k_core: Annotated[
         int, Option(min=0, help="Drop users and items with fewer events; 0 keeps all.")
     ] = 0,
     dedup: Annotated[
-        bool, Option("--dedup", help="Keep only the first event of a user with an item.")
-    ] = False,
+        Literal["same-item", "same-time"] | None,
+        Option(help="Keep only the first event of a user with an item, or with it at one time."),
+    ] = None,
     min_length: Annotated[int, Option(min=1, help="Drop shorter histories.")] = 1,
     extend: Annotated[
         Path | None,
         Option(metavar="HISTORIES", help="Histories that the log continues: write both."),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        Option(metavar="BYTES", help="Most memory to take: 8GiB, 500MB; else half of the free."),
     ] = None,
     overwrite: Annotated[
         bool, Option("--overwrite", help="Replace a histories folder that exists.")
@@ -64,16 +91,19 @@ def prepare(
 
     from longrec.data.prepare import prepare as run
 
-    with console.status("reading the log"):
+    with console.progress_bar("reading the log") as bar:
         histories = run(
             log[0] if len(log) == 1 else log,
             out,
             k_core=k_core,
-            dedup=dedup,
+            dedup=dedup == "same-item" or dedup or False,
             min_length=min_length,
             extend=extend,
             overwrite=overwrite,
             report=console.say,
+            items=items,
+            memory=None if memory is None else parse_bytes("--memory", memory),
+            progress=lambda words, share: bar(share, 1.0, words),
             user=user,
             item=item,
             time=time,
@@ -82,9 +112,15 @@ def prepare(
             time_unit=time_unit,
             type=type_,
             columns=tuple(column or ()),
+            header=words(columns),
+            time_format=time_format,
+            encoding=encoding,
+            skip_bad_rows=skip_bad_rows,
         )
     lengths = histories.lengths
     dropped = ", ".join(f"{count:,} {what}" for what, count in histories.meta.dropped.items())
+    if histories.extra:
+        console.say(_readers(histories.columns))
     print_result(
         json,
         {"path": str(out)} | asdict(histories.meta),
@@ -97,6 +133,22 @@ def prepare(
             "dropped": dropped or "0",
         },
     )
+
+
+def _readers(columns: Iterable[str]) -> str:
+    """Which models read the further columns that are kept."""
+    from longrec.models import MODELS, build_model
+
+    lines = []
+    for column in columns:
+        names = [
+            n
+            for n, cls in MODELS.items()
+            if column in build_model(n, cls.config_class(), 1).reads_columns
+        ]
+        told = f"read by {', '.join(names)}" if names else "no model here reads it"
+        lines.append(f"  column {column}: {told}")
+    return "\n".join(lines)
 
 
 @app.command("list")

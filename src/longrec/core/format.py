@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+from longrec.core.errors import UsageError
+
 
 def number(value: object) -> str:
     """A value for a table's cell.
@@ -27,6 +31,20 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def parse_bytes(name: str, text: str) -> int:
+    """Bytes as a person writes them: "8GiB", "500 MB", "8g"; KB and KiB, k and K, … are 1024.
+
+    Raises
+    ------
+    UsageError
+        When it is none, under the name of an option.
+    """
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(?:i?b)?\s*", text.lower())
+    if found is None:
+        raise UsageError(f"{name} is {text!r}; give bytes, such as 8GiB or 500MB")
+    return int(float(found[1]) * 1024 ** " kmgt".index(found[2] or " "))
 
 
 def size(count: float) -> str:

@@ -76,7 +76,11 @@ def code_events(
             value = f"{value}::UTINYINT" if kind == "BOOLEAN" else value
         further.append(f"{value} AS x{i}")
     has_time = "time" in events.names
-    times = [f"{_seconds('e.time', events.types['time'], events.per_second)} AS time"] if has_time else []
+    times = (
+        [f"{_seconds('e.time', events.types['time'], events.per_second)} AS time"]
+        if has_time
+        else []
+    )
     key = "e.row" if events.row_order else 'e."order"' if "order" in events.names else "e.time"
     selected = ", ".join(
         ["u.code AS user", "i.code AS item", *times, f"{key} AS key", *further, "e.row AS row"]
@@ -86,9 +90,7 @@ def code_events(
         if name in labels:
             joins += f" LEFT JOIN words_{i} w{i} ON e.{quoted(name)} = w{i}.id"
     engine.run(f"CREATE OR REPLACE VIEW coded AS SELECT {selected} FROM events e {joins}")
-    return Coded(
-        users, items, user_counts, item_counts, labels, tuple(events.columns), has_time
-    )
+    return Coded(users, items, user_counts, item_counts, labels, tuple(events.columns), has_time)
 
 
 def known_first(old: pl.Series, found: pl.Series) -> pl.Series:
@@ -101,9 +103,7 @@ def _ids(engine: Engine, role: str, known: pl.Series | None) -> tuple[pl.Series,
 
     Ids that are known come first. Makes a table of them with their code, and counts their events.
     """
-    found = engine.frame(
-        f"SELECT {role} AS id, count(*) AS n FROM events GROUP BY 1 ORDER BY 1"
-    )
+    found = engine.frame(f"SELECT {role} AS id, count(*) AS n FROM events GROUP BY 1 ORDER BY 1")
     ids, counts = found["id"], found["n"].to_numpy()
     if known is not None:
         new = known_first(known, ids)
@@ -140,9 +140,7 @@ def _refuse_null(events: Events, name: str, kind: str) -> None:
         f"SELECT count(*) AS n, min(row) AS first FROM events WHERE {quoted(name)} IS NULL"
     )
     if found["n"]:
-        [(row,)] = events.engine.run(
-            f"SELECT count(*) FROM events WHERE row <= {found['first']}"
-        )
+        [(row,)] = events.engine.run(f"SELECT count(*) FROM events WHERE row <= {found['first']}")
         raise DataError(
             f"{events.source}, column {name!r}, row {row} is null. Fill such rows, or leave the "
             "column out."

@@ -97,9 +97,7 @@ def find_roles(
 
 def refusal(part: Part, problems: Iterable[str]) -> UsageError:
     """The error for a part whose columns do not do."""
-    return UsageError(
-        f"{part.name}: {' '.join(problems)} Its columns are {', '.join(part.types)}."
-    )
+    return UsageError(f"{part.name}: {' '.join(problems)} Its columns are {', '.join(part.types)}.")
 
 
 def likely_type(part: Part, used: Iterable[str]) -> str | None:
@@ -123,6 +121,6 @@ def _no_time(part: Part) -> str:
     hint = f" (perhaps order={likely[0]!r})" if likely else ""
     return (
         "No column looks like the time of events. Name it with time= (--time), or name a column "
-        f"that orders events with order= (--order){hint}, or say that the order of rows counts with "
-        "row_order=True (--row-order)."
+        f"that orders events with order= (--order){hint}, or say that the order of rows counts "
+        "with row_order=True (--row-order)."
     )

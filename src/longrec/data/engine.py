@@ -22,7 +22,7 @@ from longrec.core.memory import available_memory, resident_bytes
 from longrec.core.work_folder import WorkFolder
 
 if TYPE_CHECKING:
-    import duckdb
+    pass
 
 Progress = Callable[[float], None]
 """Called now and then with the share of a query that is done."""
@@ -52,7 +52,7 @@ class Engine:
         held = resident_bytes() or 0
         limit = max(available_memory() // 2, LEAST) if memory is None else memory_left(memory, held)
         self.work = WorkFolder(place or Path(gettempdir()) / "longrec")
-        settings = {
+        settings: dict[str, str | bool | int | float | list[str]] = {
             "memory_limit": f"{limit >> 20}MiB",
             "temp_directory": str(self.work.path),
             "threads": max(len(usable_cores()), 1),

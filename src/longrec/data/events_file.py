@@ -82,7 +82,7 @@ class _Sink:
 
     def write(self, data: Any) -> int:
         """What Arrow writes: bytes, or a buffer, which has an address."""
-        address = getattr(data, "address", None)
+        address: int = getattr(data, "address", 0)
         if address in self.left_open:
             self.places[address] = self.file.tell()
             self.file.seek(len(data), 1)

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from longrec.core.errors import DataError, UsageError
 from longrec.data.coding import Coded
-from longrec.data.engine import Engine, quoted
+from longrec.data.engine import Engine
 from longrec.data.histories import Histories
 from longrec.data.read import Events
 from longrec.data.types import shown
@@ -70,10 +70,21 @@ def fit_events(events: Events, old: Histories) -> None:
     if casts:
         [(sql,)] = engine.run("SELECT sql FROM duckdb_views() WHERE view_name = 'events'")
         query = sql.partition(" AS ")[2].rstrip("; ")
-        engine.run(f"CREATE OR REPLACE VIEW events AS SELECT * REPLACE ({', '.join(casts)}) FROM ({query})")
+        engine.run(
+            f"CREATE OR REPLACE VIEW events AS SELECT * REPLACE ({', '.join(casts)}) FROM ({query})"
+        )
 
 
-_INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
+_INTEGERS = (
+    "TINYINT",
+    "SMALLINT",
+    "INTEGER",
+    "BIGINT",
+    "UTINYINT",
+    "USMALLINT",
+    "UINTEGER",
+    "UBIGINT",
+)
 
 
 def merge(engine: Engine, old: Histories, coded: Coded, report: Callable[[str], None]) -> int:
@@ -136,7 +147,7 @@ def merge(engine: Engine, old: Histories, coded: Coded, report: Callable[[str], 
 def _known(engine: Engine, old: Histories, coded: Coded) -> None:
     """The table `known` of the old events, with the same columns as the new ones."""
     users = np.repeat(np.arange(old.n_users, dtype=np.int32), old.lengths)
-    columns = {"user": users, "item": old.items - np.int32(1)}
+    columns: dict[str, np.ndarray] = {"user": users, "item": old.items - np.int32(1)}
     if old.times is not None:
         columns["time"] = old.times
     columns |= {f"x{i}": old.extra[name] for i, name in enumerate(coded.columns)}

@@ -118,6 +118,15 @@ def _in_folder(folder: Path, note: Callable[[str], None]) -> list[File]:
         raise DataError(
             f"{folder}: no file in this folder is one of {', '.join(KNOWN)}, packed or not."
         )
+    twins: dict[Path, File] = {}
+    for file in files:
+        stem = file.path.with_name(file.path.name.partition(".")[0])
+        other = twins.setdefault(stem, file)
+        if other.name != file.name:
+            raise DataError(
+                f"{other.name} and {file.name} have one name and two forms, as if they were one "
+                "log twice. Name the log's files, for example with a glob."
+            )
     if left:
         note(f"{folder} holds files that are not read: {listed(left)}")
     return files
@@ -159,8 +168,8 @@ def _file(path: Path, kind: str) -> File:
         packing = ""  # it has its own inside
     elif not packing and path.suffix.lower() in PACKED and start:
         raise DataError(
-            f"{path} is not packed as its name says ({PACKED[path.suffix.lower()]}): it is damaged, "
-            "or rename it."
+            f"{path} is not packed as its name says ({PACKED[path.suffix.lower()]}): it is "
+            "damaged, or rename it."
         )
     return File(path, kind, packing, _partition(path))
 

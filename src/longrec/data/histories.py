@@ -16,10 +16,8 @@ so that a folder that exists is whole; one that is replaced changes names with t
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -40,6 +38,8 @@ from longrec.data.unknown_ids import likely_cause
 
 SCHEMA_VERSION = 1
 FILES = ("users.arrow", "offsets.arrow", "events.arrow", "catalog.parquet")
+ITEM_TABLE = "items.parquet"
+"""What is known of items beside their events; not every folder has it."""
 HISTORIES = SealedKind(
     "a histories folder",
     "meta.json",
@@ -138,7 +138,7 @@ class Histories:
     @property
     def item_table(self) -> pl.DataFrame | None:
         """What is known of items beside their events: `id` and further columns; None if nothing."""
-        path = self.path / "items.parquet"
+        path = self.path / ITEM_TABLE
         return pl.read_parquet(path) if path.is_file() else None
 
     def read_column(self, name: str, at: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What is known of items beside their events, such as titles: a table that histories keep."""
+"""The table of items that histories keep: what is known of items beside their events."""
 
 from __future__ import annotations
 
@@ -6,74 +6,40 @@ from typing import Any
 
 import polars as pl
 
-from longrec.core.errors import DataError, UsageError
+from longrec.core.errors import DataError
 from longrec.data.catalog import as_ids
-from longrec.data.columns import NAMES, plain_name
-from longrec.data.engine import Engine, engine_errors, unreadable
-from longrec.data.load import Loader
-from longrec.data.read import Events
-from longrec.data.sources import HINTS, open_source
-
-FILE = "items.parquet"
+from longrec.data.engine import Engine
+from longrec.data.item_table import as_item_table
 
 
-def read_item_table(source: Any, events: Events) -> pl.DataFrame:
-    """A table of items, whose first column "id" holds ids of the log's own type.
+def items_to_keep(given: Any, engine: Engine) -> pl.DataFrame:
+    """A table of items for the log in an engine: first "id", of the log's own type, one row each.
 
     Parameters
     ----------
-    source : a file or frame, as `read_events` takes it.
-    events : of the log, whose name of the item column is looked for first.
+    given : as `as_item_table` takes it.
+    engine : with the view `events`.
 
     Raises
     ------
-    UsageError
-        When no column has the items' ids.
     DataError
-        When it cannot be read, or an id stands there twice.
+        When an id stands there twice, or none of them is one of the log's.
     """
-    engine = Engine()
-    try:
-        [part, *more] = open_source(source, engine, lambda line: None)
-        if more:
-            raise UsageError(f"items names {len(more) + 1} files; give one table of items")
-        name = _id_column(list(part.types), events.names["item"])
-        if name is None:
-            raise UsageError(
-                f"{part.name}: no column holds the ids of items. Call it "
-                f"{events.names['item']!r}, as the log does; the columns are {', '.join(part.types)}."
-            )
-        wanted = {column: (column, kind) for column, kind in part.types.items()}
-        loader = Loader(engine, wanted, None, False, frozenset())
-        loader.load(0, part, None)
-        table = engine.frame("SELECT * EXCLUDE (part) FROM raw ORDER BY rowid")
-        table = table.rename(dict(zip(table.columns, part.types, strict=True)))
-    except engine_errors() as error:
-        raise unreadable(str(source), error, HINTS["text"]) from error
-    finally:
-        engine.close()
-    [(kind,)] = events.engine.run("SELECT typeof(item) FROM events LIMIT 1")
-    wanted_type = events.engine.frame("SELECT item FROM events LIMIT 0")["item"].dtype
-    ids = as_ids(table[name], wanted_type, "item")
-    table = table.drop(name).insert_column(0, ids.alias("id")).filter(pl.col("id").is_not_null())
-    twice = table.filter(pl.col("id").is_duplicated())
+    table = as_item_table(given)
+    events = engine.frame("SELECT DISTINCT item FROM events")["item"]
+    ids = as_ids(table.frame[table.item], events.dtype, "item")
+    kept = table.frame.drop(table.item).insert_column(0, ids.alias("id"))
+    kept = kept.filter(pl.col("id").is_not_null())
+    twice = kept["id"].filter(kept["id"].is_duplicated())
     if len(twice):
         raise DataError(
-            f"{part.name}: the item {twice['id'][0]!r} stands in it {len(twice.filter(pl.col('id') == twice['id'][0]))} times: "
-            "leave one row for each item."
+            f"{table.name}: the item {twice[0]!r} stands in {(twice == twice[0]).sum()} rows; give "
+            "one row for each item"
         )
-    if table.is_empty():
+    known = kept["id"].is_in(events.implode()).sum()
+    if not known:
         raise DataError(
-            f"{part.name}: no id in the column {name!r} could be one of the log's, which are {kind}."
+            f"{table.name}: none of its {len(kept):,} items is one of the log's, such as "
+            f"{events[0]!r}: is {table.item!r} the column of their ids?"
         )
-    return table
-
-
-def _id_column(columns: list[str], wanted: str) -> str | None:
-    if wanted in columns:
-        return wanted
-    by_plain = {plain_name(name): name for name in columns}
-    for word in (wanted, *NAMES["item"].split(), "id"):
-        if plain_name(word) in by_plain:
-            return by_plain[plain_name(word)]
-    return None
+    return kept

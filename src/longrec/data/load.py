@@ -16,7 +16,7 @@ import polars as pl
 
 from longrec.core.errors import DataError, LongrecError
 from longrec.data.engine import Engine, Progress, engine_errors, literal, unreadable
-from longrec.data.sources import HINTS, TEXT, Part
+from longrec.data.sources import FRAME_ERRORS, HINTS, TEXT, Part
 from longrec.data.text_files import (
     NOT_UTF8,
     as_plain_text,
@@ -30,7 +30,9 @@ LONGEST = 1 << 25
 CAUSES = {
     "UNQUOTED VALUE": "has a quote mark inside of a field, or one that nothing closes",
     "INVALID ENCODING": NOT_UTF8,
-    "LINE SIZE OVER MAXIMUM": f"is longer than {LONGEST:,} bytes: perhaps nothing closes a quote mark",
+    "LINE SIZE OVER MAXIMUM": (
+        f"is longer than {LONGEST:,} bytes: perhaps nothing closes a quote mark"
+    ),
 }
 BATCH = 100_000
 Wanted = Mapping[str, tuple[str, str]]
@@ -88,13 +90,15 @@ class Loader:
             if part.kind == "text":
                 return self._load_text(number, part, progress)
             if part.kind == "jsonl":
-                return self._insert(number, part, self._json(part, self._lines(number, part)), progress)
+                return self._insert(
+                    number, part, self._json(part, self._lines(number, part)), progress
+                )
             values = [self._typed(part, key) for key in self.wanted]
             query = f"SELECT {', '.join(values)} FROM {part.scan(self.engine, self.names)}"
             return self._insert(number, part, query, progress)
         except LongrecError:
             raise
-        except (*engine_errors(), pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        except engine_errors() + FRAME_ERRORS as error:
             raise unreadable(part.name, error, HINTS[part.kind]) from error
 
     def _insert(self, number: int, part: Part, query: str, progress: Progress | None) -> int:
@@ -116,11 +120,13 @@ class Loader:
         return as_type(found, part.types[name], wanted)
 
     def _texts(self, part: Part, place: Callable[[str], str] | None = None) -> str:
-        """The columns of a part of text, as the table takes them; `place` tells where one stands."""
+        """The columns of a part of text as the table takes them; `place` tells where one is."""
         texts = []
         for name, _ in self.wanted.values():
-            inside = place is None or name in part.partition
-            texts.append(_clean(part.column(name, self.names) if inside else place(name)))
+            if place is None or name in part.partition:
+                texts.append(_clean(part.column(name, self.names)))
+            else:
+                texts.append(_clean(place(name)))
         return ", ".join(texts)
 
     def _load_text(self, number: int, part: Part, progress: Progress | None) -> int:
@@ -130,11 +136,11 @@ class Loader:
             loaded = self._insert(number, part, self._csv(number, part, quote), progress)
             return loaded, self._rejected()
 
-        rules = (
+        rules: list[Callable[[], tuple[int, list[BadRow]]]] = [
             lambda: by_engine('"'),
             lambda: by_engine(""),
             lambda: self._load_leniently(number, part),
-        )
+        ]
         results = []
         for rule in rules:
             loaded, bad = rule()
@@ -155,8 +161,8 @@ class Loader:
         row = min(bad, key=lambda one: one.line)
         more = f" ({len(bad):,} rows are like this)" if len(bad) > 1 else ""
         return DataError(
-            f"{part.name}: line {row.line} {row.cause}{more}. Mend the line, put fields that hold a "
-            "separator or a quote mark in quote marks, or leave such rows out with "
+            f"{part.name}: line {row.line} {row.cause}{more}. Mend the line, put fields that hold "
+            "a separator or a quote mark in quote marks, or leave such rows out with "
             "skip_bad_rows=True (--skip-bad-rows)."
         )
 
@@ -189,10 +195,7 @@ class Loader:
         paths = ", ".join(literal("$." + json.dumps(name, ensure_ascii=False)) for name in inside)
         texts = self._texts(part, lambda name: f"v[{inside.index(name) + 1}]")
         found = f"TRY(json_extract_string(c0, [{paths}]))"
-        return (
-            f"SELECT {texts} FROM (SELECT {found} AS v FROM {lines} "
-            "WHERE trim(c0) <> '')"
-        )
+        return f"SELECT {texts} FROM (SELECT {found} AS v FROM {lines} WHERE trim(c0) <> '')"
 
     def _path(self, number: int, part: Part) -> tuple[Path, str]:
         """Where the engine reads a text file, and how that is packed."""
@@ -235,7 +238,7 @@ class Loader:
         if part.file.packing and path == part.file.path:
             path = as_plain_text(part.file, "utf-8", self.engine.work.path, number)
             self.plain[number] = path, "none"
-        bad, rows, loaded = [], [], 0
+        bad, rows, loaded = list[BadRow](), list[list[str]](), 0
         width = len(part.dialect.header)
 
         def flush() -> None:
@@ -289,8 +292,9 @@ def as_type(value: str, found: str, wanted: str) -> str:
         return value
     if wanted == "BIGINT" and (found in ("FLOAT", "DOUBLE") or found.startswith("DECIMAL")):
         # pandas turns integers into floats where one is missing; they come out as integers.
-        whole = f"isfinite({value}::DOUBLE) AND {value} = round({value}) AND abs({value}) <= 2::DOUBLE ** 53"
-        whole = whole if not found.startswith("DECIMAL") else f"{value} = round({value})"
+        whole = f"{value} = round({value})"
+        if not found.startswith("DECIMAL"):
+            whole += f" AND isfinite({value}::DOUBLE) AND abs({value}) <= 2::DOUBLE ** 53"
         return f"CASE WHEN {whole} THEN TRY_CAST({value} AS BIGINT) END"
     if found == "BLOB":
         return f"TRY(decode({value}))"

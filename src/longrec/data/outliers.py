@@ -1,4 +1,4 @@
-"""What a person should see of a log's events: rows given twice, and one user far above all others."""
+"""What a person should see of a log: rows given twice, and one user far above all others."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Repeats:
 
     def add(self, users: np.ndarray, keys: np.ndarray, items: np.ndarray) -> None:
         """The next events."""
-        columns = (users, keys, items)
+        columns: tuple[np.ndarray, ...] = (users, keys, items)
         if self._held:
             columns = tuple(np.concatenate(pair) for pair in zip(self._held, columns, strict=True))
             self.count -= _repeats(*self._held)
         self.count += _repeats(*columns)
-        users, keys, _ = columns
+        users, keys = columns[:2]
         if not len(users):
             return
         # The last user and time may go on with the next events.
@@ -55,7 +55,7 @@ def one_far_above(user_ids: pl.Series, lengths: np.ndarray) -> str | None:
         return None
     user = user_ids[int(np.argmax(lengths))]
     return (
-        f"user {user!r} has {first:,} events, {first / lengths.sum():.0%} of all, and no other more "
-        f"than {second:,}: an id that stands for many, such as visitors without an account, is no "
-        "history. Leave such rows out of the log."
+        f"user {user!r} has {first:,} events, {first / lengths.sum():.0%} of all, and no other "
+        f"more than {second:,}: an id that stands for many, such as visitors without an "
+        "account, is no history. Leave such rows out of the log."
     )

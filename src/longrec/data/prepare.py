@@ -21,9 +21,8 @@ from longrec.data.coding import Coded, code_events
 from longrec.data.engine import Engine, engine_errors, unreadable
 from longrec.data.extend import fit_events, merge
 from longrec.data.filters import Filters
-from longrec.data.histories import HISTORIES, Histories, as_histories
-from longrec.data.kept_items import FILE as ITEM_TABLE
-from longrec.data.kept_items import read_item_table
+from longrec.data.histories import HISTORIES, ITEM_TABLE, Histories, as_histories
+from longrec.data.kept_items import items_to_keep
 from longrec.data.load import BadRow
 from longrec.data.outliers import Repeats, one_far_above
 from longrec.data.read import Events, StageProgress, read_events
@@ -108,12 +107,12 @@ def prepare(
             read_options = old.meta.options | {k: v for k, v in read_options.items() if v}
     say = report or (lambda line: None)
     mine = not isinstance(source, Events)
-    events = read_events(
-        source, **read_options, **({"memory": memory, "place": out, "progress": progress} if mine else {})
-    )
+    if mine:
+        read_options = {**read_options, "memory": memory, "place": out, "progress": progress}
+    events = read_events(source, **read_options)
     try:
         say(events.describe())
-        table = None if items is None else read_item_table(items, events)
+        table = None if items is None else items_to_keep(items, events.engine)
         filters = Filters(k_core, dedup, min_length)
         made = _made(events, old, filters, say)
         return _written(made, events, old, out, table, overwrite, say, progress)
@@ -225,9 +224,7 @@ def _written(
     chunks = _chunks(made, engine, users, items, repeats, progress)
     selected = ", ".join(coded.values)
     empty = engine.frame(f"SELECT {selected} FROM {made.table} LIMIT 0")
-    extra = {
-        name: empty[f"x{i}"].to_numpy().dtype for i, name in enumerate(coded.columns)
-    }
+    extra = {name: empty[f"x{i}"].to_numpy().dtype for i, name in enumerate(coded.columns)}
 
     def beside(folder: Path) -> None:
         if table is not None:
@@ -299,8 +296,8 @@ def _chunks(
         expected = users[np.searchsorted(ends, place, side="right")]
         if not np.array_equal(frame["user"].to_numpy(), expected):
             raise DataError(
-                "The engine gave events in a wrong order. This is a fault of longrec's: please tell "
-                "its developers."
+                "The engine gave events in a wrong order. This is a fault of longrec's: please "
+                "tell its developers."
             )
         done += len(frame)
         found = frame["item"].to_numpy()

@@ -22,7 +22,7 @@ from pathlib import Path
 import polars as pl
 
 from longrec.core.errors import DataError, UsageError, first_line
-from longrec.data.sources import ENGINE_ERRORS
+from longrec.data.sources import FRAME_ERRORS
 
 Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all if known
 BLOCK = 1 << 20
@@ -223,7 +223,7 @@ def get_public(
             parquet = Path(work) / "events.parquet"
             try:
                 _read_form(data.form, events).sink_parquet(parquet, compression="zstd")
-            except ENGINE_ERRORS as error:
+            except FRAME_ERRORS as error:
                 raise DataError(f"{data.name} is not as expected ({first_line(error)}).") from error
             keys = ("name", "title", "url", "terms", "citation")
             note = {key: getattr(data, key) for key in keys}

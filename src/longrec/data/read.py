@@ -24,7 +24,14 @@ from longrec.data.load import BadRow, Loader
 from longrec.data.sources import Part, open_source
 from longrec.data.survey import Survey, day, survey
 from longrec.data.times import UNITS, WORDS
-from longrec.data.types import bytes_without_text, join_ids, join_times, join_types, join_values, shown
+from longrec.data.types import (
+    bytes_without_text,
+    join_ids,
+    join_times,
+    join_types,
+    join_values,
+    shown,
+)
 
 IDS = ("user", "item")
 StageProgress = Callable[[str, float], None]
@@ -191,6 +198,8 @@ def read_events(
         if any(options.values()):
             raise UsageError("These events are read already: give column options to read_events.")
         return source
+    if not isinstance(skip_bad_rows, bool):
+        raise UsageError(f"skip_bad_rows is {skip_bad_rows!r}; give True or False")
     if row_order and order is not None:
         raise UsageError(
             "Either order= names a column or row_order=True says rows count, not both."

@@ -125,12 +125,12 @@ def open_source(
             raise UsageError("An empty list of files was given. Name at least one.")
         files = [file for one in source for file in find_files(str(one), note)]
         return [_open_file(file, engine, encoding, header) for file in files]
-    frame, name = as_frame(source)
+    frame, name = open_frame(source)
     return [Part(name, "frame", _types_of(frame, engine), frame=frame)]
 
 
-def as_frame(source: Any) -> tuple[pl.DataFrame | pl.LazyFrame, str]:
-    """A frame of polars or pandas, or an Arrow table or stream, as a frame, and what errors call it."""
+def open_frame(source: Any) -> tuple[pl.DataFrame | pl.LazyFrame, str]:
+    """A frame, or an Arrow table or stream, as a polars frame, and what errors call it."""
     if isinstance(source, pl.LazyFrame | pl.DataFrame):
         return source, "the polars frame"
     if type(source).__module__.split(".")[0] == "pandas" and hasattr(source, "columns"):
@@ -151,8 +151,8 @@ def _open_file(file: File, engine: Engine, encoding: str | None, header: Sequenc
         return Part(file.name, "text", _with_partition(file, types), file, dialect)
     if header:
         raise UsageError(
-            f"{file.name} names its columns itself: header= (--columns) is for text files without a "
-            "header line."
+            f"{file.name} names its columns itself: header= (--columns) is for text files without "
+            "a header line."
         )
     if file.kind == "jsonl":
         keys = dict.fromkeys(_keys(file, encoding), TEXT)
@@ -193,8 +193,8 @@ def _keys(file: File, encoding: str | None) -> list[str]:
                 ) from None
             if not isinstance(found, dict):
                 raise DataError(
-                    f"{file.name}, line {number} holds no JSON object: a file of JSON lines has one "
-                    "on each line."
+                    f"{file.name}, line {number} holds no JSON object: a file of JSON lines has "
+                    "one on each line."
                 )
             keys |= dict.fromkeys(found)
     if not keys:
@@ -233,13 +233,13 @@ def _of_pandas(frame: Any) -> pl.DataFrame:
             columns[name] = pl.Series(name, pl.from_pandas(column))
         except Exception as error:  # Arrow and Polars raise many kinds for foreign objects
             columns[name] = pl.Series(name, [None] * len(frame), dtype=pl.Object)
-            if not isinstance(error, (TypeError, ValueError, *_FRAME_ERRORS)):
+            if not isinstance(error, (TypeError, ValueError, *FRAME_ERRORS)):
                 raise
     return pl.DataFrame(columns)
 
 
 # A panic inside polars is not an Exception of Python's.
-_FRAME_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException)
+FRAME_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException)
 
 
 def refuse_mixed(name: str, column: Any) -> None:
@@ -262,7 +262,7 @@ def _of_arrow(source: Any) -> pl.DataFrame:
         refuse_twins("the Arrow stream", list(schema.names))
     try:
         return pl.DataFrame(source)
-    except (TypeError, ValueError, *_FRAME_ERRORS) as error:
+    except (TypeError, ValueError, *FRAME_ERRORS) as error:
         raise DataError(f"The Arrow stream cannot be read ({first_line(error)}).") from error
 
 

@@ -1,4 +1,4 @@
-"""Every row of a loaded log looked at once: what its columns hold, and the first that cannot be used.
+"""Every row of a loaded log looked at: what columns hold, and the first that cannot be used.
 
 It makes the view `events` of the table `raw`: ids and times as they will be kept, and `row`, which
 rises in the log's order.
@@ -123,7 +123,9 @@ def survey(
             bad_rows += look.all()
     if any(bad_counts.values()):
         where = f" WHERE NOT coalesce({' OR '.join(f'({c.bad})' for c in found.checks)}, true)"
-    selected = ", ".join(f"{value} AS {quoted(key)}" for key, value in ((key, found.values[key]) for key in wanted))
+    selected = ", ".join(
+        f"{value} AS {quoted(key)}" for key, value in ((key, found.values[key]) for key in wanted)
+    )
     engine.run(f"CREATE VIEW events AS SELECT rowid AS row, {selected} FROM raw{where}")
     spans = ", min(time) AS first, max(time) AS last" if "time" in wanted else ""
     span = engine.row(f"SELECT count(*) AS n{spans} FROM events")
@@ -134,14 +136,14 @@ def survey(
             "were left out. This is a fault of longrec's: please tell its developers."
         )
     described = engine.run("DESCRIBE events")
-    empty = span.get("first") is None
+    untimed = span.get("first") is None
     return Survey(
         n_events=span["n"],
         types={row[0]: row[1] for row in described if row[0] != "row"},
         time_unit=unit,
         per_second=per_second,
-        first_time=None if empty else span["first"] / per_second,
-        last_time=None if empty else span["last"] / per_second,
+        first_time=None if untimed else span["first"] / per_second,
+        last_time=None if untimed else span["last"] / per_second,
         notes=tuple(found.notes),
         bad_rows=tuple(bad_rows),
     )
@@ -167,24 +169,24 @@ def _ids(
             twice = engine.row(f"SELECT min({value}) AS n FROM raw WHERE {same}")["n"]
             if twice is not None:
                 raise DataError(
-                    f"column {name!r}: the {role} {twice!r} also occurs as {twice.split('.')[0]!r}, "
-                    f"and {odd:,} of {found['n']:,} values are no integers, so that all are text "
-                    "and these would be two. Write it in one way."
+                    f"column {name!r}: the {role} {twice!r} also occurs as "
+                    f"{twice.split('.')[0]!r}, and {odd:,} of {found['n']:,} values are no "
+                    "integers, so that all are text and these would be two. Write it in one way."
                 )
         if found["whole"]:
             notes.append(
                 f"{odd:,} of {found['n']:,} values of {name} are not integers: all are kept as text"
             )
-    words = ", ".join(map(literal, (word.replace("\\\\", "\\") for word in MISSING_WORDS)))
+    words = ", ".join(map(literal, MISSING_WORDS))
     missing = engine.run(
         f"SELECT {value}, count(*) FROM raw WHERE {value} IN ({words}) GROUP BY 1 ORDER BY 1"
     )
     if missing:
         spelt = ", ".join(f"{word!r} {count:,} times" for word, count in missing)
+        rows = sum(count for _, count in missing)
         notes.append(
-            f"{sum(count for _, count in missing):,} rows have a {role} that spells a missing value "
-            f"({spelt}): each such word is taken for one {role}. Leave these rows out of the log if "
-            "that is wrong."
+            f"{rows:,} rows have a {role} that spells a missing value ({spelt}): each such word is "
+            f"taken for one {role}. Leave these rows out of the log if that is wrong."
         )
     return value
 
@@ -237,7 +239,9 @@ class _Times:
         scaled: dict[tuple[TimePlan, int], list[int]] = {}
         for plan, own in grouped.items():
             for number in own:
-                fixed = plan.per_second if plan.fixed or key == "order" else PER_SECOND[units[number]]
+                fixed = (
+                    plan.per_second if plan.fixed or key == "order" else PER_SECOND[units[number]]
+                )
                 scaled.setdefault((plan, fixed), []).append(number)
         self.per_second = max(per for _, per in scaled)
         cases = {}
@@ -264,7 +268,9 @@ def _all_whole(engine: Engine, value: str, parts: Sequence[int]) -> bool:
     if not parts:
         return True
     odd = f"NOT regexp_full_match({value}, '[+-]?[0-9]+') AND {value} <> ''"
-    return not engine.row(f"SELECT count(*) FILTER ({odd}) AS n FROM raw WHERE {_among(parts)}")["n"]
+    return not engine.row(f"SELECT count(*) FILTER ({odd}) AS n FROM raw WHERE {_among(parts)}")[
+        "n"
+    ]
 
 
 def _units(

@@ -1,4 +1,4 @@
-"""Text files as the engine can read them: how they are packed and spelt, and how fields are divided.
+"""Text files as the engine can read them: how they are packed, spelt and divided.
 
 Nothing is guessed from a sample that a later row could contradict: fields are divided by the mark
 that the first line has, and quote marks by the first of three rules under which every row is whole.
@@ -22,7 +22,7 @@ from longrec.data.files import File
 
 SEPARATORS = {".tsv": "\t", ".inter": "\t", ".psv": "|"}
 MARKS = ("\t", ";", "|", "::", ",")
-"""What divides fields where the extension does not say it; the one that divides most, a comma in doubt."""
+"""What divides fields where the extension does not say it: the one that divides most, else ","."""
 BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 BLOCK = 1 << 20
 NOT_UTF8 = "is not UTF-8 text: name its encoding, as encoding='latin-1' (--encoding latin-1)"
@@ -68,8 +68,8 @@ def find_dialect(file: File, encoding: str | None, columns: Sequence[str]) -> Di
     if columns:
         if len(first) != len(columns):
             raise UsageError(
-                f"{file.name} has {len(first)} fields in its first line, and {len(columns)} columns "
-                f"are named ({', '.join(columns)}): name every column, in order."
+                f"{file.name} has {len(first)} fields in its first line, and {len(columns)} "
+                f"columns are named ({', '.join(columns)}): name every column, in order."
             )
         return Dialect(separator, tuple(columns), 0)
     header = [name.strip() for name in first]
@@ -111,7 +111,8 @@ def open_bytes(file: File) -> IO[bytes]:
     """A file's bytes, unpacked."""
     if not file.packing:
         return file.path.open("rb")
-    return pa.CompressedInputStream(pa.OSFile(str(file.path)), file.packing)  # type: ignore[return-value]
+    unpacked: IO[bytes] = pa.CompressedInputStream(pa.OSFile(str(file.path)), file.packing)
+    return unpacked
 
 
 def open_text(file: File, encoding: str | None) -> IO[str]:
@@ -126,8 +127,8 @@ def open_text(file: File, encoding: str | None) -> IO[str]:
             head = raw.read(BLOCK)
     except (OSError, pa.ArrowException) as error:
         raise DataError(
-            f"{file.name} cannot be read ({first_line(error)}): it is truncated or damaged. Copy or "
-            "export it again."
+            f"{file.name} cannot be read ({first_line(error)}): it is truncated or damaged. Copy "
+            "or export it again."
         ) from error
     return io.StringIO(head.decode(encoding, errors="replace"), newline="")
 
@@ -157,15 +158,13 @@ def as_plain_text(file: File, encoding: str, folder: Path, number: int) -> Path:
         ) from error
     except (OSError, pa.ArrowException) as error:
         raise DataError(
-            f"{file.name} cannot be read ({first_line(error)}): it is truncated or damaged. Copy or "
-            "export it again."
+            f"{file.name} cannot be read ({first_line(error)}): it is truncated or damaged. Copy "
+            "or export it again."
         ) from error
     return path
 
 
-def rows_as_csv_has_them(
-    path: Path, dialect: Dialect
-) -> Iterator[tuple[int, list[str], str]]:
+def rows_as_csv_has_them(path: Path, dialect: Dialect) -> Iterator[tuple[int, list[str], str]]:
     """Rows with their first line's number, and what is wrong with a row or "".
 
     For files with quote marks inside of fields that the engine refuses: a quote mark counts where a
@@ -192,7 +191,11 @@ def rows_as_csv_has_them(
                 except csv.Error as error:
                     yield number, [text], f"cannot be read ({first_line(error)})"
                     continue
-            wrong = "" if len(fields) == width else f"has {len(fields)} fields, the header names {width}"
+            wrong = (
+                ""
+                if len(fields) == width
+                else f"has {len(fields)} fields, the header names {width}"
+            )
             yield number, fields if not wrong else [text], wrong
 
 

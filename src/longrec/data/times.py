@@ -1,4 +1,4 @@
-"""Times of any kind to seconds: which unit a part's times are in, and the row that cannot be a time.
+"""Times of any kind to seconds: which unit a part's times are in, and what is no time.
 
 A numeric column's unit is the one in which most of its values lie between 1970 and 2100; the four
 ranges do not overlap except in the first weeks of 1970. Numbers that are all dates as 20240130 are
@@ -65,8 +65,8 @@ class TimePlan:
             return f"TRY_CAST({value} AS BIGINT)" if whole else as_double(value)
         text = f"trim({value}::VARCHAR)"
         if self.form == ISO:
-            moment = f"CASE WHEN regexp_full_match({text}, {literal(_ISO_START)}) THEN TRY_CAST({text} AS TIMESTAMPTZ) END"
-            return f"epoch_us({moment})"
+            begins = f"regexp_full_match({text}, {literal(_ISO_START)})"
+            return f"epoch_us(CASE WHEN {begins} THEN TRY_CAST({text} AS TIMESTAMPTZ) END)"
         forms = ", ".join(map(literal, self.form.split(" or ")))
         return f"epoch_us(try_strptime({text}, [{forms}]))"
 

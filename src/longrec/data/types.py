@@ -17,13 +17,16 @@ INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT",
 LARGE = ("UBIGINT", "HUGEINT", "UHUGEINT")
 FLOATS = ("FLOAT", "DOUBLE")
 WORDS = (TEXT, "UUID", "BLOB", "ENUM")
+FAMILIES = {"integer": INTEGERS, "large": LARGE, "float": FLOATS, "text": WORDS}
 NANOSECONDS = ("TIMESTAMP_NS", "TIMESTAMPTZ_NS")
-MOMENTS = ("DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP WITH TIME ZONE")
-MOMENTS += NANOSECONDS
+ZONED = "TIMESTAMP WITH TIME ZONE"
+MOMENTS = ("DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", ZONED, *NANOSECONDS)
 INTEGER = r"-?(?:0|[1-9][0-9]*)"
 """The one spelling that an integer has: "007" is text."""
-MISSING_WORDS = ("NULL", "null", "Null", "None", "NONE", "none", "nan", "NaN", "NAN", "NA", "N/A")
-MISSING_WORDS += (r"\\N", "<NA>", "undefined", "NaT")
+MISSING_WORDS = (
+    *("NULL", "null", "Null", "None", "NONE", "none", "nan", "NaN", "NAN", "NA", "N/A"),
+    *("\\N", "<NA>", "undefined", "NaT"),
+)
 _SHOWN = {
     **{"VARCHAR": "text", "ENUM": "text", "UUID": "UUIDs", "BLOB": "bytes", "DOUBLE": "float64"},
     **{"FLOAT": "float32", "BIGINT": "int64", "INTEGER": "int32", "SMALLINT": "int16"},
@@ -50,7 +53,12 @@ def family(kind: str) -> str:
         return ""
     if base == "DECIMAL":
         return "large" if kind.endswith(",0)") else "float"
-    for name, kinds in (("integer", INTEGERS), ("large", LARGE), ("float", FLOATS), ("text", WORDS)):
+    for name, kinds in (
+        ("integer", INTEGERS),
+        ("large", LARGE),
+        ("float", FLOATS),
+        ("text", WORDS),
+    ):
         if base in kinds:
             return name
     return kind
@@ -153,7 +161,11 @@ def join_times(name: str, parts: Sequence[Part]) -> str:
     kinds = set()
     for part in parts:
         kind = TEXT if is_untyped(part, name) else part.types[name]
-        if family(kind) not in ("integer", "large", "float") and kind not in (*MOMENTS, TEXT, '"NULL"'):
+        if family(kind) not in ("integer", "large", "float") and kind not in (
+            *MOMENTS,
+            TEXT,
+            '"NULL"',
+        ):
             raise DataError(
                 f"{part.name}, column {name!r} is of type {kind}, which is no time. Give numbers "
                 "(s, ms, us or ns since 1970), datetimes, dates or ISO text."
@@ -170,7 +182,9 @@ def _differ(name: str, found: dict[str, Part]) -> DataError:
     )
 
 
-def bytes_without_text(names: Iterable[str], parts: Sequence[Part], engine: Engine) -> frozenset[str]:
+def bytes_without_text(
+    names: Iterable[str], parts: Sequence[Part], engine: Engine
+) -> frozenset[str]:
     """Columns of bytes of which some are not the bytes of text."""
     found = set()
     for name in names:
@@ -190,7 +204,9 @@ def is_integer(value: str) -> str:
 
 def is_whole(value: str) -> str:
     """The same, or of a whole number with zeros behind a point, "12.0"."""
-    return f"({is_integer(value)} OR ({ends_in_zeros(value)} AND {is_integer(before_point(value))}))"
+    return (
+        f"({is_integer(value)} OR ({ends_in_zeros(value)} AND {is_integer(before_point(value))}))"
+    )
 
 
 def ends_in_zeros(value: str) -> str:
@@ -207,5 +223,3 @@ def is_decimal(value: str) -> str:
     """Whether text spells a number, in SQL: the engine alone would take 1_000 and 0x1."""
     number = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|[+-]?(?:nan|NaN|inf|Infinity)"
     return f"regexp_full_match({value}, '{number}')"
-
-
