@@ -270,8 +270,11 @@ def test_files_that_are_not_one_log(tmp_path: Path) -> None:
     frame.with_columns(pl.col("user_id").cast(pl.String)).write_parquet(tmp_path / "1.parquet")
     with pytest.raises(DataError, match=r"'user_id' is int64 in .*0\.parquet and text in .*1\.par"):
         read_events(tmp_path)
+    (tmp_path / "1.parquet").unlink()
     file_of(tmp_path, CSV, "2.csv")
-    with pytest.raises(DataError, match="Parquet and text files"):
+    assert rows_of(tmp_path) == WANTED * 2
+    file_of(tmp_path, CSV, "0.csv")
+    with pytest.raises(DataError, match=r"0\.csv and .*0\.parquet have one name"):
         read_events(tmp_path)
 
 

@@ -35,6 +35,8 @@ CAUSES = {
     ),
 }
 BATCH = 100_000
+NO_JSON = "is no JSON"
+NOTHING_OF = "has nothing of "
 Wanted = Mapping[str, tuple[str, str]]
 """What is loaded, by role or name: the column that it stands in, and its type in the table."""
 
@@ -90,9 +92,7 @@ class Loader:
             if part.kind == "text":
                 return self._load_text(number, part, progress)
             if part.kind == "jsonl":
-                return self._insert(
-                    number, part, self._json(part, self._lines(number, part)), progress
-                )
+                return self._load_json(number, part, progress)
             values = [self._typed(part, key) for key in self.wanted]
             query = f"SELECT {', '.join(values)} FROM {part.scan(self.engine, self.names)}"
             return self._insert(number, part, query, progress)
@@ -152,17 +152,46 @@ class Loader:
         if not self.keep_bad:
             raise self._refusal(part, results[best])
         loaded, bad = rules[best]()
+        self._keep(number, bad)
+        return loaded
+
+    def _load_json(self, number: int, part: Part, progress: Progress | None) -> int:
+        lines = self._lines(number, part)
+        loaded = self._insert(number, part, self._json(part, lines), progress)
+        asked = [name for name in self.names if name not in part.partition]
+        wanted = enumerate(self.wanted.values())
+        empty = [f"r{i} IS NULL" for i, (name, _) in wanted if name in asked]
+        nothing = f"part = {number} AND {' AND '.join(empty)}"
+        if not self.engine.row(f"SELECT count(*) AS n FROM raw WHERE {nothing}")["n"]:
+            return loaded
+        words = literal(f"has nothing of {', '.join(asked)}")
+        given = f"len(list_filter({_extracted(asked)}, lambda x: x IS NOT NULL))"
+        found = self.engine.run(
+            f"SELECT line, CASE WHEN json_valid(c0) THEN {words} ELSE 'is no JSON' END, c0 "
+            f"FROM (SELECT row_number() OVER () AS line, c0 FROM {lines}) "
+            f"WHERE trim(c0) <> '' AND coalesce({given}, 0) = 0"
+        )
+        bad = [BadRow(part.name, *row) for row in found]
+        if not self.keep_bad:
+            raise self._refusal(part, bad)
+        self.engine.run(f"DELETE FROM raw WHERE {nothing}")
+        self._keep(number, bad)
+        return loaded - len(bad)
+
+    def _keep(self, number: int, bad: Sequence[BadRow]) -> None:
+        """Put bad rows into their table."""
         rows = [(number, row.line, row.cause, row.text) for row in bad]
         frame = pl.DataFrame(rows, schema=["part", "line", "cause", "text"], orient="row")
         self._append("bad", frame, "SELECT *")
-        return loaded
 
     def _refusal(self, part: Part, bad: Sequence[BadRow]) -> DataError:
         row = min(bad, key=lambda one: one.line)
         more = f" ({len(bad):,} rows are like this)" if len(bad) > 1 else ""
+        mend = "Mend the line"
+        if part.kind == "text" and row.cause != NOT_UTF8:
+            mend += ", put fields that hold a separator or a quote mark in quote marks"
         return DataError(
-            f"{part.name}: line {row.line} {row.cause}{more}. Mend the line, put fields that hold "
-            "a separator or a quote mark in quote marks, or leave such rows out with "
+            f"{part.name}: line {row.line} {row.cause}{more}. {mend}, or leave such rows out with "
             "skip_bad_rows=True (--skip-bad-rows)."
         )
 
@@ -192,10 +221,11 @@ class Loader:
 
     def _json(self, part: Part, lines: str) -> str:
         inside = [name for name in self.names if name not in part.partition]
-        paths = ", ".join(literal("$." + json.dumps(name, ensure_ascii=False)) for name in inside)
         texts = self._texts(part, lambda name: f"v[{inside.index(name) + 1}]")
-        found = f"TRY(json_extract_string(c0, [{paths}]))"
-        return f"SELECT {texts} FROM (SELECT {found} AS v FROM {lines} WHERE trim(c0) <> '')"
+        return (
+            f"SELECT {texts} FROM (SELECT {_extracted(inside)} AS v FROM {lines} "
+            "WHERE trim(c0) <> '')"
+        )
 
     def _path(self, number: int, part: Part) -> tuple[Path, str]:
         """Where the engine reads a text file, and how that is packed."""
@@ -263,6 +293,12 @@ class Loader:
         self.engine.run(f"INSERT INTO {table} {select} FROM {view}")
         self.engine.forget(view)
         return len(frame)
+
+
+def _extracted(names: Sequence[str]) -> str:
+    """The values of some keys of a line of JSON, a list in SQL; NULL where it is none."""
+    paths = ", ".join(literal("$." + json.dumps(name, ensure_ascii=False)) for name in names)
+    return f"TRY(json_extract_string(c0, [{paths}]))"
 
 
 def _read_csv(path: Path, options: Mapping[str, str]) -> str:

@@ -338,7 +338,7 @@ def _wanted(
             wanted[role] = names[role], join_times(names[role], parts)
     for name in columns:
         if name == TYPE:
-            wanted[name] = names[TYPE], join_types(names[TYPE], parts)
+            wanted[name] = names[TYPE], join_types(names[TYPE], parts, engine)
         else:
             wanted[name] = name, join_values(name, parts)
     return wanted

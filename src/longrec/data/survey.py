@@ -6,9 +6,10 @@ rises in the log's order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 from longrec.core.errors import DataError
@@ -16,7 +17,7 @@ from longrec.data.engine import Engine, literal, quoted
 from longrec.data.event_columns import TYPE
 from longrec.data.load import BadRow, Loader
 from longrec.data.sources import TEXT, Part
-from longrec.data.text_files import line_of_row
+from longrec.data.text_files import lines_of_rows
 from longrec.data.times import (
     PER_SECOND,
     SAMPLE,
@@ -114,10 +115,13 @@ def survey(
     counts = [f"count(*) FILTER ({check.bad}) AS n{i}" for i, check in enumerate(found.checks)]
     bad_counts = engine.row(f"SELECT {', '.join(counts)} FROM raw")
     bad_rows = _rejected(engine, parts)
+    rejected = len(bad_rows)
     where = ""
     for i, check in enumerate(found.checks):
         if bad_counts[f"n{i}"]:
-            look = _Look(loader, parts, raw, found.values, check, unit, per_second)
+            look = _Look(
+                loader, parts, raw, found.values, check, found.checks[:i], unit, per_second
+            )
             if not loader.keep_bad:
                 raise look.first(bad_counts[f"n{i}"])
             bad_rows += look.all()
@@ -129,10 +133,10 @@ def survey(
     engine.run(f"CREATE VIEW events AS SELECT rowid AS row, {selected} FROM raw{where}")
     spans = ", min(time) AS first, max(time) AS last" if "time" in wanted else ""
     span = engine.row(f"SELECT count(*) AS n{spans} FROM events")
-    left_out = {(row.file, row.line) for row in bad_rows[len(_rejected(engine, parts)) :]}
-    if span["n"] + len(left_out) != total:
+    left_out = len(bad_rows) - rejected
+    if span["n"] + left_out != total:
         raise DataError(
-            f"{parts[0].name}: of {total:,} rows {span['n']:,} came through and {len(left_out):,} "
+            f"{parts[0].name}: of {total:,} rows {span['n']:,} came through and {left_out:,} "
             "were left out. This is a fault of longrec's: please tell its developers."
         )
     described = engine.run("DESCRIBE events")
@@ -312,8 +316,17 @@ class _Look:
     raw: Mapping[str, str]
     values: Mapping[str, str]
     check: Check
+    before: Sequence[Check]
     unit: str | None
     per_second: int
+
+    @property
+    def only(self) -> str:
+        """The condition in SQL, of rows that no earlier check refuses."""
+        earlier = [f"({check.bad})" for check in self.before]
+        return " AND ".join(
+            [f"({self.check.bad})", *(f"NOT coalesce({one}, false)" for one in earlier)]
+        )
 
     def rows(self, most: int | None) -> list[tuple[int, int, Any, str]]:
         """Part, row in its part (from 1), ticks and text of such rows, in order."""
@@ -321,8 +334,7 @@ class _Look:
         text = f"concat_ws(',', {', '.join(f'{one}::VARCHAR' for one in self.raw.values())})"
         limit = "" if most is None else f" LIMIT {most}"
         found = self.loader.engine.run(
-            f"SELECT part, rowid, {ticks}, {text} FROM raw WHERE {self.check.bad} "
-            f"ORDER BY rowid{limit}"
+            f"SELECT part, rowid, {ticks}, {text} FROM raw WHERE {self.only} ORDER BY rowid{limit}"
         )
         starts = dict(self.loader.engine.run("SELECT part, min(rowid) FROM raw GROUP BY part"))
         return [(part, row - starts[part] + 1, tick, text) for part, row, tick, text in found]
@@ -331,7 +343,7 @@ class _Look:
         """The error for the first such row."""
         [(number, row, tick, _)] = self.rows(1)
         part, (name, _) = self.parts[number], self.loader.wanted[self.check.key]
-        line = self.line(number, row)
+        line = next(islice(self.lines(number), row - 1, None), None)
         place = f"row {row}"
         value = self.original(part, name, row)
         shown = "" if value is None or value == "" else f" {value!r}"
@@ -355,11 +367,18 @@ class _Look:
     def all(self) -> list[BadRow]:
         """All such rows."""
         name, _ = self.loader.wanted[self.check.key]
-        found = []
-        for number, row, _, text in self.rows(None):
-            says = self.check.says or "is null or empty"
-            found.append(BadRow(self.parts[number].name, row, f"row {row}: {name} {says}", text))
-        return found
+        says = f"{name} {self.check.says or 'is null or empty'}"
+        rows = self.rows(None)
+        lines: dict[tuple[int, int], int] = {}
+        for number in {number for number, *_ in rows}:
+            own = {row for part, row, *_ in rows if part == number}
+            for row, line in enumerate(self.lines(number), 1):
+                if row in own:
+                    lines[number, row] = line
+        return [
+            BadRow(self.parts[part].name, lines.get((part, row), row), says, text)
+            for part, row, _, text in rows
+        ]
 
     def says(self, value: Any) -> str:
         """What is wrong with a value."""
@@ -387,15 +406,17 @@ class _Look:
         [(value,)] = engine.run(f"SELECT {column} FROM {scan} LIMIT 1 OFFSET {row - 1}")
         return value
 
-    def line(self, number: int, row: int) -> int | None:
-        """The line of a row of a text file; None where lines do not count."""
+    def lines(self, number: int) -> Iterable[int]:
+        """The line of each row of a text file; nothing where lines do not count."""
         part = self.parts[number]
-        if not part.untyped or self.loader.engine.row("SELECT count(*) AS n FROM bad")["n"]:
-            return None
+        if not part.untyped:
+            return ()
         path, packing = self.loader.plain[number]
         if packing != "none":
-            return None
-        return line_of_row(path, part.dialect, row)
+            return ()
+        left_out = self.loader.engine.run("SELECT line FROM bad WHERE part = ?", [number])
+        without = {line for (line,) in left_out} if part.dialect is not None else set()
+        return lines_of_rows(path, part.dialect, without)
 
 
 def day(seconds: float) -> str:

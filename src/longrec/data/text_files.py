@@ -9,11 +9,11 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pyarrow as pa
 
@@ -199,22 +199,28 @@ def rows_as_csv_has_them(path: Path, dialect: Dialect) -> Iterator[tuple[int, li
             yield number, fields if not wrong else [text], wrong
 
 
-def line_of_row(path: Path, dialect: Dialect | None, row: int) -> int:
-    """The line on which a row (from 1) begins; for errors alone, since it reads all before it.
+def lines_of_rows(path: Path, dialect: Dialect | None, without: Collection[int]) -> Iterator[int]:
+    """The line on which each row begins; for errors alone, since it reads all of them.
 
-    A file of JSON lines has no dialect: each line is a row.
+    Parameters
+    ----------
+    path : of plain text.
+    dialect : None: of a file of JSON lines, where each line is a row.
+    without : lines that are no rows.
     """
     with open(path, encoding="utf-8-sig", newline="", errors="replace") as file:
+        skip = 0 if dialect is None else dialect.skip
         if dialect is None or len(dialect.separator) > 1:
-            skip = 0 if dialect is None else dialect.skip
-            filled = (number for number, text in enumerate(file, 1) if text.strip())
-            return next(islice(filled, skip + row - 1, None), 0)
-        rows = csv.reader(file, delimiter=dialect.separator)
-        before = 0
-        for fields in rows:
-            if fields:
-                row -= 1
-            if row + dialect.skip == 0:
-                break
-            before = rows.line_num
-        return before + 1
+            lines = iter([number for number, text in enumerate(file, 1) if text.strip()])
+        else:
+            lines = _beginnings(csv.reader(file, delimiter=dialect.separator))
+        yield from (line for line in islice(lines, skip, None) if line not in without)
+
+
+def _beginnings(rows: Any) -> Iterator[int]:
+    """Where each row of a csv reader begins that has fields."""
+    begins = 1
+    for fields in rows:
+        if fields:
+            yield begins
+        begins = rows.line_num + 1

@@ -144,7 +144,7 @@ def join_values(name: str, parts: Sequence[Part]) -> str:
 _VALUES = ("integer", "large", "float", "text")
 
 
-def join_types(name: str, parts: Sequence[Part]) -> str:
+def join_types(name: str, parts: Sequence[Part], engine: Engine) -> str:
     """Types of events are words, whatever they were."""
     for part in parts:
         kind = TEXT if is_untyped(part, name) else part.types[name]
@@ -153,6 +153,15 @@ def join_types(name: str, parts: Sequence[Part]) -> str:
                 f"{part.name}, column {name!r} is of type {kind}, which cannot be the types of "
                 "events. Convert it to text or whole numbers."
             )
+        if family(kind) == "float":
+            column, scan = part.column(name, [name]), part.scan(engine, [name])
+            numbered = f"SELECT row_number() OVER () AS row, {column} AS value FROM {scan}"
+            odd = f"SELECT row, value FROM ({numbered}) WHERE value <> round(value) LIMIT 1"
+            for row, value in engine.run(odd):
+                raise DataError(
+                    f"{part.name}, column {name!r}, row {row}: {value!r} is a float that is no "
+                    "whole number, so no type. Convert the column to text or whole numbers."
+                )
     return TEXT
 
 
