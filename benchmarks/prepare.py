@@ -1,7 +1,8 @@
 """Time reading a log to histories, and its peak memory: of a file, or of made-up events.
 
 python benchmarks/prepare.py LOG
-python benchmarks/prepare.py 30000000 integers      # or text: the kind of ids
+python benchmarks/prepare.py 30000000 integers        # or text: the kind of ids
+python benchmarks/prepare.py 30000000 integers 1000   # MiB that the process may take
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def peak_mib() -> float:
     return int(next(s for s in status.splitlines() if s.startswith("VmHWM")).split()[1]) / 1024
 
 
-def main(log: str, kind: str = "integers") -> None:
+def main(log: str, kind: str = "integers", limit: str = "0") -> None:
     """Measure and print."""
     with tempfile.TemporaryDirectory() as folder:
         if log.isdigit():
@@ -54,8 +55,10 @@ def main(log: str, kind: str = "integers") -> None:
             maker.start()
             maker.join()
         before, began = peak_mib(), time.perf_counter()
-        histories = prepare(log, Path(folder) / "histories")
+        worked, memory = time.process_time(), int(limit) << 20 or None
+        histories = prepare(log, Path(folder) / "histories", memory=memory)
         seconds, peak = time.perf_counter() - began, peak_mib()
+        worked = time.process_time() - worked
     size = histories.n_events
     print(
         f"{size:,} events: {seconds:.1f} s, peak {peak:.0f} MiB ({before:.0f} of them before), "

@@ -130,7 +130,7 @@ def test_items_to_leave_out_come_in_many_shapes(data, rec, given):  # noqa: F811
         ({"exclude": "i01"}, "exclude is 'i01'; give a list of item ids, or one such list for"),
         ({"among": [["i01"]]}, "among has 1 lists for 2 users: give one for each"),
         ({"among": [["i01"], [True]]}, r"among\.1\.0 is True"),
-        ({"where": "price > 2"}, "give that as items="),
+        ({"where": "price > 2"}, "keeps none: give it as items="),
         ({"items": TABLE}, "give that, too, as where="),
         ({"where": ["price > 2"], "items": TABLE}, "where has 1 rules; give one rule, or one for"),
         ({"where": 7, "items": TABLE}, "where is 7; give one rule"),

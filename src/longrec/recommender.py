@@ -341,7 +341,8 @@ class Recommender(Artifact):
         return found.filter(pl.Series(index > 0))  # 0: the items ran out
 
     def item_table(self, given: Any = None) -> ItemTable:
-        """The table of items by whose columns rules are: a frame or a file that is given.
+        """The table of items by whose columns rules are: a frame or a file that is given, or else
+        what the histories of training keep of items (`prepare(…, items=)`).
 
         Raises
         ------
@@ -350,9 +351,15 @@ class Recommender(Artifact):
         DataError
             When a file cannot be read.
         """
-        if given is None:
-            raise UsageError("where is a rule by an item table: give that as items= (--items FILE)")
-        return as_item_table(given)
+        if given is not None:
+            return as_item_table(given)
+        data = self.data()
+        if data.item_table is None:
+            raise UsageError(
+                f"where is a rule by an item table, and {data.path} keeps none: give it as items= "
+                "(--items FILE), or prepare the log with items= (--items FILE)"
+            )
+        return ItemTable(f"the item table of {data.path}", data.item_table)
 
     def _restriction(
         self, users: int, exclude: Any, among: Any, where: Any, items: Any

@@ -28,7 +28,7 @@ MISTAKES = [
     ("data get {{x}}[red] --out {tmp}", 2, "{x}[red]"),
     # prepare
     ("prepare {log} --out {tmp}/h --extend {tmp}/none", 1, "no such folder"),
-    ("prepare {log} --out {tmp}/h --extend {h} --dedup", 2, "do not combine with extend"),
+    ("prepare {log} --out {tmp}/h --extend {h} --dedup same-item", 2, "do not combine with extend"),
     ("prepare {tmp}/none.csv --out {tmp}/h", 1, "none.csv"),
     ("prepare {log} --out {tmp}/h --user uid", 2, "uid"),
     ("prepare {log} --out {h}", 2, "--overwrite"),
@@ -100,7 +100,7 @@ MISTAKES = [
     ("recommend {run} --all 100", 2, "unexpected extra argument(s) (100)"),
     ("recommend {run} --user 100 --among-file - --exclude-file -", 2, "can be one file only"),
     ("recommend {run} --user 100 --among i01 --among-file x", 2, "give either --among ITEM"),
-    ("recommend {run} --user 100 --where x=1", 2, "--where RULE and --items TABLE go together"),
+    ("recommend {run} --user 100 --where x=1", 2, "keeps none: give it as items="),
     ("recommend {run} --user 100 --json --format csv", 2, "two formats: give one"),
     ("recommend {run} --user-file {tmp}/none.csv", 1, "none.csv: No such file"),
     # similar

@@ -26,7 +26,7 @@ from longrec.export.folder import EXPORT
 from longrec.recommender import load
 from longrec.retrieval import index_cache
 from longrec.retrieval.index_cache import SAVED_INDEX, open_index
-from longrec.runs.folder import BEGUN_RUN, make_plan, read_plan
+from longrec.runs.folder import BEGUN_RUN, make_plan, read_plan, write_plan
 from longrec.serving.maintenance.backup import BACKUP, backup
 from longrec.serving.stores.open import open_store
 from longrec.serving.stores.protocol import Event
@@ -73,7 +73,7 @@ def write_export(folder: Path) -> None:
 def write_begun_run(folder: Path) -> None:
     folder.mkdir()
     data = tiny_histories(folder.with_name("histories"), [[1, 2, 3]])
-    make_plan(data, folder, "elastic", {}, None)
+    write_plan(folder, make_plan(data, "elastic", {}, None))
 
 
 def write_checkpoint(folder: Path) -> None:

@@ -189,7 +189,7 @@ def test_a_file_size_limit_leaves_nothing(tmp_path: Path) -> None:
     done = run_code(LIMITED, tmp_path / "h", stdout=subprocess.PIPE, text=True)
     said, _ = done.communicate()
     assert done.returncode == 1, said
-    assert "no space left" in said
+    assert "disk is full" in said
     assert not list(tmp_path.iterdir())
 
 
@@ -221,7 +221,7 @@ def test_a_full_disk_leaves_nothing_and_spares_what_was_there(tiny_disk: Path) -
         "offsets": np.array([0, 1, many]),
         "overwrite": True,
     }
-    with pytest.raises(DataError, match="no space left"):
+    with pytest.raises(DataError, match="disk is full"):
         write(tiny_disk / "h", **big)
     assert os.listdir(tiny_disk) == ["h"]
     open_histories(tiny_disk / "h").verify()

@@ -178,8 +178,8 @@ def _limits(
     ):
         if here and file is not None:
             raise UsageError(f"give either --{name} ITEM... or --{name}-file")
-    if (where is None) != (items is None):
-        raise UsageError("--where RULE and --items TABLE go together: give both, or none")
+    if items is not None and where is None:
+        raise UsageError("--items is the table for a rule: give that, too, as --where RULE")
     return {
         "exclude": exclude or exclude_file,
         "among": among or among_file,

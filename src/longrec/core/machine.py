@@ -14,13 +14,13 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from longrec.core.version import version
 
 
 def machine() -> dict[str, Any]:
     """The processor, its cores, the threads used, and a GPU if there is one."""
+    import torch
+
     processor = platform.processor() or platform.machine()
     with suppress(OSError, StopIteration), open("/proc/cpuinfo", encoding="utf-8") as file:
         processor = next(
@@ -42,6 +42,8 @@ def machine_text(machine: Mapping[str, Any]) -> str:
 
 def versions(*packages: str) -> dict[str, str]:
     """Versions of longrec, Python and torch, and of further packages."""
+    import torch
+
     found = {"longrec": version(), "python": platform.python_version(), "torch": torch.__version__}
     for name in packages:
         try:

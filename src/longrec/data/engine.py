@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from longrec.core.errors import DataError, LongrecError, UsageError, first_line
 from longrec.core.machine import usable_cores
-from longrec.core.memory import available_memory, resident_bytes
+from longrec.core.memory import available_memory, give_back_freed_memory, resident_bytes
 from longrec.core.work_folder import WorkFolder
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ Progress = Callable[[float], None]
 """Called now and then with the share of a query that is done."""
 LEAST = 128 << 20
 """Bytes that the engine works with at least."""
+SHARE_PERCENT = 55
+"""How much of the memory that is left is the engine's own limit: it takes some beside it, and so do
+batches on their way, and counts by user and item."""
 ROWS = 1 << 17
 """Rows of a batch that goes through this process."""
 
@@ -49,8 +52,11 @@ class Engine:
     def __init__(self, memory: int | None = None, place: Path | None = None) -> None:
         import duckdb
 
-        held = resident_bytes() or 0
-        limit = max(available_memory() // 2, LEAST) if memory is None else memory_left(memory, held)
+        self.memory = memory
+        if memory is None:
+            limit = max(available_memory() // 2, LEAST)
+        else:
+            limit = memory_left(memory, resident_bytes() or 0)
         self.work = WorkFolder(place or Path(gettempdir()) / "longrec")
         settings: dict[str, str | bool | int | float | list[str]] = {
             "memory_limit": f"{limit >> 20}MiB",
@@ -64,6 +70,15 @@ class Engine:
         self._base.execute("SET TimeZone='UTC'")
         self._base.execute("SET enable_progress_bar=false")
         self._frames = 0
+
+    def make_room(self) -> None:
+        """Let the engine take less where this process took memory meanwhile, as for ids."""
+        if self.memory is not None:
+            own = self.row("SELECT sum(memory_usage_bytes)::BIGINT AS n FROM duckdb_memory()")["n"]
+            give_back_freed_memory()
+            others = max((resident_bytes() or 0) - own, 0)
+            limit = max((self.memory - others) * SHARE_PERCENT // 100, LEAST // 2)
+            self.run(f"SET memory_limit = '{limit >> 20}MiB'")
 
     def run(
         self, sql: str, parameters: Sequence[Any] = (), progress: Progress | None = None
@@ -129,17 +144,14 @@ class Engine:
 def memory_left(memory: int, held: int) -> int:
     """What the engine may take where the whole process may hold `memory` bytes and holds `held`.
 
-    The rest is for batches on their way, counts by user and item, and what the engine takes beside
-    its own limit.
-
     Raises
     ------
     UsageError
         When nothing to speak of would be left.
     """
-    left = (memory - held) * 2 // 3
+    left = (memory - held) * SHARE_PERCENT // 100
     if left < LEAST:
-        least = held + LEAST * 3 // 2
+        least = held + LEAST * 100 // SHARE_PERCENT
         raise UsageError(
             f"memory is {memory >> 20:,} MiB, of which {held >> 20:,} are in use before a row is "
             f"read: allow {(least >> 20) + 1:,} MiB or more"

@@ -288,6 +288,7 @@ def _chunks(
     done = 0
     if progress is not None:
         progress("ordering events", 0.0)
+    engine.make_room()
     query = f"SELECT {values} FROM {made.table} ORDER BY user, key, row"
     if made.table == "kept":
         query = f"SELECT {values} FROM kept ORDER BY user, kept.key, row"

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from longrec.core.errors import DataError, UsageError, first_line
 from longrec.data.engine import Engine, literal, unreadable
-from longrec.data.files import File, find_files
+from longrec.data.files import File, find_files, in_order
 from longrec.data.text_files import Dialect, find_dialect, open_text
 
 TEXT = "VARCHAR"
@@ -123,7 +123,7 @@ def open_source(
     if isinstance(source, list | tuple) and all(isinstance(one, str | Path) for one in source):
         if not source:
             raise UsageError("An empty list of files was given. Name at least one.")
-        files = [file for one in source for file in find_files(str(one), note)]
+        files = in_order((file for one in source for file in find_files(str(one), note)), note)
         return [_open_file(file, engine, encoding, header) for file in files]
     frame, name = open_frame(source)
     return [Part(name, "frame", _types_of(frame, engine), frame=frame)]

@@ -102,8 +102,7 @@ def is_number(text: str) -> bool:
 
 def encoding_of(file: File) -> str:
     """What a file's first bytes say of its encoding: UTF-8, with or without a mark, or UTF-16."""
-    with open_bytes(file) as raw:
-        start = raw.read(4)
+    start = _head(file, 4)
     return next((name for mark, name in BOMS.items() if start.startswith(mark)), "utf-8")
 
 
@@ -115,6 +114,23 @@ def open_bytes(file: File) -> IO[bytes]:
     return unpacked
 
 
+def _head(file: File, size: int) -> bytes:
+    """The first bytes of a file, unpacked."""
+    try:
+        with open_bytes(file) as raw:
+            return raw.read(size)
+    except (OSError, pa.ArrowException) as error:
+        raise damaged(file, error) from error
+
+
+def damaged(file: File, error: BaseException) -> DataError:
+    """The error for a file that cannot be unpacked."""
+    return DataError(
+        f"{file.name} cannot be read ({first_line(error)}): it is truncated or damaged. Copy or "
+        "export it again."
+    )
+
+
 def open_text(file: File, encoding: str | None) -> IO[str]:
     """A file's text, unpacked, without its mark of the encoding; it can go back to its start."""
     encoding = encoding or encoding_of(file)
@@ -122,14 +138,7 @@ def open_text(file: File, encoding: str | None) -> IO[str]:
     if not file.packing:
         return open(file.path, encoding=encoding, newline="", errors="replace")
     # The start alone: for the dialect, and for no more.
-    try:
-        with open_bytes(file) as raw:
-            head = raw.read(BLOCK)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(
-            f"{file.name} cannot be read ({first_line(error)}): it is truncated or damaged. Copy "
-            "or export it again."
-        ) from error
+    head = _head(file, BLOCK)
     return io.StringIO(head.decode(encoding, errors="replace"), newline="")
 
 
@@ -157,10 +166,7 @@ def as_plain_text(file: File, encoding: str, folder: Path, number: int) -> Path:
             "encoding, for example encoding='latin-1' (--encoding latin-1)."
         ) from error
     except (OSError, pa.ArrowException) as error:
-        raise DataError(
-            f"{file.name} cannot be read ({first_line(error)}): it is truncated or damaged. Copy "
-            "or export it again."
-        ) from error
+        raise damaged(file, error) from error
     return path
 
 

@@ -26,7 +26,8 @@ def item_titles(
     items : ndarray
         Item indices (n,) of the histories' catalog; 0 is none.
     table : ItemTable or None
-        Where titles stand; None: in a column of the events, if there is one.
+        Where titles stand; None: in the table that the histories keep, or else in a column of the
+        events, if there is one.
 
     Returns
     -------
@@ -40,6 +41,9 @@ def item_titles(
         When the table has no column of titles.
     """
     wanted = np.unique(items[items > 0])
+    kept = histories.item_table if table is None else None
+    if kept is not None and title_column(kept) is not None:
+        table = ItemTable(f"the item table of {histories.path}", kept)
     if table is not None:
         return _of_table(table, histories.catalog.take(wanted).to_list())
     columns = histories.columns
@@ -56,9 +60,14 @@ def item_titles(
     return dict(zip(histories.catalog.take(found).to_list(), titles, strict=True))
 
 
+def title_column(frame: pl.DataFrame) -> str | None:
+    """The column of titles, None where no name says that it is one."""
+    return next((name for name in frame.columns if name.lower() in TITLE_COLUMNS), None)
+
+
 def _of_table(table: ItemTable, ids: list[Any]) -> dict[Any, str]:
     frame = table.frame
-    title = next((n for n in frame.columns if n.lower() in TITLE_COLUMNS), None)
+    title = title_column(frame)
     if title is None:
         raise UsageError(
             f"{table.name} has no column of titles; its columns are {', '.join(frame.columns)}. "

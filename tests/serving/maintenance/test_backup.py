@@ -278,7 +278,7 @@ def test_a_failed_backup_leaves_nothing(store, tmp_path, monkeypatch) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pq.ParquetWriter, "write_table", broken)
-    with pytest.raises(DataError, match="no space left"):
+    with pytest.raises(DataError, match="disk is full"):
         backup(store, tmp_path / "new" / "backup")
     assert list((tmp_path / "new").iterdir()) == []
 
