@@ -293,7 +293,8 @@ WALKS = (
         (
             "* data/read.py:read_events",
             "* data/prepare.py:prepare",
-            "data/histories.py:write_histories",
+            "data/prepare.py:_written",
+            "data/write.py:write_chunks",
             "* runs/train.py:train",
             "runs/carry_out.py:carry_out",
             "training/fit.py:fit",
