@@ -240,6 +240,9 @@ def test_a_table_of_a_file_has_numbers_where_all_are(tmp_path):
     assert_frame_equal(as_item_table(tmp_path / "items.parquet").frame, table.frame)
     assert_frame_equal(as_item_table(table.frame.to_pandas()).frame, table.frame)
     assert as_item_table(table) is table
+    (tmp_path / "shop.item").write_text("item_id:token\tclass:token_seq\n018\tdrama crime\n")
+    recbole = as_item_table(tmp_path / "shop.item")
+    assert recbole.items_where("class LIKE '%crime%'").to_list() == ["018"]
     (tmp_path / "bad.csv").write_text("item,title\n1,Toys, games\n")
     with pytest.raises(DataError, match=r"line 2: has 3 fields, and the first line 2; quote"):
         as_item_table(tmp_path / "bad.csv")

@@ -108,6 +108,28 @@ def test_an_unknown_model_names_the_nearest_and_all():
         check_model("elastik")
 
 
+@pytest.mark.parametrize(
+    ("theirs", "words"),
+    [
+        ("SASRecModel", "Did you mean 'sasrec'"),
+        ("BERT4Rec", "Did you mean 'bert4rec'"),
+        ("Pop", "Did you mean 'popularity'"),
+        ("ItemKNN", "Did you mean 'item-knn'"),
+        ("ImplicitALSWrapperModel", "Factors of a matrix are not among them: 'ease'"),
+    ],
+)
+def test_models_of_other_libraries_are_known_by_their_names(theirs, words):
+    with pytest.raises(UsageError, match=words):
+        check_model(theirs)
+
+
+def test_all_unknown_keys_are_told_at_once():
+    with pytest.raises(UsageError) as caught:
+        parse_settings("sasrec", {"lr": 0.001, "dim": 8, "epochs": 300, "dimm": 2})
+    for words in ("learning_rate=0.001", "max_epochs=300", "no setting 'dimm'. Did you mean dim"):
+        assert words in str(caught.value)
+
+
 def test_a_key_of_another_model_is_unknown():
     with pytest.raises(UsageError, match="'sasrec' has no setting 'experts'"):
         parse_settings("sasrec", {"experts": 4})

@@ -347,6 +347,22 @@ def test_a_table_of_items_is_kept_and_extended(tmp_path) -> None:
         prepare(log, tmp_path / "x", items=twice)
 
 
+def test_a_table_of_items_is_written_as_the_log_is(tmp_path) -> None:
+    log = tmp_path / "log.csv"
+    log.write_bytes("Kunde;Artikel;ts\nJörg;007;1\nJörg;08;2\n".encode("latin-1"))
+    items = tmp_path / "items.csv"
+    items.write_bytes("Artikel;title;id;price\n007;Käse;4;5\n08;Öl;5;60\n".encode("latin-1"))
+    told = {"user": "Kunde", "item": "Artikel", "encoding": "latin-1", "items": items}
+    h = prepare(log, tmp_path / "h", **told)
+    assert h.item_table.columns == ["item", "title", "id", "price"]
+    assert h.item_table.rows() == [("007", "Käse", 4, 5), ("08", "Öl", 5, 60)]
+    items.write_text("Artikel;title\n007;Käse\n", encoding="utf-8")
+    assert prepare(log, tmp_path / "h2", **told).item_table.rows() == [("007", "Käse")]
+    items.write_text("Artikel;item\n007;Apple\n")
+    with pytest.raises(DataError, match="and another column is called 'item'"):
+        prepare(log, tmp_path / "h3", **told)
+
+
 def test_the_next_days_log_is_read_as_the_first(tmp_path) -> None:
     first = write(tmp_path / "one.csv", "1;x;30/01/2024\n1;y;01/02/2024\n")
     told = {"header": ("user", "item", "time"), "time_format": "%d/%m/%Y"}

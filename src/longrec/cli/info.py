@@ -121,6 +121,7 @@ def _show_histories(folder: Path, json: bool) -> None:
             f"top 10% {popular['top_10_percent']:.1%}; {popular['items_for_half']:,} items have "
             f"half; {popular['items_with_under_5_events']:,} have fewer than 5 events",
             **{f"column {one['column']}": _column(one) for one in about["columns"]},
+            "table of items": ", ".join(about["item_table"]),
             "left out": ", ".join(f"{n:,} {what}" for what, n in about["dropped"].items() if n),
             "source": about["source"],
             "made": about["created"],

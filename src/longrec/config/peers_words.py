@@ -1,4 +1,4 @@
-"""What other libraries call our settings: RecBole, RecTools, implicit, TorchRec, transformers.
+"""What other libraries call our settings and models: RecBole, RecTools, implicit, TorchRec, ….
 
 An unknown key that is one of their words gets an answer in ours, with what differs. Words that are
 ours up to a letter or two are found without this (`unknown_key`).
@@ -6,7 +6,8 @@ ours up to a letter or two are found without this (`unknown_key`).
 
 from __future__ import annotations
 
-from collections.abc import Container
+import re
+from collections.abc import Container, Iterable
 from typing import Any, NamedTuple
 
 
@@ -117,6 +118,37 @@ _MEANINGS: dict[str, Meaning] = {
     "model model_name": Meaning((), "The model is named beside the settings: --model NAME."),
 }
 _BY_WORD = {word: meaning for words, meaning in _MEANINGS.items() for word in words.split()}
+
+_MODELS = {
+    "popularity": "pop popular mostpop mostpopular toppop toppopular",
+    "item-knn": "implicititemknnwrapper cosinerecommender tfidfrecommender itemitemrecommender",
+}
+_MODEL_OF = {word: ours for ours, words in _MODELS.items() for word in words.split()}
+_FACTORS = (
+    "als alternatingleastsquares implicitalswrapper bpr bprmf bayesianpersonalizedranking "
+    "implicitbprwrapper lightfm lightfmwrapper puresvd svd nmf lmf logisticmatrixfactorization mf"
+)
+
+
+def model_meant(name: str, models: Iterable[str]) -> str | None:
+    """What a model of another library, or its name in other letters, is here; None: unknown.
+
+    Parameters
+    ----------
+    name : as given, such as "SASRecModel".
+    models : our names.
+    """
+    plain = _plain(name).removesuffix("model")
+    ours = {_plain(one): one for one in models} | _MODEL_OF
+    if plain in ours:
+        return f"Did you mean {ours[plain]!r}?"
+    if plain in _FACTORS.split():
+        return "Factors of a matrix are not among them: 'ease' and 'item-knn' read no order either."
+    return None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def meant_by(key: str, value: Any, known: Container[str]) -> str | None:

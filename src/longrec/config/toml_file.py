@@ -45,7 +45,10 @@ def read_config_file(path: Path) -> ConfigFile:
     except OSError as error:
         raise DataError(f"{path}: the config cannot be read: {error.strerror}") from error
     except ValueError as error:  # TOMLDecodeError says line and column; UnicodeDecodeError
-        raise DataError(f"{path} is no TOML ({first_line(error)}): mend it there") from error
+        raise DataError(
+            f"{path} is no TOML ({first_line(error)}): mend it there; a setting is a line such as "
+            'dim = 64 or loss = "full"'
+        ) from error
     for key, value in content.items():
         if isinstance(value, dict):
             raise UsageError(

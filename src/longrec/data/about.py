@@ -64,6 +64,7 @@ def about_histories(
         "time": pass_.about_time(),
         "gaps": pass_.about_gaps(),
         "popularity": _about_popularity(histories),
+        "item_table": [] if histories.item_table is None else histories.item_table.columns,
         "columns": [pass_.about_column(name) for name in histories.extra],
     }
 

@@ -26,12 +26,18 @@ from longrec.data.frames import is_parquet, read_parquet
 SHOWN = 3
 """Rows that cannot be used, of which each is named."""
 JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
+RECBOLE = (".item", ".user", ".inter")
+"""Endings of RecBole's files, whose columns are called as in item_id:token."""
 OF_ALL = {"exclude", "among", "where", "k"}
 """What a row of JSON cannot have of its own; other fields and columns are not read."""
 FORMS = {
     "user": 'an id per line, a CSV with a column user, or JSON lines such as {"user": 42}',
     "item": 'an id per line, a CSV with a column item, or JSON lines such as {"item": "sku-4"}',
 }
+
+
+class NotUtf8(DataError):
+    """A file's text is in another encoding."""
 
 
 class Row(NamedTuple):
@@ -130,13 +136,13 @@ def read_ids(source: Any, role: str) -> list[Any]:
 
 
 @contextmanager
-def opened(source: Any) -> Iterator[tuple[str, IO[str]]]:
+def opened(source: Any, encoding: str = "utf-8-sig") -> Iterator[tuple[str, IO[str]]]:
     """The name of a file, and its text.
 
     Raises
     ------
     DataError
-        When there is no such file, or it is no UTF-8 text.
+        When there is no such file; `NotUtf8` when it is no text of that encoding.
     """
     file: AbstractContextManager[IO[str]]
     if hasattr(source, "readline"):
@@ -147,20 +153,24 @@ def opened(source: Any) -> Iterator[tuple[str, IO[str]]]:
         path = Path(source).expanduser()
         open_text: Any = gzip.open if path.suffix == ".gz" else open
         try:
-            file = open_text(path, "rt", encoding="utf-8-sig", newline="")
+            file = open_text(path, "rt", encoding=encoding, newline="")
         except OSError as error:
             raise DataError(f"{name}: {error.strerror or error}") from error
     with file as text:
         try:
             yield name, text
         except UnicodeDecodeError as error:
-            raise DataError(f"{name}: it is not UTF-8 text; save it as UTF-8") from error
+            raise NotUtf8(f"{name}: it is not UTF-8 text; save it as UTF-8") from error
         except (EOFError, OSError, zlib.error) as error:
             raise DataError(f"{name}: it is cut off or damaged ({error}); copy it again") from error
 
 
 def read_rows(
-    file: IO[str], role: str, problems: Problems, one_column: bool = False
+    file: IO[str],
+    role: str,
+    problems: Problems,
+    one_column: bool = False,
+    stated: str | None = None,
 ) -> Iterator[Row]:
     """The rows of a text, JSON lines or CSV: which of both is told by its name or first character.
 
@@ -173,6 +183,8 @@ def read_rows(
         Where rows are counted, and those of a CSV that have too many or too few fields told.
     one_column : bool
         Whether it may be one column without a name; its rows are then text rather than mappings.
+    stated : str or None
+        What that column may be called beside the names that are recognised.
     """
     name, lines = problems.name, iter(file)
     first = next((line for line in lines if line.strip()), None)
@@ -184,15 +196,17 @@ def read_rows(
     lines = chain([first], lines)
     if name.lower().removesuffix(".gz").endswith(JSON_ENDINGS) or first.lstrip()[0] in "{[":
         return _json_rows(problems, lines)
-    return _csv_rows(problems, lines, first, role, one_column)
+    return _csv_rows(problems, lines, first, role, one_column, stated)
 
 
-def find_name(names: Any, role: str) -> str | None:
-    """Which of some names is that of user, item or time: the word itself, or as `prepare` does."""
+def find_name(names: Any, role: str, stated: str | None = None) -> str | None:
+    """Which of some names is that of user, item or time.
+
+    That is the one that is `stated`, if it is there, or the word itself, or as `prepare` does.
+    """
     plain = {_plain(name): name for name in reversed(list(names))}
-    return next(
-        (plain[w] for w in (role, *map(_plain, NAMES.get(role, "").split())) if w in plain), None
-    )
+    known = (*([] if stated is None else [stated]), role, *NAMES.get(role, "").split())
+    return next((plain[_plain(word)] for word in known if _plain(word) in plain), None)
 
 
 def _no_column(name: str, columns: Sequence[str], role: str) -> str:
@@ -227,11 +241,16 @@ def _number(text: str) -> int | float:
 
 
 def _csv_rows(
-    problems: Problems, lines: Iterator[str], first: str, role: str, one_column: bool
+    problems: Problems,
+    lines: Iterator[str],
+    first: str,
+    role: str,
+    one_column: bool,
+    stated: str | None,
 ) -> Iterator[Row]:
     name, begin = problems.name, 1
     tab, semicolon = "\t" in first, ";" in first and "," not in first
-    delimiter = "\t" if tab or name.endswith(".tsv") else ";" if semicolon else ","
+    delimiter = "\t" if tab or name.endswith((".tsv", *RECBOLE)) else ";" if semicolon else ","
     reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
     head: Sequence[str] | None = None
     try:
@@ -241,9 +260,11 @@ def _csv_rows(
                 continue
             problems.rows += 1
             begins = head is None and problems.rows == 1
-            if begins and (find_name(row, role) is not None or not one_column):
+            if begins and name.endswith(RECBOLE):
+                row = [column.rpartition(":")[0] or column for column in row]
+            if begins and (find_name(row, role, stated) is not None or not one_column):
                 head, problems.rows = row, 0
-                if find_name(head, role) is None:
+                if find_name(head, role, stated) is None:
                     raise DataError(_no_column(name, head, role))
                 twice = {column for column in head if head.count(column) > 1}
                 if twice:

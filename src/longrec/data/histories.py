@@ -137,7 +137,7 @@ class Histories:
 
     @property
     def item_table(self) -> pl.DataFrame | None:
-        """What is known of items beside their events: `id` and further columns; None if nothing."""
+        """What is known of items beside their events: `item`, further columns; None: nothing."""
         path = self.path / ITEM_TABLE
         return pl.read_parquet(path) if path.is_file() else None
 

@@ -17,7 +17,7 @@ import polars as pl
 
 from longrec.core.errors import DataError, UsageError, first_line
 from longrec.data.frames import as_frame, is_parquet, read_parquet
-from longrec.data.given_rows import Problems, find_name, is_file, opened, read_rows
+from longrec.data.given_rows import NotUtf8, Problems, find_name, is_file, opened, read_rows
 
 LONGEST = 2000
 """Characters of a rule."""
@@ -40,6 +40,8 @@ class ItemTable:
         What errors call it.
     frame : polars.DataFrame
         A column of it looks like the item ids.
+    item : str or None
+        The column of item ids, where it may have a name that is not recognised.
 
     Attributes
     ----------
@@ -52,9 +54,9 @@ class ItemTable:
         When no column looks like the item ids.
     """
 
-    def __init__(self, name: str, frame: pl.DataFrame) -> None:
+    def __init__(self, name: str, frame: pl.DataFrame, item: str | None = None) -> None:
         self.name, self.frame = name, frame
-        found = find_name(frame.columns, "item") or find_name(frame.columns, "id")
+        found = _id_column(frame.columns, item)
         if found is None:
             raise UsageError(
                 f"{name}: no column looks like the item ids; the columns are "
@@ -106,12 +108,20 @@ class ItemTable:
         return ", ".join(f"{name} ({kind})" for name, kind in self.frame.schema.items())
 
 
-def as_item_table(given: Any) -> ItemTable:
+def as_item_table(given: Any, item: str | None = None, encoding: str | None = None) -> ItemTable:
     """An item table as such, as a polars or pandas frame, or from a file: CSV, JSON lines, Parquet.
 
     Columns of a CSV are numbers where every value spells one, true and false likewise, and text
     otherwise, dates too: `since >= '2026-01-31'` compares dates as ISO 8601 spells them. The
     column of ids stays text.
+
+    Parameters
+    ----------
+    given : ItemTable, frame, path or open file
+    item : str or None
+        What its column of item ids may be called beside the names that are recognised.
+    encoding : str or None
+        Of a path's text that is not UTF-8.
 
     Raises
     ------
@@ -123,31 +133,46 @@ def as_item_table(given: Any) -> ItemTable:
     if isinstance(given, ItemTable):
         return given
     if not isinstance(given, str) and not is_file(given):
-        return ItemTable("the item table", as_frame("items", given))
+        return ItemTable("the item table", as_frame("items", given), item)
     if isinstance(given, str | os.PathLike):
         given = Path(given)
         if is_parquet(given):
-            return ItemTable(str(given), read_parquet(given))
-    with opened(given) as (name, file):
-        problems = Problems(name)
-        rows = [row.value for row in read_rows(file, "item", problems)]
-        problems.raise_if_any()
+            return ItemTable(str(given), read_parquet(given), item)
+    try:
+        name, rows = _rows(given, item)
+    except NotUtf8:
+        if encoding is None:
+            raise
+        name, rows = _rows(given, item, encoding)
     if not rows or not all(isinstance(row, dict) for row in rows):
         raise DataError(f"{name}: there are no rows with columns; give a CSV or JSON objects")
     columns = list(dict.fromkeys(key for row in rows for key in row))
+    ids = _id_column(columns, item)
     frame = pl.DataFrame(
-        {column: _typed(column, [row.get(column) for row in rows]) for column in columns}
+        {c: _typed(c, [row.get(c) for row in rows], as_text=c == ids) for c in columns}
     )
-    return ItemTable(name, frame)
+    return ItemTable(name, frame, item)
 
 
-def _typed(name: str, values: list[Any]) -> pl.Series:
+def _rows(given: Any, item: str | None, encoding: str = "utf-8-sig") -> tuple[str, list[Any]]:
+    with opened(given, encoding) as (name, file):
+        problems = Problems(name)
+        rows = [row.value for row in read_rows(file, "item", problems, stated=item)]
+        problems.raise_if_any()
+    return name, rows
+
+
+def _id_column(names: list[str], item: str | None) -> str | None:
+    return find_name(names, "item", item) or find_name(names, "id")
+
+
+def _typed(name: str, values: list[Any], as_text: bool) -> pl.Series:
     """A column of a file: text that spells numbers, or true and false, everywhere is these."""
     try:
         column = pl.Series(name, values, strict=True)
     except (TypeError, OverflowError, pl.exceptions.PolarsError):
         column = pl.Series(name, [None if one is None else str(one) for one in values])
-    if column.dtype != pl.String or find_name([name], "item") or find_name([name], "id"):
+    if column.dtype != pl.String or as_text:
         return column
     text = column.set(column == "", None)
     there = text.is_not_null()

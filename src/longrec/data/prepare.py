@@ -112,7 +112,7 @@ def prepare(
     events = read_events(source, **read_options)
     try:
         say(events.describe())
-        table = None if items is None else items_to_keep(items, events.engine)
+        table = None if items is None else items_to_keep(items, events, say)
         filters = Filters(k_core, dedup, min_length)
         made = _made(events, old, filters, say)
         return _written(made, events, old, out, table, overwrite, say, progress)

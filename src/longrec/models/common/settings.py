@@ -11,7 +11,7 @@ from collections.abc import Container, Mapping
 from typing import Any
 
 from longrec.config.border import build_config, check_values, unknown_key
-from longrec.config.peers_words import meant_by
+from longrec.config.peers_words import meant_by, model_meant
 from longrec.config.training import TrainConfig
 from longrec.core.arguments import check_text
 from longrec.core.choices import Recipe, check_choice
@@ -32,8 +32,11 @@ def check_model(name: str, module: str | None = None) -> str:
     check_text("model", name)
     if name in MODELS:
         return name
-    near = difflib.get_close_matches(name, MODELS, 1) if module is None else []
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = ""
+    if module is None:
+        near = difflib.get_close_matches(name, MODELS, 1)
+        meant = model_meant(name, MODELS) or (f"Did you mean {near[0]!r}?" if near else None)
+        hint = f" {meant}" if meant else ""
     raise UsageError(
         f"there is no model {name!r}.{hint} Models: {', '.join(sorted(MODELS))}."
         + missing_from(module)
@@ -84,15 +87,18 @@ def _checked(
     config_class = MODELS[model].config_class
     of_model, of_training = config_keys(config_class), config_keys(TrainConfig)
     known = of_model | of_training
-    for key, value in values.items():
-        if key not in known:
-            told = unknown_key(f"model {model!r}", key, known, meant_by(key, value, known))
-            if told.endswith(f"{key!r}."):  # nobody knows what is meant
-                own = f"Its settings: {', '.join(sorted(of_model))}" if of_model else "It has none"
-                told += f" {own}. Settings of training: {', '.join(sorted(of_training))}."
-            else:
-                told += f" (`longrec models {model}` lists its settings.)"
-            raise UsageError(told)
+    unknown = {key: value for key, value in values.items() if key not in known}
+    told = [
+        unknown_key(f"model {model!r}" if n == 0 else "It", key, known, meant_by(key, v, known))
+        for n, (key, v) in enumerate(unknown.items())
+    ]
+    if told:
+        if any(one.endswith("'.") for one in told):  # nobody knows what is meant
+            own = f"Its settings: {', '.join(sorted(of_model))}" if of_model else "It has none"
+            told += [f"{own}. Settings of training: {', '.join(sorted(of_training))}."]
+        else:
+            told += [f"(`longrec models {model}` lists its settings.)"]
+        raise UsageError(" ".join(told))
     for_model, problems = check_values(config_class, _of(values, of_model))
     for_training, more = check_values(TrainConfig, _of(values, of_training))
     return for_model, for_training, problems + more
