@@ -99,7 +99,7 @@ def test_tests_and_page_are_of_the_cells(place) -> None:
     gain = cells["hydrarec"] - cells["elastic"]
     assert found["hydrarec", "elastic"]["mean"] == pytest.approx(gain)
     assert page.count("| still improving") == 2
-    assert "| 1 | `popularity` |" in page
+    assert "| 1 | `hydrarec` |" in page, "whoever is ahead, still improving or not"
     assert "at most 4 minutes of training on one thread" in page
 
 

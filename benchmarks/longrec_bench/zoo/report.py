@@ -86,8 +86,8 @@ _HEAD = f"""# The zoo: every model under one protocol
 
 Written by `longrec bench zoo`; change nothing by hand. Each cell is a JSON file beside this page, with its settings, seed, commit, machine and time.
 
-Rows are in the order of {label(LEADING)}, over all items; seen items are left out or recommended as validation chose. A row that
-was *{IMPROVING}* when its minutes ended takes no place: it says what so many minutes give, and not what the model can reach.
+Rows are in the order of {label(LEADING)}, over all items; seen items are left out or recommended as validation chose. Of a row that
+was *{IMPROVING}* when its minutes ended, the number says what so many minutes give, and not what the model can reach; it takes part in no test.
 Minutes are of one core's time (clock=processor), which others on the machine do not shorten.
 In brackets the 95% interval over users; of several seeds, their least and most.
 """  # noqa: E501
@@ -95,15 +95,14 @@ In brackets the 95% interval over users; of several seeds, their least and most.
 
 def _log_part(facts: Row, cells: list[Cell], pairs: list[dict[str, Any]]) -> list[str]:
     parts = [f"## {facts['log']}\n", _about(facts, cells)]
-    rows, place, lines = rows_of(cells), 0, []
-    for row in rows:
-        place += not row["improving"]
+    lines = []
+    for place, row in enumerate(rows_of(cells), 1):
         minutes = "" if row["counted"] else f"{row['epochs']:g}, {row['seconds'] / 60:.1f}"
         keeps = row["keeps"] if row["kept_bytes"] is None else size(row["kept_bytes"])
         low, high = row["interval"]
         lines.append(
             [
-                "" if row["improving"] else str(place),
+                str(place),
                 f"`{row['model']}`" + ("" if row["recipe"] == "own" else f", {row['recipe']}"),
                 f"{row['metrics'][LEADING]:.4f} ({low:.4f} to {high:.4f})",
                 *(f"{row['metrics'][key]:.4f}" for key in QUOTED),
