@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 
 from longrec.core.errors import DataError
-from longrec.data.engine import Engine, quoted
+from longrec.data.engine import Engine
 from longrec.data.read import Events
 
 MOST = np.iinfo(np.int32).max - 1
@@ -66,13 +66,13 @@ def code_events(
     items, item_counts = _ids(engine, "item", item_ids)
     further, labels = [], dict[str, list[str]]()
     for i, name in enumerate(events.columns):
-        kind, value = events.types[name], f"e.{quoted(name)}"
+        kind, value = events.types[name], f"e.x{i}"
         if kind == "VARCHAR":
-            words = _words(engine, name, i, (known or {}).get(name, []))
+            words = _words(engine, i, (known or {}).get(name, []))
             labels[name] = words.to_list()
             value = f"coalesce(w{i}.code, -1)"
         else:
-            _refuse_null(events, name, kind)
+            _refuse_null(events, name, f"x{i}", kind)
             value = f"{value}::UTINYINT" if kind == "BOOLEAN" else value
         further.append(f"{value} AS x{i}")
     has_time = "time" in events.names
@@ -88,7 +88,7 @@ def code_events(
     joins = "JOIN user_ids u ON e.user = u.id JOIN item_ids i ON e.item = i.id"
     for i, name in enumerate(events.columns):
         if name in labels:
-            joins += f" LEFT JOIN words_{i} w{i} ON e.{quoted(name)} = w{i}.id"
+            joins += f" LEFT JOIN words_{i} w{i} ON e.x{i} = w{i}.id"
     engine.run(f"CREATE OR REPLACE VIEW coded AS SELECT {selected} FROM events e {joins}")
     return Coded(users, items, user_counts, item_counts, labels, tuple(events.columns), has_time)
 
@@ -113,10 +113,9 @@ def _ids(engine: Engine, role: str, known: pl.Series | None) -> tuple[pl.Series,
     return ids.rename(role), counts.astype(np.int64)
 
 
-def _words(engine: Engine, name: str, number: int, known: list[str]) -> pl.Series:
+def _words(engine: Engine, number: int, known: list[str]) -> pl.Series:
     found = engine.frame(
-        f"SELECT DISTINCT {quoted(name)} AS id FROM events "
-        f"WHERE {quoted(name)} IS NOT NULL ORDER BY 1"
+        f"SELECT DISTINCT x{number} AS id FROM events WHERE x{number} IS NOT NULL ORDER BY 1"
     )["id"].cast(pl.String)
     words = known_first(pl.Series("id", known, dtype=pl.String), found)
     _make_table(engine, f"words_{number}", words)
@@ -132,12 +131,12 @@ def _make_table(engine: Engine, name: str, ids: pl.Series) -> None:
     engine.forget(view)
 
 
-def _refuse_null(events: Events, name: str, kind: str) -> None:
+def _refuse_null(events: Events, name: str, column: str, kind: str) -> None:
     """Integers and booleans have no value that says that there is none."""
     if kind in ("FLOAT", "DOUBLE"):
         return
     found = events.engine.row(
-        f"SELECT count(*) AS n, min(row) AS first FROM events WHERE {quoted(name)} IS NULL"
+        f"SELECT count(*) AS n, min(row) AS first FROM events WHERE {column} IS NULL"
     )
     if found["n"]:
         [(row,)] = events.engine.run(f"SELECT count(*) FROM events WHERE row <= {found['first']}")

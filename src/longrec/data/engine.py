@@ -7,11 +7,12 @@ its guesses (of dialects, types and time zones) are switched off.
 
 from __future__ import annotations
 
+import glob
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import gettempdir
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -20,9 +21,6 @@ from longrec.core.errors import DataError, LongrecError, UsageError, first_line
 from longrec.core.machine import usable_cores
 from longrec.core.memory import available_memory, give_back_freed_memory, resident_bytes
 from longrec.core.work_folder import WorkFolder
-
-if TYPE_CHECKING:
-    pass
 
 Progress = Callable[[float], None]
 """Called now and then with the share of a query that is done."""
@@ -186,6 +184,11 @@ def _cause(error: BaseException) -> str:
 def quoted(name: str) -> str:
     """A column's name in SQL."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def path_literal(path: Path) -> str:
+    """The path of one file in SQL, in which the engine would take `*`, `?` and `[` for a glob."""
+    return literal(glob.escape(str(path)))
 
 
 def literal(value: str | int | bool) -> str:

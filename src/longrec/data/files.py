@@ -6,11 +6,15 @@ What a file is, its name says; how it is packed, its first bytes say, since name
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import IO
 from urllib.parse import unquote
+
+import pyarrow as pa
 
 from longrec.core.errors import DataError
 
@@ -57,10 +61,27 @@ class File:
     @property
     def extension(self) -> str:
         """The extension that says what it holds, ".csv" for "log.csv.gz"; may be ""."""
-        suffixes = [suffix.lower() for suffix in self.path.suffixes]
-        while suffixes and suffixes[-1] in PACKED:
-            suffixes.pop()
-        return suffixes[-1] if suffixes else ""
+        return _unpacked(self.path).suffix.lower()
+
+    @property
+    def stem(self) -> Path:
+        """The path without what says its form: "log.2024" of "log.2024.csv.gz"."""
+        bare = _unpacked(self.path)
+        return bare.with_suffix("") if bare.suffix.lower() in KNOWN else bare
+
+
+def _unpacked(path: Path) -> Path:
+    while path.suffix.lower() in PACKED:
+        path = path.with_suffix("")
+    return path
+
+
+def open_bytes(file: File) -> IO[bytes]:
+    """A file's bytes, unpacked."""
+    if not file.packing:
+        return file.path.open("rb")
+    unpacked: IO[bytes] = pa.CompressedInputStream(pa.OSFile(str(file.path)), file.packing)
+    return unpacked
 
 
 def find_files(pattern: str, note: Callable[[str], None]) -> list[File]:
@@ -117,27 +138,21 @@ def named(path: Path) -> File:
 
 
 def _in_folder(folder: Path, note: Callable[[str], None]) -> list[File]:
-    inside = [file for file in sorted(folder.rglob("*")) if file.is_file()]
-    # Hidden files and those with an underscore are marks of other tools (_SUCCESS, .crc).
-    seen = [f for f in inside if all(p[0] not in "._" for p in f.relative_to(folder).parts)]
     files, left = [], []
-    for path in seen:
-        kind = kind_of(path)
-        if not kind:
-            left.append(path.relative_to(folder))
-        elif not path.stat().st_size:
-            note(f"{path} is empty and left out")
-        else:
+    for path in _walk(folder):
+        kind = kind_of(path) if path.is_file() else ""
+        if kind:
             files.append(replace(_file(path, kind), searched=True))
+        else:
+            left.append(path.relative_to(folder))
     if not files:
         raise DataError(
             f"{folder}: no file in this folder is one of {', '.join(KNOWN)}, packed or not."
         )
     twins: dict[Path, File] = {}
     for file in files:
-        stem = file.path.with_name(file.path.name.partition(".")[0])
-        other = twins.setdefault(stem, file)
-        if other.name != file.name:
+        other = twins.setdefault(file.stem, file)
+        if other is not file:
             raise DataError(
                 f"{other.name} and {file.name} have one name and two forms, as if they were one "
                 "log twice. Name the log's files, for example with a glob."
@@ -145,6 +160,33 @@ def _in_folder(folder: Path, note: Callable[[str], None]) -> list[File]:
     if left:
         note(f"{folder} holds files that are not read: {listed(left)}")
     return files
+
+
+def _walk(folder: Path) -> list[Path]:
+    """What is in a folder and those within, links followed, but for what other tools mark.
+
+    Hidden files and those with an underscore are marks of other tools (_SUCCESS, .crc).
+    """
+    found, seen = [], {folder.resolve()}
+    try:
+        for top, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
+            here = Path(top)
+            inside = {here / name: (here / name).resolve() for name in folders if _counts(name)}
+            inside = {one: place for one, place in inside.items() if place not in seen}
+            seen |= set(inside.values())
+            folders[:] = [one.name for one in inside]
+            found += [here / name for name in names if _counts(name)]
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read ({error.strerror}).") from error
+    return sorted(found)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _counts(name: str) -> bool:
+    return name[0] not in "._"
 
 
 def listed(paths: list[Path], most: int = 5) -> str:
@@ -165,27 +207,30 @@ def kind_of(path: Path) -> str:
 
 
 def _kind_by_content(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_bytes(File(path, "", _packing(path))) as file:
         start = file.read(64)
     if start.startswith(b"PAR1"):
         return "parquet"
-    return "jsonl" if start.lstrip()[:1] == b"{" else "text"
+    return "jsonl" if start.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{" else "text"
 
 
-def _file(path: Path, kind: str) -> File:
-    try:
-        with path.open("rb") as file:
-            start = file.read(8)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}).") from error
-    packing = next((name for mark, name in PACKINGS.items() if start.startswith(mark)), "")
-    if kind == "parquet":
-        packing = ""  # it has its own inside
-    elif not packing and path.suffix.lower() in PACKED and start:
+def _packing(path: Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(8)
+    found = next((name for mark, name in PACKINGS.items() if start.startswith(mark)), "")
+    if not found and path.suffix.lower() in PACKED and start:
         raise DataError(
             f"{path} is not packed as its name says ({PACKED[path.suffix.lower()]}): it is "
             "damaged, or rename it."
         )
+    return found
+
+
+def _file(path: Path, kind: str) -> File:
+    try:
+        packing = "" if kind == "parquet" else _packing(path)  # Parquet has its own inside
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}).") from error
     return File(path, kind, packing, _partition(path))
 
 

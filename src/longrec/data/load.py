@@ -7,48 +7,33 @@ fields, a quote mark that nothing closes, no JSON) are in `bad` with their line 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import replace
 
 import polars as pl
 
-from longrec.core.errors import DataError, LongrecError
-from longrec.data.engine import Engine, Progress, engine_errors, literal, unreadable
+from longrec.core.errors import LongrecError
+from longrec.data.bad_rows import LONGEST, NO_JSON, BadRow, refusal, rejected
+from longrec.data.engine import Engine, Progress, engine_errors, literal, path_literal, unreadable
+from longrec.data.files import File
 from longrec.data.sources import FRAME_ERRORS, HINTS, TEXT, Part
 from longrec.data.text_files import (
-    NOT_UTF8,
     as_plain_text,
+    check_whole,
     encoding_of,
     rows_as_csv_has_them,
 )
 from longrec.data.times import typed_ticks
 
-LONGEST = 1 << 25
-"""Bytes of the longest line."""
-CAUSES = {
-    "UNQUOTED VALUE": "has a quote mark inside of a field, or one that nothing closes",
-    "INVALID ENCODING": NOT_UTF8,
-    "LINE SIZE OVER MAXIMUM": (
-        f"is longer than {LONGEST:,} bytes: perhaps nothing closes a quote mark"
-    ),
-}
 BATCH = 100_000
-NO_JSON = "is no JSON"
-NOTHING_OF = "has nothing of "
+QUOTE_RULES = ('"', "", None)
+"""How quote marks are read: as CSV has them, as plain characters, as Python's csv module does."""
+EXACT = {"FLOAT": 1 << 24, "DOUBLE": 1 << 53}
+"""Beyond that a float stands for more than one integer."""
+GIVEN = r"trim(c0, E' \t\r') <> ''"
+"""Whether a line holds something, in SQL."""
 Wanted = Mapping[str, tuple[str, str]]
 """What is loaded, by role or name: the column that it stands in, and its type in the table."""
-
-
-@dataclass(frozen=True)
-class BadRow:
-    """A row that is none: where it stands, why, and its text."""
-
-    file: str
-    line: int
-    cause: str
-    text: str
 
 
 class Loader:
@@ -61,6 +46,11 @@ class Loader:
     encoding : of text files; None: UTF-8, or what their first bytes say.
     keep_bad : whether bad rows are kept in the table `bad`; else the first one is an error.
     hex : columns of bytes that are no text, which are spelt in hexadecimal digits.
+
+    Attributes
+    ----------
+    files : by a part's number, a text file as it was read: itself, or a plain copy.
+    goes_on : whether a row of it may go on over the end of its line.
     """
 
     def __init__(
@@ -75,7 +65,8 @@ class Loader:
         self.names = list(dict.fromkeys(column for column, _ in wanted.values()))
         self.engine, self.wanted = engine, wanted
         self.encoding, self.keep_bad = encoding, keep_bad
-        self.plain: dict[int, tuple[Path, str]] = {}
+        self.files: dict[int, File] = {}
+        self.goes_on: dict[int, bool] = {}
         columns = [f"r{i} {kind}" for i, (_, kind) in enumerate(wanted.values())]
         engine.run(f"CREATE TABLE raw ({', '.join(['part INTEGER', *columns])})")
         engine.run("CREATE TABLE bad (part INTEGER, line BIGINT, cause VARCHAR, text VARCHAR)")
@@ -130,53 +121,79 @@ class Loader:
         return ", ".join(texts)
 
     def _load_text(self, number: int, part: Part, progress: Progress | None) -> int:
-        """By the first rule for quote marks under which every row is whole, else by the best."""
-
-        def by_engine(quote: str) -> tuple[int, list[BadRow]]:
-            loaded = self._insert(number, part, self._csv(number, part, quote), progress)
-            return loaded, self._rejected()
-
-        rules: list[Callable[[], tuple[int, list[BadRow]]]] = [
-            lambda: by_engine('"'),
-            lambda: by_engine(""),
-            lambda: self._load_leniently(number, part),
-        ]
+        """By the first rule for quote marks under which every row is whole, else by the one under
+        which most are."""
         results = []
-        for rule in rules:
-            loaded, bad = rule()
+        for rule in QUOTE_RULES:
+            loaded, bad = self._by_rule(rule, number, part, progress)
             if not bad:
                 return loaded
-            results.append(bad)
+            results.append((loaded, -len(bad), bad))
             self.engine.run("DELETE FROM raw WHERE part = ?", [number])
-        best = min(range(len(rules)), key=lambda place: len(results[place]))
+        best = max(range(len(QUOTE_RULES)), key=lambda place: results[place][:2])
         if not self.keep_bad:
-            raise self._refusal(part, results[best])
-        loaded, bad = rules[best]()
+            raise refusal(part, results[best][2])
+        loaded, bad = self._by_rule(QUOTE_RULES[best], number, part, progress)
         self._keep(number, bad)
         return loaded
 
+    def _by_rule(
+        self, rule: str | None, number: int, part: Part, progress: Progress | None
+    ) -> tuple[int, list[BadRow]]:
+        """Load a text file; -> rows that were loaded, and the others."""
+        if rule is None:
+            loaded, bad = self._load_leniently(number, part)
+        else:
+            loaded, bad = self._by_engine(
+                number, part, lambda file: self._csv(file, part, rule), progress
+            )
+        self.goes_on[number] = rule == '"'
+        return loaded, bad
+
+    def _by_engine(
+        self, number: int, part: Part, query: Callable[[File], str], progress: Progress | None
+    ) -> tuple[int, list[BadRow]]:
+        """The same by the engine, which refuses files in which lines end in more than one way."""
+        try:
+            file = self._file(number, part)
+            loaded = self._insert(number, part, query(file), progress)
+        except engine_errors() as error:
+            if "reached an invalid state" not in str(error):
+                raise
+            rejected(self.engine, part, file)
+            file = self._file(number, part, even=True)
+            loaded = self._insert(number, part, query(file), progress)
+        return loaded, rejected(self.engine, part, file)
+
     def _load_json(self, number: int, part: Part, progress: Progress | None) -> int:
-        lines = self._lines(number, part)
-        loaded = self._insert(number, part, self._json(part, lines), progress)
         asked = [name for name in self.names if name not in part.partition]
+        given = f"coalesce(len(list_filter({_extracted(asked)}, lambda x: x IS NOT NULL)), 0)"
+        loaded, bad = self._by_engine(number, part, lambda file: self._json(file, part), progress)
+        file = self._file(number, part)
         wanted = enumerate(self.wanted.values())
-        empty = [f"r{i} IS NULL" for i, (name, _) in wanted if name in asked]
-        nothing = f"part = {number} AND {' AND '.join(empty)}"
-        if not self.engine.row(f"SELECT count(*) AS n FROM raw WHERE {nothing}")["n"]:
-            return loaded
-        words = literal(f"has nothing of {', '.join(asked)}")
-        given = f"len(list_filter({_extracted(asked)}, lambda x: x IS NOT NULL))"
-        found = self.engine.run(
-            f"SELECT line, CASE WHEN json_valid(c0) THEN {words} ELSE 'is no JSON' END, c0 "
-            f"FROM (SELECT row_number() OVER () AS line, c0 FROM {lines}) "
-            f"WHERE trim(c0) <> '' AND coalesce({given}, 0) = 0"
-        )
-        bad = [BadRow(part.name, *row) for row in found]
-        if not self.keep_bad:
-            raise self._refusal(part, bad)
-        self.engine.run(f"DELETE FROM raw WHERE {nothing}")
+        empty = " AND ".join(f"r{i} IS NULL" for i, (name, _) in wanted if name in asked)
+        nothing = f"SELECT count(*) AS n FROM raw WHERE part = {number} AND {empty}"
+        if self.engine.row(nothing)["n"]:
+            words = literal(f"has nothing of {', '.join(asked)}")
+            found = self.engine.run(
+                f"SELECT line, CASE WHEN json_valid(c0) THEN {words} ELSE {literal(NO_JSON)} END, "
+                f"c0 FROM (SELECT row_number() OVER () AS line, c0 FROM {self._lines(file)}) "
+                f"WHERE {GIVEN} AND {given} = 0"
+            )
+            without = sorted(row.line for row in rejected(self.engine, part, file))
+            for line, cause, text in found:
+                for left_out in without:
+                    line += left_out <= line
+                bad.append(BadRow(part.name, line, cause, text))
+            if self.keep_bad:
+                self.engine.run("DELETE FROM raw WHERE part = ?", [number])
+                query = self._json(file, part, f"{given} > 0")
+                loaded = self._insert(number, part, query, progress)
+                rejected(self.engine, part, file)
+        if bad and not self.keep_bad:
+            raise refusal(part, bad)
         self._keep(number, bad)
-        return loaded - len(bad)
+        return loaded
 
     def _keep(self, number: int, bad: Sequence[BadRow]) -> None:
         """Put bad rows into their table."""
@@ -184,21 +201,8 @@ class Loader:
         frame = pl.DataFrame(rows, schema=["part", "line", "cause", "text"], orient="row")
         self._append("bad", frame, "SELECT *")
 
-    def _refusal(self, part: Part, bad: Sequence[BadRow]) -> DataError:
-        row = min(bad, key=lambda one: one.line)
-        more = f" ({len(bad):,} rows are like this)" if len(bad) > 1 else ""
-        mend = "Mend the line"
-        if part.kind == "text" and row.cause != NOT_UTF8:
-            mend += ", put fields that hold a separator or a quote mark in quote marks"
-        return DataError(
-            f"{part.name}: line {row.line} {row.cause}{more}. {mend}, or leave such rows out with "
-            "skip_bad_rows=True (--skip-bad-rows)."
-        )
-
-    def _csv(self, number: int, part: Part, quote: str) -> str:
-        assert part.file is not None
+    def _csv(self, file: File, part: Part, quote: str) -> str:
         assert part.dialect is not None
-        path, packing = self._path(number, part)
         columns = ", ".join(f"'c{i}': 'VARCHAR'" for i in range(len(part.dialect.header)))
         options = {
             "delim": literal(part.dialect.separator),
@@ -206,68 +210,51 @@ class Loader:
             "escape": literal(quote),
             "skip": str(part.dialect.skip),
             "columns": f"{{{columns}}}",
-            "compression": literal(packing),
         }
-        scan = _read_csv(path, options)
-        return f"SELECT {self._texts(part)} FROM {scan}"
+        return f"SELECT {self._texts(part)} FROM {_read_csv(file, options)}"
 
-    def _lines(self, number: int, part: Part) -> str:
+    def _lines(self, file: File) -> str:
         """Lines of a file as they are, in the column c0."""
-        path, packing = self._path(number, part)
-        # A mark that no text has divides nothing.
+        # A mark that no JSON has divides nothing.
         options = {"delim": "chr(1)", "quote": "''", "escape": "''", "skip": "0"}
-        options |= {"columns": "{'c0': 'VARCHAR'}", "compression": literal(packing)}
-        return _read_csv(path, options)
+        return _read_csv(file, options | {"columns": "{'c0': 'VARCHAR'}"})
 
-    def _json(self, part: Part, lines: str) -> str:
+    def _json(self, file: File, part: Part, only: str = "true") -> str:
         inside = [name for name in self.names if name not in part.partition]
-        texts = self._texts(part, lambda name: f"v[{inside.index(name) + 1}]")
+        ids = [self.wanted[role][0] for role in ("user", "item")]
+
+        def place(name: str) -> str:
+            value = f"v[{inside.index(name) + 1}]"
+            if name not in ids:
+                return value
+            kind = f"json_type(c0, {_path_of(name)})"
+            nested = f"{value}[1] IN ('{{', '[') AND {kind} IN ('OBJECT', 'ARRAY')"
+            return f"CASE WHEN {nested} THEN NULL ELSE {value} END"
+
         return (
-            f"SELECT {texts} FROM (SELECT {_extracted(inside)} AS v FROM {lines} "
-            "WHERE trim(c0) <> '')"
+            f"SELECT {self._texts(part, place)} FROM (SELECT {_extracted(inside)} AS v, c0 "
+            f"FROM {self._lines(file)} WHERE {GIVEN} AND {only})"
         )
 
-    def _path(self, number: int, part: Part) -> tuple[Path, str]:
-        """Where the engine reads a text file, and how that is packed."""
+    def _file(self, number: int, part: Part, even: bool = False) -> File:
+        """A text file as the engine reads it: it or a copy; `even`: one whose lines end alike."""
         assert part.file is not None
-        if number not in self.plain:
+        if number not in self.files or even:
             encoding = (self.encoding or encoding_of(part.file)).lower().replace("_", "-")
             known = encoding in ("utf-8", "utf8", "utf-8-sig")
-            if known and part.file.packing in ("", "gzip", "zstd"):
-                self.plain[number] = part.file.path, part.file.packing or "none"
+            if known and not even and part.file.packing in ("", "gzip", "zstd"):
+                if part.file.packing == "gzip":
+                    check_whole(part.file)
+                self.files[number] = part.file
             else:
-                folder = self.engine.work.path
-                self.plain[number] = as_plain_text(part.file, encoding, folder, number), "none"
-        return self.plain[number]
-
-    def _rejected(self) -> list[BadRow]:
-        """What the engine left out of the file that it read last."""
-        try:
-            rows = self.engine.run(
-                "SELECT line, error_type, error_message, csv_line FROM reject_errors ORDER BY line"
-            )
-        except engine_errors():  # no table: nothing was left out
-            return []
-        self.engine.run("DROP TABLE IF EXISTS reject_errors")
-        self.engine.run("DROP TABLE IF EXISTS reject_scans")
-        found: dict[int, BadRow] = {}
-        for line, kind, message, text in rows:
-            cause = CAUSES.get(kind)
-            if cause is None:
-                wanted, fields = (word.split()[0] for word in message.split(": ")[1:3])
-                cause = f"has {fields} fields, the header names {wanted}"
-            if line not in found or kind == "TOO MANY COLUMNS":
-                found[line] = BadRow("", line, cause, text or "")
-        return list(found.values())
+                place = self.engine.work.path / f"text-{number}"
+                as_plain_text(part.file, "utf-8" if known else encoding, place, even)
+                self.files[number] = replace(part.file, path=place, packing="")
+        return self.files[number]
 
     def _load_leniently(self, number: int, part: Part) -> tuple[int, list[BadRow]]:
         """A text file as Python's csv module divides it, line by line."""
         assert part.dialect is not None
-        assert part.file is not None
-        path, _ = self._path(number, part)
-        if part.file.packing and path == part.file.path:
-            path = as_plain_text(part.file, "utf-8", self.engine.work.path, number)
-            self.plain[number] = path, "none"
         bad, rows, loaded = list[BadRow](), list[list[str]](), 0
         width = len(part.dialect.header)
 
@@ -278,7 +265,7 @@ class Loader:
             loaded += self._append("raw", frame, f"SELECT {number}, {self._texts(part)}")
             rows.clear()
 
-        for line, fields, wrong in rows_as_csv_has_them(path, part.dialect):
+        for line, fields, wrong in rows_as_csv_has_them(self._file(number, part), part.dialect):
             if wrong:
                 bad.append(BadRow(part.name, line, wrong, fields[0]))
                 continue
@@ -297,11 +284,15 @@ class Loader:
 
 def _extracted(names: Sequence[str]) -> str:
     """The values of some keys of a line of JSON, a list in SQL; NULL where it is none."""
-    paths = ", ".join(literal("$." + json.dumps(name, ensure_ascii=False)) for name in names)
-    return f"TRY(json_extract_string(c0, [{paths}]))"
+    return f"TRY(json_extract_string(c0, [{', '.join(map(_path_of, names))}]))"
 
 
-def _read_csv(path: Path, options: Mapping[str, str]) -> str:
+def _path_of(name: str) -> str:
+    """A key of JSON in SQL."""
+    return literal('$."' + name.replace("\\", "\\\\").replace('"', '\\"') + '"')
+
+
+def _read_csv(file: File, options: Mapping[str, str]) -> str:
     always = {
         "header": "false",
         "auto_detect": "false",
@@ -309,9 +300,10 @@ def _read_csv(path: Path, options: Mapping[str, str]) -> str:
         "strict_mode": "true",
         "allow_quoted_nulls": "false",
         "max_line_size": str(LONGEST),
+        "compression": literal(file.packing or "none"),
     }
     words = ", ".join(f"{key} = {value}" for key, value in (always | dict(options)).items())
-    return f"read_csv({literal(str(path))}, {words})"
+    return f"read_csv({path_literal(file.path)}, {words})"
 
 
 def _clean(value: str) -> str:
@@ -330,10 +322,11 @@ def as_type(value: str, found: str, wanted: str) -> str:
         # pandas turns integers into floats where one is missing; they come out as integers.
         whole = f"{value} = round({value})"
         if not found.startswith("DECIMAL"):
-            whole += f" AND isfinite({value}::DOUBLE) AND abs({value}) <= 2::DOUBLE ** 53"
+            whole += f" AND isfinite({value}::DOUBLE) AND abs({value}) <= {EXACT[found]}"
         return f"CASE WHEN {whole} THEN TRY_CAST({value} AS BIGINT) END"
     if found == "BLOB":
         return f"TRY(decode({value}))"
     if wanted == TEXT and found in ("FLOAT", "DOUBLE"):
-        return f"coalesce({as_type(value, found, 'BIGINT')}::VARCHAR, {value}::VARCHAR)"
+        text = f"coalesce({as_type(value, found, 'BIGINT')}::VARCHAR, {value}::VARCHAR)"
+        return f"CASE WHEN isfinite({value}) THEN {text} END"
     return f"TRY_CAST({value} AS {wanted})"

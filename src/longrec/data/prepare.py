@@ -16,6 +16,7 @@ import polars as pl
 
 from longrec.core.arguments import check_path, described
 from longrec.core.errors import DataError, UsageError
+from longrec.data.bad_rows import BadRow
 from longrec.data.catalog import Catalog
 from longrec.data.coding import Coded, code_events
 from longrec.data.engine import Engine, engine_errors, unreadable
@@ -23,7 +24,6 @@ from longrec.data.extend import fit_events, merge
 from longrec.data.filters import Filters
 from longrec.data.histories import HISTORIES, ITEM_TABLE, Histories, as_histories
 from longrec.data.kept_items import items_to_keep
-from longrec.data.load import BadRow
 from longrec.data.outliers import Repeats, one_far_above
 from longrec.data.read import Events, StageProgress, read_events
 from longrec.data.write import Chunk, write_chunks

@@ -17,10 +17,11 @@ import polars as pl
 from longrec.core.arguments import check_names, check_text
 from longrec.core.errors import DataError, UsageError
 from longrec.core.shown import html_table
+from longrec.data.bad_rows import BadRow
 from longrec.data.columns import ROLES, Roles, find_roles, likely_type, refusal
 from longrec.data.engine import Engine, Progress
 from longrec.data.event_columns import TYPE
-from longrec.data.load import BadRow, Loader
+from longrec.data.load import Loader
 from longrec.data.sources import Part, open_source
 from longrec.data.survey import Survey, day, survey
 from longrec.data.times import UNITS, WORDS
@@ -91,7 +92,8 @@ class Events:
 
     def to_polars(self) -> pl.DataFrame:
         """All events in the log's order: user, item, time (ticks), order, further columns."""
-        return self.engine.frame("SELECT * EXCLUDE (row) FROM events ORDER BY row")
+        found = self.engine.frame("SELECT * EXCLUDE (row) FROM events ORDER BY row")
+        return found.rename({f"x{i}": name for i, name in enumerate(self.columns)})
 
     def describe(self) -> str:
         """What was read and how it was understood, as lines to print."""
@@ -206,6 +208,14 @@ def read_events(
         )
     if time_unit is not None and time_unit not in UNITS:
         raise UsageError(f"time_unit {time_unit!r} is not known. Use one of {', '.join(UNITS)}.")
+    if encoding is not None:
+        try:
+            "".encode(encoding)
+        except LookupError:
+            raise UsageError(
+                f"encoding {encoding!r} is not known. Use one such as utf-8, utf-16, latin-1, "
+                "cp1252 or shift_jis."
+            ) from None
     _check_further(columns, type)
     notes: list[str] = []
     engine = Engine(memory, place)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -17,11 +17,12 @@ from uuid import UUID
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from polars import selectors
 
 from longrec.core.errors import DataError, UsageError, first_line
-from longrec.data.engine import Engine, literal, unreadable
+from longrec.data.engine import Engine, engine_errors, literal, path_literal, unreadable
 from longrec.data.files import File, find_files, in_order
-from longrec.data.text_files import Dialect, find_dialect, open_text
+from longrec.data.text_files import Dialect, EmptyFile, find_dialect, open_text
 
 TEXT = "VARCHAR"
 FOREIGN = "Object"
@@ -72,11 +73,13 @@ class Part:
         if self.frame is None:
             assert self.file is not None
             inside = [name for name in self.types if name not in self.partition]
-            scanned = f"read_parquet({literal(self.name)}, hive_partitioning = false)"
+            scanned = f"read_parquet({path_literal(self.file.path)}, hive_partitioning = false)"
             return f"{scanned} AS t({_numbered(inside)})"
         key = tuple(names)
         if key not in self._views:
-            table = arrow_of(self.frame.lazy().select(names).collect(engine="streaming"))
+            table = arrow_of(
+                self.frame.lazy().select(selectors.by_name(names)).collect(engine="streaming")
+            )
             self._views[key] = engine.register(table)
         return f"{self._views[key]} AS t({_numbered(names)})"
 
@@ -124,7 +127,15 @@ def open_source(
         if not source:
             raise UsageError("An empty list of files was given. Name at least one.")
         files = in_order((file for one in source for file in find_files(str(one), note)), note)
-        return [_open_file(file, engine, encoding, header) for file in files]
+        parts = []
+        for file in files:
+            try:
+                parts.append(_open_file(file, engine, encoding, header))
+            except EmptyFile:
+                if not file.searched or (file is files[-1] and not parts):
+                    raise
+                note(f"{file.name} is empty and left out")
+        return parts
     frame, name = open_frame(source)
     return [Part(name, "frame", _types_of(frame, engine), frame=frame)]
 
@@ -147,20 +158,20 @@ def _open_file(file: File, engine: Engine, encoding: str | None, header: Sequenc
     if file.kind == "text":
         dialect = find_dialect(file, encoding, header)
         refuse_twins(file.name, dialect.header)
-        types = dict.fromkeys(dialect.header, TEXT)
-        return Part(file.name, "text", _with_partition(file, types), file, dialect)
+        return _part(file, "text", dict.fromkeys(dialect.header, TEXT), dialect)
     if header:
         raise UsageError(
             f"{file.name} names its columns itself: header= (--columns) is for text files without "
             "a header line."
         )
     if file.kind == "jsonl":
-        keys = dict.fromkeys(_keys(file, encoding), TEXT)
-        return Part(file.name, "jsonl", _with_partition(file, keys), file)
+        return _part(file, "jsonl", dict.fromkeys(_keys(file, encoding), TEXT))
+    if not file.path.stat().st_size:
+        raise EmptyFile(file)
     try:
         with pq.ParquetFile(str(file.path)) as opened:
             names = opened.schema_arrow.names
-        place = literal(str(file.path))
+        place = path_literal(file.path)
         described = engine.run(
             f"DESCRIBE SELECT * FROM read_parquet({place}, hive_partitioning = false)"
         )
@@ -168,56 +179,77 @@ def _open_file(file: File, engine: Engine, encoding: str | None, header: Sequenc
         raise unreadable(file.name, error, HINTS["parquet"]) from error
     refuse_twins(file.name, names)
     types = {name: row[1] for name, row in zip(names, described, strict=True)}
-    return Part(file.name, "parquet", _with_partition(file, types), file)
+    return _part(file, "parquet", types)
 
 
-def _with_partition(file: File, types: dict[str, str]) -> dict[str, str]:
-    return types | {name: TEXT for name in file.partition if name not in types}
+def _part(file: File, kind: str, types: dict[str, str], dialect: Dialect | None = None) -> Part:
+    """A file, with the columns that its folders name; what stands in it goes first."""
+    partition = {name: value for name, value in file.partition.items() if name not in types}
+    types = types | dict.fromkeys(partition, TEXT)
+    return Part(file.name, kind, types, replace(file, partition=partition), dialect)
 
 
 def _keys(file: File, encoding: str | None) -> list[str]:
-    """Keys of the first lines, in the order in which they are found."""
+    """Keys of the first lines, in the order in which they are found.
+
+    A line that is no object is told with all others, when the file is read.
+    """
     keys: dict[str, None] = {}
+    problem = ""
     with open_text(file, encoding) as text:
         for number, line in zip(range(1, LOOK), text, strict=False):
             if not line.strip():
                 continue
             try:
                 found = json.loads(line)
-            except ValueError as error:
-                if number > 1:  # a packed file's start may end within a line; the engine looks, too
-                    break
-                raise DataError(
-                    f"{file.name}, line {number} is no JSON ({first_line(error)}): a file of JSON "
-                    "lines has one object on each line."
-                ) from None
-            if not isinstance(found, dict):
-                raise DataError(
-                    f"{file.name}, line {number} holds no JSON object: a file of JSON lines has "
-                    "one on each line."
-                )
-            keys |= dict.fromkeys(found)
-    if not keys:
-        raise DataError(f"{file.name} is empty: it has no columns and no events.")
-    return list(keys)
+            except (ValueError, RecursionError) as error:
+                problem = problem or f"line {number} is no JSON ({first_line(error)})"
+                continue
+            if isinstance(found, dict):
+                keys |= dict.fromkeys(found)
+            else:
+                problem = problem or f"line {number} holds no JSON object"
+    keys.pop("", None)
+    if keys:
+        return list(keys)
+    if not problem:
+        raise EmptyFile(file)
+    raise DataError(f"{file.name}, {problem}: a file of JSON lines has one object on each line.")
 
 
 def _types_of(frame: pl.DataFrame | pl.LazyFrame, engine: Engine) -> dict[str, str]:
     schema = frame.collect_schema()
-    known = [name for name, dtype in schema.items() if dtype != pl.Object]
-    types = dict.fromkeys(schema, FOREIGN)
-    if known:
-        empty = pl.DataFrame(schema={name: schema[name] for name in known})
-        view = engine.register(arrow_of(empty))
-        described = engine.run(f"DESCRIBE SELECT * FROM {view} AS t({_numbered(known)})")
-        types |= {name: row[1] for name, row in zip(known, described, strict=True)}
-    return types
+    return {name: _type_of(dtype, engine) for name, dtype in schema.items()}
+
+
+def _type_of(dtype: pl.DataType, engine: Engine) -> str:
+    """The engine's type for a type of a frame."""
+    if dtype == pl.Object:
+        return FOREIGN
+    try:
+        view = engine.register(arrow_of(pl.DataFrame(schema={"c0": dtype})))
+        [(_, found, *_)] = engine.run(f"DESCRIBE SELECT * FROM {view}")
+    except engine_errors() + FRAME_ERRORS:  # of a type that one of them does not know
+        return FOREIGN
+    engine.forget(view)
+    return str(found)
+
+
+INSTEAD: Mapping[Any, Any] = {
+    pl.Int128: pl.Decimal(38, 0),
+    pl.UInt128: pl.Decimal(38, 0),
+    pl.Float16: pl.Float32,
+}
+"""Types that the engine does not know, and what holds the same values."""
 
 
 def arrow_of(frame: pl.DataFrame) -> pa.Table:
     """A frame as the engine reads it: words instead of codes."""
-    coded = [n for n, dtype in frame.schema.items() if dtype in (pl.Categorical, pl.Enum)]
-    return frame.with_columns(pl.col(coded).cast(pl.String)).to_arrow()
+    instead: dict[str, Any] = {
+        name: pl.String if dtype in (pl.Categorical, pl.Enum) else INSTEAD.get(dtype.base_type())
+        for name, dtype in frame.schema.items()
+    }
+    return frame.cast({n: kind for n, kind in instead.items() if kind is not None}).to_arrow()
 
 
 def _of_pandas(frame: Any) -> pl.DataFrame:
@@ -257,13 +289,23 @@ def refuse_mixed(name: str, column: Any) -> None:
 
 
 def _of_arrow(source: Any) -> pl.DataFrame:
-    schema = getattr(source, "schema", None)
-    if schema is not None and hasattr(schema, "names"):
-        refuse_twins("the Arrow stream", list(schema.names))
     try:
-        return pl.DataFrame(source)
+        table = pa.RecordBatchReader.from_stream(source).read_all()
     except (TypeError, ValueError, *FRAME_ERRORS) as error:
         raise DataError(f"The Arrow stream cannot be read ({first_line(error)}).") from error
+    refuse_twins("the Arrow stream", table.column_names)
+    columns = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        kind = column.type
+        if pa.types.is_timestamp(kind) and kind.tz is not None:
+            column = column.cast(pa.timestamp(kind.unit, "UTC"))  # the same moments
+        elif getattr(kind, "extension_name", "") == "arrow.uuid":
+            column = pa.array([None if u is None else str(u) for u in column.to_pylist()])
+        try:
+            columns[name] = pl.Series(name, pl.from_arrow(column))
+        except FRAME_ERRORS:  # a type that Polars does not know
+            columns[name] = pl.Series(name, [None] * len(column), dtype=pl.Object)
+    return pl.DataFrame(columns)
 
 
 def refuse_twins(name: str, columns: Iterable[str]) -> None:

@@ -13,9 +13,11 @@ from itertools import islice
 from typing import Any
 
 from longrec.core.errors import DataError
+from longrec.data.bad_rows import BadRow
+from longrec.data.columns import ROLES
 from longrec.data.engine import Engine, literal, quoted
 from longrec.data.event_columns import TYPE
-from longrec.data.load import BadRow, Loader
+from longrec.data.load import Loader
 from longrec.data.sources import TEXT, Part
 from longrec.data.text_files import lines_of_rows
 from longrec.data.times import (
@@ -127,9 +129,10 @@ def survey(
             bad_rows += look.all()
     if any(bad_counts.values()):
         where = f" WHERE NOT coalesce({' OR '.join(f'({c.bad})' for c in found.checks)}, true)"
-    selected = ", ".join(
-        f"{value} AS {quoted(key)}" for key, value in ((key, found.values[key]) for key in wanted)
-    )
+    # Names of further columns would clash: the engine takes "Weight" and "weight" for one.
+    further = [key for key in wanted if key not in ROLES]
+    names = {key: f"x{further.index(key)}" if key in further else quoted(key) for key in wanted}
+    selected = ", ".join(f"{found.values[key]} AS {names[key]}" for key in wanted)
     engine.run(f"CREATE VIEW events AS SELECT rowid AS row, {selected} FROM raw{where}")
     spans = ", min(time) AS first, max(time) AS last" if "time" in wanted else ""
     span = engine.row(f"SELECT count(*) AS n{spans} FROM events")
@@ -143,7 +146,7 @@ def survey(
     untimed = span.get("first") is None
     return Survey(
         n_events=span["n"],
-        types={row[0]: row[1] for row in described if row[0] != "row"},
+        types={key: row[1] for key, row in zip(wanted, described[1:], strict=True)},
         time_unit=unit,
         per_second=per_second,
         first_time=None if untimed else span["first"] / per_second,
@@ -331,7 +334,8 @@ class _Look:
     def rows(self, most: int | None) -> list[tuple[int, int, Any, str]]:
         """Part, row in its part (from 1), ticks and text of such rows, in order."""
         ticks = self.values["time"] if self.check.says == "is no plausible time" else "NULL"
-        text = f"concat_ws(',', {', '.join(f'{one}::VARCHAR' for one in self.raw.values())})"
+        values = (f"coalesce({one}::VARCHAR, '')" for one in self.raw.values())
+        text = f"concat_ws(',', {', '.join(values)})"
         limit = "" if most is None else f" LIMIT {most}"
         found = self.loader.engine.run(
             f"SELECT part, rowid, {ticks}, {text} FROM raw WHERE {self.only} ORDER BY rowid{limit}"
@@ -411,12 +415,10 @@ class _Look:
         part = self.parts[number]
         if not part.untyped:
             return ()
-        path, packing = self.loader.plain[number]
-        if packing != "none":
-            return ()
         left_out = self.loader.engine.run("SELECT line FROM bad WHERE part = ?", [number])
-        without = {line for (line,) in left_out} if part.dialect is not None else set()
-        return lines_of_rows(path, part.dialect, without)
+        goes_on = self.loader.goes_on.get(number, False)
+        without = {line for (line,) in left_out}
+        return lines_of_rows(self.loader.files[number], part.dialect, goes_on, without)
 
 
 def day(seconds: float) -> str:

@@ -18,7 +18,7 @@ from typing import IO, Any
 import pyarrow as pa
 
 from longrec.core.errors import DataError, UsageError, first_line
-from longrec.data.files import File
+from longrec.data.files import File, open_bytes
 
 SEPARATORS = {".tsv": "\t", ".inter": "\t", ".psv": "|"}
 MARKS = ("\t", ";", "|", "::", ",")
@@ -26,6 +26,13 @@ MARKS = ("\t", ";", "|", "::", ",")
 BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 BLOCK = 1 << 20
 NOT_UTF8 = "is not UTF-8 text: name its encoding, as encoding='latin-1' (--encoding latin-1)"
+
+
+class EmptyFile(DataError):
+    """A file in which nothing stands, not even names of columns."""
+
+    def __init__(self, file: File) -> None:
+        super().__init__(f"{file.name} is empty: it has no columns and no events.")
 
 
 @dataclass(frozen=True)
@@ -55,8 +62,8 @@ def find_dialect(file: File, encoding: str | None, columns: Sequence[str]) -> Di
     """
     with open_text(file, encoding) as text:
         start = text.readline()
-        if not start and not columns:
-            raise DataError(f"{file.name} is empty: it has no columns and no events.")
+        if not start.strip() and not text.read(BLOCK).strip():
+            raise EmptyFile(file)
         separator = SEPARATORS.get(file.extension) or _separator(start)
         text.seek(0)
         try:
@@ -72,10 +79,17 @@ def find_dialect(file: File, encoding: str | None, columns: Sequence[str]) -> Di
                 f"columns are named ({', '.join(columns)}): name every column, in order."
             )
         return Dialect(separator, tuple(columns), 0)
-    header = [name.strip() for name in first]
+    if "\0" in start:
+        raise DataError(
+            f"{file.name} is no text that can be read: its first line has characters that no text "
+            "has. Name its encoding, for example encoding='utf-16-le' (--encoding utf-16-le), or "
+            "rename the file if it is of another kind."
+        )
+    # Columns without a name, as a spreadsheet's empty ones, get one that no other has.
+    header = [name.strip() or f"column {place}" for place, name in enumerate(first, 1)]
     if file.extension == ".inter":
         header = [name.rsplit(":", 1)[0] for name in header]
-    if not any(header):
+    if not any(name.strip() for name in first):
         raise DataError(f"{file.name}: the first line is blank; it should name the columns.")
     if all(is_number(name) for name in header):
         raise DataError(
@@ -106,14 +120,6 @@ def encoding_of(file: File) -> str:
     return next((name for mark, name in BOMS.items() if start.startswith(mark)), "utf-8")
 
 
-def open_bytes(file: File) -> IO[bytes]:
-    """A file's bytes, unpacked."""
-    if not file.packing:
-        return file.path.open("rb")
-    unpacked: IO[bytes] = pa.CompressedInputStream(pa.OSFile(str(file.path)), file.packing)
-    return unpacked
-
-
 def _head(file: File, size: int) -> bytes:
     """The first bytes of a file, unpacked."""
     try:
@@ -142,24 +148,40 @@ def open_text(file: File, encoding: str | None) -> IO[str]:
     return io.StringIO(head.decode(encoding, errors="replace"), newline="")
 
 
-def as_plain_text(file: File, encoding: str, folder: Path, number: int) -> Path:
-    """The file as UTF-8 in a work folder, for the engine, which knows neither bz2 nor UTF-16.
+def check_whole(file: File) -> None:
+    """Read a packed file to its end: the engine does not look at gzip's own checksum."""
+    try:
+        with open_bytes(file) as raw:
+            while raw.read(BLOCK):
+                pass
+    except (OSError, pa.ArrowException) as error:
+        raise damaged(file, error) from error
+
+
+def as_plain_text(file: File, encoding: str, path: Path, even: bool) -> None:
+    """Write a file as UTF-8 for the engine, which knows neither bz2 nor UTF-16.
+
+    even : let all lines end in one way.
 
     Raises
     ------
     DataError
         When a byte is not of that encoding, or the packing is damaged; with the line.
     """
-    path = folder / f"text-{number}"
-    decoder = codecs.getincrementaldecoder("utf-8-sig" if encoding == "utf-8" else encoding)()
+    # Lines that are no UTF-8 are told one by one later.
+    errors = "surrogateescape" if encoding == "utf-8" else "strict"
+    name = "utf-8-sig" if encoding == "utf-8" else encoding
+    decoder: Any = codecs.getincrementaldecoder(name)(errors)
+    if even:
+        decoder = io.IncrementalNewlineDecoder(decoder, translate=True)
     lines = 1
     try:
         with open_bytes(file) as raw, path.open("wb") as out:
             while block := raw.read(BLOCK):
                 text = decoder.decode(block)
                 lines += text.count("\n")
-                out.write(text.encode())
-            out.write(decoder.decode(b"", final=True).encode())
+                out.write(text.encode(errors=errors))
+            out.write(decoder.decode(b"", final=True).encode(errors=errors))
     except UnicodeDecodeError as error:
         raise DataError(
             f"{file.name}, about line {lines}: not {encoding} text ({first_line(error)}). Name its "
@@ -167,10 +189,14 @@ def as_plain_text(file: File, encoding: str, folder: Path, number: int) -> Path:
         ) from error
     except (OSError, pa.ArrowException) as error:
         raise damaged(file, error) from error
-    return path
 
 
-def rows_as_csv_has_them(path: Path, dialect: Dialect) -> Iterator[tuple[int, list[str], str]]:
+def _lines(file: File, errors: str) -> IO[str]:
+    """A file of UTF-8, unpacked, whose lines keep their ends."""
+    return io.TextIOWrapper(open_bytes(file), encoding="utf-8-sig", newline="", errors=errors)
+
+
+def rows_as_csv_has_them(file: File, dialect: Dialect) -> Iterator[tuple[int, list[str], str]]:
     """Rows with their first line's number, and what is wrong with a row or "".
 
     For files with quote marks inside of fields that the engine refuses: a quote mark counts where a
@@ -178,8 +204,8 @@ def rows_as_csv_has_them(path: Path, dialect: Dialect) -> Iterator[tuple[int, li
     end of its line is refused here: it is rather a quote mark that nothing closes.
     """
     width = len(dialect.header)
-    with open(path, encoding="utf-8-sig", newline="", errors="surrogateescape") as file:
-        lines = islice(file, dialect.skip, None)
+    with _lines(file, "surrogateescape") as text_file:
+        lines = islice(text_file, dialect.skip, None)
         for number, line in enumerate(lines, dialect.skip + 1):
             text = line.rstrip("\r\n")
             if not text:
@@ -205,21 +231,25 @@ def rows_as_csv_has_them(path: Path, dialect: Dialect) -> Iterator[tuple[int, li
             yield number, fields if not wrong else [text], wrong
 
 
-def lines_of_rows(path: Path, dialect: Dialect | None, without: Collection[int]) -> Iterator[int]:
+def lines_of_rows(
+    file: File, dialect: Dialect | None, goes_on: bool, without: Collection[int]
+) -> Iterator[int]:
     """The line on which each row begins; for errors alone, since it reads all of them.
 
     Parameters
     ----------
-    path : of plain text.
-    dialect : None: of a file of JSON lines, where each line is a row.
+    file : as the engine read it.
+    dialect : None: of a file of JSON lines.
+    goes_on : whether a row may go on over the end of its line, inside of quote marks.
     without : lines that are no rows.
     """
-    with open(path, encoding="utf-8-sig", newline="", errors="replace") as file:
+    with _lines(file, "replace") as text:
         skip = 0 if dialect is None else dialect.skip
-        if dialect is None or len(dialect.separator) > 1:
-            lines = iter([number for number, text in enumerate(file, 1) if text.strip()])
+        if dialect is not None and goes_on and len(dialect.separator) == 1:
+            lines = _beginnings(csv.reader(text, delimiter=dialect.separator))
         else:
-            lines = _beginnings(csv.reader(file, delimiter=dialect.separator))
+            blank = "\r\n" if dialect is not None else " \t\r\n"
+            lines = (number for number, line in enumerate(text, 1) if line.strip(blank))
         yield from (line for line in islice(lines, skip, None) if line not in without)
 
 

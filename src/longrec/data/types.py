@@ -18,6 +18,8 @@ LARGE = ("UBIGINT", "HUGEINT", "UHUGEINT")
 FLOATS = ("FLOAT", "DOUBLE")
 WORDS = (TEXT, "UUID", "BLOB", "ENUM")
 FAMILIES = {"integer": INTEGERS, "large": LARGE, "float": FLOATS, "text": WORDS}
+NO_VALUES = ("STRUCT", "MAP", "UNION", "LIST", '"NULL"', "INTERVAL")
+"""What is no single value."""
 NANOSECONDS = ("TIMESTAMP_NS", "TIMESTAMPTZ_NS")
 ZONED = "TIMESTAMP WITH TIME ZONE"
 MOMENTS = ("DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", ZONED, *NANOSECONDS)
@@ -28,7 +30,14 @@ MISSING_WORDS = (
     *("\\N", "<NA>", "undefined", "NaT"),
 )
 _SHOWN = {
-    **{"VARCHAR": "text", "ENUM": "text", "UUID": "UUIDs", "BLOB": "bytes", "DOUBLE": "float64"},
+    **{
+        "VARCHAR": "text",
+        "untyped": "text",
+        "ENUM": "text",
+        "UUID": "UUIDs",
+        "BLOB": "bytes",
+        "DOUBLE": "float64",
+    },
     **{"FLOAT": "float32", "BIGINT": "int64", "INTEGER": "int32", "SMALLINT": "int16"},
     **{"TINYINT": "int8", "UBIGINT": "uint64", "UINTEGER": "uint32", "USMALLINT": "uint16"},
     **{"UTINYINT": "uint8", "BOOLEAN": "booleans", "DATE": "dates", '"NULL"': "nothing but null"},
@@ -49,7 +58,7 @@ def _base(kind: str) -> str:
 def family(kind: str) -> str:
     """What a type is for joining files: "integer", "large", "float", "text", itself or ""."""
     base = _base(kind)
-    if kind.endswith("]") or base in ("STRUCT", "MAP", "UNION", "LIST", '"NULL"', FOREIGN):
+    if kind.endswith("]") or base in (*NO_VALUES, FOREIGN):
         return ""
     if base == "DECIMAL":
         return "large" if kind.endswith(",0)") else "float"
@@ -88,7 +97,9 @@ def join_ids(role: str, name: str, parts: Sequence[Part], engine: Engine) -> str
         found.setdefault(kind, part)
     families = {kind if kind == "untyped" else family(kind) for kind in found}
     numbers = families & {"integer", "large", "float"}
-    if families - {"untyped", "integer", "large", "float"} and len(families - {"untyped"}) > 1:
+    if len(families) > 1 and families - {"integer", "large", "float", "untyped", "text"}:
+        raise _differ(name, found)
+    if "text" in families and numbers:
         raise _differ(name, found)
     if len(found) == 1 and (families == {"integer"} or found.keys() == {"UBIGINT"}):
         return next(iter(found))
