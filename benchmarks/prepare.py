@@ -61,7 +61,8 @@ def main(log: str, kind: str = "integers", limit: str = "0") -> None:
         worked = time.process_time() - worked
     size = histories.n_events
     print(
-        f"{size:,} events: {seconds:.1f} s ({worked:.1f} of processor), peak {peak:.0f} MiB ({before:.0f} of them before), "
+        f"{size:,} events: {seconds:.1f} s ({worked:.1f} of processor), "
+        f"peak {peak:.0f} MiB ({before:.0f} of them before), "
         f"{(peak - before) * 2**20 / size:.0f} bytes per event"
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 import zlib
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,7 +17,7 @@ from longrec.artifact.targets import targets_to_rank
 from longrec.core.arguments import check_count, check_flag, check_progress
 from longrec.core.arrays import places
 from longrec.core.choices import Durability, ExcludeSeen, SplitName
-from longrec.core.errors import UsageError
+from longrec.core.errors import LongrecError, UsageError
 from longrec.core.shown import Picture
 from longrec.data.aligned import align_items
 from longrec.data.catalog import as_ids
@@ -27,6 +27,7 @@ from longrec.data.given_ids import check_id, check_ids, is_list
 from longrec.data.given_rows import is_file, read_ids
 from longrec.data.histories import Histories
 from longrec.data.item_table import ItemTable, as_item_table
+from longrec.data.kept_items import kept_table
 from longrec.data.unknown_ids import (
     likely_cause,
     unknown_events,
@@ -99,7 +100,8 @@ class Recommender(Artifact):
             How items are found, `longrec.retrieval.index_cache.open_index(self).index`; None:
             exactly.
         items : frame, path or None
-            The item table for rules, `stream.recommend(…, where=…)`, as `recommend` takes it.
+            The item table for rules, `stream.recommend(…, where=…)`, as `recommend` takes it; None:
+            the one that the histories of training keep, if they do.
 
         Raises
         ------
@@ -114,8 +116,10 @@ class Recommender(Artifact):
         check_flag("beside", beside)
         served = self.on_cpu()
         index = served.index if index is None else index
-        table = None if items is None else as_item_table(items)
-        stream = Stream.open(served, url, durability, beside, index, table)
+        given = None if items is None else as_item_table(items)
+        stream = Stream.open(
+            *(served, url, durability, beside, index), partial(self.item_table, given)
+        )
         if not beside and (count := new_items(stream.store.meta(), served)):
             warnings.warn(
                 f"{count:,} items of this catalog are newer than records in {stream.store.url}: "
@@ -262,7 +266,8 @@ class Recommender(Artifact):
             SQL, such as "category = 'shoes' AND price < 50".
         items : frame, path or None
             The item table: polars, pandas, Arrow, CSV, JSON lines or Parquet, with a column item;
-            or what `item_table` made of one.
+            or what `item_table` made of one. None: the one that the data's histories keep, or those
+            of training.
         split : "test", "validation" or None
             Instead of users: the lists of the targets that `longrec.evaluate` ranks, each for the
             events before its target.
@@ -319,7 +324,7 @@ class Recommender(Artifact):
             indices = given.find_items(self.catalog)
             events = Events(indices, given.times, columns)
             told = unknown_items(given.items, indices, self.catalog)
-        limits, more = self._restriction(len(ids), exclude, among, where, items)
+        limits, more = self._restriction(len(ids), exclude, among, where, items, data)
         best = best_items(self, self.index, events, lengths, k, hides_seen, limits, progress)
         counts = np.count_nonzero(best.items, axis=1)
         restricted = limits.common is not None or limits.own is not None
@@ -340,9 +345,11 @@ class Recommender(Artifact):
         )
         return found.filter(pl.Series(index > 0))  # 0: the items ran out
 
-    def item_table(self, given: Any = None) -> ItemTable:
+    def item_table(
+        self, given: Any = None, data: Histories | str | Path | None = None
+    ) -> ItemTable:
         """The table of items by whose columns rules are: a frame or a file that is given, or else
-        what the histories of training keep of items (`prepare(…, items=)`).
+        what histories keep of items (`prepare(…, items=)`), `data` or those of training.
 
         Raises
         ------
@@ -353,22 +360,28 @@ class Recommender(Artifact):
         """
         if given is not None:
             return as_item_table(given)
-        data = self.data()
-        if data.item_table is None:
-            raise UsageError(
-                f"where is a rule by an item table, and {data.path} keeps none: give it as items= "
-                "(--items FILE), or prepare the log with items= (--items FILE)"
-            )
-        return ItemTable(f"the item table of {data.path}", data.item_table)
+        mend = "give it as items= (--items FILE), or prepare the log with items= (--items FILE)"
+        found = None if data is None else kept_table(self.data(data))
+        if found is None:
+            try:
+                trained_on = self.data()
+            except LongrecError as error:  # the histories of training are gone, or not known
+                raise type(error)(f"where is a rule by an item table: {mend}. {error}") from error
+            found = kept_table(trained_on)
+            if found is None:
+                raise UsageError(
+                    f"where is a rule by an item table, and {trained_on.path} keeps none: {mend}"
+                )
+        return found
 
     def _restriction(
-        self, users: int, exclude: Any, among: Any, where: Any, items: Any
+        self, users: int, exclude: Any, among: Any, where: Any, items: Any, data: Any = None
     ) -> tuple[Restriction, list[str]]:
         """What may be recommended to so many users, and what to tell of it."""
         if items is not None and where is None:
             raise UsageError("items is the table for a rule: give that, too, as where=")
         return restriction(
-            self.catalog, users, exclude, among, where, lambda: self.item_table(items)
+            self.catalog, users, exclude, among, where, lambda: self.item_table(items, data)
         )
 
     def _of_users(

@@ -47,10 +47,12 @@ def histories(tmp_path_factory: pytest.TempPathFactory) -> Histories:
     return tiny_histories(place, walks(40, 30, 3, 30), n_items=30)
 
 
-def zoo(histories: Histories, place: Path, *more: object, **settings: str) -> Any:
+def zoo(
+    histories: Histories, place: Path, *more: object, models: list[str] = MODELS, **settings: str
+) -> Any:
     chosen = [f"--set={key}={value}" for key, value in (TINY | settings).items()]
     where = ["--work", place / "work", "--out", place / "out", "--logs", f"tiny={histories.path}"]
-    names = ["--models", ",".join(MODELS), "--jobs", "2"]
+    names = ["--models", ",".join(models), "--jobs", "2"]
     return longrec_bench("zoo", *where, *names, *chosen, *more)
 
 
@@ -124,15 +126,15 @@ def test_a_failure_is_a_cell_that_says_why_and_is_tried_again(
     histories, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.setattr("longrec.comparison.process.start_child", start_child)
-    names = ["--models", "hydrarec"]
+    names = ["hydrarec"]
     with pytest.raises(LongrecError, match=r"1 cells have no number: .*the loss is"):
-        zoo(histories, tmp_path, *names, learning_rate="1e300")
+        zoo(histories, tmp_path, models=names, learning_rate="1e300")
     [cell] = read_cells(tmp_path / "out")["tiny"]
     assert "the loss is" in cell["failed"]
     assert str(tmp_path) not in json.dumps(cell)
     assert "Without a number:\n\n- `hydrarec` (own): " in (tmp_path / "out/README.md").read_text()
     shutil.rmtree(tmp_path / "work")
-    assert "1 cells, 0 of them finished" in zoo(histories, tmp_path, *names).stderr
+    assert "1 cells, 0 of them finished" in zoo(histories, tmp_path, models=names).stderr
     assert "failed" not in read_cells(tmp_path / "out")["tiny"][0]
 
 
@@ -150,6 +152,8 @@ def test_unknown_logs_models_and_recipes_are_refused_before_anything(tmp_path) -
         open_log("beauty", tmp_path, tmp_path)
     with pytest.raises(UsageError, match="there is no model 'hydra'"):
         ZooPlan(["hydra"])
+    with pytest.raises(UsageError, match="the model 'popularity' is named twice"):
+        ZooPlan(["popularity", "sasrec", "popularity"])
     with pytest.raises(UsageError, match="no model has a recipe 'paper'"):
         ZooPlan(["popularity"], "paper")
     assert ZooPlan(["popularity", "sasrec"], "paper").names() == ["sasrec"]

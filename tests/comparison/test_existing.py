@@ -115,8 +115,10 @@ def test_other_data_protocols_and_splits_are_refused_by_name(place, tmp_path):
         report([place / "often", run], out)
     for text in (f"in {place / 'often'}", f"in {run}", other.fingerprint[:12], "60", "50"):
         assert text in str(refused.value)
-    with pytest.raises(DataError, match=f"longrec evaluate {run} --data HISTORIES"):
+    with pytest.raises(DataError, match=f"longrec evaluate {run} --data {place / 'histories'}"):
         report([place / "often", run], out, data=place / "histories")
+    with pytest.raises(UsageError, match=r"report\.pdf; give the path of an \.html or \.md file"):
+        report([place / "often"], tmp_path / "report.pdf")
     with pytest.raises(DataError, match="--split validation"):
         report([place / "often"], out, split="validation")
     timed = tiny_histories(

@@ -59,8 +59,10 @@ class ZooPlan:
     settings: Sequence[str] = field(default=())
 
     def __post_init__(self) -> None:
-        for name in self.models:
+        for place, name in enumerate(self.models):
             check_model(name)
+            if name in self.models[:place]:
+                raise UsageError(f"the model {name!r} is named twice")
         if not 0 < self.minutes < float("inf"):
             raise UsageError(f"minutes is {self.minutes}; it must be above 0")
         if not self.names():

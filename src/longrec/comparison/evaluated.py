@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from longrec.artifact.folder import EVALUATION, tensors_of
 from longrec.comparison.read_runs import read_json
 from longrec.core.choices import ExcludeSeen, SplitName
 from longrec.core.errors import DataError, UsageError
+from longrec.data.histories import Histories
 from longrec.evaluation.metrics import CUTOFFS
 from longrec.evaluation.summary import Metrics
 from longrec.runs.evaluations import FOLDER
@@ -24,14 +26,15 @@ class Asked:
     """
 
     split: SplitName = "test"
-    data: str | None = None  # fingerprint
+    data: Histories | None = None
     protocol: str | None = None
     exclude_seen: ExcludeSeen | None = None
 
     @property
     def options(self) -> str:
-        """What `longrec evaluate` is given to make such an evaluation, the data left out."""
-        words = "" if self.split == "test" else f" --split {self.split}"
+        """What `longrec evaluate` is given to make such an evaluation."""
+        words = "" if self.data is None else f" --data {shlex.quote(str(self.data.path))}"
+        words += "" if self.split == "test" else f" --split {self.split}"
         words += "" if self.protocol is None else f" --protocol {self.protocol}"
         if isinstance(self.exclude_seen, bool):
             words += f" --exclude-seen {'yes' if self.exclude_seen else 'no'}"
@@ -54,7 +57,7 @@ class Evaluation:
         return (
             metrics.split == asked.split
             and set(CUTOFFS) <= set(metrics.ks)
-            and asked.data in (None, self.fingerprint)
+            and (asked.data is None or asked.data.fingerprint == self.fingerprint)
             and asked.protocol in (None, metrics.protocol)
             and policy in (None, metrics.exclude_seen)
         )
@@ -101,8 +104,9 @@ def chosen(runs: Sequence[Path], asked: Asked) -> list[Evaluation]:
         else:
             found.append(own)
     if lacking:
-        data = "" if asked.data is None else " --data HISTORIES"
-        commands = "; ".join(f"longrec evaluate {run}{data}{asked.options}" for run in lacking)
+        commands = "; ".join(
+            f"longrec evaluate {shlex.quote(run)}{asked.options}" for run in lacking
+        )
         raise DataError(
             f"without such an evaluation (of the weights that the run has now): "
             f"{', '.join(lacking)}. Evaluate first: {commands}"

@@ -31,6 +31,7 @@ from longrec.evaluation.report.pairs import Pair, compare_pairs, corrected
 from longrec.evaluation.summary import LEADING
 from longrec.recommender import Recommender
 
+WANTED = "the path of an .html or .md file"
 MOST_EXAMPLES = 4
 """Systems whose lists are shown side by side, the best ones."""
 
@@ -90,7 +91,7 @@ def report(
     runs : path or sequence of path
         Folders of runs, or of comparisons, which stand for their runs.
     out : path
-        The report: HTML, or Markdown where it ends in .md.
+        The report: HTML (.html), or Markdown (.md).
     data : Histories, path or None
         Of which histories the evaluations are to be; None: of those that each run has.
     split, protocol : str or None
@@ -115,7 +116,9 @@ def report(
     UsageError
         When the evaluations are not of the same data, protocol, split and policy.
     """
-    path = check_path("out", out, "the path of an .html or .md file")
+    path = check_path("out", out, WANTED)
+    if path.suffix.lower() not in (".html", ".htm", ".md"):
+        raise UsageError(f"out is {path}; give {WANTED}")
     folders = _folders(runs)
     check_choice("split", split, SplitName)
     if protocol is not None:
@@ -125,10 +128,9 @@ def report(
     check_text("title", title)
     table = None if items is None else as_item_table(items)
     given = None if data is None else as_histories("data", data)
-    fingerprint = None if given is None else given.fingerprint
     groups, bounds = groups_of(folders)
     every = [run for group in groups for run in group.runs]
-    asked = Asked(split, fingerprint, protocol, exclude_seen)
+    asked = Asked(split, given, protocol, exclude_seen)
     evaluations = dict(zip(every, chosen(every, asked), strict=True))
     rows, ranks = list[ReportRow](), {}
     for group in groups:

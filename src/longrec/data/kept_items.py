@@ -3,36 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import polars as pl
 
-from longrec.core.errors import DataError
+from longrec.core.errors import DataError, UsageError
 from longrec.data.catalog import as_ids
-from longrec.data.item_table import as_item_table
+from longrec.data.histories import Histories
+from longrec.data.item_table import ItemTable
 from longrec.data.read import Events
 
 ID = "item"
 """Of the kept table, the column of ids."""
 
 
-def items_to_keep(given: Any, events: Events, say: Callable[[str], None]) -> pl.DataFrame:
+def kept_table(histories: Histories) -> ItemTable | None:
+    """The table of items that histories keep, None if none."""
+    frame = histories.item_table
+    return None if frame is None else ItemTable(f"the item table of {histories.path}", frame, ID)
+
+
+def items_to_keep(given: ItemTable, events: Events, say: Callable[[str], None]) -> pl.DataFrame:
     """A table of items for a log: first "item", ids of the log's own type, then the rest.
 
     Parameters
     ----------
-    given : as `as_item_table` takes it; the column of ids may be called as in the log, and text
-        that is not UTF-8 is read as the log's.
+    given : ItemTable
+        Its column of ids is the one that is called as in the log, if there is one.
     events : the log.
     say : is told what was found.
 
     Raises
     ------
+    UsageError
+        When a column holds what cannot be kept.
     DataError
         When an id stands there twice, or none of them is one of the log's.
     """
-    table = as_item_table(given, events.names["item"], events.options["encoding"])
+    table = ItemTable(given.name, given.frame, events.names["item"])
     further = table.frame.drop(table.item)
+    for name, kind in further.schema.items():
+        if kind == pl.Object:
+            raise UsageError(
+                f"{table.name}: the column {name!r} is of Python objects, which no file holds: "
+                "leave it out, or give text or numbers"
+            )
     if ID in further.columns:
         raise DataError(
             f"{table.name}: {table.item!r} has the items' ids, and another column is called "
@@ -51,11 +65,17 @@ def items_to_keep(given: Any, events: Events, say: Callable[[str], None]) -> pl.
     found = int(kept[ID].is_in(known.implode()).sum())
     if not found:
         raise DataError(
-            f"{table.name}: none of its {len(kept):,} items is one of the log's, such as "
+            f"{table.name}: none of its {len(ids):,} items is one of the log's, such as "
             f"{known[0]!r}: is {table.item!r} the column of their ids?"
         )
+    left = table.frame[table.item].filter(ids.is_null())
+    odd = (
+        f" ({len(left):,} rows left out, whose item is none, such as {left[0]!r})"
+        if len(left)
+        else ""
+    )
     say(
         f"  items {table.name} ({', '.join(further.columns)}): {len(kept):,} rows, for {found:,} of "
-        f"the log's {len(known):,} items"
+        f"the log's {len(known):,} items{odd}"
     )
     return kept

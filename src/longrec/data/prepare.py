@@ -23,6 +23,7 @@ from longrec.data.engine import Engine, engine_errors, unreadable
 from longrec.data.extend import fit_events, merge
 from longrec.data.filters import Filters
 from longrec.data.histories import HISTORIES, ITEM_TABLE, Histories, as_histories
+from longrec.data.item_table import as_item_table
 from longrec.data.kept_items import items_to_keep
 from longrec.data.outliers import Repeats, one_far_above
 from longrec.data.read import Events, StageProgress, read_events
@@ -105,6 +106,10 @@ def prepare(
         old.verify()  # a damaged byte would get a fresh fingerprint
         if not isinstance(source, Events):
             read_options = old.meta.options | {k: v for k, v in read_options.items() if v}
+    item = source.names["item"] if isinstance(source, Events) else read_options.get("item")
+    given = items  # read before a long log is
+    if items is not None:
+        given = as_item_table(items, item, read_options.get("encoding"))
     say = report or (lambda line: None)
     mine = not isinstance(source, Events)
     if mine:
@@ -112,7 +117,7 @@ def prepare(
     events = read_events(source, **read_options)
     try:
         say(events.describe())
-        table = None if items is None else items_to_keep(items, events, say)
+        table = None if given is None else items_to_keep(given, events, say)
         filters = Filters(k_core, dedup, min_length)
         made = _made(events, old, filters, say)
         return _written(made, events, old, out, table, overwrite, say, progress)

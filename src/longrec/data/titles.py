@@ -10,6 +10,7 @@ import polars as pl
 from longrec.core.errors import UsageError
 from longrec.data.histories import Histories
 from longrec.data.item_table import ItemTable
+from longrec.data.kept_items import kept_table
 
 TITLE_COLUMNS = ("title", "name", "item_title", "item_name", "product_title", "product_name")
 """Columns that are taken for titles of items, the first that there is."""
@@ -41,9 +42,9 @@ def item_titles(
         When the table has no column of titles.
     """
     wanted = np.unique(items[items > 0])
-    kept = histories.item_table if table is None else None
-    if kept is not None and title_column(kept) is not None:
-        table = ItemTable(f"the item table of {histories.path}", kept)
+    kept = kept_table(histories) if table is None else None
+    if kept is not None and title_column(kept.frame) is not None:
+        table = kept
     if table is not None:
         return _of_table(table, histories.catalog.take(wanted).to_list())
     columns = histories.columns

@@ -20,7 +20,7 @@ def stream(tmp_path):
     with small_stream("elastic", tmp_path / "users") as made:
         for user, item in [("ann", 0), ("bob", 3), ("ann", 7), (5, 2)]:
             made.observe(user, FIRST + item, 1_700_000_000)
-        yield Stream(made.artifact, made.engine, made.store, table=as_item_table(TABLE))
+        yield Stream(made.artifact, made.engine, made.store, table=lambda: as_item_table(TABLE))
 
 
 def test_several_users_get_what_each_gets_alone(stream):
@@ -54,7 +54,7 @@ def test_a_stream_without_a_table_has_no_rules(tmp_path, stream):
     with pytest.raises(UsageError, match="names 'colour'"):
         stream.recommend("ann", where="colour = 1")
     other = recommender("popularity").open_stream(str(tmp_path / "other"), "process")
-    with other, pytest.raises(UsageError, match=r"with one, open_stream\(…, items=\)"):
+    with other, pytest.raises(UsageError, match="rule by an item table: give it as items="):
         other.recommend("ann", where="size = 1")
     given = recommender("popularity").open_stream(str(tmp_path / "third"), "process", items=TABLE)
     with given as other:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -104,11 +104,12 @@ class Ranker:
         engine: Engine,
         items: ItemIndex,
         index: Index,
-        table: ItemTable | None = None,
+        table: Callable[[], ItemTable] | None = None,
     ) -> None:
         self._artifact, self.catalog = artifact, artifact.catalog
         self.store, self.engine = store, engine
-        self.items, self.index, self._table = items, index, table
+        self.items, self.index = items, index
+        self._table = None if table is None else cache(table)  # read when a rule comes first
         self._rule_bits = lru_cache(RULES_KEPT)(self._barred_by)
         self.replayed, self._count_lock = 0, threading.Lock()
         self._mask_bytes = row_bytes(self.catalog.n_items)
@@ -179,7 +180,7 @@ class Ranker:
             raise UsageError(
                 "where is a rule by an item table: open the stream with one, open_stream(…, items=)"
             )
-        return rule_bits(self.catalog, self._table, rule)
+        return rule_bits(self.catalog, self._table(), rule)
 
     def recommend_each(
         self, requests: Sequence[RecommendRequest]

@@ -87,7 +87,7 @@ class Stream:
         engine: Engine,
         store: Store,
         index: Index | None = None,
-        table: ItemTable | None = None,
+        table: Callable[[], ItemTable] | None = None,
     ) -> None:
         self.artifact, self.engine, self.store = artifact, engine, store
         self.index: Index = index or ExactIndex(artifact.scorer)
@@ -116,7 +116,7 @@ class Stream:
         durability: Durability = "power",
         beside: bool = False,
         index: Index | None = None,
-        table: ItemTable | None = None,
+        table: Callable[[], ItemTable] | None = None,
     ) -> Stream:
         """See `Recommender.open_stream`."""
         if index is not None and not callable(getattr(index, "search", None)):
