@@ -73,9 +73,7 @@ def test_rows_that_are_of_no_item_are_told(tmp_path) -> None:
     table.write_text("item_id,title\n7,a\nseven,b\n5,c\n")
     histories, lines = prepared(tmp_path / "h", table)
     assert histories.item_table.rows() == [(7, "a"), (5, "c")]
-    told = (
-        "2 rows, for 1 of the log's 3 items (1 rows left out, whose item is none, such as 'seven')"
-    )
+    told = "2 rows (1 left out, whose item is none, such as 'seven'), for 1 of the log's 3 items"
     assert lines[1].endswith(told)
     table.write_text("item_id,title\nseven,b\n")
     with pytest.raises(DataError, match="none of its 1 items is one of the log's"):

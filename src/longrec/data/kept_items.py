@@ -68,14 +68,12 @@ def items_to_keep(given: ItemTable, events: Events, say: Callable[[str], None]) 
             f"{table.name}: none of its {len(ids):,} items is one of the log's, such as "
             f"{known[0]!r}: is {table.item!r} the column of their ids?"
         )
+    rows = f"{len(kept):,} rows"
     left = table.frame[table.item].filter(ids.is_null())
-    odd = (
-        f" ({len(left):,} rows left out, whose item is none, such as {left[0]!r})"
-        if len(left)
-        else ""
-    )
+    if len(left):
+        rows += f" ({len(left):,} left out, whose item is none, such as {left[0]!r})"
     say(
-        f"  items {table.name} ({', '.join(further.columns)}): {len(kept):,} rows, for {found:,} of "
-        f"the log's {len(known):,} items{odd}"
+        f"  items {table.name} ({', '.join(further.columns)}): {rows}, for {found:,} of the log's "
+        f"{len(known):,} items"
     )
     return kept
