@@ -1,4 +1,4 @@
-"""Tables of README and docs that repeat what the code declares, or what was measured.
+"""Tables of docs that repeat what the code declares, or what was measured.
 
 Declared are models, mixers and settings; measured are the cells of `longrec bench zoo` and what
 `longrec bench cost` found, of which this repository keeps the aggregates.
@@ -58,7 +58,7 @@ def main() -> int:
 
 def pages() -> Iterator[tuple[Path, str]]:
     """Pages with tables, and their texts."""
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+    for page in sorted((ROOT / "docs").rglob("*.md")):
         text = page.read_text(encoding="utf-8")
         if MARK.search(text):
             yield page, text
@@ -70,13 +70,9 @@ def with_tables(text: str) -> str:
 
 
 def models_in_short() -> str:
-    """What each model is, costs and keeps: of the README."""
-    rows = [
-        [_name(row), row["summary"], _cost(row), _kept(row), row["paper"] or ""]
-        for row in _models()
-    ]
-    head = ["name", "what", "cost of T events", "what serving keeps of a user", "paper"]
-    return markdown(head, rows)
+    """What each model is, and its paper."""
+    rows = [[_name(row), row["summary"], row["paper"] or ""] for row in _models()]
+    return markdown(["name", "what", "paper"], rows)
 
 
 def models_in_full(*names: str) -> str:
@@ -90,12 +86,11 @@ def models_in_full(*names: str) -> str:
             _cost(row),
             row["streaming"] + (f" (exact: `{row['streams_as']}`)" if row["streams_as"] else ""),
             _kept(row),
-            row["paper"] or "",
         ]
         for row in _models()
         if not names or row["model"] in names
     ]
-    head = ["name", "mixer", "causal", "`targets`", "cost", "streaming", "kept of a user", "paper"]
+    head = ["name", "mixer", "causal", "`targets`", "cost", "streaming", "kept of a user"]
     return markdown(head, rows)
 
 

@@ -35,7 +35,8 @@ def provenance(histories: Histories, seed: int) -> dict[str, Any]:
 
 def command() -> str:
     """The command line of this process, without the path of the interpreter."""
-    name = Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "python"
+    path = Path(sys.argv[0] if sys.argv and sys.argv[0] else "python")
+    name = f"python -m {path.parent.name}" if path.name == "__main__.py" else path.name
     return " ".join([name, *sys.argv[1:]])
 
 

@@ -44,10 +44,14 @@ class TrainingProgress:
             self._validations = len(status.rows)
         if len(status.rows) > self._validations:
             self._validations = len(status.rows)
-            row = status.rows[-1]
+            row, *earlier = reversed(status.rows)
             best = " best" if row.ndcg10 == status.best else ""
-            found = "" if math.isnan(row.ndcg10) else f"NDCG@10 {row.ndcg10:.4f}{best}"
-            words = (f"epoch {row.epoch}", found, _loss(row.loss, 4), duration(row.seconds))
+            unmeasured = math.isnan(row.ndcg10)  # a final run, which trains so many epochs
+            found = "" if unmeasured else f"NDCG@10 {row.ndcg10:.4f}{best}"
+            epoch = f"epoch {row.epoch}" + (f" of {self.max_epochs}" if unmeasured else "")
+            if earlier and earlier[0].epoch == row.epoch:
+                epoch += " and a part"  # the clock ended the next one
+            words = (epoch, found, _loss(row.loss, 4), duration(row.seconds))
             console.say("  ".join([self.name, *filter(None, words)]))
         now = time.monotonic()
         if now - self._last_update < 0.2:

@@ -91,7 +91,8 @@ def _sentence(field: Path, errors: Sequence[Found]) -> str:
     if kind == "missing":
         return f"{name} is missing" if name else "there is no body: send a JSON object"
     if kind == "extra_forbidden":
-        near = difflib.get_close_matches(str(field[-1]), _known(), 1)
+        others = [one for one in _known() if one != field[-1]]  # it may be a field elsewhere
+        near = difflib.get_close_matches(str(field[-1]), others, 1)
         hint = f"; did you mean {near[0]}?" if near else "; leave it out"
         return f"{name} is no field that is known here{hint}"
     if kind == "value_error":
