@@ -56,7 +56,7 @@ def test_refit_says_what_it_made_and_what_that_is_not(capsys, made, tmp_path):
     assert f"those of the run that was measured, {made.run}." in text
     assert text.count("(baseline)") == 3
     assert "seen items: " in found.err
-    assert "elastic, all events epoch 1 loss" in " ".join(found.err.split())
+    assert "elastic, all events epoch 1 of 1 loss" in " ".join(found.err.split())
     assert "NDCG" not in found.err.partition("seen items: ")[0], "nothing is validated"
     assert longrec("evaluate", out) == 2
     assert str(made.run) in told(capsys)[1]

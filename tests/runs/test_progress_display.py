@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import math
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
+from longrec.artifact.training_log import ValidationRow
 from longrec.core import console
 from longrec.runs.progress_display import TrainingProgress, fitting
 from longrec.training.progress import FitStatus, Report
@@ -44,3 +47,18 @@ def test_without_a_terminal_each_validation_leaves_a_line_and_nothing_else(monke
     with TrainingProgress("elastic", 200, None) as display:
         display(Report(FitStatus(epoch=1, step=1, total_steps=5, seconds=3), 80, 5.1, 100.0))
     assert shown.getvalue() == ""
+
+
+def test_a_final_run_tells_of_how_many_epochs_and_a_part_of_one_is_none(monkeypatch):
+    shown = io.StringIO()
+    monkeypatch.setattr(console, "err", Console(file=shown, width=160))
+    nan = math.nan
+    one = ValidationRow(7, 70, 5.0, 900, 2.0, nan, nan, False, nan, nan, nan, 0)
+    with TrainingProgress("elastic", 9, None) as display:
+        for rows in ([], [one], [one, replace(one, seconds=6.0)]):
+            status = FitStatus(epoch=7, step=1, total_steps=5, seconds=6, rows=rows)
+            display(Report(status, 80, 5.1, 100.0))
+    assert shown.getvalue().splitlines() == [
+        "elastic  epoch 7 of 9  loss 2.0000  5.0 s",
+        "elastic  epoch 7 of 9 and a part  loss 2.0000  6.0 s",
+    ]

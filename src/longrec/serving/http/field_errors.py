@@ -89,7 +89,9 @@ def _sentence(field: Path, errors: Sequence[Found]) -> str:
     first = telling[0]
     kind, context, name = first["type"], first.get("ctx", {}), ".".join(map(str, field))
     if kind == "missing":
-        return f"{name} is missing" if name else "there is no body: send a JSON object"
+        meant = _MEANT.get(str(field[-1])) if field else None
+        told = f"{name} is missing" + (f": {meant}" if meant else "")
+        return told if name else "there is no body: send a JSON object"
     if kind == "extra_forbidden":
         others = [one for one in _known() if one != field[-1]]  # it may be a field elsewhere
         near = difflib.get_close_matches(str(field[-1]), others, 1)
