@@ -362,7 +362,7 @@ def test_data_without_a_column_is_refused(trained, tmp_path):
         lambda: rec.recommend(EVERYBODY, plain),
     ]
     for call in calls:
-        with pytest.raises(UsageError, match=r"typed reads the column 'weight'.*--column weight"):
+        with pytest.raises(UsageError, match=r"typed reads the column 'weight'.*--keep weight"):
             call()
     numbers = longrec.prepare(
         log.drop("weight").with_columns(weight=pl.lit("1kg")),

@@ -42,7 +42,7 @@ def prepare(
         str | None, Option("--type", help="Column of the events' types: view, buy, …")
     ] = None,
     column: Annotated[
-        list[str] | None, Option("--column", metavar="NAME...", help="Further columns to keep.")
+        list[str] | None, Option("--keep", metavar="NAME...", help="Further columns to keep.")
     ] = None,
     columns: Annotated[
         list[str] | None,

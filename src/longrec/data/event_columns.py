@@ -116,7 +116,7 @@ def check_columns(
         When one is missing, types are numbers, or one is text here and numbers there.
     """
     for column in read:
-        how = "--type COLUMN" if column == TYPE else f"--column {column}"
+        how = "--type COLUMN" if column == TYPE else f"--keep {column}"
         if column not in found:
             there = ", ".join(map(repr, found)) or "none"
             raise UsageError(

@@ -36,7 +36,7 @@ def fit_events(events: Events, old: Histories) -> None:
     if set(events.columns) != set(old.extra):
         raise UsageError(
             f"{old.path} has the event columns {_listed(old.extra)}, and {events.source} was read "
-            f"with {_listed(events.columns)}: name the same with columns= (--column)."
+            f"with {_listed(events.columns)}: name the same with columns= (--keep)."
         )
     if (old.times is None) != (events.time_unit is None):
         having, lacking = (
