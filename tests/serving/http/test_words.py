@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,14 @@ def told(answer) -> str:
          "events.0.time is missing: seconds since 1970 (UTC)"),
         ("events", {"events": [EVENT | {"tme": 1}]},
          "events.0.tme is no field that is known here; did you mean time?"),
+        ("events", {"events": [EVENT | {"timestamp": 1}]},
+         "events.0.timestamp is no field that is known here; did you mean time?"),
+        ("recommendations", {"user": 1, "top": 5},
+         "top is no field that is known here; did you mean k?"),
+        ("similar", {"item": 5},
+         "items is missing; item is no field that is known here; did you mean items?"),
+        ("similar", {"items": [5], "x" * 70: 1},
+         f"{'x' * 60}… is no field that is known here; there are items, k, exclude, among"),
         ("events", {"events": [EVENT] * 1001}, "events has 1,001 entries; it may have 1,000"),
         ("events", {"events": {}}, "events is an object; it must be a list"),
         ("events", {"events": [{}] * 3},
@@ -65,10 +74,27 @@ def test_an_error_names_the_field_the_value_and_the_mend(server: LocalServer, pa
     assert (answer.status_code, told(answer)) == (422, words)
 
 
+def test_many_wrong_fields_are_told_at_the_cost_of_reading_them():
+    """What is told of n fields is found in n steps: nobody can stall the server with a body."""
+    from longrec.serving.http.field_errors import told_of
+
+    body = {f"f{n}": 1 for n in range(20_000)}
+    errors = [{"type": "extra_forbidden", "loc": ("body", f), "input": 1, "msg": ""} for f in body]
+    begun = time.process_time()
+    assert told_of(errors, body, ["user", "k"]).endswith("; and 19,995 more")
+    assert time.process_time() - begun < 5  # where every pair was looked at it took a minute
+
+
 def test_a_body_that_is_no_json_is_told_with_the_place(server: LocalServer):
     headers = {"content-type": "application/json"}
     answer = server.client.post("/v1/events", content=b'{"events": }', headers=headers)
     assert told(answer) == "the body is no JSON (Expecting value, at character 11)"
+    for odd in (b"\xff", b"[" * 100_000):
+        answer = server.client.post("/v1/events", content=odd, headers=headers)
+        assert (answer.status_code, told(answer)[:36]) == (
+            400,
+            "the body cannot be read as JSON: sen",
+        )
     answer = server.client.post("/v1/events", headers=headers)
     assert told(answer) == "there is no body: send a JSON object"
 

@@ -51,7 +51,7 @@ def add_error_handlers(routes: FastAPI) -> None:
         async def answer(request: Request, error: Exception) -> Response:
             message = str(error)
             if isinstance(error, RequestValidationError):
-                message = told_of(error.errors(), error.body)
+                message = told_of(error.errors(), error.body, _fields(request))
             elif kind is Exception:  # its words may hold anything; it is raised on, and logged then
                 message = FAILED
             elif status == 500:
@@ -79,8 +79,16 @@ def add_error_handlers(routes: FastAPI) -> None:
     routes.add_exception_handler(HTTPException, answer_http)
 
 
+def _fields(request: Request) -> list[str]:
+    """What the body of a request may have."""
+    body = getattr(request.scope.get("route"), "body_field", None)
+    return [] if body is None else list(getattr(body.field_info.annotation, "model_fields", {}))
+
+
 def _of_routes(routes: FastAPI, request: Request, error: HTTPException) -> str:
     """What an error says; of a path or a method that there is not, what there is."""
+    if error.status_code == 400 and "parsing the body" in error.detail:  # the framework's words
+        return "the body cannot be read as JSON: send UTF-8 text that is not nested deeply"
     path = request.url.path
     shown = path if len(path) <= SHOWN else f"{path[:SHOWN]}…"
     if error.status_code == 404 and error.detail == HTTPStatus.NOT_FOUND.phrase:

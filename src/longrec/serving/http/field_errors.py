@@ -34,6 +34,11 @@ _BOUNDS = {
     "less_than_equal": ("le", "at most"),
     "less_than": ("lt", "below"),
 }
+_WORDS = {
+    **dict.fromkeys(("top", "n", "limit", "count", "size", "num_results"), "k"),
+    **dict.fromkeys(("timestamp", "ts", "date"), "time"),
+}
+"""Fields as others call them, and as they are called here."""
 _MEANT = {"time": "seconds since 1970 (UTC)"}
 """By a field's name what its numbers are, which explains a bound."""
 
@@ -41,7 +46,7 @@ Path = tuple[str | int, ...]
 Found = Mapping[str, Any]
 
 
-def told_of(errors: Sequence[Found], body: Any) -> str:
+def told_of(errors: Sequence[Found], body: Any, fields: Sequence[str] = ()) -> str:
     """Sentences for pydantic's errors about a request.
 
     Parameters
@@ -49,6 +54,7 @@ def told_of(errors: Sequence[Found], body: Any) -> str:
     errors : sequence of mapping
         As `errors()` of a validation has them; places begin with "body", "query" or "path".
     body : the body as it was read.
+    fields : what the body may have, in the order in which it is told.
     """
     if errors and errors[0]["type"] == "json_invalid":
         why = str(errors[0].get("ctx", {}).get("error", "")).rstrip(".")
@@ -56,13 +62,13 @@ def told_of(errors: Sequence[Found], body: Any) -> str:
     by_field: dict[Path, list[Found]] = {}
     for error in errors:
         by_field.setdefault(_field(error, body), []).append(error)
-    for field in list(by_field):  # of a value that may be plain or an object the inner errors count
-        deeper = any(other[: len(field)] == field and other != field for other in by_field)
-        if deeper and all(_wanted_kind(one) for one in by_field[field]):
+    outer = {field[:end] for field in by_field for end in range(len(field))}
+    for field in outer & by_field.keys():  # plain, or an object: then the inner errors count
+        if all(_wanted_kind(one) for one in by_field[field]):
             del by_field[field]
-    told = [_sentence(field, found) for field, found in by_field.items()]
-    more = f"; and {len(told) - TOLD:,} more" if len(told) > TOLD else ""
-    return "; ".join(told[:TOLD]) + more
+    told = [_sentence(field, by_field[field], fields) for field in list(by_field)[:TOLD]]
+    more = f"; and {len(by_field) - TOLD:,} more" if len(by_field) > TOLD else ""
+    return "; ".join(told) + more
 
 
 def _field(error: Found, body: Any) -> Path:
@@ -82,21 +88,18 @@ def _field(error: Found, body: Any) -> Path:
     return tuple(found)
 
 
-def _sentence(field: Path, errors: Sequence[Found]) -> str:
+def _sentence(field: Path, errors: Sequence[Found], fields: Sequence[str]) -> str:
     """What is wrong with one field."""
     # A value of one of several types is held against the others as well, which tells nothing.
     telling = [one for one in errors if not _wanted_kind(one)] or errors
     first = telling[0]
-    kind, context, name = first["type"], first.get("ctx", {}), ".".join(map(str, field))
+    kind, context, name = first["type"], first.get("ctx", {}), _cut(".".join(map(str, field)))
     if kind == "missing":
         meant = _MEANT.get(str(field[-1])) if field else None
         told = f"{name} is missing" + (f": {meant}" if meant else "")
         return told if name else "there is no body: send a JSON object"
     if kind == "extra_forbidden":
-        others = [one for one in _known() if one != field[-1]]  # it may be a field elsewhere
-        near = difflib.get_close_matches(str(field[-1]), others, 1)
-        hint = f"; did you mean {near[0]}?" if near else "; leave it out"
-        return f"{name} is no field that is known here{hint}"
+        return f"{name} is no field that is known here; {_meant(field, fields)}"
     if kind == "value_error":
         words = str(context.get("error", first["msg"]))
         return f"{name}: {words}" if name else words
@@ -158,12 +161,20 @@ def _shown(value: Any) -> str:
         text = json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError):
         return "of another type"
+    return _cut(text)
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
-def _known() -> Iterable[str]:
-    """All fields of all bodies."""
-    bodies: list[type[schemas.RequestBody]] = [schemas.RequestBody]
-    for one in bodies:
-        bodies += one.__subclasses__()
-    return sorted({name for one in bodies for name in one.model_fields})
+def _meant(field: Path, fields: Sequence[str]) -> str:
+    """What to do about a field that is not known: which one is meant, or leave it out."""
+    own = fields
+    if len(field) > 1:  # of an event
+        own = list((schemas.EventIn if field[0] == "events" else schemas.HistoryEvent).model_fields)
+    word = str(field[-1])[:SHOWN]
+    near = [_WORDS[word]] if _WORDS.get(word) in own else difflib.get_close_matches(word, own, 1)
+    if near:
+        return f"did you mean {near[0]}?"
+    return f"there are {', '.join(own)}" if own else "leave it out"
