@@ -116,7 +116,7 @@ class Recommender(Artifact):
         check_flag("beside", beside)
         served = self.on_cpu()
         index = served.index if index is None else index
-        given = None if items is None else as_item_table(items)
+        given = None if items is None else as_item_table(items, self.names.get("item"))
         stream = Stream.open(
             *(served, url, durability, beside, index), partial(self.item_table, given)
         )
@@ -173,7 +173,7 @@ class Recommender(Artifact):
         k, vectors = check_count("k", k), self.item_vectors()
         several = is_list(item) or is_file(item)
         if several:
-            given = read_ids(item, "item") if is_file(item) else item
+            given = read_ids(item, "item", self.names.get("item")) if is_file(item) else item
             given = check_ids("item", given, "an item id, or a list of them")
             index = self.catalog.find(given) if len(given) else np.zeros(0, np.int64)
             told = unknown_items(given, index, self.catalog, "items", "They have no rows")
@@ -318,7 +318,7 @@ class Recommender(Artifact):
         else:
             if users is not None or data is not None:
                 raise UsageError("give either users (with data) or histories, not both")
-            given = as_given_histories(histories)
+            given = as_given_histories(histories, self.names)
             ids, lengths = given.users, given.lengths
             columns = given.read_columns(self.name, self.columns) if self.columns else {}
             indices = given.find_items(self.catalog)
@@ -359,7 +359,7 @@ class Recommender(Artifact):
             When a file cannot be read.
         """
         if given is not None:
-            return as_item_table(given)
+            return as_item_table(given, self.names.get("item"))
         mend = "give it as items= (--items FILE), or prepare the log with items= (--items FILE)"
         found = None if data is None else kept_table(self.data(data))
         if found is None:
@@ -380,15 +380,15 @@ class Recommender(Artifact):
         """What may be recommended to so many users, and what to tell of it."""
         if items is not None and where is None:
             raise UsageError("items is the table for a rule: give that, too, as where=")
-        return restriction(
-            self.catalog, users, exclude, among, where, lambda: self.item_table(items, data)
-        )
+        table = partial(self.item_table, items, data)
+        item = self.names.get("item")
+        return restriction(self.catalog, users, exclude, among, where, table, item)
 
     def _of_users(
         self, users: Any, data: Histories | str | Path | None
     ) -> tuple[pl.Series, Events, np.ndarray, list[str]]:
         """Users of the data, None: all: ids, events, how many are whose, and what to tell."""
-        users = read_ids(users, "user") if is_file(users) else users
+        users = read_ids(users, "user", self.names.get("user")) if is_file(users) else users
         given = None if users is None else check_ids("users", users, "a list of user ids")
         data = self.data(data)
         told = list[str]()

@@ -325,6 +325,11 @@ class Artifact:
             found += html_table("validation, as served", ["metric", ""], rows)
         return found
 
+    @property
+    def names(self) -> dict[str, str]:
+        """How the log called its columns user, item and time, where that was stated."""
+        return dict(self.provenance.get("data", {}).get("names", {}))
+
     def data(self, given: Histories | str | Path | None = None) -> Histories:
         """The histories given, or else those that this was trained on.
 

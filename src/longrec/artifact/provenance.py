@@ -23,6 +23,7 @@ def provenance(histories: Histories, seed: int) -> dict[str, Any]:
             "items": histories.n_items,
             "events": histories.n_events,
             "last_time": histories.meta.last_time,
+            "names": histories.names,
         },
         "command": command(),
         "seed": seed,

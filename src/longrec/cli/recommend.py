@@ -14,10 +14,12 @@ from longrec.cli.evaluate import Cut, Protocol, one_cut
 from longrec.cli.rows import Form, OutFile, chosen_format, write_rows
 from longrec.core import console
 from longrec.core.choices import SplitName
-from longrec.core.errors import UsageError
+from longrec.core.errors import LongrecError, UsageError
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from longrec.recommender import Recommender
 
 FILE = "FILE|-"
 K = Annotated[int, Option("-k", "--top", min=1, help="Items wanted.")]
@@ -96,9 +98,10 @@ def recommend(
     chosen = chosen_format(form, out, json)
     files = _files(user_file, history_file, exclude_file, among_file)
     limits = _limits(exclude, files[2], among, files[3], where, items)
-    users = read_ids(files[0], "user") if user_file is not None else user
-    given = as_given_histories(files[1] if history_file is not None else [history or []])
     recommender = load(run)
+    names = recommender.names
+    users = read_ids(files[0], "user", names.get("user")) if user_file is not None else user
+    given = as_given_histories(files[1] if history_file is not None else [history or []], names)
     hides = EXCLUDE_SEEN[exclude_seen]
     console.say(seen_items_line(recommender, hides))
     with console.progress_bar("recommending") as progress:
@@ -119,6 +122,8 @@ def recommend(
         of = given.users if own_events else everyone
         policy = None if any(one is not None for one in limits.values()) else "personal"
         found = _with_users_without_items(found, of, policy)
+    if chosen == "table":
+        found = _with_titles(found, recommender, data)
     write_rows(found, chosen, out, "recommendations")
 
 
@@ -152,8 +157,30 @@ def similar(
     chosen = chosen_format(form, out, json)
     files = _files(item_file, exclude_file, among_file)
     limits = _limits(exclude, files[1], among, files[2], where, items)
-    found = load(run).similar(item or files[0], k, **limits)
+    recommender = load(run)
+    found = recommender.similar(item or files[0], k, **limits)
+    if chosen == "table":
+        found = _with_titles(found, recommender, None)
     write_rows(found, chosen, out, "similar items")
+
+
+def _with_titles(found: pl.DataFrame, recommender: Recommender, data: Path | None) -> pl.DataFrame:
+    """Rows for people: with the items' titles, where the histories keep a table that has some."""
+    import polars as pl
+
+    from longrec.data.kept_items import kept_table
+    from longrec.data.titles import item_titles, title_column
+
+    try:
+        histories = recommender.data(data)
+    except LongrecError:  # lists do not need the histories of training, so titles are not missed
+        return found
+    table = kept_table(histories)
+    if table is None or title_column(table.frame) is None:
+        return found
+    titles = item_titles(histories, histories.catalog.find(found["item"]), table)
+    column = pl.Series("title", [titles.get(item, "") for item in found["item"]], pl.String)
+    return found.insert_column(found.columns.index("item") + 1, column)
 
 
 def _files(*given: Path | None) -> list[Any]:

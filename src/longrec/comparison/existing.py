@@ -126,12 +126,13 @@ def report(
     if exclude_seen is not None and not isinstance(exclude_seen, bool):
         check_choice("exclude_seen", exclude_seen, Literal["auto"])
     check_text("title", title)
-    table = None if items is None else as_item_table(items)
     given = None if data is None else as_histories("data", data)
     groups, bounds = groups_of(folders)
     every = [run for group in groups for run in group.runs]
     asked = Asked(split, given, protocol, exclude_seen)
     evaluations = dict(zip(every, chosen(every, asked), strict=True))
+    names = evaluations[every[0]].about["provenance"]["data"].get("names", {})
+    table = None if items is None else as_item_table(items, names.get("item"))
     rows, ranks = list[ReportRow](), {}
     for group in groups:
         places = [evaluations[run].folder for run in group.runs]

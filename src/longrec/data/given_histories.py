@@ -86,7 +86,7 @@ class GivenHistories:
         return catalog.find(self.items) if len(self.items) else np.zeros(0, np.int64)
 
 
-def as_given_histories(given: Any) -> GivenHistories:
+def as_given_histories(given: Any, names: Mapping[str, str] | None = None) -> GivenHistories:
     """Histories as a list of lists, a frame of events, or a file.
 
     Parameters
@@ -95,6 +95,8 @@ def as_given_histories(given: Any) -> GivenHistories:
         A frame has a row per event and the columns user and item, in the order of events or with a
         column time; so have CSV and Parquet. A file of JSON lines has such objects, or lists of
         items, or {"user": …, "history": […]}. Further columns of a frame or CSV are taken along.
+    names : mapping or None
+        What the columns user, item and time may be called beside the names that are recognised.
 
     Raises
     ------
@@ -105,15 +107,17 @@ def as_given_histories(given: Any) -> GivenHistories:
     """
     if isinstance(given, GivenHistories):
         return given
+    names = names or {}
     given = read_parquet(given) if is_parquet(given) else given
     if is_file(given):
         with opened(given) as (name, file):
             problems = Problems(name)
-            return _of_rows(problems, read_rows(file, "user", problems))
+            rows = read_rows(file, "user", problems, stated=names.get("user"))
+            return _of_rows(problems, rows, names)
     if isinstance(given, pl.LazyFrame) or hasattr(given, "columns"):
         frame = as_frame("histories", given)
         for role in ("user", "item"):
-            if find_name(frame.columns, role) is None:
+            if find_name(frame.columns, role, names.get(role)) is None:
                 raise UsageError(
                     f"histories is a frame whose columns are {', '.join(frame.columns)}: none "
                     f"looks like the {role} ids, call one {role}"
@@ -121,7 +125,7 @@ def as_given_histories(given: Any) -> GivenHistories:
         rows = (Row(f"row {n}", row) for n, row in enumerate(frame.iter_rows(named=True), 1))
         problems = Problems("the frame of histories")
         problems.rows = len(frame)
-        return _of_rows(problems, rows)
+        return _of_rows(problems, rows, names)
     if not is_list(given):
         raise UsageError(f"histories is {described(given)}; give {WANTED}")
     histories = [_events_of_list(f"histories.{n}", one) for n, one in enumerate(given)]
@@ -164,15 +168,15 @@ def _checked_times(name: str, events: list[GivenEvent]) -> list[GivenEvent]:
     return [event._replace(time=seconds(_moment(event.time))) for event in events]
 
 
-def _of_rows(problems: Problems, rows: Iterable[Row]) -> GivenHistories:
+def _of_rows(problems: Problems, rows: Iterable[Row], names: Mapping[str, str]) -> GivenHistories:
     """Histories of rows, each a history or an event of one."""
     users: list[Any] = []
     histories: list[list[GivenEvent]] = []
     of_events: dict[Any, list[GivenEvent]] = {}
     for place, value in rows:
         if isinstance(value, Mapping) and "history" not in value:
-            user = value.get(find_name(value, "user") or "")
-            event = _event_of_row(problems, place, value)
+            user = value.get(find_name(value, "user", names.get("user")) or "")
+            event = _event_of_row(problems, place, value, names)
             if event is not None and problems.check_id(place, "user", user):
                 if user not in of_events:
                     users.append(user)
@@ -198,9 +202,11 @@ def _of_rows(problems: Problems, rows: Iterable[Row]) -> GivenHistories:
     return _joined(as_names(users) if all(named) else pl.Series(np.arange(len(users))), histories)
 
 
-def _event_of_row(problems: Problems, place: str, value: Mapping[str, Any]) -> GivenEvent | None:
+def _event_of_row(
+    problems: Problems, place: str, value: Mapping[str, Any], stated: Mapping[str, str]
+) -> GivenEvent | None:
     """An event of a row with user, item, perhaps time and further columns; None: it is none."""
-    names = {role: find_name(value, role) for role in ("user", "item", "time")}
+    names = {role: find_name(value, role, stated.get(role)) for role in ("user", "item", "time")}
     lacking = [role for role in ("user", "item") if names[role] is None]
     if lacking:
         there = ", ".join(map(str, value)) or "nothing"

@@ -94,7 +94,7 @@ def is_file(given: Any) -> bool:
     return isinstance(given, os.PathLike) or hasattr(given, "readline")
 
 
-def read_ids(source: Any, role: str) -> list[Any]:
+def read_ids(source: Any, role: str, stated: str | None = None) -> list[Any]:
     """The ids of a file, in its order, as text or as JSON has them.
 
     Parameters
@@ -104,6 +104,8 @@ def read_ids(source: Any, role: str) -> list[Any]:
         lines, each an id or an object; text may be packed by gzip.
     role : {"user", "item"}
         Which ids they are.
+    stated : str or None
+        What their column may be called beside the names that are recognised.
 
     Raises
     ------
@@ -112,16 +114,16 @@ def read_ids(source: Any, role: str) -> list[Any]:
     """
     if is_parquet(source):
         frame = read_parquet(source)
-        name = find_name(frame.columns, role)
+        name = find_name(frame.columns, role, stated)
         if name is None:
             raise DataError(_no_column(str(source), frame.columns, role))
         return frame[name].to_list()
     found: list[Any] = []
     with opened(source) as (name, file):
         problems = Problems(name)
-        for place, value in read_rows(file, role, problems, one_column=True):
+        for place, value in read_rows(file, role, problems, True, stated):
             if isinstance(value, Mapping):
-                key, odd = find_name(value, role), sorted(OF_ALL & value.keys())
+                key, odd = find_name(value, role, stated), sorted(OF_ALL & value.keys())
                 if odd:
                     problems.add(place, f"has {odd[0]!r}, which holds for all: give it apart")
                     continue

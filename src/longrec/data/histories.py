@@ -136,6 +136,12 @@ class Histories:
         return {n: Column(tuple(words[n]) if n in words else None) for n in self.extra}
 
     @property
+    def names(self) -> dict[str, str]:
+        """The log's own names of its columns user, item and time, as far as they were stated."""
+        stated = {role: self.meta.options.get(role) for role in ("user", "item", "time")}
+        return {role: name for role, name in stated.items() if name}
+
+    @property
     def item_table(self) -> pl.DataFrame | None:
         """What is known of items beside their events: `item`, further columns; None: nothing."""
         path = self.path / ITEM_TABLE

@@ -72,6 +72,7 @@ def restriction(
     among: Any = None,
     where: Any = None,
     table: Callable[[], ItemTable] | None = None,
+    item: str | None = None,
 ) -> tuple[Restriction, list[str]]:
     """What callers may ask for, and what to tell of it.
 
@@ -86,6 +87,8 @@ def restriction(
         A rule by columns of the item table.
     table : callable or None
         Gives the item table.
+    item : str or None
+        What a file's column of items may be called beside the names that are recognised.
 
     Raises
     ------
@@ -96,8 +99,8 @@ def restriction(
     """
     told: list[str] = []
     barred = [
-        _by_ids(catalog, users, "exclude", exclude, told),
-        _by_ids(catalog, users, "among", among, told),
+        _by_ids(catalog, users, "exclude", exclude, told, item),
+        _by_ids(catalog, users, "among", among, told, item),
     ]
     if where is not None:
         if table is None:
@@ -151,11 +154,13 @@ Barred = np.ndarray | Callable[[int], np.ndarray | None] | None
 """The bits for all users, or those for one by its number."""
 
 
-def _by_ids(catalog: Catalog, users: int, name: str, given: Any, told: list[str]) -> Barred:
+def _by_ids(
+    catalog: Catalog, users: int, name: str, given: Any, told: list[str], item: str | None
+) -> Barred:
     """What a list of ids, `name`, bars."""
     if given is None:
         return None
-    given = read_ids(given, "item") if is_file(given) else given
+    given = read_ids(given, "item", item) if is_file(given) else given
     given = list(given) if isinstance(given, Set | GeneratorType) else given
     if not is_list(given):
         raise UsageError(f"{name} is {described(given)}; give {WANTED}")
