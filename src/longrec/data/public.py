@@ -269,9 +269,13 @@ def _download(url: str, folder: Path, progress: Progress | None) -> Path:
             f"{url} answered {answer.status_code} ({answer.reason}). {by_hand}"
         ) from error
     except requests.RequestException as error:
-        raise DataError(
-            f"{url} could not be downloaded ({first_line(error)}). {by_hand}"
-        ) from error
+        raise DataError(f"{url} could not be downloaded ({_cause(error)}). {by_hand}") from error
+
+
+def _cause(error: Exception) -> str:
+    """Why a connection failed, in the words of what failed first, without the tries after it."""
+    reason = getattr(error.args[0] if error.args else None, "reason", None)
+    return first_line(error) if reason is None else str(reason).partition(": ")[2] or str(reason)
 
 
 def _check_digest(data: PublicData, file: Path) -> str:
