@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from uuid import UUID
 
+import numpy as np
+import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -185,3 +187,49 @@ def test_what_is_no_text_is_told(tmp_path) -> None:
     assert rows_of(log, encoding="utf-16-le") == ROWS[:1]
     with pytest.raises(UsageError, match="encoding 'klingon' is not known"):
         read_events(log, encoding="klingon")
+
+
+DAY, NEXT = 1_706_572_800, 1_706_659_200  # 2024-01-30 and 31
+
+
+@pytest.mark.parametrize(
+    ("times", "seconds"),
+    [
+        (pl.Series([20240130.0, 20240131.0]), [DAY, NEXT]),
+        (pl.Series([20240130000001.0, 20240131000000.0]), [DAY + 1, NEXT]),
+        (pl.Series(["20240130.0", "20240131"]), [DAY, NEXT]),
+        (pl.Series(["20240130T000001", "20240131T000000"]), [DAY + 1, NEXT]),
+        (pl.Series(["Tue Jan 30 00:00:01 2024", "Wed Jan 31 00:00:00 2024"]), [DAY + 1, NEXT]),
+        (pd.to_datetime(pd.Series(["2024-01-30T05:30:00+05:30"] * 2)), [DAY, DAY]),
+        (pd.Series(pd.period_range("2024-01-30", periods=2, freq="D")), [DAY, NEXT]),
+        (pd.Series(np.array([DAY, NEXT], ">i8")), [DAY, NEXT]),
+    ],
+)
+def test_times_of_odd_kinds(times, seconds) -> None:
+    columns = {"user": [1, 1], "item": [1, 2], "time": times}
+    events = read_events((pd if isinstance(times, pd.Series) else pl).DataFrame(columns))
+    ticks = events.to_polars()["time"]
+    assert [tick / events.per_second for tick in ticks] == seconds
+
+
+def test_one_value_does_not_say_what_all_times_are(tmp_path) -> None:
+    log = write(tmp_path / "log.csv", f"{HEAD}1,1,20240130\n1,2,20240131\n1,3,20241399\n")
+    with pytest.raises(DataError, match=r"row 3: '20241399' is not readable .*\(line 4\)"):
+        read_events(log)
+    log = write(tmp_path / "junk.csv", f"{HEAD}1,1,N/A\n1,2,2024-01-30\n1,3,2024-01-31\n")
+    events = read_events(log, skip_bad_rows=True)
+    assert events.to_polars()["time"].to_list() == [DAY * 10**6, NEXT * 10**6]
+    with pytest.raises(UsageError, match="time_format '%Q' cannot be used"):
+        read_events(log, time_format="%Q")
+
+
+def test_what_nobody_reads_of_a_pandas_frame_may_be_anything() -> None:
+    frame = pd.DataFrame({"user": [2**70, 1], "item": [1, 2], "time": [1, 2], "x": [1, "a"]})
+    assert [row[0] for row in rows_of(frame)] == [str(2**70), "1"]
+    with pytest.raises(DataError, match=r"'x', row 2: 'a' is of type str.*mixed types"):
+        read_events(frame, user="x")
+
+
+def test_types_are_one_however_they_are_written(tmp_path) -> None:
+    log = write(tmp_path / "log.csv", "user,item,time,kind\nu,i,1,3\nu,j,2,3.0\nu,k,3,007\n")
+    assert [row[3] for row in rows_of(log, type="kind")] == ["3", "3", "007"]

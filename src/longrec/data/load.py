@@ -326,7 +326,7 @@ def as_type(value: str, found: str, wanted: str) -> str:
         return f"CASE WHEN {whole} THEN TRY_CAST({value} AS BIGINT) END"
     if found == "BLOB":
         return f"TRY(decode({value}))"
-    if wanted == TEXT and found in ("FLOAT", "DOUBLE"):
+    if wanted == TEXT and (found in ("FLOAT", "DOUBLE") or found.startswith("DECIMAL")):
         text = f"coalesce({as_type(value, found, 'BIGINT')}::VARCHAR, {value}::VARCHAR)"
-        return f"CASE WHEN isfinite({value}) THEN {text} END"
+        return f"CASE WHEN isfinite({value}::DOUBLE) THEN {text} END"
     return f"TRY_CAST({value} AS {wanted})"

@@ -22,7 +22,7 @@ from longrec.data.columns import ROLES, Roles, find_roles, likely_type, refusal
 from longrec.data.engine import Engine, Progress
 from longrec.data.event_columns import TYPE
 from longrec.data.load import Loader
-from longrec.data.sources import Part, open_source
+from longrec.data.sources import Part, open_source, refuse_mixed
 from longrec.data.survey import Survey, day, survey
 from longrec.data.times import UNITS, WORDS
 from longrec.data.types import (
@@ -342,6 +342,9 @@ def _wanted(
     parts: Sequence[Part], names: Mapping[str, str], columns: Sequence[str], engine: Engine
 ) -> dict[str, tuple[str, str]]:
     """What to load: by role or name, the column and its type."""
+    for part in parts:
+        for name in (*names.values(), *(name for name in columns if name != TYPE)):
+            refuse_mixed(part, name)
     wanted = {role: (names[role], join_ids(role, names[role], parts, engine)) for role in IDS}
     for role in ("time", "order"):
         if role in names:

@@ -137,7 +137,10 @@ def open_source(
                 note(f"{file.name} is empty and left out")
         return parts
     frame, name = open_frame(source)
-    return [Part(name, "frame", _types_of(frame, engine), frame=frame)]
+    try:
+        return [Part(name, "frame", _types_of(frame, engine), frame=frame)]
+    except pl.exceptions.PolarsError as error:  # of a lazy frame's own
+        raise unreadable(name, error, HINTS["frame"]) from error
 
 
 def open_frame(source: Any) -> tuple[pl.DataFrame | pl.LazyFrame, str]:
@@ -257,35 +260,58 @@ def _of_pandas(frame: Any) -> pl.DataFrame:
     refuse_twins("the pandas frame", names)
     columns = {}
     for name, column in zip(names, (frame.iloc[:, i] for i in range(len(names))), strict=True):
-        if column.dtype == object:
-            refuse_mixed(name, column)
-            if isinstance(column.dropna().head(1).squeeze(), UUID):
-                column = column.map(str, na_action="ignore")
         try:
-            columns[name] = pl.Series(name, pl.from_pandas(column))
+            columns[name] = pl.Series(name, pl.from_pandas(_plain(column)))
         except Exception as error:  # Arrow and Polars raise many kinds for foreign objects
-            columns[name] = pl.Series(name, [None] * len(frame), dtype=pl.Object)
+            columns[name] = pl.Series(name, column.tolist(), dtype=pl.Object)
             if not isinstance(error, (TypeError, ValueError, *FRAME_ERRORS)):
                 raise
     return pl.DataFrame(columns)
+
+
+def _plain(column: Any) -> Any:
+    """A column of pandas as one that Polars takes for what it is."""
+    kind = column.dtype
+    if str(kind) == "object":
+        if column[column.notna()].map(type).nunique() > 1:
+            raise TypeError("mixed types")
+        first = column.dropna().head(1).squeeze()
+        if isinstance(first, UUID) or (isinstance(first, int) and not _fits(column)):
+            return column.map(str, na_action="ignore")
+    elif type(kind).__name__ == "PeriodDtype":
+        return column.dt.to_timestamp()
+    elif type(kind).__name__ == "DatetimeTZDtype":
+        return column.dt.tz_convert("UTC")  # the same moments
+    elif getattr(kind, "byteorder", "=") == ">":
+        return column.astype(kind.newbyteorder("="))
+    return column
+
+
+def _fits(column: Any) -> bool:
+    return bool(column.dropna().map(lambda value: -(2**63) <= value < 2**63).all())
 
 
 # A panic inside polars is not an Exception of Python's.
 FRAME_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException)
 
 
-def refuse_mixed(name: str, column: Any) -> None:
-    """Raise DataError when an object column of pandas holds values of more than one type."""
-    types = column[column.notna()].map(type)
-    if types.nunique() > 1:
-        first = types.iloc[0]
-        row = int((column.notna() & (column.map(type) != first)).to_numpy().argmax())
-        value = column.iloc[row]
-        raise DataError(
-            f"the pandas frame, column {name!r}, row {row + 1}: {value!r} is of type "
-            f"{type(value).__name__}, the rows before are {first.__name__}: mixed types. Convert "
-            f"the column, for example frame[{name!r}] = frame[{name!r}].astype(str)."
-        )
+def refuse_mixed(part: Part, name: str) -> None:
+    """Raise DataError when a column of a frame holds values of more than one type."""
+    if part.frame is None or part.types[name] != FOREIGN:
+        return
+    values = part.frame.lazy().select(selectors.by_name(name)).collect()[name].to_list()
+    there = [(row, value) for row, value in enumerate(values, 1) if not _is_missing(value)]
+    for row, value in there:
+        if type(value) is not (first := type(there[0][1])):
+            raise DataError(
+                f"{part.name}, column {name!r}, row {row}: {value!r} is of type "
+                f"{type(value).__name__}, the rows before are {first.__name__}: mixed types. "
+                f"Convert the column, for example frame[{name!r}] = frame[{name!r}].astype(str)."
+            )
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and value != value)
 
 
 def _of_arrow(source: Any) -> pl.DataFrame:

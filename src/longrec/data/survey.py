@@ -98,8 +98,11 @@ def survey(
             found.checks.append(Check(key, f"{value} IS NULL OR {value}::VARCHAR = ''", ""))
         elif kind == TEXT and untyped and key != TYPE:
             found.values[key] = _numbers(engine, value)
+        elif kind == TEXT and untyped:
+            word = f"CASE WHEN {ends_in_zeros(value)} THEN {before_point(value)} ELSE {value} END"
+            found.values[key] = f"nullif({word}, '')"  # 3 and 3.0 are one type
         else:
-            found.values[key] = f"nullif({value}, '')" if kind == TEXT and untyped else value
+            found.values[key] = value
     unit, per_second = None, 1
     for key in ("time", "order"):
         if key in wanted:

@@ -1,9 +1,10 @@
 """Times of any kind to seconds: which unit a part's times are in, and what is no time.
 
 A numeric column's unit is the one in which most of its values lie between 1970 and 2100; the four
-ranges do not overlap except in the first weeks of 1970. Numbers that are all dates as 20240130 are
-dates. Text is a number or one of the formats below. Everything stays in its own precision until
-events are sorted: truncating first would tie events that are not tied.
+ranges do not overlap except in the first weeks of 1970. Numbers most of which are dates as
+20240130 are dates. Text is numbers or one of the formats below, whichever reads most of it.
+Everything stays in its own precision until events are sorted: truncating first would tie events
+that are not tied.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from longrec.core.errors import DataError, UsageError
-from longrec.data.engine import Engine, literal
+from longrec.core.errors import DataError, UsageError, first_line
+from longrec.data.engine import Engine, engine_errors, literal
 from longrec.data.types import FLOATS, MOMENTS, NANOSECONDS, is_decimal
 
 PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
@@ -31,12 +32,14 @@ FORMATS = (
     *("%d.%m.%Y", "%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M:%S or %d.%m.%Y %H:%M:%S.%f"),
     *("%d %b %Y", "%d-%b-%Y", "%b %d, %Y", "%B %d, %Y", "%d %b %Y %H:%M:%S", "%d-%b-%Y %H:%M:%S"),
     *("%b %d, %Y %H:%M:%S", "%a, %d %b %Y %H:%M:%S %z", "%a, %d %b %Y %H:%M:%S %Z"),
-    *("%a %b %d %H:%M:%S %z %Y", "%d/%b/%Y:%H:%M:%S %z"),
+    *("%a %b %d %H:%M:%S %z %Y", "%a %b %d %H:%M:%S %Y", "%d/%b/%Y:%H:%M:%S %z"),
+    *("%Y%m%dT%H%M%S or %Y%m%dT%H%M%S.%f", "%Y%m%dT%H%M%SZ", "%Y%m%dT%H%M%S%z"),
 )
 """Beside ISO 8601: those that can be read in one way alone; " or " stands between forms of one."""
 SAMPLE = 1000
 _ISO_START = r"\d{4}[-/]\d{1,2}[-/]\d{1,2}.*"
-_DIGITS = re.compile(r"\d{8}|\d{12}|\d{14}")
+ZEROS = r"\.0+$"
+"""What stands behind a whole number that was written as a float."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ class TimePlan:
         if self.form == ISO:
             begins = f"regexp_full_match({text}, {literal(_ISO_START)})"
             return f"epoch_us(CASE WHEN {begins} THEN TRY_CAST({text} AS TIMESTAMPTZ) END)"
+        if self.form in COMPACT.values():
+            text = f"regexp_replace({text}, {literal(ZEROS)}, '')"
         forms = ", ".join(map(literal, self.form.split(" or ")))
         return f"epoch_us(try_strptime({text}, [{forms}]))"
 
@@ -120,32 +125,40 @@ def plan_of_values(
     """
     if not sample:
         return TimePlan("nothing")
-    texts = [str(value).strip() for value in sample]
     if time_format is not None:
-        return TimePlan(f"text as {time_format}", time_format, "datetime", 10**6)
-    lengths = {len(text) for text in texts if _DIGITS.fullmatch(text)}
-    if not stated and len(lengths) == 1 and all(map(_DIGITS.fullmatch, texts)):
-        form = COMPACT[lengths.pop()]
-        if all(_is_date(text, form) for text in texts):
-            return TimePlan(f"dates as {texts[0]}", form, "datetime", 10**6)
+        plan = TimePlan(f"text as {time_format}", time_format, "datetime", 10**6)
+        try:
+            engine.row(f"SELECT {plan.ticks('$1', False)} AS n", [""])
+        except engine_errors() as error:
+            raise UsageError(
+                f"time_format {time_format!r} cannot be used: {first_line(error)}. Write it as "
+                "strptime has it, for example %d/%m/%Y %H:%M."
+            ) from error
+        return plan
+    texts = [re.sub(ZEROS, "", str(value).strip()) for value in sample]
+    for form in () if stated else COMPACT.values():
+        dates = [text for text in texts if _is_date(text, form)]
+        if 2 * len(dates) > len(texts):
+            return TimePlan(f"dates as {dates[0]}", form, "datetime", 10**6)
     if not isinstance(sample[0], str):
         return TimePlan("integers" if isinstance(sample[0], int) else "decimals")
-    read = engine.row(f"SELECT {as_double('$1')} AS n", [texts[0]])
-    if read["n"] is not None or texts[0].lower() in ("nan", "inf", "-inf"):
-        return TimePlan("numbers as text")
-    for form in (ISO, *FORMATS):
-        plan = TimePlan(f"text as {form}", form, "datetime", 10**6)
-        found = engine.row(f"SELECT {plan.ticks('$1', False)} AS n", [texts[0]])
-        if found["n"] is not None:
-            return plan
+    plans = [TimePlan("numbers as text")]
+    plans += [TimePlan(f"text as {form}", form, "datetime", 10**6) for form in (ISO, *FORMATS)]
+    counts = [f"count({plan.ticks('v', False)}) AS n{i}" for i, plan in enumerate(plans)]
+    read = engine.row(f"SELECT {', '.join(counts)} FROM unnest($1) AS t(v)", [list(sample)])
+    best = max(range(len(plans)), key=lambda i: read[f"n{i}"])
+    if read[f"n{best}"]:
+        return plans[best]
     raise DataError(
-        f"{where}: {texts[0]!r} is not a time that can be read. Write times as numbers since 1970 "
+        f"{where}: {sample[0]!r} is not a time that can be read. Write times as numbers since 1970 "
         "(s, ms, us or ns) or as ISO text such as 2024-05-01 10:30:00, or say how they are written "
         "with time_format= (--time-format), for example %d/%m/%Y %H:%M."
     )
 
 
 def _is_date(text: str, form: str) -> bool:
+    if not (text.isdecimal() and COMPACT.get(len(text)) == form):
+        return False
     try:
         return 1970 <= datetime.strptime(text, form).year < 2100
     except ValueError:
