@@ -44,9 +44,10 @@ def sweep(place: Path) -> None:
     prefix, suffix = _names(place)
     with suppress(OSError):
         for name in os.listdir(place.parent):
-            folder = place.parent / name
-            if name.startswith(prefix) and name.endswith(suffix) and (folder / MARK).is_file():
-                _remove_if_left(folder)
+            if name.startswith(prefix) and name.endswith(suffix):
+                folder = place.parent / name
+                if (folder / MARK).is_file():
+                    _remove_if_left(folder)
 
 
 def _remove_if_left(folder: Path) -> None:

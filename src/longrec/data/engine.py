@@ -10,6 +10,7 @@ from __future__ import annotations
 import glob
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
@@ -55,7 +56,14 @@ class Engine:
             limit = max(available_memory() // 2, LEAST)
         else:
             limit = memory_left(memory, resident_bytes() or 0)
-        self.work = WorkFolder(place or Path(gettempdir()) / "longrec")
+        place = place or Path(gettempdir()) / "longrec"
+        try:
+            self.work = WorkFolder(place)
+        except OSError as error:
+            raise DataError(
+                f"{place.parent}: nothing can be written there ({error.strerror}). Name another "
+                "place."
+            ) from error
         settings: dict[str, str | bool | int | float | list[str]] = {
             "memory_limit": f"{limit >> 20}MiB",
             "temp_directory": str(self.work.path),
@@ -66,7 +74,9 @@ class Engine:
         self._base = duckdb.connect(":memory:", config=settings)
         # Times without an offset are UTC, whatever the machine's own zone is.
         self._base.execute("SET TimeZone='UTC'")
-        self._base.execute("SET enable_progress_bar=false")
+        # How far a query is, is counted only if it could be shown.
+        self._base.execute("SET enable_progress_bar=true")
+        self._base.execute("SET enable_progress_bar_print=false")
         self._frames = 0
 
     def make_room(self) -> None:
@@ -86,7 +96,8 @@ class Engine:
         Errors of the engine come as `engine_errors()`.
         """
         if progress is None:
-            return self._base.execute(sql, list(parameters)).fetchall()
+            with _interrupts():
+                return self._base.execute(sql, list(parameters)).fetchall()
         ended = threading.Event()
 
         def watch() -> None:
@@ -97,7 +108,8 @@ class Engine:
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
         try:
-            return self._base.execute(sql, list(parameters)).fetchall()
+            with _interrupts():
+                return self._base.execute(sql, list(parameters)).fetchall()
         finally:
             ended.set()
             watcher.join()
@@ -110,13 +122,15 @@ class Engine:
 
     def frame(self, sql: str) -> pl.DataFrame:
         """A result as a frame."""
-        found = pl.from_arrow(self._base.sql(sql).to_arrow_table())
+        with _interrupts():
+            found = pl.from_arrow(self._base.sql(sql).to_arrow_table())
         assert isinstance(found, pl.DataFrame)
         return found
 
     def batches(self, sql: str) -> Iterator[pl.DataFrame]:
         """A result in order, some rows at a time."""
-        reader = self._base.sql(sql).to_arrow_reader(ROWS)
+        with _interrupts():
+            reader = self._base.sql(sql).to_arrow_reader(ROWS)
         for batch in reader:
             frame = pl.from_arrow(batch)
             assert isinstance(frame, pl.DataFrame)
@@ -137,6 +151,17 @@ class Engine:
         """Free memory and folder."""
         self._base.close()
         self.work.close()
+
+
+@contextmanager
+def _interrupts() -> Iterator[None]:
+    """Let Ctrl-C be Ctrl-C: the engine makes another error of it."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "Query interrupted" not in str(error):
+            raise
+        raise KeyboardInterrupt from None
 
 
 def memory_left(memory: int, held: int) -> int:
@@ -168,12 +193,15 @@ def unreadable(name: str, error: BaseException, hint: str) -> LongrecError:
     """The error for a file that could not be read, or for a full disk or memory on the way."""
     import duckdb
 
+    if "No space left" in str(error) or "failed to offload" in str(error):
+        return LongrecError(
+            f"{name}: the disk beside the result is full ({_cause(error)}): free space on it, or "
+            "name another place"
+        )
     if isinstance(error, duckdb.OutOfMemoryException):
         return LongrecError(
             f"{name}: not enough memory ({_cause(error)}): allow more with memory= (--memory)"
         )
-    if "No space left" in str(error):
-        return LongrecError(f"{name}: the disk is full ({_cause(error)}): free space on it")
     return DataError(f"{name} cannot be read ({_cause(error)}): {hint}.")
 
 

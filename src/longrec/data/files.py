@@ -98,10 +98,13 @@ def find_files(pattern: str, note: Callable[[str], None]) -> list[File]:
         When there is no such file, or none that can be read.
     """
     path = Path(pattern).expanduser()
-    if path.is_dir():
-        return _in_folder(path, note)
-    if path.exists():
-        return [named(path)]
+    try:
+        if path.is_dir():
+            return _in_folder(path, note)
+        if path.exists():
+            return [named(path)]
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}).") from error
     if any(mark in pattern for mark in "*?["):
         found = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
         files = [file for file in found if file.is_file()]
@@ -168,21 +171,18 @@ def _walk(folder: Path) -> list[Path]:
     Hidden files and those with an underscore are marks of other tools (_SUCCESS, .crc).
     """
     found, seen = [], {folder.resolve()}
-    try:
-        for top, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
-            here = Path(top)
-            inside = {here / name: (here / name).resolve() for name in folders if _counts(name)}
-            inside = {one: place for one, place in inside.items() if place not in seen}
-            seen |= set(inside.values())
-            folders[:] = [one.name for one in inside]
-            found += [here / name for name in names if _counts(name)]
-    except OSError as error:
-        raise DataError(f"{error.filename} cannot be read ({error.strerror}).") from error
+    for top, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
+        here = Path(top)
+        inside = {here / name: (here / name).resolve() for name in folders if _counts(name)}
+        inside = {one: place for one, place in inside.items() if place not in seen}
+        seen |= set(inside.values())
+        folders[:] = [one.name for one in inside]
+        found += [here / name for name in names if _counts(name)]
     return sorted(found)
 
 
 def _raise(error: OSError) -> None:
-    raise error
+    raise DataError(f"{error.filename} cannot be read ({error.strerror}).") from error
 
 
 def _counts(name: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -221,21 +222,25 @@ def _keys(file: File, encoding: str | None) -> list[str]:
 
 
 def _types_of(frame: pl.DataFrame | pl.LazyFrame, engine: Engine) -> dict[str, str]:
-    schema = frame.collect_schema()
-    return {name: _type_of(dtype, engine) for name, dtype in schema.items()}
-
-
-def _type_of(dtype: pl.DataType, engine: Engine) -> str:
-    """The engine's type for a type of a frame."""
-    if dtype == pl.Object:
-        return FOREIGN
+    """The engine's type of each column; FOREIGN for what it, or Arrow, does not know."""
+    schema = dict(frame.collect_schema())
+    known = {name: dtype for name, dtype in schema.items() if dtype != pl.Object}
     try:
-        view = engine.register(arrow_of(pl.DataFrame(schema={"c0": dtype})))
-        [(_, found, *_)] = engine.run(f"DESCRIBE SELECT * FROM {view}")
-    except engine_errors() + FRAME_ERRORS:  # of a type that one of them does not know
-        return FOREIGN
-    engine.forget(view)
-    return str(found)
+        found = _described(known, engine)
+    except engine_errors() + FRAME_ERRORS:
+        found = {}
+        for name, dtype in known.items():
+            with suppress(*engine_errors(), *FRAME_ERRORS):
+                found |= _described({name: dtype}, engine)
+    return {name: found.get(name, FOREIGN) for name in schema}
+
+
+def _described(schema: Mapping[str, pl.DataType], engine: Engine) -> dict[str, str]:
+    if not schema:
+        return {}
+    view = engine.register(arrow_of(pl.DataFrame(schema=dict(schema))))
+    rows = engine.run(f"DESCRIBE SELECT * FROM {view} AS t({_numbered(list(schema))})")
+    return {name: row[1] for name, row in zip(schema, rows, strict=True)}
 
 
 INSTEAD: Mapping[Any, Any] = {

@@ -17,7 +17,8 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from longrec.core.errors import DataError, UsageError, first_line
+from longrec.core.errors import DataError, LongrecError, UsageError, first_line
+from longrec.data.engine import unreadable
 from longrec.data.files import File, open_bytes
 
 SEPARATORS = {".tsv": "\t", ".inter": "\t", ".psv": "|"}
@@ -129,12 +130,9 @@ def _head(file: File, size: int) -> bytes:
         raise damaged(file, error) from error
 
 
-def damaged(file: File, error: BaseException) -> DataError:
-    """The error for a file that cannot be unpacked."""
-    return DataError(
-        f"{file.name} cannot be read ({first_line(error)}): it is truncated or damaged. Copy or "
-        "export it again."
-    )
+def damaged(file: File, error: BaseException) -> LongrecError:
+    """The error for a file that cannot be unpacked, or for a full disk on the way."""
+    return unreadable(file.name, error, "it is truncated or damaged. Copy or export it again")
 
 
 def open_text(file: File, encoding: str | None) -> IO[str]:
