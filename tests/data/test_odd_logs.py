@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import signal
 from pathlib import Path
+from threading import Timer
 from uuid import UUID
 
+import duckdb
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -14,7 +18,8 @@ import pyarrow as pa
 import pytest
 
 from longrec.core.errors import DataError, UsageError
-from longrec.data.prepare import prepare
+from longrec.data.engine import Engine, unreadable
+from longrec.data.prepare import BAD_ROWS, prepare
 from longrec.data.read import read_events
 
 HEAD = "user_id,item_id,timestamp\n"
@@ -233,3 +238,50 @@ def test_what_nobody_reads_of_a_pandas_frame_may_be_anything() -> None:
 def test_types_are_one_however_they_are_written(tmp_path) -> None:
     log = write(tmp_path / "log.csv", "user,item,time,kind\nu,i,1,3\nu,j,2,3.0\nu,k,3,007\n")
     assert [row[3] for row in rows_of(log, type="kind")] == ["3", "3", "007"]
+
+
+def test_the_engine_stops_at_ctrl_c(tmp_path) -> None:
+    engine = Engine(place=tmp_path / "h")
+    watch = Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+    watch.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            engine.run("SELECT sum(range * 3 % 7) FROM range(20_000_000_000)")
+    finally:
+        engine.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_how_far_a_query_is_is_told(tmp_path) -> None:
+    engine = Engine(place=tmp_path / "h")
+    shares: list[float] = []
+
+    def told(share: float) -> None:
+        if share > 0:
+            shares.append(share)
+            engine._base.interrupt()
+
+    with pytest.raises(duckdb.InterruptException):
+        engine.run("SELECT sum(range * 3 % 7) FROM range(20_000_000_000)", progress=told)
+    engine.close()
+    assert 0 < shares[0] < 1
+
+
+def test_rows_left_out_of_earlier_logs_stay_told(tmp_path) -> None:
+    one = write(tmp_path / "one.csv", f"{HEAD}1,2,3\n1,3,soon\n5\n")
+    two = write(tmp_path / "two.csv", f"{HEAD}1,5,6\n1,6,later\n")
+    three = write(tmp_path / "three.csv", f"{HEAD}1,7,8\n")
+    h = prepare(one, tmp_path / "h", skip_bad_rows=True)
+    for log in (two, three):
+        h = prepare(log, tmp_path / "h", extend=h, overwrite=True)
+    assert h.meta.dropped["bad_rows"] == 3
+    told = pl.read_csv(h.path / BAD_ROWS)
+    assert told["text"].to_list() == ["5", "1,3,soon", "1,6,later"]
+
+
+def test_a_full_disk_is_not_taken_for_a_damaged_file() -> None:
+    for error in (
+        OSError(28, "No space left on device"),
+        duckdb.OutOfMemoryException("failed to offload data block"),
+    ):
+        assert "the disk beside the result is full" in str(unreadable("log.csv", error, "hint"))

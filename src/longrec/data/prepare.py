@@ -236,8 +236,8 @@ def _written(
             table.write_parquet(folder / ITEM_TABLE)
         elif old is not None and old.item_table is not None:
             old.item_table.write_parquet(folder / ITEM_TABLE)
-        if events.bad_rows:
-            write_bad_rows(folder / BAD_ROWS, events.bad_rows)
+        earlier = None if old is None else old.path / BAD_ROWS
+        write_bad_rows(folder / BAD_ROWS, events.bad_rows, earlier)
 
     histories = write_chunks(
         out,
@@ -318,6 +318,11 @@ def _chunks(
         yield chunk
 
 
-def write_bad_rows(path: Path, rows: Sequence[BadRow]) -> None:
-    """Write which rows were left out, and why."""
-    pl.DataFrame([asdict(row) for row in rows]).write_csv(path)
+def write_bad_rows(path: Path, rows: Sequence[BadRow], earlier: Path | None) -> None:
+    """Write which rows were left out, and why, behind those of an earlier log's file, if any."""
+    kinds = {"file": pl.String, "line": pl.Int64, "cause": pl.String, "text": pl.String}
+    told = pl.DataFrame([asdict(row) for row in rows], schema=kinds)
+    if earlier is not None and earlier.is_file():
+        told = pl.concat([pl.read_csv(earlier, schema=kinds), told])
+    if len(told):
+        told.write_csv(path)

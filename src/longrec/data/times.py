@@ -38,6 +38,7 @@ FORMATS = (
 """Beside ISO 8601: those that can be read in one way alone; " or " stands between forms of one."""
 SAMPLE = 1000
 _ISO_START = r"\d{4}[-/]\d{1,2}[-/]\d{1,2}.*"
+_NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?")
 ZEROS = r"\.0+$"
 """What stands behind a whole number that was written as a float."""
 
@@ -143,6 +144,8 @@ def plan_of_values(
     if not isinstance(sample[0], str):
         return TimePlan("integers" if isinstance(sample[0], int) else "decimals")
     plans = [TimePlan("numbers as text")]
+    if all(map(_NUMBER.fullmatch, texts)):
+        return plans[0]
     plans += [TimePlan(f"text as {form}", form, "datetime", 10**6) for form in (ISO, *FORMATS)]
     counts = [f"count({plan.ticks('v', False)}) AS n{i}" for i, plan in enumerate(plans)]
     read = engine.row(f"SELECT {', '.join(counts)} FROM unnest($1) AS t(v)", [list(sample)])
