@@ -285,6 +285,7 @@ HISTORIES = [["i02", "i01"], ["i03"]]
             '{"user": 5, "item": "i02"}\n{"user": 1, "item": "i03"}\n{"user": 5, "item": "i01"}',
             [5, 1],
         ),
+        ('{"uid": "b", "history": ["i02", "i01"]}\n{"uid": "a", "history": ["i03"]}', ["b", "a"]),
         ("user,item\nb,i02\na,i03\nb,i01\n", ["b", "a"]),
         ("item_id,ts,uid\ni01,1700000060,b\ni02,1700000000,b\ni03,1700000000.5,a\n", ["b", "a"]),
         (
@@ -354,6 +355,7 @@ def test_a_model_that_reads_types_gets_them_of_histories(data):  # noqa: F811
          r"line 2: user is missing; give an id.*line 3: has no user.*line 4: user is True.*1 more"),
         ("users", '{"user": 1, "exclude": ["i01"]}', "line 1: has 'exclude', which holds for all"),
         ("users", '{"user": 1}\n{"user": 2\n', r"the file, line 2: '\{\"user\": 2' is no JSON"),
+        ("users", "[" * 100_000, r"the file, line 1: .* is no JSON: maximum recursion depth"),
         ("users", 'user\n"a" b\n', "line 2: .*write a quote mark inside quotes twice"),
         ("users", "user,user\n1,2\n", "the column 'user' is there twice"),
         ("histories", "a,b\n1,2\n", "no column looks like the user ids; the columns are a, b"),

@@ -57,6 +57,11 @@ MISTAKES = [
     ("train {h} --out {tmp}/r --model popularity --set n_layers=2", 2, "this model does not have"),
     ("train {h} --out {tmp}/r --set seed=18446744073709551616", 2, "seed is 18446744073709551616;"),
     ("train {h} --out {tmp}/r --config {tmp}/none.toml", 1, "the config cannot be read"),
+    (
+        "recommend {run} --user \udcff",
+        2,
+        "'\\udcff' is no text: it was given in bytes that are not",
+    ),
     ("train {h} --out {run} --resume --overwrite", 2, "give one of them"),
     ("--threads 18446744073709551616 models", 2, "1024"),
     ("compare {h} --models popularity --budget 1 --seeds 1001 --out {tmp}/c", 2, "1000"),

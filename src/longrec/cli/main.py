@@ -115,6 +115,9 @@ def _end_with(error: Exception) -> None:
         _fail(str(error), error.exit_status)
     if (full := disk_full(error)) is not None:
         _fail(f"{full}: free space on it", 1)
+    if isinstance(error, UnicodeEncodeError) and error.encoding == "utf-8":
+        # bytes of the call, or of standard input, that Python keeps as surrogates
+        _fail(f"{error.object[:60]!r} is no text: it was given in bytes that are not UTF-8", 2)
     if isinstance(error, OSError | MemoryError):
         _fail(str(error) or type(error).__name__, 1)
     if isinstance(error, RuntimeError) and "memory" in str(error):

@@ -187,6 +187,8 @@ def _files(*given: Path | None) -> list[Any]:
     """Files as Python takes them, - being standard input, which can be read once."""
     if sum(str(one) == "-" for one in given) > 1:
         raise UsageError("standard input (-) can be one file only: name the others")
+    if sys.stdin is None and "-" in map(str, given):
+        raise UsageError("standard input (-) is closed: name a file, or give it something to read")
     return [sys.stdin if str(one) == "-" else one for one in given]
 
 

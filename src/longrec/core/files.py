@@ -52,11 +52,23 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def write_file(path: Path, data: bytes | str) -> None:
-    """Write beside the file's place, sync, rename; text as UTF-8. A failure leaves nothing."""
+    """Write beside the file's place, sync, rename; text as UTF-8. A failure leaves nothing.
+
+    What a link points to is replaced, and not the link. What is no file, such as a device or a
+    pipe, is written into: renaming would put a file in its place.
+    """
+    content = data.encode() if isinstance(data, str) else data
+    if path.exists() and not path.is_file():
+        with naming(path):
+            path.write_bytes(content)
+        return
+    path = path.resolve() if path.is_symlink() else path
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with naming(path):
-            temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+            temporary.write_bytes(content)
+            if path.exists():
+                shutil.copymode(path, temporary)
             sync(temporary)
         temporary.replace(path)
     finally:

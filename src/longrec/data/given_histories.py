@@ -234,12 +234,13 @@ def _history_of_row(
     """Whose history a row is, None if it does not say, and its events; None: it is none."""
     user = None
     if isinstance(value, Mapping):
-        user = value.get("user")
-        odd = sorted(set(value) - {"user", "history"})
+        name = find_name(set(value) - {"history"}, "user")
+        user = None if name is None else value[name]
+        odd = sorted(set(value) - {name, "history"})
         if odd:
             problems.add(place, f"has {odd[0]!r}; beside a history there is only its user")
             return None
-        if "user" in value and not problems.check_id(place, "user", user):
+        if name is not None and not problems.check_id(place, "user", user):
             return None
         value = value["history"]
     if not isinstance(value, list):

@@ -229,7 +229,7 @@ def _json_rows(problems: Problems, lines: Iterator[str]) -> Iterator[Row]:
         problems.rows += 1
         try:
             yield Row(f"line {number}", json.loads(line, parse_float=_number))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             whole = " (a file of one document: write one row per line)" if number == 1 else ""
             raise DataError(
                 f"{problems.name}, line {number}: {line.strip()[:60]!r} is no JSON: {error}{whole}"
