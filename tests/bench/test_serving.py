@@ -310,7 +310,7 @@ def test_an_interrupted_command_leaves_nothing(tmp_path):
     socket.create_connection(address).close()
     process.send_signal(signal.SIGINT)
     printed = process.communicate(timeout=60)[1]
-    assert printed.strip() == "error: interrupted; nothing is left of the stores"
+    assert printed.strip() == "error: interrupted; begin again: nothing is left of the stores"
     assert process.returncode == 1
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(address)

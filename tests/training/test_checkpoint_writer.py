@@ -102,7 +102,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, histories, gat
     run_of(
         model_of("hydrarec", 25),
         *(histories, tmp_path / "run"),
-        **{"checkpoint_minutes": EVERY_STEP, "batch_tokens": 60, "max_epochs": 1, "progress": tell},
+        **{"checkpoint_minutes": EVERY_STEP, "batch_tokens": 60, "max_epochs": 1, "show": tell},
     )
     assert len(steps) > 3
     assert "longrec-checkpoint" not in [t.name for t in threading.enumerate()]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from longrec.core.errors import DataError, UsageError, first_line
-from longrec.core.work_folder import MARK, WorkFolder
+from longrec.core.work_folder import WorkFolder
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Numbers of errors of a disk that is full, for us or for everybody, or takes no larger file."""
@@ -129,10 +129,7 @@ def writing_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             sync(file)
         sync(temporary)
         _check_free(path, overwrite)  # somebody may have made it meanwhile
-        if path.exists():
-            (path / MARK).touch()  # what is replaced is swept, too, if this process ends there
         _move_into_place(temporary, path)
-        (path / MARK).unlink()
         sync(path.parent)
     except Exception as error:
         full = disk_full(error)

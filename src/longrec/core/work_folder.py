@@ -1,24 +1,25 @@
 """Hidden folders for what is not finished: gone with their process, or swept by the next one.
 
-A folder `.NAME.xxxx.part` stands beside the place NAME whose content is being made. The process
-that made it holds a lock in it. Whoever makes another one for the same place removes those whose
-lock nobody holds: a process that was killed leaves nothing for longer than until the next one. A
-folder without our lock's file is somebody else's and is left alone.
+A folder `.NAME.xxxx.part` stands beside the place NAME whose content is being made, and beside it a
+file of that name with `.lock` behind, on which its process holds a lock. Whoever makes another one
+for the same place removes those whose lock nobody holds: a process that was killed leaves nothing
+for longer than until the next one. A folder without such a file is somebody else's and is left
+alone.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
-import tempfile
 import weakref
 from contextlib import suppress
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-MARK = ".longrec-part"
-"""The lock's file in each such folder."""
+LOCK = ".lock"
+"""What the lock's file has behind the folder's name."""
 
 
 class WorkFolder:
@@ -33,10 +34,11 @@ class WorkFolder:
         place.parent.mkdir(parents=True, exist_ok=True)
         sweep(place)
         prefix, suffix = _names(place)
-        self.path = Path(tempfile.mkdtemp(prefix=prefix, suffix=suffix, dir=place.parent))
-        self._lock = FileLock(self.path / MARK, thread_local=False)
+        self.path = place.with_name(f"{prefix}{secrets.token_hex(4)}{suffix}")
+        self._lock = FileLock(f"{self.path}{LOCK}", thread_local=False)
         self._lock.acquire()
         self.close = weakref.finalize(self, _remove, self.path, self._lock, os.getpid())
+        self.path.mkdir(mode=0o700)
 
 
 def sweep(place: Path) -> None:
@@ -44,20 +46,17 @@ def sweep(place: Path) -> None:
     prefix, suffix = _names(place)
     with suppress(OSError):
         for name in os.listdir(place.parent):
-            if name.startswith(prefix) and name.endswith(suffix):
-                folder = place.parent / name
-                if (folder / MARK).is_file():
-                    _remove_if_left(folder)
+            if name.startswith(prefix) and name.endswith(f"{suffix}{LOCK}"):
+                _remove_if_left(place.with_name(name.removesuffix(LOCK)))
 
 
 def _remove_if_left(folder: Path) -> None:
-    lock = FileLock(folder / MARK, thread_local=False)
+    lock = FileLock(f"{folder}{LOCK}", thread_local=False)
     try:
         lock.acquire(timeout=0)
     except (Timeout, OSError):  # its process lives, or it is not ours to write to
         return
-    shutil.rmtree(folder, ignore_errors=True)
-    lock.release()
+    _remove(folder, lock, os.getpid())
 
 
 def _names(place: Path) -> tuple[str, str]:
@@ -69,4 +68,5 @@ def _remove(path: Path, lock: BaseFileLock, process: int) -> None:
         return
     shutil.rmtree(path, ignore_errors=True)
     with suppress(OSError):
+        Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
