@@ -16,7 +16,8 @@ from longrec.core.errors import LongrecError
 from longrec.data.bad_rows import LONGEST, NO_JSON, BadRow, refusal, rejected
 from longrec.data.engine import Engine, Progress, engine_errors, literal, path_literal, unreadable
 from longrec.data.files import File
-from longrec.data.sources import FRAME_ERRORS, HINTS, TEXT, Part
+from longrec.data.log_frames import FRAME_ERRORS
+from longrec.data.sources import HINTS, TEXT, Part
 from longrec.data.text_files import (
     as_plain_text,
     check_whole,

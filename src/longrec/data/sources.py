@@ -7,22 +7,20 @@ which of their columns are numbers is decided later over the whole log.
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import polars as pl
-import pyarrow as pa
 import pyarrow.parquet as pq
 from polars import selectors
 
 from longrec.core.errors import DataError, UsageError, first_line
 from longrec.data.engine import Engine, engine_errors, literal, path_literal, unreadable
 from longrec.data.files import File, find_files, in_order
+from longrec.data.log_frames import FRAME_ERRORS, arrow_of, open_frame, refuse_twins
 from longrec.data.text_files import Dialect, EmptyFile, find_dialect, open_text
 
 TEXT = "VARCHAR"
@@ -144,20 +142,6 @@ def open_source(
         raise unreadable(name, error, HINTS["frame"]) from error
 
 
-def open_frame(source: Any) -> tuple[pl.DataFrame | pl.LazyFrame, str]:
-    """A frame, or an Arrow table or stream, as a polars frame, and what errors call it."""
-    if isinstance(source, pl.LazyFrame | pl.DataFrame):
-        return source, "the polars frame"
-    if type(source).__module__.split(".")[0] == "pandas" and hasattr(source, "columns"):
-        return _of_pandas(source), "the pandas frame"
-    if hasattr(source, "__arrow_c_stream__"):
-        return _of_arrow(source), "the Arrow stream"
-    raise UsageError(
-        f"Events cannot be read from {type(source).__name__}. Give a file, a list of files, a "
-        "glob, a folder, a Polars or pandas frame, or an Arrow table or stream."
-    )
-
-
 def _open_file(file: File, engine: Engine, encoding: str | None, header: Sequence[str]) -> Part:
     if file.kind == "text":
         dialect = find_dialect(file, encoding, header)
@@ -243,63 +227,6 @@ def _described(schema: Mapping[str, pl.DataType], engine: Engine) -> dict[str, s
     return {name: row[1] for name, row in zip(schema, rows, strict=True)}
 
 
-INSTEAD: Mapping[Any, Any] = {
-    pl.Int128: pl.Decimal(38, 0),
-    pl.UInt128: pl.Decimal(38, 0),
-    pl.Float16: pl.Float32,
-}
-"""Types that the engine does not know, and what holds the same values."""
-
-
-def arrow_of(frame: pl.DataFrame) -> pa.Table:
-    """A frame as the engine reads it: words instead of codes."""
-    instead: dict[str, Any] = {
-        name: pl.String if dtype in (pl.Categorical, pl.Enum) else INSTEAD.get(dtype.base_type())
-        for name, dtype in frame.schema.items()
-    }
-    return frame.cast({n: kind for n, kind in instead.items() if kind is not None}).to_arrow()
-
-
-def _of_pandas(frame: Any) -> pl.DataFrame:
-    names = [str(name) for name in frame.columns]
-    refuse_twins("the pandas frame", names)
-    columns = {}
-    for name, column in zip(names, (frame.iloc[:, i] for i in range(len(names))), strict=True):
-        try:
-            columns[name] = pl.Series(name, pl.from_pandas(_plain(column)))
-        except Exception as error:  # Arrow and Polars raise many kinds for foreign objects
-            columns[name] = pl.Series(name, column.tolist(), dtype=pl.Object)
-            if not isinstance(error, (TypeError, ValueError, *FRAME_ERRORS)):
-                raise
-    return pl.DataFrame(columns)
-
-
-def _plain(column: Any) -> Any:
-    """A column of pandas as one that Polars takes for what it is."""
-    kind = column.dtype
-    if str(kind) == "object":
-        if column[column.notna()].map(type).nunique() > 1:
-            raise TypeError("mixed types")
-        first = column.dropna().head(1).squeeze()
-        if isinstance(first, UUID) or (isinstance(first, int) and not _fits(column)):
-            return column.map(str, na_action="ignore")
-    elif type(kind).__name__ == "PeriodDtype":
-        return column.dt.to_timestamp()
-    elif type(kind).__name__ == "DatetimeTZDtype":
-        return column.dt.tz_convert("UTC")  # the same moments
-    elif getattr(kind, "byteorder", "=") == ">":
-        return column.astype(kind.newbyteorder("="))
-    return column
-
-
-def _fits(column: Any) -> bool:
-    return bool(column.dropna().map(lambda value: -(2**63) <= value < 2**63).all())
-
-
-# A panic inside polars is not an Exception of Python's.
-FRAME_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException)
-
-
 def refuse_mixed(part: Part, name: str) -> None:
     """Raise DataError when a column of a frame holds values of more than one type."""
     if part.frame is None or part.types[name] != FOREIGN:
@@ -317,30 +244,3 @@ def refuse_mixed(part: Part, name: str) -> None:
 
 def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and value != value)
-
-
-def _of_arrow(source: Any) -> pl.DataFrame:
-    try:
-        table = pa.RecordBatchReader.from_stream(source).read_all()
-    except (TypeError, ValueError, *FRAME_ERRORS) as error:
-        raise DataError(f"The Arrow stream cannot be read ({first_line(error)}).") from error
-    refuse_twins("the Arrow stream", table.column_names)
-    columns = {}
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        kind = column.type
-        if pa.types.is_timestamp(kind) and kind.tz is not None:
-            column = column.cast(pa.timestamp(kind.unit, "UTC"))  # the same moments
-        elif getattr(kind, "extension_name", "") == "arrow.uuid":
-            column = pa.array([None if u is None else str(u) for u in column.to_pylist()])
-        try:
-            columns[name] = pl.Series(name, pl.from_arrow(column))
-        except FRAME_ERRORS:  # a type that Polars does not know
-            columns[name] = pl.Series(name, [None] * len(column), dtype=pl.Object)
-    return pl.DataFrame(columns)
-
-
-def refuse_twins(name: str, columns: Iterable[str]) -> None:
-    """Raise DataError when two columns share a name."""
-    twins = [column for column, count in Counter(columns).items() if count > 1]
-    if twins:
-        raise DataError(f"{name}: two columns are called {twins[0]!r}. Rename or drop one.")

@@ -11,9 +11,9 @@ from polars import selectors as cs
 
 from longrec.core.arguments import check_names, check_text
 from longrec.core.errors import DataError, UsageError
+from longrec.data.log_frames import open_frame
 from longrec.data.moments import MAX_SECONDS
 from longrec.data.read import Events, read_events
-from longrec.data.sources import open_frame
 from longrec.data.times import to_seconds
 from longrec.serving.stores.packed_columns import pack_columns
 from longrec.serving.stores.protocol import Event
