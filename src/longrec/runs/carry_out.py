@@ -123,5 +123,8 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
+        why = str(error).splitlines()[0][:100]
+        raise UsageError(
+            f"device {name!r} cannot be used ({why}): give auto, cpu, cuda, cuda:1, …"
+        ) from None
     return device
