@@ -10,10 +10,9 @@ from __future__ import annotations
 import glob
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import gettempdir
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 import pyarrow as pa
@@ -25,6 +24,7 @@ from longrec.core.work_folder import WorkFolder
 
 Progress = Callable[[float], None]
 """Called now and then with the share of a query that is done."""
+R = TypeVar("R")
 LEAST = 128 << 20
 """Bytes that the engine works with at least."""
 SHARE_PERCENT = 55
@@ -95,24 +95,35 @@ class Engine:
 
         Errors of the engine come as `engine_errors()`.
         """
-        if progress is None:
-            with _interrupts():
-                return self._base.execute(sql, list(parameters)).fetchall()
-        ended = threading.Event()
+        return self._carry_out(
+            lambda: self._base.execute(sql, list(parameters)).fetchall(), progress
+        )
 
-        def watch() -> None:
-            while not ended.wait(0.2):
-                share = self._base.query_progress()
-                progress(max(share, 0) / 100)
+    def _carry_out(self, work: Callable[[], R], progress: Progress | None = None) -> R:
+        """Let the engine work in a thread of its own: it looks at no Ctrl-C while it does."""
+        done, ended = list[R | BaseException](), threading.Event()
 
-        watcher = threading.Thread(target=watch, daemon=True)
-        watcher.start()
+        def run() -> None:
+            try:
+                done.append(work())
+            except BaseException as error:  # comes out below
+                done.append(error)
+            finally:
+                ended.set()
+
+        threading.Thread(target=run, daemon=True).start()
         try:
-            with _interrupts():
-                return self._base.execute(sql, list(parameters)).fetchall()
-        finally:
-            ended.set()
-            watcher.join()
+            while not ended.wait(0.2):
+                if progress is not None:
+                    progress(max(self._base.query_progress(), 0) / 100)
+        except BaseException:
+            while not ended.wait(0.05):  # it may not have begun when it was told to stop
+                self._base.interrupt()
+            raise
+        [found] = done
+        if isinstance(found, BaseException):
+            raise found
+        return found
 
     def row(self, sql: str, parameters: Sequence[Any] = ()) -> dict[str, Any]:
         """The one row of a query, by the names of its columns."""
@@ -122,16 +133,14 @@ class Engine:
 
     def frame(self, sql: str) -> pl.DataFrame:
         """A result as a frame."""
-        with _interrupts():
-            found = pl.from_arrow(self._base.sql(sql).to_arrow_table())
+        found = pl.from_arrow(self._carry_out(lambda: self._base.sql(sql).to_arrow_table()))
         assert isinstance(found, pl.DataFrame)
         return found
 
     def batches(self, sql: str) -> Iterator[pl.DataFrame]:
         """A result in order, some rows at a time."""
-        with _interrupts():
-            reader = self._base.sql(sql).to_arrow_reader(ROWS)
-        for batch in reader:
+        reader = self._carry_out(lambda: self._base.sql(sql).to_arrow_reader(ROWS))
+        while (batch := self._carry_out(lambda: next(reader, None))) is not None:
             frame = pl.from_arrow(batch)
             assert isinstance(frame, pl.DataFrame)
             yield frame
@@ -151,17 +160,6 @@ class Engine:
         """Free memory and folder."""
         self._base.close()
         self.work.close()
-
-
-@contextmanager
-def _interrupts() -> Iterator[None]:
-    """Let Ctrl-C be Ctrl-C: the engine makes another error of it."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "Query interrupted" not in str(error):
-            raise
-        raise KeyboardInterrupt from None
 
 
 def memory_left(memory: int, held: int) -> int:
