@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 from decimal import Decimal
-from pathlib import Path
 from uuid import UUID
 
 import pandas as pd
@@ -17,6 +16,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from data.log_files import rows_of, write
 
 from longrec.core.errors import DataError, UsageError
 from longrec.data.prepare import BAD_ROWS, prepare
@@ -24,16 +24,6 @@ from longrec.data.read import read_events
 
 HEAD = "user_id,item_id,timestamp"
 JANUARY, FEBRUARY = 1_706_572_800, 1_706_745_600  # 2024-01-30 and 2024-02-01
-
-
-def write(path: Path, text: str | bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(text.encode() if isinstance(text, str) else text)
-    return path
-
-
-def rows_of(source, **options) -> list[tuple]:
-    return read_events(source, **options).to_polars().rows()
 
 
 def seconds_of(source, **options) -> list[float]:

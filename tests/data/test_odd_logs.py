@@ -6,7 +6,6 @@ import gzip
 import json
 import os
 import signal
-from pathlib import Path
 from threading import Timer
 from uuid import UUID
 
@@ -16,6 +15,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from data.log_files import rows_of, write
 
 from longrec.core.errors import DataError, UsageError
 from longrec.data.engine import Engine, unreadable
@@ -25,16 +25,6 @@ from longrec.data.read import read_events
 HEAD = "user_id,item_id,timestamp\n"
 ROWS = [("u", "i", 1), ("u", "j", 2)]
 FRAME = pl.DataFrame(ROWS, schema=["user", "item", "time"], orient="row")
-
-
-def write(path: Path, text: str | bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(text.encode() if isinstance(text, str) else text)
-    return path
-
-
-def rows_of(source, **options) -> list[tuple]:
-    return read_events(source, **options).to_polars().rows()
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])

@@ -23,6 +23,11 @@ class DataError(LongrecError):
     """A file or its content cannot be used: missing, damaged, of another version, out of range."""
 
 
+def our_fault(what: str) -> DataError:
+    """The error for what cannot happen, which no user can mend."""
+    return DataError(f"{what}. This is a fault of longrec's: please tell its developers.")
+
+
 def first_line(error: BaseException) -> str:
     """The first line of a library's message, for use inside one of ours."""
     lines = str(error).strip().splitlines()

@@ -126,9 +126,8 @@ def _make_table(engine: Engine, name: str, ids: pl.Series) -> None:
     if len(ids) > MOST:
         raise DataError(f"{len(ids):,} distinct values of {name}: more than int32 can count.")
     codes = pa.array(np.arange(len(ids), dtype=np.int32))
-    view = engine.register(pa.table({"id": ids.to_arrow(), "code": codes}))
-    engine.run(f"CREATE OR REPLACE TABLE {name} AS SELECT * FROM {view}")
-    engine.forget(view)
+    with engine.seen(pa.table({"id": ids.to_arrow(), "code": codes})) as view:
+        engine.run(f"CREATE OR REPLACE TABLE {name} AS SELECT * FROM {view}")
 
 
 def _refuse_null(events: Events, name: str, column: str, kind: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import glob
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any, TypeVar
@@ -152,9 +153,14 @@ class Engine:
         self._base.register(name, table)
         return name
 
-    def forget(self, name: str) -> None:
-        """Let go of a registered table."""
-        self._base.unregister(name)
+    @contextmanager
+    def seen(self, table: pa.Table) -> Iterator[str]:
+        """The same for as long as the block lasts."""
+        name = self.register(table)
+        try:
+            yield name
+        finally:
+            self._base.unregister(name)
 
     def close(self) -> None:
         """Free memory and folder."""

@@ -48,9 +48,8 @@ def fit_events(events: Events, old: Histories) -> None:
         )
     engine, casts = events.engine, []
     for role, ids in (("user", old.user_ids), ("item", old.catalog.ids)):
-        view = engine.register(pa.table({"id": ids.head(0).to_arrow()}))
-        [(_, ours, *_)] = engine.run(f"DESCRIBE SELECT id FROM {view}")
-        engine.forget(view)
+        with engine.seen(pa.table({"id": ids.head(0).to_arrow()})) as view:
+            [(_, ours, *_)] = engine.run(f"DESCRIBE SELECT id FROM {view}")
         theirs = events.types[role]
         if theirs == ours:
             continue
@@ -152,9 +151,9 @@ def _known(engine: Engine, old: Histories, coded: Coded) -> None:
         columns["time"] = old.times
     columns |= {f"x{i}": old.extra[name] for i, name in enumerate(coded.columns)}
     columns["place"] = np.arange(old.n_events)
-    view = engine.register(pa.table({name: pa.array(values) for name, values in columns.items()}))
-    engine.run(f"CREATE OR REPLACE TABLE known AS SELECT * FROM {view}")
-    engine.forget(view)
+    table = pa.table({name: pa.array(values) for name, values in columns.items()})
+    with engine.seen(table) as view:
+        engine.run(f"CREATE OR REPLACE TABLE known AS SELECT * FROM {view}")
 
 
 def _same_kind(engine: Engine, old: Histories, name: str, column: str) -> None:

@@ -20,7 +20,7 @@ from typing import IO, Any, NamedTuple
 
 from longrec.core.arguments import described
 from longrec.core.errors import DataError
-from longrec.data.columns import NAMES
+from longrec.data.columns import NAMES, plain_name
 from longrec.data.frames import is_parquet, read_parquet
 
 SHOWN = 3
@@ -206,9 +206,9 @@ def find_name(names: Any, role: str, stated: str | None = None) -> str | None:
 
     That is the one that is `stated`, if it is there, or the word itself, or as `prepare` does.
     """
-    plain = {_plain(name): name for name in reversed(list(names))}
+    plain = {plain_name(str(name)): name for name in reversed(list(names))}
     known = (*([] if stated is None else [stated]), role, *NAMES.get(role, "").split())
-    return next((plain[_plain(word)] for word in known if _plain(word) in plain), None)
+    return next((plain[plain_name(word)] for word in known if plain_name(word) in plain), None)
 
 
 def _no_column(name: str, columns: Sequence[str], role: str) -> str:
@@ -216,10 +216,6 @@ def _no_column(name: str, columns: Sequence[str], role: str) -> str:
         f"{name}: no column looks like the {role} ids; the columns are {', '.join(columns)}. Call "
         f"one {role}"
     )
-
-
-def _plain(name: Any) -> str:
-    return "".join(c for c in str(name).lower() if c.isalnum())
 
 
 def _json_rows(problems: Problems, lines: Iterator[str]) -> Iterator[Row]:

@@ -277,9 +277,8 @@ class Loader:
         return loaded, bad
 
     def _append(self, table: str, frame: pl.DataFrame, select: str) -> int:
-        view = self.engine.register(frame.to_arrow())
-        self.engine.run(f"INSERT INTO {table} {select} FROM {view}")
-        self.engine.forget(view)
+        with self.engine.seen(frame.to_arrow()) as view:
+            self.engine.run(f"INSERT INTO {table} {select} FROM {view}")
         return len(frame)
 
 

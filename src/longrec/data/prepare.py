@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from longrec.core.arguments import check_path, described
-from longrec.core.errors import DataError, UsageError
+from longrec.core.errors import DataError, UsageError, our_fault
 from longrec.data.bad_rows import BadRow
 from longrec.data.catalog import Catalog
 from longrec.data.coding import Coded, code_events
@@ -137,8 +137,8 @@ class _Made:
     coded : what their numbers stand for, before rows without events are left out.
     table : of the engine, with the columns of the view `coded`.
     lengths, counts : events of each user and item, (n,) each; 0 for those that were left out.
-    old_users, old_items : how many ids stay whether or not they have events.
     dropped : what was left out, by reason.
+    keep_all : whether ids stay that have no events, as old ones do.
     """
 
     coded: Coded
@@ -204,10 +204,7 @@ def _counts(engine: Engine, coded: Coded) -> tuple[np.ndarray, np.ndarray]:
 
 def _balance(events: Events, found: int, expected: int) -> None:
     if found != expected:
-        raise DataError(
-            f"{events.source}: of {expected:,} events {found:,} are accounted for. This is a fault "
-            "of longrec's: please tell its developers."
-        )
+        raise our_fault(f"{events.source}: of {expected:,} events {found:,} are accounted for")
 
 
 def _written(
@@ -295,16 +292,11 @@ def _chunks(
         progress("ordering events", 0.0)
     engine.make_room()
     query = f"SELECT {values} FROM {made.table} ORDER BY user, key, row"
-    if made.table == "kept":
-        query = f"SELECT {values} FROM kept ORDER BY user, kept.key, row"
     for frame in engine.batches(query):
         place = np.arange(done, done + len(frame))
         expected = users[np.searchsorted(ends, place, side="right")]
         if not np.array_equal(frame["user"].to_numpy(), expected):
-            raise DataError(
-                "The engine gave events in a wrong order. This is a fault of longrec's: please "
-                "tell its developers."
-            )
+            raise our_fault("The engine gave events in a wrong order")
         done += len(frame)
         found = frame["item"].to_numpy()
         repeats.add(expected, frame[key].to_numpy(), found)

@@ -222,8 +222,8 @@ def _types_of(frame: pl.DataFrame | pl.LazyFrame, engine: Engine) -> dict[str, s
 def _described(schema: Mapping[str, pl.DataType], engine: Engine) -> dict[str, str]:
     if not schema:
         return {}
-    view = engine.register(arrow_of(pl.DataFrame(schema=dict(schema))))
-    rows = engine.run(f"DESCRIBE SELECT * FROM {view} AS t({_numbered(list(schema))})")
+    with engine.seen(arrow_of(pl.DataFrame(schema=dict(schema)))) as view:
+        rows = engine.run(f"DESCRIBE SELECT * FROM {view} AS t({_numbered(list(schema))})")
     return {name: row[1] for name, row in zip(schema, rows, strict=True)}
 
 

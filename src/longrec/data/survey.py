@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
-from longrec.core.errors import DataError
+from longrec.core.errors import DataError, our_fault
 from longrec.data.bad_rows import BadRow
 from longrec.data.columns import ROLES
 from longrec.data.engine import Engine, literal, quoted
@@ -141,9 +141,9 @@ def survey(
     span = engine.row(f"SELECT count(*) AS n{spans} FROM events")
     left_out = len(bad_rows) - rejected
     if span["n"] + left_out != total:
-        raise DataError(
+        raise our_fault(
             f"{parts[0].name}: of {total:,} rows {span['n']:,} came through and {left_out:,} "
-            "were left out. This is a fault of longrec's: please tell its developers."
+            "were left out"
         )
     described = engine.run("DESCRIBE events")
     untimed = span.get("first") is None

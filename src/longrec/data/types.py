@@ -62,15 +62,7 @@ def family(kind: str) -> str:
         return ""
     if base == "DECIMAL":
         return "large" if kind.endswith(",0)") else "float"
-    for name, kinds in (
-        ("integer", INTEGERS),
-        ("large", LARGE),
-        ("float", FLOATS),
-        ("text", WORDS),
-    ):
-        if base in kinds:
-            return name
-    return kind
+    return next((name for name, kinds in FAMILIES.items() if base in kinds), kind)
 
 
 def is_untyped(part: Part, name: str) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from longrec.core.errors import DataError
+from longrec.core.errors import DataError, our_fault
 from longrec.data.catalog import Catalog, hash_ids
 from longrec.data.events_file import EventsFile
 from longrec.data.histories import (
@@ -134,10 +134,7 @@ def write_chunks(
                     last = max(last, int(chunk["time"].max()))
                 file.write(chunk)
             if file.written != rows:
-                raise DataError(
-                    f"{source}: {file.written:,} of {rows:,} events were written. This is a fault "
-                    "of longrec's: please tell its developers."
-                )
+                raise our_fault(f"{source}: {file.written:,} of {rows:,} events were written")
             for name, dtype in types.items():
                 hasher.update(column_head(name, dtype, rows))
                 file.feed(name, hasher)

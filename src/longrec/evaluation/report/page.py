@@ -12,12 +12,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Template
 from markupsafe import Markup
 
 from longrec.core.errors import DataError
 from longrec.core.files import write_file
 from longrec.core.format import duration, size
+from longrec.core.templates import page_template
 from longrec.evaluation.beyond_accuracy import NAMES
 from longrec.evaluation.metrics import CUTOFFS, names
 from longrec.evaluation.report import figures
@@ -101,15 +102,8 @@ def best_values(systems: Sequence[ReportRow]) -> dict[str, float | None]:
 
 @cache
 def _template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("longrec.evaluation", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"label": label, "duration": duration, "size": size}
-    return environment.get_template("page.html")
+    filters = {"label": label, "duration": duration, "size": size}
+    return page_template("longrec.evaluation", "report", "page.html", filters)
 
 
 def _figures(rows: Sequence[ReportRow], key: str) -> Iterator[dict[str, Any]]:

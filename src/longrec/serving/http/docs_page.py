@@ -14,7 +14,9 @@ from functools import cache
 from typing import Any
 
 from fastapi import Response
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Template
+
+from longrec.core.templates import page_template
 
 _POLICY = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"}
 """A browser runs and fetches nothing here, whatever ids may hold."""
@@ -45,14 +47,7 @@ def summary(endpoint: Callable[..., Any]) -> str:
 
 @cache
 def _template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("longrec.serving.http", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("docs.html")
+    return page_template("longrec.serving.http", ".", "docs.html")
 
 
 def _routes(schema: Schema, address: str, with_keys: bool) -> Iterator[dict[str, Any]]:
