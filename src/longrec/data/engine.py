@@ -8,8 +8,8 @@ its guesses (of dialects, types and time zones) are switched off.
 from __future__ import annotations
 
 import glob
-import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import gettempdir
@@ -79,6 +79,9 @@ class Engine:
         self._base.execute("SET enable_progress_bar=true")
         self._base.execute("SET enable_progress_bar_print=false")
         self._frames = 0
+        # One thread for all queries, which starts here: Ctrl-C while one starts would lose it.
+        self._thread = ThreadPoolExecutor(1, "longrec-log")
+        self._thread.submit(int).result()
 
     def make_room(self) -> None:
         """Let the engine take less where this process took memory meanwhile, as for ids."""
@@ -102,29 +105,16 @@ class Engine:
 
     def _carry_out(self, work: Callable[[], R], progress: Progress | None = None) -> R:
         """Let the engine work in a thread of its own: it looks at no Ctrl-C while it does."""
-        done, ended = list[R | BaseException](), threading.Event()
-
-        def run() -> None:
-            try:
-                done.append(work())
-            except BaseException as error:  # comes out below
-                done.append(error)
-            finally:
-                ended.set()
-
-        threading.Thread(target=run, daemon=True).start()
+        future = self._thread.submit(work)
         try:
-            while not ended.wait(0.2):
+            while not wait([future], timeout=0.2).done:
                 if progress is not None:
                     progress(max(self._base.query_progress(), 0) / 100)
         except BaseException:
-            while not ended.wait(0.05):  # it may not have begun when it was told to stop
+            while not wait([future], timeout=0.05).done:  # it may not have begun when it was told
                 self._base.interrupt()
             raise
-        [found] = done
-        if isinstance(found, BaseException):
-            raise found
-        return found
+        return future.result()
 
     def row(self, sql: str, parameters: Sequence[Any] = ()) -> dict[str, Any]:
         """The one row of a query, by the names of its columns."""
@@ -164,6 +154,7 @@ class Engine:
 
     def close(self) -> None:
         """Free memory and folder."""
+        self._thread.shutdown()
         self._base.close()
         self.work.close()
 

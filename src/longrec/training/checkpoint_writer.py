@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from threading import Thread
 from types import TracebackType
 from typing import Any, Self
 
@@ -36,13 +36,13 @@ class CheckpointWriter:
     def __init__(self, run: Path, best_is_written: bool = False) -> None:
         self.run, self.best_is_written = run, best_is_written
         self._copies: dict[str, Tensor] = {}
-        self._thread: Thread | None = None
-        self._failure: BaseException | None = None
+        self._thread = ThreadPoolExecutor(1, "longrec-checkpoint")
+        self._writing: Future[None] | None = None
 
     @property
     def busy(self) -> bool:
         """Whether a checkpoint is being written."""
-        return self._thread is not None and self._thread.is_alive()
+        return self._writing is not None and not self._writing.done()
 
     def save(
         self, tensors: Mapping[str, Tensor], best: Mapping[str, Tensor], state: Mapping[str, Any]
@@ -51,11 +51,7 @@ class CheckpointWriter:
         self.wait()
         self._copies = {name: self._copy(name, tensor) for name, tensor in tensors.items()}
         new = None if self.best_is_written else best
-        # No daemon: when the interpreter ends, what was begun is still finished.
-        self._thread = Thread(
-            target=self._write, args=(self._copies, new, state), name="longrec-checkpoint"
-        )
-        self._thread.start()
+        self._writing = self._thread.submit(self._write, self._copies, new, state)
 
     def best_changes(self) -> None:
         """Wait until the best weights are not being read; the next checkpoint writes them anew."""
@@ -64,36 +60,33 @@ class CheckpointWriter:
 
     def check(self) -> None:
         """Raise what made the last checkpoint fail, if it did."""
-        if self._failure is not None:
-            failure, self._failure = self._failure, None
-            raise failure
+        if not self.busy:
+            self.wait()
 
     def wait(self) -> None:
         """Wait until nothing is being written, and check."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        self.check()
+        if (writing := self._writing) is not None:
+            wait([writing])  # an interrupt here forgets nothing
+            self._writing = None
+            writing.result()
 
     def __enter__(self) -> Self:
+        # The thread starts here, where Ctrl-C meanwhile finds nothing half done.
+        self._thread.submit(int).result()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
+        self._thread.shutdown()
         if error is None:
             self.wait()
-        elif self._thread is not None:
-            self._thread.join()
 
     def _write(
         self, tensors: Mapping[str, Tensor], best: Mapping[str, Tensor] | None, state: Any
     ) -> None:
-        try:
-            save_checkpoint(self.run, tensors, best, state)
-            self.best_is_written = True
-        except BaseException as failure:  # it is raised where training can be told
-            self._failure = failure
+        save_checkpoint(self.run, tensors, best, state)
+        self.best_is_written = True
 
     def _copy(self, name: str, tensor: Tensor) -> Tensor:
         copy = self._copies.get(name)
