@@ -24,6 +24,11 @@ MISTAKES = [
     # the call
     ("bake", 2, "No such command"),
     ("--threads 0 models", 2, "threads"),
+    ("--threads 1 --threads 2 models", 2, "--threads is given twice"),
+    ("evaluate {run} --baselines --no-baselines", 2, "--baselines/--no-baselines is given twice"),
+    ("recommend {run} --all --where a=1 --where b=1", 2, "--where is given twice"),
+    ("recommend {run} --all -k 3 --top 4", 2, "-k/--top is given twice"),
+    ("prepare {log} --out {tmp}/\udcff", 2, "\\udcff', which is no text: its bytes are not UTF-8"),
     ("models elastik", 2, "Did you mean"),
     ("data get {{x}}[red] --out {tmp}", 2, "{x}[red]"),
     # prepare
@@ -60,7 +65,7 @@ MISTAKES = [
     (
         "recommend {run} --user \udcff",
         2,
-        "'\\udcff' is no text: it was given in bytes that are not",
+        "the call has '\\udcff', which is no text: its bytes are not UTF-8",
     ),
     ("train {h} --out {run} --resume --overwrite", 2, "give one of them"),
     ("--threads 18446744073709551616 models", 2, "1024"),

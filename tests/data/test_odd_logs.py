@@ -116,6 +116,14 @@ def test_a_folder_loses_no_file(tmp_path) -> None:
         assert words in told
 
 
+def test_a_name_that_is_no_text_is_told(tmp_path) -> None:
+    write(tmp_path / "log" / "\udcff.csv", f"{HEAD}u,1,1\n")
+    with pytest.raises(DataError, match=r"/\\udcff\.csv' has a name which is no text.*rename"):
+        read_events(tmp_path / "log")
+    with pytest.raises(UsageError, match=r"out is '\\udcff', which is no text"):
+        prepare(FRAME, "\udcff")
+
+
 def test_a_column_may_stand_in_a_file_and_in_its_folders_name(tmp_path) -> None:
     frame = FRAME.insert_column(1, pl.Series("day", ["d1", "d2"]))
     frame.write_parquet(tmp_path / "parquet", partition_by="day")

@@ -1,15 +1,29 @@
-"""What every command has: `--quiet`, and an answer to options that are settings."""
+"""What every command has: `--quiet`, and an answer to calls that cannot be meant so."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
 from typer import Option, Typer
+from typer.core import TyperGroup
 from typer.main import get_command
 
-from longrec.cli.lists import ListCommand
+from longrec.cli.lists import ListCommand, refuse_repeated
 from longrec.core import console
+from longrec.core.arguments import NO_UTF8, is_utf8
 from longrec.core.errors import UsageError
+
+
+class Group(TyperGroup):
+    """All commands; what is wrong with a call whatever its command is told here."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As every group does, once all words are text that any file and error can hold."""
+        for word in args:
+            if not is_utf8(word):
+                raise UsageError(f"the call has {word!r}, {NO_UTF8}")
+        refuse_repeated(self, ctx, args)
+        return super().parse_args(ctx, args)
 
 
 class Command(ListCommand):

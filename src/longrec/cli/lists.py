@@ -2,7 +2,8 @@
 
 Values stand one after the other, or the option is given again: `--user 42 43` and
 `--user 42 --user 43` are the same. Names and numbers may also have commas between: `--ks 5,10`.
-Ids and settings are never split at commas, which may be part of them.
+Ids and settings are never split at commas, which may be part of them. An option of one value that
+is given twice is an error: neither value may count without a word.
 """
 
 from __future__ import annotations
@@ -24,7 +25,22 @@ class ListCommand(TyperCommand):
     """A command whose repeatable options take several values, too."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, _each_with_its_option(self, args))
+        args = _each_with_its_option(self, args)
+        refuse_repeated(self, ctx, args)
+        return super().parse_args(ctx, args)
+
+
+def refuse_repeated(command: Any, ctx: Any, args: Sequence[str]) -> None:
+    """Raise UsageError for an option of one value that is given twice, or switched on and off."""
+    if ctx.resilient_parsing:  # words to be completed
+        return
+    *_, order = command.make_parser(ctx).parse_args(list(args))
+    for param in dict.fromkeys(order):
+        one = not getattr(param, "multiple", True)
+        switch = getattr(param, "is_flag", False) and not param.secondary_opts
+        if one and not switch and order.count(param) > 1:
+            name = "/".join((*param.opts, *param.secondary_opts))
+            raise UsageError(f"{name} is given twice and takes one value: give it once")
 
 
 def words(given: Sequence[str] | None, otherwise: str = "") -> list[str]:

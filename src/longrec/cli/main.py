@@ -28,10 +28,11 @@ from longrec.cli import (
     store,
     train,
 )
-from longrec.cli.command import Command
+from longrec.cli.command import Command, Group
 
 app = typer.Typer(
     name="longrec",
+    cls=Group,
     help="Next-item recommendation from very long user histories: from logs to recommendations.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -116,7 +117,7 @@ def _end_with(error: Exception) -> None:
     if (full := disk_full(error)) is not None:
         _fail(f"{full}: free space on it", 1)
     if isinstance(error, UnicodeEncodeError) and error.encoding == "utf-8":
-        # bytes of the call, or of standard input, that Python keeps as surrogates
+        # bytes of standard input that Python keeps as surrogates
         _fail(f"{error.object[:60]!r} is no text: it was given in bytes that are not UTF-8", 2)
     if isinstance(error, OSError | MemoryError):
         _fail(str(error) or type(error).__name__, 1)

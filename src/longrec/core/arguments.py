@@ -37,9 +37,24 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
 
 def check_path(name: str, value: Any, wanted: str = "the path of a folder") -> Path:
     """A path that is text or a Path, as a Path."""
-    if isinstance(value, str | os.PathLike) and isinstance(os.fspath(value), str):
-        return Path(value)
-    raise UsageError(f"{name} is {described(value)}; give {wanted}")
+    path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(path, str):
+        raise UsageError(f"{name} is {described(value)}; give {wanted}")
+    if not is_utf8(path):
+        raise UsageError(f"{name} is {path!r}, {NO_UTF8}: give it another name")
+    return Path(path)
+
+
+NO_UTF8 = "which is no text: its bytes are not UTF-8"
+
+
+def is_utf8(text: str) -> bool:
+    """Whether text can be written as UTF-8: Python keeps other bytes of names as surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check_text(name: str, value: Any) -> None:

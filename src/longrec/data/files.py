@@ -16,6 +16,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
+from longrec.core.arguments import NO_UTF8, is_utf8
 from longrec.core.errors import DataError
 
 TEXT = (".csv", ".tsv", ".inter", ".txt", ".dat", ".data", ".psv")
@@ -227,6 +228,8 @@ def _packing(path: Path) -> str:
 
 
 def _file(path: Path, kind: str) -> File:
+    if not is_utf8(str(path)):
+        raise DataError(f"{str(path)!r} has a name {NO_UTF8}: rename it.")
     try:
         packing = "" if kind == "parquet" else _packing(path)  # Parquet has its own inside
     except OSError as error:
