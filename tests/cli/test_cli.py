@@ -391,13 +391,14 @@ def test_users_and_items_come_from_files_and_standard_input(capsys, run, tmp_pat
     (tmp_path / "items.csv").write_text(
         "item,kind\n" + "".join(f"i{n:02d},{'ab'[n % 2]}\n" for n in range(25))
     )
-    argv = ["recommend", run, "-k", 4, "--json", "--exclude-seen", "no"]
-    plain = rows_of(capsys, *argv, "--user", 101, 100)
-    assert rows_of(capsys, *argv, "--user-file", tmp_path / "users.csv") == plain
-    found = rows_of(capsys, *argv, "--user-file", "-", stdin="101\n100\n", monkeypatch=monkeypatch)
+    argv = ["recommend", run, "--json", "--exclude-seen", "no"]
+    four = [*argv, "-k", 4]
+    plain = rows_of(capsys, *four, "--user", 101, 100)
+    assert rows_of(capsys, *four, "--user-file", tmp_path / "users.csv") == plain
+    found = rows_of(capsys, *four, "--user-file", "-", stdin="101\n100\n", monkeypatch=monkeypatch)
     assert found == plain
     top = plain[0]["item"]
-    found = rows_of(capsys, *argv, "--exclude", top, "i99", "--user", 101)
+    found = rows_of(capsys, *four, "--exclude", top, "i99", "--user", 101)
     assert [row["item"] for row in found][:3] == [row["item"] for row in plain[1:4]]
     among = ["--among-file", "-", "--user", 101, "--top", 2]
     found = rows_of(capsys, *argv, *among, stdin="i03\ni04\ni05\n", monkeypatch=monkeypatch)
