@@ -76,7 +76,7 @@ def test_true_ends_training_with_the_best_weights_validated(data, answer, every)
     ended = rec.provenance["training"]
     assert (ended["stop"], ended["converged"], ended["epochs"]) == ("on_epoch", False, 2)
     assert rec.curve["epoch"].to_list() == [1, 2][-len(rec.curve) :]
-    assert ended["validation"]["served/ndcg@10"] == rec.curve["ndcg10"].max()
+    assert rec.provenance["transitions"]["ndcg10_without"] == rec.curve["ndcg10"].max()
     # Weights that were not validated yet are, and that is told as well.
     assert [one.stop for one in told] == ["", ""] + ([] if every == 1 else ["on_epoch"])
 

@@ -1,4 +1,7 @@
-"""What a recommender does with items that a user has seen, and why, in one line."""
+"""What a recommender does besides scoring by its model, and why, a line each.
+
+What it does with items that a user has seen, and what it adds for what followed the last ones.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,30 @@ def seen_items_line(artifact: Artifact, exclude_seen: ExcludeSeen = "auto") -> s
         own = f"by itself this recommender has them {_words(artifact.exclude_seen)}"
         return f"seen items: {_words(hides)} (as asked; {own})"
     return f"seen items: {policy_words(hides, artifact.provenance.get('policy'))}"
+
+
+def transitions_line(artifact: Artifact) -> str | None:
+    """What transitions were found to bring; None where they were not tried.
+
+    Printed by train, evaluate and info.
+    """
+    about = artifact.provenance.get("transitions")
+    return None if about is None else f"transitions: {transitions_words(about)}"
+
+
+def transitions_words(about: Mapping[str, Any]) -> str:
+    """The same of what a provenance has under "transitions"."""
+    without, with_them = about["ndcg10_without"], about["ndcg10_with"]
+    if not about["weight"]:
+        return (
+            f"none, since they serve the {about['targets']:,} validation targets no better: "
+            f"NDCG@10 {without:.4f} without, {with_them:.4f} with the best weight"
+        )
+    return (
+        f"what followed the last {about['last']} items, at weight {about['weight']:g}: on "
+        f"validation NDCG@10 as served {without:.4f} without, {with_them:.4f} with them "
+        f"({with_them - without:+.4f}, 95% interval {about['low']:+.4f} to {about['high']:+.4f})"
+    )
 
 
 def policy_words(exclude_seen: bool, policy: Mapping[str, Any] | None) -> str:

@@ -63,7 +63,7 @@ def evaluate(
 
     Example: [bold]longrec evaluate run --split test --json[/bold]
     """
-    from longrec.artifact.policy import seen_items_line
+    from longrec.artifact.policy import seen_items_line, transitions_line
     from longrec.recommender import load
     from longrec.runs.evaluate import evaluate as measure
 
@@ -71,6 +71,8 @@ def evaluate(
     recommender = load(run)
     hides = EXCLUDE_SEEN[exclude_seen]
     console.say(seen_items_line(recommender, hides))
+    if (line := transitions_line(recommender)) is not None:
+        console.say(line)
     with console.progress_bar("ranking") as progress:
         metrics = measure(
             *(recommender, data, split),

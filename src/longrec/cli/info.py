@@ -200,6 +200,7 @@ def _lengths_picture(title: str, bins: Sequence[Mapping[str, int]]) -> None:
 
 
 def _show_run(folder: Path, json: bool) -> None:
+    from longrec.artifact.policy import transitions_words
     from longrec.runs.about import about_run
 
     about = about_run(folder)
@@ -230,6 +231,7 @@ def _show_run(folder: Path, json: bool) -> None:
             "protocol": _protocol(protocol),
             "ended": None if not training else _ended(training, about["resumable"]),
             "seen items": about["seen_items"],
+            "transitions": about["transitions"] and transitions_words(about["transitions"]),
             "warm start from": about["warm_start"],
             "measured run": about["measured"],
             "command": about["command"],

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 def print_training(recommender: Recommender, out: Path, plugins: Sequence[str], json: bool) -> None:
     """How a training ended, what it serves, and what comes next."""
-    from longrec.artifact.policy import seen_items_line
+    from longrec.artifact.policy import seen_items_line, transitions_line
 
     about = recommender.provenance
-    ending, kept = about["training"], ("policy", "baselines", "warm_start", "refit")
+    ending, kept = about["training"], ("policy", "transitions", "baselines", "warm_start", "refit")
     more = {key: about[key] for key in kept if key in about}
     facts = {
         "model": recommender.name,
@@ -41,6 +41,8 @@ def print_training(recommender: Recommender, out: Path, plugins: Sequence[str], 
         warm = about["warm_start"]
         _gain_table(warm | {"gain": measured.get("gain") or warm["gain"]})
     console.say(seen_items_line(recommender))
+    if (line := transitions_line(recommender)) is not None:
+        console.say(line)
     words = [str(out), *plugins]
     if "refit" not in about and not about["protocol"]["validation_targets"]:
         console.say(

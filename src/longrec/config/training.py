@@ -36,6 +36,10 @@ class TrainConfig:
         .9 quantiles of all times.
     exclude_seen : whether items that a user has seen are left out when the model serves; auto: the
         one of the two that serves the validation targets better.
+    transitions : what followed a user's last items in training, counted and added to the scores of
+        a model that is trained: how many last items are read; 0: nothing is added. auto: as many as
+        serve the validation targets best, none where nothing added serves them better. How further
+        items count, and the weight, are found by the same targets.
     context : train on at most this many events per user, the latest ones; none: on whole histories.
         A model that streams exactly reads all events when it serves, and is validated so.
     window : events read at once; longer histories carry their state on, detached.
@@ -70,6 +74,7 @@ class TrainConfig:
     protocol: ProtocolName = "leave-one-out"
     cut: str | None = None
     exclude_seen: ExcludeSeen = "auto"
+    transitions: Annotated[int | Literal["auto"], Bounds(ge=0, le=100)] = "auto"
     context: Annotated[int | None, Bounds(ge=1, le=MOST)] = None
     window: Annotated[int, Bounds(ge=1, le=MOST)] = 4096
     batch_tokens: Annotated[int, Bounds(ge=1, le=MOST)] = 2000

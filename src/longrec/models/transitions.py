@@ -93,6 +93,14 @@ class TransitionsScore(Followers, AddedScore):
         made.count(items, lengths)
         return made
 
+    def weighted(self, weight: float) -> Self:
+        """The same counts, shared and not copied, at another weight."""
+        settings = asdict(self.config) | {"weight": weight}
+        made = type(self)(make_config(TransitionsScoreConfig, settings), self.n_items)
+        for name, counted in self.named_buffers():
+            setattr(made, name, counted)
+        return made.eval()
+
     def count(self, items: Tensor, lengths: Tensor) -> None:
         """Count anew; see `CountingModel.count`."""
         self.counts = torch.bincount(items, minlength=self.n_items + 1)
@@ -163,9 +171,4 @@ class Transitions(CountingModel):
 
     def as_added_score(self, weight: float = 1.0) -> TransitionsScore:
         """The same counts as a score to add to another model's of the same catalog."""
-        made = TransitionsScore(
-            make_config(TransitionsScoreConfig, asdict(self.config) | {"weight": weight}),
-            self.n_items,
-        )
-        made.load_state_dict(self.counted.state_dict())
-        return made
+        return self.counted.weighted(weight)

@@ -66,6 +66,7 @@ def about_run(folder: Path) -> dict[str, Any]:
         if ended
         else None,
         "added_score": config.get("added_score"),
+        "transitions": about.get("transitions"),
         "baselines": about.get("baselines"),
         "curve": log.select(CURVE).fill_nan(None).to_dicts(),
         "evaluations": _evaluations(folder),

@@ -33,8 +33,9 @@ from longrec.runs.warm_start import (
     start_messages,
     without_trained,
 )
-from longrec.training.fit import fit
+from longrec.training.fit import fit, named, policy_of
 from longrec.training.progress import OnEpoch, Show
+from longrec.training.transitions import count_transitions, find_transitions
 
 
 def carry_out(
@@ -86,7 +87,17 @@ def carry_out(
     del training["rows"]
     if plan.refit is not None and result.stop == "max_epochs":
         training |= {"stop": "refit", "converged": plan.refit["converged"]}
-    decided = training.pop("policy")
+    decided, added = training.pop("policy"), None
+    if plan.refit is not None:
+        if (settings := plan.refit["added_score"]) is not None:
+            added = count_transitions(data, split, **settings)
+    else:
+        with console.shown(show is True, "transitions") as report_tried:
+            found = find_transitions(model, data, split, config, report_tried)
+        if found is not None:
+            about["transitions"], added = found.about, found.score
+            training["validation"] = named(found.validated)
+            decided = policy_of(found.validated, config)
     policy = about.setdefault("policy", decided)  # a final run's was decided by the measured one
     about |= {"training": training, "protocol": {"name": split.protocol} | split.notes}
     recommender = Recommender(
@@ -94,13 +105,12 @@ def carry_out(
         columns=columns,
         exclude_seen=policy["exclude_seen"],
         curve=frame_of(result.rows),
-    )
+    ).with_added_score(added)
     if show is True and len(split.validation):  # whoever looks on can tell what is weak
         with console.progress_bar("baselines") as report_counted:
             about["baselines"] = validate_baselines(data, split, config, report_counted)
     if old is not None:
-        bar = console.progress_bar("the new period") if show is True else nullcontext()
-        with bar as report_ranked:
+        with console.shown(show is True, "the new period") as report_ranked:
             gain = measure_gain(old, recommender, data, split, old_data, report_ranked)
         about["warm_start"]["gain"] = gain
     return recommender

@@ -18,6 +18,7 @@ from longrec.core.errors import UsageError
 from longrec.data.histories import Histories
 from longrec.data.splits import ALL, Targets
 from longrec.models import CountingModel
+from longrec.models.transitions import TransitionsScore
 from longrec.runs.evaluations import read_evaluations
 from longrec.runs.folder import MEASURED, Plan, has_ended
 from longrec.runs.warm_start import OldHistories, in_new_period, name_of, origin
@@ -41,9 +42,10 @@ def plan_refit(measured: Artifact, about: Mapping[str, Any]) -> Plan:
             f"{name} is a final run already; refit the run that was measured: "
             f"{measured_run(measured)}"
         )
-    if measured.added is not None:
+    added = measured.added
+    if not isinstance(added, TransitionsScore | None):
         raise UsageError(
-            f"{name} has an added score, {measured.added.name!r}, which a refit would lose: refit "
+            f"{name} has an added score, {added.name!r}, which a refit would lose: refit "
             "the run without it, and add it to what comes of it"
         )
     epochs = training.get("best_epoch")
@@ -66,6 +68,7 @@ def plan_refit(measured: Artifact, about: Mapping[str, Any]) -> Plan:
         **{key: training[key] for key in ("stop", "converged", "validation")},
         "baselines": measured.provenance.get("baselines", {}),
         "evaluation": _latest_test(measured),
+        "added_score": None if added is None else asdict(added.config),
     }
     if warm is not None:
         refit["gain"] = warm.get("gain")

@@ -267,15 +267,18 @@ def measure_gain(
     test = split.test
     targets = test.where(is_new)
     known_to_old, aligned = align(data, replace(split, test=targets), old.catalog, old.columns)
-    old_model = old.model
-    if old_model.device != new.model.device:  # the caller's own stays where it is
-        old_model = copy.deepcopy(old_model).to(new.model.device)
+    old_parts = old.model, old.added
+    if old.model.device != new.model.device:  # the caller's own stays where it is
+        old_parts = copy.deepcopy(old_parts)
+        for part in old_parts:
+            if part is not None:
+                part.to(new.model.device)
     contexts = old.train_config.context, new.train_config.context
     by_old = rank_targets(
-        *(Scorer(old_model), known_to_old, aligned.test, contexts[0], progress),
+        *(Scorer(*old_parts), known_to_old, aligned.test, contexts[0], progress),
         popular=old.catalog.popular,
     ).with_columns(position=pl.Series(targets.positions))  # as in `data`, and not as aligned
-    by_new = rank_targets(Scorer(new.model), data, targets, contexts[1], progress)
+    by_new = rank_targets(new.scorer, data, targets, contexts[1], progress)
     by_old, by_new = as_served(by_old, old.exclude_seen), as_served(by_new, new.exclude_seen)
     known = align_items(data.catalog, old.catalog)[data.items[targets.positions]] > 0
     gain: dict[str, Any] = {

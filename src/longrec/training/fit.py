@@ -201,7 +201,7 @@ class _Fit:
             rows=status.rows,
             precision=status.precision,
             best_epoch=status.begun if best is None else status.best_epoch,
-            validation={} if best is None else _named(best),
+            validation={} if best is None else named(best),
             policy=policy_of(best, self.config),
             dropped=self.data.dropped,
         )
@@ -459,7 +459,7 @@ def _count(
         events=int(trains.sum()),
         rows=[],
         best_epoch=1,
-        validation={} if found is None else _named(found),
+        validation={} if found is None else named(found),
         policy=policy_of(found, config),
         dropped=0,
     )
@@ -500,7 +500,8 @@ def policy_of(found: Validated | ValidationRow | None, config: TrainConfig) -> d
     }
 
 
-def _named(found: Validated | ValidationRow) -> dict[str, float]:
+def named(found: Validated | ValidationRow) -> dict[str, float]:
+    """Metrics of a validation by their keys."""
     return {"served/ndcg@10": found.ndcg10, "served/hr@10": found.hr10}
 
 

@@ -1,0 +1,225 @@
+"""Transitions beside a model: what followed a user's last items, at the weight that serves best.
+
+    score(user, i) = the model's + w log c(i)
+
+A network that reads whole histories remembers few exact transitions; a count of them is made in
+seconds (`longrec.models.transitions`). How many last items are read, how the further ones count and
+the weight w are found on the validation targets once training has ended. Where no weight above 0
+serves them better, nothing is added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from longrec.config.training import TrainConfig
+from longrec.core.arrays import Floats, Ints, places
+from longrec.data.histories import Histories
+from longrec.data.splits import Split, Targets, training_events
+from longrec.evaluation.metrics import ndcg
+from longrec.evaluation.rank_targets import rank_targets
+from longrec.evaluation.summary import as_served, compare_ranks
+from longrec.inference.encode import encode_targets, last_items, requests_of
+from longrec.models import CountingModel, Model
+from longrec.models.common.scorer import Scorer
+from longrec.models.transitions import TransitionsScore
+from longrec.training.validation import Validated, draw_targets, validated
+
+READ = ((5, 0.6), (10, 0.8))
+"""Last items that are read, and what each further one counts of the one before: what is tried."""
+DECAYS = (0.5, 0.8)
+"""Of a given number of last items."""
+WEIGHTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.5, 2.0)
+MOST_SCORES = 30_000_000
+"""Scores of all items for all targets by which a weight is found: of more a sample is drawn."""
+FEWEST = 2_000
+"""Targets by which it is found however many items there are."""
+CELLS = 1 << 20
+"""Scores that are compared at once."""
+
+Tell = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class FoundTransitions:
+    """What was found for a model.
+
+    Attributes
+    ----------
+    score : to be added to the model's; None where none serves better.
+    validated : the validation targets, served by the model with `score`.
+    about : for the provenance: "last", "decay" and "weight" (0: nothing is added), "ndcg10_without"
+        and "ndcg10_with" the best that was tried, "low" and "high" the 95% interval of the lift,
+        "targets".
+    """
+
+    score: TransitionsScore | None
+    validated: Validated
+    about: dict[str, Any]
+
+
+def find_transitions(
+    model: Model,
+    histories: Histories,
+    split: Split,
+    config: TrainConfig,
+    progress: Tell | None = None,
+) -> FoundTransitions | None:
+    """Find what to add to a trained model's scores.
+
+    Parameters
+    ----------
+    model : Model
+        In eval mode.
+    histories, split, config : Histories, Split, TrainConfig
+        Those of its training: training events are counted, validation targets served.
+    progress : callable or None
+        Called with (parts done, parts in all).
+
+    Returns
+    -------
+    FoundTransitions or None
+        None where the setting `transitions` is 0, the model counts itself, or there is no
+        validation target.
+    """
+    if isinstance(model, CountingModel) or not config.transitions or not len(split.validation):
+        return None
+    targets = draw_targets(split.validation, config.validation_users, config.seed)
+    few = draw_targets(targets, max(FEWEST, MOST_SCORES // (model.n_items + 1)), config.seed)
+    known = _Known.of(model, histories, few, config.context)
+    read: Sequence[tuple[int, float]] = READ
+    if config.transitions != "auto":
+        read = tuple((config.transitions, decay) for decay in DECAYS)
+    best, found = -1.0, None
+    for number, (last, decay) in enumerate(read):
+        if progress is not None:
+            progress(number, len(read) + 1)
+        counted = count_transitions(histories, split, last=last, decay=decay)
+        quality = known.quality(counted, config.exclude_seen)
+        if quality.max() > best:
+            best = float(quality.max())
+            found = counted.weighted(WEIGHTS[int(quality.argmax())])
+    assert found is not None
+    if progress is not None:
+        progress(len(read), len(read) + 1)
+    return _judged(model, found, histories, targets, config)
+
+
+def count_transitions(histories: Histories, split: Split, **settings: Any) -> TransitionsScore:
+    """Count the training events of a split; settings of `TransitionsScoreConfig`."""
+    trains = training_events(histories.offsets, split.train_end)
+    lengths = torch.from_numpy(split.train_end - histories.offsets[:-1])
+    events = torch.from_numpy(histories.items[trains])
+    return TransitionsScore.of(events, lengths, histories.n_items, **settings).eval()
+
+
+def _judged(
+    model: Model,
+    score: TransitionsScore,
+    histories: Histories,
+    targets: Targets,
+    config: TrainConfig,
+) -> FoundTransitions:
+    """Serve all validation targets with and without a score, and keep it if it serves better."""
+    score = score.to(model.device)
+    pair, served = [], []
+    for scorer in (Scorer(model), Scorer(model, score)):
+        ranks = rank_targets(scorer, histories, targets, config.context)
+        pair.append(validated(ranks, config.exclude_seen))
+        served.append(as_served(ranks, pair[-1].exclude_seen))
+    without, with_it = pair
+    lift = compare_ranks(served[1], served[0])
+    helps = with_it.ndcg10 > without.ndcg10
+    return FoundTransitions(
+        score if helps else None,
+        with_it if helps else without,
+        {
+            **{key: asdict(score.config)[key] for key in ("last", "decay")},
+            "weight": score.config.weight if helps else 0.0,
+            "ndcg10_without": without.ndcg10,
+            "ndcg10_with": with_it.ndcg10,
+            "low": lift.low,
+            "high": lift.high,
+            "targets": len(targets),
+        },
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """Targets, and what the model and a count know before each."""
+
+    model: Model
+    histories: Histories
+    targets: Targets
+    h: Tensor  # (targets that are encoded, W), in the order of `numbers`
+    numbers: Ints
+
+    @classmethod
+    def of(
+        cls, model: Model, histories: Histories, targets: Targets, context: int | None
+    ) -> _Known:
+        found: list[tuple[Ints, Tensor]] = []
+        encode_targets(
+            model,
+            histories,
+            requests_of(histories, targets, model.reads(context), model.causal),
+            lambda numbers, h: found.append((numbers, h)),
+        )
+        numbers = np.concatenate([np.zeros(0, np.int64), *(part for part, _ in found)])
+        return cls(model, histories, targets, torch.cat([h for _, h in found]), numbers)
+
+    @torch.inference_mode()
+    def quality(self, counted: TransitionsScore, exclude_seen: bool | str) -> Floats:
+        """NDCG@10 as served of each of `WEIGHTS`, under the policy, or "auto" the better one."""
+        sums = np.zeros((2, len(WEIGHTS)))
+        block = max(1, CELLS // (self.model.n_items + 1))
+        bias = counted.bias().float()
+        for start in range(0, len(self.numbers), block):
+            chosen = self.numbers[start : start + block]
+            begin = self.histories.offsets[self.targets.users[chosen]]
+            end = self.targets.positions[chosen]
+            recent = last_items(self.histories.items, begin, end, counted.reach)
+            added = bias.repeat(len(chosen), 1)
+            row, item, value = counted.rows(recent)
+            added[row, item] += value.float()
+            scores = self.model.score(self.h[start : start + block]).float().cpu()
+            owner = torch.from_numpy(np.repeat(np.arange(len(chosen)), end - begin))
+            seen = torch.from_numpy(self.histories.items[places(begin, end - begin)]).long()
+            wanted = torch.from_numpy(self.targets.items[chosen]).long()
+            sums += _gains(scores, added, wanted, owner, seen)
+        hiding, showing = sums
+        if exclude_seen == "auto":
+            return cast(Floats, np.maximum(hiding, showing))
+        return hiding if exclude_seen else showing
+
+
+def _gains(scores: Tensor, added: Tensor, wanted: Tensor, owner: Tensor, seen: Tensor) -> Floats:
+    """Sums of NDCG@10 (2, weights), seen items hidden or shown, at each weight.
+
+    scores, added : (n, N) of all items; wanted : (n,) the targets; (owner, seen) are pairs of a row
+    and an item that its user has seen.
+    """
+    own, width = torch.arange(len(wanted)), scores.shape[1]
+    pairs = torch.unique(owner * width + seen)
+    owner, seen = pairs.div(width, rounding_mode="floor"), pairs % width
+    lost = torch.zeros(len(wanted), dtype=torch.bool)
+    lost[owner[seen == wanted[owner]]] = True
+    never = wanted == 0
+    sums = np.zeros((2, len(WEIGHTS)))
+    for number, weight in enumerate(WEIGHTS):
+        together = torch.add(scores, added, alpha=weight)
+        target = together[own, wanted]
+        showing = (together > target[:, None]).sum(1)
+        above = (together[owner, seen] > target[owner]).long()
+        hiding = showing.index_add(0, owner, -above)
+        for policy, (rank, out) in enumerate(((hiding, lost | never), (showing, never))):
+            gain = ndcg((rank + 1).numpy(), 10)
+            sums[policy, number] = gain[~out.numpy()].sum()
+    return sums
