@@ -51,6 +51,28 @@ def test_hstu_scores_by_cosines_over_its_temperature():
     near(scores[:, 1:], cosines / 0.05)
 
 
+@torch.no_grad()
+def test_hstu_is_its_blocks_over_items_and_their_places_from_the_end():
+    """By the definition of its attention, row by row; without places an end is no different."""
+    model = make("hstu")
+    items, times = sequences()
+    lengths = [30, 4, 17]
+    h = model.encode(items, Context(lengths=torch.tensor(lengths), times=times))
+    assert isinstance(model.positions, torch.nn.Parameter)
+    for row, n in enumerate(lengths):
+        x = model.items[items[row, :n]] * math.sqrt(12) + model.positions[30 - n :]
+        for block in model.blocks:
+            mixer, width = block.mixer, (12,)
+            inner = layer_norm(x, width, eps=1e-6) @ mixer.inputs.weight.t()
+            u, v, q, k = (inner * inner.sigmoid()).chunk(4, 1)
+            heads = [part.unflatten(1, (2, 6)) for part in (q, k, v)]
+            biases = mixer.by_distance, mixer.by_time
+            read = hstu.naive_hstu(*heads, *biases, times[row, :n], divisor=30).flatten(1)
+            gated = u * layer_norm(read, width, eps=1e-6)
+            x = x + gated @ block.output.weight.t() + block.output.bias
+        near(h[row, :n], x)
+
+
 def test_hstu_s_time_needs_a_log_with_times(tmp_path):
     data = tiny_histories(tmp_path / "histories", walks(10, 20, 4, 9), None, 20)
     with pytest.raises(UsageError, match=r"hstu reads the times .* or train with time_bias=false"):

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from longrec.mixers.fmlp_rec import FilterMixer
-from longrec.models.common.config import LastEventsConfig, Targets
+from longrec.models.common.config import FeedForwardConfig, LastEventsConfig, Targets
 from longrec.models.common.registry import register_model
 from longrec.models.common.windowed import FullWindowModel, places_of
 
 
 @dataclass(frozen=True)
-class FMLPRecConfig(LastEventsConfig):
+class FMLPRecConfig(LastEventsConfig, FeedForwardConfig):
     """Settings of FMLP-Rec; `max_length` is the paper's n, the places of its filters."""
 
     targets: Targets = "last"

@@ -1,11 +1,12 @@
 """HSTU (arXiv 2402.17152): gated SiLU attention alone, and cosine scores over a temperature.
 
-    x = x + W_o dropout(mixer(norm(x))) + b_o
+    x = dropout(sqrt(D) E[item] + position)
+    x = x + W_o dropout(mixer(norm(x))) + b_o                                      in each block
     score(t, i) = cos(x_t, E_i) / .05
 
 There is no feed-forward network, and no norm behind the last block, since a cosine has none to
-lose. The released code also adds learnt absolute positions to its input; here, as the paper writes
-it, distance is told by the bias of attention alone.
+lose. The paper's equations have no position but attention's bias; the authors' code adds learnt
+ones, always, and so do we: without them nothing tells a window's end from its middle.
 """
 
 from __future__ import annotations
@@ -20,24 +21,23 @@ from longrec.core.bounds import Bounds
 from longrec.mixers.base import Mixer
 from longrec.mixers.hstu import HSTUMixer
 from longrec.models.common.blocks import Block, Dropout
-from longrec.models.common.config import LONGEST, WIDEST, SequenceConfig, check_heads
+from longrec.models.common.config import WIDEST, LastEventsConfig, check_heads
 from longrec.models.common.cosine import CosineModel
 from longrec.models.common.registry import register_model
+from longrec.models.common.windowed import WindowedModel
 
 
 @dataclass(frozen=True)
-class HSTUConfig(SequenceConfig):
+class HSTUConfig(LastEventsConfig):
     """Settings of HSTU.
 
     Attributes
     ----------
     heads : parts of the width that attend alone, a divisor of `dim`.
-    max_length : most events that are read, a mask after them apart.
     time_bias : whether attention reads the time between events, which the log must then have.
     """
 
     heads: Annotated[int, Bounds(ge=1, le=WIDEST)] = 2
-    max_length: Annotated[int, Bounds(ge=1, le=LONGEST)] = 200
     time_bias: bool = True
 
     def __post_init__(self) -> None:
@@ -59,7 +59,7 @@ class HSTUBlock(Block):
 
 
 @register_model("hstu")
-class HSTU(CosineModel):
+class HSTU(CosineModel, WindowedModel):
     """Blocks of gated SiLU attention with biases by distance and time, cosine scores."""
 
     paper = "arXiv 2402.17152"
@@ -70,7 +70,6 @@ class HSTU(CosineModel):
             **{"max_epochs": 101},
         }
     )
-    streaming = "windowed"
     streams_as = "sasrec-rotary"
     without_times = "time_bias=false"
     config_class = HSTUConfig
@@ -81,9 +80,3 @@ class HSTU(CosineModel):
             for _ in range(config.layers)
         ]
         super().__init__(config, n_items, mixers, block=HSTUBlock)
-        self.max_length = config.max_length
-
-    @property
-    def cost(self) -> str:
-        """That of the last W = `max_length` events."""
-        return super().cost.replace("T", "W")

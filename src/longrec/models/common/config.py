@@ -83,7 +83,7 @@ class LinearAttentionConfig(AttentionConfig):
 
 
 @dataclass(frozen=True)
-class LastEventsConfig(FeedForwardConfig):
+class LastEventsConfig(SequenceConfig):
     """Settings of models that read the last events alone.
 
     Attributes

@@ -1,4 +1,4 @@
-"""What SASRec, eSASRec and BERT4Rec share: the last events alone, and learnt positions of them.
+"""What SASRec, eSASRec, HSTU and BERT4Rec share: the last events, and learnt positions of them.
 
 And what FMLP-Rec and WEARec have besides: windows that are always full, and norms after each part.
 """
