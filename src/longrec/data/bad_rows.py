@@ -1,9 +1,12 @@
-"""Rows of text that are none: what the engine left out of a file, on which line, and why."""
+"""Rows that cannot be used: what the engine left out of a file, on which line, and why."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import polars as pl
 
 from longrec.core.errors import DataError
 from longrec.data.engine import Engine, engine_errors
@@ -98,3 +101,13 @@ def refusal(part: Part, bad: Sequence[BadRow]) -> DataError:
         f"{part.name}: line {row.line} {row.cause}{more}. {mend}, or leave such rows out with "
         "skip_bad_rows=True (--skip-bad-rows)."
     )
+
+
+def write_bad_rows(path: Path, rows: Sequence[BadRow], earlier: Path | None) -> None:
+    """Write which rows were left out, and why, behind those of an earlier log's file, if any."""
+    kinds = {"file": pl.String, "line": pl.Int64, "cause": pl.String, "text": pl.String}
+    told = pl.DataFrame([asdict(row) for row in rows], schema=kinds)
+    if earlier is not None and earlier.is_file():
+        told = pl.concat([pl.read_csv(earlier, schema=kinds), told])
+    if len(told):
+        told.write_csv(path)

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from longrec.core.errors import DataError
 from longrec.data.engine import Engine
-from longrec.data.read import Events
+from longrec.data.events import Events
 
 MOST = np.iinfo(np.int32).max - 1
 

@@ -25,6 +25,8 @@ from longrec.core.work_folder import WorkFolder
 
 Progress = Callable[[float], None]
 """Called now and then with the share of a query that is done."""
+StageProgress = Callable[[str, float], None]
+"""Called with what is being done and the share of it that is."""
 R = TypeVar("R")
 LEAST = 128 << 20
 """Bytes that the engine works with at least."""

@@ -16,9 +16,11 @@ import pyarrow as pa
 from longrec.core.errors import DataError, UsageError
 from longrec.data.coding import Coded
 from longrec.data.engine import Engine
+from longrec.data.events import Events
 from longrec.data.histories import Histories
-from longrec.data.read import Events
-from longrec.data.types import shown
+from longrec.data.types import INTEGERS, shown
+
+WHOLE = (*INTEGERS, "UBIGINT")
 
 
 def fit_events(events: Events, old: Histories) -> None:
@@ -53,7 +55,7 @@ def fit_events(events: Events, old: Histories) -> None:
         theirs = events.types[role]
         if theirs == ours:
             continue
-        if not (theirs in _INTEGERS and (ours in _INTEGERS or ours == "VARCHAR")):
+        if not (theirs in WHOLE and (ours in WHOLE or ours == "VARCHAR")):
             raise DataError(
                 f"{events.source}: the {role} ids are of type {shown(theirs)}, those of {old.path} "
                 f"are {shown(ours)}: no {role} would be known again. Convert the column "
@@ -72,18 +74,6 @@ def fit_events(events: Events, old: Histories) -> None:
         engine.run(
             f"CREATE OR REPLACE VIEW events AS SELECT * REPLACE ({', '.join(casts)}) FROM ({query})"
         )
-
-
-_INTEGERS = (
-    "TINYINT",
-    "SMALLINT",
-    "INTEGER",
-    "BIGINT",
-    "UTINYINT",
-    "USMALLINT",
-    "UINTEGER",
-    "UBIGINT",
-)
 
 
 def merge(engine: Engine, old: Histories, coded: Coded, report: Callable[[str], None]) -> int:
@@ -111,8 +101,8 @@ def merge(engine: Engine, old: Histories, coded: Coded, report: Callable[[str], 
         f"CREATE OR REPLACE TABLE fresh AS SELECT user, {values}, "
         "row_number() OVER (ORDER BY user, key, row) AS place FROM coded"
     )
-    for name, column in zip(coded.columns, range(len(coded.columns)), strict=True):
-        _same_kind(engine, old, name, f"x{column}")
+    for i, name in enumerate(coded.columns):
+        _same_kind(engine, old, name, f"x{i}")
     skipped = _drop_duplicates(engine) if coded.has_time else 0
     if coded.has_time:
         report(f"  skipped {skipped:,} events that {old.path} holds already")

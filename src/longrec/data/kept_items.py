@@ -8,9 +8,9 @@ import polars as pl
 
 from longrec.core.errors import DataError, UsageError
 from longrec.data.catalog import as_ids
+from longrec.data.events import Events
 from longrec.data.histories import Histories
 from longrec.data.item_table import ItemTable
-from longrec.data.read import Events
 
 ID = "item"
 """Of the kept table, the column of ids."""

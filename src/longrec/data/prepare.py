@@ -6,8 +6,7 @@ filters, the order of events. They come out in order, some at a time, and are co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +14,19 @@ import numpy as np
 import polars as pl
 
 from longrec.core.arguments import check_path, described
-from longrec.core.errors import DataError, UsageError, our_fault
-from longrec.data.bad_rows import BadRow
+from longrec.core.errors import UsageError
+from longrec.data.bad_rows import write_bad_rows
 from longrec.data.catalog import Catalog
-from longrec.data.coding import Coded, code_events
-from longrec.data.engine import Engine, engine_errors, unreadable
-from longrec.data.extend import fit_events, merge
+from longrec.data.engine import StageProgress, engine_errors, unreadable
+from longrec.data.events import Events
 from longrec.data.filters import Filters
 from longrec.data.histories import HISTORIES, ITEM_TABLE, Histories, as_histories
 from longrec.data.item_table import as_item_table
+from longrec.data.kept_events import KeptEvents, in_order, keep_events
 from longrec.data.kept_items import items_to_keep
 from longrec.data.outliers import Repeats, one_far_above
-from longrec.data.read import Events, StageProgress, read_events
-from longrec.data.write import Chunk, write_chunks
+from longrec.data.read import read_events
+from longrec.data.write import write_chunks
 
 DEDUPS = (False, True, "same-time")
 BAD_ROWS = "bad_rows.csv"
@@ -118,9 +117,8 @@ def prepare(
     try:
         say(events.describe())
         table = None if given is None else items_to_keep(given, events, say)
-        filters = Filters(k_core, dedup, min_length)
-        made = _made(events, old, filters, say)
-        return _written(made, events, old, out, table, overwrite, say, progress)
+        kept = keep_events(events, old, Filters(k_core, dedup, min_length), say)
+        return _written(kept, events, old, out, table, overwrite, say, progress)
     except engine_errors() as error:
         raise unreadable(events.source, error, "prepare it with more memory") from error
     finally:
@@ -128,87 +126,8 @@ def prepare(
             events.engine.close()
 
 
-@dataclass(frozen=True)
-class _Made:
-    """Events in order, ready to be written.
-
-    Attributes
-    ----------
-    coded : what their numbers stand for, before rows without events are left out.
-    table : of the engine, with the columns of the view `coded`.
-    lengths, counts : events of each user and item, (n,) each; 0 for those that were left out.
-    dropped : what was left out, by reason.
-    keep_all : whether ids stay that have no events, as old ones do.
-    """
-
-    coded: Coded
-    table: str
-    lengths: np.ndarray
-    counts: np.ndarray
-    dropped: dict[str, int]
-    keep_all: bool
-
-
-def _made(
-    events: Events, old: Histories | None, filters: Filters, say: Callable[[str], None]
-) -> _Made:
-    engine = events.engine
-    dropped = {"bad_rows": len(events.bad_rows)} if events.bad_rows else {}
-    if events.bad_rows:
-        say(f"  left out {len(events.bad_rows):,} rows that cannot be used")
-    if old is not None:
-        fit_events(events, old)
-        coded = code_events(events, old.user_ids, old.catalog.ids, old.meta.labels)
-        duplicates = merge(engine, old, coded, say)
-        before = dict(old.meta.dropped)
-        dropped["duplicate_events"] = duplicates + before.pop("duplicate_events", 0)
-        for name, count in before.items():
-            dropped[name] = dropped.get(name, 0) + count
-        found = engine.row("SELECT count(*) AS n FROM kept")["n"]
-        _balance(events, found + duplicates, events.n_events + old.n_events)
-        say(
-            f"  beside {old.path}: {len(coded.user_ids) - old.n_users:,} new users, "
-            f"{len(coded.item_ids) - old.n_items:,} new items, {found - old.n_events:,} new events"
-        )
-        return _Made(coded, "kept", *_counts(engine, coded), dropped, True)
-    coded = code_events(events)
-    _balance(events, int(coded.user_counts.sum()), events.n_events)
-    if not filters.any:
-        return _Made(coded, "coded", coded.user_counts, coded.item_counts, dropped, True)
-    losses = filters.apply(engine, coded.has_time)
-    words = {name.replace("_", " "): count for name, count in losses.items()}
-    lengths, counts = _counts(engine, coded)
-    if not lengths.sum():
-        told = ", ".join(f"{count:,} {name}" for name, count in words.items())
-        raise DataError(
-            f"{events.source}: the filters leave no event (dropped: {told}). Lower k_core or "
-            "min_length."
-        )
-    for name, count in words.items():
-        say(f"  dropped {count:,} {name}")
-    lost = sum(count for name, count in losses.items() if name.endswith("_events"))
-    _balance(events, int(lengths.sum()) + lost, events.n_events)
-    return _Made(coded, "kept", lengths, counts, dropped | losses, False)
-
-
-def _counts(engine: Engine, coded: Coded) -> tuple[np.ndarray, np.ndarray]:
-    """Events of each user and item in the table `kept`."""
-    found = []
-    for role, ids in (("user", coded.user_ids), ("item", coded.item_ids)):
-        rows = engine.frame(f"SELECT {role} AS code, count(*) AS n FROM kept GROUP BY 1")
-        counts = np.zeros(len(ids), np.int64)
-        counts[rows["code"].to_numpy()] = rows["n"].to_numpy()
-        found.append(counts)
-    return found[0], found[1]
-
-
-def _balance(events: Events, found: int, expected: int) -> None:
-    if found != expected:
-        raise our_fault(f"{events.source}: of {expected:,} events {found:,} are accounted for")
-
-
 def _written(
-    made: _Made,
+    kept: KeptEvents,
     events: Events,
     old: Histories | None,
     out: Path,
@@ -217,15 +136,13 @@ def _written(
     say: Callable[[str], None],
     progress: StageProgress | None,
 ) -> Histories:
-    coded, engine = made.coded, events.engine
-    user_ids, lengths, _ = _present(coded.user_ids, made.lengths, made.keep_all)
-    item_ids, counts, items = _present(coded.item_ids, made.counts, made.keep_all)
+    coded = kept.coded
+    user_ids, lengths, _ = _present(coded.user_ids, kept.lengths, kept.keep_all)
+    item_ids, counts, items = _present(coded.item_ids, kept.counts, kept.keep_all)
     offsets = np.concatenate([[0], lengths.cumsum()])
     repeats = Repeats()
-    users = np.flatnonzero(made.lengths)
-    chunks = _chunks(made, engine, users, items, repeats, progress)
     selected = ", ".join(coded.values)
-    empty = engine.frame(f"SELECT {selected} FROM {made.table} LIMIT 0")
+    empty = events.engine.frame(f"SELECT {selected} FROM {kept.table} LIMIT 0")
     extra = {name: empty[f"x{i}"].to_numpy().dtype for i, name in enumerate(coded.columns)}
 
     def beside(folder: Path) -> None:
@@ -241,13 +158,13 @@ def _written(
         user_ids=user_ids,
         offsets=offsets,
         catalog=Catalog(item_ids, counts),
-        chunks=chunks,
+        chunks=in_order(kept, items, repeats, progress),
         has_time=coded.has_time,
         extra=extra,
         labels=coded.labels,
         source=events.source if old is None else f"{old.meta.source} + {events.source}",
         time_unit=events.time_unit,
-        dropped=made.dropped,
+        dropped=kept.dropped,
         options=events.options,
         beside=beside,
         overwrite=overwrite,
@@ -272,49 +189,3 @@ def _present(
     stays = np.ones(len(ids), bool) if keep_all else counts > 0
     rows = np.cumsum(stays, dtype=np.int32) - np.int32(1)
     return ids.filter(pl.Series(stays)), counts[stays], rows
-
-
-def _chunks(
-    made: _Made,
-    engine: Engine,
-    users: np.ndarray,
-    items: np.ndarray,
-    repeats: Repeats,
-    progress: StageProgress | None,
-) -> Iterator[Chunk]:
-    """Events in order as histories keep them; that they come so is checked, not believed."""
-    coded, total = made.coded, int(made.lengths.sum())
-    ends = made.lengths[users].cumsum()
-    key = "time" if coded.has_time else "key"
-    values = ", ".join(dict.fromkeys(["user", key, *coded.values]))
-    done = 0
-    if progress is not None:
-        progress("ordering events", 0.0)
-    engine.make_room()
-    query = f"SELECT {values} FROM {made.table} ORDER BY user, key, row"
-    for frame in engine.batches(query):
-        place = np.arange(done, done + len(frame))
-        expected = users[np.searchsorted(ends, place, side="right")]
-        if not np.array_equal(frame["user"].to_numpy(), expected):
-            raise our_fault("The engine gave events in a wrong order")
-        done += len(frame)
-        found = frame["item"].to_numpy()
-        repeats.add(expected, frame[key].to_numpy(), found)
-        chunk = {"item": items[found] + np.int32(1)}  # 0 is padding
-        if coded.has_time:
-            chunk["time"] = frame["time"].to_numpy()
-        for i, name in enumerate(coded.columns):
-            chunk[name] = frame[f"x{i}"].to_numpy()
-        if progress is not None:
-            progress("writing events", done / total)
-        yield chunk
-
-
-def write_bad_rows(path: Path, rows: Sequence[BadRow], earlier: Path | None) -> None:
-    """Write which rows were left out, and why, behind those of an earlier log's file, if any."""
-    kinds = {"file": pl.String, "line": pl.Int64, "cause": pl.String, "text": pl.String}
-    told = pl.DataFrame([asdict(row) for row in rows], schema=kinds)
-    if earlier is not None and earlier.is_file():
-        told = pl.concat([pl.read_csv(earlier, schema=kinds), told])
-    if len(told):
-        told.write_csv(path)

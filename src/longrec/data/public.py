@@ -22,7 +22,7 @@ from pathlib import Path
 import polars as pl
 
 from longrec.core.errors import DataError, UsageError, first_line
-from longrec.data.log_frames import FRAME_ERRORS
+from longrec.data.frames import FRAME_ERRORS
 
 Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all if known
 BLOCK = 1 << 20

@@ -8,122 +8,28 @@ file, column and value.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from longrec.core.arguments import check_names, check_text
 from longrec.core.errors import DataError, UsageError
-from longrec.core.shown import html_table
-from longrec.data.bad_rows import BadRow
 from longrec.data.columns import ROLES, Roles, find_roles, likely_type, refusal
-from longrec.data.engine import Engine, Progress
+from longrec.data.engine import Engine, Progress, StageProgress
 from longrec.data.event_columns import TYPE
+from longrec.data.events import Events
 from longrec.data.load import Loader
 from longrec.data.sources import Part, open_source, refuse_mixed
-from longrec.data.survey import Survey, day, survey
-from longrec.data.times import UNITS, WORDS
+from longrec.data.survey import survey
+from longrec.data.times import UNITS
 from longrec.data.types import (
     bytes_without_text,
     join_ids,
     join_times,
     join_types,
     join_values,
-    shown,
 )
 
 IDS = ("user", "item")
-StageProgress = Callable[[str, float], None]
-"""Called with what is being done and the share of it that is."""
-
-
-@dataclass(frozen=True, eq=False)
-class Events:
-    """A log that was read: every row has been looked at; the rows lie in the engine, not here.
-
-    Attributes
-    ----------
-    engine
-        holds the table `events`: `user`, `item` (own types), `time` (ticks, BIGINT or DOUBLE) if
-        the log has one, `order` (a number) if one was named, and further columns; `row` rises in
-        the log's own order.
-    n_events
-        number of rows.
-    names
-        column of each role: user, item, and perhaps time, order and type.
-    types
-        the engine's type of each column of `events`.
-    recognised
-        the roles whose column was found by its name rather than stated.
-    time_unit, per_second
-        unit of the log's times ("s", "ms", "us", "ns" or "datetime"; None without a time) and
-        ticks of `time` in a second.
-    first_time, last_time
-        in seconds since 1970, None without a time.
-    row_order
-        whether the order of rows is the order of events.
-    columns
-        further event columns, "type" among them if there are types.
-    source, notes
-        the log's name; remarks that a user should see.
-    bad_rows
-        rows that were left out (`skip_bad_rows`), with file, line and cause.
-    options
-        what `read_events` was told, for whoever reads the next day's log.
-    """
-
-    engine: Engine
-    n_events: int
-    names: dict[str, str]
-    types: dict[str, str]
-    recognised: frozenset[str]
-    time_unit: str | None
-    per_second: int
-    first_time: float | None
-    last_time: float | None
-    row_order: bool
-    columns: tuple[str, ...]
-    source: str
-    notes: tuple[str, ...]
-    bad_rows: tuple[BadRow, ...]
-    options: Mapping[str, Any]
-
-    def to_polars(self) -> pl.DataFrame:
-        """All events in the log's order: user, item, time (ticks), order, further columns."""
-        found = self.engine.frame("SELECT * EXCLUDE (row) FROM events ORDER BY row")
-        return found.rename({f"x{i}": name for i, name in enumerate(self.columns)})
-
-    def describe(self) -> str:
-        """What was read and how it was understood, as lines to print."""
-        lines = [f"{self.source}: {self.n_events:,} events"]
-        for role, name in self.names.items():
-            how = "recognised" if role in self.recognised else "as named"
-            lines.append(f"  {role:<6}{name} ({how}), {self._kind(role)}")
-        if self.row_order:
-            order = "the order of rows"
-        elif "order" in self.names:
-            order = f"by {self.names['order']}"
-        else:
-            order = "by time, ties in the order of rows"
-        lines.append(f"  order {order}")
-        if further := [name for name in self.columns if name not in self.names]:
-            lines.append(f"  also  {', '.join(further)}")
-        return "\n".join([*lines, *(f"  note  {note}" for note in self.notes)])
-
-    def __repr__(self) -> str:
-        return f"Events({self.source!r}: {self.n_events:,} events of {', '.join(self.names)})"
-
-    def _repr_html_(self) -> str:
-        title, *lines = self.describe().splitlines()
-        return html_table(title, ("", ""), [line.strip().split(maxsplit=1) for line in lines])
-
-    def _kind(self, role: str) -> str:
-        if role == "time" and self.first_time is not None and self.last_time is not None:
-            unit = WORDS.get(self.time_unit or "", "datetimes")
-            return f"{unit}, {day(self.first_time)} to {day(self.last_time)}"
-        return shown(self.types[role])
 
 
 def read_events(
@@ -217,10 +123,9 @@ def read_events(
                 "cp1252 or shift_jis."
             ) from None
     _check_further(columns, type)
-    notes: list[str] = []
     engine = Engine(memory, place)
     try:
-        return _read(source, engine, stated, options, notes, progress)
+        return _read(source, engine, stated, options, progress)
     except BaseException:
         engine.close()
         raise
@@ -231,9 +136,9 @@ def _read(
     engine: Engine,
     stated: Mapping[str, str | None],
     options: Mapping[str, Any],
-    notes: list[str],
     progress: StageProgress | None,
 ) -> Events:
+    notes: list[str] = []
     type, columns, time_unit = options["type"], options["columns"], options["time_unit"]
     encoding, header, row_order = options["encoding"], options["header"], options["row_order"]
     parts = open_source(source, engine, notes.append, encoding, header)
@@ -254,44 +159,23 @@ def _read(
         )
     wanted = _wanted(parts, names, columns, engine)
     binary = bytes_without_text([column for column, kind in wanted.values()], parts, engine)
-    loader = Loader(engine, wanted, encoding, options["skip_bad_rows"], binary)
+    loader = Loader(engine, parts, wanted, encoding, options["skip_bad_rows"], binary)
     for number, part in enumerate(parts):
         say = _watch(progress, f"reading {Path(part.name).name}", number, len(parts))
-        loader.load(number, part, say)
-    found = survey(loader, parts, time_unit, options["time_format"])
-    return _events(engine, parts, roles, names, columns, row_order, found, notes, options)
-
-
-def _events(
-    engine: Engine,
-    parts: Sequence[Part],
-    roles: Roles,
-    names: dict[str, str],
-    columns: tuple[str, ...],
-    row_order: bool,
-    found: Survey,
-    notes: Sequence[str],
-    options: Mapping[str, Any],
-) -> Events:
+        loader.load(number, say)
+    found = survey(loader, time_unit, options["time_format"])
     source = parts[0].name if len(parts) == 1 else f"{parts[0].name} … {parts[-1].name}"
     if not found.n_events:
         dropped = f" ({len(found.bad_rows):,} rows cannot be used)" if found.bad_rows else ""
         raise DataError(f"{source} is empty: it has columns but no events{dropped}.")
     return Events(
+        **vars(found) | {"notes": (*notes, *found.notes)},
         engine=engine,
-        n_events=found.n_events,
         names=names,
-        types=found.types,
         recognised=roles.recognised,
-        time_unit=found.time_unit,
-        per_second=found.per_second,
-        first_time=found.first_time,
-        last_time=found.last_time,
         row_order=row_order,
         columns=columns,
         source=source,
-        notes=(*notes, *found.notes),
-        bad_rows=found.bad_rows,
         options=options,
     )
 

@@ -20,7 +20,7 @@ from polars import selectors
 from longrec.core.errors import DataError, UsageError, first_line
 from longrec.data.engine import Engine, engine_errors, literal, path_literal, unreadable
 from longrec.data.files import File, find_files, in_order
-from longrec.data.log_frames import FRAME_ERRORS, arrow_of, open_frame, refuse_twins
+from longrec.data.frames import FRAME_ERRORS, arrow_of, open_frame, refuse_twins
 from longrec.data.text_files import Dialect, EmptyFile, find_dialect, open_text
 
 TEXT = "VARCHAR"
@@ -135,7 +135,13 @@ def open_source(
                     raise
                 note(f"{file.name} is empty and left out")
         return parts
-    frame, name = open_frame(source)
+    opened = open_frame(source)
+    if opened is None:
+        raise UsageError(
+            f"Events cannot be read from {type(source).__name__}. Give a file, a list of files, a "
+            "glob, a folder, a Polars or pandas frame, or an Arrow table or stream."
+        )
+    frame, name = opened
     try:
         return [Part(name, "frame", _types_of(frame, engine), frame=frame)]
     except pl.exceptions.PolarsError as error:  # of a lazy frame's own

@@ -10,9 +10,9 @@ that are not tied.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -193,22 +193,16 @@ def implausible(value: str, per_second: int, *, known: bool) -> str:
     return f"({bad})"
 
 
-def check_unit(unit: str | None, plans: Iterable[TimePlan], where: str) -> None:
-    """Raise UsageError for a stated unit that does not exist or does not fit the column."""
-    if unit is None:
-        return
-    if unit not in UNITS:
-        raise UsageError(f"time_unit {unit!r} is not known. Use one of {', '.join(UNITS)}.")
-    for plan in plans:
-        if plan.kind != "nothing" and (unit == "datetime") != (plan.fixed == "datetime"):
-            raise UsageError(
-                f"{where} holds {plan.kind}, so time_unit={unit!r} does not fit. "
-                f"Leave time_unit out or use {'datetime' if plan.fixed else 's, ms, us or ns'}."
-            )
-
-
 def to_seconds(ticks: np.ndarray, per_second: int) -> np.ndarray:
     """Whole seconds, (n,) int64, rounded down, also before 1970."""
     if ticks.dtype.kind == "f":
         return np.floor(ticks / per_second).astype(np.int64)
     return ticks if per_second == 1 else np.floor_divide(ticks, per_second)
+
+
+def day(seconds: float) -> str:
+    """A moment (seconds since 1970) as a date."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).date().isoformat()
+    except (ValueError, OverflowError, OSError):  # beyond the year 9999
+        return f"{seconds:.3g} s"

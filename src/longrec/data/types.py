@@ -65,9 +65,20 @@ def family(kind: str) -> str:
     return next((name for name, kinds in FAMILIES.items() if base in kinds), kind)
 
 
+_VALUES = (*FAMILIES, "BOOLEAN")
+
+
 def is_untyped(part: Part, name: str) -> bool:
     """Whether a column of a part is text because nothing says its type."""
     return part.untyped or name in part.partition
+
+
+def _kinds(name: str, parts: Iterable[Part]) -> dict[str, Part]:
+    """The types of a column, "untyped" where nothing says it, and the first part that has each."""
+    found: dict[str, Part] = {}
+    for part in parts:
+        found.setdefault("untyped" if is_untyped(part, name) else part.types[name], part)
+    return found
 
 
 def join_ids(role: str, name: str, parts: Sequence[Part], engine: Engine) -> str:
@@ -78,16 +89,14 @@ def join_ids(role: str, name: str, parts: Sequence[Part], engine: Engine) -> str
     DataError
         When a type cannot be ids, or the same id could be another one in another file.
     """
-    found: dict[str, Part] = {}
-    for part in parts:
-        kind = "untyped" if is_untyped(part, name) else part.types[name]
-        if kind != "untyped" and not family(kind):
+    found = _kinds(name, parts)
+    for kind, part in found.items():
+        if not family(kind):
             raise DataError(
                 f"{part.name}, column {name!r} is of type {kind}, which cannot be {ROLES[role]}. "
                 "Convert it to integers or text."
             )
-        found.setdefault(kind, part)
-    families = {kind if kind == "untyped" else family(kind) for kind in found}
+    families = set(map(family, found))
     numbers = families & {"integer", "large", "float"}
     if len(families) > 1 and families - {"integer", "large", "float", "untyped", "text"}:
         raise _differ(name, found)
@@ -118,17 +127,14 @@ def _fit(name: str, parts: Iterable[Part], engine: Engine) -> bool:
 
 def join_values(name: str, parts: Sequence[Part]) -> str:
     """The type in which a further column of all parts is loaded: numbers, booleans or text."""
-    found: dict[str, Part] = {}
-    for part in parts:
-        kind = "untyped" if is_untyped(part, name) else part.types[name]
-        known = kind == "untyped" or kind == "BOOLEAN" or family(kind) in _VALUES
-        if not known:
+    found = _kinds(name, parts)
+    for kind, part in found.items():
+        if family(kind) not in (*_VALUES, "untyped"):
             raise DataError(
                 f"{part.name}, column {name!r} is of type {kind}; event columns are numbers, "
                 "booleans or text."
             )
-        found.setdefault(kind, part)
-    families = {kind if kind == "untyped" else family(kind) for kind in found}
+    families = set(map(family, found))
     if families <= {"untyped", "text"}:
         return TEXT
     if len(found) == 1 and families <= {"integer", "float"} and "DECIMAL" not in next(iter(found)):
@@ -144,14 +150,11 @@ def join_values(name: str, parts: Sequence[Part]) -> str:
     raise _differ(name, found)
 
 
-_VALUES = ("integer", "large", "float", "text")
-
-
 def join_types(name: str, parts: Sequence[Part], engine: Engine) -> str:
     """Types of events are words, whatever they were."""
     for part in parts:
         kind = TEXT if is_untyped(part, name) else part.types[name]
-        if family(kind) not in _VALUES and kind != "BOOLEAN":
+        if family(kind) not in _VALUES:
             raise DataError(
                 f"{part.name}, column {name!r} is of type {kind}, which cannot be the types of "
                 "events. Convert it to text or whole numbers."
@@ -170,19 +173,15 @@ def join_types(name: str, parts: Sequence[Part], engine: Engine) -> str:
 
 def join_times(name: str, parts: Sequence[Part]) -> str:
     """The type in which times, or what orders events, are loaded."""
-    kinds = set()
-    for part in parts:
-        kind = TEXT if is_untyped(part, name) else part.types[name]
-        if family(kind) not in ("integer", "large", "float") and kind not in (
-            *MOMENTS,
-            TEXT,
-            '"NULL"',
-        ):
+    kinds, numbers = set(), ("integer", "large", "float", "untyped")
+    for kind, part in _kinds(name, parts).items():
+        if family(kind) not in numbers and kind not in (*MOMENTS, TEXT, '"NULL"'):
             raise DataError(
                 f"{part.name}, column {name!r} is of type {kind}, which is no time. Give numbers "
                 "(s, ms, us or ns since 1970), datetimes, dates or ISO text."
             )
-        kinds.add(TEXT if kind == TEXT else "DOUBLE" if family(kind) == "float" else "BIGINT")
+        text = kind in (TEXT, "untyped")
+        kinds.add(TEXT if text else "DOUBLE" if family(kind) == "float" else "BIGINT")
     return TEXT if TEXT in kinds else "DOUBLE" if "DOUBLE" in kinds else "BIGINT"
 
 

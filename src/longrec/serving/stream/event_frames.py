@@ -11,9 +11,10 @@ from polars import selectors as cs
 
 from longrec.core.arguments import check_names, check_text
 from longrec.core.errors import DataError, UsageError
-from longrec.data.log_frames import open_frame
+from longrec.data.events import Events
+from longrec.data.frames import as_frame
 from longrec.data.moments import MAX_SECONDS
-from longrec.data.read import Events, read_events
+from longrec.data.read import read_events
 from longrec.data.times import to_seconds
 from longrec.serving.stores.packed_columns import pack_columns
 from longrec.serving.stores.protocol import Event
@@ -45,8 +46,7 @@ def read_rows(
     if not isinstance(events, Events):
         if isinstance(frame, str | list | tuple) or hasattr(frame, "__fspath__"):
             raise UsageError("give a frame; of files that is longrec.read_events(files)")
-        given, _ = open_frame(frame)
-        given = given.lazy().collect()
+        given = as_frame("frame", frame)
         if event_id is None and EVENT_ID in given.columns:
             event_id = EVENT_ID
         if given.is_empty():

@@ -1,0 +1,137 @@
+"""Events that stay, as numbers and in order: what filters or earlier histories leave of a log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from longrec.core.errors import DataError, our_fault
+from longrec.data.coding import Coded, code_events
+from longrec.data.engine import Engine, StageProgress
+from longrec.data.events import Events
+from longrec.data.extend import fit_events, merge
+from longrec.data.filters import Filters
+from longrec.data.histories import Histories
+from longrec.data.outliers import Repeats
+from longrec.data.write import Chunk
+
+
+@dataclass(frozen=True)
+class KeptEvents:
+    """Events that stay, in a table of the engine.
+
+    Attributes
+    ----------
+    engine : that has it.
+    coded : what their numbers stand for, before rows without events are left out.
+    table : of the engine, with the columns of the view `coded`.
+    lengths, counts : events of each user and item, (n,) each; 0 for those that were left out.
+    dropped : what was left out, by reason.
+    keep_all : whether ids stay that have no events, as old ones do.
+    """
+
+    engine: Engine
+    coded: Coded
+    table: str
+    lengths: np.ndarray
+    counts: np.ndarray
+    dropped: dict[str, int]
+    keep_all: bool
+
+
+def keep_events(
+    events: Events, old: Histories | None, filters: Filters, say: Callable[[str], None]
+) -> KeptEvents:
+    """Code the events, then merge them with the old ones or filter them; `say` is told of it."""
+    engine = events.engine
+    dropped = {"bad_rows": len(events.bad_rows)} if events.bad_rows else {}
+    if events.bad_rows:
+        say(f"  left out {len(events.bad_rows):,} rows that cannot be used")
+    if old is not None:
+        fit_events(events, old)
+        coded = code_events(events, old.user_ids, old.catalog.ids, old.meta.labels)
+        duplicates = merge(engine, old, coded, say)
+        before = dict(old.meta.dropped)
+        dropped["duplicate_events"] = duplicates + before.pop("duplicate_events", 0)
+        for name, count in before.items():
+            dropped[name] = dropped.get(name, 0) + count
+        found = engine.row("SELECT count(*) AS n FROM kept")["n"]
+        _balance(events, found + duplicates, events.n_events + old.n_events)
+        say(
+            f"  beside {old.path}: {len(coded.user_ids) - old.n_users:,} new users, "
+            f"{len(coded.item_ids) - old.n_items:,} new items, {found - old.n_events:,} new events"
+        )
+        return KeptEvents(engine, coded, "kept", *_counts(engine, coded), dropped, True)
+    coded = code_events(events)
+    _balance(events, int(coded.user_counts.sum()), events.n_events)
+    if not filters.any:
+        return KeptEvents(
+            engine, coded, "coded", coded.user_counts, coded.item_counts, dropped, True
+        )
+    losses = filters.apply(engine, coded.has_time)
+    words = {name.replace("_", " "): count for name, count in losses.items()}
+    lengths, counts = _counts(engine, coded)
+    if not lengths.sum():
+        told = ", ".join(f"{count:,} {name}" for name, count in words.items())
+        raise DataError(
+            f"{events.source}: the filters leave no event (dropped: {told}). Lower k_core or "
+            "min_length."
+        )
+    for name, count in words.items():
+        say(f"  dropped {count:,} {name}")
+    lost = sum(count for name, count in losses.items() if name.endswith("_events"))
+    _balance(events, int(lengths.sum()) + lost, events.n_events)
+    return KeptEvents(engine, coded, "kept", lengths, counts, dropped | losses, False)
+
+
+def _counts(engine: Engine, coded: Coded) -> tuple[np.ndarray, np.ndarray]:
+    """Events of each user and item in the table `kept`."""
+    found = []
+    for role, ids in (("user", coded.user_ids), ("item", coded.item_ids)):
+        rows = engine.frame(f"SELECT {role} AS code, count(*) AS n FROM kept GROUP BY 1")
+        counts = np.zeros(len(ids), np.int64)
+        counts[rows["code"].to_numpy()] = rows["n"].to_numpy()
+        found.append(counts)
+    return found[0], found[1]
+
+
+def _balance(events: Events, found: int, expected: int) -> None:
+    if found != expected:
+        raise our_fault(f"{events.source}: of {expected:,} events {found:,} are accounted for")
+
+
+def in_order(
+    kept: KeptEvents, items: np.ndarray, repeats: Repeats, progress: StageProgress | None
+) -> Iterator[Chunk]:
+    """Events as histories keep them, some at a time; their order is checked, not believed.
+
+    items : the new row of each item. repeats : counts them.
+    """
+    engine, coded, total = kept.engine, kept.coded, int(kept.lengths.sum())
+    users = np.flatnonzero(kept.lengths)
+    ends = kept.lengths[users].cumsum()
+    key = "time" if coded.has_time else "key"
+    values = ", ".join(dict.fromkeys(["user", key, *coded.values]))
+    done = 0
+    if progress is not None:
+        progress("ordering events", 0.0)
+    engine.make_room()
+    query = f"SELECT {values} FROM {kept.table} ORDER BY user, key, row"
+    for frame in engine.batches(query):
+        place = np.arange(done, done + len(frame))
+        expected = users[np.searchsorted(ends, place, side="right")]
+        if not np.array_equal(frame["user"].to_numpy(), expected):
+            raise our_fault("The engine gave events in a wrong order")
+        done += len(frame)
+        found = frame["item"].to_numpy()
+        repeats.add(expected, frame[key].to_numpy(), found)
+        chunk = {"item": items[found] + np.int32(1)}  # 0 is padding
+        if coded.has_time:
+            chunk["time"] = frame["time"].to_numpy()
+        for i, name in enumerate(coded.columns):
+            chunk[name] = frame[f"x{i}"].to_numpy()
+        if progress is not None:
+            progress("writing events", done / total)
+        yield chunk
