@@ -306,7 +306,7 @@ def test_pandas_and_arrow_errors() -> None:
     with pytest.raises(DataError, match="two columns are called 'user'"):
         read_events(pa.table([[1], [2]], names=["user", "user"]))
     strange = pd.DataFrame({"user": [object()], "item": [1], "time": [1]})
-    with pytest.raises(DataError, match="'user' is of type Object"):
+    with pytest.raises(DataError, match="'user' is of type object"):
         read_events(strange)
     with_gap = pd.DataFrame({"user": [1, None], "item": ["a", "b"], "time": [1, 2]})
     with pytest.raises(DataError, match="'user', row 2"):

@@ -88,8 +88,7 @@ def _rows(
         f"SELECT part, rowid, {ticks}, concat_ws(',', {', '.join(values)}) FROM raw "
         f"WHERE {only} ORDER BY rowid{limit}"
     )
-    starts = dict(loader.engine.run("SELECT part, min(rowid) FROM raw GROUP BY part"))
-    return [(part, row - starts[part] + 1, tick, text) for part, row, tick, text in found]
+    return [(part, row - loader.starts[part] + 1, tick, text) for part, row, tick, text in found]
 
 
 def _original(loader: Loader, check: Check, number: int, row: int) -> Any:

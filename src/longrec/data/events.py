@@ -11,7 +11,8 @@ import polars as pl
 from longrec.core.shown import html_table
 from longrec.data.bad_rows import BadRow
 from longrec.data.engine import Engine
-from longrec.data.times import WORDS, day
+from longrec.data.history_frames import span
+from longrec.data.times import WORDS
 from longrec.data.types import shown
 
 
@@ -96,7 +97,7 @@ class Events:
         return html_table(title, ("", ""), [line.strip().split(maxsplit=1) for line in lines])
 
     def _kind(self, role: str) -> str:
-        if role == "time" and self.first_time is not None and self.last_time is not None:
-            unit = WORDS.get(self.time_unit or "", "datetimes")
-            return f"{unit}, {day(self.first_time)} to {day(self.last_time)}"
+        if role == "time":
+            days = span(self.first_time, self.last_time)
+            return f"{WORDS.get(self.time_unit or '', 'datetimes')}, {days}"
         return shown(self.types[role])

@@ -104,15 +104,21 @@ def find_files(pattern: str, note: Callable[[str], None]) -> list[File]:
             return _in_folder(path, note)
         if path.exists():
             return [named(path)]
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}).") from error
-    if any(mark in pattern for mark in "*?["):
-        found = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
-        files = [file for file in found if file.is_file()]
-        if not files:
+        if not any(mark in pattern for mark in "*?["):
+            raise DataError(f"{pattern}: no such file or folder.")
+        found = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
+        if "**" in pattern:  # which finds the folders and what is in them
+            found = [one for one in found if one.is_file()]
+        if not found:
             raise DataError(f"{pattern}: no file matches.")
-        return [named(file) for file in files]
-    raise DataError(f"{pattern}: no such file or folder.")
+        return [
+            file
+            for one in found
+            for file in (_in_folder(one, note) if one.is_dir() else [named(one)])
+        ]
+    except OSError as error:
+        place = error.filename or path
+        raise DataError(f"{place} cannot be read ({error.strerror}).") from error
 
 
 def in_order(files: Iterable[File], note: Callable[[str], None]) -> list[File]:
@@ -183,7 +189,7 @@ def _walk(folder: Path) -> list[Path]:
 
 
 def _raise(error: OSError) -> None:
-    raise DataError(f"{error.filename} cannot be read ({error.strerror}).") from error
+    raise error
 
 
 def _counts(name: str) -> bool:
@@ -230,10 +236,7 @@ def _packing(path: Path) -> str:
 def _file(path: Path, kind: str) -> File:
     if not is_utf8(str(path)):
         raise DataError(f"{str(path)!r} has a name {NO_UTF8}: rename it.")
-    try:
-        packing = "" if kind == "parquet" else _packing(path)  # Parquet has its own inside
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}).") from error
+    packing = "" if kind == "parquet" else _packing(path)  # Parquet has its own inside
     return File(path, kind, packing, _partition(path))
 
 

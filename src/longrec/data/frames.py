@@ -14,6 +14,7 @@ from uuid import UUID
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from longrec.core.arguments import described
 from longrec.core.errors import DataError, UsageError, first_line
@@ -90,6 +91,8 @@ def _plain(column: Any) -> Any:
             return column.map(str, na_action="ignore")
     elif type(kind).__name__ == "PeriodDtype":
         return column.dt.to_timestamp()
+    elif type(kind).__name__ == "SparseDtype":
+        return column.sparse.to_dense()
     elif type(kind).__name__ == "DatetimeTZDtype":
         return column.dt.tz_convert("UTC")  # the same moments
     elif getattr(kind, "byteorder", "=") == ">":
@@ -112,6 +115,8 @@ def _of_arrow(source: Any) -> pl.DataFrame:
         kind = column.type
         if pa.types.is_timestamp(kind) and kind.tz is not None:
             column = column.cast(pa.timestamp(kind.unit, "UTC"))  # the same moments
+        elif pa.types.is_run_end_encoded(kind):
+            column = pa.chunked_array(map(pc.run_end_decode, column.chunks), kind.value_type)
         elif getattr(kind, "extension_name", "") == "arrow.uuid":
             column = pa.array([None if u is None else str(u) for u in column.to_pylist()])
         try:

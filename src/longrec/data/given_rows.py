@@ -22,6 +22,7 @@ from longrec.core.arguments import described
 from longrec.core.errors import DataError
 from longrec.data.columns import NAMES, plain_name
 from longrec.data.frames import is_parquet, read_parquet
+from longrec.data.text_files import BOMS
 
 SHOWN = 3
 """Rows that cannot be used, of which each is named."""
@@ -153,11 +154,13 @@ def opened(source: Any, encoding: str = "utf-8-sig") -> Iterator[tuple[str, IO[s
     else:
         name = str(source)
         path = Path(source).expanduser()
-        open_text: Any = gzip.open if path.suffix == ".gz" else open
+        unpacked: Any = gzip.open if path.suffix == ".gz" else open
         try:
-            file = open_text(path, "rt", encoding=encoding, newline="")
-        except OSError as error:
-            raise DataError(f"{name}: {error.strerror or error}") from error
+            with unpacked(path, "rb") as raw:
+                encoding = BOMS.get(raw.read(2), encoding)
+            file = unpacked(path, "rt", encoding=encoding, newline="")
+        except (EOFError, OSError) as error:
+            raise DataError(f"{name}: {getattr(error, 'strerror', None) or error}") from error
     with file as text:
         try:
             yield name, text

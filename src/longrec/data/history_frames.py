@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 
 import numpy as np
 import polars as pl
 
 from longrec.data.event_columns import Column
+from longrec.data.times import day
 
 MOMENT = pl.Datetime("ms", "UTC")
 """Holds every second that histories may have."""
@@ -46,15 +46,8 @@ def event_frame(
     return frame
 
 
-def span(first: int | None, last: int | None) -> str:
+def span(first: float | None, last: float | None) -> str:
     """The days from one second since 1970 to another: "2018-09-24 to 2018-10-01"; "" without."""
     if first is None or last is None:
         return ""
-    return f"{_day(first)} to {_day(last)}"
-
-
-def _day(seconds: int) -> str:
-    try:
-        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"
-    except (ValueError, OverflowError, OSError):  # beyond the years that calendars have
-        return f"{seconds:,} s"
+    return f"{day(first)} to {day(last)}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import polars as pl
 
@@ -70,8 +71,13 @@ class Loader:
         engine.run(f"CREATE TABLE raw (part INTEGER, {columns})")
         engine.run("CREATE TABLE bad (part INTEGER, line BIGINT, cause VARCHAR, text VARCHAR)")
 
-    def load(self, number: int, progress: Progress | None) -> int:
-        """Load a part by its number; how many rows of it are in the table.
+    @cached_property
+    def starts(self) -> dict[int, int]:
+        """The `rowid` of each part's first row."""
+        return dict(self.engine.run("SELECT part, min(rowid) FROM raw GROUP BY part"))
+
+    def load(self, number: int, progress: Progress | None) -> None:
+        """Load a part by its number.
 
         Raises
         ------
@@ -81,10 +87,11 @@ class Loader:
         part = self.parts[number]
         try:
             if part.kind == "text":
-                return self._load_text(number, progress)
-            if part.kind == "jsonl":
-                return self._load_json(number, progress)
-            return self._insert(number, self.queries.typed(part, self.engine), progress)
+                self._load_text(number, progress)
+            elif part.kind == "jsonl":
+                self._load_json(number, progress)
+            else:
+                self._insert(number, self.queries.typed(part, self.engine), progress)
         except LongrecError:
             raise
         except engine_errors() + FRAME_ERRORS as error:
@@ -96,22 +103,20 @@ class Loader:
         [(count,)] = self.engine.run(sql, progress=progress)
         return int(count)
 
-    def _load_text(self, number: int, progress: Progress | None) -> int:
+    def _load_text(self, number: int, progress: Progress | None) -> None:
         """By the first rule for quote marks under which every row is whole, else by the one under
         which most are."""
         results = []
         for rule in QUOTE_RULES:
             loaded, bad = self._by_rule(rule, number, progress)
             if not bad:
-                return loaded
+                return
             results.append((loaded, -len(bad), bad))
             self.engine.run("DELETE FROM raw WHERE part = ?", [number])
         best = max(range(len(QUOTE_RULES)), key=lambda place: results[place][:2])
         if not self.keep_bad:
             raise refusal(self.parts[number], results[best][2])
-        loaded, bad = self._by_rule(QUOTE_RULES[best], number, progress)
-        self._keep(number, bad)
-        return loaded
+        self._keep(number, self._by_rule(QUOTE_RULES[best], number, progress)[1])
 
     def _by_rule(
         self, rule: str | None, number: int, progress: Progress | None
@@ -139,9 +144,9 @@ class Loader:
             loaded = self._insert(number, query(file), progress)
         return loaded, rejected(self.engine, part, file)
 
-    def _load_json(self, number: int, progress: Progress | None) -> int:
+    def _load_json(self, number: int, progress: Progress | None) -> None:
         part, queries = self.parts[number], self.queries
-        loaded, bad = self._by_engine(number, lambda file: queries.json(file, part), progress)
+        _, bad = self._by_engine(number, lambda file: queries.json(file, part), progress)
         asked, given, file = queries.inside(part), queries.has_any(part), self._file(number)
         empty = " AND ".join(
             f"{self.raw[key]} IS NULL" for key, (name, _) in self.wanted.items() if name in asked
@@ -161,12 +166,11 @@ class Loader:
                 bad.append(BadRow(part.name, line, cause, text))
             if self.keep_bad:
                 self.engine.run("DELETE FROM raw WHERE part = ?", [number])
-                loaded = self._insert(number, queries.json(file, part, given), progress)
+                self._insert(number, queries.json(file, part, given), progress)
                 rejected(self.engine, part, file)
         if bad and not self.keep_bad:
             raise refusal(part, bad)
         self._keep(number, bad)
-        return loaded
 
     def _keep(self, number: int, bad: Sequence[BadRow]) -> None:
         """Put bad rows into their table."""

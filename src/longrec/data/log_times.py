@@ -22,13 +22,7 @@ from longrec.data.types import is_untyped
 
 
 class LogTimes:
-    """The times of a log, or what orders its events, in ticks of one unit.
-
-    Parameters
-    ----------
-    loader : has loaded all parts.
-    key : "time" or "order".
-    time_unit, time_format : see `longrec.read_events`.
+    """The times of a log ("time"), or what orders its events ("order"), in ticks of one unit.
 
     Attributes
     ----------
@@ -36,13 +30,6 @@ class LogTimes:
     per_second : ticks in a second.
     unit : of the log, "datetime" if a part has datetimes.
     kinds : what the column holds, in words.
-
-    Raises
-    ------
-    DataError
-        For text that is no time.
-    UsageError
-        For a stated unit that does not fit the column.
     """
 
     def __init__(
@@ -79,7 +66,7 @@ class LogTimes:
         for (plan, per), own in scaled.items():
             factor = self.per_second // per
             ticks = plan.ticks(value, whole)
-            cases[f"({ticks}) * {factor}" if factor > 1 else ticks] = own
+            cases[f"TRY(({ticks}) * {factor})" if factor > 1 else ticks] = own
         self.ticks = _by_part(cases)
         names = {plan.fixed or units.get(own[0], "s") for (plan, _), own in scaled.items()}
         finest = max(names - {"datetime"}, key=lambda u: PER_SECOND[u], default="datetime")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from longrec.core.arguments import check_path, described
+from longrec.core.arguments import check_called, check_count, check_path, check_progress
 from longrec.core.errors import UsageError
 from longrec.data.bad_rows import write_bad_rows
 from longrec.data.catalog import Catalog
@@ -85,15 +85,13 @@ def prepare(
     Histories
         opened; `meta.dropped` counts what each filter left out.
     """
-    for name, value in (("k_core", k_core), ("min_length", min_length)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise UsageError(f"{name} is a whole number from 0, not {value!r}.")
+    k_core = check_count("k_core", k_core, 0)
+    min_length = check_count("min_length", min_length, 0)
     if dedup not in DEDUPS:
         raise UsageError(f"dedup is {dedup!r}; give True, False or 'same-time'.")
     out = check_path("out", out)
-    for name, function in (("report", report), ("progress", progress)):
-        if function is not None and not callable(function):
-            raise UsageError(f"{name} is {described(function)}; give a function, or None")
+    check_called("report", report, "there is something to tell")
+    check_progress(progress)
     HISTORIES.check_replaceable(out, overwrite=overwrite)
     old = None if extend is None else as_histories("extend", extend)
     if old is not None:

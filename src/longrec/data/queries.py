@@ -26,10 +26,6 @@ class Queries:
     ----------
     wanted : what is loaded, by role or name: the column that it stands in, and its type in `raw`.
     hex : columns of bytes that are no text, which are spelt in hexadecimal digits.
-
-    Attributes
-    ----------
-    names : the columns, each once.
     """
 
     def __init__(self, wanted: Mapping[str, tuple[str, str]], hex: frozenset[str]) -> None:
@@ -137,7 +133,7 @@ def _read_csv(file: File, options: Mapping[str, str]) -> str:
 
 def _clean(value: str) -> str:
     """Text without spaces around it; also where a quote mark stands behind a space."""
-    bare = f"trim({value}, E' \\t\\r')"
+    bare = f"trim({value}, E' \\t\\r\ufeff')"  # files put together have the mark of UTF-8 inside
     inside = f"replace({bare}[2:-2], '\"\"', '\"')"
     quoted = f"starts_with({value}, ' ') AND length({bare}) > 1 AND {bare} LIKE '\"%\"'"
     return f"CASE WHEN {quoted} THEN {inside} ELSE {bare} END"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from longrec.core.arguments import check_names, check_text
+from longrec.core.arguments import check_flag, check_names, check_text
 from longrec.core.errors import DataError, UsageError
 from longrec.data.columns import ROLES, Roles, find_roles, likely_type, refusal
 from longrec.data.engine import Engine, Progress, StageProgress
@@ -106,8 +106,8 @@ def read_events(
         if any(options.values()):
             raise UsageError("These events are read already: give column options to read_events.")
         return source
-    if not isinstance(skip_bad_rows, bool):
-        raise UsageError(f"skip_bad_rows is {skip_bad_rows!r}; give True or False")
+    check_flag("skip_bad_rows", skip_bad_rows)
+    check_flag("row_order", row_order)
     if row_order and order is not None:
         raise UsageError(
             "Either order= names a column or row_order=True says rows count, not both."

@@ -131,7 +131,7 @@ def open_source(
             try:
                 parts.append(_open_file(file, engine, encoding, header))
             except EmptyFile:
-                if not file.searched or (file is files[-1] and not parts):
+                if file is files[-1] and not parts:
                     raise
                 note(f"{file.name} is empty and left out")
         return parts
@@ -213,24 +213,14 @@ def _keys(file: File, encoding: str | None) -> list[str]:
 
 def _types_of(frame: pl.DataFrame | pl.LazyFrame, engine: Engine) -> dict[str, str]:
     """The engine's type of each column; FOREIGN for what it, or Arrow, does not know."""
-    schema = dict(frame.collect_schema())
-    known = {name: dtype for name, dtype in schema.items() if dtype != pl.Object}
-    try:
-        found = _described(known, engine)
-    except engine_errors() + FRAME_ERRORS:
-        found = {}
-        for name, dtype in known.items():
-            with suppress(*engine_errors(), *FRAME_ERRORS):
-                found |= _described({name: dtype}, engine)
-    return {name: found.get(name, FOREIGN) for name in schema}
-
-
-def _described(schema: Mapping[str, pl.DataType], engine: Engine) -> dict[str, str]:
-    if not schema:
-        return {}
-    with engine.seen(arrow_of(pl.DataFrame(schema=dict(schema)))) as view:
-        rows = engine.run(f"DESCRIBE SELECT * FROM {view} AS t({_numbered(list(schema))})")
-    return {name: row[1] for name, row in zip(schema, rows, strict=True)}
+    types = {}
+    for name, dtype in frame.collect_schema().items():
+        types[name] = FOREIGN
+        with suppress(*engine_errors(), *FRAME_ERRORS):
+            if dtype != pl.Object:
+                table = arrow_of(pl.DataFrame(schema={name: dtype}))
+                types[name] = engine.run(f"DESCRIBE SELECT * FROM {engine.register(table)}")[0][1]
+    return types
 
 
 def refuse_mixed(part: Part, name: str) -> None:

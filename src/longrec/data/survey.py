@@ -12,12 +12,12 @@ from longrec.core.errors import DataError, our_fault
 from longrec.data.bad_rows import BadRow
 from longrec.data.bad_values import Check, refusal, refused
 from longrec.data.columns import ROLES
-from longrec.data.engine import literal, quoted
+from longrec.data.engine import Engine, literal, quoted
 from longrec.data.event_columns import TYPE
 from longrec.data.load import Loader
 from longrec.data.log_times import LogTimes
 from longrec.data.sources import TEXT
-from longrec.data.times import implausible
+from longrec.data.times import implausible, too_far
 from longrec.data.types import (
     MISSING_WORDS,
     before_point,
@@ -27,6 +27,9 @@ from longrec.data.types import (
     is_untyped,
     is_whole,
 )
+
+UNSEEN = r"[\s\p{Z}\p{Cf}]"
+"""Spaces, and signs without a picture, in the engine's regular expressions."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,12 @@ def survey(loader: Loader, time_unit: str | None, time_format: str | None) -> Su
     DataError
         For the first row that cannot be used, unless the loader keeps such rows apart.
     """
-    raw, wanted = loader.raw, loader.wanted
+    engine, raw, wanted = loader.engine, loader.raw, loader.wanted
     values, checks, notes = dict[str, str](), list[Check](), list[str]()
+    headers = _headers(loader)
+    again = _apart(loader, headers) if headers else []
+    if again:  # before anything is concluded from what stands in the columns
+        engine.run(f"DELETE FROM raw WHERE {headers[0].bad}")
     for key, (name, kind) in wanted.items():
         untyped = any(is_untyped(part, name) for part in loader.parts)
         if key in ("user", "item"):
@@ -75,6 +82,9 @@ def survey(loader: Loader, time_unit: str | None, time_format: str | None) -> Su
             if key == "time" and time_unit is None:
                 bad = implausible(found.ticks, found.per_second, known=found.unit == "datetime")
                 checks.append(Check(key, bad, "is no plausible time", found))
+            elif key == "time":
+                bad = too_far(found.ticks, found.per_second)
+                checks.append(Check(key, bad, "is further from 1970 than can be kept"))
     bad_rows = _apart(loader, checks)
     good = ""
     if bad_rows:
@@ -83,7 +93,6 @@ def survey(loader: Loader, time_unit: str | None, time_format: str | None) -> Su
     further = [key for key in wanted if key not in ROLES]
     names = {key: f"x{further.index(key)}" if key in further else quoted(key) for key in wanted}
     selected = ", ".join(f"{values[key]} AS {names[key]}" for key in wanted)
-    engine = loader.engine
     engine.run(f"CREATE VIEW events AS SELECT rowid AS row, {selected} FROM raw{good}")
     span = ", min(time) AS first, max(time) AS last" if times else ", NULL AS first, NULL AS last"
     kept = engine.row(f"SELECT count(*) AS n{span} FROM events")
@@ -105,8 +114,21 @@ def survey(loader: Loader, time_unit: str | None, time_format: str | None) -> Su
         first_time=first,
         last_time=last,
         notes=tuple(notes),
-        bad_rows=(*(BadRow(loader.parts[n].name, *row) for n, *row in rejected), *bad_rows),
+        bad_rows=(
+            *(BadRow(loader.parts[n].name, *row) for n, *row in rejected),
+            *(*again, *bad_rows),
+        ),
     )
+
+
+def _headers(loader: Loader) -> list[Check]:
+    """The check for the names of the columns again, as in files that were put together."""
+    texts = [str(n) for n, part in enumerate(loader.parts) if part.kind == "text"]
+    ids = [(loader.raw[role], loader.wanted[role]) for role in ("user", "item")]
+    if not texts or any(kind != TEXT for _, (_, kind) in ids):
+        return []
+    same = " AND ".join(f"{value} = {literal(name)}" for value, (name, _) in ids)
+    return [Check("user", f"part IN ({', '.join(texts)}) AND {same}", "is a column's name again")]
 
 
 def _apart(loader: Loader, checks: list[Check]) -> list[BadRow]:
@@ -149,6 +171,7 @@ def _ids(loader: Loader, role: str, untyped: bool, notes: list[str]) -> str:
             notes.append(
                 f"{odd:,} of {found['n']:,} values of {name} are not integers: all are kept as text"
             )
+    notes += _nearly_same(engine, role, value)
     words = ", ".join(map(literal, MISSING_WORDS))
     missing = engine.run(
         f"SELECT {value}, count(*) FROM raw WHERE {value} IN ({words}) GROUP BY 1 ORDER BY 1"
@@ -161,6 +184,24 @@ def _ids(loader: Loader, role: str, untyped: bool, notes: list[str]) -> str:
             f"taken for one {role}. Leave these rows out of the log if that is wrong."
         )
     return value
+
+
+def _nearly_same(engine: Engine, role: str, value: str) -> list[str]:
+    """A remark on ids that differ from others by what nobody sees; or none."""
+    plain = rf"nfc_normalize(regexp_replace({value}, '^{UNSEEN}+|{UNSEEN}+$', '', 'g'))"
+    # Most ids are ASCII without spaces, which is found out soon.
+    odd = f"(strlen({value}) > length({value}) OR {value} <> trim({value})) AND {value} <> {plain}"
+    if not engine.row(f"SELECT count(*) AS n FROM raw WHERE {odd}")["n"]:
+        return []
+    twins = f"SELECT count(*) AS n, min({value}) AS first FROM raw WHERE {odd} AND {plain} IN "
+    found = engine.row(f"{twins} (SELECT {value} FROM raw)")
+    if not found["n"]:
+        return []
+    return [
+        f"{found['n']:,} rows have a {role} that differs from another {role} by spaces at its "
+        f"ends, signs that nobody sees or the coding of accents, such as {found['first']!a}: these "
+        "are taken for two. Write them in one way if that is wrong."
+    ]
 
 
 def _further(loader: Loader, key: str) -> str:

@@ -23,7 +23,8 @@ from longrec.data.files import File, open_bytes
 
 SEPARATORS = {".tsv": "\t", ".inter": "\t", ".psv": "|"}
 MARKS = ("\t", ";", "|", "::", ",")
-"""What divides fields where the extension does not say it: the one that divides most, else ","."""
+"""What divides fields where the extension does not say it: the one that divides most, or a space
+where there is none of them, else ","."""
 BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 BLOCK = 1 << 20
 NOT_UTF8 = "is not UTF-8 text: name its encoding, as encoding='latin-1' (--encoding latin-1)"
@@ -103,6 +104,8 @@ def find_dialect(file: File, encoding: str | None, columns: Sequence[str]) -> Di
 
 def _separator(line: str) -> str:
     best = max(MARKS, key=line.count)
+    if not line.count(best) and " " in line.strip():
+        return " "
     return best if line.count(best) > line.count(",") else ","
 
 

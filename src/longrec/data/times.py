@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -38,6 +38,7 @@ FORMATS = (
 """Beside ISO 8601: those that can be read in one way alone; " or " stands between forms of one."""
 SAMPLE = 1000
 _ISO_START = r"\d{4}[-/]\d{1,2}[-/]\d{1,2}.*"
+_FINE = re.compile(r"\.\d{7}")
 _NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?")
 ZEROS = r"\.0+$"
 """What stands behind a whole number that was written as a float."""
@@ -70,7 +71,11 @@ class TimePlan:
         text = f"trim({value}::VARCHAR)"
         if self.form == ISO:
             begins = f"regexp_full_match({text}, {literal(_ISO_START)})"
-            return f"epoch_us(CASE WHEN {begins} THEN TRY_CAST({text} AS TIMESTAMPTZ) END)"
+            ticks = f"epoch_us(CASE WHEN {begins} THEN TRY_CAST({text} AS TIMESTAMPTZ) END)"
+            if self.per_second == PER_SECOND["ns"]:  # the cast drops what is behind microseconds
+                rest = rf"rpad(regexp_extract({text}, '\.\d{{6}}(\d{{1,3}})', 1), 3, '0')"
+                ticks = f"TRY({ticks} * 1000 + {rest}::BIGINT)"
+            return ticks
         if self.form in COMPACT.values():
             text = f"regexp_replace({text}, {literal(ZEROS)}, '')"
         forms = ", ".join(map(literal, self.form.split(" or ")))
@@ -151,7 +156,8 @@ def plan_of_values(
     read = engine.row(f"SELECT {', '.join(counts)} FROM unnest($1) AS t(v)", [list(sample)])
     best = max(range(len(plans)), key=lambda i: read[f"n{i}"])
     if read[f"n{best}"]:
-        return plans[best]
+        fine = plans[best].form == ISO and any(map(_FINE.search, texts))
+        return replace(plans[best], per_second=PER_SECOND["ns"]) if fine else plans[best]
     raise DataError(
         f"{where}: {sample[0]!r} is not a time that can be read. Write times as numbers since 1970 "
         "(s, ms, us or ns) or as ISO text such as 2024-05-01 10:30:00, or say how they are written "
@@ -193,6 +199,11 @@ def implausible(value: str, per_second: int, *, known: bool) -> str:
     return f"({bad})"
 
 
+def too_far(value: str, per_second: int) -> str:
+    """Whether a time is so far from 1970 that no frame could have it, in milliseconds; in SQL."""
+    return f"(abs(({value})::DOUBLE) > {9.2e15 * min(per_second, 1000)!r})"
+
+
 def to_seconds(ticks: np.ndarray, per_second: int) -> np.ndarray:
     """Whole seconds, (n,) int64, rounded down, also before 1970."""
     if ticks.dtype.kind == "f":
@@ -205,4 +216,4 @@ def day(seconds: float) -> str:
     try:
         return datetime.fromtimestamp(seconds, UTC).date().isoformat()
     except (ValueError, OverflowError, OSError):  # beyond the year 9999
-        return f"{seconds:.3g} s"
+        return f"{seconds:,.0f} s"

@@ -18,7 +18,9 @@ LARGE = ("UBIGINT", "HUGEINT", "UHUGEINT")
 FLOATS = ("FLOAT", "DOUBLE")
 WORDS = (TEXT, "UUID", "BLOB", "ENUM")
 FAMILIES = {"integer": INTEGERS, "large": LARGE, "float": FLOATS, "text": WORDS}
-NO_VALUES = ("STRUCT", "MAP", "UNION", "LIST", '"NULL"', "INTERVAL")
+NOTHING = '"NULL"'
+"""The type of a column without values."""
+NO_VALUES = ("STRUCT", "MAP", "UNION", "LIST", NOTHING, "INTERVAL")
 """What is no single value."""
 NANOSECONDS = ("TIMESTAMP_NS", "TIMESTAMPTZ_NS")
 ZONED = "TIMESTAMP WITH TIME ZONE"
@@ -40,7 +42,7 @@ _SHOWN = {
     },
     **{"FLOAT": "float32", "BIGINT": "int64", "INTEGER": "int32", "SMALLINT": "int16"},
     **{"TINYINT": "int8", "UBIGINT": "uint64", "UINTEGER": "uint32", "USMALLINT": "uint16"},
-    **{"UTINYINT": "uint8", "BOOLEAN": "booleans", "DATE": "dates", '"NULL"': "nothing but null"},
+    **{"UTINYINT": "uint8", "BOOLEAN": "booleans", "DATE": "dates", NOTHING: "nothing but null"},
 }
 
 
@@ -78,6 +80,8 @@ def _kinds(name: str, parts: Iterable[Part]) -> dict[str, Part]:
     found: dict[str, Part] = {}
     for part in parts:
         found.setdefault("untyped" if is_untyped(part, name) else part.types[name], part)
+    if len(found) > 1:
+        found.pop(NOTHING, None)  # as of a part without rows, it goes with any other
     return found
 
 
@@ -93,8 +97,8 @@ def join_ids(role: str, name: str, parts: Sequence[Part], engine: Engine) -> str
     for kind, part in found.items():
         if not family(kind):
             raise DataError(
-                f"{part.name}, column {name!r} is of type {kind}, which cannot be {ROLES[role]}. "
-                "Convert it to integers or text."
+                f"{part.name}, column {name!r} is of type {shown(kind)}, which cannot be "
+                f"{ROLES[role]}. Convert it to integers or text."
             )
     families = set(map(family, found))
     numbers = families & {"integer", "large", "float"}
@@ -116,13 +120,16 @@ def join_ids(role: str, name: str, parts: Sequence[Part], engine: Engine) -> str
 
 def _fit(name: str, parts: Iterable[Part], engine: Engine) -> bool:
     """Whether all large numbers of a column fit into int64."""
-    for part in parts:
-        if not is_untyped(part, name) and family(part.types[name]) == "large":
-            column, scan = part.column(name, [name]), part.scan(engine, [name])
-            far = f"{column} IS NOT NULL AND TRY_CAST({column} AS BIGINT) IS NULL"
-            if engine.row(f"SELECT count(*) AS n FROM {scan} WHERE {far}")["n"]:
-                return False
-    return True
+    far = "{0} IS NOT NULL AND TRY_CAST({0} AS BIGINT) IS NULL"
+    large = [p for p in parts if not is_untyped(p, name) and family(p.types[name]) == "large"]
+    return not any(_has(part, name, engine, far) for part in large)
+
+
+def _has(part: Part, name: str, engine: Engine, condition: str) -> bool:
+    """Whether a condition, in SQL with {0} for the column, is true of a row of a typed part."""
+    column, scan = part.column(name, [name]), part.scan(engine, [name])
+    where = condition.format(column)
+    return bool(engine.row(f"SELECT count(*) AS n FROM {scan} WHERE {where}")["n"])
 
 
 def join_values(name: str, parts: Sequence[Part]) -> str:
@@ -175,7 +182,7 @@ def join_times(name: str, parts: Sequence[Part]) -> str:
     """The type in which times, or what orders events, are loaded."""
     kinds, numbers = set(), ("integer", "large", "float", "untyped")
     for kind, part in _kinds(name, parts).items():
-        if family(kind) not in numbers and kind not in (*MOMENTS, TEXT, '"NULL"'):
+        if family(kind) not in numbers and kind not in (*MOMENTS, TEXT, NOTHING):
             raise DataError(
                 f"{part.name}, column {name!r} is of type {kind}, which is no time. Give numbers "
                 "(s, ms, us or ns since 1970), datetimes, dates or ISO text."
@@ -197,15 +204,14 @@ def bytes_without_text(
     names: Iterable[str], parts: Sequence[Part], engine: Engine
 ) -> frozenset[str]:
     """Columns of bytes of which some are not the bytes of text."""
-    found = set()
-    for name in names:
-        for part in parts:
-            if not is_untyped(part, name) and part.types[name] == "BLOB":
-                column, scan = part.column(name, [name]), part.scan(engine, [name])
-                odd = f"{column} IS NOT NULL AND TRY(decode({column})) IS NULL"
-                if engine.row(f"SELECT count(*) AS n FROM {scan} WHERE {odd}")["n"]:
-                    found.add(name)
-    return frozenset(found)
+    odd = "{0} IS NOT NULL AND TRY(decode({0})) IS NULL"
+    return frozenset(
+        name
+        for name in names
+        for part in parts
+        if not is_untyped(part, name) and part.types[name] == "BLOB"
+        if _has(part, name, engine, odd)
+    )
 
 
 def is_integer(value: str) -> str:
