@@ -168,7 +168,7 @@ def test_a_wrong_call_changes_nothing(folder, histories, tmp_path, capsys):
         compare(histories, "popularity", 1, new, bounds=[ReportRow("elastic", "model", {})])
 
 
-def arguments(histories, out, *more: str) -> list[str]:
+def arguments(histories, out, *more: str, budget: float = 5) -> list[str]:
     """Of a comparison with a model that trains for long; its checkpoints are frequent."""
     settings = {**TINY, "max_epochs": "100000", "patience": "100000"}
     options = [f"--set={k}={v}" for k, v in (settings | {"checkpoint_minutes": "0.00001"}).items()]
@@ -176,7 +176,7 @@ def arguments(histories, out, *more: str) -> list[str]:
         "--models",
         "hydrarec,popularity",
         "--budget",
-        "5",
+        str(budget),
         "--no-baselines",
         "--out",
         str(out),
@@ -239,7 +239,7 @@ def test_killed_interrupted_and_gone_on_with(histories, tmp_path, capsys):
         plan = json.loads(path.read_text())
         change(plan)
         path.write_text(json.dumps(plan))
-    assert longrec(*arguments(histories, out), "--budget", "0.001") == 0
+    assert longrec(*arguments(histories, out, budget=0.001)) == 0
     printed = capsys.readouterr().out
     assert "not converged" in printed
     assert "popularity" in printed

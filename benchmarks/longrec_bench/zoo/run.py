@@ -31,7 +31,9 @@ from longrec.models import MODELS, CountingModel, SequenceModel, build_model
 from longrec.models.common.settings import check_model, parse_assignments, parse_settings
 from longrec_bench.zoo.logs import Log
 
-CLOCK = "clock=processor"
+ALWAYS = ("clock=processor", "transitions=0")
+"""Minutes are of one core's time, so that a busy machine gives all models the same; and models are
+compared by themselves, without what counting would add to each."""
 Done = Callable[["Job", str | None], None]
 """Called with a job that has ended, and what went wrong or None."""
 
@@ -44,8 +46,7 @@ class ZooPlan:
     ----------
     models : names of the registry.
     recipe : "own", our defaults, or "paper", of the models that have settings of a paper.
-    minutes : most of training, validation included; it stops earlier by its patience. Of one core,
-        by `CLOCK`, so that a busy machine gives all models the same.
+    minutes : most of training, validation included; it stops earlier by its patience.
     seeds : trainings of each model, with the seeds 0, 1, …; one of those that count.
     jobs : processes at once, of one thread each.
     settings : common to all models, "KEY=VALUE".
@@ -127,7 +128,7 @@ class Job:
         found += ["--out", str(self.folder), "--no-baselines", "--device", "cpu"]
         found += ["--seeds", str(self.seeds)]
         found += [] if plugin is None else ["--plugin", plugin]
-        return found + [word for text in (CLOCK, *plan.settings) for word in ("--set", text)]
+        return found + [word for text in (*ALWAYS, *plan.settings) for word in ("--set", text)]
 
     def ended(self) -> Comparison | None:
         """What it found, where all its seeds have ended."""
@@ -144,7 +145,7 @@ class Job:
         """The training as one would repeat it, without this machine's folders."""
         recipe = [] if self.plan.recipe == "own" else ["--recipe", self.plan.recipe]
         settings = [*self.plan.settings, *self.needed]
-        settings += [CLOCK, f"max_minutes={self.plan.minutes:g}", f"seed={seed}"]
+        settings += [*ALWAYS, f"max_minutes={self.plan.minutes:g}", f"seed={seed}"]
         chosen = [word for text in settings for word in ("--set", text)]
         words = ["longrec", "--threads", "1", "train", self.log.name, "--model", self.model]
         return shlex.join([*words, *recipe, *chosen])

@@ -98,4 +98,8 @@ def _print_explanation(found: Explanation, top: int) -> None:
         parts = [f"{found.bias:.4f} is the item's own for every user"] if found.bias else []
         parts += [f"{found.added:.4f} comes from the added score"] if found.added else []
         console.out.print("Of the score " + " and ".join(parts) + ".", markup=False)
+    often = found.followed.filter(pl.col("times") > 0)
+    if len(often):
+        after = ", ".join(f"after {item} {times:,.1f} times" for item, times in often.rows())
+        console.out.print(f"People took {found.item} soon {after}.", markup=False)
     console.out.print(found.note, markup=False)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from torch import Tensor
 
 from longrec.core.arguments import check_count
 from longrec.core.errors import UsageError
@@ -41,6 +42,9 @@ class Explanation:
     score : its score after this history, the one that it is recommended with.
     bias : what of the score the item has for every user, 0 of a model without biases.
     added : what of the score an added score adds, 0 without one.
+    followed : where the added score counts what follows what, a row for each of the user's last
+        items that it reads, the latest first: item, and times, how often the explained item came
+        soon after it in training (what came later counts less); no rows otherwise.
     events : T rows, oldest first: position (1 is the history's first event), item, time (seconds
         since 1970, or null), attention (mean over layers and heads) and contribution (sum over
         them, in units of the score).
@@ -57,6 +61,7 @@ class Explanation:
     score: float
     bias: float
     added: float
+    followed: pl.DataFrame
     events: pl.DataFrame
     seen: bool
     unknown_events: int
@@ -112,6 +117,9 @@ class Explanation:
             "score": self.score,
             "bias": self.bias,
             "added": self.added,
+            "followed": [
+                row | {"item": _plain(row["item"])} for row in self.followed.iter_rows(named=True)
+            ],
             "memory": self.memory,
             "memory_contribution": float(self.memory_contribution.sum()),
             "rest": self.rest,
@@ -216,6 +224,7 @@ def explain_history(
         score=found.score,
         bias=found.bias,
         added=found.added,
+        followed=_followed(scorer, catalog, recent[0], item),
         events=events,
         seen=seen,
         unknown_events=unknown,
@@ -231,6 +240,16 @@ def explain_history(
             f"the model sees {len(known):,} events: the time grows with them."
         ),
     )
+
+
+def _followed(scorer: Scorer, catalog: Catalog, recent: Tensor, item: int) -> pl.DataFrame:
+    """`Explanation.followed` for a user's last items (reach,), the latest first."""
+    last, times = recent[recent > 0], None
+    if scorer.added is not None and len(last):
+        times = scorer.added.followed(last.to(scorer.added.device), item)
+    if times is None:
+        last, times = last[:0], torch.zeros(0, dtype=torch.float64)
+    return pl.DataFrame({"item": catalog.take(last.numpy()), "times": times.cpu().numpy()})
 
 
 def explain_given(

@@ -121,6 +121,11 @@ class TransitionsScore(Followers, AddedScore):
     def rows(self, recent: Tensor) -> AddedRows:
         return rows_in_blocks(self._rows, recent, self.n_items)
 
+    def followed(self, recent: Tensor, item: int) -> Tensor:
+        row, follower, times = self.followers_of(recent)
+        found = times.new_zeros(len(recent))
+        return found.index_add_(0, row[follower == item], times[follower == item])
+
     def _rows(self, recent: Tensor, start: int) -> AddedRows:
         """The rows of some users, the first of whom has number `start`."""
         rest = recent.new_zeros(len(recent), self.n_items + 1, dtype=torch.float64)

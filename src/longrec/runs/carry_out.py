@@ -106,6 +106,7 @@ def carry_out(
         exclude_seen=policy["exclude_seen"],
         curve=frame_of(result.rows),
     ).with_added_score(added)
+    about = recommender.provenance
     if show is True and len(split.validation):  # whoever looks on can tell what is weak
         with console.progress_bar("baselines") as report_counted:
             about["baselines"] = validate_baselines(data, split, config, report_counted)

@@ -68,6 +68,23 @@ class AddedScore(nn.Module):
         none = recent.new_zeros(0)
         return AddedRows(none, none, self.bias().new_zeros(0))
 
+    def followed(self, recent: Tensor, item: int) -> Tensor | None:
+        """How often an item followed each of a user's last ones; None: this score counts no such.
+
+        Parameters
+        ----------
+        recent : Tensor
+            (reach,) int64, the latest first; 0 where there were none.
+        item : int
+            Its index.
+
+        Returns
+        -------
+        Tensor or None
+            (reach,) float64.
+        """
+        return None
+
     @property
     def device(self) -> torch.device:
         """Where its counts are."""

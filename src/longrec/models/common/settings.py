@@ -107,6 +107,8 @@ def _checked(
 def with_recipe(model: str, recipe: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Values in front of those of a recipe: "own", our defaults, or "paper", the paper's.
 
+    A paper's system is its network alone: no transitions are added.
+
     Raises
     ------
     UsageError
@@ -120,7 +122,7 @@ def with_recipe(model: str, recipe: str, values: Mapping[str, Any]) -> dict[str,
         raise UsageError(
             f"recipe is 'paper', but {model} has no settings of a paper: leave the recipe out"
         )
-    return {**cls.paper_settings, **values}
+    return {"transitions": 0, **cls.paper_settings, **values}
 
 
 def stored_settings(values: Mapping[str, Any]) -> dict[str, Any]:

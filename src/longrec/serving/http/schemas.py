@@ -225,6 +225,13 @@ class ExplainedEvent(Answer):
     contribution: float
 
 
+class Followed(Answer):
+    """How often the explained item came soon after one of the user's last items, in training."""
+
+    item: str | int
+    times: float
+
+
 class ExplanationOut(Answer):
     """Where the model's attention lies, which is no cause."""
 
@@ -232,6 +239,10 @@ class ExplanationOut(Answer):
     score: float
     bias: float = Field(description="What of the score the item has for every user.")
     added: float = Field(description="What of the score an added score adds.")
+    followed: list[Followed] = Field(
+        description="How often the item came soon after each of the last ones, where the model "
+        "counts that."
+    )
     memory: float = Field(description="The memory bank's share of the attention.")
     memory_contribution: float
     rest: float = Field(description="What of the score none of the others add directly.")

@@ -1,0 +1,130 @@
+"""What followed users' last items: found on validation, kept, told of, and counted in refits."""
+
+from __future__ import annotations
+
+import pytest
+
+import longrec
+from longrec.artifact.policy import transitions_line
+from longrec.core.errors import UsageError
+from longrec.data.splits import make_split
+from longrec.evaluation.metrics import ndcg
+from longrec.evaluation.rank_targets import rank_targets
+from longrec.models.common.scorer import Scorer
+from longrec.training.transitions import WEIGHTS, _Known, count_transitions
+
+TINY = {"dim": 8, "max_epochs": 1, "dropout": 0.0, "seed": 3}
+
+
+@pytest.fixture
+def data(make_histories, ring):
+    return make_histories(ring(60, 40, 6, 15))
+
+
+@pytest.fixture
+def untrained(data):
+    return longrec.train(data, "elastic", layers=1, experts=4, **TINY | {"max_epochs": 0})
+
+
+@pytest.mark.parametrize("model", ["elastic", "bert4rec", "dfar"])
+@pytest.mark.parametrize("policy", [True, False, "auto"])
+def test_a_weight_is_worth_what_the_ranks_say(data, model, policy):
+    sampled = {"loss": "sampled"} if model == "dfar" else {}
+    rec = longrec.train(data, model, transitions=0, **sampled, **TINY)
+    assert rec.added is None
+    split = make_split("leave-one-out", data)
+    counted = count_transitions(data, split, last=3, decay=0.5)
+    known = _Known.of(rec.model, data, split.validation, None)
+    found = known.quality(counted, policy)
+    for number in (0, 5, len(WEIGHTS) - 1):
+        scorer = Scorer(rec.model, counted.weighted(WEIGHTS[number]))
+        ranks = rank_targets(scorer, data, split.validation)
+        hiding, showing = (
+            ndcg(ranks[f"rank_{one}"].to_numpy(), 10).sum() for one in ("hiding", "showing")
+        )
+        wanted = max(hiding, showing) if policy == "auto" else (hiding if policy else showing)
+        assert found[number] == pytest.approx(wanted)
+
+
+def test_they_are_kept_where_they_serve_better(data, untrained, tmp_path):
+    about = untrained.provenance["transitions"]
+    assert about["ndcg10_with"] > 3 * about["ndcg10_without"]
+    assert (about["last"], about["decay"]) in ((5, 0.6), (10, 0.8))
+    assert untrained.added.config.weight == about["weight"] > 0
+    assert about["low"] < about["ndcg10_with"] - about["ndcg10_without"] < about["high"]
+    served = untrained.provenance["training"]["validation"]["served/ndcg@10"]
+    assert served == about["ndcg10_with"]
+    assert longrec.evaluate(untrained, data, "validation")["served/ndcg@10"] == pytest.approx(
+        served
+    )
+    assert f"weight {about['weight']:g}" in transitions_line(untrained)
+    untrained.save(tmp_path / "run")
+    again = longrec.load(tmp_path / "run")
+    assert again.added.config == untrained.added.config
+    lists = [
+        rec.recommend(users=["user00000", "user00007"], data=data, k=5)
+        for rec in (untrained, again)
+    ]
+    assert lists[0].equals(lists[1])
+
+
+def test_they_are_left_out_where_they_serve_no_better(make_histories):
+    data = make_histories([[(a + t) % 12 + 1 for t in range(7)] for a in range(12)] * 3)
+    settings = {"dim": 16, "dropout": 0.0, "learning_rate": 0.02, "average": 0.9, "max_epochs": 30}
+    rec = longrec.train(data, "elastic", layers=1, experts=2, heads=1, **settings)
+    about = rec.provenance["transitions"]
+    assert about["ndcg10_without"] == 1 >= about["ndcg10_with"]
+    assert about["weight"] == 0
+    assert rec.added is None
+    assert transitions_line(rec).startswith("transitions: none, since they serve the 36 validation")
+    assert longrec.refit(rec).added is None
+
+
+def test_how_many_items_are_read_may_be_said(data):
+    rec = longrec.train(data, "gru4rec", transitions=7, **TINY)
+    assert rec.added.config.last == rec.added.reach == 7
+    with pytest.raises(UsageError, match=r"transitions is 101; it must be .*100"):
+        longrec.train(data, "gru4rec", transitions=101)
+    with pytest.raises(UsageError, match=r"transitions is 'many'; it must be an integer .* 'auto'"):
+        longrec.train(data, "gru4rec", transitions="many")
+
+
+def test_a_papers_recipe_adds_nothing(data):
+    rec = longrec.train(data, "sasrec", recipe="paper", max_epochs=0)
+    assert rec.train_config.transitions == 0
+    assert rec.added is None
+    assert longrec.train(data, "popularity", transitions=5).added is None
+
+
+def test_a_final_run_counts_all_events(data, untrained):
+    split = make_split("leave-one-out", data)
+    warm = longrec.train(data, "elastic", layers=1, experts=4, **TINY)
+    final = longrec.refit(warm)
+    assert final.added.config == warm.added.config
+    assert int(warm.added.counts.sum()) == data.n_events - 2 * data.n_users
+    assert int(final.added.counts.sum()) == data.n_events
+    everything = count_transitions(data, make_split("all", data), last=1, decay=1.0)
+    assert int(everything.times.sum()) == data.n_events - data.n_users
+    assert int(count_transitions(data, split, last=1, decay=1.0).times.sum()) == (
+        data.n_events - 3 * data.n_users
+    )
+
+
+def test_an_explanation_says_what_followed_what(data, untrained):
+    history = [1001, 1002, 1003, 1009]
+    found = untrained.explain(1004, history=history)
+    assert found.followed["item"].to_list() == [1009, 1003, 1002, 1001]
+    items, ends = data.items.tolist(), data.offsets[1:] - 2
+    config = untrained.added.config
+    for item, times in found.followed.rows():
+        wanted = sum(
+            config.decay ** (k - 1)
+            for begin, end in zip(data.offsets[:-1].tolist(), ends.tolist(), strict=True)
+            for at in range(begin, end)
+            for k in range(1, config.last + 1)
+            if at + k < end and items[at] == item - 999 and items[at + k] == 5
+        )
+        assert times == pytest.approx(wanted)
+    told = found.to_dict()
+    assert [row["item"] for row in told["followed"]] == [1009, 1003, 1002, 1001]
+    assert not len(untrained.with_added_score(None).explain(1004, history=history).followed)
