@@ -22,8 +22,8 @@ from longrec.data.histories import Histories
 from longrec.evaluation.summary import LEADING
 from longrec_bench.zoo import run
 from longrec_bench.zoo.bench import linear_models
-from longrec_bench.zoo.cells import pairs_of, read_cells
-from longrec_bench.zoo.logs import Log, open_log
+from longrec_bench.zoo.cells import pairs_of, read_cells, write_failure
+from longrec_bench.zoo.logs import Log, check_names, open_log
 from longrec_bench.zoo.report import QUOTED, as_markdown, marks, rows_of
 from longrec_bench.zoo.run import Job, ZooPlan, run_jobs
 
@@ -120,6 +120,26 @@ def test_what_is_finished_is_skipped_and_a_lost_cell_is_read_again(
     assert "3 of them finished" in zoo(histories, tmp_path / "again").stderr
     with pytest.raises(UsageError, match=r"was made with minutes 4\.0, not 5\.0"):
         zoo(histories, tmp_path / "again", "--minutes", 5)
+    with pytest.raises(
+        UsageError, match=r"made with settings dim=8 .*, not dim=16 .*: a table has"
+    ):
+        zoo(histories, tmp_path / "again", models=["gru4rec"], dim="16")  # of which none is there
+    about = tmp_path / "again" / "out" / "tiny" / "log.json"
+    assert json.loads(about.read_text())["settings"] == TINY
+    path.write_text(json.dumps(before | {"model": "of-a-plugin"}))
+    with pytest.raises(UsageError, match=r"'of-a-plugin', and .* by --plugin, or remove the cell"):
+        zoo(histories, tmp_path / "again")
+
+
+def test_a_seed_that_failed_leaves_the_numbers_of_others(histories, place, tmp_path) -> None:
+    shutil.copytree(place / "out", tmp_path / "out")
+    [job] = ZooPlan(["elastic"], seeds=3).jobs_on(Log("tiny", histories, {}), tmp_path)
+    write_failure(job, "the loss is nan", tmp_path / "out")
+    cells = [c for c in read_cells(tmp_path / "out")["tiny"] if c["model"] == "elastic"]
+    assert [(cell["seed"], cell.get("failed")) for cell in cells] == [
+        (0, None),
+        (1, "the loss is nan"),
+    ]
 
 
 def test_a_failure_is_a_cell_that_says_why_and_is_tried_again(
@@ -156,7 +176,40 @@ def test_unknown_logs_models_and_recipes_are_refused_before_anything(tmp_path) -
         ZooPlan(["popularity", "sasrec", "popularity"])
     with pytest.raises(UsageError, match="no model has a recipe 'paper'"):
         ZooPlan(["popularity"], "paper")
+    with pytest.raises(UsageError, match="clock is processor in every zoo: leave it out"):
+        ZooPlan(["popularity"], settings=["clock=wall"])
     assert ZooPlan(["popularity", "sasrec"], "paper").names() == ["sasrec"]
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", "a b"])
+def test_a_log_has_a_name_of_its_own_of_which_a_folder_can_be_made(name) -> None:
+    with pytest.raises(UsageError, match=f"has the name '{name}', which folders are named by"):
+        check_names([f"{name}=histories"])
+    with pytest.raises(UsageError, match="two logs have the name 'near': give each a name"):
+        check_names(["near", "far", "near=histories"])
+    check_names(["near", "far", "mine_2=histories"])
+
+
+@pytest.mark.parametrize(
+    ("model", "text", "error"),
+    [
+        ("elastic", "seed=3", "seed is set by the number of seeds"),
+        ("linrec", "memory_slots=4", "model 'linrec' has no setting 'memory_slots'"),
+        ("dfar", "negatives=5", None),
+        ("dfar", "loss=sampled", None),
+    ],
+)
+def test_settings_are_checked_with_what_a_model_needs(
+    histories, tmp_path, model, text, error
+) -> None:
+    [job] = ZooPlan([model], settings=[text]).jobs_on(Log("x", histories, {}), tmp_path)
+    if error is not None:
+        with pytest.raises(UsageError, match=error):
+            job.check()
+        return
+    job.check()
+    assert text.partition("=")[0] not in job.text  # what is set for all stays
+    assert job.command(0).count(f"--set {text.partition('=')[0]}=") == 1
 
 
 def test_a_model_gets_what_it_needs_to_be_trained_on_a_log(histories, tmp_path) -> None:
@@ -165,7 +218,7 @@ def test_a_model_gets_what_it_needs_to_be_trained_on_a_log(histories, tmp_path) 
     assert found["hstu"].text == "hstu:time_bias=false"
     assert found["dfar"].text == "dfar:loss=bce:negatives=9"
     assert found["elastic"].text == "elastic"
-    settings = "--set time_bias=false --set clock=processor --set max_minutes=4"
+    settings = "--set time_bias=false --set clock=processor --set transitions=0"
     assert settings in found["hstu"].command(0)
     timed = tiny_histories(tmp_path / "timed", [[1, 2, 1]], [[1, 2, 3]])
     [job] = ZooPlan(["hstu"]).jobs_on(Log("y", timed, {}), tmp_path)

@@ -12,6 +12,7 @@ from longrec.evaluation.summary import LEADING
 from longrec.models import MODELS, SequenceModel
 from longrec.runs.describe import describe_model
 from longrec_bench.zoo.cells import (
+    check_table,
     is_finished,
     pairs_of,
     read_cells,
@@ -20,7 +21,7 @@ from longrec_bench.zoo.cells import (
     write_log,
     write_pairs,
 )
-from longrec_bench.zoo.logs import open_log
+from longrec_bench.zoo.logs import check_names, open_log
 from longrec_bench.zoo.report import write_report
 from longrec_bench.zoo.run import Job, ZooPlan, run_jobs
 
@@ -47,8 +48,13 @@ def bench_zoo(plan: ZooPlan, logs: Sequence[str], work: Path, data: Path, out: P
             f"work is {work}, in the checkout {inside[0]}: ranks and weights of logs are not to be "
             "committed, so name a folder outside of it"
         )
+    check_names(logs)
     opened = [open_log(log, work, data) for log in logs]
     jobs = [plan.jobs_on(log, work) for log in opened]
+    for own in jobs:
+        check_table(own[0], out)
+        for job in own:
+            job.check()
     open_ones = [job for own in jobs for job in own if not is_finished(job, out)]
     total, ended = sum(map(len, jobs)), sum(map(len, jobs)) - len(open_ones)
     console.say(f"{total} cells, {ended} of them finished; {plan.jobs} at a time")

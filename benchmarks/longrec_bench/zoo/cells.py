@@ -19,10 +19,13 @@ from longrec.core.files import write_file
 from longrec.core.machine import machine, versions
 from longrec.evaluation.report.pairs import compare_pairs
 from longrec.evaluation.summary import LEADING
+from longrec.models import MODELS
 from longrec_bench.zoo.run import Job
 
 FORMAT = 1
 Cell = dict[str, Any]
+_SHARED = ("minutes", "settings", "fingerprint")
+"""What a table has one of."""
 _KEPT = ("counts", "exclude_seen", "protocol", "split", "statement")
 
 
@@ -59,35 +62,46 @@ def write_cells(job: Job, out: Path) -> list[Cell]:
 
 
 def write_failure(job: Job, error: str, out: Path) -> Cell:
-    """Write a cell that says why there is nothing; it is tried again by the next call."""
+    """Write a cell that says why there is nothing; it is tried again by the next call.
+
+    Seeds that have a number keep it.
+    """
+    seed = next(seed for seed in range(job.seeds) if not _has_number(_path(job, seed, out)))
     about = {"machine": machine(), "versions": versions(), "commit": commit()}
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    cell = _heading(job, 0) | {"failed": error, **about, "started": started}
-    cell |= {"command": job.command(0), "fingerprint": job.log.histories.fingerprint}
-    _write(_path(job, 0, out), cell)
+    cell = _heading(job, seed) | {"failed": error, **about, "started": started}
+    cell |= {"command": job.command(seed), "fingerprint": job.log.histories.fingerprint}
+    _write(_path(job, seed, out), cell)
     return cell
 
 
 def is_finished(job: Job, out: Path) -> bool:
-    """Whether all cells of a job are there; UsageError where they are of another table.
+    """Whether all cells of a job are there with a number."""
+    return all(_has_number(_path(job, seed, out)) for seed in range(job.seeds))
 
-    A table has one budget and one form of each log.
+
+def check_table(job: Job, out: Path) -> None:
+    """Raise UsageError where what stands in the folder is of another table than this job.
+
+    A table has one budget, one choice of common settings and one form of each log.
     """
-    log = job.log
-    for seed in range(job.seeds):
-        path = _path(job, seed, out)
-        if not path.is_file():
-            return False
-        cell = read_json(path)
-        for key, own in (("minutes", job.plan.minutes), ("fingerprint", log.facts["fingerprint"])):
-            if cell[key] != own:
-                raise UsageError(
-                    f"{path} was made with {key} {cell[key]}, not {own}: a table has one for all "
-                    "models, so write this one to another folder"
-                )
-        if "failed" in cell:
-            return False
-    return True
+    path = out / job.log.name / "log.json"
+    cells = read_cells(out).get(job.log.name, [])
+    for cell in cells:
+        if cell["model"] not in MODELS:
+            raise UsageError(
+                f"{path.parent} has a cell of {cell['model']!r}, and there is no such model: name "
+                "its module by --plugin, or remove the cell"
+            )
+    if all("failed" in cell for cell in cells):
+        return
+    begun = {"settings": {}} | read_json(path)  # at first none were kept
+    for key, own in _facts(job).items():
+        if key in _SHARED and begun[key] != own:
+            raise UsageError(
+                f"{path} was made with {key} {_told(begun[key])}, not {_told(own)}: a table has "
+                "one for all models, so write this one to another folder"
+            )
 
 
 def read_cells(out: Path) -> dict[str, list[Cell]]:
@@ -105,8 +119,7 @@ def read_cells(out: Path) -> dict[str, list[Cell]]:
 
 def write_log(job: Job, out: Path) -> None:
     """Write what is said of a log."""
-    facts = job.log.facts | {"minutes": job.plan.minutes}
-    _write(out / job.log.name / "log.json", facts)
+    _write(out / job.log.name / "log.json", _facts(job))
 
 
 def write_pairs(jobs: Sequence[Job], pairs: Sequence[tuple[str, str]], out: Path) -> None:
@@ -137,6 +150,21 @@ def write_pairs(jobs: Sequence[Job], pairs: Sequence[tuple[str, str]], out: Path
 def read_pairs(out: Path, log: str) -> list[dict[str, Any]]:
     """The tests of a log, by recipe; none where it has none."""
     return [read_json(path) for path in sorted((out / log).glob("pairs-*.json"))]
+
+
+def _facts(job: Job) -> Cell:
+    """What all cells of a log share."""
+    return job.log.facts | {"minutes": job.plan.minutes, "settings": job.plan.common}
+
+
+def _told(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return " ".join(f"{k}={v}" for k, v in value.items()) or "left as they are"
+
+
+def _has_number(path: Path) -> bool:
+    return path.is_file() and "failed" not in read_json(path)
 
 
 def _heading(job: Job, seed: int) -> Cell:

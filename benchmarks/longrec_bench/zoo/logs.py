@@ -7,6 +7,7 @@ attainable is known, and stands beside what models reach.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ FILES = {
 }
 """Files of the folder of data: each has a column `position` that orders a user's events."""
 FIRST = ("near", "far", "beauty")
+NAME = r"[A-Za-z0-9_][\w-]*"
 QUOTED = tuple(reading + f"{name}@10" for reading in READINGS for name in METRICS)
 """What is told of bounds."""
 
@@ -54,6 +56,19 @@ class Log:
     name: str
     histories: Histories
     facts: dict[str, Any]
+
+
+def check_names(logs: Sequence[str]) -> None:
+    """Raise UsageError for a name that two logs have, or of which no folder can be made."""
+    names = [text.partition("=")[0] for text in logs]
+    for place, name in enumerate(names):
+        if not re.fullmatch(NAME, name):
+            raise UsageError(
+                f"the log {logs[place]!r} has the name {name!r}, which folders are named by: make "
+                "it of letters, digits, _ and -, as in mine=histories"
+            )
+        if name in names[:place]:
+            raise UsageError(f"two logs have the name {name!r}: give each a name of its own")
 
 
 def open_log(text: str, work: Path, data: Path) -> Log:

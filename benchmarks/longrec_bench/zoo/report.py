@@ -147,7 +147,9 @@ def _about(facts: Row, cells: list[Cell]) -> str:
     """The log, the budget, and where the cells were made."""
     sizes = [f"{number(facts[key])} {key}" for key in ("users", "items", "events")]
     text = f"{facts['made']}: {', '.join(sizes)}, the longest history {number(facts['longest'])}; "
-    text += f"at most {facts['minutes']:g} minutes of training on one thread for each model.\n"
+    text += f"at most {facts['minutes']:g} minutes of training on one thread for each model"
+    settings = [f"{key}={value}" for key, value in facts.get("settings", {}).items()]
+    text += f", all with {', '.join(settings)}.\n" if settings else ".\n"
     machines = {machine_text(cell["machine"]) for cell in cells}
     used = {versions_text(cell["versions"]) for cell in cells}
     commits = {cell["commit"] or "a release" for cell in cells}
@@ -174,7 +176,7 @@ def _draw(figure: Figure, rows: dict[str, list[Row]], facts: dict[str, Row]) -> 
     colours = {name: COLOURS[n % len(COLOURS)] for n, name in enumerate(names)}
     panels = figure.subplots(1, len(rows), squeeze=False)[0]
     for axes, (log, own) in zip(panels, rows.items(), strict=True):
-        axes.set(title=log, xlabel=label(LEADING), ylim=(len(own) - 0.5, -0.5))
+        axes.set(title=log, xlabel=label(LEADING), ylim=(max(len(own), 1) - 0.5, -0.5))
         axes.set_yticks(range(len(own)), [row["name"] for row in own])
         for place, row in enumerate(own):
             colour, value = colours[row["name"]], row["metrics"][LEADING]

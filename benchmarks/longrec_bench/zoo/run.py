@@ -21,19 +21,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
 
-from longrec.comparison.plan import folder_name, read_plan
+from longrec.comparison.plan import Plan, folder_name, read_plan
 from longrec.comparison.process import run_process
 from longrec.comparison.read_runs import read_json
 from longrec.comparison.results import Comparison, collect, is_evaluated
 from longrec.core.choices import Recipe
 from longrec.core.errors import UsageError
 from longrec.models import MODELS, CountingModel, SequenceModel, build_model
-from longrec.models.common.settings import check_model, parse_assignments, parse_settings
+from longrec.models.common.settings import check_model, parse_assignments
 from longrec_bench.zoo.logs import Log
 
 ALWAYS = ("clock=processor", "transitions=0")
 """Minutes are of one core's time, so that a busy machine gives all models the same; and models are
 compared by themselves, without what counting would add to each."""
+_FIXED = parse_assignments(list(ALWAYS))
 Done = Callable[["Job", str | None], None]
 """Called with a job that has ended, and what went wrong or None."""
 
@@ -68,10 +69,13 @@ class ZooPlan:
             raise UsageError(f"minutes is {self.minutes}; it must be above 0")
         if not self.names():
             raise UsageError(f"no model has a recipe {self.recipe!r} among those named")
-        common = parse_assignments(list(self.settings))
-        for name in self.names():
-            if not issubclass(MODELS[name], CountingModel):
-                parse_settings(name, common)
+        for key in _FIXED.keys() & self.common.keys():
+            raise UsageError(f"{key} is {_FIXED[key]} in every zoo: leave it out")
+
+    @property
+    def common(self) -> dict[str, str]:
+        """The settings common to all models."""
+        return parse_assignments(list(self.settings))
 
     def names(self) -> list[str]:
         """The models that have the recipe."""
@@ -98,7 +102,7 @@ class Job:
         """Settings without which the model cannot be trained on this log, "KEY=VALUE".
 
         What ranks by pairs has no loss over the whole catalog, and takes its paper's; what reads
-        times goes without them where the log has none.
+        times goes without them where the log has none. What is set for all models stays.
         """
         cls = MODELS[self.model]
         model, found = build_model(self.model, cls.config_class(), 1), list[str]()
@@ -107,7 +111,7 @@ class Job:
             found += [f"{key}={paper[key]}" for key in ("loss", "negatives") if key in paper]
         if self.log.histories.times is None and model.reads_times and cls.without_times:
             found.append(cls.without_times)
-        return found
+        return [text for text in found if text.partition("=")[0] not in self.plan.common]
 
     @property
     def text(self) -> str:
@@ -129,6 +133,13 @@ class Job:
         found += ["--seeds", str(self.seeds)]
         found += [] if plugin is None else ["--plugin", plugin]
         return found + [word for text in (*ALWAYS, *plan.settings) for word in ("--set", text)]
+
+    def check(self) -> None:
+        """Raise UsageError for settings that the model cannot be trained with, before any run."""
+        plan, data = self.plan, self.log.histories
+        settings = _FIXED | plan.common
+        about = (str(data.path), data.fingerprint, (self.text,), plan.minutes, settings, self.seeds)
+        Plan(*about, device="cpu", threads=1).entry(self.text)
 
     def ended(self) -> Comparison | None:
         """What it found, where all its seeds have ended."""
