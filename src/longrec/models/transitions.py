@@ -4,8 +4,10 @@
     c(i)     ~  sum over k = 0 .. K-1 of delta^k (n(x_{T-k} -> i) + rho p_i) / (n(x_{T-k}) + rho)
 
 with K `last`, delta `decay`, rho `prior`, n(a) the sum of n(a -> i) over i, and p_i the share of i
-in all events, each item having been given one more. The score is log c(i), less what all items of
-a user share: log p_i, the bias, and where something followed the last K items, in the rows,
+in all events, each item having been given one more. In n the powers of delta are rounded to
+multiples of 2^-20: its sums are exact then, in whichever order events are counted. The score is
+log c(i), less what all items of a user share: log p_i, the bias, and where something followed the
+last K items, in the rows,
 
     log(1 + rest_i / (left p_i))    rest_i = sum_k delta^k n(x_{T-k} -> i) / (n(x_{T-k}) + rho)
                                     left = sum_k delta^k rho / (n(x_{T-k}) + rho)
@@ -105,7 +107,7 @@ class TransitionsScore(Followers, AddedScore):
         """Count anew; see `CountingModel.count`."""
         self.counts = torch.bincount(items, minlength=self.n_items + 1)
         self.count_followers(items, lengths, self.config.last, self.config.decay)
-        sums = torch.cat([self.times.new_zeros(1), self.times]).cumsum(0, dtype=torch.float64)
+        sums = torch.cat([self.times.new_zeros(1), self.times]).cumsum(0)
         self.totals = sums[self.starts[1:]] - sums[self.starts[:-1]]
 
     def shares(self, items: Tensor | None = None) -> Tensor:

@@ -19,6 +19,9 @@ from longrec.models.common.base import AddedRows
 
 PAIRS_AT_ONCE = 1 << 22
 """Pairs of events sorted at once, some 25 bytes each."""
+UNIT = 2.0**-20
+"""What an event counts is a multiple of this, so that sums in float64 are exact, in any order, as
+long as they are below 2^33."""
 
 
 def take_stored_sizes(module: nn.Module, names: Iterable[str], stored: Any, prefix: str) -> None:
@@ -48,7 +51,8 @@ class Followers(nn.Module):
     ----------
     starts : (n_items + 2,) int64; of item 0, the padding, there are none.
     followers : (pairs,) integer, item indices.
-    times : (pairs,) float, how often each followed, events further on counting less.
+    times : (pairs,) float, how often each followed, events further on counting less; float64 where
+        `count_followers` counted them.
     """
 
     starts: Tensor
@@ -64,10 +68,11 @@ class Followers(nn.Module):
     def count_followers(
         self, items: Tensor, lengths: Tensor, reach: int = 1, decay: float = 1.0
     ) -> None:
-        """Count n(a -> i) = sum over k = 1 .. reach of decay^(k - 1) times (i stood k after a).
+        """Count n(a -> i) = sum over k = 1 .. reach of w_k times (i stood k after a).
 
-        Besides the events, a byte each and the counts themselves (8 bytes a pair that occurred), it
-        takes some 25 bytes for each of `PAIRS_AT_ONCE`, however long the log.
+        w_k is decay^(k - 1) rounded to a multiple of `UNIT`. Besides the events, a byte each and
+        the counts themselves (12 bytes a pair that occurred), it takes some 25 bytes for each of
+        `PAIRS_AT_ONCE`, however long the log.
 
         Parameters
         ----------
@@ -82,7 +87,8 @@ class Followers(nn.Module):
         """
         n_items = len(self.starts) - 2
         log, ends = items.cpu().numpy(), lengths.cpu().numpy().cumsum()
-        weights = decay ** np.arange(reach)
+        weights = distance_weights(reach, decay)
+        reach = len(weights)
         followers: list[np.ndarray] = []
         times: list[np.ndarray] = []
         number = np.zeros(n_items + 2, np.int64)  # pairs of item a at a + 1
@@ -93,13 +99,13 @@ class Followers(nn.Module):
                 continue
             first = _firsts(key // reach)
             pair = key[first] // reach
-            times.append(np.add.reduceat(counts * weights[key % reach], first).astype(np.float32))
+            times.append(np.add.reduceat(counts * weights[key % reach], first))
             followers.append((pair % (n_items + 1)).astype(np.int32))
             number[low + 1 : high + 1] = np.bincount(pair // (n_items + 1), minlength=high - low)
         device = self.starts.device
         self.starts = torch.from_numpy(number.cumsum()).to(device)
         self.followers = torch.from_numpy(_joined(followers, np.int32)).to(device)
-        self.times = torch.from_numpy(_joined(times, np.float32)).to(device)
+        self.times = torch.from_numpy(_joined(times, np.float64)).to(device)
 
     def followers_of(self, last: Tensor) -> AddedRows:
         """What followed items (n,) and how often, of each its followers; none followed item 0."""
@@ -112,6 +118,12 @@ class Followers(nn.Module):
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         take_stored_sizes(self, ("followers", "times"), state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def distance_weights(reach: int, decay: float) -> np.ndarray:
+    """What events count that stand 1, 2, … after an item; as many as count anything."""
+    weights: np.ndarray = np.rint(decay ** np.arange(reach) / UNIT) * UNIT
+    return weights[weights > 0]
 
 
 def ranges(pairs: Ints, at_once: int) -> list[tuple[int, int]]:
