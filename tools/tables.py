@@ -140,6 +140,8 @@ def needs() -> str:
     for row in _models():
         model = build_model(row["model"], MODELS[row["model"]].config_class(), 1)
         reads = ["times"] * model.reads_times + [f"column `{name}`" for name in model.reads_columns]
+        reads += ["times, in training"] * getattr(model, "counts_times", False)
+        reads += [f"`{name}` with `{how}`" for name, how in model.columns_by_setting.items()]
         page = pages.get(row["model"])
         rows.append(
             [

@@ -144,8 +144,13 @@ def test_negative_words_are_found_in_the_log_or_refused():
     model.learn_words({"type": ("cart", "buy", "view")})
     assert model.negative_codes.tolist() == [2, 0]
     assert make("dfar").reads_columns == ()
+    [(column, setting)] = DFAR.columns_by_setting.items()
+    config = longrec.models.common.settings.parse_settings("dfar", dict([setting.split("=")]))[0]
+    assert DFAR(config, 5).reads_columns == (column,)
     with pytest.raises(UsageError, match="heads is 3; it must be even"):
         longrec.models.common.settings.parse_settings("dfar", {"heads": 3, "dim": 12})
+    with pytest.raises(UsageError, match="negative is ' ,'; it must name a word"):
+        longrec.models.common.settings.parse_settings("dfar", {"negative": " ,"})
 
 
 def test_with_negative_words_every_check_of_models_passes():

@@ -186,5 +186,8 @@ def test_recent_popularity_halves_by_age():
     items, lengths, day = torch.tensor([1, 2, 2, 3]), torch.tensor([2, 2]), 86_400
     model.count(items, lengths, torch.tensor([6, 2, 0, 4]) * day - 77)
     assert model.bias().tolist() == [0, 1, 0.25 + 0.125, 0.5, 0]
+    model.count(items, lengths, torch.tensor([1, 0, 0, 40 * day]))
+    wanted = 2.0 ** (-(40 * day - 1) / day / 2)
+    assert float(model.bias()[1]) / wanted == pytest.approx(1, rel=1e-12)
     with pytest.raises(UsageError, match="counts events by their age, and this log has no times"):
         model.count(items, lengths)

@@ -141,11 +141,12 @@ def _readers(columns: Iterable[str]) -> str:
 
     lines = []
     for column in columns:
-        names = [
-            n
-            for n, cls in MODELS.items()
-            if column in build_model(n, cls.config_class(), 1).reads_columns
-        ]
+        names = []
+        for name, cls in MODELS.items():
+            if column in build_model(name, cls.config_class(), 1).reads_columns:
+                names.append(name)
+            elif column in cls.columns_by_setting:
+                names.append(f"{name} with --set {cls.columns_by_setting[column]}")
         told = f"read by {', '.join(names)}" if names else "no model here reads it"
         lines.append(f"  column {column}: {told}")
     return "\n".join(lines)

@@ -63,6 +63,7 @@ class RecentPopularityConfig:
 class RecentPopularity(CountingModel):
     """Every user gets the items with the most training events, old events counting less."""
 
+    counts_times = True
     config_class = RecentPopularityConfig
     counts: Tensor
 
@@ -79,7 +80,8 @@ class RecentPopularity(CountingModel):
             )
         weights = torch.zeros(len(times), dtype=torch.float64)
         if len(times):
-            weights = 2.0 ** ((times - times.max()) / (DAY * self.config.half_life)).double()
+            ages = (times.max() - times).double() / DAY
+            weights = 2.0 ** (-ages / self.config.half_life)
         self.counts = torch.bincount(items, weights, minlength=self.n_items + 1)
 
     def bias(self) -> Tensor:

@@ -82,6 +82,11 @@ class DFARConfig(WindowedConfig):
             raise ValueError(
                 f"heads is {self.heads}; it must be even: half of them stand for either feedback"
             )
+        if self.negative and not self.words:
+            raise ValueError(
+                f"negative is {self.negative!r}; it must name a word of the column {TYPE!r}, or "
+                "several with commas between"
+            )
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -114,6 +119,7 @@ class DFAR(WindowedModel):
         }
     )
     streams_as = "sasrec-rotary"
+    columns_by_setting = MappingProxyType({TYPE: "negative=WORD,WORD"})
     config_class = DFARConfig
     negative_codes: Tensor
 

@@ -66,6 +66,8 @@ class Model(nn.Module):
     without_times : the setting by which it needs none, "forgetting=events" for instance.
     reads_columns : further columns of events that must be given, "type" for instance; those of
         its mixers among them.
+    columns_by_setting : further columns that it reads where a setting says so, each with that
+        setting, {"type": "negative=skip"} for instance.
     """
 
     name: ClassVar[str]
@@ -75,6 +77,7 @@ class Model(nn.Module):
     streaming: ClassVar[Streaming]
     streams_as: ClassVar[str | None] = None
     without_times: ClassVar[str] = ""
+    columns_by_setting: ClassVar[Mapping[str, str]] = MappingProxyType({})
     config_class: ClassVar[type[Any]]
     config: Any
     max_length: int | None = None
@@ -139,9 +142,11 @@ class CountingModel(Model):
     Attributes
     ----------
     reach : how many last items are read; 0: everybody gets the same scores.
+    counts_times : whether `count` must be given the events' times.
     """
 
     streaming = "exact"
+    counts_times: ClassVar[bool] = False
     reach: int = 0
 
     @property
