@@ -71,7 +71,7 @@ def test_spaces_divide_fields_where_nothing_else_does(tmp_path) -> None:
 def test_ids_that_look_alike_are_pointed_out(twin) -> None:
     events = read_events(pl.DataFrame({"user": ["a", twin, "b "], "item": 1, "time": 1}))
     assert events.to_polars()["user"].to_list() == ["a", twin, "b "]
-    assert "1 rows have a user that differs from another" in events.notes[0]
+    assert "1 ids of users differ from another one by spaces" in events.notes[0]
     assert ascii(twin) in events.notes[0]
 
 
