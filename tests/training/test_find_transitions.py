@@ -35,8 +35,8 @@ def test_a_weight_is_worth_what_the_ranks_say(data, model, policy):
     split = make_split("leave-one-out", data)
     counted = count_transitions(data, split, last=3, decay=0.5)
     known = _Known.of(rec.model, data, split.validation, None)
-    found = known.quality(counted, policy)
-    for number in (0, 5, len(WEIGHTS) - 1):
+    found = known.quality(counted, WEIGHTS, policy)
+    for number in (0, 3, len(WEIGHTS) - 1):
         scorer = Scorer(rec.model, counted.weighted(WEIGHTS[number]))
         ranks = rank_targets(scorer, data, split.validation)
         hiding, showing = (

@@ -26,7 +26,7 @@ from longrec.evaluation.metrics import ndcg
 from longrec.evaluation.rank_targets import rank_targets
 from longrec.evaluation.summary import as_served, compare_ranks
 from longrec.inference.encode import encode_targets, last_items, requests_of
-from longrec.models import CountingModel, Model
+from longrec.models import CountingModel, Model, SequenceModel
 from longrec.models.common.scorer import Scorer
 from longrec.models.transitions import TransitionsScore
 from longrec.training.validation import Validated, draw_targets, validated
@@ -35,11 +35,17 @@ READ = ((5, 0.6), (10, 0.8))
 """Last items that are read, and what each further one counts of the one before: what is tried."""
 DECAYS = (0.5, 0.8)
 """Of a given number of last items."""
-WEIGHTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.5, 2.0)
+WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+"""Tried first: how far a model's scores are apart is its own."""
+AROUND = (0.6, 0.8, 1.25, 1.6)
+"""Tried then, times the best of them."""
 MOST_SCORES = 30_000_000
 """Scores of all items for all targets by which a weight is found: of more a sample is drawn."""
 FEWEST = 2_000
 """Targets by which it is found however many items there are."""
+PAIRS, FEWEST_OF_PAIRS = 3_000_000, 200
+"""The same where a network scores each pair of a history and an item, at some hundred times the
+cost."""
 CELLS = 1 << 20
 """Scores that are compared at once."""
 
@@ -91,7 +97,9 @@ def find_transitions(
     if isinstance(model, CountingModel) or not config.transitions or not len(split.validation):
         return None
     targets = draw_targets(split.validation, config.validation_users, config.seed)
-    few = draw_targets(targets, max(FEWEST, MOST_SCORES // (model.n_items + 1)), config.seed)
+    in_pairs = isinstance(model, SequenceModel) and model.target_aware
+    scores, fewest = (PAIRS, FEWEST_OF_PAIRS) if in_pairs else (MOST_SCORES, FEWEST)
+    few = draw_targets(targets, max(fewest, scores // (model.n_items + 1)), config.seed)
     known = _Known.of(model, histories, few, config.context)
     read: Sequence[tuple[int, float]] = READ
     if config.transitions != "auto":
@@ -101,14 +109,13 @@ def find_transitions(
         if progress is not None:
             progress(number, len(read) + 1)
         counted = count_transitions(histories, split, last=last, decay=decay)
-        quality = known.quality(counted, config.exclude_seen)
-        if quality.max() > best:
-            best = float(quality.max())
-            found = counted.weighted(WEIGHTS[int(quality.argmax())])
+        weight, quality = known.best_weight(counted, config.exclude_seen)
+        if quality > best:
+            best, found = quality, counted.weighted(weight)
     assert found is not None
     if progress is not None:
         progress(len(read), len(read) + 1)
-    return _judged(model, found, histories, targets, config)
+    return _judged(model, found, histories, few if in_pairs else targets, config)
 
 
 def count_transitions(histories: Histories, split: Split, **settings: Any) -> TransitionsScore:
@@ -175,10 +182,22 @@ class _Known:
         numbers = np.concatenate([np.zeros(0, np.int64), *(part for part, _ in found)])
         return cls(model, histories, targets, torch.cat([h for _, h in found]), numbers)
 
+    def best_weight(
+        self, counted: TransitionsScore, exclude_seen: bool | str
+    ) -> tuple[float, float]:
+        """The weight at which it serves best, and how well."""
+        found = dict(zip(WEIGHTS, self.quality(counted, WEIGHTS, exclude_seen), strict=True))
+        near = [float(f"{max(found, key=found.__getitem__) * part:.2g}") for part in AROUND]
+        found |= dict(zip(near, self.quality(counted, near, exclude_seen), strict=True))
+        best = max(found, key=found.__getitem__)
+        return best, float(found[best])
+
     @torch.inference_mode()
-    def quality(self, counted: TransitionsScore, exclude_seen: bool | str) -> Floats:
-        """NDCG@10 as served of each of `WEIGHTS`, under the policy, or "auto" the better one."""
-        sums = np.zeros((2, len(WEIGHTS)))
+    def quality(
+        self, counted: TransitionsScore, weights: Sequence[float], exclude_seen: bool | str
+    ) -> Floats:
+        """Sum of NDCG@10 as served at each weight, under the policy, or "auto" the better one."""
+        sums = np.zeros((2, len(weights)))
         block = max(1, CELLS // (self.model.n_items + 1))
         bias = counted.bias().float()
         for start in range(0, len(self.numbers), block):
@@ -193,14 +212,21 @@ class _Known:
             owner = torch.from_numpy(np.repeat(np.arange(len(chosen)), end - begin))
             seen = torch.from_numpy(self.histories.items[places(begin, end - begin)]).long()
             wanted = torch.from_numpy(self.targets.items[chosen]).long()
-            sums += _gains(scores, added, wanted, owner, seen)
+            sums += _gains(scores, added, weights, wanted, owner, seen)
         hiding, showing = sums
         if exclude_seen == "auto":
             return cast(Floats, np.maximum(hiding, showing))
         return hiding if exclude_seen else showing
 
 
-def _gains(scores: Tensor, added: Tensor, wanted: Tensor, owner: Tensor, seen: Tensor) -> Floats:
+def _gains(
+    scores: Tensor,
+    added: Tensor,
+    weights: Sequence[float],
+    wanted: Tensor,
+    owner: Tensor,
+    seen: Tensor,
+) -> Floats:
     """Sums of NDCG@10 (2, weights), seen items hidden or shown, at each weight.
 
     scores, added : (n, N) of all items; wanted : (n,) the targets; (owner, seen) are pairs of a row
@@ -212,8 +238,8 @@ def _gains(scores: Tensor, added: Tensor, wanted: Tensor, owner: Tensor, seen: T
     lost = torch.zeros(len(wanted), dtype=torch.bool)
     lost[owner[seen == wanted[owner]]] = True
     never = wanted == 0
-    sums = np.zeros((2, len(WEIGHTS)))
-    for number, weight in enumerate(WEIGHTS):
+    sums = np.zeros((2, len(weights)))
+    for number, weight in enumerate(weights):
         together = torch.add(scores, added, alpha=weight)
         target = together[own, wanted]
         showing = (together > target[:, None]).sum(1)
