@@ -80,6 +80,7 @@ class Recommender(Artifact):
         beside: bool = False,
         index: Index | None = None,
         items: Any = None,
+        fresh_counts: float | None = 60.0,
     ) -> Stream:
         """Open a store of users, to observe events and recommend at once, on the CPU.
 
@@ -102,6 +103,10 @@ class Recommender(Artifact):
         items : frame, path or None
             The item table for rules, `stream.recommend(…, where=…)`, as `recommend` takes it; None:
             the one that the histories of training keep, if they do.
+        fresh_counts : float or None
+            Where `added` is transitions: seconds between two countings of the store's log in the
+            background, whose counts serve once they are of more events than training's. None:
+            training's serve always.
 
         Raises
         ------
@@ -118,7 +123,9 @@ class Recommender(Artifact):
         index = served.index if index is None else index
         given = None if items is None else as_item_table(items, self.names.get("item"))
         stream = Stream.open(
-            *(served, url, durability, beside, index), partial(self.item_table, given)
+            *(served, url, durability, beside, index),
+            partial(self.item_table, given),
+            fresh_counts,
         )
         if not beside and (count := new_items(stream.store.meta(), served)):
             warnings.warn(

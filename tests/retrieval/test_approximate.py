@@ -12,6 +12,7 @@ from retrieval.problems import (
     Given,
     Problem,
     Several,
+    Sparse,
     answered_alike_in_threads,
     answers,
     by_sorting,
@@ -23,6 +24,7 @@ from longrec.core.errors import UsageError
 from longrec.models.common.scorer import Scorer
 from longrec.retrieval import approximate, top_k
 from longrec.retrieval.approximate import CellIndex, build_cells, checked_vectors
+from longrec.retrieval.exact import ExactIndex
 
 pytest.importorskip("faiss")
 
@@ -59,6 +61,22 @@ def test_one_cell_gives_as_many_items_as_are_allowed_and_no_other(problem, share
         assert len(set(items)) == len(items) == len(wanted)
         assert not set(items) & out[0 if len(out) == 1 else row]
         assert all(scores[row, item] == score for item, score in ours)
+
+
+def test_another_added_score_is_served_by_the_same_cells():
+    random = np.random.default_rng(1)
+    model = Several(random.integers(-3, 4, (61, 4))).eval()
+    one, other = (
+        Sparse(random.integers(0, 9, 61), random.integers(0, 2, (61, 61))) for _ in range(2)
+    )
+    h = torch.from_numpy(random.integers(-3, 4, (5, 8)).astype(np.float32))
+    problem = Problem(model, h, 7, None, other, torch.arange(5)[:, None])
+    index = index_of(Scorer(model, one))
+    swapped = index.with_scorer(problem.scorer)
+    assert swapped.cells is index.cells
+    wanted = answers(ExactIndex(problem.scorer), problem)
+    for ours, best in zip(answers(swapped, problem), wanted, strict=True):
+        assert [score for _, score in ours] == [score for _, score in best]
 
 
 @pytest.fixture(scope="module")

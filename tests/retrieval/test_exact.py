@@ -72,6 +72,26 @@ def test_8_bits_or_in_full_one_by_one_or_together_the_same_to_the_bit(monkeypatc
             assert torch.equal(found[-1].scores, wanted.scores[:5])
 
 
+@pytest.mark.parametrize("in_8_bits", [False, True])
+def test_with_another_added_score_it_is_the_index_of_that_one(in_8_bits):
+    random = np.random.default_rng(1)
+    model = Several(random.standard_normal((301, 8))).eval()
+    one, other = (
+        Sparse(random.standard_normal(301), random.integers(0, 2, (301, 301))) for _ in range(2)
+    )
+    asked = torch.from_numpy(random.standard_normal((5, 16)).astype(np.float32)), 9
+    recent = torch.arange(5)[:, None]
+    index, wanted = (ExactIndex(Scorer(model, added), in_8_bits) for added in (one, other))
+    before = index.search(*asked, recent=recent)
+    swapped = index.with_scorer(Scorer(model, other))
+    assert swapped.in_8_bits == in_8_bits
+    for this, that in ((swapped, wanted.search(*asked, recent=recent)), (index, before)):
+        found = this.search(*asked, recent=recent)
+        assert torch.equal(found.items, that.items)
+        assert torch.equal(found.scores, that.scores)
+    assert not torch.equal(found.items, wanted.search(*asked, recent=recent).items)
+
+
 def test_the_processor_decides_and_no_stopwatch(monkeypatch):
     scorer = Scorer(Several(np.ones((exact.LARGE + 1, 2))).eval())
     small = Scorer(Several(np.ones((exact.LARGE, 2))).eval())

@@ -127,6 +127,15 @@ def serve(
     log_requests: Annotated[
         bool, Option("--log-requests/--no-log-requests", help="A line for each request.")
     ] = True,
+    fresh_counts: Annotated[
+        float,
+        Option(
+            min=0,
+            metavar="SECONDS",
+            help="Count what follows what in the store's log so often, where RUN has transitions; "
+            "0: never.",
+        ),
+    ] = 60.0,
     plugin: Plugin = None,
 ) -> None:
     """Serve fresh recommendations over HTTP; TERM drains and stops, HUP takes RUN's new model.
@@ -159,6 +168,7 @@ def serve(
         timeout=timeout,
         log_requests=log_requests,
         data=data,
+        fresh_counts=fresh_counts or None,
     )
 
     def ready(address: str, stream: Stream, need: Need | None) -> None:
@@ -166,6 +176,8 @@ def serve(
         console.say(stream.engine.statement)
         console.say(seen_items_line(stream.artifact))
         console.say(f"items: {stream.artifact.catalog.n_items:,}, {stream.index.name}{recall}")
+        if stream.fresh is not None:
+            console.say(stream.fresh.statement)
         for line in _about_store(stream, store, data, need):
             console.say(line)
         console.say(f"{address}  (/docs, /metrics; store: {stream.store.url})")

@@ -109,7 +109,7 @@ def rebuild(
     from longrec.recommender import load
 
     with (
-        load(run).open_stream(url, durability, beside=True) as stream,
+        load(run).open_stream(url, durability, beside=True, fresh_counts=None) as stream,
         console.progress_bar("rebuilding") as progress,
         resumable(),
     ):

@@ -7,10 +7,11 @@ line's help imports this file, and no numpy.
 from __future__ import annotations
 
 import os
-from numbers import Integral, Number
+from numbers import Integral, Number, Real
 from pathlib import Path
 from typing import Any
 
+from longrec.core.bounds import MOST
 from longrec.core.errors import UsageError
 
 SHOWN = 60
@@ -33,6 +34,15 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
     if value < least:
         raise UsageError(f"{name} is {int(value)}; it must be at least {least}")
     return int(value)
+
+
+def check_seconds(name: str, value: Any) -> None:
+    """Seconds above 0, or None."""
+    if value is None:
+        return
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number or not 0 < value <= MOST:
+        raise UsageError(f"{name} is {described(value)}; give seconds above 0, or None")
 
 
 def check_path(name: str, value: Any, wanted: str = "the path of a folder") -> Path:

@@ -18,6 +18,7 @@ any device, as those that read an export make them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Self
 
@@ -26,10 +27,12 @@ import torch
 from torch import Tensor
 
 from longrec.config.border import make_config
+from longrec.core.arrays import Ints
 from longrec.core.bounds import MOST, Bounds
 from longrec.models.common.added_score import AddedScore, register_added_score
 from longrec.models.common.base import AddedRows, CountingModel, rows_in_blocks
 from longrec.models.common.followers import Followers
+from longrec.models.common.pairs import Pairs
 from longrec.models.common.registry import register_model
 
 
@@ -107,8 +110,34 @@ class TransitionsScore(Followers, AddedScore):
         """Count anew; see `CountingModel.count`."""
         self.counts = torch.bincount(items, minlength=self.n_items + 1)
         self.count_followers(items, lengths, self.config.last, self.config.decay)
-        sums = torch.cat([self.times.new_zeros(1), self.times]).cumsum(0)
-        self.totals = sums[self.starts[1:]] - sums[self.starts[:-1]]
+        self.totals = self._sums_of_rows()
+
+    @property
+    def events(self) -> int:
+        """How many were counted."""
+        return int(self.counts.sum())
+
+    def counting(self, counts: Ints, pairs: Pairs) -> Self:
+        """What it is with further events counted, to the bit as if all were counted at once.
+
+        Parameters
+        ----------
+        counts : ndarray
+            (n_items + 1,) further events of each item.
+        pairs : Pairs
+            What came after what by them, at the `distance_weights` of its settings.
+        """
+        made = type(self)(self.config, self.n_items).to(self.counts.device)
+        made.counts = self.counts + torch.from_numpy(counts).to(self.counts.device)
+        made.starts, made.followers, made.times = self.joined(pairs)
+        made.totals = made._sums_of_rows()
+        return made.eval()
+
+    def restore(self, counted: Mapping[str, Tensor]) -> None:
+        """Take over the buffers of a table of the same settings, but for the totals."""
+        for name, tensor in counted.items():
+            setattr(self, name, tensor)
+        self.totals = self._sums_of_rows()
 
     def shares(self, items: Tensor | None = None) -> Tensor:
         """p of some items, or of all (n_items + 1,), that of padding being nothing real."""
@@ -127,6 +156,10 @@ class TransitionsScore(Followers, AddedScore):
         row, follower, times = self.followers_of(recent)
         found = times.new_zeros(len(recent))
         return found.index_add_(0, row[follower == item], times[follower == item])
+
+    def _sums_of_rows(self) -> Tensor:
+        sums = torch.cat([self.times.new_zeros(1), self.times]).cumsum(0)
+        return sums[self.starts[1:]] - sums[self.starts[:-1]]
 
     def _rows(self, recent: Tensor, start: int) -> AddedRows:
         """The rows of some users, the first of whom has number `start`."""

@@ -11,7 +11,7 @@ where fewer items are allowed or found than wanted, exact search answers.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -50,6 +50,11 @@ class CellIndex:
     def __init__(self, scorer: Scorer, cells: Any, probes: int, recall: float = 0.0) -> None:
         self._scorer, self._vectors, self.cells = scorer, checked_vectors(scorer), cells
         self.n_items, self.probes, self.recall = scorer.n_items, probes, recall
+
+    def with_scorer(self, scorer: Scorer) -> Self:
+        """The same cells, made with the bias of before, from which alone an item is looked at; what
+        is found in them is scored with the new one. See `Index`."""
+        return type(self)(scorer, self.cells, self.probes, self.recall)
 
     @torch.inference_mode()
     def search(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
+from typing import Self
 
 import numpy as np
 import torch
@@ -77,6 +79,17 @@ class ExactIndex:
                 and pays(whole.shape[1] - scorer.has_bias)
             )
         self._scan = Scan(whole, scorer.has_bias) if in_8_bits else InFull(whole, vectors)
+
+    def with_scorer(self, scorer: Scorer) -> Self:
+        """The same with another added score; see `Index`."""
+        made = copy.copy(self)
+        made._scorer = scorer
+        if isinstance(self._scan, Scan):
+            made._scan = self._scan.with_bias(scorer.item_vectors().detach().numpy())
+        elif self._scan is not None:
+            vectors = scorer.item_vectors().detach()
+            made._scan = InFull(vectors.cpu().numpy(), vectors)
+        return made
 
     @property
     def in_8_bits(self) -> bool:

@@ -5,7 +5,7 @@ Excluded items are rows of bits: bit i of a row, the lowest of a byte first, is 
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 from torch import Tensor
@@ -67,6 +67,12 @@ class Index(Protocol):
         TopK
             On the CPU, (n, min(k, n_items)), best first; of equal scores the smaller item index.
             The scores are those of the `Scorer`. Fewer are found only where fewer are allowed.
+        """
+
+    def with_scorer(self, scorer: Scorer) -> Self:
+        """The same items by the same model, with another added score of the same reach.
+
+        This one stays as it is. What is made of the model's vectors alone is shared.
         """
 
 

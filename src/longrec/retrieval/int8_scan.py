@@ -15,7 +15,8 @@ a million, are scored in full: nothing is lost.
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -65,9 +66,15 @@ class Scan:
             size = max(size, float(np.linalg.norm(whole, axis=1).max()))
             lost = max(lost, float(np.linalg.norm(part - whole, axis=1).max()))
         self._size, self._lost = size, lost
-        if self._bias is not None:
-            self._bias_slack = 4 * SLACK * float(np.abs(self._bias).max())
+        self._bias_slack = 4 * SLACK * float(np.abs(vectors[:, self._width :]).max(initial=0))
         self._rounded = torch.from_numpy(rounded).t()
+
+    def with_bias(self, vectors: np.ndarray) -> Self:
+        """The same for vectors that differ in the bias alone: what was rounded is shared."""
+        made = copy.copy(self)
+        made.vectors, made._bias = vectors, vectors[:, -1].copy()
+        made._bias_slack = 4 * SLACK * float(np.abs(made._bias).max())
+        return made
 
     def search(self, users: np.ndarray, k: int, excluded: np.ndarray | None) -> list[Best]:
         """The k best items for each user.

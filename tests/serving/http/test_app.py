@@ -11,7 +11,8 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 from models.small_models import N
-from serving.http.served import LocalServer, local_server
+from serving.fresh_streams import counted, open_fresh, with_transitions
+from serving.http.served import LocalServer, local_server, server_of
 from serving.small_streams import CASES, EXACT, FIRST, UNKNOWN, recommender, reference
 
 T0 = 1_700_000_000
@@ -256,6 +257,21 @@ def test_metrics_tell_stages_model_and_records(tmp_path: Path):
     ):
         assert line in text, line
     assert "ann" not in re.findall(r'"([^"]*)"', text)
+
+
+def test_metrics_tell_which_counts_serve(tmp_path: Path):
+    stream = open_fresh(f"{tmp_path}/users", with_transitions())
+    with server_of(stream, tmp_path) as server:
+        server.post("/v1/events", events_of("ann", [FIRST + n % 3 for n in range(9)]))
+        counted(stream)
+        text = server.client.get("/metrics").text
+    for line in (
+        'longrec_transitions_events{counted="training"} 8.0',
+        'longrec_transitions_events{counted="log"} 9.0',
+        "longrec_transitions_of_log 1.0",
+    ):
+        assert line in text, line
+    assert re.search(r"^longrec_transitions_age_seconds \d", text, re.MULTILINE)
 
 
 def test_requests_at_once_are_batched_and_each_gets_its_own(server: LocalServer):

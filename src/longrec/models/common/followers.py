@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from longrec.core.arrays import Ints, places
 from longrec.models.common.base import AddedRows
+from longrec.models.common.pairs import Pairs, firsts, summed
 
 PAIRS_AT_ONCE = 1 << 22
 """Pairs of events sorted at once, some 25 bytes each."""
@@ -63,7 +64,7 @@ class Followers(nn.Module):
         """Register the buffers, of nothing counted yet."""
         self.register_buffer("starts", torch.zeros(n_items + 2, dtype=torch.int64))
         self.register_buffer("followers", torch.zeros(0, dtype=torch.int32))
-        self.register_buffer("times", torch.zeros(0))
+        self.register_buffer("times", torch.zeros(0, dtype=torch.float64))
 
     def count_followers(
         self, items: Tensor, lengths: Tensor, reach: int = 1, decay: float = 1.0
@@ -97,7 +98,7 @@ class Followers(nn.Module):
             key, counts = _count(log, ends, low, high, reach, n_items)
             if not len(key):
                 continue
-            first = _firsts(key // reach)
+            first = firsts(key // reach)
             pair = key[first] // reach
             times.append(np.add.reduceat(counts * weights[key % reach], first))
             followers.append((pair % (n_items + 1)).astype(np.int32))
@@ -106,6 +107,28 @@ class Followers(nn.Module):
         self.starts = torch.from_numpy(number.cumsum()).to(device)
         self.followers = torch.from_numpy(_joined(followers, np.int32)).to(device)
         self.times = torch.from_numpy(_joined(times, np.float64)).to(device)
+
+    def joined(self, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
+        """`starts`, `followers` and `times` with what further pairs count; its own stay."""
+        width = len(self.starts) - 1
+        starts, followers, times = (
+            x.cpu().numpy() for x in (self.starts, self.followers, self.times)
+        )
+        key = np.repeat(np.arange(width), np.diff(starts)) * width + followers
+        at = np.searchsorted(key, pairs.key)
+        here = at < len(key)
+        here[here] = key[at[here]] == pairs.key[here]
+        times = times.copy()
+        times[at[here]] += pairs.times[here]
+        at, new = at[~here], pairs.key[~here]
+        starts = starts + np.pad(np.bincount(new // width, minlength=width).cumsum(), (1, 0))
+        followers, times = (
+            np.insert(followers, at, new % width),
+            np.insert(times, at, pairs.times[~here]),
+        )
+        device = self.starts.device
+        made = [torch.from_numpy(x).to(device) for x in (starts, followers, times)]
+        return made[0], made[1], made[2]
 
     def followers_of(self, last: Tensor) -> AddedRows:
         """What followed items (n,) and how often, of each its followers; none followed item 0."""
@@ -156,23 +179,10 @@ def _count(
         step = places(np.ones_like(number), number)
         before, after = np.repeat(at, number), np.repeat(at, number) + step
         key = (log[before].astype(np.int64) - low) * (n_items + 1) + log[after]
-        found.append(_summed(key * reach + step - 1, np.ones(len(key), np.int64)))
+        found.append(summed(key * reach + step - 1, np.ones(len(key), np.int64)))
     if len(found) == 1:
         return found[0]
-    return _summed(*(_joined([part[n] for part in found], np.int64) for n in (0, 1)))
-
-
-def _summed(key: Ints, counts: Ints) -> tuple[Ints, Ints]:
-    """Keys, ascending and each once, with the sums of their counts."""
-    order = np.argsort(key)
-    key, counts = key[order], counts[order]
-    first = _firsts(key)
-    return key[first], np.add.reduceat(counts, first) if len(key) else counts
-
-
-def _firsts(key: Ints) -> Ints:
-    """Where each run of equal keys begins."""
-    return np.flatnonzero(np.diff(key, prepend=-1))
+    return summed(*(_joined([part[n] for part in found], np.int64) for n in (0, 1)))
 
 
 def _joined(parts: list[np.ndarray], kind: type) -> np.ndarray:

@@ -421,6 +421,6 @@ def _explain(
             raise HTTPException(404, UNKNOWN_USER)
         return stream.explain(body.user, body.item, progress).to_dict(top=body.top)
     history = _history(stream, body.history)
-    return explain_given(artifact, stream.ranker, body.item, history, progress).to_dict(
+    return explain_given(stream.served, stream.ranker, body.item, history, progress).to_dict(
         top=body.top
     )

@@ -176,7 +176,8 @@ def open_stream(
     """
     artifact = artifact or Artifact.load(settings.run)
     index = open_index(artifact, settings.index, progress).index
-    return Stream.open(artifact, settings.store, settings.durability, beside, index)
+    where = settings.store, settings.durability
+    return Stream.open(artifact, *where, beside, index, fresh_counts=settings.fresh_counts)
 
 
 def item_id(stream: Stream, index: int) -> str | int:

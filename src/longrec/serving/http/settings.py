@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from longrec.config.border import check_config
-from longrec.core.bounds import Bounds
+from longrec.core.bounds import MOST, Bounds
 from longrec.core.choices import Durability, IndexKind
 
 
@@ -30,6 +30,8 @@ class Settings:
     queue : events, and recommendations, that may wait; more are refused with 503.
     timeout : seconds for a request's head, for its body, and for its answer.
     log_requests : whether every request is a line of the log.
+    fresh_counts : seconds between two countings of what followed what in the store's log, for a
+        recommender with transitions; None: it is not counted.
     data : folder of histories that the store is filled from while it serves, or None; read again
         when the model is changed.
     """
@@ -48,6 +50,7 @@ class Settings:
     timeout: Annotated[float, Bounds(gt=0)] = 10.0
     log_requests: bool = True
     data: Path | None = None
+    fresh_counts: Annotated[float, Bounds(gt=0, le=MOST)] | None = 60.0
 
     def __post_init__(self) -> None:
         check_config(self)

@@ -94,6 +94,19 @@ class Telemetry:
             "longrec_index_recall",
             "recall@10 of the index against exact search, measured when it was built.",
         )
+        self._counted = gauge(
+            "longrec_transitions_events",
+            "Events that what followed what was counted from, in training and in the store's log.",
+            ("counted",),
+        )
+        self._counts_age = gauge(
+            "longrec_transitions_age_seconds",
+            "How old the counts of the store's log are; -1: there are none yet.",
+        )
+        self._log_serves = gauge(
+            "longrec_transitions_of_log",
+            "1: the counts of the store's log serve; 0: training's do.",
+        )
         self.checked_records = gauge(
             "longrec_records_looked_at",
             "Users whose records were looked at in the last round of some.",
@@ -115,6 +128,13 @@ class Telemetry:
             }
         )
         self._recall.set(index.recall)
+        if stream.fresh is not None:
+            figures = stream.fresh.figures
+            training, log = (self._counted.labels(name) for name in ("training", "log"))
+            training.set_function(lambda: figures()["events_of_training"])
+            log.set_function(lambda: figures()["events_of_log"])
+            self._counts_age.set_function(lambda: figures()["age_s"] or -1)
+            self._log_serves.set_function(lambda: figures()["serves"] == "log")
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
         """A request that has been answered."""

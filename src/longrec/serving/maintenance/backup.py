@@ -27,6 +27,7 @@ from longrec.core.files import is_free, writing_folder
 from longrec.core.sealed import SealedKind
 from longrec.serving.stores.log_reader import NO_MODEL, read_log, retry_if_replaced, user_pages
 from longrec.serving.stores.protocol import Store, check_whole, note_columns
+from longrec.serving.stream.counts_snapshot import TOKENS
 
 LOG = "log.parquet"
 BACKUP = SealedKind(
@@ -153,8 +154,9 @@ def _log_of(store: Store, user: bytes) -> list[pa.RecordBatch]:
 
 
 def restored_meta(meta: dict[str, Any]) -> dict[str, Any]:
-    """A store's meta without the models that it does not serve, nor what a rebuild noted."""
-    stored = {key: value for key, value in meta.items() if key != "rebuild"}
+    """A store's meta without the models that it does not serve, nor what is of this store alone:
+    how far a rebuild came, and which snapshots of counts are of its log."""
+    stored = {key: value for key, value in meta.items() if key not in ("rebuild", TOKENS)}
     if "models" in meta:
         current = meta.get("current")
         stored["models"] = {key: value for key, value in meta["models"].items() if key == current}

@@ -47,6 +47,7 @@ class LmdbStore:
     def __init__(self, path: str, durability: Durability, readonly: bool) -> None:
         self._folder = LmdbFolder.acquire(path, durability, readonly)
         self.url, self.durability = self._folder.url, durability
+        self.folder = self._folder.path
         self._readonly, self._closed = readonly, False
 
     def read(

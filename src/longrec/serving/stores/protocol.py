@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from longrec.core.choices import Durability
@@ -160,6 +161,10 @@ class Store(Protocol):
 
     @property
     def durability(self) -> Durability: ...
+
+    @property
+    def folder(self) -> Path | None:
+        """Where files may stand that are made of the log; None: nowhere."""
 
     def read(
         self, digest: str, asked: Sequence[tuple[bytes, Sequence[bytes]]], seen: bool = False

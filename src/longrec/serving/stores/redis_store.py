@@ -67,6 +67,8 @@ class RedisStore:
     All its keys begin with the prefix; errors are those of `open_store`.
     """
 
+    folder = None
+
     def __init__(self, url: str, durability: Durability, readonly: bool) -> None:
         address = RedisAddress.parse(url)
         self.url, self.durability, self._prefix = address.public_url, durability, address.prefix

@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,15 @@ import numpy as np
 import polars as pl
 
 from longrec.artifact.artifact import Artifact
-from longrec.core.arguments import check_progress, described
+from longrec.core.arguments import check_progress, check_seconds, described
 from longrec.core.choices import Durability, ExcludeSeen
 from longrec.core.errors import LongrecError, UsageError
 from longrec.data.given_ids import as_names, check_ids, is_list
 from longrec.data.histories import Histories, as_histories
 from longrec.data.item_table import ItemTable
 from longrec.inference.explain import Explanation
+from longrec.models.common.added_score import AddedScore
+from longrec.models.transitions import TransitionsScore
 from longrec.retrieval.exact import ExactIndex
 from longrec.retrieval.index import Index
 from longrec.retrieval.restriction import short_lists
@@ -36,6 +39,7 @@ from longrec.serving.stores.open import check_url, open_store
 from longrec.serving.stores.protocol import Store
 from longrec.serving.stream.answer_frames import AnswerFrames
 from longrec.serving.stream.event_frames import entries_of, read_rows
+from longrec.serving.stream.fresh_counts import EVERY, FreshCounts
 from longrec.serving.stream.group_commit import GroupCommit
 from longrec.serving.stream.id_keys import ItemIndex, user_key
 from longrec.serving.stream.imports import note_forgotten
@@ -76,8 +80,9 @@ class Stream:
     Attributes
     ----------
     artifact : whose model it is.
-    index : how items are found.
+    added : the added score that serves now; None without one.
     ids : (n_items,) item ids, that of item index i at i - 1.
+    fresh : what keeps transitions fresh, or None.
     store, engine, items, writer, ranker : its parts, for a server that gathers requests itself.
     """
 
@@ -88,11 +93,13 @@ class Stream:
         store: Store,
         index: Index | None = None,
         table: Callable[[], ItemTable] | None = None,
+        fresh_counts: float | None = None,
     ) -> None:
         self.artifact, self.engine, self.store = artifact, engine, store
-        self.index: Index = index or ExactIndex(artifact.scorer)
+        index = index or ExactIndex(artifact.scorer)
         self.items = ItemIndex(artifact.catalog)
-        self.ranker = Ranker(artifact, store, engine, self.items, self.index, table)
+        self.ranker = Ranker(artifact, store, engine, self.items, index, table)
+        self.added = artifact.added
         on_skipped = partial(note_skipping, store, artifact)
         self.writer = Writer(store, engine, self.items, on_skipped)
         self._commits: GroupCommit[Sequence[Entry], list[Observed]] = GroupCommit(self.writer.write)
@@ -107,6 +114,11 @@ class Stream:
         self._warn_at = None if context is None else WARN_AT * context
         self._closed = False
         self._frames = AnswerFrames(self.ids)
+        self.fresh: FreshCounts | None = None
+        if fresh_counts is not None and isinstance(artifact.added, TransitionsScore):
+            parts = store, artifact, self.items, index, fresh_counts, self._serve
+            self.fresh = FreshCounts(*parts)
+            self.fresh.start()
 
     @classmethod
     def open(
@@ -117,6 +129,7 @@ class Stream:
         beside: bool = False,
         index: Index | None = None,
         table: Callable[[], ItemTable] | None = None,
+        fresh_counts: float | None = EVERY,
     ) -> Stream:
         """See `Recommender.open_stream`."""
         if index is not None and not callable(getattr(index, "search", None)):
@@ -124,13 +137,14 @@ class Stream:
                 f"index is {described(index)}; give the index of "
                 "longrec.retrieval.index_cache.open_index(recommender), or None"
             )
+        check_seconds("fresh_counts", fresh_counts)
         url = check_url(url, durability)
         artifact = artifact.on_cpu()
         engine = Engine(artifact)
         store = open_store(url, durability)
         try:
             register(store, artifact, beside)
-            return cls(artifact, engine, store, index, table)
+            return cls(artifact, engine, store, index, table, fresh_counts)
         except BaseException:
             store.close()
             raise
@@ -148,7 +162,23 @@ class Stream:
     def close(self) -> None:
         """Close the store; closing twice is nothing."""
         self._closed = True
+        if self.fresh is not None:
+            self.fresh.close()
         self.store.close()
+
+    @property
+    def index(self) -> Index:
+        """How items are found now."""
+        return self.ranker.index
+
+    @property
+    def served(self) -> Artifact:
+        """The recommender with the added score that serves now."""
+        return replace(self.artifact, added=self.added)
+
+    def _serve(self, added: AddedScore, index: Index) -> None:
+        """Let another added score serve; the index has it in all its parts."""
+        self.ranker.index, self.added = index, added
 
     def observe(
         self,
@@ -350,7 +380,7 @@ class Stream:
         self._check_open()
         check_progress(progress)
         key = user_key(user)
-        return explain_user(self.artifact, self.store, self.items, key, item, progress)
+        return explain_user(self.served, self.store, self.items, key, item, progress)
 
     def forget(self, user: Any) -> bool:
         """Erase all that is kept of a user, event ids included; -> whether there was something.
@@ -465,6 +495,7 @@ class Stream:
             **writer.counts._asdict(),
             "groups": writer.groups,
             "replayed": writer.replayed + self.ranker.replayed,
+            "transitions": None if self.fresh is None else self.fresh.figures(),
         }
 
     def _submit(self, rows: Sequence[Entry]) -> list[Observed]:
