@@ -105,7 +105,7 @@ class Zeroed(TwoInterests):
 def test_all_vectors_of_a_user_are_trained_and_ranked_by(data, monkeypatch):
     monkeypatch.setitem(SKELETONS, "two-interests", Zeroed)
     register(monkeypatch)
-    rec = longrec.train(data, "two-interests", dim=8, layers=1, max_epochs=1, progress=False)
+    rec = longrec.train(data, "two-interests", dim=8, layers=1, max_epochs=1, transitions=0)
     model = rec.model
     with torch.no_grad():
         h = model.encode(torch.tensor([[1, 2, 3]]))[:, -1]

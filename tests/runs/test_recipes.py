@@ -26,6 +26,7 @@ def test_every_paper_s_settings_are_settings_of_the_model(name):
 def test_what_is_given_stands_before_the_recipe():
     assert with_recipe("sasrec", "paper", {"dim": 20}) == {
         **MODELS["sasrec"].paper_settings,
+        "transitions": 0,
         "dim": 20,
     }
     assert with_recipe("sasrec", "own", {"dim": 20}) == {"dim": 20}

@@ -36,7 +36,7 @@ from longrec.serving.stream.stream import Stream
 from longrec.serving.stream.user_log import user_log
 
 QUICK = {"max_epochs": 1, "batch_tokens": 400, "warmup_steps": 1, "dropout": 0.0, "seed": 3}
-SMALL = {"dim": 8, "layers": 2, "ffn_dim": 8}
+SMALL = {"dim": 8, "layers": 2, "ffn_dim": 8, "transitions": 0}
 KINDS = ("buy", "cart", "view")
 USERS, ITEMS, BEGIN = 9, 20, 1_600_000_000
 

@@ -35,6 +35,8 @@ CASES = {
 }
 QUICK = {"max_epochs": 3, "batch_tokens": 500, "warmup_steps": 5, "average": 0.9}
 SMALL = {"dim": 16, "layers": 2, "ffn_dim": 16, "dropout": 0.0, "learning_rate": 4e-2}
+ALONE = {"transitions": 0}
+"""What states give is what is tested here."""
 ITEMS, FIRST, UNKNOWN, BEGIN = 30, 1000, 7, 1_600_000_000
 """Item index i has the id FIRST + i - 1, and the next item of a ring is what comes next."""
 NEAR = 1e-4
@@ -59,7 +61,7 @@ def trained(case: str) -> Trained:
     with tempfile.TemporaryDirectory() as folder:
         data = tiny_histories(Path(folder) / "histories", rows, times, ITEMS)
         chosen = QUICK | SMALL | CASES[case]
-        rec = longrec.train(data, case.split()[0], device="cpu", progress=False, **chosen)
+        rec = longrec.train(data, case.split()[0], device="cpu", progress=False, **ALONE, **chosen)
     return Trained(rec, Engine(rec), copy.deepcopy(rec.model).double())
 
 
