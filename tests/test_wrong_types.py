@@ -174,6 +174,17 @@ VERBS: dict[str, tuple[set[str], Call]] = {
     "compare bounds": (set(), lambda h, x: compared(h, bounds=x)),
     "compare baselines": (FLAG, lambda h, x: compared(h, baselines=x)),
     "compare progress": (OPTIONAL | FLAG, lambda h, x: compared(h, progress=x)),
+    "tune": (set(), lambda h, x: longrec.tune(x, "transitions", budget=1, out=h.folder / "t")),
+    "tune model": (OPTIONAL, lambda h, x: tuned(h, model=x)),
+    "tune budget": (COUNT | {"number", "boolean"}, lambda h, x: tuned(h, budget=x)),
+    "tune out": ({"text"}, lambda h, x: tuned(h, out=x)),
+    "tune search": (OPTIONAL, lambda h, x: tuned(h, search=x)),
+    "tune config": (OPTIONAL, lambda h, x: tuned(h, config=x)),
+    "tune trial_minutes": (OPTIONAL | {"boolean"}, lambda h, x: tuned(h, trial_minutes=x)),
+    "tune trials": (OPTIONAL | COUNT, lambda h, x: tuned(h, trials=x)),
+    "tune device": (set(), lambda h, x: tuned(h, device=x)),
+    "tune overwrite": (FLAG, lambda h, x: tuned(h, overwrite=x)),
+    "tune progress": (OPTIONAL | FLAG, lambda h, x: tuned(h, progress=x)),
     "report runs": (set(), lambda h, x: longrec.report(x, h.folder / "r.html")),
     "report out": ({"text"}, lambda h, x: longrec.report(h.run, x)),
     "report data": (OPTIONAL, lambda h, x: reported(h, data=x)),
@@ -194,6 +205,11 @@ VERBS: dict[str, tuple[set[str], Call]] = {
 
 def compared(house: House, **options: Any) -> object:
     return longrec.compare(house.data, "popularity", 1, house.folder / "e", **options)
+
+
+def tuned(house: House, **options: Any) -> object:
+    given = {"model": "transitions", "budget": 1, "out": house.folder / "t"} | options
+    return longrec.tune(house.data, **given)
 
 
 def reported(house: House, **options: Any) -> object:

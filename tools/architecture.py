@@ -46,6 +46,7 @@ ROOMS = (
     "runs",
     "checks",
     "comparison",
+    "tuning",
     "longrec_bench",
     "cli",
     "longrec",

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from longrec.runs.refit import refit
     from longrec.runs.train import train
     from longrec.training.progress import Progress
+    from longrec.tuning.results import Tuning
+    from longrec.tuning.tune import tune
 
     __version__: str
 
@@ -42,6 +44,8 @@ _HOME = {
     "refit": "longrec.runs.refit",
     "evaluate": "longrec.runs.evaluate",
     "compare": "longrec.comparison.compare",
+    "tune": "longrec.tuning.tune",
+    "Tuning": "longrec.tuning.results",
     "report": "longrec.comparison.existing",
     "load": "longrec.recommender",
     "Recommender": "longrec.recommender",
@@ -58,6 +62,7 @@ __all__ = [
     "Progress",
     "Recommender",
     "TensorBoardLogger",
+    "Tuning",
     "UsageError",
     "compare",
     "evaluate",
@@ -68,6 +73,7 @@ __all__ = [
     "refit",
     "report",
     "train",
+    "tune",
 ]
 
 

@@ -40,6 +40,7 @@ VERBS = [
     "export",
     "serve",
     "compare",
+    "tune",
     "demo",
     "store info",
     "store backup",

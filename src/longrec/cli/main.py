@@ -27,6 +27,7 @@ from longrec.cli import (
     serve,
     store,
     train,
+    tune,
 )
 from longrec.cli.command import Command, Group
 
@@ -79,6 +80,7 @@ for command in (
     info.info,
     check.check_model,
     compare.compare,
+    tune.tune,
     report.report,
     compare.demo,
 ):

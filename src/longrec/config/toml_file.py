@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from longrec.core.errors import DataError, UsageError, first_line
+from longrec.core.files import write_file
 
 
 @dataclass(frozen=True)
@@ -63,3 +66,20 @@ def read_config_file(path: Path) -> ConfigFile:
     if model is not None and not isinstance(model, str):
         raise UsageError(f"{path}: model is {model!r}; give the name of one, in quotes")
     return ConfigFile(str(path.resolve()), model, content)
+
+
+def write_config_file(
+    path: Path, model: str, settings: Mapping[str, Any], about: Iterable[str] = ()
+) -> None:
+    """Write settings that `read_config_file` reads, below lines of comment."""
+    comments = [f"# {line}" for text in about for line in text.splitlines()]
+    values = [f"{key} = {_written(value)}" for key, value in {"model": model, **settings}.items()]
+    write_file(path, "\n".join([*comments, *values, ""]))
+
+
+def _written(value: bool | int | float | str | None) -> str:
+    """A value in TOML, which has no word for nothing: the text that stands for it everywhere."""
+    if isinstance(value, float):
+        return repr(value)  # 1e-05 and 0.001 are TOML's floats, too
+    # JSON's true, numbers and text in quotes are TOML's, but for the character 127
+    return json.dumps("none" if value is None else value).replace("\x7f", "\\u007f")

@@ -52,6 +52,7 @@ class EASE(LastItemsModel):
 
     paper = "arXiv 1905.03375"
     paper_settings = MappingProxyType({"last": 1000, "decay": 1.0})
+    searched = MappingProxyType({"last": "5..500", "decay": "0.5..1", "l2": "50..5000"})
     config_class = EASEConfig
     weights: Tensor
 

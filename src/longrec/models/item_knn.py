@@ -49,6 +49,9 @@ class ItemKNN(Followers, LastItemsModel):
 
     paper = "doi 10.1145/963770.963776"
     paper_settings = MappingProxyType({"last": 1000, "decay": 1.0})
+    searched = MappingProxyType(
+        {"last": "5..500", "decay": "0.5..1", "neighbours": "20..1000", "shrinkage": "1..200"}
+    )
     # Neighbours stand as followers do: `times` are their similarities.
     config_class = ItemKNNConfig
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Annotated, Any, Self
 
 import numpy as np
@@ -191,6 +192,7 @@ class TransitionsScore(Followers, AddedScore):
 class Transitions(CountingModel):
     """Items by what followed the user's last five events in training, the latest counting most."""
 
+    searched = MappingProxyType({"last": "1..20", "decay": "0.2..1", "prior": "1..200"})
     config_class = TransitionsConfig
     counted: TransitionsScore
 

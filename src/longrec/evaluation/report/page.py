@@ -7,7 +7,7 @@ text from ``page.html`` and ``page.css``; ``write_report`` puts it on disk whole
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -119,6 +119,11 @@ def _figures(rows: Sequence[ReportRow], key: str) -> Iterator[dict[str, Any]]:
         f"{name} against cost ({front})": figures.accuracy_against_cost(rows, key),
         f"Use of the memory bank by epoch{best}": figures.memory_usage(rows, key),
     }
+    yield from on_page(drawn)
+
+
+def on_page(drawn: Mapping[str, str | None]) -> Iterator[dict[str, Any]]:
+    """Figures by their captions, as `figure_of` of parts.html takes them."""
     for number, (caption, svg) in enumerate(drawn.items(), start=1):
         if svg:
             width, height = map(float, svg[svg.index('viewBox="') :].split('"')[1].split()[2:])

@@ -57,6 +57,8 @@ class Model(nn.Module):
     paper : where it was published, "" if nowhere.
     paper_settings : settings of the model and of training that its paper has otherwise than our
         defaults do, by key: what `recipe="paper"` sets.
+    searched : settings of the model that are worth searching, by key, and among which values, as
+        `longrec tune --search` takes them: "0..0.6", "x0.5,x1,x2" (times what it is), "full,bce".
     causal : whether h after an event depends on no later event.
     streaming : "exact" when a state of fixed size gives what the whole history gives, "windowed"
         when only the last `max_length` events are seen, "none" otherwise.
@@ -73,6 +75,7 @@ class Model(nn.Module):
     name: ClassVar[str]
     paper: ClassVar[str] = ""
     paper_settings: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    searched: ClassVar[Mapping[str, str]] = MappingProxyType({})
     causal: ClassVar[bool] = True
     streaming: ClassVar[Streaming]
     streams_as: ClassVar[str | None] = None

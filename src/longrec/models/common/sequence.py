@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -79,6 +80,7 @@ class SequenceModel(Model):
         besides all vectors (biases, gains of norms).
     """
 
+    searched = MappingProxyType({"dim": "x0.5,x1,x2,x4", "layers": "x0.5..x2", "dropout": "0..0.6"})
     sparse_items: bool = False
     undecayed = ("output_bias",)
 
