@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from longrec.runs.refit import refit
     from longrec.runs.train import train
     from longrec.training.progress import Progress
-    from longrec.tuning.results import Tuning
     from longrec.tuning.tune import tune
 
     __version__: str
@@ -45,7 +44,6 @@ _HOME = {
     "evaluate": "longrec.runs.evaluate",
     "compare": "longrec.comparison.compare",
     "tune": "longrec.tuning.tune",
-    "Tuning": "longrec.tuning.results",
     "report": "longrec.comparison.existing",
     "load": "longrec.recommender",
     "Recommender": "longrec.recommender",
@@ -62,7 +60,6 @@ __all__ = [
     "Progress",
     "Recommender",
     "TensorBoardLogger",
-    "Tuning",
     "UsageError",
     "compare",
     "evaluate",
