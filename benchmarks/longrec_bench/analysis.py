@@ -17,6 +17,8 @@ NUMBER = 4
 """Bytes of a number."""
 REENCODING = "re-encode"
 """What the names of systems without a stream begin with."""
+COUNTED = ", counted meanwhile"
+"""What the names of streams end with whose logs are counted while pairs are timed."""
 SHARED = ("system", "catalog", "transport", "durability")
 """What rows of serving share that differ in the history alone, as far as they have it."""
 
@@ -178,6 +180,13 @@ def serving_ratios(cells: Sequence[Row]) -> list[Row]:
                 if all(cell[key] == other[key] for key in ("history", "catalog", "transport")):
                     words = f"{other['system']} / stream, after {cell['history']:,} events"
                     compared.append((words, other, cell))
+        compared += [
+            ("while its log is counted / not", cell, other)
+            for cell in cells
+            for other in own
+            if cell["system"] == f"{other['system']}{COUNTED}"
+            and all(cell[key] == other[key] for key in ("history", *SHARED[1:]))
+        ]
         rows += [
             shared | {"of": words, "ratio": above["p50_ms"] / below["p50_ms"]}
             for words, above, below in compared
@@ -189,7 +198,8 @@ def by_history(cells: Sequence[Row]) -> Iterator[tuple[Row, list[Row]]]:
     """What rows of one client share that differ in the history alone; they, short ones first."""
     groups: dict[tuple[object, ...], list[Row]] = {}
     for cell in cells:
-        if cell["durability"] != "none" and cell["clients"] == 1:
+        one_client = cell["durability"] != "none" and cell["clients"] == 1
+        if one_client and not cell["system"].endswith(COUNTED):
             groups.setdefault(tuple(cell[key] for key in SHARED), []).append(cell)
     for values, own in groups.items():
         rows = sorted(own, key=lambda cell: int(cell["history"]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from longrec_bench.analysis import by_history, curves, exponents, ratios
+from longrec_bench.analysis import COUNTED, by_history, curves, exponents, ratios
 from longrec_bench.cost.systems import FUSED, NAIVE, SASREC, SASREC_NAIVE
 from longrec_bench.measurement import Row
 
@@ -138,7 +138,11 @@ def serving_goals(cells: Sequence[Row]) -> list[Row]:
     list of dict
         "system", "goal", "figure", "at" (where the worst figure was), "met".
     """
-    served = [cell for cell in cells if cell["durability"] != "none"]
+    served = [
+        cell
+        for cell in cells
+        if cell["durability"] != "none" and not cell["system"].endswith(COUNTED)
+    ]
     found = []
     for system in dict.fromkeys(cell["system"] for cell in served):
         own = [cell for cell in served if cell["system"] == system]

@@ -98,18 +98,30 @@ def test_cells_are_complete(streamed, served):
     stream = product(("hydrarec", "last-item"), (3, 50), (40,), (1, 3), ("python",), both, (1,))
     serve = product(("last-item",), (3, 50), (40,), (1, 2), ("python", "http"), ("process",), (1,))
     alone = (40,), (1,), ("python",), ("none",)
-    stepped = ("hydrarec step", "last-item step")
-    steps = [[*product((name,), (3,), *alone, (1, 256))] for name in stepped]
+    one_stream = (50,), (40,), (1,), ("python",)
+    steps = [
+        [
+            *product((f"{name} step",), (3,), *alone, (1, 256)),
+            *product((f"{name} counting",), (50,), *alone, (256,)),
+            *product((f"{name}, counted meanwhile",), *one_stream, (durability,), (1,)),
+        ]
+        for name, durability in (
+            ("hydrarec", "power"),
+            ("last-item", "power"),
+            ("last-item", "process"),
+        )
+    ]
     again = [*product(("re-encode 200",), (3, 50), *alone, (1,))]
     for cells, expected in (
         (streamed[0], [*stream, *steps[0], *steps[1], *again]),
-        (served[0], [*serve, *steps[1], *again]),
+        (served[0], [*serve, *steps[2], *again]),
     ):
         assert all(set(cell) == {*CONDITION} | FIGURES for cell in cells)
         conditions = [tuple(cell[key] for key in CONDITION) for cell in cells]
         assert sorted(conditions) == sorted(expected)
-        for cell in cells:  # searched exactly, but for steps
-            assert cell["recall_at_10"] == (None if "step" in cell["system"] else 1.0)
+        for cell in cells:  # searched exactly, but for steps and counting
+            alone = any(word in cell["system"] for word in ("step", "count"))
+            assert cell["recall_at_10"] == (None if alone else 1.0)
 
 
 @pytest.mark.slow
@@ -197,7 +209,8 @@ def test_the_stream_is_the_real_one(small, tmp_path, monkeypatch):
     monkeypatch.setattr(Stream, "close", noted)
     plan = ServingPlan(**ONE, clients=(1, 3))
     cells = bench_serving([random_recommender("last-item", 60), small], plan, tmp_path)["cells"]
-    names = (*["last-item"] * 2, *["last-item step"] * 2, "re-encode 200")
+    counted = ("last-item, counted meanwhile", "last-item counting")
+    names = (*["last-item"] * 2, *["last-item step"] * 2, *counted, "re-encode 200")
     in_order = [(cell["system"], cell["catalog"]) for cell in cells]
     assert in_order == [(name, items) for items in (40, 60) for name in names]
     assert {cell["durability"] for cell in cells} == {"process", "none"}

@@ -23,7 +23,7 @@ from longrec_bench.goals import serving_goals
 from longrec_bench.plan import PAIRS
 from longrec_bench.serving.bench import recall_of
 from longrec_bench.serving.clients import HttpClient, StreamClient
-from longrec_bench.serving.pairs import ClientPairs, Pairs, Reencoding, Steps
+from longrec_bench.serving.pairs import ClientPairs, Counting, Pairs, Reencoding, Steps
 from longrec_bench.serving.parts import StreamParts
 from longrec_bench.serving.users import Users, random_recommender, window_model, write_users
 from longrec_bench.serving.workspace import one_core
@@ -133,6 +133,10 @@ def test_parts_and_steps_are_those_of_a_stream(tmp_path, monkeypatch):
         assert stream.ranker.replayed == 0
         assert steps._records["sequence"].tolist() == [3 + PAIRS] * 6
         assert len(steps.seconds) == PAIRS
+        counting = Counting({"batch": 6}, users, stream)
+        counting.sample()
+        assert counting._counted.table.events == stream.stats()["events"] == 4 * 3 + PAIRS + 6
+        assert len(counting.seconds) == 1
 
 
 def test_reading_again_excludes_what_was_read():

@@ -29,12 +29,20 @@ from longrec.retrieval.recall import recall
 from longrec.serving.records.engine import Engine
 from longrec.serving.stream.recommending import Ranker
 from longrec.serving.stream.stream import Stream
-from longrec_bench.analysis import REENCODING, serving_ratios
+from longrec_bench.analysis import COUNTED, REENCODING, serving_ratios
 from longrec_bench.goals import serving_goals
 from longrec_bench.measurement import Progress, Row, describe_start, interleaved
 from longrec_bench.plan import PAIRS, SPANS, ServingPlan
 from longrec_bench.serving.clients import Client, K, Server, StreamClient
-from longrec_bench.serving.pairs import ClientPairs, ConcurrentPairs, Pairs, Reencoding, Steps
+from longrec_bench.serving.pairs import (
+    ClientPairs,
+    ConcurrentPairs,
+    CountedPairs,
+    Counting,
+    Pairs,
+    Reencoding,
+    Steps,
+)
 from longrec_bench.serving.parts import StreamParts
 from longrec_bench.serving.users import MOST, Users, window_model, write_users
 from longrec_bench.serving.workspace import DiskSync, Workspace, make_workspace, one_core
@@ -43,6 +51,8 @@ WINDOWS = (200, 2048)
 """Last events that are read again for each pair, by what streams are compared with."""
 STEP_BATCHES = (1, 256)
 """Users of whom a model's step alone is measured at once."""
+NEW_EVENTS = 256
+"""Events that are new in the log when it is counted."""
 
 
 def bench_serving(
@@ -250,6 +260,11 @@ class CatalogBench:
                 for batch in STEP_BATCHES:
                     condition = self._condition(f"{name} step", users, batch=batch)
                     self._measurements.append(Steps(condition, users, exact))
+                users = self.users[len(self.users) // 2]
+                condition = self._condition(f"{name}{COUNTED}", users, 1, transport, durability)
+                self._measurements.append(CountedPairs(condition, users, exact))
+                condition = self._condition(f"{name} counting", users, batch=NEW_EVENTS)
+                self._measurements.append(Counting(condition, users, exact))
         return servers
 
     def _add_reencoding(self, recommender: Recommender) -> None:
@@ -292,7 +307,7 @@ def recall_of(stream: Stream, groups: Sequence[Users]) -> float:
 
     Items that they have seen are excluded in both, as a recommendation excludes them.
     """
-    everything = ExactIndex(stream.artifact.scorer)
+    everything = ExactIndex(stream.served.scorer)
     exact = Ranker(stream.artifact, stream.store, stream.engine, stream.items, everything)
     found: list[list[TopK]] = []
     for ranker in (stream.ranker, exact):  # which users ask one by one
@@ -309,7 +324,9 @@ def _method(plan: ServingPlan) -> list[str]:
     lengths = ", ".join(f"{length:,}" for length in sorted(plan.histories))
     transports = {
         "python": "python: observe and recommend of a stream in this process, which has one core; "
-        "step: the model alone on records in memory, times per event.",
+        "step: the model alone on records in memory, times per event. "
+        f"X{COUNTED}: while a thread counts X's log from its beginning, over and over. X counting: "
+        "what followed what, counted after so many new events by looking at all users, per event.",
         "http": "http: two requests per pair, POST /v1/events and POST /v1/recommendations, to "
         "longrec serve in a process of its own, which has all cores; clients are threads of this "
         "process, each with a socket that stays open.",

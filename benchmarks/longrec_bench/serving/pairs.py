@@ -9,18 +9,23 @@ from array import array
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import suppress
 from itertools import count, cycle, islice
 from time import perf_counter
 
 import numpy as np
+import polars as pl
 import torch
 
 from longrec.models import SequenceModel
+from longrec.models.transitions import TransitionsScore, TransitionsScoreConfig
 from longrec.retrieval.index import Index, as_bits
+from longrec.serving.stream.fresh_counts import Pace, Stopped
+from longrec.serving.stream.log_counts import LogCounts, count_log
 from longrec.serving.stream.stream import Stream
 from longrec_bench.measurement import Measurement, Row
 from longrec_bench.plan import PAIRS, SLOW_PAIRS
-from longrec_bench.serving.clients import Client, K
+from longrec_bench.serving.clients import Client, K, StreamClient
 from longrec_bench.serving.users import END, Users
 
 STAGES = ("parse", "queue", "log", "rank", "reply")
@@ -191,6 +196,56 @@ class Steps(Pairs):
             events = [[(self.users.index(number, self._rng), when)] for number in numbers]
             with self.timed():
                 self.engine.advance(self._records, events)
+
+
+class CountedPairs(ClientPairs):
+    """Pairs of a stream whose log is counted meanwhile, as `FreshCounts` does: at its worst, anew
+    from the beginning and without a rest between two passes."""
+
+    def __init__(self, condition: Row, users: Users, stream: Stream) -> None:
+        super().__init__(condition, users, StreamClient(stream))
+        self._stream, self._nothing = stream, nothing_counted(stream)
+
+    def sample(self) -> None:
+        stop = threading.Event()
+        counting = threading.Thread(target=self._count, args=(stop,))
+        counting.start()
+        try:
+            super().sample()
+        finally:
+            stop.set()
+            counting.join()
+
+    def _count(self, stop: threading.Event) -> None:
+        with suppress(Stopped):
+            while not stop.is_set():
+                count_log(self._stream.store, self._stream.items, self._nothing, Pace(stop))
+
+
+class Counting(Pairs):
+    """What counting takes, per event: a pass over all users that finds "batch" new events."""
+
+    def __init__(self, condition: Row, users: Users, stream: Stream) -> None:
+        super().__init__(condition, users)
+        self.batch, self._stream = condition["batch"], stream
+        self._counted = nothing_counted(stream)
+
+    def sample(self) -> None:
+        self._count()  # what others observed
+        events = [self.users.event(n, self._rng) for n in islice(self._order, self.batch)]
+        frame = pl.DataFrame(events, schema=["user", "item", "time"], orient="row")
+        self._stream.observe_many(frame)
+        with self.timed():
+            self._count()
+
+    def _count(self) -> None:
+        stream = self._stream
+        self._counted = count_log(stream.store, stream.items, self._counted, lambda: None)
+
+
+def nothing_counted(stream: Stream) -> LogCounts:
+    """Counts with the settings that transitions have by default."""
+    return LogCounts.none(TransitionsScore(TransitionsScoreConfig(), stream.index.n_items))
 
 
 class Reencoding(Pairs):

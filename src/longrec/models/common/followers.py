@@ -114,7 +114,9 @@ class Followers(nn.Module):
         starts, followers, times = (
             x.cpu().numpy() for x in (self.starts, self.followers, self.times)
         )
-        key = np.repeat(np.arange(width), np.diff(starts)) * width + followers
+        # By PyTorch, which lets other threads go on meanwhile: NumPy's repeat does not.
+        rows = torch.repeat_interleave(torch.arange(width), torch.from_numpy(np.diff(starts)))
+        key = (rows * width + torch.from_numpy(followers)).numpy()
         at = np.searchsorted(key, pairs.key)
         here = at < len(key)
         here[here] = key[at[here]] == pairs.key[here]

@@ -36,6 +36,26 @@ class Stopped(Exception):
     """The stream is closed: the pass is given up."""
 
 
+class Pace:
+    """Called after each page of a pass: others have as long as it took to themselves.
+
+    Attributes
+    ----------
+    paused : seconds of all pauses.
+    """
+
+    def __init__(self, stopping: threading.Event) -> None:
+        self._stopping, self.paused, self._last = stopping, 0.0, monotonic()
+
+    def __call__(self) -> None:
+        """Raise Stopped where the stream is closed meanwhile."""
+        took = monotonic() - self._last
+        if self._stopping.wait(took):
+            raise Stopped
+        self.paused += took
+        self._last = monotonic()
+
+
 class FreshCounts:
     """Counts a store's log again and again, in a thread of its own, from `start` to `close`.
 
@@ -64,7 +84,7 @@ class FreshCounts:
         self._saved: LogCounts | None = None
         self._saved_at = -SNAPSHOT_EVERY
         self._as_of: float | None = None
-        self._seconds, self._pauses = 0.0, 0.0
+        self._seconds, self._paused = 0.0, 0.0
         self._error = ""
         self._lock, self._stopping = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="longrec-counts", daemon=True)
@@ -127,7 +147,7 @@ class FreshCounts:
     def _run(self) -> None:
         wait = 0.0
         while not self._stopping.wait(wait):
-            begun, self._pauses = monotonic(), 0.0
+            begun, self._paused = monotonic(), 0.0
             try:
                 self.refresh()
                 self._error = ""
@@ -135,22 +155,15 @@ class FreshCounts:
                 return
             except Exception as error:
                 self._tell(error)
-            self._seconds = monotonic() - begun - self._pauses
+            self._seconds = monotonic() - begun - self._paused
             wait = max(self.every, REST * self._seconds)
 
     def _pass(self, before: LogCounts) -> LogCounts:
-        """Count what is new; after each page others have as long as it took to themselves."""
-        last = monotonic()
-
-        def pause() -> None:
-            nonlocal last
-            took = monotonic() - last
-            if self._stopping.wait(took):
-                raise Stopped
-            self._pauses += took
-            last = monotonic()
-
-        return count_log(self._store, self._items, before, pause)
+        pace = Pace(self._stopping)
+        try:
+            return count_log(self._store, self._items, before, pace)
+        finally:
+            self._paused += pace.paused
 
     def _publish(self, counted: LogCounts) -> None:
         """Let the table serve that was counted from more events."""
