@@ -23,8 +23,8 @@ from longrec.core.errors import LongrecError, UsageError
 from longrec.core.lock import locked
 from longrec.evaluation.summary import summarise_ranks
 from longrec.tuning.results import runs_of
+from longrec.tuning.search import validation_ranks
 from longrec.tuning.study import optuna_package
-from longrec.tuning.tune import _validation_ranks
 
 try:
     optuna_package()
@@ -51,6 +51,13 @@ def search(histories, out, **more):
     return longrec.tune(histories, given.pop("model", "hydrarec"), out=out, **given)
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """Pages have no figures, and few trials in a row without anything new end a search."""
+    monkeypatch.setattr("longrec.tuning.page.pictures", lambda *_: {})
+    monkeypatch.setattr("longrec.tuning.search.NOTHING_NEW", 8)
+
+
 @pytest.fixture(scope="module")
 def found(histories, place):
     return search(histories, place / "found")
@@ -74,7 +81,7 @@ def test_the_best_is_the_best_and_its_files_say_so(found, histories):
     best = found.load()
     assert best.train_config.learning_rate == found.settings["learning_rate"] >= 0.02
     assert gain.best > gain.defaults
-    ranks = summarise_ranks(_validation_ranks(best, histories), "leave-one-out", draws=2)
+    ranks = summarise_ranks(validation_ranks(best, histories), "leave-one-out", draws=2)
     assert ranks["served/ndcg@10"] == pytest.approx(gain.best)
     # What is written trains the same again.
     kept = read_config_file(found.config)
@@ -91,7 +98,7 @@ def test_the_best_is_the_best_and_its_files_say_so(found, histories):
     assert "looks better than it is" in page
 
 
-def test_the_same_call_adds_nothing_and_more_trials_go_on(found, histories):
+def test_the_same_call_adds_nothing_and_more_trials_go_on(found, histories, quick):
     kept = {found.best.run, found.defaults.run}
     assert {path.name for path in (found.folder / "trials").iterdir()} == kept
     again = search(histories, found.folder)
@@ -106,7 +113,7 @@ def test_the_same_call_adds_nothing_and_more_trials_go_on(found, histories):
         search(histories, found.folder)
 
 
-def test_what_was_stopped_goes_on_where_it_was(histories, place, found):
+def test_what_was_stopped_goes_on_where_it_was(histories, place, found, quick):
     """Ctrl-C in the second epoch of the first trial: its numbers are those of an unbroken one."""
 
     def stop(status):
@@ -122,7 +129,7 @@ def test_what_was_stopped_goes_on_where_it_was(histories, place, found):
     assert [len(points) for points in trial.curves.values()] == [2]
 
 
-def test_who_is_behind_ends_early(histories, place):
+def test_who_is_behind_ends_early(histories, place, quick):
     (place / "quick.toml").write_text("learning_rate = 0.03\n")
     tuned = search(
         *(histories, place / "behind"),
@@ -136,7 +143,7 @@ def test_who_is_behind_ends_early(histories, place):
     assert "Nothing that was tried" in tuned.lines()[-1]
 
 
-def test_a_trial_that_fails_is_told_and_others_go_on(histories, place):
+def test_a_trial_that_fails_is_told_and_others_go_on(histories, place, quick):
     tuned = search(
         *(histories, place / "failing"),
         search={"learning_rate": "1e300,1e200"},
@@ -147,13 +154,27 @@ def test_a_trial_that_fails_is_told_and_others_go_on(histories, place):
     assert "the loss is" in tuned.report.read_text()
 
 
-def test_several_logs_and_models_are_judged_by_the_mean_of_relative_gains(histories, place):
+def test_settings_that_do_not_go_together_cost_nothing_and_end_a_search(histories, place, quick):
+    tuned = search(histories, place / "refused", model="sasrec", search={"heads": "3,5"})
+    assert tuned.stop == "tried"
+    assert [trial.end for trial in tuned.trials] == ["ended", "refused", "refused"]
+    assert "heads is 3; it must be a divisor of dim" in tuned.report.read_text()
+    assert tuned.best.begins
+
+
+def test_a_search_whose_defaults_fail_can_be_mended(histories, tmp_path):
+    with pytest.raises(LongrecError, match="the loss is"):
+        search(histories, tmp_path / "x", learning_rate=1e300, search={"dropout": "0..0.5"})
+    assert list((tmp_path / "x").iterdir()) == []
+
+
+def test_several_logs_and_models_are_judged_by_the_mean_of_relative_gains(histories, place, quick):
     other = tiny_histories(place / "news", walks(40, 20, 3, 12, seed=1), n_items=20)
     tuned = longrec.tune(
         *([histories, other], "item-knn,transitions"),
         budget=5,
         out=place / "both",
-        trials=4,
+        trials=3,
         progress=False,
     )
     defaults = tuned.defaults.ndcg10
@@ -199,7 +220,7 @@ def test_calls_that_cannot_be_meant_so(histories, tmp_path, capsys, more, words)
     assert not (tmp_path / "x").exists()
 
 
-def test_json_of_the_command(histories, tmp_path, capsys):
+def test_json_of_the_command(histories, tmp_path, capsys, quick):
     argv = ["tune", histories.path, "--budget", 2, "--out", tmp_path / "x", "--trials", 2]
     assert command(*argv, "--model", "transitions", "--search", "last=1..9", "--json") == 0
     document = json.loads(capsys.readouterr().out)

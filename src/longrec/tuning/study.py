@@ -174,6 +174,11 @@ class Study:
         kept = self._study.get_trials(deepcopy=False)
         return [self._read(one) for one in kept if one.state != waiting]
 
+    def seconds(self) -> float:
+        """What all trials took; an interrupted one's seconds are those of who goes on with it."""
+        kept = self._study.get_trials(deepcopy=False)
+        return sum(t.seconds for t in map(self._read, kept) if t.end != "interrupted")
+
     def reference(self) -> Trial | None:
         """The trial of the defaults, once it has ended."""
         found = (t for t in self.trials() if t.begins and t.model == self.reference_model)

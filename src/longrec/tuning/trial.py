@@ -21,8 +21,8 @@ from longrec.tuning.study import Begun, End
 
 LEAST = 1e-4
 """NDCG@10 below which a log's reference counts as this: a gain over nothing has no size."""
-Look = Callable[[str, Progress, float], None]
-"""Called after each epoch with the log, how far its training is, and the trial's seconds."""
+Look = Callable[[str, Progress], None]
+"""Called after each epoch with the log, and how far its training is."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Trying:
                 curves[log].append((done, progress.ndcg10))
                 reached[log] = progress.best_ndcg10 or 0.0
             begun.keep(seconds=seconds(), curves=curves, ndcg10=reached)
-            self.look(log, progress, seconds())
+            self.look(log, progress)
             if reference is None or progress.stop or log not in reached:
                 return
             share = (list(self.logs).index(log) + done) / len(self.logs)
