@@ -142,6 +142,9 @@ def test_it_grows_with_the_catalog_and_is_restored_from_tensors():
     again.load_state_dict(added.state_dict())
     recent = torch.tensor([[2, 3, N, 0, 1]])
     assert all(torch.equal(*x) for x in zip(again.rows(recent), added.rows(recent), strict=True))
+    before = added.state_dict() | {"times": added.times.float()}  # as they were stored once
+    again.load_state_dict(before)
+    torch.testing.assert_close(again.rows(recent).value, added.rows(recent).value)
 
 
 def test_settings_out_of_range_are_refused():
