@@ -188,7 +188,10 @@ def test_a_restart_goes_on_from_the_snapshot(tmp_path, read):
     shutil.copytree(tmp_path / "store", tmp_path / "old", ignore=shutil.ignore_patterns("*lock"))
     with open_fresh(url, rec) as stream:
         stream.observe("u2", FIRST, 60)
+        stream.forget("u1")
         counted(stream)
+        kept = load_counts(stream.store, rec.added, rec.catalog_version)
+        check_equal(kept.table, of_log(stream.store, rec))  # at once
     newer = tmp_path / "store" / FOLDER
     shutil.rmtree(tmp_path / "old" / FOLDER)
     shutil.copytree(newer, tmp_path / "old" / FOLDER)  # counts of events that this log has not

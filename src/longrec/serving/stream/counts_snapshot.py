@@ -6,7 +6,7 @@
 A snapshot must not know of events that the log has lost, in a power cut or since an older copy of
 the store was put in its place. So a token is written into the store's meta behind these events, and
 then into the snapshot: one whose token the store does not have is left alone. No id of a user is in
-it; what a forgotten user did is, until the next snapshot.
+it.
 """
 
 from __future__ import annotations

@@ -119,6 +119,7 @@ class FreshCounts:
                 counted = self._pass(self._counted)
             except LogGone:
                 counted = self._pass(LogCounts.none(self._of_training))
+                self._saved_at = -SNAPSHOT_EVERY  # nothing of a forgotten user stays in a file
             self._counted, self._as_of = counted, begun
             self._publish(counted)
             if monotonic() - self._saved_at >= SNAPSHOT_EVERY:
