@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -231,6 +232,12 @@ def test_the_model_is_changed_under_load_without_a_failed_request(
         assert 'longrec_swaps_total{outcome="done"} 2.0' in child.client.get("/metrics").text
         child.process.send_signal(signal.SIGHUP)  # the same model again
         wait_for(lambda: any("nothing to do" in line for line in child.output))
+        served = load(other)  # the same weights and records, another policy
+        changed = replace(served, exclude_seen=not served.exclude_seen)
+        put_in_place(changed.save(tmp_path / "another policy"), link)
+        child.process.send_signal(signal.SIGHUP)
+        done = 'longrec_swaps_total{outcome="done"} 3.0'
+        wait_for(lambda: done in child.client.get("/metrics").text)
         assert child.stop() == 0
     found = open_store(store, "process", readonly=True)
     assert set(found.totals().records) == {new}

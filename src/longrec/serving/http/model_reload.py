@@ -79,10 +79,7 @@ class ModelReloader:
         self._report("loading", 0)
         settings, old = self._service.settings, self._service.current.stream
         artifact = Artifact.load(settings.run)
-        if (artifact.state_digest, artifact.catalog_version) == (
-            old.artifact.state_digest,
-            old.artifact.catalog_version,
-        ):
+        if _what_serves(artifact) == _what_serves(old.artifact):
             return None
         stream = open_stream(
             settings,
@@ -116,3 +113,13 @@ class ModelReloader:
             raise LongrecError("the server is stopping")
         self.status = Reload.model_validate({"state": state, "progress": round(progress, 4)})
         self._service.telemetry.reload_progress.set(progress)
+
+
+def _what_serves(artifact: Artifact) -> tuple[object, ...]:
+    """All of a recommender that an answer depends on."""
+    added = artifact.added
+    return (
+        *(artifact.state_digest, artifact.catalog_version, artifact.saved_tensors),
+        artifact.exclude_seen,
+        None if added is None else (added.name, added.config),
+    )
