@@ -66,8 +66,9 @@ STREAMING = {
 """Those that a stream can serve."""
 LATER = {
     *("cosformer", "efficient-attention", "linear-transformer", "linrec", "performer"),
-    *("gated-delta", "gated-linear", "lrurec", "mamba4rec", "popularity", "item-knn"),
-    *("esasrec", "fmlp-rec", "lightsans", "linformer", "wearec"),
+    *("gated-delta", "gated-linear", "lrurec", "mamba4rec", "gru4rec", "limarec", "fuxi-linear"),
+    *("popularity", "recent-popularity", "item-knn", "ease"),
+    *("esasrec", "fmlp-rec", "lightsans", "linformer", "wearec", "bert4rec", "hstu"),
 }
 """Those that are served as others are, whose mixers alone differ: left to the slow tests, which go
 through every system."""

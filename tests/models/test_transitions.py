@@ -95,11 +95,14 @@ def test_however_little_is_sorted_at_once_counts_are_exact(rows, at_once, config
 
 
 @pytest.mark.parametrize("cells", [1, 25, 1 << 22])
-def test_many_users_at_once_are_each_alone_to_the_bit(cells, monkeypatch):
-    monkeypatch.setattr("longrec.models.common.base.CELLS", cells)
+@pytest.mark.parametrize("dense", [0, 10**9])
+def test_many_users_at_once_are_each_alone_to_the_bit(cells, dense, monkeypatch):
     model = counted(ROWS, TransitionsConfig())
     h = torch.randint(0, N + 1, (30, 5), generator=torch.Generator().manual_seed(0))
     together = model.score(h)
+    monkeypatch.setattr("longrec.models.common.base.CELLS", cells)
+    monkeypatch.setattr("longrec.models.transitions.DENSE", dense)  # sorted, or in all cells
+    assert torch.equal(model.score(h), together)
     for row in range(30):
         assert torch.equal(model.score(h[row : row + 1])[0], together[row])
     assert [len(part) for part in model.rows(h[:0])] == [0, 0, 0]

@@ -87,9 +87,12 @@ def wait(job: Job, many: int, word: str = "") -> list[str]:
     return lines
 
 
+QUICK_AND_SLOW = [CASES[0], *(pytest.param(case, marks=pytest.mark.slow) for case in CASES[1:])]
+
+
 @pytest.mark.kills
 @pytest.mark.parametrize("durability", ["power", "process"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", QUICK_AND_SLOW)
 def test_killed_beside_its_users(server, tmp_path, case, durability) -> None:
     url = f"lmdb://{tmp_path}/store"
     kill_embedded(server, url, durability, case, len(case), kills(2))
@@ -146,7 +149,7 @@ def kill_rebuilding(
 
 @pytest.mark.kills
 @pytest.mark.parametrize("durability", ["power", "process"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", QUICK_AND_SLOW)
 def test_killed_while_it_rebuilds_beside(server, tmp_path, case, durability) -> None:
     kill_rebuilding(server, tmp_path, durability, case, len(case), kills(2))
 
@@ -202,7 +205,7 @@ def new_lines(job: Job) -> Iterator[str]:
 
 
 @pytest.mark.kills
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", QUICK_AND_SLOW)
 def test_replicas_and_their_server_killed(server, tmp_path, case) -> None:
     kill_shared(server, tmp_path, case, len(case), kills(7))
 

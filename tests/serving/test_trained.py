@@ -115,7 +115,13 @@ portions = st.lists(
 
 @settings(max_examples=4)
 @given(portions=portions)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=pytest.mark.slow) if case.startswith("elastic ") else case
+        for case in CASES
+    ],
+)
 def test_restarts_between_events(case: str, portions) -> None:
     logs: dict[str, list[tuple[int, int]]] = {user: [] for user in USERS}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as streams:

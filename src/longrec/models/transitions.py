@@ -18,7 +18,7 @@ any device, as those that read an export make them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Annotated, Any, Self
@@ -35,6 +35,9 @@ from longrec.models.common.base import AddedRows, CountingModel, rows_in_blocks
 from longrec.models.common.followers import Followers
 from longrec.models.common.pairs import Pairs
 from longrec.models.common.registry import register_model
+
+DENSE = 20
+"""Cells per pair up to which it is quicker to sum pairs up in all cells than to sort them."""
 
 
 @dataclass(frozen=True)
@@ -164,17 +167,19 @@ class TransitionsScore(Followers, AddedScore):
 
     def _rows(self, recent: Tensor, start: int) -> AddedRows:
         """The rows of some users, the first of whom has number `start`."""
-        rest = recent.new_zeros(len(recent), self.n_items + 1, dtype=torch.float64)
+        width = self.n_items + 1
         left = recent.new_zeros(len(recent), dtype=torch.float64)
+        parts: list[tuple[Tensor, Tensor]] = []
         for k in range(self.reach):
             last = recent[:, k]
             known = (last > 0).double()
             weight = known * self.config.decay**k / (self.totals[last].double() + self.config.prior)
             left += weight * self.config.prior
             row, item, times = self.followers_of(last)
-            rest[row, item] += weight[row] * times
-        row, item = rest.nonzero().unbind(1)
-        ratio = rest[row, item] / (left[row] * self.shares(item))
+            parts.append((row * width + item, weight[row] * times))
+        pair, rest = _sums(parts, len(recent) * width)
+        row, item = pair.div(width, rounding_mode="floor"), pair % width
+        ratio = rest / (left[row] * self.shares(item))
         value = torch.from_numpy(self.config.weight * np.log1p(ratio.cpu().numpy()))
         return AddedRows(row + start, item, value.to(recent.device))
 
@@ -186,6 +191,25 @@ class TransitionsScore(Followers, AddedScore):
         grown.starts[len(self.starts) :] = len(self.followers)
         grown.followers, grown.times = self.followers, self.times
         return grown
+
+
+def _sums(parts: Sequence[tuple[Tensor, Tensor]], cells: int) -> tuple[Tensor, Tensor]:
+    """Sums by key, ascending, of parts whose keys (each once in a part) are below `cells`.
+
+    Each sum takes the parts in their order, so that both ways give the same bits.
+    """
+    keys = torch.cat([key for key, _ in parts])
+    if cells <= DENSE * len(keys):
+        sums = keys.new_zeros(cells, dtype=torch.float64)
+        for key, added in parts:
+            sums[key] += added
+        found = sums.nonzero()[:, 0]
+        return found, sums[found]
+    found = keys.unique()
+    sums = keys.new_zeros(len(found), dtype=torch.float64)
+    for key, added in parts:
+        sums[torch.searchsorted(found, key)] += added
+    return found, sums
 
 
 @register_model("transitions")
