@@ -62,7 +62,9 @@ def main() -> None:
                 indices[place].search(vector, 10, seen, recent if place else None)
             took[place].append(1e3 * (time.perf_counter() - start))
     alone, added = ([float(np.percentile(x[20:], q)) for q in (50, 99)] for x in took)
-    print(f"{asked.items:,} items, the last {asked.last} read: rows of {np.median(rows):,.0f} items")
+    print(
+        f"{asked.items:,} items, the last {asked.last} read: rows of {np.median(rows):,.0f} items"
+    )
     for name, (p50, p99) in (("alone", alone), ("with transitions", added)):
         print(f"{name:18} p50 {p50:7.2f} ms  p99 {p99:7.2f} ms")
     print(f"ratio              p50 {added[0] / alone[0]:7.2f}     p99 {added[1] / alone[1]:7.2f}")

@@ -153,3 +153,17 @@ def test_it_grows_with_the_catalog_and_is_restored_from_tensors():
 def test_settings_out_of_range_are_refused():
     with pytest.raises(UsageError, match=r"decay is 1.5.*prior is 0"):
         TransitionsScore.of(*flat(ROWS), N, decay=1.5, prior=0)
+
+
+def test_of_many_followers_the_most_frequent_are_kept():
+    whole = counted(ROWS, TransitionsConfig()).counted
+    for most in (1, 2, 3):
+        cut = counted(ROWS, TransitionsConfig(followers=most)).counted
+        assert torch.equal(cut.totals, whole.totals)
+        for item in range(1, N + 1):
+            last = torch.tensor([item])
+            _, items, times = whole.followers_of(last)
+            pairs = sorted(zip((-times).tolist(), items.tolist(), strict=True))[:most]
+            _, kept, of_kept = cut.followers_of(last)
+            assert kept.tolist() == sorted(i for _, i in pairs)
+            assert sorted((-of_kept).tolist()) == [x for x, _ in pairs]

@@ -28,10 +28,11 @@ NEVER = 1e9
 
 
 @cache
-def with_transitions(case: str = "popularity", last: int = 3) -> Recommender:
+def with_transitions(case: str = "popularity", last: int = 3, followers: int = 300) -> Recommender:
     rec = recommender(case)
     items, lengths = torch.tensor([*TRAINED[0], *TRAINED[1]]), torch.tensor([4, 4])
-    added = TransitionsScore.of(items, lengths, N, last=last, decay=0.7, weight=1.3)
+    settings = {"last": last, "decay": 0.7, "weight": 1.3, "followers": followers}
+    added = TransitionsScore.of(items, lengths, N, **settings)
     return rec.with_added_score(added.eval())
 
 
@@ -48,10 +49,10 @@ def fresh(stream: Stream) -> FreshCounts:
 
 
 def counted(stream: Stream) -> TransitionsScore:
-    """What a stream has counted, up to now."""
+    """What a stream has counted, up to now, as it would serve."""
     fresh(stream).refresh()
     assert fresh(stream)._counted is not None
-    return fresh(stream)._counted.table
+    return fresh(stream)._counted.table.served()
 
 
 def of_log(store: Store, rec: Recommender) -> TransitionsScore:
@@ -69,7 +70,7 @@ def of_log(store: Store, rec: Recommender) -> TransitionsScore:
         whole,
         torch.tensor([len(row) for row in rows], dtype=torch.int64),
         rec.catalog.n_items,
-        **{key: getattr(config, key) for key in ("last", "decay", "prior", "weight")},
+        **{key: getattr(config, key) for key in ("last", "decay", "prior", "weight", "followers")},
     )
 
 

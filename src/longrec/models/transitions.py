@@ -18,7 +18,7 @@ any device, as those that read an export make them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Annotated, Any, Self
@@ -49,11 +49,14 @@ class TransitionsConfig:
     last : how many last events are read, and how many after an event count as following it.
     decay : what each event further away counts, of the one before.
     prior : events by popularity that every item's followers are mixed with.
+    followers : most followers of an item that are kept, the most frequent: a search looks at those
+        of the last items one by one. What is cut counts by its popularity.
     """
 
     last: Annotated[int, Bounds(ge=1, le=100)] = 5
     decay: Annotated[float, Bounds(gt=0, le=1)] = 0.6
     prior: Annotated[float, Bounds(ge=1e-3, le=MOST)] = 20.0
+    followers: Annotated[int, Bounds(ge=1, le=MOST)] = 300
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ class TransitionsScore(Followers, AddedScore):
     def __init__(self, config: TransitionsScoreConfig, n_items: int) -> None:
         super().__init__(config, n_items)
         self.reach = config.last
+        self._whole: tuple[Tensor, float] | None = None
         self.make_room(n_items)
         self.register_buffer("counts", torch.zeros(n_items + 1, dtype=torch.int64))
         self.register_buffer("totals", torch.zeros(n_items + 1, dtype=torch.float64))
@@ -115,6 +119,7 @@ class TransitionsScore(Followers, AddedScore):
         self.counts = torch.bincount(items, minlength=self.n_items + 1)
         self.count_followers(items, lengths, self.config.last, self.config.decay)
         self.totals = self._sums_of_rows()
+        self.cut(self.config.followers)
 
     @property
     def events(self) -> int:
@@ -123,6 +128,8 @@ class TransitionsScore(Followers, AddedScore):
 
     def counting(self, counts: Ints, pairs: Pairs) -> Self:
         """What it is with further events counted, to the bit as if all were counted at once.
+
+        No follower is cut, neither here nor of what it gives: `served` does that.
 
         Parameters
         ----------
@@ -137,6 +144,12 @@ class TransitionsScore(Followers, AddedScore):
         made.totals = made._sums_of_rows()
         return made.eval()
 
+    def served(self) -> Self:
+        """A table in which nothing is cut yet, as it serves: as `count` would have made it."""
+        made = self.weighted(self.config.weight)
+        made.cut(self.config.followers)
+        return made
+
     def restore(self, counted: Mapping[str, Tensor]) -> None:
         """Take over the buffers of a table of the same settings, but for the totals."""
         for name, tensor in counted.items():
@@ -145,7 +158,9 @@ class TransitionsScore(Followers, AddedScore):
 
     def shares(self, items: Tensor | None = None) -> Tensor:
         """p of some items, or of all (n_items + 1,), that of padding being nothing real."""
-        whole = float(self.counts[1:].sum() + self.n_items)
+        if self._whole is None or self._whole[0] is not self.counts:  # a million take a while
+            self._whole = self.counts, float(self.counts[1:].sum() + self.n_items)
+        whole = self._whole[1]
         return ((self.counts if items is None else self.counts[items]).double() + 1) / whole
 
     def bias(self) -> Tensor:
@@ -167,17 +182,16 @@ class TransitionsScore(Followers, AddedScore):
 
     def _rows(self, recent: Tensor, start: int) -> AddedRows:
         """The rows of some users, the first of whom has number `start`."""
-        width = self.n_items + 1
-        left = recent.new_zeros(len(recent), dtype=torch.float64)
-        parts: list[tuple[Tensor, Tensor]] = []
-        for k in range(self.reach):
-            last = recent[:, k]
-            known = (last > 0).double()
-            weight = known * self.config.decay**k / (self.totals[last].double() + self.config.prior)
-            left += weight * self.config.prior
-            row, item, times = self.followers_of(last)
-            parts.append((row * width + item, weight[row] * times))
-        pair, rest = _sums(parts, len(recent) * width)
+        users, width = len(recent), self.n_items + 1
+        last = recent.t().reshape(-1)  # the latest of all users, then those before, and so on
+        decays = [self.config.decay**k for k in range(self.reach)]
+        weight = torch.tensor(decays, dtype=torch.float64).repeat_interleave(users)
+        weight = (last > 0) * weight.to(last.device)
+        weight = weight / (self.totals[last].double() + self.config.prior)
+        left = (weight * self.config.prior).view(self.reach, users).cumsum(0)[-1]
+        at, item, times = self.followers_of(last)
+        ends = torch.searchsorted(at, users * torch.arange(1, self.reach + 1, device=at.device))
+        pair, rest = _sums(at % users * width + item, weight[at] * times, ends, users * width)
         row, item = pair.div(width, rounding_mode="floor"), pair % width
         ratio = rest / (left[row] * self.shares(item))
         value = torch.from_numpy(self.config.weight * np.log1p(ratio.cpu().numpy()))
@@ -193,22 +207,25 @@ class TransitionsScore(Followers, AddedScore):
         return grown
 
 
-def _sums(parts: Sequence[tuple[Tensor, Tensor]], cells: int) -> tuple[Tensor, Tensor]:
-    """Sums by key, ascending, of parts whose keys (each once in a part) are below `cells`.
+def _sums(keys: Tensor, added: Tensor, ends: Tensor, cells: int) -> tuple[Tensor, Tensor]:
+    """Sums by key, ascending, of parts that end at `ends`; keys, each once in a part, are below
+    `cells`.
 
-    Each sum takes the parts in their order, so that both ways give the same bits.
+    Each sum takes the parts in their order, so that both ways, and any device, give the same bits.
     """
-    keys = torch.cat([key for key, _ in parts])
-    if cells <= DENSE * len(keys):
-        sums = keys.new_zeros(cells, dtype=torch.float64)
-        for key, added in parts:
-            sums[key] += added
+    if dense := cells <= DENSE * len(keys):
+        found, at, size = keys, keys, cells
+    else:
+        found, at = keys.unique(return_inverse=True)
+        size = len(found)
+    sums = added.new_zeros(size)
+    begin = 0
+    for end in ends.tolist():
+        sums[at[begin:end]] += added[begin:end]
+        begin = end
+    if dense:
         found = sums.nonzero()[:, 0]
-        return found, sums[found]
-    found = keys.unique()
-    sums = keys.new_zeros(len(found), dtype=torch.float64)
-    for key, added in parts:
-        sums[torch.searchsorted(found, key)] += added
+        sums = sums[found]
     return found, sums
 
 

@@ -108,6 +108,27 @@ class Followers(nn.Module):
         self.followers = torch.from_numpy(_joined(followers, np.int32)).to(device)
         self.times = torch.from_numpy(_joined(times, np.float64)).to(device)
 
+    def cut(self, most: int) -> None:
+        """Keep of each item its `most` frequent followers; of equals those of smaller index."""
+        starts, followers, times = (
+            x.cpu().numpy() for x in (self.starts, self.followers, self.times)
+        )
+        number = np.diff(starts)
+        long = number > most
+        if not long.any():
+            return
+        row = np.repeat(np.arange(len(number)), number)
+        at = np.flatnonzero(long[row])
+        order = at[np.lexsort((followers[at], -times[at], row[at]))]
+        ranks = places(np.zeros(long.sum(), np.int64), number[long])
+        kept = np.ones(len(row), np.bool_)
+        kept[order[ranks >= most]] = False
+        device = self.starts.device
+        ends = np.minimum(number, most).cumsum()
+        self.starts = torch.from_numpy(np.pad(ends, (1, 0))).to(device)
+        self.followers = torch.from_numpy(followers[kept]).to(device)
+        self.times = torch.from_numpy(times[kept]).to(device)
+
     def joined(self, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
         """`starts`, `followers` and `times` with what further pairs count; its own stay."""
         width = len(self.starts) - 1

@@ -169,11 +169,12 @@ class FreshCounts:
     def _publish(self, counted: LogCounts) -> None:
         """Let the table serve that was counted from more events."""
         more = counted.table.events > self._of_training.events
-        table = counted.table if more else self._of_training
-        if table is not self._serving:
+        source = counted.table if more else self._of_training
+        if source is not self._serving:
+            table = source.served() if more else source
             self._index = self._index.with_scorer(Scorer(self._artifact.model, table))
             self._serve(table, self._index)
-            self._serving = table
+            self._serving = source
 
     def _keep(self) -> None:
         """Write a snapshot of what is new, if the store serves this model and keeps files."""
