@@ -18,7 +18,6 @@ from typing import Any
 from longrec.core.arguments import check_names
 from longrec.core.choices import MOST_SEEDS
 from longrec.core.errors import DataError, UsageError
-from longrec.core.lock import LOCK
 from longrec.core.sealed import SealedKind
 from longrec.models import MODELS, CountingModel
 from longrec.models.common.registry import config_keys
@@ -205,21 +204,14 @@ def read_plan(folder: Path) -> Plan | None:
     UsageError
         When the folder is a file or holds other things.
     """
-    path = folder / COMPARISON.document
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file; a comparison needs a folder")
-    if not path.is_file():
-        if folder.is_dir() and any(p.name != LOCK for p in folder.iterdir()):
-            raise UsageError(
-                f"{folder} holds other files and no comparison: choose an empty or new folder"
-            )
+    document = COMPARISON.begun(folder, "comparison")
+    if document is None:
         return None
-    document = COMPARISON.read(folder)
-    del document["format"]
     try:
         settings = stored_settings(document["settings"])
         return Plan(**document | {"models": tuple(document["models"]), "settings": settings})
     except (KeyError, TypeError, UsageError) as error:
+        path = folder / COMPARISON.document
         raise DataError(f"{path} is damaged ({error}): {COMPARISON.mend}.") from error
 
 

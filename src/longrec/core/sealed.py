@@ -28,7 +28,7 @@ from longrec.core.files import (
     write_file,
     writing_folder,
 )
-from longrec.core.lock import locked
+from longrec.core.lock import LOCK, locked
 from longrec.core.staged import locate, settle, stage
 
 ATTEMPTS = 3
@@ -153,6 +153,33 @@ class SealedKind:
             When it is missing, of another version, edited or damaged.
         """
         return self.read_whole(folder, lambda document, files: document)
+
+    def begun(self, folder: Path, what: str) -> dict[str, Any] | None:
+        """What the document of work that goes on in a folder holds; None in a new or empty one.
+
+        Parameters
+        ----------
+        folder : path
+        what : of which work, a word such as "comparison".
+
+        Raises
+        ------
+        DataError
+            As `read`.
+        UsageError
+            When the folder is a file or holds other things.
+        """
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"{folder} is a file; a {what} needs a folder")
+        if not (folder / self.document).is_file():
+            if folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
+                raise UsageError(
+                    f"{folder} holds other files and no {what}: choose an empty or new folder"
+                )
+            return None
+        document = self.read(folder)
+        del document["format"]
+        return document
 
     def read_whole(self, folder: Path, use: Callable[[dict[str, Any], dict[str, Path]], R]) -> R:
         """What `use` makes of a folder's document and the places of its files, by their names.

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from longrec.core.errors import DataError, UsageError
-from longrec.core.lock import LOCK
 from longrec.core.sealed import SealedKind
 from longrec.models.common.settings import check_model
 from longrec.tuning.space import Space, check_search, space_of
@@ -116,21 +115,14 @@ def read_plan(folder: Path) -> Plan | None:
     UsageError
         When the folder is a file or holds other things.
     """
-    path = folder / TUNING.document
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file; a search needs a folder")
-    if not path.is_file():
-        if folder.is_dir() and any(p.name != LOCK for p in folder.iterdir()):
-            raise UsageError(
-                f"{folder} holds other files and no search: choose an empty or new folder"
-            )
+    document = TUNING.begun(folder, "search")
+    if document is None:
         return None
-    document = TUNING.read(folder)
-    del document["format"]
     try:
         lists = ("histories", "fingerprints", "names", "models")
         return Plan(**document | {key: tuple(document[key]) for key in lists})
     except (KeyError, TypeError, UsageError) as error:
+        path = folder / TUNING.document
         raise DataError(f"{path} is damaged ({error}): {TUNING.mend}.") from error
 
 
