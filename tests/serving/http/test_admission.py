@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import logging
-import os
 import socket
 import threading
 import time
@@ -16,10 +15,8 @@ import pytest
 from serving.http.served import LocalServer, local_server
 from serving.small_streams import FIRST
 
-from longrec.core.errors import DataError, UsageError
 from longrec.serving.http.access_log import JsonLines
 from longrec.serving.http.admission import RateLimiter
-from longrec.serving.http.keys import Keys
 
 KEY, OTHER = "k" * 16 + "-one", "k" * 16 + "-two"
 EVENT = {"user": "ann", "item": FIRST, "time": 1_700_000_000}
@@ -51,44 +48,6 @@ def test_without_a_known_key_nothing_is_told(tmp_path: Path):
         assert server.client.get("/v1/users/ann", headers=bearer(KEY)).status_code == 404
         for path in ("/healthz", "/readyz"):
             assert server.client.get(path).status_code == 200
-
-
-def test_a_file_of_keys_is_read_again_when_it_changes(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("longrec.serving.http.keys.CHECK_EVERY", 0.0)
-    file = tmp_path / "keys"
-    file.write_text(f"# ours\n{KEY}\n\n")
-    keys = Keys(file)
-    assert keys.knows(KEY)
-    assert not keys.knows(OTHER)
-    file.write_text(f"{KEY}\n{OTHER}\n")
-    os.utime(file, (1, 1))
-    assert keys.knows(OTHER)
-    assert keys.knows(OTHER) != keys.knows(KEY)
-    file.write_text(f"{OTHER}\n")
-    os.utime(file, (2, 2))
-    assert not keys.knows(KEY)
-    for broken in ("", "short\n"):  # an operator amid an edit locks nobody out
-        file.write_text(broken)
-        os.utime(file, (3 + len(broken), 3))
-        assert keys.knows(OTHER)
-    file.unlink()
-    assert keys.knows(OTHER)
-
-
-def test_keys_that_are_none_are_refused_by_name(tmp_path: Path, monkeypatch):
-    file = tmp_path / "keys"
-    with pytest.raises(DataError, match="keys: the file of API keys cannot be read"):
-        Keys(file)
-    file.write_text("# nothing\n")
-    with pytest.raises(DataError, match="holds no API key"):
-        Keys(file)
-    file.write_text("secret123\n")
-    with pytest.raises(UsageError, match="has 9 characters") as caught:
-        Keys(file)
-    assert "secret123" not in str(caught.value)
-    monkeypatch.setenv("LONGREC_API_KEYS", "secret123")
-    with pytest.raises(UsageError, match="LONGREC_API_KEYS"):
-        Keys()
 
 
 def test_names_that_point_at_this_machine_are_not_answered(server: LocalServer):

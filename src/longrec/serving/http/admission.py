@@ -96,12 +96,7 @@ class Admission:
             await self._answer(scope, headers, receive, send_with_headers)
         except Refused as refused:
             if not status:
-                await Response(
-                    problem(refused.code, refused.message),
-                    refused.status,
-                    refused.headers,
-                    media_type="application/json",
-                )(scope, receive, send_with_headers)
+                await _response(refused)(scope, receive, send_with_headers)
         except Exception as error:
             # The routes have answered; it goes no further, since its words may hold ids.
             access_log.log.error(
@@ -120,6 +115,9 @@ class Admission:
         if scope["path"] not in PUBLIC:
             self._admit(scope, headers)
         body = await self._body(headers, receive)
+        if scope["path"] not in PUBLIC:
+            self._check_key(headers)  # it may have been taken away meanwhile
+            send = self._unless_revoked(scope, headers, receive, send)
         replayed = False
 
         async def replay() -> Message:
@@ -141,24 +139,55 @@ class Admission:
                 retry_after="1",
             ) from None
 
+    def _check_key(self, headers: dict[bytes, bytes]) -> str | None:
+        """The name of a request's key; None where keys are not asked for.
+
+        Raises
+        ------
+        Refused
+            When it has no key that is known now.
+        """
+        if not self._keys:
+            return None
+        kind, _, key = headers.get(b"authorization", b"").partition(b" ")
+        found = self._keys.knows(key.strip().decode("latin-1"))
+        if kind.lower() != b"bearer" or found is None:
+            raise Refused(
+                401,
+                "key",
+                "send a known API key: Authorization: Bearer KEY",
+                www_authenticate="Bearer",
+            )
+        return found
+
+    def _unless_revoked(
+        self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send
+    ) -> Send:
+        """`send`, but for an answer that was made while its key was taken away: that is 401."""
+        revoked = False
+
+        async def checked(message: Message) -> None:
+            nonlocal revoked
+            if message["type"] == "http.response.start":
+                try:
+                    self._check_key(headers)
+                except Refused as refused:
+                    revoked = True
+                    await _response(refused)(scope, receive, send)
+            if not revoked:
+                await send(message)
+
+        return checked
+
     def _admit(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         """Raise Refused unless the request comes from somebody who may ask, and not too often."""
-        client = scope.get("client")
-        name = client[0] if client else ""
-        if self._keys:
-            kind, _, key = headers.get(b"authorization", b"").partition(b" ")
-            found = self._keys.knows(key.strip().decode("latin-1"))
-            if kind.lower() != b"bearer" or found is None:
-                raise Refused(
-                    401,
-                    "key",
-                    "send a known API key: Authorization: Bearer KEY",
-                    www_authenticate="Bearer",
-                )
-            name = found
-        elif self._settings.local and not _LOCAL.fullmatch(headers.get(b"host", b"")):
-            # A web page elsewhere may point a name of its own at this machine.
-            raise Refused(403, "host", "without API keys only localhost is answered")
+        name = self._check_key(headers)
+        if name is None:
+            client = scope.get("client")
+            name = client[0] if client else ""
+            if self._settings.local and not _LOCAL.fullmatch(headers.get(b"host", b"")):
+                # A web page elsewhere may point a name of its own at this machine.
+                raise Refused(403, "host", "without API keys only localhost is answered")
         wait = self._rates.take(name)
         if wait:
             raise Refused(
@@ -218,3 +247,12 @@ class Admission:
                 status=status,
                 ms=round(1e3 * seconds, 3),
             )
+
+
+def _response(refused: Refused) -> Response:
+    return Response(
+        problem(refused.code, refused.message),
+        refused.status,
+        refused.headers,
+        media_type="application/json",
+    )

@@ -90,6 +90,7 @@ class Server:
             routes, self.service.current.stream
         )
         self._openapi, self._with_keys = routes.openapi, bool(keys)
+        self.telemetry.keys(keys)
         self.app: ASGIApp = Admission(routes, settings, keys, self.telemetry)
 
     def _routes(self) -> Iterator[tuple[Any, ...]]:

@@ -1,21 +1,38 @@
-"""API keys: who may ask. They are compared in constant time, and written nowhere."""
+"""API keys: who may ask. They are compared in constant time, and written nowhere.
+
+What a file of keys says now is what counts, as with sshd's authorized_keys: a key that is taken
+out of it ends at once, whatever else is wrong in the file. Of a file with flaws the good lines
+count; one that is gone, empty or cannot be read lets nobody in. Each flaw is an error in the log,
+by its line and never by its text.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import os
+import stat
+import time
 from pathlib import Path
-from time import monotonic
+from typing import NamedTuple
 
-from longrec.core.errors import DataError, LongrecError, UsageError
+from longrec.core.errors import DataError, UsageError
+from longrec.serving.http import access_log
 
 VARIABLE = "LONGREC_API_KEYS"
 """Environment variable with keys, white space between them, where no file is named."""
 SHORTEST = 16
 """Characters that a key must have."""
-CHECK_EVERY = 1.0
-"""Seconds after which a file of keys is looked at again, when somebody asks."""
+MAKE_ONE = "python -c 'import secrets; print(secrets.token_urlsafe())' makes one"
+MOST_BYTES = 1 << 20
+"""Of a file of keys; a larger one is some other file."""
+_Stamp = tuple[int, ...]
+UNSETTLED = 50_000_000
+"""Nanoseconds for which a file that has changed is read at each request: clocks of file systems
+are coarse."""
+SHOWN = 10
+"""Flaws of a file that are logged one by one."""
 
 
 class Keys:
@@ -32,64 +49,114 @@ class Keys:
     DataError
         When the file cannot be read, or holds no key.
     UsageError
-        When a key is shorter than 16 characters.
+        When a key in the variable is shorter than 16 characters.
     """
 
     def __init__(self, file: Path | None = None) -> None:
-        self._file, self._stamp, self._checked = file, (0, 0), 0.0
-        self._digests: list[bytes] = []
+        self._file: Path | None = file
+        self._stamp: _Stamp | None = None
+        self._found = _Found([], [])
         if file is None:
-            self._digests = _digests(os.environ.get(VARIABLE, "").split(), VARIABLE)
+            self._found = _find_keys(os.environ.get(VARIABLE, "").split())
+            if self._found.flaws:
+                number, what = self._found.flaws[0]
+                raise UsageError(f"{VARIABLE}: key {number} {what} ({MAKE_ONE})")
         else:
             self._read(file)
+            if self._found.problem:
+                raise DataError(f"{file}: {self._found.problem} ({MAKE_ONE})")
 
     def __bool__(self) -> bool:
-        return bool(self._digests)
+        """Whether keys are asked for; they still are where the file has none any more."""
+        return self._file is not None or bool(self._found.digests)
+
+    def __len__(self) -> int:
+        """How many keys there are now."""
+        return len(self._found.digests)
+
+    @property
+    def flaws(self) -> int:
+        """How many lines are no keys; 1 where there is no file, or it cannot be read."""
+        return len(self._found.flaws) or int(bool(self._found.problem))
 
     def knows(self, key: str) -> str | None:
-        """A short name of a key (no part of it) if it is one of them, else None."""
-        if self._file is not None and monotonic() - self._checked > CHECK_EVERY:
-            self._reload_if_changed(self._file)
+        """A short name of a key (no part of it) if it is one of them now, else None."""
+        if self._file is not None:
+            now = _stamp(self._file)
+            if now is None or now != self._stamp:
+                self._read(self._file)
         asked = _digest(key)
         # All are compared, so that the time taken tells nothing.
-        found = [hmac.compare_digest(asked, digest) for digest in self._digests]
+        found = [hmac.compare_digest(asked, digest) for digest in self._found.digests]
         return asked.hex()[:12] if any(found) else None
 
-    def _reload_if_changed(self, file: Path) -> None:
-        """Take a file that has changed; one that is gone or holds no key changes nothing."""
-        self._checked = monotonic()
-        try:
-            if _stamp(file) != self._stamp:
-                self._read(file)
-        except (LongrecError, OSError):
-            return  # an operator amid editing it must not lock everybody out
-
     def _read(self, file: Path) -> None:
+        """Take what a file says now; where that is something else, log it, and what is wrong."""
+        before, self._stamp = self._found, _stamp(file)
         try:
-            stamp, text = _stamp(file), file.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{file}: the file of API keys cannot be read: {error}") from error
-        lines = [line.strip() for line in text.splitlines()]
-        digests = _digests([line for line in lines if line and line[0] != "#"], str(file))
-        if not digests:
-            raise DataError(f"{file} holds no API key: write one per line, {SHORTEST} or more long")
-        self._digests, self._stamp, self._checked = digests, stamp, monotonic()
+            with file.open("rb") as opened:
+                content = opened.read(MOST_BYTES + 1)
+            if len(content) > MOST_BYTES:
+                raise OSError(f"it has more than {MOST_BYTES:,} bytes")
+        except OSError as error:
+            why = error.strerror or str(error)
+            found = _Found([], [], f"the file of API keys cannot be read: {why}")
+            self._stamp = None  # it is tried again
+        else:
+            lines = content.decode("utf-8", "surrogateescape").splitlines()
+            found = _find_keys([line.strip() for line in lines])
+            if not found.digests:
+                flaws = [f"; line {number} {what}" for number, what in found.flaws[:SHOWN]]
+                found = found._replace(problem="holds no API key" + "".join(flaws))
+        self._found = found
+        if found != before:
+            for number, what in found.flaws[:SHOWN]:
+                access_log.write("keys: a line is none", logging.ERROR, line=number, problem=what)
+            if found.problem:
+                access_log.write("keys: nobody may ask", logging.ERROR, problem=found.problem)
+            access_log.write("keys: read", keys=len(self), flaws=self.flaws)
 
 
-def _digests(keys: list[str], source: str) -> list[bytes]:
-    for number, key in enumerate(keys, 1):
+class _Found(NamedTuple):
+    """Digests of keys; what is wrong with the others: their numbers, from 1, and why; and why
+    there are none at all."""
+
+    digests: list[bytes]
+    flaws: list[tuple[int, str]]
+    problem: str = ""
+
+
+def _find_keys(lines: list[str]) -> _Found:
+    found = _Found([], [])
+    for number, key in enumerate(lines, 1):
+        if not key or key[0] == "#":
+            continue
         if len(key) < SHORTEST:
-            raise UsageError(
-                f"{source}: key {number} has {len(key)} characters; it must have {SHORTEST} or "
-                "more (python -c 'import secrets; print(secrets.token_urlsafe())' makes one)"
-            )
-    return [_digest(key) for key in keys]
+            what = f"has {len(key)} characters; it must have {SHORTEST} or more"
+        elif not (key.isascii() and key.isprintable()) or " " in key:
+            what = "has a character that no header can carry: letters, digits and signs are allowed"
+        else:
+            found.digests.append(_digest(key))
+            continue
+        found.flaws.append((number, what))
+    return found
 
 
 def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
-def _stamp(file: Path) -> tuple[int, int]:
-    found = file.stat()
-    return found.st_mtime_ns, found.st_size
+def _stamp(file: Path) -> _Stamp | None:
+    """What changes with a file's content, its place and its rights.
+
+    None: there is none, or it changed so lately that another change might look alike.
+    """
+    try:
+        found = os.stat(file)
+    except OSError:
+        return None
+    if not stat.S_ISREG(found.st_mode):
+        return ()  # a pipe, as of --keys <(command), is read once
+    if abs(time.time_ns() - found.st_ctime_ns) < UNSETTLED:
+        return None
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino

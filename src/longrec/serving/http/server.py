@@ -54,6 +54,7 @@ def serve(
     LongrecError
         When run, store, histories, keys or address cannot be used.
     """
+    access_log.start()
     keys = Keys(settings.keys)
     if not (keys or settings.local or settings.without_keys):
         raise UsageError(
@@ -67,7 +68,6 @@ def serve(
         server = Server(settings, stream, keys)
         host, port = sock.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        access_log.start()
         before = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH)
         try:

@@ -16,6 +16,7 @@ from prometheus_client import (
     generate_latest,
 )
 
+from longrec.serving.http.keys import Keys
 from longrec.serving.stream.stream import Stream
 from longrec.serving.stream.writer import Counts, Observed
 
@@ -107,6 +108,11 @@ class Telemetry:
             "longrec_transitions_of_log",
             "1: the counts of the store's log serve; 0: training's do.",
         )
+        self._keys = gauge("longrec_keys", "API keys that are known now.")
+        self._key_flaws = gauge(
+            "longrec_key_flaws",
+            "Lines of the file of API keys that are no keys; 1 where it cannot be read.",
+        )
         self.checked_records = gauge(
             "longrec_records_looked_at",
             "Users whose records were looked at in the last round of some.",
@@ -135,6 +141,11 @@ class Telemetry:
             log.set_function(lambda: figures()["events_of_log"])
             self._counts_age.set_function(lambda: figures()["age_s"] or -1)
             self._log_serves.set_function(lambda: figures()["serves"] == "log")
+
+    def keys(self, keys: Keys) -> None:
+        """Whose keys and flaws are told."""
+        self._keys.set_function(lambda: len(keys))
+        self._key_flaws.set_function(lambda: keys.flaws)
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
         """A request that has been answered."""
