@@ -175,7 +175,7 @@ def test_slow_clients_are_let_go(tmp_path: Path):
     with local_server("elastic", tmp_path, settings={"timeout": 0.4}) as server:
         with raw(server.url) as sock:  # a head that never ends
             sock.sendall(b"GET /v1/model HTTP/1.1\r\nHost: localhost\r\n")
-            assert rest(sock) == b""
+            assert rest(sock).startswith(b"HTTP/1.1 408")
         with raw(server.url) as sock:  # nothing at all
             assert rest(sock) == b""
         with raw(server.url) as sock:  # drip by drip
@@ -208,17 +208,6 @@ def rest_or_reset(sock: socket.socket) -> bytes:
         return rest(sock)
     except OSError:
         return b""
-
-
-def test_heads_that_are_too_large_are_refused(server: LocalServer):
-    with raw(server.url) as sock:
-        sock.sendall(b"GET /v1/model HTTP/1.1\r\nHost: localhost\r\n")
-        try:
-            for _ in range(200):
-                sock.sendall(b"X-Long: " + b"x" * 1000 + b"\r\n")
-        except OSError:
-            return
-        assert rest_or_reset(sock)[:12] in (b"HTTP/1.1 400", b"")
 
 
 def test_a_full_queue_answers_with_when_to_come_again(tmp_path: Path):

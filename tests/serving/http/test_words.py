@@ -110,7 +110,7 @@ def test_a_parameter_is_told_like_a_field(server: LocalServer):
         ("GET", "/v1/modle", 404, "perhaps /v1/model is meant; GET / tells what there is"),
         ("GET", "/wp-login.php", 404, "there is nothing at /wp-login.php; GET / tells"),
         ("GET", "/v1/events", 405, "/v1/events takes POST, not GET"),
-        ("PUT", "/v1/users/ann", 405, "/v1/users/ann takes DELETE or GET, not PUT"),
+        ("PUT", "/v1/users/ann", 405, "/v1/users/ann takes DELETE or GET or HEAD, not PUT"),
     ],
 )
 def test_what_there_is_not(server: LocalServer, method, path, status, words):

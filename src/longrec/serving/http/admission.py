@@ -6,6 +6,7 @@ import asyncio
 import re
 import secrets
 from collections import OrderedDict
+from contextlib import suppress
 from math import ceil
 from time import monotonic, perf_counter
 
@@ -13,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from longrec.serving.http import access_log
-from longrec.serving.http.errors import Refused, problem
+from longrec.serving.http.errors import FAILED, Refused, problem
 from longrec.serving.http.keys import Keys
 from longrec.serving.http.settings import Settings
 from longrec.serving.http.telemetry import Telemetry
@@ -25,6 +26,8 @@ BEGAN, ANSWERED = "longrec.began", "longrec.answered"
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _LOCAL = re.compile(rb"(localhost|127(\.\d+){3}|\[::1\])(:\d+)?", re.IGNORECASE)
 _HEADERS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
+THROWN_AWAY, THROWING = 64 << 20, 2.0
+"""Bytes, and seconds, of a body that is too large which are read before it is refused."""
 BUCKETS = 10_000
 """Buckets kept; the one that was not asked for longest goes first."""
 
@@ -75,6 +78,8 @@ class Admission:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
+        if scope["method"] == "HEAD":  # answered as GET; the server beneath leaves the body out
+            scope = {**scope, "method": "GET"}
         scope[BEGAN] = perf_counter()
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
@@ -98,10 +103,13 @@ class Admission:
             if not status:
                 await _response(refused)(scope, receive, send_with_headers)
         except Exception as error:
-            # The routes have answered; it goes no further, since its words may hold ids.
+            # It goes no further, since its words may hold ids.
             access_log.log.error(
                 "failed", exc_info=error, extra={"fields": {"id": request_id.decode()}}
             )
+            if not status:  # else the routes have answered
+                failed = Refused(500, "failed", FAILED)
+                await _response(failed)(scope, receive, send_with_headers)
         finally:
             self._count(scope, status, request_id.decode())
 
@@ -198,7 +206,11 @@ class Admission:
             )
 
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
-        """The whole body, if it is small enough and comes in time."""
+        """The whole body, if it is small enough and comes in time.
+
+        Of one that is too large some is read and thrown away: a client that still sends when its
+        connection is closed does not see the answer.
+        """
         most = self._settings.max_body
         large = Refused(
             413,
@@ -208,6 +220,8 @@ class Admission:
         )
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length[:20]) > most:
+            if b"expect" not in headers:  # who waits for leave to send has sent nothing
+                await _throw_away(receive)
             raise large
         parts, size, more = [], 0, True
         try:
@@ -220,6 +234,9 @@ class Admission:
                     size += len(parts[-1])
                     more = message.get("more_body", False)
                     if size > most:
+                        parts.clear()
+                        if more:
+                            await _throw_away(receive)
                         raise large
         except TimeoutError:
             raise Refused(
@@ -247,6 +264,18 @@ class Admission:
                 status=status,
                 ms=round(1e3 * seconds, 3),
             )
+
+
+async def _throw_away(receive: Receive) -> None:
+    """Read the rest of a body, for a while."""
+    left = THROWN_AWAY
+    with suppress(TimeoutError):
+        async with asyncio.timeout(THROWING):
+            while left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
 
 
 def _response(refused: Refused) -> Response:

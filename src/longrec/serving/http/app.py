@@ -72,6 +72,7 @@ class Server:
             strict_content_type=True,  # a page elsewhere may send text/plain without asking
             docs_url=None,  # FastAPI's pages load scripts from elsewhere; ours has none
             redoc_url=None,
+            redirect_slashes=False,
         )
         for method, path, endpoint, answer, *errors in self._routes():
             routes.add_api_route(

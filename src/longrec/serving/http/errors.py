@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from starlette.routing import Match
+from starlette.routing import Match, Route
 
 from longrec.core.errors import DataError, LongrecError, UsageError
 from longrec.serving.http import access_log
@@ -65,8 +65,11 @@ def add_error_handlers(routes: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         message = _of_routes(routes, request, error)
         code = {400: "json", 404: "unknown", 405: "method", 409: "unavailable"}
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = ", ".join(_methods(routes, request))
         body = problem(code.get(error.status_code, "http"), message)
-        return Response(body, error.status_code, error.headers, media_type="application/json")
+        return Response(body, error.status_code, headers, media_type="application/json")
 
     add(RequestValidationError, 422, "value")
     add(UsageError, 422, "value")
@@ -97,11 +100,14 @@ def _of_routes(routes: FastAPI, request: Request, error: HTTPException) -> str:
         hint = f", perhaps {near[0]} is meant" if near else ""
         return f"there is nothing at {shown}{hint}; GET / tells what there is"
     if error.status_code == 405:
-        matching = [
-            route
-            for route in routes.routes
-            if isinstance(route, APIRoute) and route.matches(request.scope)[0] != Match.NONE
-        ]
-        methods = sorted({method for route in matching for method in route.methods or ()})
-        return f"{shown} takes {' or '.join(methods)}, not {request.method}"
+        return f"{shown} takes {' or '.join(_methods(routes, request))}, not {request.method}"
     return error.detail
+
+
+def _methods(routes: FastAPI, request: Request) -> list[str]:
+    """The methods that a request's path takes."""
+    methods = set[str]()
+    for route in routes.routes:
+        if isinstance(route, Route) and route.matches(request.scope)[0] != Match.NONE:
+            methods |= route.methods or set()
+    return sorted(methods | ({"HEAD"} if "GET" in methods else set()))

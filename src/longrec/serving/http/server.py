@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from typing import Any
 
 import uvicorn
@@ -18,6 +19,7 @@ from longrec.core.errors import LongrecError, UsageError
 from longrec.data.histories import open_histories
 from longrec.serving.http import access_log
 from longrec.serving.http.app import Server
+from longrec.serving.http.errors import problem
 from longrec.serving.http.keys import VARIABLE, Keys
 from longrec.serving.http.service import open_stream
 from longrec.serving.http.settings import Settings
@@ -30,6 +32,8 @@ OPEN_FILES, SPARE = 16_384, 256
 """Files that may be open at once, and those that are no connections."""
 HEAD = 64 << 10
 """Bytes of a request's head at most."""
+LINGER = 2.0
+"""Seconds that a client may go on sending after it was refused."""
 DRAIN = 30
 """Seconds that requests under way may take after the server was told to stop."""
 
@@ -164,25 +168,50 @@ def _listening(settings: Settings) -> Iterator[socket.socket]:
 def limited_protocol(seconds: float) -> type[asyncio.Protocol]:
     """uvicorn's protocol with a limit on the time and the size of a request's head.
 
-    Connections that take too long, or too much, before the head is whole are closed.
+    Connections that take too long, or too much, before the head is whole are closed; what is no
+    HTTP is answered as every other error is.
     """
 
     class Limited(HttpToolsProtocol):
         _timer: asyncio.TimerHandle | None = None
         _head = 0
+        _refused = False
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             self._start_timer()
 
         def data_received(self, data: bytes) -> None:
+            if self._refused:
+                return
             if self._timer is None and not self._in_body():
                 self._start_timer()  # another request of the same connection begins
             if self._timer is not None:
                 self._head += len(data)
             super().data_received(data)
             if self._timer is not None and self._head > HEAD and not self.transport.is_closing():
-                self.send_400_response("The request's head is too large.")
+                self._refuse(431, "size", f"the head has more than {HEAD:,} bytes")
+
+        def send_400_response(self, msg: str) -> None:
+            self._refuse(400, "http", "this is no request of HTTP/1.1")
+
+        def _refuse(self, status: int, code: str, message: str) -> None:
+            """Answer what no route sees, and close; after the answer that is under way, if any."""
+            if self.pipeline or (self.cycle and not self.cycle.response_complete):
+                if not self._in_body():
+                    self.cycle.keep_alive = False
+                    return
+                if self.pipeline or self.cycle.response_started:
+                    self.transport.close()
+                    return
+            self._refused = True
+            body = problem(code, message)
+            head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
+            head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+            self.transport.write(f"{head}connection: close\r\n\r\n".encode() + body)
+            # A client that still sends when the connection is closed does not see the answer.
+            self.transport.write_eof()
+            self.loop.call_later(LINGER, self.transport.close)
 
         def on_headers_complete(self) -> None:
             self._stop_timer()
@@ -207,7 +236,11 @@ def limited_protocol(seconds: float) -> type[asyncio.Protocol]:
 
         def _close(self) -> None:
             self._timer = None
-            if not self.transport.is_closing():
+            if self.transport.is_closing():
+                return
+            if self._head:
+                self._refuse(408, "slow", f"the head did not come within {seconds:g} seconds")
+            else:
                 self.transport.close()
 
     kind: Any = Limited
