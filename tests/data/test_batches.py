@@ -250,18 +250,19 @@ def test_workers_stop_when_the_reader_does():
 
 def test_buckets_waste_little():
     bounds = length_buckets(5000)
-    assert (bounds % 16 == 0).all()
+    assert (bounds % 2 == 0).all()
     assert bounds[-1] >= 5000
     assert (np.diff(bounds) <= np.maximum(16, bounds[:-1] / 8)).all()
     random = np.random.default_rng(0)
-    lengths = np.minimum(random.lognormal(4.5, 1.2, 3000).astype(int) + 1, 4000)
-    groups = group_by_length(lengths, random.permutation(3000), 6000, 4096)
-    padded = sum(
-        lengths[groups.order[a:b]].max() * (b - a)
-        for a, b in zip(groups.starts[:-1], groups.starts[1:], strict=True)
-    )
-    assert padded < 1.15 * lengths.sum()
-    assert sorted(groups.order) == list(range(3000))
+    for middle in (1.8, 4.5):  # half of the histories have 6 events at most, or 90
+        lengths = np.minimum(random.lognormal(middle, 1.2, 3000).astype(int) + 1, 4000)
+        groups = group_by_length(lengths, random.permutation(3000), 6000, 4096)
+        padded = sum(
+            lengths[groups.order[a:b]].max() * (b - a)
+            for a, b in zip(groups.starts[:-1], groups.starts[1:], strict=True)
+        )
+        assert padded < 1.2 * lengths.sum()
+        assert sorted(groups.order) == list(range(3000))
 
 
 def test_reading_stretches():
