@@ -94,7 +94,7 @@ def test_many_users_of_all_lengths_at_once(case: str, monkeypatch: pytest.Monkey
 
 
 def test_a_step_that_cannot_be_recorded_is_taken_by_the_model(monkeypatch) -> None:
-    monkeypatch.setattr(Engine, "_record_steps", lambda _: None)
+    monkeypatch.setattr("longrec.serving.records.engine.record_steps", lambda *_: None)
     slow = Engine(recommender("elastic"))
     rows = [[(1 + i, i), (2, i)] for i in range(9)]
     fast, plain = engine("elastic").layout.load([None] * 9), slow.layout.load([None] * 9)

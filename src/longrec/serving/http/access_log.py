@@ -44,12 +44,12 @@ def write(event: str, level: int = logging.INFO, **fields: Any) -> None:
 
 
 def start() -> None:
-    """Write this log, and warnings of the server beneath, to standard error."""
+    """Write this log, those of all longrec, and warnings of the server beneath, to stderr."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    log.setLevel(logging.INFO)
-    beneath = logging.getLogger("uvicorn")
+    ours, beneath = logging.getLogger("longrec"), logging.getLogger("uvicorn")
+    ours.setLevel(logging.INFO)
     beneath.setLevel(logging.WARNING)
-    for logger in (log, beneath):
+    for logger in (ours, beneath):
         logger.handlers[:] = [handler]
         logger.propagate = False

@@ -17,7 +17,8 @@ from longrec.mixers import Context
 from longrec.models import CountingModel, SequenceModel
 from longrec.serving.records.logged_columns import LoggedColumns
 from longrec.serving.records.record import RECENT, RecordLayout
-from longrec.serving.records.recorded_step import StepProgram, Unrecordable
+from longrec.serving.records.recorded_step import StepProgram
+from longrec.serving.records.steps import record_steps
 from longrec.serving.stores.protocol import Event
 
 WIDE, NARROW = 128, 32
@@ -87,7 +88,10 @@ class Engine:
             self.columns = LoggedColumns(self.name, model.reads_columns, artifact.columns)
         self.layout = RecordLayout(state, self.digest, self.reach)
         self._lock = threading.Lock()
-        self._programs = self._record_steps()
+        self._programs: tuple[StepProgram, ...] | None = None
+        if self._exact is not None:
+            sizes = 1, NARROW, WIDE
+            self._programs = record_steps(self._exact, self.layout, sizes, self.columns)
 
     @property
     def statement(self) -> str:
@@ -203,17 +207,6 @@ class Engine:
         names = () if self.columns is None else self.columns.names
         further = dict(zip(names, map(torch.from_numpy, columns), strict=True))
         return Context(lengths, torch.from_numpy(times), further or None)
-
-    def _record_steps(self) -> tuple[StepProgram, ...] | None:
-        """Steps for 1, NARROW and WIDE records; None where they must be PyTorch's own."""
-        if self._exact is None:
-            return None
-        try:
-            return tuple(
-                StepProgram(self._exact, self.layout, n, self.columns) for n in (1, NARROW, WIDE)
-            )
-        except Unrecordable:
-            return None
 
     def _step(
         self,

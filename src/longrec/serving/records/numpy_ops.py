@@ -1,13 +1,14 @@
 """Operations of a recorded step as calls with their arguments bound.
 
-Each maker takes the output and the operation's own arguments. It gives None where it does not know
-them; the operation is then PyTorch's own, on the same memory.
+Each maker takes the output and the operation's own arguments. Where it does not know them it gives
+None, or raises; the operation is then PyTorch's own, on the same memory.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -27,9 +28,14 @@ def bind(target: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> 
     """One call that computes an operation of these arguments into `out`, whenever it is made."""
     make = FAST.get(name_of(target))
     if make is not None and (isinstance(out, Tensor) or make is _layer_norm):
-        call = make(out, *args, **kwargs)
-        if call is not None:
-            return call
+        # A form of the operation that the maker was not written for: `mean(dtype=)` has a word that
+        # it does not take, `2 ** x` a tensor where it expects a number. Called once, a call shows
+        # that NumPy takes its arrays.
+        with suppress(Exception), np.errstate(all="ignore"):
+            call = make(out, *args, **kwargs)
+            if call is not None:
+                call()
+                return call
     if isinstance(out, Tensor):
         if "out" in target.overloadpacket.overloads():
             try:
@@ -148,8 +154,10 @@ def _embedding(out: Tensor, table: Tensor, index: Tensor, *_: Any) -> Call:
     return partial(np.take, table.numpy(), index.numpy(), 0, out.numpy(), "clip")
 
 
-def _power(out: Tensor, x: Tensor, exponent: float) -> Call | None:
-    return partial(np.square, x.numpy(), out=out.numpy()) if exponent == 2 else None
+def _power(out: Tensor, x: Tensor, exponent: float | Tensor) -> Call | None:
+    if isinstance(exponent, Tensor) or exponent != 2 or x.dtype != out.dtype:
+        return None
+    return partial(np.square, x.numpy(), out=out.numpy())
 
 
 def _clamp_min(out: Tensor, x: Tensor, low: float) -> Call:

@@ -108,9 +108,9 @@ class RecordLayout:
         return _rebuild(self._example, iter(tensors))
 
     def write(self, records: np.ndarray, state: Any) -> None:
-        """Write states into records (n,)."""
-        for name, tensor in _named_tensors(state):
-            records[name] = tensor.numpy()
+        """Write states into records (n,), of which they may hold parts: a step may move them on."""
+        for name, values in [(name, own(x.numpy(), records)) for name, x in _named_tensors(state)]:
+            records[name] = values
 
     def _mismatch(self, blob: bytes) -> str:
         mend = "rebuild the records of this model (stream.rebuild())"
@@ -131,6 +131,11 @@ class RecordLayout:
 def flat(state: Any) -> list[Tensor]:
     """The tensors of a state, in order."""
     return [tensor for _, tensor in _named_tensors(state)]
+
+
+def own(values: np.ndarray, *others: np.ndarray) -> np.ndarray:
+    """The values where nothing is overwritten that is written to some other arrays."""
+    return values.copy() if any(np.may_share_memory(values, x) for x in others) else values
 
 
 def _named_tensors(state: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:

@@ -10,7 +10,9 @@ operations, and that list is replayed on buffers that are allocated once:
   the same and faster, and PyTorch's for the rest, on the same memory.
 
 Nothing is written twice: whatever model streams is recorded from the step that the property tests
-hold to its definition. A step that decides by its data cannot be recorded (`Unrecordable`).
+hold to its definition. A step that decides by its data, or does anything else that is not known
+here, is not recorded (`Unrecordable`); and what was recorded is used only if it gives the numbers
+of the step itself (`longrec.serving.records.steps`).
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from longrec.core.arrays import Ints
+from longrec.core.errors import first_line
 from longrec.mixers import Context
 from longrec.models.common.sequence import SequenceModel
 from longrec.serving.records.logged_columns import LoggedColumns
@@ -38,7 +41,7 @@ UNSTEADY = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 
 
 class Unrecordable(Exception):
-    """The step takes different ways for different data, or changes what is not the state."""
+    """The step cannot be recorded; the message says why."""
 
 
 class Operation(NamedTuple):
@@ -88,6 +91,8 @@ class StepProgram:
     Raises
     ------
     Unrecordable
+        Whatever goes wrong: the step takes different ways for different data, changes what is not
+        the state, or fails.
     """
 
     def __init__(
@@ -97,7 +102,7 @@ class StepProgram:
         batch: int,
         columns: LoggedColumns | None = None,
     ) -> None:
-        self._layout = layout
+        self._layout, self.batch = layout, batch
         self._items, self._times = np.ones(batch, np.int64), np.zeros(batch, np.int64)
         self._columns = [] if columns is None else columns.arrays([columns.missing] * batch)
         # One record's tensors are whole in memory as they stand in it; those of several are not.
@@ -110,17 +115,18 @@ class StepProgram:
         further, parts = parts[: len(self._columns)], parts[len(self._columns) :]
         names = () if columns is None else columns.names
         ctx = Context(times=times, columns=dict(zip(names, further, strict=True)) or None)
-        with torch.no_grad():
-            with _Recorder() as recorder:
-                outputs = flat(model.step(items, layout.state_of(parts), ctx)[1])
-            self._calls, outputs = _compile(recorder.operations, inputs, outputs)
-        self._results = [part.numpy() for part in outputs]
-        if batch == 1:
-            self._calls += [
-                partial(np.copyto, to, part)
-                for to, part in zip(self._state, self._results, strict=True)
-                if to.ctypes.data != part.ctypes.data
-            ]
+        try:
+            with torch.no_grad():
+                with _Recorder() as recorder:
+                    outputs = flat(model.step(items, layout.state_of(parts), ctx)[1])
+                self._calls, outputs = _compile(recorder.operations, inputs, outputs)
+            self._results = [part.numpy() for part in outputs]
+            if batch == 1:
+                self._calls += _writing_back(self._results, self._state)
+        except Unrecordable:
+            raise
+        except Exception as error:  # whatever it is: the model's own step will do
+            raise Unrecordable(f"{type(error).__name__}: {first_line(error)}") from error
 
     def run_one(
         self,
@@ -174,7 +180,9 @@ def _compile(
 ) -> tuple[list[Call], list[Tensor]]:
     """The calls that compute the outputs from the memory of `inputs`, and the outputs' tensors."""
     operations = _needed(operations, outputs)
+    # Also as an output: a new state may hold what was another of the old one's tensors.
     uses = Counter(id(x) for op in operations for x in _tensors((op.args, op.kwargs)))
+    uses.update(map(id, outputs))
     values: dict[int, Tensor] = {id(x): x for x in inputs}  # by the recorded tensor
     changing = set(values)  # recorded tensors that the inputs change
     calls: list[Call] = []
@@ -204,6 +212,30 @@ def _compile(
                 calls.append(bind(op.target, args, kwargs, result))
         values.update(zip(map(id, _tensors(op.result)), _tensors(result), strict=True))
     return calls, [value(x) for x in outputs]
+
+
+def _writing_back(results: Sequence[np.ndarray], state: Sequence[np.ndarray]) -> list[Call]:
+    """The calls that put the new state in place of the old one, whose memory they may read.
+
+    A new tensor may be another one of the old state, or a part of it, so that what lies in the old
+    state is put aside before any of it is overwritten.
+    """
+    aside: list[Call] = []
+    written: list[Call] = []
+    for to, part in zip(state, results, strict=True):
+        if _memory_of(to) == _memory_of(part):
+            continue
+        kept = part
+        if any(np.may_share_memory(part, old) for old in state):
+            kept = np.empty_like(part)
+            aside.append(partial(np.copyto, kept, part))
+        written.append(partial(np.copyto, to, kept))
+    return aside + written
+
+
+def _memory_of(part: np.ndarray) -> tuple[object, ...]:
+    """Where an array's numbers lie, in which order and of which type."""
+    return part.ctypes.data, part.shape, part.strides, part.dtype.str
 
 
 def _needed(operations: Sequence[Operation], outputs: Sequence[Tensor]) -> list[Operation]:
