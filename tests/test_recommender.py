@@ -13,6 +13,7 @@ import torch
 from polars.testing import assert_frame_equal
 
 import longrec
+import longrec.data.catalog as catalog_module
 from longrec.core.errors import DataError, LongrecError, UsageError
 from longrec.core.files import digest_of_config, digest_of_file
 from longrec.data.catalog import Catalog
@@ -466,6 +467,21 @@ def test_new_items_change_no_states(data, tmp_path, name):
     back = load(tmp_path / "run").with_items(["new 3"])
     assert back.state_digest == rec.state_digest
     assert torch.equal(back.model.items[-1], more.model.items[1:].mean(0))
+
+
+def test_catalogs_are_hashed_once_and_not_by_every_call(data, monkeypatch):
+    hashed = []
+    hash_ids = catalog_module.hash_ids
+    monkeypatch.setattr(
+        catalog_module, "hash_ids", lambda h, ids: (hashed.append(len(ids)), hash_ids(h, ids))[1]
+    )
+    rec, log = make(data), open_histories(data.path)
+    grown = rec.with_items(["new"])
+    for _ in range(3):
+        for one in (rec, grown):
+            one.recommend(users=[100, 101], data=log, k=3)
+            one.recommend(data=log, k=3, split="test")
+    assert len(hashed) <= 3, "one of the data, and those of both recommenders"
 
 
 def test_the_likely_cause_of_unknown_ids_is_told(data, rec):

@@ -19,7 +19,7 @@ from longrec.core.arrays import places
 from longrec.core.choices import Durability, ExcludeSeen, SplitName
 from longrec.core.errors import LongrecError, UsageError
 from longrec.core.shown import Picture
-from longrec.data.aligned import align_items
+from longrec.data.aligned import align_events
 from longrec.data.catalog import as_ids
 from longrec.data.event_columns import check_columns
 from longrec.data.given_histories import as_given_histories
@@ -481,7 +481,7 @@ class Recommender(Artifact):
         check_columns(self.name, self.columns, data.columns, data.path, self.columns)
         lengths = np.where(rows >= 0, data.lengths[rows], 0)
         where = places(np.where(rows >= 0, data.offsets[:-1][rows], 0), lengths)
-        items = align_items(data.catalog, self.catalog)[data.items[where]]
+        items = align_events(data.items[where], data.catalog, self.catalog)
         times = None if data.times is None else data.times[where]
         return Events(items, times, data.read_columns(self.columns, where)), lengths
 
@@ -523,7 +523,7 @@ class Recommender(Artifact):
             }
         )
         told = unknown_events(
-            align_items(data.catalog, self.catalog)[data.items], data.catalog, self.catalog
+            align_events(data.items, data.catalog, self.catalog), data.catalog, self.catalog
         )
         counts = np.count_nonzero(lists.items, axis=1)
         users, why = data.user_ids.gather(wanted.users), _WHY[exclude_seen, False]

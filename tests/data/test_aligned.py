@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from longrec.data.aligned import align, align_items
+from longrec.data.aligned import align, align_events, align_items
 from longrec.data.catalog import Catalog
 from longrec.data.splits import make_split
 
@@ -30,6 +30,19 @@ def test_align_items_looks_up_ids():
 
 def test_align_items_of_other_types_is_by_spelling():
     assert align_items(catalog(["7", "8"]), catalog([8, 9])).tolist() == [0, 0, 1]
+
+
+def test_events_are_looked_up_by_their_own_items_alone(monkeypatch):
+    """The cost of a recommendation is not that of the catalog."""
+    here, there = catalog([f"i{n}" for n in range(99)]), catalog([f"i{n}" for n in range(50, 80)])
+    items, asked = np.array([60, 3, 60, 71, 99]), []
+    find = Catalog.find
+    monkeypatch.setattr(Catalog, "find", lambda self, ids: (asked.append(len(ids)), find(self, ids))[1])
+    found = align_events(items, here, there)
+    assert asked == [4]
+    assert found.tolist() == align_items(here, there)[items].tolist() == [10, 0, 10, 21, 0]
+    assert align_events(items, here, catalog(here.ids)).tolist() == items.tolist()
+    assert align_events(items[:0], here, there).tolist() == []
 
 
 def test_the_same_catalog_copies_nothing(make_histories):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import date
 from pathlib import Path
 
+import dataclasses
+
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -14,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longrec.core.errors import DataError, UsageError
+import longrec.data.catalog as catalog_module
 from longrec.data.catalog import Catalog
 
 
@@ -60,7 +63,7 @@ def test_save_keeps_type_order_and_counts(tmp_path: Path, ids: list, dtype: pl.D
     assert again.ids.dtype == dtype
     assert again.ids.to_list() == ids
     assert again.counts.tolist() == catalog.counts.tolist()
-    assert again.digest() == catalog.digest()
+    assert again.digest == catalog.digest
     assert again.find(ids).tolist() == list(range(1, len(ids) + 1))
 
 
@@ -89,7 +92,7 @@ def test_take_refuses_an_index_outside_and_gives_null_for_padding() -> None:
 
 def test_digest_tells_ids_apart() -> None:
     seen = {
-        catalog_of(ids, dtype).digest()
+        catalog_of(ids, dtype).digest
         for ids, dtype in [
             ([1, 2], pl.Int64),
             ([1, 2], pl.Int32),
@@ -101,8 +104,8 @@ def test_digest_tells_ids_apart() -> None:
     }
     assert len(seen) == 6
     chunked = pl.concat([pl.Series(["a"]), pl.Series(["b", "cc"])], rechunk=False)
-    assert Catalog(chunked, np.ones(3)).digest() == catalog_of(["a", "b", "cc"]).digest()
-    assert Catalog(chunked[1:], np.ones(2)).digest() == catalog_of(["b", "cc"]).digest()
+    assert Catalog(chunked, np.ones(3)).digest == catalog_of(["a", "b", "cc"]).digest
+    assert Catalog(chunked[1:], np.ones(2)).digest == catalog_of(["b", "cc"]).digest
 
 
 def test_damaged_files_say_so(tmp_path: Path) -> None:
@@ -119,3 +122,21 @@ def test_damaged_files_say_so(tmp_path: Path) -> None:
         catalog_of([1, None])
     with pytest.raises(DataError, match="2 ids was given 1 counts"):
         Catalog(pl.Series([1, 2]), np.ones(1))
+
+
+def test_ids_are_hashed_once_and_are_the_catalogs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed = []
+    hash_ids = catalog_module.hash_ids
+    monkeypatch.setattr(
+        catalog_module, "hash_ids", lambda h, ids: (hashed.append(len(ids)), hash_ids(h, ids))[1]
+    )
+    ids = pl.Series(["a", "b", "c"])
+    catalog = Catalog(ids, np.ones(3, np.int64))
+    digest = catalog.digest
+    ids[0] = "another"
+    ids.append(pl.Series(["more"]))
+    assert catalog.ids.to_list() == ["a", "b", "c"]
+    assert catalog.digest == digest
+    assert hashed == [3]
+    assert Catalog(ids, np.ones(4, np.int64)).digest != digest
+    assert dataclasses.replace(catalog, ids=pl.Series(["a", "b", "d"])).digest != digest

@@ -180,10 +180,10 @@ class Artifact:
             about["columns"] = {name: column.words for name, column in self.columns.items()}
         return digest_of_weights(weights, **about)
 
-    @cached_property
+    @property
     def catalog_version(self) -> str:
         """Hex digest of the items' ids, in their order."""
-        return self.catalog.digest()
+        return self.catalog.digest
 
     @property
     def scorer(self) -> Scorer:

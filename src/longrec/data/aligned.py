@@ -15,9 +15,20 @@ from longrec.data.splits import Split, Targets
 
 def align_items(source: Catalog, target: Catalog) -> Ints:
     """(source.n_items + 1,) item index in `target` of each index in `source`; 0 where unknown."""
-    if source.digest() == target.digest():
+    if source.digest == target.digest:
         return np.arange(source.n_items + 1)
     return np.concatenate([[0], target.find(source.ids)]).astype(np.int64)
+
+
+def align_events(items: Ints, source: Catalog, target: Catalog) -> Ints:
+    """Item indices (n,) of events in `source` as those in `target`; 0 where unknown.
+
+    It looks up the items of these events alone, so that a few users cost the same in any catalog.
+    """
+    if source.digest == target.digest:
+        return items
+    found, place = np.unique(items, return_inverse=True)
+    return target.find(source.take(found))[place]
 
 
 def align(

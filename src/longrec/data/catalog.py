@@ -23,7 +23,7 @@ from longrec.core.errors import DataError, UsageError, first_line
 
 @dataclass(frozen=True, eq=False)
 class Catalog:
-    """Item ids in index order, and how often each occurs in the log.
+    """Item ids in index order, and how often each occurs in the log; it does not change.
 
     Attributes
     ----------
@@ -43,6 +43,8 @@ class Catalog:
             )
         if self.ids.null_count():
             raise DataError("A catalog may not hold a null id.")
+        # Its own, at no cost: what is known of the ids is kept, and a caller's may change in place.
+        object.__setattr__(self, "ids", self.ids.clone())
 
     def __repr__(self) -> str:
         return f"Catalog({self.n_items:,} items, ids of type {self.ids.dtype})"
@@ -78,6 +80,7 @@ class Catalog:
             return self.ids.gather(rows)
         return self.ids.gather(pl.Series(rows).replace(-1, None))
 
+    @cached_property
     def digest(self) -> str:
         """Hex digest of the ids in index order and of their type; counts do not enter."""
         hasher = hashlib.sha256()

@@ -11,7 +11,7 @@ from torch import Tensor
 from longrec.artifact.artifact import Artifact
 from longrec.core.arrays import Ints, places
 from longrec.core.errors import LongrecError
-from longrec.data.aligned import align_items
+from longrec.data.aligned import align_events
 from longrec.inference.encode import Events, encode_histories, last_items
 from longrec.retrieval.index import Index, TopK, as_bits
 
@@ -45,7 +45,7 @@ def queries_of(artifact: Artifact, seed: int = 0) -> Queries:
         rows = rng.permutation(np.flatnonzero(data.lengths))[:USERS]
         lengths = np.minimum(data.lengths[rows], EVENTS)
         where = places(data.offsets[1:][rows] - lengths, lengths)
-        items = align_items(data.catalog, artifact.catalog)[data.items[where]]
+        items = align_events(data.items[where], data.catalog, artifact.catalog)
         times = None if data.times is None else data.times[where]
         columns = data.read_columns(artifact.columns, where)
         words = "users of the run's own data"

@@ -38,7 +38,7 @@ def origin(old: Artifact) -> dict[str, Any]:
     """What identifies the recommender of a warm start, as plain values for the provenance."""
     return {
         "run": None if old.folder is None else str(old.folder.resolve()),
-        "digest": digest_of_weights(old.model.state_dict(), catalog=old.catalog.digest()),
+        "digest": digest_of_weights(old.model.state_dict(), catalog=old.catalog.digest),
         "fingerprint": old.provenance.get("data", {}).get("fingerprint"),
     }
 

@@ -245,7 +245,7 @@ def test_another_rebuild_begins_at_the_beginning(stream, tmp_path) -> None:
     assert (reports[0], reports[-1]) == ((2, 4), (10, 10))
     with pytest.raises(Killed):
         stream.rebuild(progress=kill)
-    stream.artifact.catalog_version = "another"
+    vars(stream.artifact.catalog)["digest"] = "another"
     reports.clear()
     stream.rebuild(progress=lambda *both: reports.append(both))
     assert reports == [(2, 8), (4, 8), (6, 8), (8, 8)]
