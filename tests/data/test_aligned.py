@@ -37,7 +37,9 @@ def test_events_are_looked_up_by_their_own_items_alone(monkeypatch):
     here, there = catalog([f"i{n}" for n in range(99)]), catalog([f"i{n}" for n in range(50, 80)])
     items, asked = np.array([60, 3, 60, 71, 99]), []
     find = Catalog.find
-    monkeypatch.setattr(Catalog, "find", lambda self, ids: (asked.append(len(ids)), find(self, ids))[1])
+    monkeypatch.setattr(
+        Catalog, "find", lambda self, ids: (asked.append(len(ids)), find(self, ids))[1]
+    )
     found = align_events(items, here, there)
     assert asked == [4]
     assert found.tolist() == align_items(here, there)[items].tolist() == [10, 0, 10, 21, 0]

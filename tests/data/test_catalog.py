@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import date
 from pathlib import Path
-
-import dataclasses
 
 import numpy as np
 import polars as pl
@@ -15,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longrec.core.errors import DataError, UsageError
 import longrec.data.catalog as catalog_module
+from longrec.core.errors import DataError, UsageError
 from longrec.data.catalog import Catalog
 
 

@@ -7,6 +7,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +29,7 @@ from serving.strace import need_strace
 
 from longrec.core.choices import Durability
 from longrec.core.errors import DataError, LongrecError, UsageError
-from longrec.serving.stores import lmdb_file
+from longrec.serving.stores import lmdb_file, lmdb_folder
 from longrec.serving.stores.open import open_store
 from longrec.serving.stores.protocol import Store, StoreFull
 
@@ -235,10 +236,75 @@ def in_fork(work) -> str:
 
 def test_a_fork_may_not_use_what_its_parent_opened(url, store):
     log(store, b"u", event(1))
-    assert re.match("UsageError: .* before this process was forked", in_fork(store.meta))
-    assert re.match("UsageError: .* forked", in_fork(lambda: open_store(url)))
+    assert re.match("UsageError: .* forked: open it here, too", in_fork(store.meta))
     assert in_fork(store.close) == "None"
     log(store, b"u", event(2))
+
+
+def read_here(url) -> int:
+    """How many events of a user a reader finds that is opened now."""
+    reader = open_store(url, readonly=True)
+    count = len(events_of(reader, b"u"))
+    reader.close()
+    return count
+
+
+def test_a_fork_opens_its_own(url, store):
+    log(store, b"u", event(1))
+    assert in_fork(lambda: (read_here(url), read_here(url))) == "(1, 1)"
+    assert re.match("LongrecError: another process writes", in_fork(lambda: open_store(url)))
+    grandchild = in_fork(lambda: (read_here(url), in_fork(lambda: read_here(url))))
+    assert grandchild == "(1, '1')"
+    log(store, b"u", event(2))
+    reader = open_store(url, readonly=True)
+    assert in_fork(lambda: read_here(url)) == "2"
+    reader.close()
+    store.close()
+    assert in_fork(lambda: log(open_store(url), b"u", event(3))) == "None"
+    assert read_here(url) == 3
+
+
+def test_forks_beside_threads_that_read_and_write(url, store):
+    """Nobody's place in LMDB's table of readers is taken, and no fork waits for ever."""
+    log(store, b"u", event(1))
+    done, failed = threading.Event(), list[object]()
+
+    def work(number) -> None:
+        written = 1
+        while not done.is_set():
+            try:
+                if not number:
+                    written += 1
+                    log(store, b"u", event(written))
+                assert len(events_of(store, b"u")) >= written
+            except BaseException as error:
+                failed.append(error)
+                return
+
+    def fork() -> None:
+        answers = [in_fork(lambda: read_here(url)) for _ in range(6)]
+        failed.extend(answer for answer in answers if not answer.isdigit())
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(3)]
+    forking = [threading.Thread(target=fork) for _ in range(2)]
+    for thread in threads + forking:
+        thread.start()
+    for thread in forking:
+        thread.join()
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert read_here(url) > 1
+
+
+def test_a_fork_within_a_transaction_says_that_it_cannot_open_the_store(url, store, monkeypatch):
+    monkeypatch.setattr(lmdb_folder, "FORK_PATIENCE", 0.05)
+    log(store, b"u", event(1))
+    answer = store._folder.read(lambda tables: in_fork(lambda: read_here(url)))
+    assert re.match("UsageError: .*was being read or written when this process was forked", answer)
+    log(store, b"u", event(2))
+    assert in_fork(lambda: read_here(url)) == "2"
 
 
 def test_a_fork_that_lives_on_holds_no_lock(forks, url):

@@ -4,7 +4,10 @@ Its file `.lock` is locked by the process that writes; the others are those of l
 
 LMDB allows a process to open a file once, so all stores of one path in a process share one
 `LmdbFolder`: several streams of a process may write to a store, and several processes may not. In a
-process that was forked it is not to be used; such a process opens its own.
+process that was forked it is not to be used; such a process opens its own. For LMDB the files are
+open there too, so that the child closes them first. That may be done only if nobody was within a
+transaction at the fork: else it would end the parent's, whose place in the table of readers it
+shares. So a fork waits, at most `FORK_PATIENCE`, until nobody is.
 """
 
 from __future__ import annotations
@@ -39,6 +42,8 @@ from longrec.serving.stores.protocol import SCHEMA, StoreUnavailable
 T = TypeVar("T")
 PAUSE = 1.0
 """Seconds between syncs where commits do not wait for the disk."""
+FORK_PATIENCE = 1.0
+"""Seconds that a fork waits for transactions of other threads to end."""
 
 
 class SharedLock:
@@ -63,18 +68,29 @@ class SharedLock:
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """Wait until nobody else holds it, and let nobody else have it meanwhile."""
-        with self._changed:
-            while self._exclusive:
-                self._changed.wait()
-            self._exclusive = True
-            while self._holders:
-                self._changed.wait()
+        self.acquire()
         try:
             yield
         finally:
-            with self._changed:
-                self._exclusive = False
-                self._changed.notify_all()
+            self.release()
+
+    def acquire(self, timeout: float | None = None) -> bool:
+        """Hold it alone, as `exclusive`; False: not within so many seconds."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: not self._exclusive, timeout):
+                return False
+            self._exclusive = True
+            if self._changed.wait_for(lambda: not self._holders, timeout):
+                return True
+            self._exclusive = False
+            self._changed.notify_all()
+            return False
+
+    def release(self) -> None:
+        """Hold it alone no more."""
+        with self._changed:
+            self._exclusive = False
+            self._changed.notify_all()
 
 
 class LmdbFolder:
@@ -96,7 +112,7 @@ class LmdbFolder:
         """What this process has open at a path, opened if it has not."""
         real = Path(os.path.realpath(path))
         with _registry_lock:
-            folder = _folders.get(real)
+            folder = _folders.get(real) or _in_use_at_fork.get(real)
             if folder is None:
                 folder = _folders[real] = cls(real, durability, readonly)
             else:
@@ -138,8 +154,11 @@ class LmdbFolder:
             raise UsageError(f"{self.url} was closed")
         if self._pid != os.getpid():
             raise UsageError(
-                f"{self.url} was opened before this process was forked, which LMDB forbids: open "
-                "stores after the fork, or start processes with 'spawn'"
+                f"{self.url} was being read or written when this process was forked, for so long "
+                "that LMDB cannot open it here: fork before that begins, or start processes with "
+                "'spawn'"
+                if self.path in _in_use_at_fork
+                else f"{self.url} was opened before this process was forked: open it here, too"
             )
 
     def read(self, work: Callable[[OpenTables], T]) -> T:
@@ -239,6 +258,18 @@ class LmdbFolder:
                 raise_in_words(error, self.url)
             raise
 
+    def hold(self, timeout: float) -> bool:
+        """Let nobody read or write until `let_go`; False: somebody does, for longer than that."""
+        return self._file_lock.acquire(timeout)
+
+    def let_go(self) -> None:
+        """Let others read and write again."""
+        self._file_lock.release()
+
+    def close_inherited(self) -> None:
+        """Close the file in a child, while its parent is held; the parent goes on with it."""
+        self._close()
+
     def _open(self) -> None:
         self._file = open_newest(self.path, self.durability == "power", self.readonly, self.url)
         self._synced = time.monotonic()
@@ -275,14 +306,46 @@ def _write_schema(new: lmdb.Environment, tables: Tables) -> None:
         OpenTables(transaction, tables).save_meta({"schema": SCHEMA})
 
 
-_registry_lock = threading.Lock()
+_registry_lock, _fork_lock = threading.Lock(), threading.Lock()
 _folders: dict[Path, LmdbFolder] = {}
+_in_use_at_fork: dict[Path, LmdbFolder] = {}
+"""In a child: what could not be closed there, and is kept so that nothing else closes it."""
+_held: list[LmdbFolder] = []
+"""Folders of which nothing is read or written while this process is forked."""
 
 
-def _after_fork() -> None:
-    """In a child nobody holds the lock that another thread of the parent held at the fork."""
-    global _registry_lock
-    _registry_lock = threading.Lock()
+def _before_fork() -> None:
+    """Wait for transactions to end, and let none begin; what goes on for long is not waited for."""
+    _fork_lock.acquire()
+    end = time.monotonic() + FORK_PATIENCE
+    if _registry_lock.acquire(timeout=FORK_PATIENCE):
+        folders = list(_folders.values())
+        _registry_lock.release()
+        _held.extend(x for x in folders if x.hold(max(0.0, end - time.monotonic())))
 
 
-os.register_at_fork(after_in_child=_after_fork)
+def _after_fork_in_parent() -> None:
+    for folder in _held:
+        folder.let_go()
+    _held.clear()
+    _fork_lock.release()
+
+
+def _after_fork_in_child() -> None:
+    """Close what the parent has open. In a child nobody holds the locks of the parent's threads."""
+    global _registry_lock, _fork_lock
+    _registry_lock, _fork_lock = threading.Lock(), threading.Lock()
+    for path, folder in _folders.items():
+        if folder in _held:
+            folder.close_inherited()
+        else:
+            _in_use_at_fork[path] = folder
+    _folders.clear()
+    _held.clear()
+
+
+os.register_at_fork(
+    before=_before_fork,
+    after_in_parent=_after_fork_in_parent,
+    after_in_child=_after_fork_in_child,
+)
