@@ -81,6 +81,7 @@ class Recommender(Artifact):
         index: Index | None = None,
         items: Any = None,
         fresh_counts: float | None = 60.0,
+        max_ahead: float | None = 86_400.0,
     ) -> Stream:
         """Open a store of users, to observe events and recommend at once, on the CPU.
 
@@ -107,6 +108,9 @@ class Recommender(Artifact):
             Where `added` is transitions: seconds between two countings of the store's log in the
             background, whose counts serve once they are of more events than training's. None:
             training's serve always.
+        max_ahead : float or None
+            Seconds that an event's time may be ahead of this machine's clock; later ones are
+            refused: all that comes after an event of the future would be late. None: any time.
 
         Raises
         ------
@@ -126,6 +130,7 @@ class Recommender(Artifact):
             *(served, url, durability, beside, index),
             partial(self.item_table, given),
             fresh_counts,
+            max_ahead,
         )
         if not beside and (count := new_items(stream.store.meta(), served)):
             warnings.warn(

@@ -136,6 +136,10 @@ def serve(
             "0: never.",
         ),
     ] = 60.0,
+    max_ahead: Annotated[
+        float,
+        Option(metavar="SECONDS", help="Refuse events that are so far ahead of this clock."),
+    ] = 86_400.0,
     plugin: Plugin = None,
 ) -> None:
     """Serve fresh recommendations over HTTP; TERM drains and stops, HUP takes RUN's new model.
@@ -169,6 +173,7 @@ def serve(
         log_requests=log_requests,
         data=data,
         fresh_counts=fresh_counts or None,
+        max_ahead=max_ahead,
     )
 
     def ready(address: str, stream: Stream, need: Need | None) -> None:

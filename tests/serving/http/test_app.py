@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+import time
 from pathlib import Path
 from urllib.parse import quote
 
@@ -73,6 +74,23 @@ def test_recommendations_are_those_of_the_model_for_users_and_for_histories(case
         assert [one["item"] for one in by_user.json()["items"]] == [
             one["item"] for one in by_history.json()["items"]
         ]
+
+
+def test_an_event_of_the_future_is_refused_alone_and_named(server: LocalServer):
+    far = {"user": "early", "item": FIRST, "time": int(time.time()) + 10**8}
+    good = {"user": "early", "item": FIRST, "time": T0}
+    answer = server.post("/v1/events", {"events": [far, good, far | {"time": 9e10}]})
+    assert answer.status_code == 200
+    found = answer.json()
+    assert (found["accepted"], found["refused"]) == (1, 2)
+    assert [(one["event"], one["code"]) for one in found["problems"]] == [
+        (0, "ahead"),
+        (2, "ahead"),
+    ]
+    assert "this machine's clock" in found["problems"][0]["message"]
+    assert server.client.get("/v1/users/early").json()["events"] == 1
+    assert server.post("/v1/events", {"events": [far]}).json()["accepted"] == 0
+    assert 'longrec_events_total{outcome="refused"} 3.0' in server.client.get("/metrics").text
 
 
 def test_an_event_counts_at_once_and_a_retry_changes_nothing(server: LocalServer):

@@ -36,6 +36,7 @@ from longrec.serving.http.store_work import PATIENCE, StoreWork
 from longrec.serving.http.telemetry import Telemetry
 from longrec.serving.stores.packed_columns import unpack_columns
 from longrec.serving.stores.protocol import StoreUnavailable
+from longrec.serving.stream.ahead import TimeAhead
 from longrec.serving.stream.id_keys import id_of, item_key, user_key
 from longrec.serving.stream.recommending import Recommendation, RecommendRequest
 from longrec.serving.stream.stream import Stream
@@ -128,16 +129,25 @@ class Server:
         served = self.service.current
         with served.in_use() as stream:
             entry = stream.writer.entry
-            entries = [entry(e.user, e.item, e.time, e.event_id, e.columns) for e in body.events]
+            entries, problems = [], []
+            for number, e in enumerate(body.events):
+                try:
+                    entries.append(entry(e.user, e.item, e.time, e.event_id, e.columns))
+                except TimeAhead as error:
+                    problem = {"event": number, "code": "ahead", "message": str(error)}
+                    problems.append(schemas.EventProblem.model_validate(problem))
             self._parsed(request)
-            observed = await served.log(entries)
-        counts = Counts().plus(observed)
-        return _reply(
-            request,
-            schemas.EventsOut(
-                accepted=counts.accepted, duplicates=counts.duplicates, unknown=counts.unknown
-            ),
+            observed = await served.log(entries) if entries else []
+        counts, refused = Counts().plus(observed), len(problems)
+        self.telemetry.refused.inc(refused)
+        answer = schemas.EventsOut(
+            accepted=counts.accepted,
+            duplicates=counts.duplicates,
+            unknown=counts.unknown,
+            refused=refused or None,
+            problems=problems or None,
         )
+        return _reply(request, answer)
 
     async def recommend(self, body: schemas.RecommendationsIn, request: Request) -> Response:
         """The best items for users of the store, or for histories that are sent along."""
@@ -298,7 +308,15 @@ class Server:
 def _reply(request: Request, answer: BaseModel) -> Response:
     """An answer; it is written here rather than checked again."""
     request.scope[ANSWERED] = perf_counter()
-    return Response(answer.model_dump_json(by_alias=True), media_type="application/json")
+    content = answer.model_dump_json(by_alias=True, exclude=_left_out(answer))
+    return Response(content, media_type="application/json")
+
+
+def _left_out(answer: BaseModel) -> set[str]:
+    """Fields of problems that there are none of."""
+    if isinstance(answer, schemas.EventsOut) and answer.problems is None:
+        return {"refused", "problems"}
+    return set()
 
 
 def _ranked(

@@ -84,6 +84,17 @@ class EventsIn(RequestBody):
     events: list[EventIn] = Field(min_length=1, max_length=MAX_EVENTS)
 
 
+class EventProblem(Answer):
+    """An event that was not taken as it came."""
+
+    event: int = Field(description="Its place in the request, from 0.")
+    code: Literal["ahead"] = Field(
+        description="ahead: refused, since its time is further ahead of the server's clock than "
+        "--max-ahead allows."
+    )
+    message: str
+
+
 class EventsOut(Answer):
     """What became of them: logged, or known by their event ids already."""
 
@@ -92,6 +103,10 @@ class EventsOut(Answer):
     unknown: int = Field(
         description="Of the accepted ones those of items that the model does not know: they are "
         "logged, and count once a model knows them."
+    )
+    refused: int | None = Field(None, description="How many were not logged; left out if none.")
+    problems: list[EventProblem] | None = Field(
+        None, description="Each event that was not taken as it came; left out if there is none."
     )
 
 

@@ -177,7 +177,8 @@ def open_stream(
     artifact = artifact or Artifact.load(settings.run)
     index = open_index(artifact, settings.index, progress).index
     where = settings.store, settings.durability
-    return Stream.open(artifact, *where, beside, index, fresh_counts=settings.fresh_counts)
+    fresh_counts, max_ahead = settings.fresh_counts, settings.max_ahead
+    return Stream.open(artifact, *where, beside, index, None, fresh_counts, max_ahead)
 
 
 def item_id(stream: Stream, index: int) -> str | int:

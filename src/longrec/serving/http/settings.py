@@ -10,6 +10,7 @@ from typing import Annotated
 from longrec.config.border import check_config
 from longrec.core.bounds import MOST, Bounds
 from longrec.core.choices import Durability, IndexKind
+from longrec.serving.stream.ahead import DAY
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Settings:
     log_requests : whether every request is a line of the log.
     fresh_counts : seconds between two countings of what followed what in the store's log, for a
         recommender with transitions; None: it is not counted.
+    max_ahead : seconds that an event's time may be ahead of this machine's clock; what is later is
+        refused.
     data : folder of histories that the store is filled from while it serves, or None; read again
         when the model is changed.
     """
@@ -49,6 +52,7 @@ class Settings:
     queue: Annotated[int, Bounds(ge=1)] = 2048
     timeout: Annotated[float, Bounds(gt=0)] = 10.0
     log_requests: bool = True
+    max_ahead: Annotated[float, Bounds(gt=0, le=MOST)] = DAY
     data: Path | None = None
     fresh_counts: Annotated[float, Bounds(gt=0, le=MOST)] | None = 60.0
 

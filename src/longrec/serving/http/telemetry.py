@@ -70,11 +70,13 @@ class Telemetry:
         self._events = counter(
             "longrec_events_total",
             "Events: accepted; duplicate, not logged again; and of the accepted ones: unknown, "
-            "with an item that the model does not know, and late, earlier than one before.",
+            "with an item that the model does not know, and late, earlier than one before; "
+            "refused, not logged: its time is too far ahead of the clock.",
             ("outcome",),
         )
         for outcome in OUTCOMES:
             self._events.labels(outcome)
+        self.refused = self._events.labels("refused")
         self.cold = counter("longrec_cold_total", "Recommendations of popular items alone.")
         self.reloads = counter(
             "longrec_swaps_total", "Changes of the model: done, failed.", ("outcome",)

@@ -37,6 +37,7 @@ from longrec.retrieval.restriction import short_lists
 from longrec.serving.records.engine import Engine
 from longrec.serving.stores.open import check_url, open_store
 from longrec.serving.stores.protocol import Store
+from longrec.serving.stream.ahead import DAY, Clock
 from longrec.serving.stream.answer_frames import AnswerFrames
 from longrec.serving.stream.event_frames import entries_of, read_rows
 from longrec.serving.stream.fresh_counts import EVERY, FreshCounts
@@ -94,6 +95,7 @@ class Stream:
         index: Index | None = None,
         table: Callable[[], ItemTable] | None = None,
         fresh_counts: float | None = None,
+        max_ahead: float | None = DAY,
     ) -> None:
         self.artifact, self.engine, self.store = artifact, engine, store
         index = index or ExactIndex(artifact.scorer)
@@ -101,7 +103,7 @@ class Stream:
         self.ranker = Ranker(artifact, store, engine, self.items, index, table)
         self.added = artifact.added
         on_skipped = partial(note_skipping, store, artifact)
-        self.writer = Writer(store, engine, self.items, on_skipped)
+        self.writer = Writer(store, engine, self.items, on_skipped, Clock(max_ahead))
         self._commits: GroupCommit[Sequence[Entry], list[Observed]] = GroupCommit(self.writer.write)
         self._requests: GroupCommit[RecommendRequest, Recommendation] = GroupCommit(
             self.ranker.recommend_each
@@ -130,6 +132,7 @@ class Stream:
         index: Index | None = None,
         table: Callable[[], ItemTable] | None = None,
         fresh_counts: float | None = EVERY,
+        max_ahead: float | None = DAY,
     ) -> Stream:
         """See `Recommender.open_stream`."""
         if index is not None and not callable(getattr(index, "search", None)):
@@ -138,13 +141,14 @@ class Stream:
                 "longrec.retrieval.index_cache.open_index(recommender), or None"
             )
         check_seconds("fresh_counts", fresh_counts)
+        check_seconds("max_ahead", max_ahead)
         url = check_url(url, durability)
         artifact = artifact.on_cpu()
         engine = Engine(artifact)
         store = open_store(url, durability)
         try:
             register(store, artifact, beside)
-            return cls(artifact, engine, store, index, table, fresh_counts)
+            return cls(artifact, engine, store, index, table, fresh_counts, max_ahead)
         except BaseException:
             store.close()
             raise
@@ -207,8 +211,9 @@ class Stream:
         Raises
         ------
         UsageError
-            When something is no id, no time or no column, or text stands where the model reads a
-            number; nothing was logged.
+            When something is no id, no time or no column, the time is ahead of this machine's
+            clock by more than `max_ahead`, or text stands where the model reads a number; nothing
+            was logged.
         StoreFull
             When the store has no room; the event was not logged.
         StoreUnavailable
@@ -258,6 +263,9 @@ class Stream:
         read_by_model = self.engine.columns
         reads = () if read_by_model is None else read_by_model.names
         rows = read_rows(frame, user, item, time, event_id, time_unit, columns, reads)
+        if len(rows):
+            row = int(rows["time"].arg_max() or 0)
+            self.writer.clock.check(rows["time"][row], f"the time of row {row + 1}")
         if read_by_model is not None:
             for packed in rows["columns"].unique().to_list() if len(rows) else ():
                 read_by_model.check(packed)

@@ -16,6 +16,7 @@ from longrec.serving.records.engine import Engine
 from longrec.serving.records.record import TIME
 from longrec.serving.stores.packed_columns import pack_columns
 from longrec.serving.stores.protocol import Append, Event, Store, StoredUser
+from longrec.serving.stream.ahead import Clock
 from longrec.serving.stream.catch_up import catch_up, records_of
 from longrec.serving.stream.id_keys import ItemIndex, event_key, item_key, user_key
 
@@ -74,6 +75,7 @@ class Writer:
     ----------
     store, engine, items : of the stream.
     on_skipped : called now and then before records skip events of unknown items.
+    clock : which times are too far ahead.
 
     Attributes
     ----------
@@ -83,9 +85,14 @@ class Writer:
     """
 
     def __init__(
-        self, store: Store, engine: Engine, items: ItemIndex, on_skipped: Callable[[], None]
+        self,
+        store: Store,
+        engine: Engine,
+        items: ItemIndex,
+        on_skipped: Callable[[], None],
+        clock: Clock,
     ) -> None:
-        self.store, self.engine, self.items = store, engine, items
+        self.store, self.engine, self.items, self.clock = store, engine, items, clock
         self._on_skipped, self._tell_after = on_skipped, 0.0
         self.counts = Counts()
         self.groups = self.replayed = self.longest = 0
@@ -102,6 +109,7 @@ class Writer:
         name = None if event_id is None else event_key(event_id)
         key = item_key(item)
         event = Event(seconds(time), key, name)
+        self.clock.check(event.time)
         if columns is not None and (not isinstance(columns, Mapping) or len(columns)):
             event = event._replace(columns=pack_columns(columns))
             if self.engine.columns is not None:
