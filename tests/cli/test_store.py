@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,28 @@ def test_there_and_back(call, json_of, store, tmp_path) -> None:
         status, out, _ = call(*argv)
         assert status == 0
         assert "29" in out
+
+
+def test_an_event_is_taken_back(call, json_of, store) -> None:
+    store.close()
+    url, user = store.url, "b"
+    told = json_of("drop-event", url, user, "--event-id", "id1")
+    gone = {"item": "item1", "time": 1, "event_id": "id1", "columns": {}}
+    assert told == {"url": url, "user": user, "dropped": gone}
+    assert json_of("drop-event", url, user, "--number", 2)["dropped"]["event_id"] == "id2"
+    with closing(open_store(url, readonly=True)) as after:
+        assert logs_of(after)[b"b"] == EVENTS[:1]
+    for argv, words in (
+        ((user, "--event-id", "id1"), "has no event with the id 'id1'"),
+        ((user, "--number", 2), "has no event number 2"),
+        (("nobody", "--number", 1), "has no event number 1"),
+        ((user,), "either --event-id or --number"),
+        ((user, "--event-id", "id1", "--number", 1), "either --event-id or --number"),
+    ):
+        status, _, err = call("drop-event", url, *argv)
+        assert (status, words in err) == (2, True), err
+    assert call("drop-event", f"{url}-none", user, "--number", 1)[0] == 1
+    assert not Path(f"{url}-none".removeprefix("lmdb://")).exists()
 
 
 def test_problems_are_told_with_the_mend(call, store) -> None:

@@ -12,7 +12,7 @@ from longrec.cli.common import Json, Plugin, Run, open_for_command, print_result
 from longrec.cli.info import show_store
 from longrec.core import console
 from longrec.core.choices import Durability
-from longrec.core.errors import LongrecError
+from longrec.core.errors import LongrecError, UsageError
 
 app = typer.Typer(help="Stores of users: looked at, backed up, restored, verified, compacted.")
 
@@ -170,6 +170,49 @@ def verify(
     if problems:
         kinds = ", ".join(problem["problem"] for problem in problems)
         raise LongrecError(f"{store.url} is not whole: {kinds}")
+
+
+@app.command("drop-event")
+def drop_event(
+    url: Url,
+    user: Annotated[str, Argument(help="Whose event it is.", show_default=False)],
+    event_id: Annotated[
+        str | None, Option("--event-id", metavar="ID", help="The id it was logged with.")
+    ] = None,
+    number: Annotated[
+        int | None, Option(min=1, help="Its place in the user's log, from 1, in place of its id.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Take a wrong event out of a user's log, as if it had never been there.
+
+    The user's records are made anew from the log when the user is next read, and what is counted
+    of the log is counted anew. Where a server writes to an LMDB store, ask it instead: POST
+    /v1/dropped-events.
+
+    Example: [bold]longrec store drop-event lmdb:///var/lib/shop ann --event-id order-9[/bold]
+    """
+    from longrec.serving.stores.packed_columns import unpack_columns
+    from longrec.serving.stream.dropping import drop_event as drop
+    from longrec.serving.stream.id_keys import event_key, id_of, user_key
+
+    if (event_id is None) == (number is None):
+        raise UsageError("give either --event-id or --number")
+    name = None if event_id is None else event_key(event_id)
+    with open_for_command(url):
+        pass  # or it is refused, where opening to write would make a store
+    with open_for_command(url, write=True) as store:
+        event = drop(store, user_key(user), name, number)
+    if event is None:
+        which = f"number {number}" if event_id is None else f"with the id {event_id!r}"
+        raise UsageError(f"{store.url}: user {user!r} has no event {which}")
+    facts = {
+        "item": id_of(event.item),
+        "time": event.time,
+        "event_id": None if event.event_id is None else id_of(event.event_id),
+        "columns": unpack_columns(event.columns),
+    }
+    print_result(json, {"url": store.url, "user": user, "dropped": facts}, "dropped", facts)
 
 
 @app.command()

@@ -93,6 +93,22 @@ def test_an_event_of_the_future_is_refused_alone_and_named(server: LocalServer):
     assert 'longrec_events_total{outcome="refused"} 3.0' in server.client.get("/metrics").text
 
 
+def test_an_event_is_taken_back(server: LocalServer):
+    server.post("/v1/events", events_of("wrong", [FIRST, FIRST + 1, FIRST + 2]))
+    before = server.post("/v1/recommendations", {"user": "wrong", "k": 3}).json()
+    far = {"user": "wrong", "item": FIRST + 5, "time": T0 + 10**6, "event_id": "far/1"}
+    server.post("/v1/events", {"events": [far]})
+    body = {"user": "wrong", "event_id": "far/1"}
+    assert server.post("/v1/dropped-events", body).json() == {"dropped": True}
+    assert server.post("/v1/dropped-events", body).json() == {"dropped": False}
+    after = server.post("/v1/recommendations", {"user": "wrong", "k": 3}).json()
+    assert after["items"] == pytest.approx(before["items"])
+    assert server.post("/v1/events", {"events": [far | {"time": T0 + 500}]}).json()["accepted"] == 1
+    assert server.post("/v1/dropped-events", {"user": "wrong", "number": 4}).json()["dropped"]
+    for wrong in ({"user": "wrong"}, body | {"number": 1}, {"user": "wrong", "number": 0}):
+        assert server.post("/v1/dropped-events", wrong).status_code == 422
+
+
 def test_an_event_counts_at_once_and_a_retry_changes_nothing(server: LocalServer):
     event = {"user": "retried", "item": FIRST, "time": T0, "event_id": "order-1"}
     assert server.post("/v1/events", {"events": [event]}).json()["accepted"] == 1

@@ -48,6 +48,7 @@ steps = st.one_of(
     st.tuples(st.just("retry"), st.none()),
     st.tuples(st.just("count"), st.none()),
     st.tuples(st.just("forget"), st.sampled_from(USERS)),
+    st.tuples(st.just("drop"), st.tuples(st.sampled_from(USERS), st.integers(1, 6))),
     st.tuples(st.just("rebuild"), st.none()),
     st.tuples(st.just("reopen"), st.none()),
 )
@@ -100,6 +101,8 @@ def test_the_table_is_the_one_counted_from_the_log(kind, request, older, walk, s
                 fresh(stream).refresh()
             elif what == "forget":
                 stream.forget(value)
+            elif what == "drop":
+                stream.drop_event(value[0], number=value[1])
             elif what == "rebuild":
                 stream.rebuild(older)
             else:

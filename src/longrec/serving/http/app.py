@@ -100,6 +100,7 @@ class Server:
         user, similar_items = "/v1/users/{user:path}", "/v1/items/{item:path}/similar"
         yield "POST", "/v1/events", self.log_events, schemas.EventsOut, 422
         one_or_several = schemas.RecommendationsOut | schemas.ListsOut
+        yield "POST", "/v1/dropped-events", self.drop_event, schemas.Dropped, 422
         yield "POST", "/v1/recommendations", self.recommend, one_or_several, 422
         yield "POST", "/v1/similar", self.similar, schemas.SimilarListsOut, 409, 422
         yield "POST", "/v1/explanations", self.explain, schemas.ExplanationOut, 404, 409, 422
@@ -148,6 +149,13 @@ class Server:
             problems=problems or None,
         )
         return _reply(request, answer)
+
+    async def drop_event(self, body: schemas.DropIn, request: Request) -> Response:
+        """Take a wrong event back, as if it had never been logged: reads the whole log (O(T))."""
+        with self.service.current.in_use() as stream:
+            drop = partial(stream.drop_event, body.user, body.event_id, body.number)
+            dropped = await self.service.short.run(drop)
+        return _reply(request, schemas.Dropped(dropped=dropped))
 
     async def recommend(self, body: schemas.RecommendationsIn, request: Request) -> Response:
         """The best items for users of the store, or for histories that are sent along."""

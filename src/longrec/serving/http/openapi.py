@@ -74,6 +74,10 @@ def bodies(items: list[Any]) -> dict[str, dict[str, Any]]:
             "several": {"events": others},
             "with further columns": {"events": [bought]},
         },
+        "/v1/dropped-events": {
+            "by its id": {"user": USER, "event_id": "order-2"},
+            "by its place in the log": {"user": USER, "number": 1},
+        },
         "/v1/recommendations": {
             "for a user": {"user": USER, "k": 5},
             "for a history": {"history": history, "k": 5},

@@ -307,6 +307,28 @@ class Forgotten(Answer):
     forgotten: bool
 
 
+class DropIn(RequestBody):
+    """An event of a user that is to be taken back."""
+
+    user: Id
+    event_id: EventId | None = None
+    number: Annotated[int, Field(strict=True, ge=1, le=2**62)] | None = Field(
+        None, description="Its place in the user's log, from 1, in place of its id."
+    )
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> DropIn:
+        if (self.event_id is None) == (self.number is None):
+            raise ValueError("give either event_id or number")
+        return self
+
+
+class Dropped(Answer):
+    """Whether there was such an event."""
+
+    dropped: bool
+
+
 class SimilarOut(Answer):
     """Items by the cosine of their vectors with the item's."""
 

@@ -122,8 +122,11 @@ class LmdbStore:
                 if done[-1]:
                     if log_id:
                         tables.delete_log(log_id)
-                    log_id = tables.begin_log(rewrite.user)
-                    tables.log_events(log_id, 0, rewrite.events)
+                    if rewrite.events:
+                        log_id = tables.begin_log(rewrite.user)
+                        tables.log_events(log_id, 0, rewrite.events)
+                    elif log_id:
+                        tables.delete(rewrite.user, db=tables.users)
             return done
 
         return self._write(work)

@@ -132,7 +132,10 @@ class Put(NamedTuple):
 
 
 class Rewrite(NamedTuple):
-    """A whole new log of one user, if the old one still ends at `last` (0, log_id 0: no user)."""
+    """A whole new log of one user, if the old one still ends at `last` (0, log_id 0: no user).
+
+    events : none of them where the user shall be forgotten.
+    """
 
     user: bytes
     log_id: int
@@ -191,7 +194,7 @@ class Store(Protocol):
     def rewrite(self, rewrites: Sequence[Rewrite]) -> list[bool]:
         """Replace logs, with new ids; the user's records and bitmaps of all models go.
 
-        -> per Rewrite, whether it was done. An empty list of events is not allowed.
+        -> per Rewrite, whether it was done.
         """
 
     def forget(self, user: bytes) -> bool:

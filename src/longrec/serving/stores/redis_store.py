@@ -148,6 +148,8 @@ class RedisStore:
 
         What a killed process leaves of either is deleted by `compact`, after an hour.
         """
+        if not all(rewrite.events for rewrite in rewrites):
+            return [self.rewrite([r])[0] if r.events else self._forget_if_same(r) for r in rewrites]
         if not rewrites:
             return []
         self._note_columns(event for rewrite in rewrites for event in rewrite.events)
@@ -191,6 +193,12 @@ class RedisStore:
                 self._cleanup.note_unfinished([log])
             if self._cleanup.erase(log):
                 self._cleanup.forget_unfinished([log])
+
+    def _forget_if_same(self, rewrite: Rewrite) -> bool:
+        """Forget a user whose log is still the one that a rewrite is to replace."""
+        done = self._cleanup.erase(LogRef(rewrite.log_id, rewrite.last, rewrite.user))
+        self._client.run("unlist", rewrite.user)
+        return done
 
     def users(self, after: bytes, limit: int) -> list[bytes]:
         return list(islice(chain.from_iterable(self._user_pages(after, limit)), limit))

@@ -167,8 +167,7 @@ class Rebuild:
 
     def _make_records(self, users: Sequence[bytes]) -> None:
         """Make the records of some users, and write them unless others write newer ones."""
-        page = _Page(self.store, self.engine, self.items, users)
-        retry_if_replaced(self.store, page.write, TRIES)
+        page = make_records(self.store, self.engine, self.items, users)
         self._done["users"] += sum(one.last > 0 for one in page.stored)
         self._done["events"] += page.replayed
         known = page.records["sequence"] - page.records["skipped"]
@@ -189,6 +188,13 @@ class Rebuild:
                 some = True
                 self._make_records(missing)
         return some
+
+
+def make_records(store: Store, engine: Engine, items: ItemIndex, users: Sequence[bytes]) -> _Page:
+    """Make the records of some users from their logs, and write them unless others write newer."""
+    page = _Page(store, engine, items, users)
+    retry_if_replaced(store, page.write, TRIES)
+    return page
 
 
 def job_of(

@@ -22,7 +22,7 @@ import numpy as np
 import polars as pl
 
 from longrec.artifact.artifact import Artifact
-from longrec.core.arguments import check_progress, check_seconds, described
+from longrec.core.arguments import check_count, check_progress, check_seconds, described
 from longrec.core.choices import Durability, ExcludeSeen
 from longrec.core.errors import LongrecError, UsageError
 from longrec.data.given_ids import as_names, check_ids, is_list
@@ -39,12 +39,13 @@ from longrec.serving.stores.open import check_url, open_store
 from longrec.serving.stores.protocol import Store
 from longrec.serving.stream.ahead import DAY, Clock
 from longrec.serving.stream.answer_frames import AnswerFrames
+from longrec.serving.stream.dropping import drop_event
 from longrec.serving.stream.event_frames import entries_of, read_rows
 from longrec.serving.stream.fresh_counts import EVERY, FreshCounts
 from longrec.serving.stream.group_commit import GroupCommit
-from longrec.serving.stream.id_keys import ItemIndex, user_key
+from longrec.serving.stream.id_keys import ItemIndex, event_key, user_key
 from longrec.serving.stream.imports import note_forgotten
-from longrec.serving.stream.rebuild import Rebuild, Rebuilt
+from longrec.serving.stream.rebuild import Rebuild, Rebuilt, make_records
 from longrec.serving.stream.recommending import (
     Ranker,
     Recommendation,
@@ -399,6 +400,37 @@ class Stream:
         key = user_key(user)
         note_forgotten(self.store, key)
         return self.store.forget(key)
+
+    def drop_event(self, user: Any, event_id: Any = None, number: int | None = None) -> bool:
+        """Take an event back, as if it had never been observed; -> whether there was such.
+
+        Its user's record is made anew from the log without it, O(T), and counts of what followed
+        what are counted anew. The id is free again: a mended event may have it.
+
+        Parameters
+        ----------
+        user : id
+        event_id : id or None
+            The caller's own id, with which the event was observed.
+        number : int or None
+            In place of it: the event's place in the user's log, from 1.
+
+        Raises
+        ------
+        UsageError
+            When the call is wrong, or histories are being brought into the store.
+        DataError
+            When the log is damaged.
+        StoreFull, StoreUnavailable
+        """
+        self._check_open()
+        key, name = user_key(user), None if event_id is None else event_key(event_id)
+        if number is not None:
+            number = check_count("number", number)
+        if drop_event(self.store, key, name, number) is None:
+            return False
+        make_records(self.store, self.engine, self.items, [key])
+        return True
 
     def rebuild(
         self,
