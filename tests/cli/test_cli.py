@@ -354,6 +354,47 @@ def test_cells_of_a_csv_are_quoted(capsys, nasty):
     assert {row["user"] for row in rows} == set(NASTY)
 
 
+FORMULAS = ["=1+1", "+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\uff1d1"]
+
+
+def test_formulas_in_a_csv_are_escaped_on_request(capsys, tmp_path):
+    ids = [*FORMULAS, "good", "a=b", "'=1"]
+    write_histories(
+        tmp_path / "h",
+        user_ids=pl.Series(FORMULAS),
+        offsets=np.arange(0, 3 * len(FORMULAS) + 1, 3),
+        items=np.resize(np.arange(1, len(ids) + 1), 3 * len(FORMULAS)),
+        times=None,
+        catalog=Catalog(pl.Series(ids), np.ones(len(ids), np.int64)),
+        source="test",
+        time_unit=None,
+    )
+    run = tmp_path / "run"
+    assert longrec("train", tmp_path / "h", "--model", "popularity", "--out", run) == 0
+
+    def rows(*argv: object) -> list[dict[str, str]]:
+        out = tmp_path / "found.csv"
+        assert longrec(*argv, "-k", 20, "--out", out) == 0
+        return list(csv.DictReader(io.StringIO(out.read_bytes().decode(), newline="")))
+
+    everybody = ["recommend", run, "--all", "--exclude-seen", "no"]
+    plain, escaped = rows(*everybody), rows(*everybody, "--escape-formulas")
+    assert {row["item"] for row in plain} == set(ids)
+    assert {row["user"] for row in escaped} == {f"'{name}" for name in FORMULAS}
+    assert {row["item"] for row in escaped} == {*(f"'{name}" for name in FORMULAS), *ids[-3:]}
+    assert [row["score"] for row in escaped] == [row["score"] for row in plain]  # -1.5 is a number
+    capsys.readouterr()
+    for form in ("json", "parquet", "table"):
+        assert longrec(*everybody, "--format", form, "--escape-formulas") == 2
+        assert f"written as {form}" in capsys.readouterr().err
+    log = tmp_path / "log.csv"
+    log.write_text("user,item,time\n=cmd(),a,1,more\nann,a,1\nann,b,2\n")
+    for argv, wanted in (((), "=cmd(),a,1,more"), (("--escape-formulas",), "'=cmd(),a,1,more")):
+        out = tmp_path / f"histories{len(argv)}"
+        assert longrec("prepare", log, "--out", out, "--skip-bad-rows", *argv) == 0
+        assert pl.read_csv(out / "bad_rows.csv")["text"].to_list() == [wanted]
+
+
 def test_ids_that_a_format_cannot_hold(capsys, tmp_path):
     write_histories(
         tmp_path / "h",

@@ -58,6 +58,13 @@ def prepare(
             "--skip-bad-rows", help="Leave rows out that cannot be used, and say which and why."
         ),
     ] = False,
+    escape_formulas: Annotated[
+        bool,
+        Option(
+            "--escape-formulas",
+            help="In bad_rows.csv, put ' before texts that a spreadsheet would take for formulas.",
+        ),
+    ] = False,
     items: Annotated[
         Path | None,
         Option(metavar="FILE", help="A table of the items, with titles for instance, to keep."),
@@ -116,6 +123,7 @@ def prepare(
             time_format=time_format,
             encoding=encoding,
             skip_bad_rows=skip_bad_rows,
+            escape_formulas=escape_formulas,
         )
     lengths = histories.lengths
     dropped = ", ".join(f"{count:,} {what}" for what, count in histories.meta.dropped.items())

@@ -11,7 +11,7 @@ from typer import Option
 
 from longrec.cli.common import EXCLUDE_SEEN, Data, History, Json, Plugin, Run, SeenItems
 from longrec.cli.evaluate import Cut, Protocol, one_cut
-from longrec.cli.rows import Form, OutFile, chosen_format, write_rows
+from longrec.cli.rows import EscapeFormulas, Form, OutFile, chosen_format, write_rows
 from longrec.core import console
 from longrec.core.choices import SplitName
 from longrec.core.errors import LongrecError, UsageError
@@ -74,6 +74,7 @@ def recommend(
     exclude_seen: SeenItems = "auto",
     form: Form = None,
     out: OutFile = None,
+    escape_formulas: EscapeFormulas = False,
     plugin: Plugin = None,
     json: Json = False,
 ) -> None:
@@ -95,7 +96,7 @@ def recommend(
     own_events = history or history_file
     if own_events and data is not None:
         raise UsageError("--history brings its own events: leave --data out")
-    chosen = chosen_format(form, out, json)
+    chosen = chosen_format(form, out, json, escape_formulas)
     files = _files(user_file, history_file, exclude_file, among_file)
     limits = _limits(exclude, files[2], among, files[3], where, items)
     recommender = load(run)
@@ -124,7 +125,7 @@ def recommend(
         found = _with_users_without_items(found, of, policy)
     if chosen == "table":
         found = _with_titles(found, recommender, data)
-    write_rows(found, chosen, out, "recommendations")
+    write_rows(found, chosen, out, "recommendations", escape_formulas)
 
 
 def similar(
@@ -143,6 +144,7 @@ def similar(
     items: Items = None,
     form: Form = None,
     out: OutFile = None,
+    escape_formulas: EscapeFormulas = False,
     plugin: Plugin = None,
     json: Json = False,
 ) -> None:
@@ -154,14 +156,14 @@ def similar(
 
     if bool(item) == (item_file is not None):
         raise UsageError("give one of --item ITEM... and --item-file")
-    chosen = chosen_format(form, out, json)
+    chosen = chosen_format(form, out, json, escape_formulas)
     files = _files(item_file, exclude_file, among_file)
     limits = _limits(exclude, files[1], among, files[2], where, items)
     recommender = load(run)
     found = recommender.similar(item or files[0], k, **limits)
     if chosen == "table":
         found = _with_titles(found, recommender, None)
-    write_rows(found, chosen, out, "similar items")
+    write_rows(found, chosen, out, "similar items", escape_formulas)
 
 
 def _with_titles(found: pl.DataFrame, recommender: Recommender, data: Path | None) -> pl.DataFrame:

@@ -25,9 +25,26 @@ OutFile = Annotated[
     Option("--out", help="A .csv, .parquet or .json file instead of standard output."),
 ]
 
+EscapeFormulas = Annotated[
+    bool,
+    Option(
+        "--escape-formulas",
+        help="In CSV, put ' before texts that a spreadsheet would take for formulas.",
+    ),
+]
 
-def chosen_format(form: Format | None, out: Path | None, json: bool) -> str:
+
+def chosen_format(
+    form: Format | None, out: Path | None, json: bool, escape_formulas: bool = False
+) -> str:
     """What to write, known before any work is done."""
+    chosen = _chosen(form, out, json)
+    if escape_formulas and chosen != "csv":
+        raise UsageError(f"--escape-formulas is for CSV, and this is written as {chosen}")
+    return chosen
+
+
+def _chosen(form: Format | None, out: Path | None, json: bool) -> str:
     if json:
         if form not in (None, "json"):
             raise UsageError(f"--json and --format {form} are two formats: give one")
@@ -48,14 +65,16 @@ def chosen_format(form: Format | None, out: Path | None, json: bool) -> str:
     return chosen
 
 
-def write_rows(found: pl.DataFrame, chosen: str, out: Path | None, title: str) -> None:
+def write_rows(
+    found: pl.DataFrame, chosen: str, out: Path | None, title: str, escape_formulas: bool = False
+) -> None:
     """Write rows to standard output, or to a file, which appears whole or not at all."""
     from longrec.core.serialise import serialise
 
     if chosen == "table":
         console.table(title, found.columns, found.rows())
         return
-    written = serialise(found, chosen)
+    written = serialise(found, chosen, escape_formulas)
     if out is None:
         sys.stdout.buffer.write(written)
         sys.stdout.flush()  # here, where a reader that has stopped is no traceback

@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from longrec.core.errors import DataError
+from longrec.core.serialise import without_formulas
 from longrec.data.engine import Engine, engine_errors
 from longrec.data.files import File, open_bytes
 from longrec.data.sources import Part
@@ -103,11 +104,13 @@ def refusal(part: Part, bad: Sequence[BadRow]) -> DataError:
     )
 
 
-def write_bad_rows(path: Path, rows: Sequence[BadRow], earlier: Path | None) -> None:
+def write_bad_rows(
+    path: Path, rows: Sequence[BadRow], earlier: Path | None, escape_formulas: bool
+) -> None:
     """Write which rows were left out, and why, behind those of an earlier log's file, if any."""
     kinds = {"file": pl.String, "line": pl.Int64, "cause": pl.String, "text": pl.String}
     told = pl.DataFrame([asdict(row) for row in rows], schema=kinds)
     if earlier is not None and earlier.is_file():
         told = pl.concat([pl.read_csv(earlier, schema=kinds), told])
     if len(told):
-        told.write_csv(path)
+        (without_formulas(told) if escape_formulas else told).write_csv(path)

@@ -7,6 +7,7 @@ filters, the order of events. They come out in order, some at a time, and are co
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ def prepare(
     items: Any = None,
     overwrite: bool = False,
     memory: int | None = None,
+    escape_formulas: bool = False,
     report: Callable[[str], None] | None = None,
     progress: StageProgress | None = None,
     **read_options: Any,
@@ -75,6 +77,8 @@ def prepare(
         is kept with the histories (`Histories.item_table`).
     memory
         bytes that this process may hold; None: half of what is free.
+    escape_formulas
+        puts ' before texts in bad_rows.csv that a spreadsheet would take for formulas.
     report
         is called with each line that tells what was read and what was dropped.
     progress
@@ -116,7 +120,8 @@ def prepare(
         say(events.describe())
         table = None if given is None else items_to_keep(given, events, say)
         kept = keep_events(events, old, Filters(k_core, dedup, min_length), say)
-        return _written(kept, events, old, out, table, overwrite, say, progress)
+        told = partial(write_bad_rows, rows=events.bad_rows, escape_formulas=escape_formulas)
+        return _written(kept, events, old, out, table, overwrite, told, say, progress)
     except engine_errors() as error:
         raise unreadable(events.source, error, "prepare it with more memory") from error
     finally:
@@ -131,6 +136,7 @@ def _written(
     out: Path,
     table: pl.DataFrame | None,
     overwrite: bool,
+    write_bad: Callable[..., None],
     say: Callable[[str], None],
     progress: StageProgress | None,
 ) -> Histories:
@@ -149,7 +155,7 @@ def _written(
         elif old is not None and old.item_table is not None:
             old.item_table.write_parquet(folder / ITEM_TABLE)
         earlier = None if old is None else old.path / BAD_ROWS
-        write_bad_rows(folder / BAD_ROWS, events.bad_rows, earlier)
+        write_bad(folder / BAD_ROWS, earlier=earlier)
 
     histories = write_chunks(
         out,
