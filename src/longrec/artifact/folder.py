@@ -26,6 +26,7 @@ from torch import Tensor
 
 from longrec.core.errors import DataError, LongrecError, first_line
 from longrec.core.files import disk_full
+from longrec.core.rights import as_usual
 from longrec.core.sealed import SealedKind, read_json
 from longrec.data.catalog import Catalog
 
@@ -167,6 +168,7 @@ def _read(folder: Path, config: dict[str, Any], files: Mapping[str, Path]) -> Sa
 
 def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, path)
+    as_usual(path)
 
 
 def _load_tensors(path: Path) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from longrec.core.errors import DataError, UsageError, first_line
+from longrec.core.rights import umask
 from longrec.core.work_folder import WorkFolder
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -123,7 +124,7 @@ def writing_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     try:
         work = WorkFolder(path)
         temporary = work.path
-        temporary.chmod(0o777 & ~_umask())
+        temporary.chmod(0o777 & ~umask())
         yield temporary
         for file in temporary.iterdir():
             sync(file)
@@ -187,9 +188,3 @@ def _replace_in_two_steps(new: Path, path: Path) -> None:
         raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

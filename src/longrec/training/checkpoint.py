@@ -21,6 +21,7 @@ from torch import Tensor
 
 from longrec.core.errors import DataError, LongrecError, first_line
 from longrec.core.files import sync
+from longrec.core.rights import as_usual
 from longrec.core.sealed import SealedKind
 
 PREFIX = "checkpoint-"
@@ -76,10 +77,12 @@ def _write(
     temporary = run / NEW
     temporary.mkdir()
     save_file(_contiguous(tensors), temporary / TENSORS)
+    as_usual(temporary / TENSORS)
     if best is None:
         _link(older[-1] / BEST, temporary / BEST)
     else:
         save_file(_contiguous(best), temporary / BEST)
+        as_usual(temporary / BEST)
     (temporary / CHECKPOINT.document).write_text(json.dumps(CHECKPOINT.describe(state)))
     for name in (*CHECKPOINT.files, CHECKPOINT.document):
         sync(temporary / name)
