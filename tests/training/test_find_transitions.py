@@ -11,7 +11,7 @@ from longrec.data.splits import make_split
 from longrec.evaluation.metrics import ndcg
 from longrec.evaluation.rank_targets import rank_targets
 from longrec.models.common.scorer import Scorer
-from longrec.training.transitions import WEIGHTS, _Known, count_transitions
+from longrec.training.transitions import WEIGHTS, Known, count_transitions
 
 TINY = {"dim": 8, "max_epochs": 1, "dropout": 0.0, "seed": 3}
 
@@ -34,7 +34,7 @@ def test_a_weight_is_worth_what_the_ranks_say(data, model, policy):
     assert rec.added is None
     split = make_split("leave-one-out", data)
     counted = count_transitions(data, split, last=3, decay=0.5)
-    known = _Known.of(rec.model, data, split.validation, None)
+    known = Known.of(rec.model, data, split.validation, None)
     found = known.quality(counted, WEIGHTS, policy)
     for number in (0, 3, len(WEIGHTS) - 1):
         scorer = Scorer(rec.model, counted.weighted(WEIGHTS[number]))

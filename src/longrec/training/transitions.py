@@ -100,7 +100,7 @@ def find_transitions(
     in_pairs = isinstance(model, SequenceModel) and model.target_aware
     scores, fewest = (PAIRS, FEWEST_OF_PAIRS) if in_pairs else (MOST_SCORES, FEWEST)
     few = draw_targets(targets, max(fewest, scores // (model.n_items + 1)), config.seed)
-    known = _Known.of(model, histories, few, config.context)
+    known = Known.of(model, histories, few, config.context)
     read: Sequence[tuple[int, float]] = READ
     if config.transitions != "auto":
         read = tuple((config.transitions, decay) for decay in DECAYS)
@@ -159,7 +159,7 @@ def _judged(
 
 
 @dataclass(frozen=True, eq=False)
-class _Known:
+class Known:
     """Targets, and what the model and a count know before each."""
 
     model: Model
@@ -169,9 +169,7 @@ class _Known:
     numbers: Ints
 
     @classmethod
-    def of(
-        cls, model: Model, histories: Histories, targets: Targets, context: int | None
-    ) -> _Known:
+    def of(cls, model: Model, histories: Histories, targets: Targets, context: int | None) -> Known:
         found: list[tuple[Ints, Tensor]] = []
         encode_targets(
             model,
@@ -192,6 +190,10 @@ class _Known:
         best = max(found, key=found.__getitem__)
         return best, float(found[best])
 
+    def recent(self, begin: Ints, end: Ints, reach: int) -> Tensor:
+        """The items (n, reach) by which targets at `end` of histories from `begin` on are told."""
+        return last_items(self.histories.items, begin, end, reach)
+
     @torch.inference_mode()
     def quality(
         self, counted: TransitionsScore, weights: Sequence[float], exclude_seen: bool | str
@@ -204,7 +206,7 @@ class _Known:
             chosen = self.numbers[start : start + block]
             begin = self.histories.offsets[self.targets.users[chosen]]
             end = self.targets.positions[chosen]
-            recent = last_items(self.histories.items, begin, end, counted.reach)
+            recent = self.recent(begin, end, counted.reach)
             added = bias.repeat(len(chosen), 1)
             row, item, value = counted.rows(recent)
             added[row, item] += value.float()
