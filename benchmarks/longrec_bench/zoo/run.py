@@ -46,7 +46,7 @@ class ZooPlan:
     Attributes
     ----------
     models : names of the registry.
-    recipe : "own", our defaults, or "paper", of the models that have settings of a paper.
+    recipe : "own", our defaults, "auto", or "paper", of the models that have settings of a paper.
     minutes : most of training, validation included; it stops earlier by its patience.
     seeds : trainings of each model, with the seeds 0, 1, …; one of those that count.
     jobs : processes at once, of one thread each.
@@ -79,7 +79,7 @@ class ZooPlan:
 
     def names(self) -> list[str]:
         """The models that have the recipe."""
-        return [n for n in self.models if self.recipe == "own" or MODELS[n].paper_settings]
+        return [n for n in self.models if self.recipe != "paper" or MODELS[n].paper_settings]
 
     def jobs_on(self, log: Log, work: Path) -> list[Job]:
         """All models on a log."""

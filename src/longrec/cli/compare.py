@@ -33,7 +33,7 @@ def compare(
         list[str],
         Option(
             metavar="NAME...",
-            help="Models, or variants NAME:KEY=VALUE:KEY=VALUE.",
+            help="Models, or variants NAME:KEY=VALUE:KEY=VALUE; auto: chosen for the log.",
             show_default=False,
             autocompletion=complete_models,
         ),

@@ -216,6 +216,7 @@ def _show_run(folder: Path, json: bool) -> None:
             "state": _state(about),
             "model": about["model"] + (f" of {about['plugin']}" if about["plugin"] else ""),
             "settings" if about["problem"] else "settings unlike the defaults": settings or "none",
+            "recipe": about["recipe"] if about["recipe"] != "own" else None,
             "added score": (about["added_score"] or {}).get("name"),
             "items": about["items"],
             "parameters": about.get("parameters"),
@@ -243,6 +244,9 @@ def _show_run(folder: Path, json: bool) -> None:
     )
     if about["problem"]:
         console.say(f"warning: {about['problem']}")
+    if about["chosen"]:
+        rows = [[one["key"], str(one["value"]), one["why"]] for one in about["chosen"]["choices"]]
+        console.table("chosen for the log", ["setting", "value", "why"], rows)
     _curve_pictures(about["curve"])
     numbers = training.get("validation") or {}
     if numbers:

@@ -50,7 +50,10 @@ def train(
     ] = None,
     recipe: Annotated[
         Recipe,
-        Option(help="Settings that are not given: our defaults, or what the model's paper has."),
+        Option(
+            help="What is not given: our defaults, what the model's paper has, or what suits the "
+            "log and --minutes, the model too."
+        ),
     ] = "own",
     context: Annotated[
         int | None, Option(min=1, help="Train on the last so many events of each history alone.")

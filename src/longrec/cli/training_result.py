@@ -20,7 +20,11 @@ def print_training(recommender: Recommender, out: Path, plugins: Sequence[str], 
     from longrec.artifact.policy import seen_items_line, transitions_line
 
     about = recommender.provenance
-    ending, kept = about["training"], ("policy", "transitions", "baselines", "warm_start", "refit")
+    ending = about["training"]
+    kept = (
+        *("policy", "transitions", "baselines", "warm_start", "refit"),
+        *("recipe", "chosen"),
+    )
     more = {key: about[key] for key in kept if key in about}
     facts = {
         "model": recommender.name,

@@ -69,8 +69,9 @@ def compare(
     ----------
     histories : Histories or path
     models : str or sequence of str
-        Names of the registry, or variants of them: "elastic:memory_slots=4096:memory_topk=8". A
-        model of one's own is defined in a module that can be imported.
+        Names of the registry, or variants of them: "elastic:memory_slots=4096:memory_topk=8".
+        "auto" is what `train(recipe="auto")` trains. A model of one's own is defined in a module
+        that can be imported.
     budget : float
         Minutes of training for each run, validation included.
     out : path
@@ -195,8 +196,10 @@ def _arguments(job: Job, plan: Plan, phase: Phase) -> list[str]:
     if phase == "evaluation":
         # Baselines are rows of the comparison, if they are wanted.
         return [*arguments, str(job.run), "--data", plan.histories, "--no-baselines"]
-    arguments += [plan.histories, "--model", job.entry.model]
-    arguments += ["--out", str(job.run), "--device", plan.device]
+    arguments += [plan.histories, "--out", str(job.run), "--device", plan.device]
+    arguments += ["--recipe", job.entry.recipe]
+    if job.entry.model is not None:
+        arguments += ["--model", job.entry.model]
     for key, value in (job.entry.settings | {"seed": str(job.seed)}).items():
         arguments += ["--set", f"{key}={value}"]
     return [*arguments, "--resume"] if (job.run / "training.json").is_file() else arguments

@@ -1,7 +1,8 @@
 """What is compared: models and variants, budget, seeds; kept in FOLDER/compare.json.
 
 A variant is written NAME:KEY=VALUE:KEY=VALUE, and is called in all results as it was written;
-NAME:recipe=paper has the settings of the model's paper.
+NAME:recipe=paper has the settings of the model's paper, NAME:recipe=auto those that suit the log
+and the budget; AUTO is what `longrec train --recipe auto` trains, the model chosen too.
 Everything is checked before the first run begins.
 """
 
@@ -28,6 +29,7 @@ from longrec.models.common.settings import (
     with_recipe,
 )
 from longrec.runs.baselines import BASELINES
+from longrec.training.recipe import model_for
 
 COMPARISON = SealedKind(
     "a comparison",
@@ -37,6 +39,8 @@ COMPARISON = SealedKind(
     made_by="longrec compare",
     with_digests=False,
 )
+AUTO = "auto"
+"""Names no model: the recipe chooses it."""
 _SET_BY = {"max_minutes": "the budget", "seed": "the number of seeds"}
 _MUST_STAY = {
     "fingerprint": "histories with the fingerprint",
@@ -49,20 +53,27 @@ _MUST_STAY = {
 
 @dataclass(frozen=True)
 class Entry:
-    """A model to compare: the text that names it, its model, and the settings it trains with.
+    """A model to compare.
 
-    `plugin` is the module that other processes find the model by, None of ours.
+    Attributes
+    ----------
+    name : the text that names it.
+    model : its model; None: the recipe chooses it.
+    settings : what it trains with.
+    recipe : "auto" where further settings are chosen as it begins to train, else "own".
+    plugin : the module that other processes find the model by, None of ours.
     """
 
     name: str
-    model: str
+    model: str | None
     settings: dict[str, str]
+    recipe: str
     plugin: str | None
 
     @property
     def counted(self) -> bool:
         """Whether it is fitted by counting, so that every seed gives the same."""
-        return issubclass(MODELS[self.model], CountingModel)
+        return self.model is not None and issubclass(MODELS[self.model], CountingModel)
 
 
 @dataclass(frozen=True)
@@ -120,17 +131,8 @@ class Plan:
         UsageError
             For an unknown model or key, or a value that does not fit.
         """
-        name, *parts = text.split(":")
-        own: dict[str, str] = {}
-        for part in parts:
-            key, equals, value = part.partition("=")
-            if not (key and equals):
-                raise UsageError(
-                    f"{text!r}: a variant is written NAME:KEY=VALUE:KEY=VALUE, but {part!r} is no "
-                    "KEY=VALUE"
-                )
-            if key in own:
-                raise UsageError(f"{text!r} gives {key!r} twice")
+        name, own = parse_variant(text)
+        for key in own:
             if key in _SET_BY:
                 raise UsageError(f"{text!r}: {key} is set by {_SET_BY[key]}: leave it out")
             if key in ("protocol", "cut"):
@@ -138,12 +140,18 @@ class Plan:
                     f"{text!r}: all models are compared under one protocol: set {key} for all of "
                     "them"
                 )
-            own[key] = value
-        common = self.settings
-        if issubclass(MODELS[check_model(name)], CountingModel):  # others' settings are not for it
+        common, recipe = self.settings, own.pop("recipe", "own")
+        if name == AUTO:
+            if recipe != "own":
+                raise UsageError(f"{text!r}: {AUTO} is a recipe itself: leave recipe={recipe} out")
+            name, recipe = model_for(common | own), "auto"
+            model = None
+        else:
+            model = check_model(name)
+        if issubclass(MODELS[name], CountingModel):  # others' settings are not for it
             known = config_keys(MODELS[name].config_class)
             common = {k: v for k, v in common.items() if k in known or not _is_of_a_model(k)}
-        own = setting_texts(with_recipe(name, own.pop("recipe", "own"), own))
+        own = setting_texts(with_recipe(name, recipe, own))
         settings = common | own | {"max_minutes": str(self.budget)}
         try:
             parse_settings(name, settings)
@@ -155,7 +163,7 @@ class Plan:
                 f"model {name!r} is defined in the program that runs, which the processes of a "
                 "comparison cannot import: define it in a module (a file) of its own, and import it"
             )
-        return Entry(text, name, settings, plugin)
+        return Entry(text, model, settings, "auto" if recipe == "auto" else "own", plugin)
 
     def jobs(self, folder: Path) -> list[Job]:
         """Every run, all models with the first seed before any with the second."""
@@ -233,6 +241,23 @@ def with_baselines(texts: tuple[str, ...]) -> tuple[str, ...]:
     """Some models, and then the baselines that are not among them; nothing beside no model."""
     named = {text.partition(":")[0] for text in texts}
     return (*texts, *(name for name in BASELINES if texts and name not in named))
+
+
+def parse_variant(text: str) -> tuple[str, dict[str, str]]:
+    """ "NAME:KEY=VALUE:KEY=VALUE" -> the model's name, and its settings as texts."""
+    name, *parts = text.split(":")
+    own: dict[str, str] = {}
+    for part in parts:
+        key, equals, value = part.partition("=")
+        if not (key and equals):
+            raise UsageError(
+                f"{text!r}: a variant is written NAME:KEY=VALUE:KEY=VALUE, but {part!r} is no "
+                "KEY=VALUE"
+            )
+        if key in own:
+            raise UsageError(f"{text!r} gives {key!r} twice")
+        own[key] = value
+    return name, own
 
 
 def setting_texts(settings: Mapping[str, Any]) -> dict[str, str]:

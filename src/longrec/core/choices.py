@@ -17,8 +17,9 @@ SplitName = Literal["test", "validation"]
 ExcludeSeen = bool | Literal["auto"]
 """Whether items that a user has seen are left out; auto: as validation decided."""
 
-Recipe = Literal["own", "paper"]
-"""Which defaults a model's settings have: ours, or those that its paper trained with."""
+Recipe = Literal["own", "paper", "auto"]
+"""Which values settings have that are not given: our defaults, those that the model's paper trained
+with, or what the log and the minutes ask for."""
 
 ProtocolName = Literal["leave-one-out", "global-time", "prequential", "all"]
 """How a log is cut: which events train, validate and test; all: every event trains, as `longrec

@@ -68,6 +68,8 @@ def about_run(folder: Path) -> dict[str, Any]:
         "added_score": config.get("added_score"),
         "transitions": about.get("transitions"),
         "baselines": about.get("baselines"),
+        "recipe": about.get("recipe", "own"),
+        "chosen": about.get("chosen"),
         "curve": log.select(CURVE).fill_nan(None).to_dicts(),
         "evaluations": _evaluations(folder),
         "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),

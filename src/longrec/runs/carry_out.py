@@ -35,6 +35,7 @@ from longrec.runs.warm_start import (
 )
 from longrec.training.fit import fit, named, policy_of
 from longrec.training.progress import OnEpoch, Show
+from longrec.training.recipe import chosen_lines
 from longrec.training.transitions import count_transitions, find_transitions
 
 
@@ -67,6 +68,9 @@ def carry_out(
     data = data.in_words_of(columns)
     about, old_data = dict(plan.provenance), None
     show = console.is_interactive() if show is None else show
+    if show is True and plan.refit is None and "chosen" in about:
+        for line in chosen_lines(about["chosen"]):
+            console.say(line)
     if old is not None:
         old_data = OldHistories.of(old, data)
         about["warm_start"] = about["warm_start"] | describe_start(old, data, split, old_data)

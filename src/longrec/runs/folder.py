@@ -17,12 +17,13 @@ from typing import Any
 from longrec.artifact.folder import RECOMMENDER
 from longrec.artifact.provenance import provenance
 from longrec.config.toml_file import ConfigFile
+from longrec.core.choices import Recipe, check_choice
 from longrec.core.errors import DataError, UsageError
 from longrec.core.files import disk_full
 from longrec.core.lock import LOCK, locked
 from longrec.core.sealed import SealedKind
 from longrec.data.histories import Histories
-from longrec.data.splits import ALL
+from longrec.data.splits import ALL, make_split
 from longrec.models import MODELS
 from longrec.models.common.settings import (
     check_model,
@@ -34,6 +35,8 @@ from longrec.models.common.settings import (
 from longrec.recommender import Recommender
 from longrec.runs.warm_start import name_of, origin
 from longrec.training.checkpoint import PREFIX, drop_checkpoints, has_checkpoint
+from longrec.training.log_statistics import LogStatistics
+from longrec.training.recipe import Chosen, choose, model_for
 
 DEFAULT_MODEL = "elastic"
 LIMITS = ("max_epochs", "max_minutes")
@@ -60,7 +63,8 @@ class Plan:
     model : its name in the registry.
     settings : all keys of the model's config and of TrainConfig.
     provenance : data, command, seed, …; "warm_start" where it goes on from another run, "refit"
-        and "policy" where it trains on all events as another run was trained on some.
+        and "policy" where it trains on all events as another run was trained on some, "chosen"
+        where the recipe "auto" chose model and settings.
     final : whether a run with these settings is measured first, in a folder inside, and what is
         trained here is its refit.
     """
@@ -87,11 +91,18 @@ def make_plan(
     config: ConfigFile | None = None,
 ) -> Plan:
     """Plan a new run, from the weights of `old` if there is one."""
+    chosen = None
     if old is None:
-        name = model or DEFAULT_MODEL
+        check_choice("recipe", recipe, Recipe)
+        name = model or (model_for(settings) if recipe == "auto" else DEFAULT_MODEL)
         if config is not None:
             check_settings(name, config.settings, config.path)
-        everything = _checked(name, with_recipe(name, recipe, settings))
+        if recipe == "auto":
+            chosen = _chosen(data, model, name, settings)
+            name, settings = chosen.model, chosen.settings | dict(settings)
+        else:
+            settings = with_recipe(name, recipe, settings)
+        everything = _checked(name, settings)
     else:
         if recipe != "own":
             raise UsageError(
@@ -126,9 +137,19 @@ def make_plan(
     about = describe_run(data, name, everything["seed"], old)
     if recipe != "own":
         about["recipe"] = recipe
+    if chosen is not None:
+        about["chosen"] = chosen.about()
     if config is not None:
         about["config"] = config.about()
     return Plan(name, everything, about, final)
+
+
+def _chosen(data: Histories, model: str | None, checks: str, settings: Mapping[str, Any]) -> Chosen:
+    """What the recipe "auto" chooses; the model `checks` tells what the given settings mean."""
+    everything = _checked(checks, settings)
+    split = make_split(everything["protocol"], data, everything["cut"])
+    given = {key: everything[key] for key in settings}
+    return choose(LogStatistics.of(data, split), model, given)
 
 
 def describe_run(data: Histories, model: str, seed: int, old: Recommender | None) -> dict[str, Any]:
@@ -189,7 +210,15 @@ def check_resumable(
             f"{run} was started without --final (final=True): leave it out, and refit the run when "
             "it has ended"
         )
-    given = _checked(plan.model, plan.settings | with_recipe(plan.model, recipe, settings))
+    if recipe == "auto":
+        if "chosen" not in plan.provenance:
+            raise UsageError(
+                f"{run} was started without the recipe 'auto': leave the recipe out, or train in a "
+                "new folder"
+            )
+    else:
+        settings = with_recipe(plan.model, recipe, settings)
+    given = _checked(plan.model, plan.settings | dict(settings))
     for key, value in plan.settings.items():
         if given[key] != value and key not in LIMITS:
             raise UsageError(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +74,11 @@ def train(
         Train for service: first a run that is measured as ever, which stays in `out`/measured to be
         evaluated, and then, for as many epochs as that found best, one on all events, which is what
         `out` holds and what is returned (`longrec.refit` is the second half alone).
-    recipe : {"own", "paper"}
-        Which values settings have that are not given: our defaults, or what the model's paper
-        trained with where that is known (`longrec models NAME` shows both).
+    recipe : {"own", "paper", "auto"}
+        Which values settings have that are not given: our defaults; what the model's paper trained
+        with where that is known (`longrec models NAME` shows both); or what suits the log and
+        `max_minutes`, the model too unless it is given. What "auto" chose and why is printed where
+        progress is shown, and in the provenance under "chosen".
     config : path or None
         A TOML file of settings, and perhaps of the "model"; what is given beside it wins. The
         provenance has what the file held, under "config".
@@ -133,24 +137,46 @@ def train(
             plan = make_plan(data, model, settings, old, recipe=recipe, config=of_file)
             return carry_out(data, plan, old, run, False, device, progress, on_epoch)
     folder = check_path("out", out)
+
+    def new() -> Plan:
+        return make_plan(data, model, settings, old, final=final, recipe=recipe, config=of_file)
+
+    def again(begun: Plan) -> Plan:
+        return check_resumable(begun, data, folder, model, settings, old, final, recipe)
+
     with locked_run(folder, resume, overwrite):
-        begun = _plan_to_resume(folder) if resume else None
-        if begun is None:
-            plan = make_plan(data, model, settings, old, final=final, recipe=recipe, config=of_file)
-            clear_run(folder)
-        else:
-            plan = check_resumable(begun, data, folder, model, settings, old, final, recipe)
-            if not was_begun(folder):
-                check_more(plan, load(folder))
-            if old is None and "warm_start" in plan.provenance:
-                old = reopen(plan.provenance["warm_start"])
-        write_plan(folder, plan)
-        if plan.final:
-            measured = _measured(data, plan, old, folder / MEASURED, device, progress, on_epoch)
-            plan = plan_refit(measured, plan.provenance)
-        recommender = carry_out(data, plan, old, folder, resume, device, progress, on_epoch)
-        recommender.save(folder)
-        end_run(folder, recommender)
+        return _train_in(folder, new, again, data, old, resume, device, progress, on_epoch)
+
+
+def _train_in(
+    folder: Path,
+    new: Callable[[], Plan],
+    again: Callable[[Plan], Plan],
+    data: Histories,
+    old: Recommender | None,
+    resume: bool,
+    device: str,
+    progress: bool | None,
+    on_epoch: OnEpoch | None,
+) -> Recommender:
+    """Train in a folder that is locked, by a new plan or by one that was begun there."""
+    begun = _plan_to_resume(folder) if resume else None
+    if begun is None:
+        plan = new()
+        clear_run(folder)
+    else:
+        plan = again(begun)
+        if not was_begun(folder):
+            check_more(plan, load(folder))
+        if old is None and "warm_start" in plan.provenance:
+            old = reopen(plan.provenance["warm_start"])
+    write_plan(folder, plan)
+    if plan.final:
+        measured = _measured(data, plan, old, folder / MEASURED, device, progress, on_epoch)
+        plan = plan_refit(measured, plan.provenance)
+    recommender = carry_out(data, plan, old, folder, resume, device, progress, on_epoch)
+    recommender.save(folder)
+    end_run(folder, recommender)
     return recommender
 
 
@@ -174,12 +200,12 @@ def _measured(
         measured = load(folder)
         if all(getattr(measured.train_config, key) == plan.settings[key] for key in LIMITS):
             return measured
-    return train(
-        *(data, plan.model, folder),
-        warm_start=old,
-        resume=True,
-        device=device,
-        progress=progress,
-        on_epoch=on_epoch,
-        **plan.settings,
-    )
+
+    def new() -> Plan:
+        return replace(plan, final=False)
+
+    def again(begun: Plan) -> Plan:
+        return check_resumable(begun, data, folder, plan.model, plan.settings, old)
+
+    with locked_run(folder, resume=True, overwrite=False):
+        return _train_in(folder, new, again, data, old, True, device, progress, on_epoch)

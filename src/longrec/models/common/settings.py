@@ -107,7 +107,8 @@ def _checked(
 def with_recipe(model: str, recipe: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Values in front of those of a recipe: "own", our defaults, or "paper", the paper's.
 
-    A paper's system is its network alone: no transitions are added.
+    A paper's system is its network alone: no transitions are added. What the recipe "auto" sets
+    is no matter of the model alone (`longrec.training.recipe`).
 
     Raises
     ------
@@ -116,7 +117,7 @@ def with_recipe(model: str, recipe: str, values: Mapping[str, Any]) -> dict[str,
     """
     cls = MODELS[check_model(model)]
     check_choice("recipe", recipe, Recipe)
-    if recipe == "own":
+    if recipe != "paper":
         return dict(values)
     if not cls.paper_settings:
         raise UsageError(
