@@ -48,7 +48,10 @@ def as_markdown(table: Table) -> str:
 
 def tables(found: Row) -> Iterator[Table]:
     """All tables of a result, of cost or of serving, that have lines."""
-    parts = _serving_tables(found) if "breakdown" in found else _cost_tables(found)
+    if "memory" in found:
+        parts = _attack_tables(found)
+    else:
+        parts = _serving_tables(found) if "breakdown" in found else _cost_tables(found)
     return (table for table in parts if table.lines)
 
 
@@ -266,3 +269,35 @@ def _serving_tables(found: Row) -> Iterator[Table]:
             ["part", *(f"{row['system']}, {row['durability']}" for row in rows)],
             [[part, *(_known(row["ms"].get(part)) for row in rows)] for part in parts],
         )
+
+
+# ---- attacks
+
+
+def _attack_tables(found: Row) -> Iterator[Table]:
+    """What the innocent client saw beside each kind, what became of memory, and the goals."""
+    yield _table(
+        "an event and a recommendation of an innocent client, in milliseconds",
+        found["cells"],
+        {
+            **{"hostile clients": "kind", "what each does": "does"},
+            **{"p50, quiet": "quiet_p50_ms", "attacked": "attacked_p50_ms"},
+            **{"p99, quiet": "quiet_p99_ms", "attacked ": "attacked_p99_ms", "times": "ratio"},
+            "answers to the hostile": _answers,
+        },
+    )
+    if found["memory"] is not None:
+        yield _table(
+            "resident memory and mixed requests",
+            [found["memory"]],
+            {
+                **{"requests": "requests", "MiB after 5,000": "settled_mib"},
+                **{"MiB in the end": "end_mib", "growth": "growth_mib", "answers": _answers},
+            },
+        )
+    goals = found["goals"]
+    yield _table("goals, at the worst", goals, {**_keys(goals), "met": _met})
+
+
+def _answers(row: Row) -> str:
+    return ", ".join(f"{count:,} {status}" for status, count in row["answers"].items())

@@ -116,6 +116,11 @@ class Server:
             client.close()
         stop_child(self._process, STOP)
 
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        return self._process.pid
+
     def client(self) -> HttpClient:
         """One that asks it, closed with it."""
         self._clients.append(HttpClient(self))

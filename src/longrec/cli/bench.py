@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from json import dumps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -15,6 +15,7 @@ from longrec.core import console
 from longrec.core.errors import UsageError
 from longrec.core.files import is_free, write_file
 
+T = TypeVar("T")
 app = typer.Typer(help="Costs measured on the machine at hand.")
 
 CATALOGS = "3400,100000,1000000"
@@ -128,6 +129,20 @@ def serve(
     clients: Annotated[list[str] | None, _list_option("N...", "Clients at once.", "1,8")] = None,
     rounds: Rounds = 80,
     seconds: Seconds = 2.0,
+    attack: Annotated[
+        bool,
+        typer.Option(
+            "--attack",
+            help="Time one client beside hostile ones of each kind instead, for 9 seconds each.",
+        ),
+    ] = False,
+    mixed: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="With --attack: requests drawn at random, around which memory is measured.",
+        ),
+    ] = 30_000,
     out: Out = None,
     plugin: Plugin = None,
     json: Json = False,
@@ -139,6 +154,9 @@ def serve(
 
     Example: [bold]longrec bench serve run --transports http --histories 100,10000[/bold]
     """
+    if attack:
+        _bench_attack(runs or [], models, catalogs, mixed, folder, out, json)
+        return
     plan = {
         "histories": numbers("--histories", histories, HISTORIES),
         "transports": tuple(words(transports, TRANSPORTS)),
@@ -150,6 +168,46 @@ def serve(
     sizes = numbers("--catalogs", catalogs) if catalogs else None
     chosen = (runs or [], models, sizes, numbers("--catalogs", None, CATALOGS), "--catalogs")
     _bench_serving(plan, chosen, folder, None, out, json)
+
+
+def _bench_attack(
+    runs: list[Path],
+    models: list[str] | None,
+    catalogs: list[str] | None,
+    mixed: int,
+    folder: Path,
+    out: Path | None,
+    json: bool,
+) -> None:
+    """Measure one recommender, a run's or one of random weights, beside hostile clients."""
+    from longrec.recommender import load
+    from longrec_bench.serving.attack import AttackPlan, bench_attack
+    from longrec_bench.serving.users import random_recommender
+    from longrec_bench.tables import print_result
+
+    _check_out(out)
+    [name] = _one("--models", words(models, "elastic"))
+    [items] = _one("--catalogs", numbers("--catalogs", catalogs, "3400"))
+    recommender = load(_one("RUN", runs)[0]) if runs else random_recommender(name, items)
+    plan = AttackPlan(mixed=mixed)
+    left = "begin again: nothing is left of the store"
+    with resumable(left), console.progress_bar("attacking") as progress:
+        found = bench_attack(recommender, plan, folder, progress)
+    if out is not None:
+        write_file(out, dumps(found, indent=2, allow_nan=False) + "\n")
+    print_result(found, json)
+
+
+def _one(name: str, values: Sequence[T]) -> Sequence[T]:
+    """One value, as an attack takes it."""
+    if len(values) != 1:
+        raise UsageError(f"{name} has {len(values)} values; with --attack give one")
+    return values
+
+
+def _check_out(out: Path | None) -> None:
+    if out is not None and (out.suffix != ".json" or not out.parent.is_dir()):
+        raise UsageError(f"{out}: name a .json file in a folder that there is")
 
 
 def _bench_serving(
@@ -167,8 +225,7 @@ def _bench_serving(
     from longrec_bench.serving.users import random_recommender
     from longrec_bench.tables import print_result
 
-    if out is not None and (out.suffix != ".json" or not out.parent.is_dir()):
-        raise UsageError(f"{out}: name a .json file in a folder that there is")
+    _check_out(out)
     checked = ServingPlan(**plan)
     runs, models, sizes, usual, option = chosen
     if runs and (models or sizes is not None):

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
 from forking import run_command
 from serving.small_streams import small_stream
 
 from longrec.serving.http.app import Server
+from longrec.serving.http.connections import Connections
 from longrec.serving.http.keys import Keys
-from longrec.serving.http.server import limited_protocol
+from longrec.serving.http.server import HttpServer
 from longrec.serving.http.settings import Settings
 from longrec.serving.stream.stream import Stream
 
@@ -41,15 +41,26 @@ class LocalServer:
 
 
 def local_server(
-    case: str, path: Path, keys: str = "", settings: dict[str, Any] | None = None
+    case: str,
+    path: Path,
+    keys: str = "",
+    settings: dict[str, Any] | None = None,
+    most: int = 1000,
 ) -> AbstractContextManager[LocalServer]:
-    """A server of a small model with random weights, its store in a folder; drained at the end."""
-    return server_of(small_stream(case, path / "users"), path, keys, settings)
+    """A server of a small model with random weights, its store in a folder; drained at the end.
+
+    `most`: connections that may be open at once.
+    """
+    return server_of(small_stream(case, path / "users"), path, keys, settings, most)
 
 
 @contextmanager
 def server_of(
-    stream: Stream, path: Path, keys: str = "", settings: dict[str, Any] | None = None
+    stream: Stream,
+    path: Path,
+    keys: str = "",
+    settings: dict[str, Any] | None = None,
+    most: int = 1000,
 ) -> Iterator[LocalServer]:
     """A server of a stream, which it closes; drained at the end."""
     chosen = Settings(run=path / "run", store=str(path / "users"), **(settings or {}))
@@ -57,19 +68,13 @@ def server_of(
         known = Keys(chosen.keys)
     server = Server(chosen, stream, known)
     sock = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(
-        server.app,
-        http=limited_protocol(chosen.timeout),
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-    )
-    running = uvicorn.Server(config)
+    connections = Connections(most)
+    running = HttpServer(server.app, sock, connections, chosen.timeout)
     loops: list[asyncio.AbstractEventLoop] = []
 
     async def run() -> None:
         loops.append(asyncio.get_running_loop())
-        await running.serve(sockets=[sock])
+        await running.serve()
 
     thread = threading.Thread(target=lambda: asyncio.run(run()))
     thread.start()

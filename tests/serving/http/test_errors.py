@@ -11,7 +11,7 @@ import pytest
 from serving.http.served import LocalServer, local_server
 from serving.small_streams import FIRST
 
-from longrec.serving.http.server import HEAD
+from longrec.serving.http.protocol import HEAD
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -45,20 +44,18 @@ def told(answer) -> str:
          "events.0.timestamp is no field that is known here; did you mean time?"),
         ("recommendations", {"user": 1, "top": 5},
          "top is no field that is known here; did you mean k?"),
-        ("similar", {"item": 5},
-         "items is missing; item is no field that is known here; did you mean items?"),
+        ("similar", {}, "items is missing"),
         ("similar", {"items": [5], "x" * 70: 1},
          f"{'x' * 60}… is no field that is known here; there are items, k, exclude, among"),
-        ("events", {"events": [EVENT] * 1001}, "events has 1,001 entries; it may have 1,000"),
+        ("events", {"events": [EVENT] * 1001},
+         "events has more than 1,000 entries; it may have 1,000"),
         ("events", {"events": {}}, "events is an object; it must be a list"),
         ("events", {"events": [{}] * 3},
-         "events.0.user is missing; events.0.item is missing; "
-         "events.0.time is missing: seconds since 1970 (UTC); events.1.user is missing; "
-         "events.1.item is missing; and 4 more"),
+         "events.0.user is missing, and so are item and time"),
+        ("events", {"events": [{"user": 1}]}, "events.0.item is missing, and so is time"),
         ("events", [EVENT],
          "the body is no JSON object; send one, with content-type: application/json"),
-        ("similar", {"item": "sku-4"},
-         "items is missing; item is no field that is known here; did you mean items?"),
+        ("similar", {"item": "sku-4"}, "item is no field that is known here; did you mean items?"),
         ("recommendations", {"user": "ann", "k": 0}, "k is 0; it must be at least 1"),
         ("recommendations", {"user": "ann", "k": True}, "k is true; it must be a whole number"),
         ("recommendations", {"user": "ann", "exclude_seen": "no"},
@@ -74,27 +71,13 @@ def test_an_error_names_the_field_the_value_and_the_mend(server: LocalServer, pa
     assert (answer.status_code, told(answer)) == (422, words)
 
 
-def test_many_wrong_fields_are_told_at_the_cost_of_reading_them():
-    """What is told of n fields is found in n steps: nobody can stall the server with a body."""
-    from longrec.serving.http.field_errors import told_of
-
-    body = {f"f{n}": 1 for n in range(20_000)}
-    errors = [{"type": "extra_forbidden", "loc": ("body", f), "input": 1, "msg": ""} for f in body]
-    begun = time.process_time()
-    assert told_of(errors, body, ["user", "k"]).endswith("; and 19,995 more")
-    assert time.process_time() - begun < 5  # where every pair was looked at it took a minute
-
-
 def test_a_body_that_is_no_json_is_told_with_the_place(server: LocalServer):
     headers = {"content-type": "application/json"}
     answer = server.client.post("/v1/events", content=b'{"events": }', headers=headers)
-    assert told(answer) == "the body is no JSON (Expecting value, at character 11)"
-    for odd in (b"\xff", b"[" * 100_000):
-        answer = server.client.post("/v1/events", content=odd, headers=headers)
-        assert (answer.status_code, told(answer)[:36]) == (
-            400,
-            "the body cannot be read as JSON: sen",
-        )
+    assert told(answer) == "the body is no JSON (a value is expected, at character 11)"
+    answer = server.client.post("/v1/events", content=b"\xff", headers=headers)
+    words = "the body cannot be read as JSON: send UTF-8 text"
+    assert (answer.status_code, told(answer)) == (400, words)
     answer = server.client.post("/v1/events", headers=headers)
     assert told(answer) == "there is no body: send a JSON object"
 

@@ -6,6 +6,7 @@ import asyncio
 import re
 import secrets
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from math import ceil
 from time import monotonic, perf_counter
@@ -14,13 +15,14 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from longrec.serving.http import access_log
-from longrec.serving.http.errors import FAILED, Refused, problem
+from longrec.serving.http.errors import FAILED, Busy, Refused, refusal
 from longrec.serving.http.keys import Keys
 from longrec.serving.http.settings import Settings
 from longrec.serving.http.telemetry import Telemetry
 
-PUBLIC = ("/healthz", "/readyz")
-"""Paths that need no key and have no rate: they tell nothing but whether the server works."""
+Public = Mapping[str, Callable[[], Awaitable[Response]]]
+"""Paths that need no key and have no rate, since they tell nothing but whether the server works,
+and what answers them; nothing else is done for a request that is free."""
 BEGAN, ANSWERED = "longrec.began", "longrec.answered"
 """Where a request's moments stand in its scope."""
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -28,6 +30,8 @@ _LOCAL = re.compile(rb"(localhost|127(\.\d+){3}|\[::1\])(:\d+)?", re.IGNORECASE)
 _HEADERS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 THROWN_AWAY, THROWING = 64 << 20, 2.0
 """Bytes, and seconds, of a body that is too large which are read before it is refused."""
+HELD = 64 << 20
+"""Bytes of all bodies that are in memory; what is beyond is refused."""
 BUCKETS = 10_000
 """Buckets kept; the one that was not asked for longest goes first."""
 
@@ -65,10 +69,14 @@ class Admission:
     settings : limits.
     keys : who may ask; without any, everybody who reaches the server.
     telemetry : where requests are counted.
+    public : see `Public`.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, keys: Keys, telemetry: Telemetry) -> None:
+    def __init__(
+        self, app: ASGIApp, settings: Settings, keys: Keys, telemetry: Telemetry, public: Public
+    ) -> None:
         self._app, self._settings, self._keys, self._telemetry = app, settings, keys, telemetry
+        self._public, self._held = public, 0
         self._rates = RateLimiter(settings.rate)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -101,7 +109,7 @@ class Admission:
             await self._answer(scope, headers, receive, send_with_headers)
         except Refused as refused:
             if not status:
-                await _response(refused)(scope, receive, send_with_headers)
+                await refusal(refused)(scope, receive, send_with_headers)
         except Exception as error:
             # It goes no further, since its words may hold ids.
             access_log.log.error(
@@ -109,7 +117,7 @@ class Admission:
             )
             if not status:  # else the routes have answered
                 failed = Refused(500, "failed", FAILED)
-                await _response(failed)(scope, receive, send_with_headers)
+                await refusal(failed)(scope, receive, send_with_headers)
         finally:
             self._count(scope, status, request_id.decode())
 
@@ -120,12 +128,24 @@ class Admission:
         receive: Receive,
         send: Send,
     ) -> None:
-        if scope["path"] not in PUBLIC:
+        free = scope["path"] in self._public
+        if free and scope["method"] == "GET":
+            answer = await self._public[scope["path"]]()
+            await answer(scope, receive, send)
+            return
+        if not free:
             self._admit(scope, headers)
         body = await self._body(headers, receive)
-        if scope["path"] not in PUBLIC:
-            self._check_key(headers)  # it may have been taken away meanwhile
-            send = self._unless_revoked(scope, headers, receive, send)
+        try:
+            if not free:
+                self._check_key(headers)  # it may have been taken away meanwhile
+                send = self._unless_revoked(scope, headers, receive, send)
+            await self._ask_routes(scope, body, receive, send)
+        finally:
+            self._held -= len(body)
+
+    async def _ask_routes(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        """Let the routes answer, in time."""
         replayed = False
 
         async def replay() -> Message:
@@ -181,7 +201,7 @@ class Admission:
                     self._check_key(headers)
                 except Refused as refused:
                     revoked = True
-                    await _response(refused)(scope, receive, send)
+                    await refusal(refused)(scope, receive, send)
             if not revoked:
                 await send(message)
 
@@ -206,7 +226,7 @@ class Admission:
             )
 
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
-        """The whole body, if it is small enough and comes in time.
+        """The whole body, if it is small enough, comes in time, and finds room.
 
         Of one that is too large some is read and thrown away: a client that still sends when its
         connection is closed does not see the answer.
@@ -218,12 +238,17 @@ class Admission:
             f"the body has more than {most:,} bytes: send less at once",
             connection="close",
         )
+        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+            raise Refused(
+                *(415, "encoding", "compressed bodies are not taken: send it as it is"),
+                connection="close",
+            )
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length[:20]) > most:
             if b"expect" not in headers:  # who waits for leave to send has sent nothing
                 await _throw_away(receive)
             raise large
-        parts, size, more = [], 0, True
+        parts, size, more = list[bytes](), 0, True
         try:
             async with asyncio.timeout(self._settings.timeout):
                 while more:
@@ -232,25 +257,33 @@ class Admission:
                         raise Refused(400, "disconnected", "the body did not come to its end")
                     parts.append(message.get("body", b""))
                     size += len(parts[-1])
+                    self._held += len(parts[-1])
                     more = message.get("more_body", False)
                     if size > most:
                         parts.clear()
                         if more:
                             await _throw_away(receive)
                         raise large
-        except TimeoutError:
-            raise Refused(
-                408,
-                "slow",
-                f"the body did not come within {self._settings.timeout:g} seconds",
-                connection="close",
-            ) from None
+                    if self._held > HELD:
+                        raise Refused(503, "busy", str(Busy()), retry_after="1", connection="close")
+        except BaseException as error:
+            self._held -= size
+            if isinstance(error, TimeoutError):
+                raise Refused(
+                    408,
+                    "slow",
+                    f"the body did not come within {self._settings.timeout:g} seconds",
+                    connection="close",
+                ) from None
+            raise
         return b"".join(parts)
 
     def _count(self, scope: Scope, status: int, request_id: str) -> None:
         now = perf_counter()
         seconds = now - scope[BEGAN]
         route = getattr(scope.get("route"), "path_format", "other")
+        if route == "other" and scope["path"] in self._public:
+            route = scope["path"]
         method = scope["method"] if route != "other" else "any"  # a label's values must be few
         self._telemetry.request(route, method, status, seconds)
         if ANSWERED in scope:
@@ -276,12 +309,3 @@ async def _throw_away(receive: Receive) -> None:
                 left -= len(message.get("body", b""))
                 if not message.get("more_body", False):
                     return
-
-
-def _response(refused: Refused) -> Response:
-    return Response(
-        problem(refused.code, refused.message),
-        refused.status,
-        refused.headers,
-        media_type="application/json",
-    )

@@ -1,51 +1,59 @@
-"""The routes: requests checked, asked of the service, and answered as JSON."""
+"""The routes: requests read, asked of the service, and answered as JSON."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from functools import partial
 from time import perf_counter
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-import numpy as np
 from fastapi import FastAPI, Query, Request, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
-from torch import Tensor
 
 from longrec.artifact.policy import seen_items_line
 from longrec.core.errors import UsageError
 from longrec.core.version import version
-from longrec.data.given_histories import GivenEvent
-from longrec.inference.explain import check_explains
-from longrec.retrieval.exact import similar
-from longrec.retrieval.restriction import Restriction
 from longrec.serving.http import schemas
 from longrec.serving.http.admission import ANSWERED, BEGAN, Admission
+from longrec.serving.http.answers import (
+    UNKNOWN_USER,
+    asked_of,
+    dumps,
+    entries_of,
+    explained,
+    known_item,
+    one_list,
+    several_lists,
+    shown_user,
+    similar_asked_of,
+    similar_lists,
+    similar_to,
+)
+from longrec.serving.http.bodies import NO_OBJECT, read_body
 from longrec.serving.http.docs_page import docs_page, summary
-from longrec.serving.http.errors import add_error_handlers
+from longrec.serving.http.errors import Refused, add_error_handlers
 from longrec.serving.http.keys import Keys
 from longrec.serving.http.model_reload import ModelReloader
-from longrec.serving.http.openapi import METRICS, PROMETHEUS, openapi, problems
-from longrec.serving.http.service import Service, item_id
+from longrec.serving.http.openapi import METRICS, PROMETHEUS, body_of, openapi, problems
+from longrec.serving.http.readiness import Readiness, SharedText
+from longrec.serving.http.service import AT_ONCE, Service, is_light
 from longrec.serving.http.settings import Settings
 from longrec.serving.http.store_work import PATIENCE, StoreWork
 from longrec.serving.http.telemetry import Telemetry
-from longrec.serving.stores.packed_columns import unpack_columns
-from longrec.serving.stores.protocol import StoreUnavailable
-from longrec.serving.stream.ahead import TimeAhead
-from longrec.serving.stream.id_keys import id_of, item_key, user_key
-from longrec.serving.stream.recommending import Recommendation, RecommendRequest
+from longrec.serving.http.threads import Pause, in_thread
+from longrec.serving.stores.protocol import StoreFull, StoreUnavailable
+from longrec.serving.stream.id_keys import user_key
+from longrec.serving.stream.recommending import nothing
 from longrec.serving.stream.stream import Stream
-from longrec.serving.stream.user_log import explain_given, user_log
 from longrec.serving.stream.writer import Counts
 
-UNKNOWN_USER = "nothing is kept of this user"
-READY_WITHIN = 2.0
-"""Seconds in which a store must answer to be ready."""
+T = TypeVar("T")
+JSON = "application/json"
+SMALL = 4096
+"""Bytes of a body up to which it is read at once, in the event loop: in less than a millisecond."""
 
 
 class Server:
@@ -75,13 +83,14 @@ class Server:
             redoc_url=None,
             redirect_slashes=False,
         )
-        for method, path, endpoint, answer, *errors in self._routes():
+        for method, path, endpoint, schema, answer, *errors in self._routes():
             routes.add_api_route(
                 path,
                 endpoint,
                 methods=[method],
                 response_model=answer,
                 responses=problems(*errors),
+                openapi_extra=body_of(schema) if schema else None,
             )
         routes.add_api_route(
             "/metrics", self.metrics, response_class=Response, responses=problems() | METRICS
@@ -93,24 +102,32 @@ class Server:
         )
         self._openapi, self._with_keys = routes.openapi, bool(keys)
         self.telemetry.keys(keys)
-        self.app: ASGIApp = Admission(routes, settings, keys, self.telemetry)
+        self.readiness = Readiness(self._ask_store)
+        self._metrics = SharedText(self.telemetry.text)
+        public = {"/healthz": self.health, "/readyz": self.ready}
+        self.app: ASGIApp = Admission(routes, settings, keys, self.telemetry, public)
 
     def _routes(self) -> Iterator[tuple[Any, ...]]:
-        """Of each route the method, the path, what answers, with what, and errors of its own."""
+        """Of each route the method, the path, what answers, what its body has (None: there is none)
+        and what its answer has, and errors of its own."""
         user, similar_items = "/v1/users/{user:path}", "/v1/items/{item:path}/similar"
-        yield "POST", "/v1/events", self.log_events, schemas.EventsOut, 422
+        yield "POST", "/v1/events", self.log_events, schemas.EventsIn, schemas.EventsOut, 422
         one_or_several = schemas.RecommendationsOut | schemas.ListsOut
-        yield "POST", "/v1/dropped-events", self.drop_event, schemas.Dropped, 422
-        yield "POST", "/v1/recommendations", self.recommend, one_or_several, 422
-        yield "POST", "/v1/similar", self.similar, schemas.SimilarListsOut, 409, 422
-        yield "POST", "/v1/explanations", self.explain, schemas.ExplanationOut, 404, 409, 422
-        yield "GET", user, self.get_user, schemas.UserOut, 404, 422
-        yield "DELETE", user, self.forget_user, schemas.Forgotten, 422
-        yield "GET", similar_items, self.get_similar, schemas.SimilarOut, 404, 409, 422
-        yield "GET", "/v1/model", self.get_model, schemas.ModelOut
-        yield "GET", "/", self.welcome, schemas.Welcome
-        yield "GET", "/healthz", self.health, schemas.Health
-        yield "GET", "/readyz", self.ready, schemas.Ready
+        drop = "/v1/dropped-events", self.drop_event, schemas.DropIn
+        yield "POST", *drop, schemas.Dropped, 422
+        recommendations = "/v1/recommendations", self.recommend, schemas.RecommendationsIn
+        yield "POST", *recommendations, one_or_several, 422
+        similar = "/v1/similar", self.similar, schemas.SimilarIn
+        yield "POST", *similar, schemas.SimilarListsOut, 409, 422
+        explanations = "/v1/explanations", self.explain, schemas.ExplanationIn
+        yield "POST", *explanations, schemas.ExplanationOut, 404, 409, 422
+        yield "GET", user, self.get_user, None, schemas.UserOut, 404, 422
+        yield "DELETE", user, self.forget_user, None, schemas.Forgotten, 422
+        yield "GET", similar_items, self.get_similar, None, schemas.SimilarOut, 404, 409, 422
+        yield "GET", "/v1/model", self.get_model, None, schemas.ModelOut
+        yield "GET", "/", self.welcome, None, schemas.Welcome
+        yield "GET", "/healthz", self.health, None, schemas.Health
+        yield "GET", "/readyz", self.ready, None, schemas.Ready
 
     @asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
@@ -125,20 +142,14 @@ class Server:
             await self.store_work.stop(PATIENCE)
             await self.service.close()
 
-    async def log_events(self, body: schemas.EventsIn, request: Request) -> Response:
+    async def log_events(self, request: Request) -> Response:
         """Log events; once answered they count in every recommendation."""
         served = self.service.current
         with served.in_use() as stream:
-            entry = stream.writer.entry
-            entries, problems = [], []
-            for number, e in enumerate(body.events):
-                try:
-                    entries.append(entry(e.user, e.item, e.time, e.event_id, e.columns))
-                except TimeAhead as error:
-                    problem = {"event": number, "code": "ahead", "message": str(error)}
-                    problems.append(schemas.EventProblem.model_validate(problem))
-            self._parsed(request)
-            observed = await served.log(entries) if entries else []
+            read = self._read(request, schemas.EventsIn, partial(entries_of, stream))
+            (entries, problems), small = await read
+            with self._giving_way(small and len(entries) <= AT_ONCE):
+                observed = await served.log(entries) if entries else []
         counts, refused = Counts().plus(observed), len(problems)
         self.telemetry.refused.inc(refused)
         answer = schemas.EventsOut(
@@ -150,49 +161,44 @@ class Server:
         )
         return _reply(request, answer)
 
-    async def drop_event(self, body: schemas.DropIn, request: Request) -> Response:
+    async def drop_event(self, request: Request) -> Response:
         """Take a wrong event back, as if it had never been logged: reads the whole log (O(T))."""
         with self.service.current.in_use() as stream:
-            drop = partial(stream.drop_event, body.user, body.event_id, body.number)
+            body, _ = await self._read(request, schemas.DropIn, lambda body, pause: body)
+            drop = partial(stream.drop_event, body["user"], body["event_id"], body["number"])
             dropped = await self.service.short.run(drop)
         return _reply(request, schemas.Dropped(dropped=dropped))
 
-    async def recommend(self, body: schemas.RecommendationsIn, request: Request) -> Response:
+    async def recommend(self, request: Request) -> Response:
         """The best items for users of the store, or for histories that are sent along."""
         served = self.service.current
         with served.in_use() as stream:
-            wanted, unknown_items = _recommend_requests(stream, body)
-            self._parsed(request)
-            found = await served.rank(wanted)
-            several = body.users is not None or body.histories is not None
-            answer = _lists if several else _list
-            return _reply(request, answer(stream, body, wanted, found, unknown_items))
+            asked, small = await self._read(
+                request, schemas.RecommendationsIn, partial(asked_of, stream)
+            )
+            light = is_light(asked.wanted)
+            with self._giving_way(small and light):
+                found = await served.rank(asked.wanted)
+                request.scope[ANSWERED] = perf_counter()
+                write = partial(several_lists if asked.several else one_list, stream, asked, found)
+                content = write(nothing) if light else await self.service.large.run_long(write)
+        return Response(content, media_type=JSON)
 
-    async def similar(self, body: schemas.SimilarIn, request: Request) -> Response:
+    async def similar(self, request: Request) -> Response:
         """The items whose vectors are nearest to those of some items, by cosine."""
         with self.service.current.in_use() as stream:
-            vectors = _item_vectors(stream)
-            excluded, unknown_items = stream.ranker.excluded(body.exclude, body.among)
-            self._parsed(request)
-            index = np.array(stream.items.find([item_key(item) for item in body.items]))
-            known, limits = index[index > 0], Restriction(excluded)
-            found = await self.service.short.run(lambda: similar(vectors, known, body.k, limits))
-            rows = zip(found.items.tolist(), found.scores.tolist(), strict=True)
-            lists = [
-                schemas.SimilarListOut(
-                    item=item, known=bool(at), items=_ranked(stream, *next(rows)) if at else []
-                )
-                for item, at in zip(body.items, index.tolist(), strict=True)
-            ]
-            answer = schemas.SimilarListsOut(
-                similar=lists, model=stream.artifact.state_digest, unknown_items=unknown_items
-            )
-        return _reply(request, answer)
+            ask = partial(similar_asked_of, stream)
+            items, k, excluded, unknown = (await self._read(request, schemas.SimilarIn, ask))[0]
+            find = partial(similar_lists, stream, items, k, excluded, unknown)
+            content = await self.service.large.run_long(find)
+        request.scope[ANSWERED] = perf_counter()
+        return Response(content, media_type=JSON)
 
-    async def explain(self, body: schemas.ExplanationIn, request: Request) -> Response:
+    async def explain(self, request: Request) -> Response:
         """Where the model's attention lies for an item: reads the whole history (O(T))."""
         with self.service.current.in_use() as stream:
-            found = await self.service.long.run_long(partial(_explain, stream, body))
+            body, _ = await self._read(request, schemas.ExplanationIn, lambda body, pause: body)
+            found = await self.service.long.run_long(partial(explained, stream, body))
             answer = schemas.ExplanationOut(**found, model=stream.artifact.state_digest)
         return _reply(request, answer)
 
@@ -206,26 +212,10 @@ class Server:
         """What is kept of a user: the log, a part at a time, and how far the record is."""
         key = user_key(user)
         with self.service.current.in_use() as stream:
-            found = await self.service.short.run(
-                lambda: user_log(stream.store, stream.engine.digest, key, after, limit)
-            )
-        if found is None:
+            show = partial(shown_user, stream, key, after, limit)
+            answer = await self.service.short.run_long(show)
+        if answer is None:
             raise HTTPException(404, UNKNOWN_USER)
-        record = found.header and schemas.Record(
-            events=found.header.sequence, skipped=found.header.skipped, late=found.header.late
-        )
-        log = [
-            schemas.Logged(
-                item=id_of(event.item),
-                time=event.time,
-                event_id=None if event.event_id is None else id_of(event.event_id),
-                columns=unpack_columns(event.columns),
-            )
-            for event in found.part
-        ]
-        answer = schemas.UserOut(
-            user=id_of(key), events=found.events, record=record, log=log, next=found.next
-        )
         return _reply(request, answer)
 
     async def forget_user(self, user: str, request: Request) -> Response:
@@ -243,15 +233,10 @@ class Server:
     ) -> Response:
         """The items whose vectors are nearest to an item's, by cosine."""
         with self.service.current.in_use() as stream:
-            index = _known(stream, item)
-            vectors = _item_vectors(stream)
-            found = await self.service.short.run(lambda: similar(vectors, np.array([index]), k))
-            answer = schemas.SimilarOut(
-                item=item_id(stream, index),
-                items=_ranked(stream, found.items[0].tolist(), found.scores[0].tolist()),
-                model=stream.artifact.state_digest,
-            )
-        return _reply(request, answer)
+            index = known_item(stream, item)
+            content = await self.service.large.run_long(partial(similar_to, stream, index, k))
+        request.scope[ANSWERED] = perf_counter()
+        return Response(content, media_type=JSON)
 
     async def get_model(self, request: Request) -> Response:
         """The model that is served, and whether it is being changed."""
@@ -291,33 +276,57 @@ class Server:
         """A page of all routes, for people: one file that loads nothing."""
         return docs_page(self._openapi(), str(request.base_url).rstrip("/"), self._with_keys)
 
-    async def health(self, request: Request) -> Response:
+    async def health(self) -> Response:
         """Whether the server runs."""
-        return _reply(request, schemas.Health(ok=True))
+        return Response(b'{"ok":true}', media_type=JSON)
 
-    async def ready(self, request: Request) -> Response:
+    async def ready(self) -> Response:
         """Whether it can answer: the store is asked."""
+        try:
+            await self.readiness.check()
+        except (StoreUnavailable, StoreFull) as error:
+            raise Refused(503, "store", str(error), retry_after="1") from None
+        digest = self.service.current.stream.artifact.state_digest
+        return Response(dumps({"ready": True, "model": digest}), media_type=JSON)
+
+    async def _ask_store(self) -> None:
         with self.service.current.in_use() as stream:
-            try:
-                async with asyncio.timeout(READY_WITHIN):
-                    await self.service.short.run(stream.store.meta)
-            except TimeoutError:
-                raise StoreUnavailable(f"the store did not answer in {READY_WITHIN:g} s") from None
-            return _reply(request, schemas.Ready(ready=True, model=stream.artifact.state_digest))
+            await in_thread(stream.store.meta)
 
     async def metrics(self) -> Response:
         """For Prometheus."""
-        return Response(self.telemetry.text(), media_type=PROMETHEUS)
+        return Response(await self._metrics.get(), media_type=PROMETHEUS)
 
-    def _parsed(self, request: Request) -> None:
+    async def _read(
+        self,
+        request: Request,
+        schema: type[BaseModel],
+        use: Callable[[dict[str, Any], Pause], T],
+    ) -> tuple[T, bool]:
+        """What becomes of a request's body, and whether it is a small one, which was read here."""
+        raw = await request.body()
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if raw and kind != JSON:  # a page elsewhere may send text/plain without asking
+            raise UsageError(NO_OBJECT)
+
+        def read(pause: Pause) -> T:
+            return use(read_body(schema, raw, pause), pause)
+
+        small = len(raw) <= SMALL
+        found = read(nothing) if small else await self.service.large.run_long(read)
         self.telemetry.stage("parse", perf_counter() - request.scope[BEGAN])
+        return found, small
+
+    def _giving_way(self, short: bool) -> AbstractContextManager[None]:
+        """Lets long work wait meanwhile for a request that is short."""
+        return self.service.courtesy.short() if short else nullcontext()
 
 
 def _reply(request: Request, answer: BaseModel) -> Response:
     """An answer; it is written here rather than checked again."""
     request.scope[ANSWERED] = perf_counter()
     content = answer.model_dump_json(by_alias=True, exclude=_left_out(answer))
-    return Response(content, media_type="application/json")
+    return Response(content, media_type=JSON)
 
 
 def _left_out(answer: BaseModel) -> set[str]:
@@ -325,130 +334,3 @@ def _left_out(answer: BaseModel) -> set[str]:
     if isinstance(answer, schemas.EventsOut) and answer.problems is None:
         return {"refused", "problems"}
     return set()
-
-
-def _ranked(
-    stream: Stream, items: Iterable[int], scores: Iterable[float]
-) -> list[schemas.Recommended]:
-    return [
-        schemas.Recommended(item=item_id(stream, index), score=float(score), rank=rank)
-        for rank, (index, score) in enumerate(zip(items, scores, strict=True), 1)
-        if index  # 0: the items ran out
-    ]
-
-
-def _recommend_requests(
-    stream: Stream, body: schemas.RecommendationsIn
-) -> tuple[list[RecommendRequest], int]:
-    """What is wanted, and how many ids of items to be left out or chosen from are unknown."""
-    ranker = stream.ranker
-    excluded, unknown = ranker.excluded(body.exclude, body.among)
-    also = body.k, excluded, body.exclude_seen
-    if body.users is not None or body.user is not None:
-        users: Sequence[str | int | None] = body.users or [body.user]
-        return [ranker.request(user, *also) for user in users], unknown
-    if body.histories is None:
-        return [ranker.history_request(_history(stream, body.history), *also)], unknown
-    named = {f"histories.{number}": history for number, history in enumerate(body.histories)}
-    return [
-        ranker.history_request(_history(stream, history, name), *also, name)
-        for name, history in named.items()
-    ], unknown
-
-
-def _list(
-    stream: Stream,
-    body: schemas.RecommendationsIn,
-    wanted: Sequence[RecommendRequest],
-    found: Sequence[Recommendation],
-    unknown_items: int,
-) -> BaseModel:
-    """The answer to one user, or one history."""
-    [one] = found
-    return schemas.RecommendationsOut(
-        items=_ranked(stream, one.items, one.scores),
-        model=stream.artifact.state_digest,
-        policy="personal" if one.personal else "cold",
-        exclude_seen=wanted[0].exclude_seen,
-        exhausted=not len(one.items),
-        unknown_events=one.unknown,
-        unknown_items=unknown_items,
-    )
-
-
-def _lists(
-    stream: Stream,
-    body: schemas.RecommendationsIn,
-    wanted: Sequence[RecommendRequest],
-    found: Sequence[Recommendation],
-    unknown_items: int,
-) -> BaseModel:
-    """The answer to several."""
-    users: Sequence[str | int | None] = body.users or [None] * len(found)
-    return schemas.ListsOut(
-        recommendations=[
-            schemas.ListOut(
-                user=user,
-                items=_ranked(stream, one.items, one.scores),
-                policy="personal" if one.personal else "cold",
-                exhausted=not len(one.items),
-                unknown_events=one.unknown,
-            )
-            for user, one in zip(users, found, strict=True)
-        ],
-        model=stream.artifact.state_digest,
-        exclude_seen=wanted[0].exclude_seen,
-        unknown_items=unknown_items,
-    )
-
-
-def _item_vectors(stream: Stream) -> Tensor:
-    """The vectors by which items are similar; 409 where the model has none."""
-    try:
-        return stream.artifact.item_vectors()
-    except UsageError as error:
-        raise HTTPException(409, str(error)) from error
-
-
-def _history(
-    stream: Stream, history: schemas.History | None, name: str = "history"
-) -> list[GivenEvent]:
-    """A history that was sent along."""
-    events: list[GivenEvent] = []
-    for number, event in enumerate(history or ()):
-        if isinstance(event, schemas.HistoryEvent):
-            events.append(GivenEvent(event.item, event.time, event.columns))
-        elif stream.artifact.model.reads_times:
-            raise UsageError(
-                f'{name}.{number}: this model reads times; send {{"item": …, "time": …}}'
-            )
-        else:
-            events.append(GivenEvent(event, 0))
-    return events
-
-
-def _known(stream: Stream, item: Any) -> int:
-    """The index of an item, which must be known."""
-    index = stream.items.one(item_key(item))
-    if not index:
-        raise HTTPException(404, "the model does not know this item")
-    return index
-
-
-def _explain(
-    stream: Stream, body: schemas.ExplanationIn, progress: Callable[..., None]
-) -> dict[str, Any]:
-    artifact = stream.artifact
-    try:
-        check_explains(artifact.model)
-    except UsageError as error:
-        raise HTTPException(409, str(error)) from error
-    _known(stream, body.item)
-    if body.history is None:
-        if user_log(stream.store, stream.engine.digest, user_key(body.user), 0, 0) is None:
-            raise HTTPException(404, UNKNOWN_USER)
-        return stream.explain(body.user, body.item, progress).to_dict(top=body.top)
-    history = _history(stream, body.history)
-    return explain_given(stream.served, stream.ranker, body.item, history, progress).to_dict(
-        top=body.top
-    )

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from time import perf_counter
 from typing import Generic, TypeVar
 
 from longrec.serving.http.errors import Busy
+from longrec.serving.http.threads import Workers
 from longrec.serving.stream.group_commit import run_batch
 
 W = TypeVar("W")
@@ -46,7 +47,7 @@ class Batcher(Generic[W, R]):
     ) -> None:
         self._do, self._limit, self._on_batch = do, limit, on_batch
         self._loop = asyncio.get_running_loop()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._thread = Workers(name)
         self._queue: deque[_Job[W, R]] = deque()
         self._busy = self._closed = False
         self._idle = asyncio.Event()
@@ -76,7 +77,7 @@ class Batcher(Generic[W, R]):
         """Do what waits, take nothing more, and end the thread."""
         self._closed = True
         await self._idle.wait()
-        self._thread.shutdown()
+        self._thread.close()
 
     def _start(self) -> None:
         """Hand the next batch to the thread."""
@@ -89,7 +90,7 @@ class Batcher(Generic[W, R]):
                 batch.append(job)
                 weight += job.weight
         if batch:
-            self._thread.submit(self._run, batch)
+            self._thread.submit(lambda: self._run(batch))
         else:
             self._busy = False
             self._idle.set()
@@ -98,7 +99,8 @@ class Batcher(Generic[W, R]):
         began = perf_counter()
         results = run_batch(self._do, [job.work for job in batch])
         taken = perf_counter() - began
-        self._loop.call_soon_threadsafe(self._end, batch, results, began, taken)
+        with suppress(RuntimeError):  # the loop has ended before the batch
+            self._loop.call_soon_threadsafe(self._end, batch, results, began, taken)
 
     def _end(
         self,

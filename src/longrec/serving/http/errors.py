@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -14,7 +16,7 @@ from starlette.routing import Match, Route
 
 from longrec.core.errors import DataError, LongrecError, UsageError
 from longrec.serving.http import access_log
-from longrec.serving.http.field_errors import SHOWN, told_of
+from longrec.serving.http.json_reader import cut, shown
 from longrec.serving.stores.protocol import StoreFull, StoreUnavailable
 
 RETRY = {"retry-after": "1"}
@@ -42,6 +44,12 @@ def problem(code: str, message: str) -> bytes:
     return json.dumps({"error": {"code": code, "message": message}}).encode()
 
 
+def refusal(refused: Refused) -> Response:
+    """What is answered to a request that is refused."""
+    body = problem(refused.code, refused.message)
+    return Response(body, refused.status, refused.headers, media_type="application/json")
+
+
 def add_error_handlers(routes: FastAPI) -> None:
     """Answer what routes raise with a `Problem`."""
 
@@ -51,7 +59,7 @@ def add_error_handlers(routes: FastAPI) -> None:
         async def answer(request: Request, error: Exception) -> Response:
             message = str(error)
             if isinstance(error, RequestValidationError):
-                message = told_of(error.errors(), error.body, _fields(request))
+                message = _of_parameter(error.errors()[0])
             elif kind is Exception:  # its words may hold anything; it is raised on, and logged then
                 message = FAILED
             elif status == 500:
@@ -71,6 +79,10 @@ def add_error_handlers(routes: FastAPI) -> None:
         body = problem(code.get(error.status_code, "http"), message)
         return Response(body, error.status_code, headers, media_type="application/json")
 
+    async def answer_refused(request: Request, error: Exception) -> Response:
+        assert isinstance(error, Refused)
+        return refusal(error)
+
     add(RequestValidationError, 422, "value")
     add(UsageError, 422, "value")
     add(Busy, 503, "busy", RETRY)
@@ -80,27 +92,29 @@ def add_error_handlers(routes: FastAPI) -> None:
     add(LongrecError, 500, "failed")
     add(Exception, 500, "failed")
     routes.add_exception_handler(HTTPException, answer_http)
+    routes.add_exception_handler(Refused, answer_refused)
 
 
-def _fields(request: Request) -> list[str]:
-    """What the body of a request may have."""
-    body = getattr(request.scope.get("route"), "body_field", None)
-    return [] if body is None else list(getattr(body.field_info.annotation, "model_fields", {}))
+def _of_parameter(error: Mapping[str, Any]) -> str:
+    """What is wrong with a parameter of a request's address."""
+    wanted, context = "a whole number", error.get("ctx", {})
+    if "ge" in context:
+        wanted = f"at least {context['ge']:,}"
+    elif "le" in context:
+        wanted = f"at most {context['le']:,}"
+    return f"{error['loc'][-1]} is {shown(error['input'])}; it must be {wanted}"
 
 
 def _of_routes(routes: FastAPI, request: Request, error: HTTPException) -> str:
     """What an error says; of a path or a method that there is not, what there is."""
-    if error.status_code == 400 and "parsing the body" in error.detail:  # the framework's words
-        return "the body cannot be read as JSON: send UTF-8 text that is not nested deeply"
-    path = request.url.path
-    shown = path if len(path) <= SHOWN else f"{path[:SHOWN]}…"
+    path = cut(request.url.path)
     if error.status_code == 404 and error.detail == HTTPStatus.NOT_FOUND.phrase:
         paths = [route.path for route in routes.routes if isinstance(route, APIRoute)]
         near = difflib.get_close_matches(path, paths, 1)
         hint = f", perhaps {near[0]} is meant" if near else ""
-        return f"there is nothing at {shown}{hint}; GET / tells what there is"
+        return f"there is nothing at {path}{hint}; GET / tells what there is"
     if error.status_code == 405:
-        return f"{shown} takes {' or '.join(_methods(routes, request))}, not {request.method}"
+        return f"{path} takes {' or '.join(_methods(routes, request))}, not {request.method}"
     return error.detail
 
 

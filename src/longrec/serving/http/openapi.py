@@ -7,7 +7,10 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
 
+from longrec.serving.http.bodies import BODIES
 from longrec.serving.http.schemas import Problem
 from longrec.serving.http.service import item_id
 from longrec.serving.stream.stream import Stream
@@ -25,11 +28,15 @@ PROBLEMS = {
     408: "The body came too slowly.",
     409: "Not available with this model.",
     413: "The body is too large.",
+    415: "The body is compressed, which is not taken.",
     422: "A value cannot be taken; the message names the field.",
     429: "Too many requests.",
     503: "Too much is waiting, or the store is away: again after Retry-After seconds.",
 }
 """What each status says that is an error."""
+
+
+_REFERENCE = "#/components/schemas/{model}"
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -41,12 +48,22 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
+def body_of(schema: type[BaseModel]) -> dict[str, Any]:
+    """A route's body, which FastAPI does not know of: it is read by `bodies`."""
+    of_json = {"schema": {"$ref": _REFERENCE.format(model=schema.__name__)}}
+    return {"requestBody": {"required": True, "content": {"application/json": of_json}}}
+
+
 @lru_cache(maxsize=1)
 def openapi(routes: FastAPI, stream: Stream) -> dict[str, Any]:
     """The schema of all routes, with examples; made once for each stream that is served."""
     schema = get_openapi(
         title=routes.title, version=routes.version, summary=routes.summary, routes=routes.routes
     )
+    _, found = models_json_schema(
+        [(body, "validation") for body in BODIES], ref_template=_REFERENCE
+    )
+    schema["components"]["schemas"] |= found["$defs"]
     paths, items = schema["paths"], example_items(stream)
     for path, examples in bodies(items).items():
         paths[path]["post"]["requestBody"]["content"]["application/json"]["examples"] = {

@@ -1,18 +1,11 @@
-"""What comes in and goes out as JSON, checked at the border: unknown fields are errors."""
+"""What comes in and goes out as JSON. `longrec.serving.http.bodies` reads what comes in as it is
+described here, where unknown fields are errors."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    StrictBool,
-    StrictInt,
-    StrictStr,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field
 
 from longrec.serving.stores.packed_columns import MAX_COLUMNS, MAX_INTEGER, MAX_NAME, MAX_TEXT
 
@@ -29,18 +22,18 @@ MAX_ANSWERED = 100_000
 MAX_LOG = 1000
 """Events of a user's log shown at once."""
 
-Id = Annotated[StrictStr, Field(min_length=1, max_length=400)] | StrictInt
-EventId = Annotated[StrictStr, Field(min_length=1, max_length=200)] | StrictInt
-Time = (
-    Annotated[float, Field(strict=True, gt=-1e11, lt=1e11)]
-    | Annotated[StrictInt, Field(gt=-(10**11), lt=10**11)]
-)
-ColumnName = Annotated[StrictStr, Field(min_length=1, max_length=MAX_NAME)]
+Id = Annotated[str, Field(min_length=1, max_length=400)] | int
+EventId = Annotated[str, Field(min_length=1, max_length=200)] | int
+Time = Annotated[
+    Annotated[float, Field(gt=-1e11, lt=1e11)] | Annotated[int, Field(gt=-(10**11), lt=10**11)],
+    Field(description="Seconds since 1970 (UTC)."),
+]
+ColumnName = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 ColumnValue = (
-    Annotated[StrictStr, Field(max_length=MAX_TEXT)]
-    | StrictBool
-    | Annotated[StrictInt, Field(ge=-MAX_INTEGER, le=MAX_INTEGER)]
-    | Annotated[float, Field(strict=True, allow_inf_nan=False)]
+    Annotated[str, Field(max_length=MAX_TEXT)]
+    | bool
+    | Annotated[int, Field(ge=-MAX_INTEGER, le=MAX_INTEGER)]
+    | float
 )
 ColumnsIn = Annotated[
     dict[ColumnName, ColumnValue],
@@ -50,7 +43,7 @@ ColumnsIn = Annotated[
         "the model reads those that it was trained with.",
     ),
 ]
-K = Annotated[int, Field(strict=True, ge=1, le=MAX_ITEMS, description="Items wanted.")]
+K = Annotated[int, Field(ge=1, le=MAX_ITEMS, description="Items wanted.")]
 Ids = Annotated[list[Id], Field(max_length=MAX_IDS)]
 
 
@@ -71,7 +64,7 @@ class EventIn(RequestBody):
 
     user: Id
     item: Id
-    time: Time = Field(description="Seconds since 1970 (UTC).")
+    time: Time
     event_id: EventId | None = Field(
         None, description="The caller's own, unique per user: sending it again changes nothing."
     )
@@ -129,12 +122,6 @@ class HistoryBody(RequestBody):
         None, description="Items, or items with times, oldest event first; in place of a user."
     )
 
-    @model_validator(mode="after")
-    def _one_of_both(self) -> HistoryBody:
-        if (self.user is None) == (self.history is None):
-            raise ValueError("give either user or history")
-        return self
-
 
 class RecommendationsIn(RequestBody):
     """For whom, how many, and what not: one user or history, or several."""
@@ -152,28 +139,9 @@ class RecommendationsIn(RequestBody):
     k: K = 10
     exclude: Ids = Field([], description="Items not to be recommended.")
     among: Ids | None = Field(None, description="Recommend these only.")
-    exclude_seen: StrictBool | Literal["auto"] = Field(
+    exclude_seen: bool | Literal["auto"] = Field(
         "auto", description="Leave out items of the history; auto: as the recommender does."
     )
-
-    @model_validator(mode="after")
-    def _one_of_them(self) -> RecommendationsIn:
-        given = (self.user, self.history, self.users, self.histories)
-        if sum(one is not None for one in given) != 1:
-            raise ValueError("give one of user, history, users and histories")
-        several = len(self.users or self.histories or ())
-        if several * self.k > MAX_ANSWERED:
-            raise ValueError(
-                f"{several:,} lists of {self.k:,} items are more than {MAX_ANSWERED:,} items: ask "
-                "for fewer at once"
-            )
-        events = sum(map(len, self.histories or ()))
-        if events > MAX_ANSWERED:
-            raise ValueError(
-                f"the histories have {events:,} events and may have {MAX_ANSWERED:,} together: ask "
-                "for fewer at once"
-            )
-        return self
 
 
 class Recommended(Answer):
@@ -227,7 +195,7 @@ class ExplanationIn(HistoryBody):
     """Which item's score is to be looked into."""
 
     item: Id
-    top: int = Field(10, strict=True, ge=1, le=MAX_LOG, description="Events that are shown.")
+    top: int = Field(10, ge=1, le=MAX_LOG, description="Events that are shown.")
 
 
 class ExplainedEvent(Answer):
@@ -312,15 +280,9 @@ class DropIn(RequestBody):
 
     user: Id
     event_id: EventId | None = None
-    number: Annotated[int, Field(strict=True, ge=1, le=2**62)] | None = Field(
+    number: Annotated[int, Field(ge=1, le=2**62)] | None = Field(
         None, description="Its place in the user's log, from 1, in place of its id."
     )
-
-    @model_validator(mode="after")
-    def _one_of_both(self) -> DropIn:
-        if (self.event_id is None) == (self.number is None):
-            raise ValueError("give either event_id or number")
-        return self
 
 
 class Dropped(Answer):
@@ -344,15 +306,6 @@ class SimilarIn(RequestBody):
     k: K = 10
     exclude: Ids = Field([], description="Items not to be given.")
     among: Ids | None = Field(None, description="Give these only.")
-
-    @model_validator(mode="after")
-    def _not_too_many(self) -> SimilarIn:
-        if len(self.items) * self.k > MAX_ANSWERED:
-            raise ValueError(
-                f"{len(self.items):,} lists of {self.k:,} items are more than {MAX_ANSWERED:,} "
-                "items: ask for fewer at once"
-            )
-        return self
 
 
 class SimilarListOut(Answer):

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import resource
 import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from http import HTTPStatus
-from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import ASGIApp
 
 from longrec.core.errors import LongrecError, UsageError
 from longrec.data.histories import open_histories
 from longrec.serving.http import access_log
 from longrec.serving.http.app import Server
-from longrec.serving.http.errors import problem
+from longrec.serving.http.connections import Connections, most_connections
 from longrec.serving.http.keys import VARIABLE, Keys
+from longrec.serving.http.protocol import limited_protocol
 from longrec.serving.http.service import open_stream
 from longrec.serving.http.settings import Settings
 from longrec.serving.http.store_work import Need, need_of
@@ -28,12 +26,8 @@ from longrec.serving.stream.stream import Stream
 
 SWITCH = 0.0005
 """Seconds after which a thread must let another one go on: the default, 5 ms, is long here."""
-OPEN_FILES, SPARE = 16_384, 256
-"""Files that may be open at once, and those that are no connections."""
-HEAD = 64 << 10
-"""Bytes of a request's head at most."""
-LINGER = 2.0
-"""Seconds that a client may go on sending after it was refused."""
+IDLE = 75
+"""Seconds that a client may wait between two requests of a connection."""
 DRAIN = 30
 """Seconds that requests under way may take after the server was told to stop."""
 
@@ -82,24 +76,62 @@ def serve(
             sys.setswitchinterval(before)
 
 
-class _WithoutSignals(uvicorn.Server):
-    """uvicorn's server, which leaves signals to us: a drained end is no death by a signal.
+class HttpServer(uvicorn.Server):
+    """uvicorn's server, but for two things: it takes connections as `Connections` does, and leaves
+    signals to the caller, since a drained end is no death by a signal.
 
     Parameters
     ----------
-    config : uvicorn's.
+    app : that answers.
+    sock : bound to an address; it is listened on, and in the end closed.
+    connections : which may be open at once.
+    timeout : seconds for a request's head, and for reading its answer.
     ready : called once requests are taken.
     """
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        sock: socket.socket,
+        connections: Connections,
+        timeout: float,
+        ready: Callable[[], object] = lambda: None,
+    ) -> None:
+        config = uvicorn.Config(
+            app,
+            loop="none",
+            http=limited_protocol(timeout, connections),
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=IDLE,
+            timeout_graceful_shutdown=DRAIN,
+        )
         super().__init__(config)
-        self._ready = ready
+        self._sock, self._connections, self._ready = sock, connections, ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        await super().startup(sockets=[])
         if self.started:
+            self._sock.listen(self.config.backlog)
+            accepting = self._connections.accept(self._sock, self._protocol)
+            self._accepting = asyncio.create_task(accepting)
             self._ready()
             access_log.write("serving")
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._accepting.cancel()
+        await super().shutdown(sockets=[self._sock])
+
+    def _protocol(self) -> asyncio.Protocol:
+        return self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -109,21 +141,9 @@ class _WithoutSignals(uvicorn.Server):
 async def _run(
     settings: Settings, server: Server, sock: socket.socket, ready: Callable[[], object]
 ) -> None:
-    config = uvicorn.Config(
-        server.app,
-        loop="none",
-        http=limited_protocol(settings.timeout),
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=75,
-        limit_concurrency=_connections(),
-        timeout_graceful_shutdown=DRAIN,
-    )
-    running, loop = _WithoutSignals(config, ready), asyncio.get_running_loop()
+    connections = Connections(most_connections())
+    running = HttpServer(server.app, sock, connections, settings.timeout, ready)
+    loop = asyncio.get_running_loop()
 
     def stop() -> None:
         running.force_exit = running.should_exit  # asked twice: at once
@@ -133,16 +153,8 @@ async def _run(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     loop.add_signal_handler(signal.SIGHUP, lambda: server.reloader.begin())
-    await running.serve(sockets=[sock])
+    await running.serve()
     access_log.write("stopped")
-
-
-def _connections() -> int:
-    """Connections at once: as many as files may be open, but for some."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    soft = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return max(64, soft - SPARE)
 
 
 @contextlib.contextmanager
@@ -163,85 +175,3 @@ def _listening(settings: Settings) -> Iterator[socket.socket]:
         yield sock
     finally:
         sock.close()
-
-
-def limited_protocol(seconds: float) -> type[asyncio.Protocol]:
-    """uvicorn's protocol with a limit on the time and the size of a request's head.
-
-    Connections that take too long, or too much, before the head is whole are closed; what is no
-    HTTP is answered as every other error is.
-    """
-
-    class Limited(HttpToolsProtocol):
-        _timer: asyncio.TimerHandle | None = None
-        _head = 0
-        _refused = False
-
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            self._start_timer()
-
-        def data_received(self, data: bytes) -> None:
-            if self._refused:
-                return
-            if self._timer is None and not self._in_body():
-                self._start_timer()  # another request of the same connection begins
-            if self._timer is not None:
-                self._head += len(data)
-            super().data_received(data)
-            if self._timer is not None and self._head > HEAD and not self.transport.is_closing():
-                self._refuse(431, "size", f"the head has more than {HEAD:,} bytes")
-
-        def send_400_response(self, msg: str) -> None:
-            self._refuse(400, "http", "this is no request of HTTP/1.1")
-
-        def _refuse(self, status: int, code: str, message: str) -> None:
-            """Answer what no route sees, and close; after the answer that is under way, if any."""
-            if self.pipeline or (self.cycle and not self.cycle.response_complete):
-                if not self._in_body():
-                    self.cycle.keep_alive = False
-                    return
-                if self.pipeline or self.cycle.response_started:
-                    self.transport.close()
-                    return
-            self._refused = True
-            body = problem(code, message)
-            head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
-            head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
-            self.transport.write(f"{head}connection: close\r\n\r\n".encode() + body)
-            # A client that still sends when the connection is closed does not see the answer.
-            self.transport.write_eof()
-            self.loop.call_later(LINGER, self.transport.close)
-
-        def on_headers_complete(self) -> None:
-            self._stop_timer()
-            super().on_headers_complete()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._stop_timer()
-            super().connection_lost(exc)
-
-        def _in_body(self) -> bool:
-            """Whether the last request that began is still being read."""
-            return self.cycle is not None and self.cycle.more_body
-
-        def _start_timer(self) -> None:
-            self._head = 0
-            self._timer = self.loop.call_later(seconds, self._close)
-
-        def _stop_timer(self) -> None:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
-
-        def _close(self) -> None:
-            self._timer = None
-            if self.transport.is_closing():
-                return
-            if self._head:
-                self._refuse(408, "slow", f"the head did not come within {seconds:g} seconds")
-            else:
-                self.transport.close()
-
-    kind: Any = Limited
-    return kind  # type: ignore[no-any-return]

@@ -3,27 +3,46 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
+from time import perf_counter
+
+import numpy as np
 
 from longrec.artifact.artifact import Artifact
+from longrec.core.arrays import Ints
+from longrec.core.memory import file_bytes, let_go_of_files
 from longrec.retrieval.index_cache import open_index
+from longrec.serving.http import access_log
 from longrec.serving.http.batcher import Batcher
+from longrec.serving.http.errors import Busy
 from longrec.serving.http.settings import Settings
 from longrec.serving.http.telemetry import Telemetry
-from longrec.serving.http.threads import Threads
+from longrec.serving.http.threads import Courtesy, Pause, Threads, in_thread
 from longrec.serving.stream.id_keys import id_of
 from longrec.serving.stream.recommending import Recommendation, RecommendRequest
 from longrec.serving.stream.stream import Stream
 from longrec.serving.stream.user_log import record_lag
 from longrec.serving.stream.writer import Entry, Observed
 
-SHORT, LONG = (2, 64), (1, 8)
-"""Threads, and how much may be asked at once: of what is rarely asked, and of what takes long."""
-TOGETHER = 64
-"""Users of one request who are ranked at once."""
+SHORT, LARGE, LONG = ("short", 2, 64), ("large", 1, 64), ("long", 1, 8)
+"""Threads, and how much may be asked at once: of what is rarely asked, of requests that are larger
+than most, and of what takes long."""
+LIGHT = 16
+"""Weight of the recommendations of one request up to which they are found together with others'."""
+EVENTS, ITEMS = 16, 16
+"""Events of a history that are read, and items that are found, in the time of one user more."""
+TOGETHER = 16
+"""Users of a large request who are ranked at once."""
+AT_ONCE, MANY_AT_ONCE = 32, 512
+"""Events of a large request that are logged at once, beside others' requests and alone."""
+MAPPED_EVERY, MAPPED = 2.0, 16 << 20
+"""Seconds between two looks at how much of the store's files is mapped, and bytes that may be."""
+PATIENCE = 10.0
+"""Seconds that a server that stops waits for what its store is doing."""
 LAG_EVERY, LAG_USERS = 15.0, 512
 """Seconds between two looks at how far records are behind, and users looked at each time."""
 
@@ -36,10 +55,15 @@ class ServedStream:
     stream : which `Service` closes.
     queue : events, and recommendations, that may wait.
     telemetry : where batches and events are counted.
+    large : does what is larger than most requests.
+    courtesy : to which large requests give way.
     """
 
-    def __init__(self, stream: Stream, queue: int, telemetry: Telemetry) -> None:
+    def __init__(
+        self, stream: Stream, queue: int, telemetry: Telemetry, large: Threads, courtesy: Courtesy
+    ) -> None:
         self.stream, self._telemetry = stream, telemetry
+        self._large, self._courtesy, self._queue = large, courtesy, queue
         self.events: Batcher[list[Entry], list[Observed]] = Batcher(
             "events",
             lambda batches: stream.writer.write(batches),
@@ -52,6 +76,7 @@ class ServedStream:
             queue,
             partial(telemetry.batch, "recommendations", "rank"),
         )
+        self._one_large, self._waiting = asyncio.Lock(), 0
         self._users, self._unused = 0, asyncio.Event()
         self._unused.set()
         telemetry.model(stream)
@@ -69,22 +94,39 @@ class ServedStream:
                 self._unused.set()
 
     async def log(self, entries: list[Entry]) -> list[Observed]:
-        """Log events together with those of other requests."""
-        observed = await self.events.submit(entries, len(entries))
+        """Log events together with those of other requests; many of them in parts, between which
+        others' come first."""
+        if len(entries) <= AT_ONCE:
+            observed = await self.events.submit(entries, len(entries))
+        else:
+            observed = await self._log_in_parts(entries)
         self._telemetry.events(observed)
         return observed
 
-    async def rank(self, requests: list[RecommendRequest]) -> list[Recommendation]:
-        """The best items for some users, found together with those for other requests.
+    async def _log_in_parts(self, entries: list[Entry]) -> list[Observed]:
+        if self._waiting and self._waiting + len(entries) > self._queue:
+            raise Busy
+        self._waiting += len(entries)
+        observed: list[Observed] = []
+        try:
+            async with self._one_large:
+                while len(observed) < len(entries):
+                    began, alone = perf_counter(), self._courtesy.alone
+                    end = len(observed) + (MANY_AT_ONCE if alone else AT_ONCE)
+                    part = entries[len(observed) : end]
+                    observed += await self.events.submit(part, len(part))
+                    await self._courtesy.give_way(perf_counter() - began)
+        finally:
+            self._waiting -= len(entries)
+        return observed
 
-        Many users are asked for in parts, so that others need not wait for all of them.
-        """
-        answers: list[Recommendation] = []
-        for start in range(0, len(requests), TOGETHER):
-            part = requests[start : start + TOGETHER]
-            # One reads 16 events while it ranks once.
-            weight = len(part) + sum(len(request.history) // 16 for request in part)
-            answers += await self.queries.submit(part, weight)
+    async def rank(self, requests: list[RecommendRequest]) -> list[Recommendation]:
+        """The best items for some users, found together with those for other requests; where that
+        takes much longer than most, beside them, and in parts between which others' come first."""
+        if is_light(requests):
+            answers = await self.queries.submit(requests, len(requests))
+        else:
+            answers = await self._large.run_long(partial(_rank_in_parts, self.stream, requests))
         cold = sum(not answer.personal for answer in answers)
         if cold:
             self._telemetry.cold.inc(cold)
@@ -112,28 +154,41 @@ class Service:
 
     def __init__(self, settings: Settings, stream: Stream, telemetry: Telemetry) -> None:
         self.settings, self.telemetry = settings, telemetry
-        self.current = ServedStream(stream, settings.queue, telemetry)
-        self.short, self.long = Threads(*SHORT), Threads(*LONG)
+        self.courtesy = Courtesy()
+        self.short, self.large, self.long = (
+            Threads(*one, self.courtesy) for one in (SHORT, LARGE, LONG)
+        )
+        self.current = self._served(stream)
         telemetry.watch("events", lambda: self.current.events.waiting)
         telemetry.watch("recommendations", lambda: self.current.queries.waiting)
-        self._monitor = asyncio.create_task(self._watch_lag())
+        self._monitors = [
+            asyncio.create_task(watch) for watch in (self._watch_lag(), self._watch_memory())
+        ]
         self._after = b""
 
     async def replace(self, stream: Stream) -> Stream:
         """Serve another stream from now on; -> the old one, once no request uses it."""
         old = self.current
-        self.current = ServedStream(stream, self.settings.queue, self.telemetry)
+        self.current = self._served(stream)
         await old.unused()
         await old.drain()
         return old.stream
 
     async def close(self) -> None:
-        """Do what waits, then close the stream."""
-        self._monitor.cancel()
-        await self.current.drain()
-        await self.short.close()
-        await self.long.close()
-        self.current.stream.close()
+        """Do what waits, then close the stream; what a store does not let end is left behind."""
+        for monitor in self._monitors:
+            monitor.cancel()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self.current.drain()
+                for lane in (self.short, self.large, self.long):
+                    await lane.close()
+                await in_thread(self.current.stream.close)
+        except TimeoutError:
+            access_log.write("the store does not answer: it is left as it is", logging.WARNING)
+
+    def _served(self, stream: Stream) -> ServedStream:
+        return ServedStream(stream, self.settings.queue, self.telemetry, self.large, self.courtesy)
 
     async def _watch_lag(self) -> None:
         """Measure now and then how many records are behind their logs."""
@@ -146,6 +201,39 @@ class Service:
                 telemetry.checked_records.set(users)
                 telemetry.lagging_records.set(behind)
             await asyncio.sleep(LAG_EVERY)
+
+    async def _watch_memory(self) -> None:
+        """Keep pages of the store's files that were read from counting as the server's memory."""
+        begun = file_bytes()
+        while True:
+            await asyncio.sleep(MAPPED_EVERY)
+            folder = self.current.stream.store.folder
+            if folder is not None and file_bytes() > begun + MAPPED:
+                with suppress(Exception):
+                    await self.short.run(partial(let_go_of_files, folder))
+
+
+def is_light(requests: Sequence[RecommendRequest]) -> bool:
+    """Whether recommendations take no longer than some users' together usually do."""
+    weight = 0
+    for request in requests:
+        weight += 1 + len(request.history) // EVENTS + request.k // ITEMS
+        if weight > LIGHT:
+            return False
+    return True
+
+
+def _rank_in_parts(
+    stream: Stream, requests: Sequence[RecommendRequest], pause: Pause
+) -> list[Recommendation]:
+    answers: list[Recommendation] = []
+    for start in range(0, len(requests), TOGETHER):
+        for found in stream.ranker.recommend_each(requests[start : start + TOGETHER], pause):
+            if isinstance(found, BaseException):
+                raise found
+            answers.append(found)
+        pause()
+    return answers
 
 
 def _recommend_each(
@@ -188,3 +276,11 @@ def item_id(stream: Stream, index: int) -> str | int:
     if isinstance(item, bytes):
         return id_of(item)
     return item if isinstance(item, int | str) else str(item)
+
+
+def item_ids(stream: Stream, indices: Ints) -> list[str | int]:
+    """The ids of several items."""
+    if isinstance(stream.ids, np.ndarray):
+        found: list[str | int] = stream.ids[indices - 1].tolist()
+        return found
+    return [item_id(stream, index) for index in indices.tolist()]

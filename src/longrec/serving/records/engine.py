@@ -143,14 +143,16 @@ class Engine:
         np.add.at(records["late"], owner[times < clocks], 1)
         if self.reach:
             self._keep_items(records[RECENT], items, starts, counts)
-        with self._lock, torch.inference_mode():
-            if self._exact is None:
-                last = np.flatnonzero(counts)
-                records["time"][last] = clocks[(starts + counts - 1)[last]]
-                return
+        if self._exact is None:
+            last = np.flatnonzero(counts)
+            records["time"][last] = clocks[(starts + counts - 1)[last]]
+            return
+        with torch.inference_mode():
             stepped = counts <= STEPPED
             known_events = items, clocks, columns, starts
-            self._step(records, *known_events, np.where(stepped, counts, 0))
+            with self._lock:  # steps are recorded into memory of their own, and read in order
+                self._step(records, *known_events, np.where(stepped, counts, 0))
+            # Nobody waits for a long history: nothing of it is shared.
             self._prefill(records, *known_events, np.where(stepped, 0, counts))
 
     def read(self, records: np.ndarray, tails: Events | None = None) -> Tensor:

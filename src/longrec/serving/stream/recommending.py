@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, lru_cache
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,11 +27,19 @@ from longrec.serving.stores.protocol import Event, Put, Store, StoredUser, versi
 from longrec.serving.stream.catch_up import bitmap, catch_up, records_of, seen_items
 from longrec.serving.stream.id_keys import ItemIndex, item_key, user_key
 
+Pause = Callable[[], object]
+"""Called between pieces of long work, in which others then come first."""
+PAUSE_EVERY, EVENTS_AT_ONCE = 128, 256
+"""Ids between two pauses, and events of a history that are read between two."""
 WRITE_BACK = 32
 """Replayed events from which a record that has caught up is written back."""
 
 History = list[Moment]
 """Events as the model reads them, oldest first; item index 0: it does not know the item."""
+
+
+def nothing() -> None:
+    """The pause of work that does not give way."""
 
 
 class RecommendRequest(NamedTuple):
@@ -132,12 +141,16 @@ class Ranker:
         excluded: np.ndarray | None = None,
         exclude_seen: ExcludeSeen = "auto",
         name: str = "history",
+        pause: Pause = nothing,
     ) -> RecommendRequest:
         """The same for a history, oldest event first, which errors call by a name."""
-        hides, moments = self._artifact.hides_seen(exclude_seen), self.moments(history, name)
+        hides = self._artifact.hides_seen(exclude_seen)
+        moments = self.moments(history, name, pause)
         return RecommendRequest(None, moments, check_count("k", k), excluded, hides)
 
-    def moments(self, history: Sequence[GivenEvent], name: str = "history") -> History:
+    def moments(
+        self, history: Sequence[GivenEvent], name: str = "history", pause: Pause = nothing
+    ) -> History:
         """A given history as the model reads it.
 
         Raises
@@ -152,16 +165,22 @@ class Ranker:
             if columns is not None:
                 columns.check_given(event.columns, f"{name}.{number}")
             events.append(event)
+            if not number % PAUSE_EVERY:
+                pause()
         return self.engine.moments(self.items.find([event.item for event in events]), events)
 
     def excluded(
-        self, exclude: Iterable[Any], among: Iterable[Any] | None, where: str | None = None
+        self,
+        exclude: Iterable[Any],
+        among: Iterable[Any] | None,
+        where: str | None = None,
+        pause: Pause = nothing,
     ) -> tuple[np.ndarray | None, int]:
         """The items that `Stream.recommend` must not give, as `RecommendRequest.excluded`.
 
         Also how many of the ids are of no known item.
         """
-        excluded = self._indices(exclude, "exclude")
+        excluded = self._indices(exclude, "exclude", pause)
         n_items, unknown = self.catalog.n_items, excluded.count(0)
         bits = as_bits(excluded, n_items) if excluded else None
         if where is not None:
@@ -170,7 +189,7 @@ class Ranker:
             bits = barred if bits is None else bits | barred
         if among is None:
             return bits, unknown
-        wanted = self._indices(among, "among")
+        wanted = self._indices(among, "among", pause)
         others = ~as_bits(wanted, n_items)
         return others if bits is None else others | bits, unknown + wanted.count(0)
 
@@ -183,15 +202,20 @@ class Ranker:
         return rule_bits(self.catalog, self._table(), rule)
 
     def recommend_each(
-        self, requests: Sequence[RecommendRequest]
+        self, requests: Sequence[RecommendRequest], pause: Pause | None = None
     ) -> list[Recommendation | BaseException]:
-        """The best items for each request; one with a damaged record fails alone."""
+        """The best items for each request; one with a damaged record fails alone.
+
+        With `pause` long histories are read in pieces, between which it is called.
+        """
         try:
-            items, scores, personal, unknown = self.recommend(requests)
+            items, scores, personal, unknown = self.recommend(requests, pause)
         except DataError as error:
             if len(requests) == 1:
                 return [error]
-            return [found for request in requests for found in self.recommend_each([request])]
+            return [
+                found for request in requests for found in self.recommend_each([request], pause)
+            ]
         found = np.count_nonzero(items, axis=1).tolist()
         counts = [min(n, request.k) for n, request in zip(found, requests, strict=True)]
         return [
@@ -199,13 +223,15 @@ class Ranker:
             for row, (count, skipped) in enumerate(zip(counts, unknown.tolist(), strict=True))
         ]
 
-    def recommend(self, requests: Sequence[RecommendRequest]) -> Recommendations:
-        """The best items for each request, as many as the one that wants most of them."""
+    def recommend(
+        self, requests: Sequence[RecommendRequest], pause: Pause | None = None
+    ) -> Recommendations:
+        """The best items for each request, at least as many as it wants; see `recommend_each`."""
         users = [request.user for request in requests if request.user is not None]
         seen = any(request.exclude_seen for request in requests if request.user is not None)
         states = retry_if_replaced(self.store, lambda: self._states(users, seen))
         if len(users) < len(requests):
-            states = self._with_histories(requests, states)
+            states = self._with_histories(requests, states, pause)
         n, n_items = len(requests), self.catalog.n_items
         width = min(max((request.k for request in requests), default=0), n_items)
         unknown = states.records["skipped"].astype(np.int64)
@@ -224,7 +250,7 @@ class Ranker:
             popular, excluded = self.catalog.popular, requests[row].excluded
             if excluded is not None:
                 popular = allowed(excluded, popular)
-            popular = popular[:width]
+            popular = popular[: requests[row].k]
             items[row, : len(popular)] = popular
             scores[row, : len(popular)] = self.catalog.counts[popular - 1]
         return Recommendations(items, scores, personal, unknown)
@@ -251,10 +277,21 @@ class Ranker:
                     mask[:] = 0
                 if request.excluded is not None:
                     mask |= request.excluded
-        found = self.index.search(h, width, excluded, self.engine.recent(records))
-        return found.items.numpy(), found.scores.float().numpy()
+        recent = self.engine.recent(records)
+        items = np.zeros((len(rows), width), np.int64)
+        scores = np.full((len(rows), width), -np.inf, np.float32)
+        for k, some in _of_like_width([min(requests[row].k, width) for row in rows]):
+            found = self.index.search(
+                h if len(some) == len(rows) else h[some],
+                k,
+                None if excluded is None else excluded[some],
+                None if recent is None else recent[some],
+            )
+            items[some, :k] = found.items.numpy()
+            scores[some, :k] = found.scores.float().numpy()
+        return items, scores
 
-    def _indices(self, items: Iterable[Any], name: str) -> list[int]:
+    def _indices(self, items: Iterable[Any], name: str, pause: Pause) -> list[int]:
         if isinstance(items, str | bytes):
             raise UsageError(f"{name} is one id; give a list of item ids")
         if isinstance(items, Mapping) or hasattr(items, "columns"):  # their keys are no items
@@ -262,20 +299,32 @@ class Ranker:
         if isinstance(items, np.ndarray) and items.dtype.kind in "iuf":  # slow one by one
             items = items.tolist()
         try:
-            keys = [item_key(item) for item in items]
+            given = iter(items)
         except TypeError:
             raise UsageError(
                 f"{name} is of type {type(items).__name__}; give a list of item ids"
             ) from None
+        keys = list[bytes]()
+        while part := [item_key(item) for item in islice(given, PAUSE_EVERY)]:
+            keys += part
+            pause()
         return self.items.find(keys) if keys else []
 
     def _with_histories(
-        self, requests: Sequence[RecommendRequest], stored: UserStates
+        self,
+        requests: Sequence[RecommendRequest],
+        stored: UserStates,
+        pause: Pause | None,
     ) -> UserStates:
         """States per request: those stored, and of given histories as if they were logs."""
         histories = [request.history for request in requests]
         records = self.engine.layout.load([None] * len(requests))
-        self.engine.advance(records, histories)
+        longest = max(map(len, histories))
+        piece = longest if pause is None else EVENTS_AT_ONCE
+        for start in range(0, longest, max(1, piece)):
+            self.engine.advance(records, [some[start : start + piece] for some in histories])
+            if pause is not None:
+                pause()
         known = [[event for event in history if event[0]] for history in histories]
         seen = np.array(
             [as_bits([event[0] for event in events], self.catalog.n_items) for events in known]
@@ -352,3 +401,16 @@ class Ranker:
             recent = [moment for moment in moments if moment[0]] + recent
             end, count = start, 2 * count
         return recent[-window:]
+
+
+def _of_like_width(wanted: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
+    """How many items to search for, and for which of some that want so many, or a quarter at least.
+
+    Who wants few does not wait for those who want many; one search for all is the fastest where
+    they want about as many.
+    """
+    groups: dict[int, list[int]] = {}
+    for number, k in enumerate(wanted):
+        groups.setdefault((k - 1).bit_length() // 2, []).append(number)
+    for some in groups.values():
+        yield max(wanted[number] for number in some), some

@@ -1,0 +1,183 @@
+"""HTTP on a connection, with limits on what a client may send, how slowly, and how far ahead."""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from longrec.serving.http.connections import Connections
+from longrec.serving.http.errors import problem
+
+READ = 32 << 10
+"""Bytes read at once: what one client has sent is not all handled before another's turn comes."""
+HEAD, HEADERS = 32 << 10, 100
+"""Bytes of a request's head, and header lines, at most."""
+CHUNKS = 2048
+"""Chunks of a body at most: those of a few bytes each cost a thousand times what they carry."""
+AHEAD = 8
+"""Requests that a client may send before the first one is answered."""
+LINGER = 2.0
+"""Seconds that a client may go on sending after it was refused."""
+WRONG = 400, "http", "this is no request of HTTP/1.1"
+HEAD_TOO_LARGE = (
+    431,
+    "size",
+    f"the head has more than {HEAD:,} bytes, or {HEADERS} lines: send less",
+)
+
+
+def limited_protocol(seconds: float, connections: Connections) -> type[asyncio.Protocol]:
+    """uvicorn's protocol with limits.
+
+    Parameters
+    ----------
+    seconds : that a client may take to send a request's head, and to read its answer.
+    connections : where each is noted, and may be told to go.
+    """
+
+    class Limited(HttpToolsProtocol):
+        _timer: asyncio.TimerHandle | None = None
+        _writing: asyncio.TimerHandle | None = None
+        _head = _headers = _chunks = 0
+        _wrong = WRONG
+        _refused = False
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            setattr(transport, "max_size", READ)  # noqa: B010  # asyncio's own name, undeclared
+            connections.opened(self)
+            self._start_timer()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            connections.closed(self)
+            self._stop_timer()
+            self.resume_writing()
+            super().connection_lost(exc)
+
+        # What is read
+
+        def data_received(self, data: bytes) -> None:
+            if self._refused:
+                return
+            if self._timer is None and not self._in_body():
+                self._start_timer()  # another request of the same connection begins
+            if self._timer is not None:
+                self._head += len(data)
+            super().data_received(data)
+            if self._timer is not None and self._head > HEAD and not self.transport.is_closing():
+                self._refuse(*HEAD_TOO_LARGE)
+
+        def on_message_begin(self) -> None:
+            self._headers = self._chunks = 0
+            if len(self.pipeline) >= AHEAD:
+                self._stop(400, "ahead", f"more than {AHEAD} requests were sent ahead")
+            super().on_message_begin()
+
+        def on_header(self, name: bytes, value: bytes) -> None:
+            self._headers += 1
+            if self._headers > HEADERS:
+                self._stop(*HEAD_TOO_LARGE)
+            super().on_header(name, value)
+
+        def on_headers_complete(self) -> None:
+            self._stop_timer()
+            connections.asked(self)
+            super().on_headers_complete()
+
+        def on_chunk_header(self) -> None:
+            self._chunks += 1
+            if self._chunks > CHUNKS:
+                self._stop(413, "size", f"the body has more than {CHUNKS:,} chunks: send larger")
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if self.cycle.response_complete:
+                connections.answered(self)
+            self._abort_if_unread()
+
+        def send_400_response(self, msg: str) -> None:
+            """Called where the parser stops, whether at what is no HTTP or at what is too much."""
+            self._refuse(*self._wrong)
+
+        def _stop(self, status: int, code: str, message: str) -> None:
+            """Let the parser stop amid what it reads, and refuse that."""
+            self._wrong = status, code, message
+            raise ValueError(message)
+
+        def _refuse(self, status: int, code: str, message: str) -> None:
+            """Answer what no route sees, and close; after the answer that is under way, if any."""
+            if self.pipeline or (self.cycle and not self.cycle.response_complete):
+                if not self._in_body():
+                    self.cycle.keep_alive = False
+                    return
+                if self.pipeline or self.cycle.response_started:
+                    self.let_go()
+                    return
+            self._refused = True
+            body = problem(code, message)
+            head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
+            head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+            self.transport.write(f"{head}connection: close\r\n\r\n".encode() + body)
+            # A client that still sends when the connection is closed does not see the answer.
+            self.transport.write_eof()
+            self.loop.call_later(LINGER, self.let_go)
+
+        def _in_body(self) -> bool:
+            """Whether the last request that began is still being read."""
+            return self.cycle is not None and self.cycle.more_body
+
+        # Who must go
+
+        def let_go(self) -> None:
+            """Close, once what was written is read, or after a while."""
+            self.transport.close()
+            self._abort_if_unread()
+
+        def shutdown(self) -> None:
+            super().shutdown()
+            self._abort_if_unread()
+
+        def timeout_keep_alive_handler(self) -> None:
+            super().timeout_keep_alive_handler()
+            self._abort_if_unread()
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._abort_later()
+
+        def resume_writing(self) -> None:
+            if self._writing is not None:
+                self._writing.cancel()
+                self._writing = None
+            super().resume_writing()
+
+        def _too_slow(self) -> None:
+            self._timer = None
+            if self._head and not self.transport.is_closing():
+                self._refuse(408, "slow", f"the head did not come within {seconds:g} seconds")
+            else:
+                self.let_go()
+
+        def _abort_if_unread(self) -> None:
+            """A transport that is closed waits for its client to read, however long that takes."""
+            if self.transport.is_closing() and self.transport.get_write_buffer_size():
+                self._abort_later()
+
+        def _abort_later(self) -> None:
+            if self._writing is None:
+                self._writing = self.loop.call_later(seconds, self.transport.abort)
+
+        def _start_timer(self) -> None:
+            self._head = 0
+            self._timer = self.loop.call_later(seconds, self._too_slow)
+
+        def _stop_timer(self) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+    kind: Any = Limited
+    return kind  # type: ignore[no-any-return]

@@ -1,0 +1,198 @@
+"""Clients that connect and do nothing, or send and never read: others are answered meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import logging
+import resource
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from serving.http.served import LocalServer, local_server
+from serving.http.test_admission import raw, rest, rest_or_reset
+from serving.small_streams import FIRST
+
+from longrec.serving.http import access_log, connections, protocol
+from longrec.serving.http.connections import Connections, most_connections
+
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+MODEL = b"GET /v1/model HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with local_server("elastic", tmp_path_factory.mktemp("server")) as found:
+        yield found
+
+
+def ask(server: LocalServer, request: bytes = HEALTH) -> bytes:
+    """The answer to a request on a connection of its own."""
+    with raw(server.url) as sock:
+        sock.sendall(request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1))
+        return rest(sock)
+
+
+def healthy(sock: socket.socket) -> bool:
+    """Whether a request on a connection that stays open is answered."""
+    sock.settimeout(20)
+    sock.sendall(HEALTH)
+    found = b""
+    while not found.endswith(b'{"ok":true}') and (part := sock.recv(4096)):
+        found += part
+    return found.startswith(b"HTTP/1.1 200")
+
+
+def is_closed(sock: socket.socket) -> bool:
+    sock.settimeout(10)
+    return rest_or_reset(sock) == b""
+
+
+def test_who_waits_longest_makes_room(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(connections, "GRACE", 0.0)
+    with local_server("elastic", tmp_path, most=3) as server:
+        idle = raw(server.url)  # has asked once: strangers go before it
+        assert healthy(idle)
+        strangers = [raw(server.url) for _ in range(6)]
+        half = raw(server.url)
+        half.sendall(HEALTH[:-4])
+        assert ask(server).startswith(b"HTTP/1.1 200")
+        assert all(is_closed(sock) for sock in strangers[:4])
+        assert healthy(idle)
+        for sock in (idle, half, *strangers):
+            sock.close()
+
+
+def test_where_all_are_being_answered_nobody_new_is_taken(tmp_path: Path):
+    with local_server("elastic", tmp_path, most=2) as server:
+        ranker = server.server.service.current.stream.ranker
+        hold, held, answer_all = threading.Event(), threading.Semaphore(0), ranker.recommend_each
+
+        def slowly(requests):
+            held.release()
+            hold.wait(20)
+            return answer_all(requests)
+
+        ranker.recommend_each = slowly
+        body = json.dumps({"user": "ann", "k": 1}).encode()
+        head = "POST /v1/recommendations HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        socks = [raw(server.url) for _ in range(3)]
+        for sock in socks:
+            sock.sendall(head.encode() + body)
+        late = raw(server.url)
+        late.sendall(HEALTH.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        assert held.acquire(timeout=10)
+        late.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            late.recv(1)
+        hold.set()
+        late.settimeout(20)
+        assert rest(late).startswith(b"HTTP/1.1 200")
+        assert all(rest(sock).startswith(b"HTTP/1.1 200") for sock in socks)
+
+
+def test_a_system_without_files_costs_a_line_a_second_and_no_more(monkeypatch, caplog):
+    monkeypatch.setattr(connections, "AGAIN_AFTER", 0.001)
+    monkeypatch.setattr(access_log, "monotonic", lambda: 1000.0)
+    taken = []
+
+    class Taken(asyncio.Protocol):
+        def connection_made(self, transport):
+            taken.append(transport)
+            transport.close()
+
+    async def run() -> int:
+        loop, refused = asyncio.get_running_loop(), 0
+        accept = loop.sock_accept
+
+        async def without_files(sock):
+            nonlocal refused
+            if refused < 50:
+                refused += 1
+                raise OSError(errno.EMFILE, "Too many open files")
+            return await accept(sock)
+
+        monkeypatch.setattr(loop, "sock_accept", without_files)
+        with socket.create_server(("127.0.0.1", 0)) as sock:
+            accepting = asyncio.create_task(Connections(10).accept(sock, Taken))
+            client = socket.create_connection(sock.getsockname())
+            while not taken:
+                await asyncio.sleep(0.001)
+            client.close()
+            accepting.cancel()
+        return refused
+
+    with caplog.at_level(logging.WARNING, "longrec.serve"):
+        assert asyncio.run(run()) == 50
+    words = [record.getMessage() for record in caplog.records]
+    assert words == ["a connection cannot be taken: Too many open files"]
+
+
+def test_connections_are_fewer_than_files(monkeypatch):
+    for soft, hard, most in ((64, 64, 32), (9, 4096, 3840), (9, resource.RLIM_INFINITY, 16128)):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, found=(soft, hard): found)
+        monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
+        assert most_connections() == most
+
+
+def test_a_client_that_never_reads_is_let_go(tmp_path: Path, monkeypatch):
+    with local_server("elastic", tmp_path, settings={"timeout": 0.3}) as server:
+        page = server.client.get("/openapi.json").content
+        assert len(page) > 10_000
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        host, port = server.url.removeprefix("http://").split(":")
+        sock.connect((host, int(port)))
+        ask_for = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        end = time.monotonic() + 60
+        try:
+            while time.monotonic() < end:  # until what it does not read fills all buffers
+                sock.sendall(ask_for * 8)
+                time.sleep(0.01)
+        except OSError:
+            pass
+        else:
+            raise AssertionError("it is never let go")
+        assert server.client.get("/healthz").status_code == 200
+
+
+def test_requests_sent_ahead_are_answered_in_order_but_few_of_them(server: LocalServer):
+    with raw(server.url) as sock:
+        sock.sendall(HEALTH + MODEL + HEALTH.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        found = rest(sock)
+        assert found.count(b"HTTP/1.1 200") == 3
+        assert found.index(b'{"ok":true}') < found.index(b'"elastic"') < found.rindex(b"ok")
+    with raw(server.url) as sock:
+        sock.sendall(HEALTH * 700)
+        found = rest_or_reset(sock)
+        assert found.count(b"HTTP/1.1 200") <= protocol.AHEAD + 1
+        assert found.count(b'{"ok":true}') == found.count(b"HTTP/1.1")
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"a: b\r\n" * 200 + b"\r\n", 431),
+        (b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 431),
+        (b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
+         b"Content-Type: application/json\r\n\r\n" + b"1\r\n \r\n" * 30_000, 413),
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\n", 400),
+    ],
+)  # fmt: skip
+def test_odd_heads_and_bodies_are_refused_in_json(server: LocalServer, request_, status):
+    with raw(server.url) as sock:
+        try:
+            sock.sendall(request_)
+        except OSError:
+            return  # it was refused before its end
+        found = rest_or_reset(sock)
+    if found:  # else the answer was lost, as more was sent after it
+        assert found.startswith(b"HTTP/1.1 %d" % status)
+        assert json.loads(found.partition(b"\r\n\r\n")[2])["error"]["message"]
+    server.post("/v1/events", {"events": [{"user": "u", "item": FIRST, "time": 1}]})
