@@ -124,6 +124,7 @@ class HttpServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._accepting.cancel()
+        await asyncio.wait([self._accepting])
         await super().shutdown(sockets=[self._sock])
 
     def _protocol(self) -> asyncio.Protocol:
