@@ -248,7 +248,7 @@ class SurvivalContract:
         with make_backend(tmp_path / "own", "process") as backend:
             store = open_store(backend.url, "process")
             # Many, so that ids stand in the branch pages of LMDB's trees too.
-            users = [b"%06d-%s" % (n, b"stays" if n % 10 else b"forgotten") for n in range(1500)]
+            users = [b"%06d-%s" % (n, b"stays" if n % 2 else b"forgotten") for n in range(1500)]
             for start in range(0, len(users), 500):
                 store.append(
                     DIGEST,

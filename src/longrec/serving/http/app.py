@@ -284,14 +284,16 @@ class Server:
         """Whether it can answer: the store is asked."""
         try:
             await self.readiness.check()
-        except (StoreUnavailable, StoreFull) as error:
+        except StoreUnavailable as error:
             raise Refused(503, "store", str(error), retry_after="1") from None
+        except StoreFull as error:
+            raise Refused(503, "full", str(error), retry_after="1") from None
         digest = self.service.current.stream.artifact.state_digest
         return Response(dumps({"ready": True, "model": digest}), media_type=JSON)
 
     async def _ask_store(self) -> None:
         with self.service.current.in_use() as stream:
-            await in_thread(stream.store.meta)
+            await in_thread(stream.store.check_ready)
 
     async def metrics(self) -> Response:
         """For Prometheus."""

@@ -24,6 +24,7 @@ import lmdb
 
 from longrec.core.errors import DataError
 from longrec.core.files import sync
+from longrec.serving.stores.lmdb_room import leave_spare_pages
 from longrec.serving.stores.lmdb_tables import Tables, load_meta
 from longrec.serving.stores.protocol import StoreFull, StoreUnavailable, check_schema
 
@@ -113,7 +114,9 @@ def make_next(folder: Path, fill: Callable[[lmdb.Environment, Tables], None]) ->
     try:
         env = _open_environment(path, durable=False, readonly=False, lock=False)
         try:
-            fill(env, Tables(*(env.open_db(name.encode()) for name in Tables._fields)))
+            tables = Tables(*(env.open_db(name.encode()) for name in Tables._fields))
+            fill(env, tables)
+            leave_spare_pages(env, tables.meta)
         finally:
             env.close()
         sync(path)

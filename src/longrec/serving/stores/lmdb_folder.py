@@ -36,6 +36,7 @@ from longrec.serving.stores.lmdb_file import (
     open_newest,
     raise_in_words,
 )
+from longrec.serving.stores.lmdb_room import check_room
 from longrec.serving.stores.lmdb_tables import OpenTables, Tables
 from longrec.serving.stores.protocol import SCHEMA, StoreUnavailable
 
@@ -189,6 +190,11 @@ class LmdbFolder:
         with self._write_lock:
             return self._use(attempt)
 
+    def check_room(self) -> None:
+        """Raise StoreFull where the file cannot grow."""
+        with self._write_lock:
+            self._use(lambda file: check_room(file.env, file.path))
+
     def size(self) -> int:
         """Bytes of the file."""
         return self._use(lambda file: os.path.getsize(file.path))
@@ -234,6 +240,8 @@ class LmdbFolder:
                 except lmdb.Error as error:
                     if reopened or not isinstance(error, REOPEN):
                         raise_in_words(error, self.url)
+                except OSError as error:
+                    raise_in_words(error, self.url)
             reopened = True
             self._reopen(file)
 

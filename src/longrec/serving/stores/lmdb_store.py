@@ -184,6 +184,11 @@ class LmdbStore:
 
         return self._read(work)._replace(bytes=self._folder.size())
 
+    def check_ready(self) -> None:
+        self.meta()
+        if not self._readonly:
+            self._folder.check_room()
+
     def compact(self) -> tuple[int, int]:
         """Write the store anew without what was deleted; writers wait meanwhile, readers do not.
 

@@ -215,6 +215,14 @@ class Store(Protocol):
     def totals(self) -> Totals:
         """Figures of the whole store."""
 
+    def check_ready(self) -> None:
+        """See that the store answers, and that there is room for more.
+
+        Raises
+        ------
+        StoreFull, StoreUnavailable
+        """
+
     def compact(self) -> tuple[int, int]:
         """Give back the room of what was deleted: bytes before and after."""
 

@@ -236,6 +236,10 @@ class RedisStore:
         memory = parse_info(self._client.command("INFO", "memory"))["used_memory"]
         return Totals(counts[0], counts[1], records, int(memory))
 
+    def check_ready(self) -> None:
+        # Changes nothing, and is refused as every other write is.
+        self._client.command("SETNX", self._prefix + b"meta", b"{}")
+
     def compact(self) -> tuple[int, int]:
         """Write Redis's append-only file anew, without what was deleted; -> its bytes.
 

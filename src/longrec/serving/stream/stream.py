@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -36,7 +37,7 @@ from longrec.retrieval.index import Index
 from longrec.retrieval.restriction import short_lists
 from longrec.serving.records.engine import Engine
 from longrec.serving.stores.open import check_url, open_store
-from longrec.serving.stores.protocol import Store
+from longrec.serving.stores.protocol import Store, StoreFull
 from longrec.serving.stream.ahead import DAY, Clock
 from longrec.serving.stream.answer_frames import AnswerFrames
 from longrec.serving.stream.dropping import drop_event
@@ -398,8 +399,14 @@ class Stream:
         """
         self._check_open()
         key = user_key(user)
-        note_forgotten(self.store, key)
-        return self.store.forget(key)
+        noted = False
+        with suppress(StoreFull):  # forgetting is what makes room
+            note_forgotten(self.store, key)
+            noted = True
+        found = self.store.forget(key)
+        if not noted:
+            note_forgotten(self.store, key)
+        return found
 
     def drop_event(self, user: Any, event_id: Any = None, number: int | None = None) -> bool:
         """Take an event back, as if it had never been observed; -> whether there was such.
