@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 import longrec
-from longrec.cli.main import app
+from longrec.cli.app import app
 
 PAGE = (Path(__file__).parents[1] / "docs" / "from-a-peers-library.md").read_text("utf-8")
 BASH = re.search(r"```bash\n(.*?)```", PAGE, re.S)

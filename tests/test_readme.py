@@ -12,7 +12,7 @@ import pytest
 from serving.http.served import ServeProcess
 from typer.testing import CliRunner
 
-from longrec.cli.main import app
+from longrec.cli.app import app
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 TOUR, _, AFTER = README.partition("## A tour")[2].partition("\n## ")

@@ -16,7 +16,7 @@ import pytest
 from serving.http.served import ServeProcess
 from typer.testing import CliRunner
 
-from longrec.cli.main import app
+from longrec.cli.app import app
 
 DOCS = Path(__file__).parents[1] / "docs"
 BLOCKS = re.findall(r"```\n(.*?)```", (DOCS / "serving.md").read_text(encoding="utf-8"), re.S)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import longrec
-from longrec.cli.main import app
+from longrec.cli.app import app
 from longrec.core.errors import LongrecError
 from longrec.recommender import Recommender
 from longrec.serving.stores.open import open_store

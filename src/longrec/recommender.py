@@ -82,6 +82,7 @@ class Recommender(Artifact):
         items: Any = None,
         fresh_counts: float | None = 60.0,
         max_ahead: float | None = 86_400.0,
+        another_catalog: bool = False,
     ) -> Stream:
         """Open a store of users, to observe events and recommend at once, on the CPU.
 
@@ -111,6 +112,11 @@ class Recommender(Artifact):
         max_ahead : float or None
             Seconds that an event's time may be ahead of this machine's clock; later ones are
             refused: all that comes after an event of the future would be late. None: any time.
+        another_catalog : bool
+            With `beside`, whether this catalog may be another one than that of the model which the
+            store serves: events of ids that both have then count as events of this catalog's items.
+            A catalog that begins with the old one needs no leave, nor does a run that was trained
+            on from the old one's (`warm_start`).
 
         Raises
         ------
@@ -123,6 +129,7 @@ class Recommender(Artifact):
             When another process writes to it, or it cannot be reached.
         """
         check_flag("beside", beside)
+        check_flag("another_catalog", another_catalog)
         served = self.on_cpu()
         index = served.index if index is None else index
         given = None if items is None else as_item_table(items, self.names.get("item"))
@@ -131,6 +138,7 @@ class Recommender(Artifact):
             partial(self.item_table, given),
             fresh_counts,
             max_ahead,
+            another_catalog,
         )
         if not beside and (count := new_items(stream.store.meta(), served)):
             warnings.warn(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from click.testing import Result
 from typer.testing import CliRunner
 
-from longrec.cli.main import app
+from longrec.cli.app import app
 
 
 def longrec_bench(*argv: object) -> Result:

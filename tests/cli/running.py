@@ -10,10 +10,11 @@ import numpy as np
 import polars as pl
 import typer.main
 
+from longrec.cli import app as commands
 from longrec.cli import main as cli
 
-COMMAND = typer.main.get_command(cli.app)
-"""What `cli.app()` makes of all commands, in 0.08 seconds for each call of it."""
+COMMAND = typer.main.get_command(commands.app)
+"""What `commands.app()` makes of all commands, in 0.08 seconds for each call of it."""
 TINY = [f"--set={s}" for s in ("dim=8", "layers=1", "heads=1", "experts=3", "ffn_dim=8")]
 
 
@@ -27,14 +28,14 @@ class Made(NamedTuple):
 
 def longrec(*argv: object) -> int:
     """Run `longrec ARGV` here -> exit status; what it prints is for capsys to read."""
-    before = sys.argv, cli.app
-    sys.argv, cli.app = ["longrec", *map(str, argv)], COMMAND
+    before = sys.argv, commands.app
+    sys.argv, commands.app = ["longrec", *map(str, argv)], COMMAND
     try:
         cli.main()
     except SystemExit as end:
         return 0 if end.code is None else int(end.code)
     finally:
-        sys.argv, cli.app = before
+        sys.argv, commands.app = before
     return 0
 
 

@@ -23,6 +23,7 @@ from cli.running import TINY, longrec, make_run
 from forking import run_command
 
 from longrec.cli import main as cli
+from longrec.cli.app import app
 from longrec.data.catalog import Catalog
 from longrec.data.write import write_histories
 
@@ -587,7 +588,7 @@ def test_the_page_names_every_option_and_nothing_else():
     sections = dict(re.findall(r"^## ([\w-]+)\n(.*?)(?=^## |\Z)", page, re.M | re.S))
     shared = {"--help", "-h", "--plugin", "--quiet"}  # said once, above all commands
     assert "`--plugin MODULE`" in page.partition("## ")[0]
-    group = typer.main.get_command(cli.app)
+    group = typer.main.get_command(app)
     assert set(sections) == set(group.commands)
     for verb, text in sections.items():
         own = group.commands[verb]

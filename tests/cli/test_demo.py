@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from longrec.cli.app import app
 from longrec.cli.demo import MODELS
-from longrec.cli.main import app
 from longrec.recommender import load
 
 RUNNER = CliRunner()

@@ -31,7 +31,7 @@ from serving.maintenance.small_stores import (
 from serving.small_streams import recommender
 from small_histories import tiny_histories, walks
 
-from longrec.cli import main as cli
+from longrec.cli import app as commands
 from longrec.recommender import Recommender
 from longrec.runs.train import train
 from longrec.serving.stores.open import open_store
@@ -272,7 +272,7 @@ def test_every_verb_has_a_help_with_an_example_of_itself(call, verb) -> None:
 
 def test_every_verb_is_in_the_page() -> None:
     page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
-    group = typer.main.get_command(cli.app).commands["store"]
+    group = typer.main.get_command(commands.app).commands["store"]
     for verb in group.commands:
         assert f"longrec store {verb} " in page
 

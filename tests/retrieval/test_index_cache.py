@@ -13,7 +13,7 @@ from serving.small_streams import recommender
 from small_histories import MakeHistories
 from typer.testing import CliRunner
 
-from longrec.cli.main import app
+from longrec.cli.app import app
 from longrec.core.errors import UsageError
 from longrec.recommender import Recommender, load
 from longrec.retrieval import index_cache as stored

@@ -51,6 +51,14 @@ Epochs = Annotated[
 Overwrite = Annotated[
     bool, Option("--overwrite", help="Replace what stands in --out, if it is of the same kind.")
 ]
+AnotherCatalog = Annotated[
+    bool,
+    Option(
+        "--another-catalog",
+        help="Allow another catalog than that of the model that the store serves: the same ids are "
+        "the same items.",
+    ),
+]
 SeenItems = Annotated[
     Literal["auto", "yes", "no"],
     Option(

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Option
+from typer import Context, Option
 
-from longrec.cli.common import Json, Overwrite, Plugin, Run, print_result
+from longrec.cli.common import AnotherCatalog, Json, Overwrite, Plugin, Run, print_result
 from longrec.core import console
 from longrec.core.choices import Durability, IndexKind
 from longrec.core.errors import UsageError
@@ -86,6 +86,7 @@ def export(
 
 
 def serve(
+    ctx: Context,
     run: Run,
     store: Annotated[
         str,
@@ -140,13 +141,13 @@ def serve(
         float,
         Option(metavar="SECONDS", help="Refuse events that are so far ahead of this clock."),
     ] = 86_400.0,
+    another_catalog: AnotherCatalog = False,
     plugin: Plugin = None,
 ) -> None:
     """Serve fresh recommendations over HTTP; TERM drains and stops, HUP takes RUN's new model.
 
     Example: [bold]longrec serve run --store lmdb:///var/lib/shop/users --data histories[/bold]
     """
-
     try:
         from longrec.serving.http.server import serve as run_server
         from longrec.serving.http.settings import Settings
@@ -174,6 +175,7 @@ def serve(
         data=data,
         fresh_counts=fresh_counts or None,
         max_ahead=max_ahead,
+        another_catalog=another_catalog,
     )
 
     def ready(address: str, stream: Stream, need: Need | None) -> None:
@@ -188,7 +190,7 @@ def serve(
         console.say(f"{address}  (/docs, /metrics; store: {stream.store.url})")
 
     with console.progress_bar("building the index") as progress:
-        run_server(settings, progress, ready)
+        run_server(settings, ctx.obj, progress, ready)
 
 
 def _about_store(stream: Stream, given: str, data: Path | None, need: Need | None) -> Iterator[str]:
@@ -204,6 +206,11 @@ def _about_store(stream: Stream, given: str, data: Path | None, need: Need | Non
         )
     elif need == "new items":
         yield "items are new in the catalog: events of them that were skipped are applied meanwhile"
+    elif need == "new model":
+        yield (
+            "the store served another model: records of this one are made meanwhile, and at once "
+            "of whoever is asked for"
+        )
     elif data is not None:
         yield f"{data} was brought into the store before: nothing is imported again"
         if number := left_out(stream.store.meta(), open_histories(data)):

@@ -8,7 +8,15 @@ from typing import Annotated, Any
 import typer
 from typer import Argument, Option
 
-from longrec.cli.common import Json, Plugin, Run, open_for_command, print_result, resumable
+from longrec.cli.common import (
+    AnotherCatalog,
+    Json,
+    Plugin,
+    Run,
+    open_for_command,
+    print_result,
+    resumable,
+)
 from longrec.cli.info import show_store
 from longrec.core import console
 from longrec.core.choices import Durability
@@ -97,6 +105,7 @@ def rebuild(
     durability: Annotated[
         Durability, Option(help="That of whoever serves the store: power, or process.")
     ] = "power",
+    another_catalog: AnotherCatalog = False,
     plugin: Plugin = None,
     json: Json = False,
 ) -> None:
@@ -109,7 +118,9 @@ def rebuild(
     from longrec.recommender import load
 
     with (
-        load(run).open_stream(url, durability, beside=True, fresh_counts=None) as stream,
+        load(run).open_stream(
+            url, durability, beside=True, fresh_counts=None, another_catalog=another_catalog
+        ) as stream,
         console.progress_bar("rebuilding") as progress,
         resumable(),
     ):

@@ -11,11 +11,19 @@ import ctypes
 import mmap
 import sys
 from contextlib import suppress
+from errno import ENOMEM
 from pathlib import Path
+
+from longrec.core.errors import first_line
 
 _STATUS = Path("/proc/self/status")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Their numbers in glibc's malloc.h."""
+_WORDS = (
+    *("allocate memory", "enough memory", "out of memory", "alloc_cpu", "bad_alloc"),
+    *("failed to map segment", "can't start new thread"),
+)
+"""Of what PyTorch, the linker and Python say for want of it, in errors of general classes."""
 _SMALL = 1 << 16
 """Bytes of blocks that are given back at once, where they are."""
 
@@ -82,6 +90,23 @@ def available_memory() -> int:
         limit = int((group / "memory.max").read_text())
         available = min(available, limit - int((group / "memory.current").read_text()))
     return int(available)
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """What to do about an error, in a line, where it is want of memory; None where it is not."""
+    text = str(error)
+    libraries = isinstance(error, RuntimeError | ImportError) and any(
+        word in text for word in _WORDS
+    )
+    if not (isinstance(error, MemoryError) or getattr(error, "errno", 0) == ENOMEM or libraries):
+        return None
+    resident = resident_bytes()
+    facts = [first_line(error)] if text else []
+    facts += [] if resident is None else [f"{resident / 2**20:,.0f} MiB are held"]
+    return (
+        f"not enough memory ({'; '.join(facts)}): allow the process more (ulimit -v, the limit of "
+        "its container or service, a larger machine), or take a smaller model or catalog"
+    )
 
 
 def keep_freed_memory() -> bool:

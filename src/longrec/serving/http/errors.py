@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
 from longrec.core.errors import DataError, LongrecError, UsageError
+from longrec.core.memory import out_of_memory
 from longrec.serving.http import access_log
 from longrec.serving.http.json_reader import cut, shown
 from longrec.serving.stores.protocol import StoreFull, StoreUnavailable
@@ -37,6 +38,13 @@ class Refused(Exception):
         super().__init__(message)
         self.status, self.code, self.message = status, code, message
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+def words_of(error: BaseException) -> str:
+    """An error in words for those who run the server: others' words may hold ids of users."""
+    if (words := out_of_memory(error)) is not None:
+        return words
+    return str(error) if isinstance(error, LongrecError) else type(error).__name__
 
 
 def problem(code: str, message: str) -> bytes:

@@ -342,9 +342,11 @@ class Reload(Answer):
 class StoreWorkOut(Answer):
     """What is done to the store beside requests, or how it failed."""
 
-    state: Literal["seeding", "new items", "failed"] = Field(
+    state: Literal["seeding", "new model", "new items", "old records", "failed"] = Field(
         description="seeding: users are filled in from histories, and those who are not yet in are "
-        "cold; new items: events of items that were unknown are applied."
+        "cold; new model: the store served another one, and records are made of all users who have "
+        "not been read since; new items: events of items that were unknown are applied; old "
+        "records: those of other models are deleted."
     )
     progress: float
     error: str | None = None

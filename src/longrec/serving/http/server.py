@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from longrec.serving.http.keys import VARIABLE, Keys
 from longrec.serving.http.protocol import limited_protocol
 from longrec.serving.http.service import open_stream
 from longrec.serving.http.settings import Settings
+from longrec.serving.http.signals import DRAIN, Signals
 from longrec.serving.http.store_work import Need, need_of
 from longrec.serving.stream.stream import Stream
 
@@ -28,12 +28,14 @@ SWITCH = 0.0005
 """Seconds after which a thread must let another one go on: the default, 5 ms, is long here."""
 IDLE = 75
 """Seconds that a client may wait between two requests of a connection."""
-DRAIN = 30
-"""Seconds that requests under way may take after the server was told to stop."""
+REQUESTS = int(DRAIN) - 5
+"""Seconds that requests under way may take after the server was told to stop: the rest of DRAIN is
+for closing the store."""
 
 
 def serve(
     settings: Settings,
+    signals: Signals,
     progress: Callable[[float, float, str], None] | None = None,
     ready: Callable[[str, Stream, Need | None], None] | None = None,
 ) -> None:
@@ -42,6 +44,7 @@ def serve(
     Parameters
     ----------
     settings : see `Settings`.
+    signals : entered already; what they are called with while it serves is told here.
     progress : called with (done, of all, what) while an index is built.
     ready : called with the address, the stream, and what its store needs, once requests are taken.
 
@@ -70,7 +73,10 @@ def serve(
         sys.setswitchinterval(SWITCH)
         try:
             asyncio.run(
-                _run(settings, server, sock, lambda: ready and ready(address, stream, need))
+                _run(
+                    *(settings, server, sock, signals),
+                    lambda: ready and ready(address, stream, need),
+                )
             )
         finally:
             sys.setswitchinterval(before)
@@ -108,14 +114,20 @@ class HttpServer(uvicorn.Server):
             server_header=False,
             proxy_headers=False,
             timeout_keep_alive=IDLE,
-            timeout_graceful_shutdown=DRAIN,
+            timeout_graceful_shutdown=REQUESTS,
         )
         super().__init__(config)
         self._sock, self._connections, self._ready = sock, connections, ready
+        self._accepting: asyncio.Task[None] | None = None
+
+    def stop(self) -> None:
+        """Take nothing more, and end once what is under way is answered."""
+        self.should_exit = True
+        access_log.write("stopping")
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=[])
-        if self.started:
+        if self.started and not self.should_exit:
             self._sock.listen(self.config.backlog)
             accepting = self._connections.accept(self._sock, self._protocol)
             self._accepting = asyncio.create_task(accepting)
@@ -123,8 +135,9 @@ class HttpServer(uvicorn.Server):
             access_log.write("serving")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._accepting.cancel()
-        await asyncio.wait([self._accepting])
+        if self._accepting is not None:  # else it was told to stop while it started
+            self._accepting.cancel()
+            await asyncio.wait([self._accepting])
         await super().shutdown(sockets=[self._sock])
 
     def _protocol(self) -> asyncio.Protocol:
@@ -140,20 +153,19 @@ class HttpServer(uvicorn.Server):
 
 
 async def _run(
-    settings: Settings, server: Server, sock: socket.socket, ready: Callable[[], object]
+    settings: Settings,
+    server: Server,
+    sock: socket.socket,
+    signals: Signals,
+    ready: Callable[[], object],
 ) -> None:
+    def started() -> None:
+        ready()
+        signals.call_to_reload(server.reloader.begin)
+
     connections = Connections(most_connections())
-    running = HttpServer(server.app, sock, connections, settings.timeout, ready)
-    loop = asyncio.get_running_loop()
-
-    def stop() -> None:
-        running.force_exit = running.should_exit  # asked twice: at once
-        running.should_exit = True
-        access_log.write("stopping")
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-    loop.add_signal_handler(signal.SIGHUP, lambda: server.reloader.begin())
+    running = HttpServer(server.app, sock, connections, settings.timeout, started)
+    signals.call_to_stop(running.stop)
     await running.serve()
     access_log.write("stopped")
 

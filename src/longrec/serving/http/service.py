@@ -251,11 +251,13 @@ def _recommend_each(
 
 def open_stream(
     settings: Settings,
-    beside: bool = False,
     progress: Callable[[float, float, str], None] | None = None,
     artifact: Artifact | None = None,
 ) -> Stream:
     """The stream that settings describe, with its index.
+
+    Where its store serves another model, records of this one are made as users are read, until
+    `Stream.rebuild` has made them all.
 
     Raises
     ------
@@ -264,9 +266,16 @@ def open_stream(
     """
     artifact = artifact or Artifact.load(settings.run)
     index = open_index(artifact, settings.index, progress).index
-    where = settings.store, settings.durability
-    fresh_counts, max_ahead = settings.fresh_counts, settings.max_ahead
-    return Stream.open(artifact, *where, beside, index, None, fresh_counts, max_ahead)
+    return Stream.open(
+        artifact,
+        settings.store,
+        settings.durability,
+        beside=True,
+        index=index,
+        fresh_counts=settings.fresh_counts,
+        max_ahead=settings.max_ahead,
+        another_catalog=settings.another_catalog,
+    )
 
 
 def item_id(stream: Stream, index: int) -> str | int:

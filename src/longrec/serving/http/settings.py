@@ -37,6 +37,8 @@ class Settings:
         refused.
     data : folder of histories that the store is filled from while it serves, or None; read again
         when the model is changed.
+    another_catalog : whether the run may have another catalog than the model whose events the store
+        holds; see `longrec.serving.stream.store_models.register`.
     """
 
     run: Path
@@ -55,6 +57,7 @@ class Settings:
     max_ahead: Annotated[float, Bounds(gt=0, le=MOST)] = DAY
     data: Path | None = None
     fresh_counts: Annotated[float, Bounds(gt=0, le=MOST)] | None = 60.0
+    another_catalog: bool = False
 
     def __post_init__(self) -> None:
         check_config(self)

@@ -1,4 +1,4 @@
-"""A store made ready beside its requests: filled from histories, or brought up to new items."""
+"""A store made ready beside its requests: filled, brought up to a new model or to new items."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import threading
 import time
 from typing import Any, Literal
 
-from longrec.core.errors import LongrecError
 from longrec.data.histories import Histories, open_histories
 from longrec.serving.http import access_log
+from longrec.serving.http.errors import words_of
 from longrec.serving.http.schemas import StoreWorkOut
 from longrec.serving.http.service import Service
 from longrec.serving.http.threads import in_thread
+from longrec.serving.maintenance.retention import drop_old
 from longrec.serving.stores.protocol import StoreFull, StoreUnavailable
 from longrec.serving.stream.imports import is_imported, left_out
-from longrec.serving.stream.rebuild import Rebuilt, job_of
-from longrec.serving.stream.store_models import new_items
+from longrec.serving.stream.rebuild import job_of
+from longrec.serving.stream.store_models import give_up, new_items, other_models
 from longrec.serving.stream.stream import Stream
 
 PATIENCE = 5.0
@@ -30,11 +31,15 @@ LEFT_OUT = (
     "events of users whom the store knew were left out, but for those earlier than all that is "
     "logged of the user: what is newer comes in by POST /v1/events, or by stream.observe_many"
 )
-Need = Literal["seeding", "new items"]
+Need = Literal["seeding", "new model", "new items", "old records"]
 
 
 def need_of(stream: Stream, histories: Histories | None) -> Need | None:
-    """What a stream's store needs: histories that are not in it yet, or a grown catalog applied."""
+    """What a stream's store needs: histories that are not in it yet, or else, where it served
+    another model, records of this one, or a grown catalog applied, or what is left of others gone.
+
+    A store on Redis may have other replicas that serve the others still.
+    """
     meta, artifact = stream.store.meta(), stream.artifact
     if histories is not None:
         digest = stream.engine.digest
@@ -42,7 +47,12 @@ def need_of(stream: Stream, histories: Histories | None) -> Need | None:
         ended = begun != job_of(digest, artifact.catalog_version, histories)
         if not (is_imported(meta, histories) and ended):
             return "seeding"
-    return "new items" if new_items(meta, artifact) else None
+    if meta.get("current") != stream.engine.digest:
+        return "new model"
+    if new_items(meta, artifact):
+        return "new items"
+    alone = not stream.store.url.startswith("redis")
+    return "old records" if alone and other_models(meta, stream.engine.digest) else None
 
 
 class Stopped(Exception):
@@ -84,9 +94,13 @@ class StoreWork:
             except Stopped:
                 self.status = None
             except Exception as error:
-                words = str(error) if isinstance(error, LongrecError) else type(error).__name__
+                words = words_of(error)
                 self.status = StoreWorkOut(state="failed", progress=0, error=words)
-                access_log.log.error("store: failed, it goes on at the next start", exc_info=error)
+                access_log.log.error(
+                    "store: failed, it goes on at the next start",
+                    exc_info=error,
+                    extra={"fields": {"why": words}},
+                )
         gauge.set(-1)
 
     def _do(self, stream: Stream) -> None:
@@ -102,10 +116,10 @@ class StoreWork:
                 if need != before:
                     access_log.write(f"{need}: begins")
                 before = need
-                rebuilt = self._do_one(stream, need, histories)
-                self._say_done(need, rebuilt)
-                if need == "seeding" and rebuilt.left_out:
-                    access_log.write(LEFT_OUT, left_out=rebuilt.left_out)
+                done = self._do_one(stream, need, histories)
+                access_log.write(f"{need}: done", **done)
+                if done.get("left_out"):
+                    access_log.write(LEFT_OUT, left_out=done["left_out"])
             except (StoreUnavailable, StoreFull) as error:
                 access_log.log.warning("store: tried again soon", exc_info=error)
                 if self._stopped.wait(AGAIN_AFTER):
@@ -114,14 +128,24 @@ class StoreWork:
             number = left_out(stream.store.meta(), histories)
             access_log.write("seeding: done before, nothing to do", left_out=number)
 
-    def _do_one(self, stream: Stream, need: Need, histories: Histories | None) -> Rebuilt:
+    def _do_one(self, stream: Stream, need: Need, histories: Histories | None) -> dict[str, Any]:
+        """Do what is needed; -> figures for the log."""
+
         def progress(done: int, total: int) -> None:
             self._report(need, done, total)
 
         progress(0, 1)
-        if need == "seeding":
-            return stream.rebuild(histories, progress)
-        return stream.apply_new_items(progress)
+        if need == "old records":
+            give_up(stream.store, other_models(stream.store.meta(), stream.engine.digest))
+            return {"records": sum(model["records"] for model in drop_old(stream.store))}
+        if need == "new items":
+            rebuilt = stream.apply_new_items(progress)
+        else:
+            rebuilt = stream.rebuild(histories if need == "seeding" else None, progress)
+        facts: dict[str, Any] = rebuilt._asdict() | {"seconds": round(rebuilt.seconds, 1)}
+        if need != "seeding":  # which alone imports
+            return {name: facts[name] for name in ("users", "events", "seconds")}
+        return facts
 
     def _report(self, need: Need, done: int, total: int) -> None:
         if self._stopped.is_set():
@@ -132,9 +156,3 @@ class StoreWork:
         if time.monotonic() >= self._line_after:
             self._line_after = time.monotonic() + LINE_EVERY
             access_log.write(f"{need}: {part:.0%}")
-
-    def _say_done(self, need: Need, rebuilt: Rebuilt) -> None:
-        facts: dict[str, Any] = rebuilt._asdict() | {"seconds": round(rebuilt.seconds, 1)}
-        if need != "seeding":
-            facts = {name: facts[name] for name in ("users", "events", "seconds")}
-        access_log.write(f"{need}: done", **facts)

@@ -79,7 +79,9 @@ class Telemetry:
         self.refused = self._events.labels("refused")
         self.cold = counter("longrec_cold_total", "Recommendations of popular items alone.")
         self.reloads = counter(
-            "longrec_swaps_total", "Changes of the model: done, failed.", ("outcome",)
+            "longrec_swaps_total",
+            "Changes of the model: done; failed; given up, as another one was asked for.",
+            ("outcome",),
         )
         self.reload_progress = gauge(
             "longrec_swap_progress",
@@ -88,8 +90,7 @@ class Telemetry:
         self.reload_progress.set(-1)
         self.store_work = gauge(
             "longrec_store_work_progress",
-            "How far filling the store from histories, or applying new items, is, from 0 to 1; "
-            "-1: nothing is going on.",
+            "How far what GET /v1/model tells as `store` is, from 0 to 1; -1: nothing is going on.",
         )
         self.store_work.set(-1)
         self._model = Info("longrec_model", "The model that is served.", registry=registry)

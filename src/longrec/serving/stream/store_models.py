@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import polars as pl
-
 from longrec.artifact.artifact import Artifact
 from longrec.core.errors import DataError
-from longrec.data.catalog import hash_ids
 from longrec.serving.stores.protocol import Store, check_schema, check_whole
+from longrec.serving.stream.catalog_change import check_catalog, digest_of
 
 DIGITS = 12
 """Hex digits of a digest that messages show."""
 
 
-def register(store: Store, artifact: Artifact, beside: bool) -> None:
+def register(store: Store, artifact: Artifact, beside: bool, another_catalog: bool = False) -> None:
     """Note a recommender in a store's meta; the first one is the one that the store serves.
+
+    Parameters
+    ----------
+    beside : whether the store may serve another model.
+    another_catalog : whether that one may have another catalog; see `check_catalog`.
 
     Raises
     ------
     DataError
-        When the store serves another model and `beside` is False, when records of this model were
-        made with another catalog, when a restore has not ended, or the store is of a newer schema.
+        When the store serves another model and `beside` is False, or one of another catalog and
+        `another_catalog` is False; when records of this model were made with another catalog; when
+        a restore has not ended, or the store is of a newer schema.
     """
 
     def change(meta: dict[str, Any]) -> None:
@@ -53,10 +57,12 @@ def register(store: Store, artifact: Artifact, beside: bool) -> None:
     meta = store.meta()
     model = meta.get("models", {}).get(artifact.state_digest, {})
     noted = [catalog["version"] for catalog in model.get("catalogs", [])]
-    if meta.get("current") == artifact.state_digest and artifact.catalog_version in noted:
+    if artifact.catalog_version in noted:
         change(meta)  # to check alone: opening a store again writes nothing
-    else:
-        store.change_meta(change)
+        return
+    if beside and not another_catalog:
+        check_catalog(store, meta, artifact)
+    store.change_meta(change)
 
 
 def rebuild_command(url: str, artifact: Artifact) -> str:
@@ -83,10 +89,20 @@ def note_applied(store: Store, artifact: Artifact) -> None:
     store.change_meta(lambda meta: _note_applied(meta, artifact))
 
 
-def give_up(store: Store, digest: str) -> None:
-    """Do not go on with a rebuild of a model that is served no more."""
-    if digest in store.meta().get("rebuild", {}):
-        store.change_meta(lambda meta: meta.get("rebuild", {}).pop(digest, None))
+def other_models(meta: dict[str, Any], digest: str) -> list[str]:
+    """Digests of all models that a store's meta notes but for one."""
+    return sorted({*meta.get("models", {}), *meta.get("rebuild", {})} - {digest})
+
+
+def give_up(store: Store, digests: Sequence[str]) -> None:
+    """Do not go on with rebuilds of models that are served no more."""
+
+    def change(meta: dict[str, Any]) -> None:
+        for digest in digests:
+            meta.get("rebuild", {}).pop(digest, None)
+
+    if any(digest in store.meta().get("rebuild", {}) for digest in digests):
+        store.change_meta(change)
 
 
 def _note_applied(meta: dict[str, Any], artifact: Artifact) -> None:
@@ -144,18 +160,11 @@ def _note_catalog(catalogs: list[dict[str, Any]], artifact: Artifact, url: str) 
     if any(noted["version"] == version for noted in catalogs):
         return
     for noted in catalogs:
-        if noted["rows"] != _digest_of(ids[: noted["items"]]):
+        if noted["rows"] != digest_of(ids[: noted["items"]]):
             raise DataError(
                 f"{url} has records of this {artifact.name} with {noted['items']:,} items, and "
                 f"its catalog of {len(ids):,} does not begin with these: item indices would mean "
                 "other items. Open it with the recommender that has them, or with one made of "
                 "that by with_items(); with any other catalog, use another store"
             )
-    catalogs.append({"version": version, "items": len(ids), "rows": _digest_of(ids)})
-
-
-def _digest_of(ids: pl.Series) -> str:
-    """Digest of ids as text, so that their type does not matter."""
-    hasher = hashlib.sha256()
-    hash_ids(hasher, ids if ids.dtype == pl.Binary else ids.cast(pl.String))
-    return hasher.hexdigest()
+    catalogs.append({"version": version, "items": len(ids), "rows": digest_of(ids)})

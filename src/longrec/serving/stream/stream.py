@@ -135,6 +135,7 @@ class Stream:
         table: Callable[[], ItemTable] | None = None,
         fresh_counts: float | None = EVERY,
         max_ahead: float | None = DAY,
+        another_catalog: bool = False,
     ) -> Stream:
         """See `Recommender.open_stream`."""
         if index is not None and not callable(getattr(index, "search", None)):
@@ -149,7 +150,7 @@ class Stream:
         engine = Engine(artifact)
         store = open_store(url, durability)
         try:
-            register(store, artifact, beside)
+            register(store, artifact, beside, another_catalog)
             return cls(artifact, engine, store, index, table, fresh_counts, max_ahead)
         except BaseException:
             store.close()
