@@ -334,6 +334,7 @@ WALKS = (
         (
             "* serving/http/server.py:serve",
             "serving/http/service.py:open_stream",
+            "serving/http/service.py:load_run",
             "artifact/artifact.py:Artifact.load",
             "artifact/folder.py:read_folder",
             "* serving/http/service.py:open_stream",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 import torch
 
+from longrec.core import memory
+from longrec.core.errors import LongrecError
 from longrec.core.machine import (
     file_system,
     load_average,
@@ -38,3 +41,47 @@ def test_file_systems():
     with open("/proc/self/mounts") as mounts:
         kinds = {line.split()[1]: line.split()[2] for line in mounts}
     assert file_system(Path("/")) == kinds["/"]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_memory_is_what_the_narrowest_control_group_leaves(version, tmp_path, monkeypatch):
+    """But for files that the system can give up; a group without a limit does not count."""
+    top = tmp_path / "groups" / ("memory" if version == 1 else "")
+    narrow, own = top / "a", top / "a" / "b"
+    own.mkdir(parents=True)
+    limit, used = ("limit_in_bytes", "usage_in_bytes") if version == 1 else ("max", "current")
+    files = "total_inactive_file" if version == 1 else "inactive_file"
+    for group, most in ((own, "max"), (narrow, "5000")):
+        (group / f"memory.{limit}").write_text(most)
+        (group / f"memory.{used}").write_text("3000\n")
+        (group / "memory.stat").write_text(f"anon 2\n{files} 1000\n")
+    line = "4:memory:/a/b" if version == 1 else "0::/a/b"
+    (tmp_path / "cgroup").write_text(f"9:name=systemd:/\n{line}\n")
+    monkeypatch.setattr(memory, "_GROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(memory, "_GROUP_FOLDER", tmp_path / "groups")
+    assert available_memory() == 3000
+    memory.check_room(3000, "run")
+    with pytest.raises(LongrecError, match=r"not enough memory for run: it takes .* are left"):
+        memory.check_room(3001, "run")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+        RuntimeError("can't start new thread"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+    ],
+)
+def test_want_of_memory_is_told_in_a_line_with_what_to_do(error):
+    words = memory.out_of_memory(error)
+    assert words.startswith("not enough memory (")
+    assert "ulimit -v" in words
+    assert "\n" not in words
+
+
+def test_other_errors_are_none_of_memory():
+    for error in (ValueError("memory"), RuntimeError("shapes differ"), OSError(errno.EIO, "x")):
+        assert memory.out_of_memory(error) is None

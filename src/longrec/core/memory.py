@@ -10,13 +10,19 @@ from __future__ import annotations
 import ctypes
 import mmap
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from errno import ENOMEM
 from pathlib import Path
 
-from longrec.core.errors import first_line
+from longrec.core.errors import LongrecError, first_line
 
-_STATUS = Path("/proc/self/status")
+ALLOW = (
+    "allow the process more (ulimit -v, the limit of its container or service, a larger machine), "
+    "or take a smaller model or catalog"
+)
+_STATUS, _GROUPS = Path("/proc/self/status"), Path("/proc/self/cgroup")
+_GROUP_FOLDER = Path("/sys/fs/cgroup")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Their numbers in glibc's malloc.h."""
 _WORDS = (
@@ -81,15 +87,69 @@ def _status_bytes(name: str) -> int | None:
 
 
 def available_memory() -> int:
-    """Bytes that a process can still take: of the machine, and of its control group if any."""
+    """Bytes that a process can still take: of the machine, its control groups, and its limit."""
     import psutil
 
-    available = psutil.virtual_memory().available
-    group = Path("/sys/fs/cgroup")
-    with suppress(OSError, ValueError):  # "max" where there is no limit
-        limit = int((group / "memory.max").read_text())
-        available = min(available, limit - int((group / "memory.current").read_text()))
-    return int(available)
+    return int(min(psutil.virtual_memory().available, *_rooms_of_groups(), _address_space()))
+
+
+def _rooms_of_groups() -> Iterator[int]:
+    """What the control groups that this process is in leave it, of both versions of these.
+
+    What a group holds of files does not count: the system gives that up where memory is wanted.
+    """
+    names = {
+        "": ("", "memory.max", "memory.current", "inactive_file"),
+        "memory": (
+            "memory",
+            "memory.limit_in_bytes",
+            "memory.usage_in_bytes",
+            "total_inactive_file",
+        ),
+    }
+    yield 1 << 62
+    with suppress(OSError):
+        for line in _GROUPS.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers not in names:
+                continue
+            top, limit, used, files = names[controllers]
+            group = _GROUP_FOLDER / top / path.strip("/")
+            while True:  # a container may not see the folders of its own path, but sees the top
+                with suppress(OSError, ValueError, KeyError):  # "max" where there is no limit
+                    stat = dict(map(str.split, (group / "memory.stat").read_text().splitlines()))
+                    held = int((group / used).read_text()) - int(stat[files])
+                    yield int((group / limit).read_text()) - held
+                if group == _GROUP_FOLDER / top:
+                    break
+                group = group.parent
+
+
+def _address_space() -> int:
+    """What `ulimit -v` leaves."""
+    try:
+        import resource
+    except ImportError:
+        return 1 << 62
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return 1 << 62 if limit == resource.RLIM_INFINITY else limit - (_status_bytes("VmSize") or 0)
+
+
+def check_room(needed: int, what: str) -> None:
+    """See that there is memory for something, before it is tried: who exceeds the limit of a
+    control group is killed without a word.
+
+    Raises
+    ------
+    LongrecError
+        When there is less than `needed` bytes.
+    """
+    room = available_memory()
+    if room < needed:
+        raise LongrecError(
+            f"not enough memory for {what}: it takes {needed / 2**20:,.0f} MiB, and "
+            f"{max(room, 0) / 2**20:,.0f} MiB are left to the process: {ALLOW}"
+        )
 
 
 def out_of_memory(error: BaseException) -> str | None:
@@ -103,10 +163,7 @@ def out_of_memory(error: BaseException) -> str | None:
     resident = resident_bytes()
     facts = [first_line(error)] if text else []
     facts += [] if resident is None else [f"{resident / 2**20:,.0f} MiB are held"]
-    return (
-        f"not enough memory ({'; '.join(facts)}): allow the process more (ulimit -v, the limit of "
-        "its container or service, a larger machine), or take a smaller model or catalog"
-    )
+    return f"not enough memory ({'; '.join(facts)}): {ALLOW}"
 
 
 def keep_freed_memory() -> bool:

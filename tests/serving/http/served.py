@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from forking import run_command
+from forking import Forked, run_command
 from serving.small_streams import small_stream
 
 from longrec.serving.http.app import Server
@@ -108,12 +108,17 @@ class ServeProcess:
     """`longrec serve` as a process; what it writes is kept in `output`."""
 
     def __init__(self, run: Path, store: str, *options: str, **environment: str) -> None:
-        self.process = run_command(
-            *("--threads", 1, "serve", run, "--store", store, "--port", 0, *options),
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **environment},
+        self._begin(
+            run_command(
+                *("--threads", 1, "serve", run, "--store", store, "--port", 0, *options),
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, **environment},
+            )
         )
+
+    def _begin(self, process: Forked) -> None:
+        self.process = process
         self.output: list[str] = []
         self._started = threading.Event()
         self.url = ""

@@ -210,7 +210,12 @@ def shown_user(
         )
         pause()
     return schemas.UserOut(
-        user=id_of(key), events=found.events, record=record, log=log, next=found.next
+        user=id_of(key),
+        events=found.events,
+        record=record,
+        log=log,
+        next=found.next,
+        model=stream.engine.digest,
     )
 
 

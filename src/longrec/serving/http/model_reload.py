@@ -12,7 +12,7 @@ from longrec.artifact.folder import RECOMMENDER
 from longrec.serving.http import access_log
 from longrec.serving.http.errors import words_of
 from longrec.serving.http.schemas import Reload
-from longrec.serving.http.service import Service, open_stream
+from longrec.serving.http.service import Service, load_run, open_stream
 from longrec.serving.http.store_work import StoreWork
 from longrec.serving.http.threads import in_thread
 from longrec.serving.stream.stream import Stream
@@ -102,7 +102,7 @@ class ModelReloader:
         settings, old = self._service.settings, self._service.current.stream
         self._document = _document(settings.run)
         self._report("loading", 0)
-        artifact = Artifact.load(settings.run)
+        artifact = load_run(settings.run)
         self._report("loading", 1)
         if _what_serves(artifact) == _what_serves(old.artifact):
             return None

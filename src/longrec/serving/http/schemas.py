@@ -267,6 +267,7 @@ class UserOut(Answer):
     record: Record | None
     log: list[Logged]
     next: int | None = Field(description="`after` for the next part of the log, if there is one.")
+    model: str = Field(description="State digest of the model whose record it is.")
 
 
 class Forgotten(Answer):

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 
 from longrec.artifact.artifact import Artifact
 from longrec.core.arrays import Ints
-from longrec.core.memory import file_bytes, let_go_of_files
+from longrec.core.memory import check_room, file_bytes, let_go_of_files
 from longrec.retrieval.index_cache import open_index
 from longrec.serving.http import access_log
 from longrec.serving.http.batcher import Batcher
@@ -43,6 +44,8 @@ MAPPED_EVERY, MAPPED = 2.0, 16 << 20
 """Seconds between two looks at how much of the store's files is mapped, and bytes that may be."""
 PATIENCE = 10.0
 """Seconds that a server that stops waits for what its store is doing."""
+LOADED = ("model.safetensors", "added_score.safetensors", "catalog.parquet")
+"""Files of a run that are read whole."""
 LAG_EVERY, LAG_USERS = 15.0, 512
 """Seconds between two looks at how far records are behind, and users looked at each time."""
 
@@ -249,6 +252,19 @@ def _recommend_each(
     return answers
 
 
+def load_run(run: Path) -> Artifact:
+    """The recommender in a folder, if there is memory to load it.
+
+    Raises
+    ------
+    LongrecError
+        When it cannot be loaded, or does not fit; the message says why.
+    """
+    sizes = [path.stat().st_size for name in LOADED if (path := run / name).is_file()]
+    check_room(2 * sum(sizes), str(run))  # as they are read, and as the model has them
+    return Artifact.load(run)
+
+
 def open_stream(
     settings: Settings,
     progress: Callable[[float, float, str], None] | None = None,
@@ -264,7 +280,7 @@ def open_stream(
     LongrecError
         When run, index or store cannot be opened; the message says why.
     """
-    artifact = artifact or Artifact.load(settings.run)
+    artifact = artifact or load_run(settings.run)
     index = open_index(artifact, settings.index, progress).index
     return Stream.open(
         artifact,

@@ -18,6 +18,8 @@ from typing import NoReturn, Self
 
 DRAIN = 30.0
 """Seconds from the signal that stops a server to the end of its process, at most."""
+TWICE = 1.0
+"""Seconds after which a signal is another one: a wrapper and its group may both get the first."""
 SHOW_CURSOR = "\x1b[?25h"
 CAN_HOLD = hasattr(signal, "pthread_sigmask")
 """Whether the system keeps signals; where it does not there is no server either."""
@@ -55,7 +57,8 @@ class Signals:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._closed = self._stopping = self._reload_wanted = False
+        self._closed = self._reload_wanted = False
+        self._stopping = 0.0  # since when
         self._on_stop: Callable[[], object] | None = None
         self._on_reload: Callable[[], object] | None = None
 
@@ -72,6 +75,8 @@ class Signals:
         self._closed = True
         signal.pthread_kill(self._thread.ident or 0, signal.SIGHUP)
         self._thread.join()
+        while pending := signal.sigpending() & _heard():  # they were for a server
+            signal.sigwait(pending)
         release()
 
     def call_to_stop(self, stop: Callable[[], object]) -> None:
@@ -99,9 +104,10 @@ class Signals:
                 elif self._on_stop is None:
                     end()
                 elif self._stopping:
-                    end("stopped: it was told to twice")
+                    if time.monotonic() > self._stopping + TWICE:
+                        end("stopped: it was told to twice")
                 else:
-                    self._stopping = True
+                    self._stopping = time.monotonic()
                     threading.Thread(target=_end_late, name="patience", daemon=True).start()
                     self._on_stop()
 

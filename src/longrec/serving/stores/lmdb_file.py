@@ -206,6 +206,11 @@ def raise_in_words(error: lmdb.Error | OSError, url: str) -> NoReturn:
             f"{url} has no room to grow (disk, quota or limit of file sizes), or its disk fails "
             f"({text}): nothing of this was written. Make room; the store goes on by itself"
         ) from error
+    if isinstance(error, lmdb.MemoryError):
+        raise StoreUnavailable(
+            f"{url} finds no address space to be mapped to: it wants {MAPS[-1] / 2**30:g} GiB, and "
+            "as much as it is large. Allow the process more (ulimit -v)"
+        ) from error
     if isinstance(error, _DAMAGED):
         raise DataError(
             f"{url} is damaged or no store of users ({text}): restore it from a backup "
