@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import subprocess
-import sys
 import time
 from array import array
 from collections.abc import Sequence
@@ -66,7 +65,8 @@ class AttackPlan(Plan):
         super().__post_init__()
         self._check("kinds", choices=tuple(KINDS))
         self._check_positive("seconds")
-        self._check("mixed", least=0)
+        if self.mixed and self.mixed <= SETTLED:
+            raise UsageError(f"mixed is {self.mixed}; it must be 0 or more than {SETTLED:,}")
 
 
 def bench_attack(
@@ -186,7 +186,7 @@ class _Attackers:
             "longrec_bench.serving.hostile",
             arguments,
             stdout=subprocess.PIPE,
-            stderr=sys.stderr.fileno(),
+            stderr=subprocess.DEVNULL,
         )
 
     @property
@@ -217,8 +217,6 @@ def _row(name: str, quiet: Sequence[float], attacked: Sequence[float], answers: 
 
 def _mixed(server: Server, requests: int, progress: Progress) -> Row:
     """Memory of the server after some thousand mixed requests, and after all of them."""
-    if requests <= SETTLED:
-        raise UsageError(f"mixed is {requests}; it must be 0 or more than {SETTLED}")
     process, answers = psutil.Process(server.pid), dict[str, int]()
     found: Row = {"requests": requests}
     for name, count in (("settled", SETTLED), ("end", requests - SETTLED)):

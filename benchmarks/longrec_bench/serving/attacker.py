@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 import socket
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import cycle
 
-PATIENCE = 60.0
-"""Seconds to wait for an answer."""
+PATIENCE, LAST = 60.0, 5.0
+"""Seconds to wait for an answer, and for the last one in the end."""
 MEBI = 1 << 20
 ITEMS = 3000
 """Ids of items, from 1 on, that requests name: a catalog may have fewer or more."""
@@ -46,7 +45,7 @@ class Attack:
             if self._most is not None and sum(self.answers.values()) >= self._most:
                 self.stopped.set()
 
-    def run(self, act: Callable[[Attack], None], connections: int) -> None:
+    def act_until_stopped(self, act: Callable[[Attack], None], connections: int) -> None:
         """Let so many connections act, again and again, until it is stopped."""
 
         def go() -> None:
@@ -59,11 +58,9 @@ class Attack:
         threads = [threading.Thread(target=go, daemon=True) for _ in range(connections)]
         for thread in threads:
             thread.start()
-        if self._most is None:
-            sys.stdin.read()
-            self.stopped.set()
+        self.stopped.wait()
         for thread in threads:
-            thread.join(None if self._most is not None else 5)
+            thread.join(LAST)
 
 
 def request(method: str, path: str, body: bytes | None = None, *headers: str) -> bytes:

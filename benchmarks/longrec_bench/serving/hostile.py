@@ -189,8 +189,15 @@ def main() -> None:
     """Attack until told to end, and print what came of it."""
     host, port, name, connections, *most = sys.argv[1:]
     attack = Attack((host, int(port)), int(most[0]) if most else None)
-    attack.run(mixed if name == "mixed" else KINDS[name].act, int(connections))
+    if not most:
+        threading.Thread(target=_stop_when_told, args=(attack,)).start()
+    attack.act_until_stopped(mixed if name == "mixed" else KINDS[name].act, int(connections))
     print(json.dumps(attack.answers))
+
+
+def _stop_when_told(attack: Attack) -> None:
+    sys.stdin.read()
+    attack.stopped.set()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import os
+import signal
 import threading
 from pathlib import Path
 
@@ -12,10 +15,12 @@ import pytest
 from models.small_models import N
 from serving.http.served import LocalServer, local_server
 from serving.http.test_app import T0, events_of
-from serving.small_streams import FIRST, small_stream
+from serving.small_streams import FIRST, recommender, small_stream
 
 from longrec.serving.http import admission, readiness, service, threads
 from longrec.serving.http.batcher import Batcher
+from longrec.serving.http.server import serve
+from longrec.serving.http.settings import Settings
 from longrec.serving.http.threads import Abandoned, Courtesy, Threads
 
 LARGE = {"history": [FIRST + n % 20 for n in range(3000)]}
@@ -312,3 +317,16 @@ def test_a_server_whose_store_hangs_ends_in_time(tmp_path: Path, monkeypatch):
         store.read = lambda *given, **more: hold.wait(60) and read(*given, **more)
         assert server.post("/v1/events", events_of("ann", [FIRST])).status_code == 503
     hold.set()  # `local_server` has ended before
+
+
+def test_what_there_is_when_it_begins_is_not_looked_through_for_garbage(tmp_path: Path):
+    frozen: list[int] = []
+
+    def ready(*_: object) -> None:
+        frozen.append(gc.get_freeze_count())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    run = recommender("popularity").save(tmp_path / "run")
+    serve(Settings(run=run, store=str(tmp_path / "users"), port=0), ready=ready)
+    assert frozen[0] > 10_000
+    assert gc.get_freeze_count() == 0

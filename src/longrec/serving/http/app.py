@@ -33,11 +33,11 @@ from longrec.serving.http.answers import (
     similar_to,
 )
 from longrec.serving.http.bodies import NO_OBJECT, read_body
-from longrec.serving.http.docs_page import docs_page, summary
+from longrec.serving.http.docs_page import docs_answer, summary
 from longrec.serving.http.errors import Refused, add_error_handlers
 from longrec.serving.http.keys import Keys
 from longrec.serving.http.model_reload import ModelReloader
-from longrec.serving.http.openapi import METRICS, PROMETHEUS, body_of, openapi, problems
+from longrec.serving.http.openapi import METRICS, PROMETHEUS, body_of, pages, problems
 from longrec.serving.http.readiness import Readiness, SharedText
 from longrec.serving.http.service import AT_ONCE, Service, is_light
 from longrec.serving.http.settings import Settings
@@ -78,9 +78,9 @@ class Server:
             version="1",
             summary="Fresh next-item recommendations from very long user histories.",
             lifespan=self._lifespan,
-            strict_content_type=True,  # a page elsewhere may send text/plain without asking
             docs_url=None,  # FastAPI's pages load scripts from elsewhere; ours has none
             redoc_url=None,
+            openapi_url=None,  # ours is written once, and has bodies and examples
             redirect_slashes=False,
         )
         for method, path, endpoint, schema, answer, *errors in self._routes():
@@ -95,12 +95,10 @@ class Server:
         routes.add_api_route(
             "/metrics", self.metrics, response_class=Response, responses=problems() | METRICS
         )
-        routes.add_api_route("/docs", self.docs, include_in_schema=False)
+        for path, page in (("/docs", self.docs), ("/openapi.json", self.schema)):
+            routes.add_api_route(path, page, include_in_schema=False)
         add_error_handlers(routes)
-        routes.openapi = lambda: openapi(  # type: ignore[method-assign]
-            routes, self.service.current.stream
-        )
-        self._openapi, self._with_keys = routes.openapi, bool(keys)
+        self._make_pages = partial(pages, routes, with_keys=bool(keys))
         self.telemetry.keys(keys)
         self.readiness = Readiness(self._ask_store)
         self._metrics = SharedText(self.telemetry.text)
@@ -274,7 +272,11 @@ class Server:
 
     async def docs(self, request: Request) -> Response:
         """A page of all routes, for people: one file that loads nothing."""
-        return docs_page(self._openapi(), str(request.base_url).rstrip("/"), self._with_keys)
+        return docs_answer(self._pages[1], str(request.base_url).rstrip("/"))
+
+    async def schema(self) -> Response:
+        """All routes, as OpenAPI."""
+        return Response(self._pages[0], media_type=JSON)
 
     async def health(self) -> Response:
         """Whether the server runs."""
@@ -298,6 +300,11 @@ class Server:
     async def metrics(self) -> Response:
         """For Prometheus."""
         return Response(await self._metrics.get(), media_type=PROMETHEUS)
+
+    @property
+    def _pages(self) -> tuple[bytes, bytes]:
+        """The schema, and the page for people."""
+        return self._make_pages(self.service.current.stream)
 
     async def _read(
         self,

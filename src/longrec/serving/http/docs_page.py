@@ -7,6 +7,7 @@ terminal: its examples are commands.
 
 from __future__ import annotations
 
+import html
 import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,8 @@ from longrec.core.templates import page_template
 _POLICY = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"}
 """A browser runs and fetches nothing here, whatever ids may hold."""
 
+ADDRESS = "http://address.invalid"
+"""Stands for the address of a server in a page that is made once for all who ask."""
 _LIMITS = {
     "minimum": "at least {:,.15g}",
     "maximum": "at most {:,.15g}",
@@ -33,11 +36,18 @@ _LIMITS = {
 Schema = Mapping[str, Any]
 
 
-def docs_page(schema: Schema, address: str, with_keys: bool) -> Response:
-    """The page of a schema, with examples for an address; they carry a key where one is needed."""
-    routes = list(_routes(schema, address, with_keys))
-    page = _template().render(about=schema["info"], routes=routes, with_keys=with_keys)
-    return Response(page, media_type="text/html", headers=_POLICY)
+def docs_page(schema: Schema, with_keys: bool) -> bytes:
+    """The page of a schema, with examples for `ADDRESS`; they carry a key where one is needed."""
+    routes = list(_routes(schema, ADDRESS, with_keys))
+    page: str = _template().render(about=schema["info"], routes=routes, with_keys=with_keys)
+    return page.encode()
+
+
+def docs_answer(page: bytes, address: str) -> Response:
+    """A page with its examples for an address."""
+    own = html.escape(address.replace("'", "'\\''"))
+    content = page.replace(ADDRESS.encode(), own.encode())
+    return Response(content, media_type="text/html", headers=_POLICY)
 
 
 def summary(endpoint: Callable[..., Any]) -> str:

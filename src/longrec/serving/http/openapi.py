@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import lru_cache
 from typing import Any
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from longrec.serving.http.bodies import BODIES
+from longrec.serving.http.docs_page import docs_page
 from longrec.serving.http.schemas import Problem
 from longrec.serving.http.service import item_id
 from longrec.serving.stream.stream import Stream
@@ -75,6 +77,14 @@ def openapi(routes: FastAPI, stream: Stream) -> dict[str, Any]:
                 if parameter["in"] == "path":
                     parameter["example"] = str(items[0]) if "items" in path else USER
     return schema
+
+
+@lru_cache(maxsize=1)
+def pages(routes: FastAPI, stream: Stream, with_keys: bool) -> tuple[bytes, bytes]:
+    """The schema as JSON, and the page for people; made once for each stream that is served."""
+    schema = openapi(routes, stream)
+    text = json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
+    return text.encode(), docs_page(schema, with_keys)
 
 
 def bodies(items: list[Any]) -> dict[str, dict[str, Any]]:

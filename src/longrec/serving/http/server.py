@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -80,6 +81,7 @@ def serve(
             )
         finally:
             sys.setswitchinterval(before)
+            gc.unfreeze()
 
 
 class HttpServer(uvicorn.Server):
@@ -160,6 +162,10 @@ async def _run(
     ready: Callable[[], object],
 ) -> None:
     def started() -> None:
+        # What there is now stays. Else it is looked through again and again for garbage, a tenth of
+        # a second each time in which nobody is answered.
+        gc.collect()
+        gc.freeze()
         ready()
         signals.call_to_reload(server.reloader.begin)
 

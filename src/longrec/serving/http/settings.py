@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
@@ -62,7 +63,7 @@ class Settings:
     def __post_init__(self) -> None:
         check_config(self)
 
-    @property
+    @cached_property
     def local(self) -> bool:
         """Whether only this machine can reach it."""
         try:
