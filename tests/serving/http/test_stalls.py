@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import os
-import signal
 import threading
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from longrec.serving.http import admission, readiness, service, threads
 from longrec.serving.http.batcher import Batcher
 from longrec.serving.http.server import serve
 from longrec.serving.http.settings import Settings
+from longrec.serving.http.signals import Signals
 from longrec.serving.http.threads import Abandoned, Courtesy, Threads
 
 LARGE = {"history": [FIRST + n % 20 for n in range(3000)]}
@@ -322,11 +321,15 @@ def test_a_server_whose_store_hangs_ends_in_time(tmp_path: Path, monkeypatch):
 def test_what_there_is_when_it_begins_is_not_looked_through_for_garbage(tmp_path: Path):
     frozen: list[int] = []
 
-    def ready(*_: object) -> None:
+    class Ended(Exception):
+        pass
+
+    def ready(address, stream, need) -> None:
         frozen.append(gc.get_freeze_count())
-        os.kill(os.getpid(), signal.SIGTERM)
+        raise Ended
 
     run = recommender("popularity").save(tmp_path / "run")
-    serve(Settings(run=run, store=str(tmp_path / "users"), port=0), ready=ready)
+    with pytest.raises(Ended):
+        serve(Settings(run=run, store=str(tmp_path / "users"), port=0), Signals(), ready=ready)
     assert frozen[0] > 10_000
     assert gc.get_freeze_count() == 0

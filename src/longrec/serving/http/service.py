@@ -42,7 +42,7 @@ AT_ONCE, MANY_AT_ONCE = 32, 512
 """Events of a large request that are logged at once, beside others' requests and alone."""
 MAPPED_EVERY, MAPPED = 2.0, 16 << 20
 """Seconds between two looks at how much of the store's files is mapped, and bytes that may be."""
-PATIENCE = 10.0
+PATIENCE = 4.0
 """Seconds that a server that stops waits for what its store is doing."""
 LOADED = ("model.safetensors", "added_score.safetensors", "catalog.parquet")
 """Files of a run that are read whole."""
