@@ -6,6 +6,7 @@ import resource
 import signal
 from contextlib import contextmanager
 from itertools import count
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from forking import ForkServer
 from models.added_scores import FollowersScore, register
 
 from longrec.artifact.artifact import Artifact
-from longrec.artifact.folder import EVALUATION, tensors_of
+from longrec.artifact.folder import EVALUATION, read_folder, tensors_of
 from longrec.core import files
 from longrec.core.errors import DataError, LongrecError
 from longrec.data.histories import open_histories
@@ -161,3 +162,12 @@ def test_an_evaluation_of_other_weights_is_not_taken(tmp_path):
     (folder / "ranks.parquet").write_text("other ranks")
     with pytest.raises(DataError, match="is not an evaluated recommender"):
         EVALUATION.read(folder)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="this system does not tell")
+def test_what_is_loaded_does_not_depend_on_its_files_any_more(tmp_path):
+    """A file that is copied over is cut short first: who has it mapped then is ended by that."""
+    small_recommender(1).save(tmp_path / "run")
+    saved = read_folder(tmp_path / "run")
+    assert str(tmp_path / "run") not in Path("/proc/self/maps").read_text()
+    assert saved.weights

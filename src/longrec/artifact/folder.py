@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from longrec.core.errors import DataError, LongrecError, first_line
@@ -173,7 +173,8 @@ def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 def _load_tensors(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        # Read, not mapped: who cuts a mapped file short, as copying over it does, ends the process.
+        return load(path.read_bytes())
     except (OSError, SafetensorError) as error:
         raise DataError(f"{path} is damaged ({error}): {RECOMMENDER.mend}.") from error
 

@@ -261,7 +261,7 @@ def load_run(run: Path) -> Artifact:
         When it cannot be loaded, or does not fit; the message says why.
     """
     sizes = [path.stat().st_size for name in LOADED if (path := run / name).is_file()]
-    check_room(2 * sum(sizes), str(run))  # as they are read, and as the model has them
+    check_room(3 * sum(sizes), str(run))  # the files, their tensors, and the model's
     return Artifact.load(run)
 
 
