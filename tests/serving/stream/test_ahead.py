@@ -22,7 +22,9 @@ def stream(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "moment", [NOW + 2 * DAY, NOW + 10**9, 10**11, datetime.now(UTC) + timedelta(days=400)]
+    "moment",
+    [NOW + 2 * DAY, NOW + 10**9, 10**11, datetime.now(UTC) + timedelta(days=400)],
+    ids=["two days", "thirty years", "far", "a moment"],
 )
 def test_one_event(stream, moment) -> None:
     stream.observe("ann", FIRST, NOW)
