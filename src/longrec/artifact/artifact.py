@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,22 +13,24 @@ import numpy as np
 import polars as pl
 import torch
 
+from longrec.artifact.answers import ask, check_answers
 from longrec.artifact.folder import (
-    ADDED,
     RECOMMENDER,
+    digest_of_catalog,
+    digest_of_tensors,
     digest_of_weights,
     read_folder,
     write_folder,
 )
 from longrec.artifact.new_items import finite_vectors, new_ids
+from longrec.artifact.restore import not_finite, restore_added, restore_model
 from longrec.artifact.training_log import frame_of, read_log, write_log
-from longrec.config.border import changed_settings, make_config
+from longrec.config.border import changed_settings
 from longrec.config.training import TrainConfig
 from longrec.core.arguments import check_path, described
 from longrec.core.choices import ExcludeSeen
-from longrec.core.errors import DataError, UsageError
+from longrec.core.errors import DataError, LongrecError, UsageError
 from longrec.core.generators import generators_kept
-from longrec.core.registry import missing_from
 from longrec.core.shown import html_facts, html_table
 from longrec.data.catalog import Catalog
 from longrec.data.event_columns import Column, Columns
@@ -84,12 +86,14 @@ class Artifact:
         ------
         DataError
             When the folder is not a whole recommender of this format: missing, unfinished,
-            truncated, edited, or of a newer version. The message says which file and what to do.
+            truncated, edited, or of a newer version; or its weights are not finite, or do not give
+            the scores that were saved with them. The message says which file and what to do.
         UsageError
             When its model is of a package that has not been imported; the message names it.
         """
         folder = check_path("folder", folder, "the path of a recommender's folder")
-        config, weights, catalog, provenance, counted, tensors = read_folder(folder)
+        saved = read_folder(folder)
+        config, catalog, provenance = saved.config, saved.catalog, saved.provenance
         name, plugin = config["model"], provenance.get("plugin")
         try:
             check_model(name, plugin)
@@ -102,20 +106,13 @@ class Artifact:
             )
         except UsageError as error:
             raise DataError(f"{folder / 'config.json'}: {error}") from error
-        with generators_kept():
-            model = build_model(name, model_config, catalog.n_items)
-        try:
-            model.load_state_dict(weights)
-        except (RuntimeError, KeyError) as error:
-            raise DataError(
-                f"{folder / 'model.safetensors'} does not hold the weights that config.json "
-                f"describes: {' '.join(str(error).split())[:300]}"
-            ) from error
-        return cls(
-            *(name, model.eval(), model_config, train_config, catalog, provenance, folder),
+        n_items, about = catalog.n_items, config.get("added_score")
+        model = restore_model(folder, name, model_config, n_items, saved.weights)
+        loaded = cls(
+            *(name, model, model_config, train_config, catalog, provenance, folder),
             base_items=config.get("base_items"),
-            added=_load_added(folder, config.get("added_score"), counted, catalog.n_items),
-            saved_tensors=tensors,
+            added=restore_added(folder, about, saved.added, n_items),
+            saved_tensors=saved.tensors,
             columns={
                 name: Column(None if words is None else tuple(words))
                 for name, words in config.get("columns", {}).items()
@@ -123,6 +120,8 @@ class Artifact:
             exclude_seen=config.get("exclude_seen", True),
             curve=_log_of(folder),
         )
+        check_answers(folder, saved, loaded.scorer, loaded.columns, loaded.limit)
+        return loaded
 
     def save(self, folder: str | Path) -> Path:
         """Write it to a folder, in place of the recommender that may be there.
@@ -132,7 +131,8 @@ class Artifact:
         Raises
         ------
         LongrecError
-            When it cannot be written.
+            When it cannot be written, or a number of its weights is not finite, so that it could
+            not be loaded.
         """
         folder = check_path("folder", folder)
         config = {
@@ -149,8 +149,17 @@ class Artifact:
             config["added_score"] = self._about_added
             counted = self.added.state_dict()
         weights = self.model.state_dict()
+        for name, tensor in weights.items():
+            if not_finite(tensor) and name in dict(self.model.named_parameters()):
+                raise LongrecError(
+                    f"{folder}: the recommender was not saved: {name} of its {self.name} has "
+                    "numbers that are not finite: train again, with a lower learning rate"
+                )
+        answers = ask(self.scorer, self.columns, self.limit)
+        answers["tensors"] = digest_of_tensors(weights, counted)
+        answers["catalog"] = digest_of_catalog(self.catalog)
         self.saved_tensors = write_folder(
-            folder, config, weights, self.catalog, self.provenance, counted
+            folder, config, weights, self.catalog, self.provenance, answers, counted
         )
         write_log(folder, self.curve)
         self.folder = folder
@@ -456,28 +465,3 @@ def _log_of(folder: Path) -> pl.DataFrame:
         return read_log(folder)
     except DataError:
         return frame_of(())
-
-
-def _load_added(
-    folder: Path, about: Any, counted: Mapping[str, torch.Tensor], n_items: int
-) -> AddedScore | None:
-    """The added score that config.json describes, None where it has none."""
-    if about is None:
-        return None
-    where, name = folder / RECOMMENDER.document, about["name"]
-    if name not in ADDED_SCORES:
-        raise DataError(
-            f"{where}: there is no added score {name!r}. Added scores: "
-            f"{', '.join(sorted(ADDED_SCORES))}.{missing_from(about.get('module'))}"
-        )
-    cls = ADDED_SCORES[name]
-    try:
-        added = cls(make_config(cls.config_class, about["config"]), n_items)
-        added.load_state_dict(counted)
-        check_added_score(added, n_items)
-    except (UsageError, RuntimeError, ValueError, TypeError, KeyError) as error:
-        raise DataError(
-            f"{where}: the added score {name!r} is not what this longrec makes of its settings and "
-            f"{ADDED}: {' '.join(str(error).split())[:300]}"
-        ) from error
-    return added.eval()

@@ -1,10 +1,11 @@
 """A recommender's folder: replaced whole or not at all, and checked when it is read.
 
 RUN/
-  config.json          format, model, settings, digests of the next three files and its own
+  config.json          format, model, settings, digests of the next four files and its own
   model.safetensors    weights
   catalog.parquet      item ids and counts
   provenance.json      data, command, seed, commit, machine, how training ended
+  known_answers.json   a few histories, what was scored for them, and a digest of the tensors
   added_score.safetensors       what an added score has counted, if there is one
   log.csv              one row per validation
   metrics.json, ranks.parquet   of the last evaluation
@@ -17,7 +18,7 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from safetensors import SafetensorError
@@ -27,20 +28,38 @@ from torch import Tensor
 from longrec.core.errors import DataError, LongrecError, first_line
 from longrec.core.files import disk_full
 from longrec.core.rights import as_usual
-from longrec.core.sealed import SealedKind, read_json
+from longrec.core.sealed import SealedKind, is_of_type
 from longrec.data.catalog import Catalog
 
 FILES = ("model.safetensors", "catalog.parquet", "provenance.json")
 ADDED = "added_score.safetensors"
+ANSWERS = "known_answers.json"
+"""Of runs of format 2; those of format 1, of earlier versions of longrec, have none."""
+LONGEST_HEADER = 4 << 20
+"""Bytes of the names and shapes of tensors: a model of 30,000 tensors has fewer."""
 RECOMMENDER = SealedKind(
     "a recommender",
     "config.json",
-    version=1,
+    version=2,
     mend="copy the whole folder again, or retrain",
     made_by="longrec train",
     keys={"model": str, "model_config": dict, "train_config": dict, "items": int},
     files=FILES,
+    also_reads=(1,),
+    most_bytes=16 << 20,
+    whole_in_memory=True,
 )
+OF_CONFIG: dict[str, tuple[type, ...]] = {
+    "base_items": (int, type(None)),
+    "exclude_seen": (bool,),
+    "columns": (dict,),
+    "added_score": (dict,),
+}
+OF_PROVENANCE: dict[str, tuple[type, ...]] = {
+    "plugin": (str, type(None)),
+    **dict.fromkeys(("data", "training", "refit", "warm_start"), (dict,)),
+}
+"""Types of what the documents may have besides, where something else could not be read."""
 EVALUATION = SealedKind(
     "an evaluated recommender",
     "metrics.json",
@@ -53,13 +72,17 @@ EVALUATION = SealedKind(
 
 
 class Saved(NamedTuple):
-    """What a folder holds; `added`: of an added score, {} where there is none."""
+    """What a folder holds.
+
+    added : tensors of an added score, {} where there is none; answers : None in format 1.
+    """
 
     config: dict[str, Any]
     weights: dict[str, Tensor]
     catalog: Catalog
     provenance: dict[str, Any]
     added: dict[str, Tensor]
+    answers: dict[str, Any] | None
     tensors: str
 
 
@@ -69,12 +92,14 @@ def write_folder(
     weights: Mapping[str, Tensor],
     catalog: Catalog,
     provenance: Mapping[str, Any],
+    answers: Mapping[str, Any],
     added: Mapping[str, Tensor] | None = None,
 ) -> str:
     """Write a recommender in place of the one that may be there, at one instant.
 
     A failure or a kill leaves the old or the new one whole. The evaluation of other scores goes,
-    every other file stays. `added`: tensors of an added score, if there is one.
+    every other file stays. `answers`: what `longrec.artifact.answers.ask` gives, and a digest;
+    `added`: tensors of an added score, if there is one.
 
     Returns
     -------
@@ -90,7 +115,8 @@ def write_folder(
     def write(work: Path) -> None:
         _save_tensors(weights, work / FILES[0])
         catalog.save(work / FILES[1])
-        (work / FILES[2]).write_text(json.dumps(provenance, indent=1), encoding="utf-8")
+        RECOMMENDER.write_json(work / FILES[2], provenance)
+        RECOMMENDER.write_json(work / ANSWERS, answers)
         if added is not None:
             _save_tensors(added, work / ADDED)
 
@@ -132,7 +158,7 @@ def evaluated_tensors(folder: Path) -> str | None:
 def _entry(path: Path, key: str) -> object:
     """What a JSON file has under a key; None where it has nothing."""
     try:
-        return read_json(path, "").get(key)
+        return RECOMMENDER.read_json(path).get(key)
     except DataError:
         return None
 
@@ -154,16 +180,64 @@ def read_folder(folder: Path) -> Saved:
 
 
 def _read(folder: Path, config: dict[str, Any], files: Mapping[str, Path]) -> Saved:
-    catalog = Catalog.load(files["catalog.parquet"])
-    if catalog.n_items != config["items"]:
-        raise DataError(
-            f"{folder / 'catalog.parquet'} has {catalog.n_items:,} items, config.json says "
-            f"{config['items']}: {RECOMMENDER.mend}."
+    where = folder / RECOMMENDER.document
+    _check_types(where, config, OF_CONFIG)
+    _check_columns(where, config.get("columns", {}))
+    about = config.get("added_score")
+    if about is not None:
+        own = {"name": None, "config": None, **about}
+        _check_types(
+            where, own, {"name": (str,), "config": (dict,), "module": (str,)}, "added_score."
         )
-    provenance = read_json(files["provenance.json"], RECOMMENDER.mend)
+    items, base = config["items"], config.get("base_items")
+    if items < 1 or not (base is None or 1 <= base <= items):
+        _damaged(where, f"items is {items!s:.40} and base_items {base!s:.40}")
+    provenance = read_provenance(files[FILES[2]])
+    answers = RECOMMENDER.read_json(files[ANSWERS]) if ANSWERS in files else None
+    if answers is None and config["format"] != 1:
+        _damaged(where, f"digests lacks {ANSWERS}")
+    # Every model has a number for each item: no catalog is read that is larger than the weights.
     weights = _load_tensors(files[FILES[0]])
+    numbers = sum(tensor.numel() for tensor in weights.values())
+    if items > numbers:
+        _damaged(where, f"{FILES[0]} has {numbers:,} numbers, and items is {items:,}")
+    try:
+        catalog = Catalog.load(files[FILES[1]], items)
+    except DataError as error:
+        raise DataError(f"{error} {RECOMMENDER.mend.capitalize()}.") from error
     added = _load_tensors(files[ADDED]) if ADDED in files else {}
-    return Saved(config, weights, catalog, provenance, added, _tensors_in(config["digests"]))
+    tensors = _tensors_in(config["digests"])
+    return Saved(config, weights, catalog, provenance, added, answers, tensors)
+
+
+def read_provenance(path: Path) -> dict[str, Any]:
+    """The provenance in a recommender's folder; DataError where it is damaged."""
+    provenance = RECOMMENDER.read_json(path)
+    _check_types(path, provenance, OF_PROVENANCE)
+    return provenance
+
+
+def _check_types(
+    where: Path,
+    document: Mapping[str, Any],
+    types: Mapping[str, tuple[type, ...]],
+    prefix: str = "",
+) -> None:
+    """Raise DataError for a key whose value is of none of its types; what is not there may lack."""
+    for key, kinds in types.items():
+        if key in document and not is_of_type(document[key], kinds):
+            _damaged(where, f"{prefix}{key} is {document[key]!r:.40}")
+
+
+def _check_columns(where: Path, columns: Mapping[str, Any]) -> None:
+    for name, words in columns.items():
+        of_words = isinstance(words, list) and all(isinstance(word, str) for word in words)
+        if words is not None and not of_words:
+            _damaged(where, f"columns.{name:.40} is {words!r:.40}")
+
+
+def _damaged(where: Path, what: str) -> NoReturn:
+    raise DataError(f"{where} is damaged ({what:.200}): {RECOMMENDER.mend}.")
 
 
 def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -173,10 +247,24 @@ def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 def _load_tensors(path: Path) -> dict[str, Tensor]:
     try:
+        with path.open("rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+        if header > LONGEST_HEADER:
+            _damaged(path, f"its list of tensors would have {header:,} bytes")
         # Read, not mapped: who cuts a mapped file short, as copying over it does, ends the process.
         return load(path.read_bytes())
     except (OSError, SafetensorError) as error:
-        raise DataError(f"{path} is damaged ({error}): {RECOMMENDER.mend}.") from error
+        raise DataError(f"{path} is damaged ({first_line(error)}): {RECOMMENDER.mend}.") from error
+
+
+def digest_of_tensors(weights: Mapping[str, Tensor], added: Mapping[str, Tensor] | None) -> str:
+    """Digest of a recommender's tensors by their names, whatever file they stand in."""
+    return digest_of_weights({**weights, **{f"added/{k}": x for k, x in (added or {}).items()}})
+
+
+def digest_of_catalog(catalog: Catalog) -> str:
+    """Digest of a catalog's ids and counts, whatever file they stand in."""
+    return hashlib.sha256(catalog.digest.encode() + catalog.counts.tobytes()).hexdigest()
 
 
 def digest_of_weights(weights: Mapping[str, Tensor], **also: Any) -> str:

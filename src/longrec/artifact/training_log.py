@@ -16,6 +16,8 @@ from longrec.core.errors import DataError
 from longrec.core.files import write_file
 
 NAME = "log.csv"
+MOST_BYTES = 16 << 20
+"""Bytes that are read of a log: some 100,000 validations."""
 
 
 @dataclass
@@ -92,6 +94,8 @@ def read_log(folder: Path) -> pl.DataFrame:
     """
     path = folder / NAME
     try:
+        if path.exists() and not (path.is_file() and path.stat().st_size <= MOST_BYTES):
+            raise ValueError("it is no file, or too large")
         with path.open(encoding="utf-8", newline="") as file:
             rows = [
                 {name: _parsed(name, row.get(name)) for name in SCHEMA}

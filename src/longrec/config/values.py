@@ -19,6 +19,8 @@ from longrec.core.bounds import Bounds
 
 LARGEST = 2**63 - 1
 """Of whole numbers: what tensors and files hold in 64 bits."""
+MOST_SHOWN = 200
+"""Characters of a value that a message shows."""
 _MUST_BE = {
     "int": "an integer",
     "float": "a number",
@@ -159,6 +161,7 @@ def _in_64_bits(bounds: Bounds | None) -> Bounds:
 
 def _shown(value: Any, spell: Any = repr) -> str:
     try:
-        return str(spell(value))
+        shown = str(spell(value))
     except ValueError:  # Python writes no integer of thousands of digits
         return "an integer of thousands of digits"
+    return shown if len(shown) <= MOST_SHOWN else f"{shown[:MOST_SHOWN]}…"

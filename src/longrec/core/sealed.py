@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,9 +28,15 @@ from longrec.core.files import (
     write_file,
     writing_folder,
 )
+from longrec.core.format import size
 from longrec.core.lock import LOCK, locked
-from longrec.core.staged import locate, settle, stage
+from longrec.core.memory import available_memory
+from longrec.core.staged import locate, settle, stage, staged
 
+MOST_BYTES = 256 << 20
+"""Bytes of a document that are read, where its kind says nothing."""
+MOST_FILES = 10_000
+"""Files that a document may describe."""
 ATTEMPTS = 3
 """Times that a folder is read in which something is missing or odd: another process may have
 replaced it meanwhile."""
@@ -53,6 +59,9 @@ class SealedKind:
     files : names of files that must be there; of a kind with digests also those that have one.
     version_key : the document's key of the version.
     also_reads : older versions that are read as well.
+    most_bytes : of the document, and of each further JSON file: what is larger is not read.
+    whole_in_memory : whether the files are read into memory, so that one is not even looked
+        through that is larger than what is free.
     """
 
     name: str
@@ -65,6 +74,8 @@ class SealedKind:
     files: tuple[str, ...] = ()
     version_key: str = "format"
     also_reads: tuple[int, ...] = ()
+    most_bytes: int = MOST_BYTES
+    whole_in_memory: bool = False
 
     def describe(self, about: Mapping[str, Any], files: Iterable[Path] = ()) -> dict[str, Any]:
         """The document of a folder that holds these files."""
@@ -77,7 +88,16 @@ class SealedKind:
 
     def write(self, folder: Path, document: Mapping[str, Any]) -> None:
         """Write the document of `describe`, the last file of a folder."""
-        write_file(folder / self.document, json.dumps(document, indent=1))
+        self.write_json(folder / self.document, document)
+
+    def write_json(self, path: Path, document: Mapping[str, Any]) -> None:
+        """Write a JSON file of such a folder; DataError where it could not be read, being large."""
+        text = json.dumps(document, indent=1)
+        if len(text) > self.most_bytes:
+            raise DataError(
+                f"{path} would have {size(len(text))}, and at most {size(self.most_bytes)} are read"
+            )
+        write_file(path, text)
 
     def replace(
         self, folder: Path, about: Mapping[str, Any], write: Callable[[Path], None]
@@ -137,7 +157,7 @@ class SealedKind:
     def _digests_now(self, folder: Path) -> dict[str, str]:
         """The digests that the document in a folder has; none if there is no sound one."""
         try:
-            digests = read_json(folder / self.document, self.mend).get("digests")
+            digests = self.read_json(folder / self.document).get("digests")
         except DataError:
             return {}
         if not isinstance(digests, dict):
@@ -193,12 +213,14 @@ class SealedKind:
             When it is missing, of another version, edited or damaged; or what `use` raises.
         """
         for left in reversed(range(ATTEMPTS)):
+            at_rest = not staged(folder, self.document)
             document = self.read_document(folder)
             try:
                 result = use(document, self._places(folder, document))
             except (DataError, OSError):
-                if not left:
-                    raise
+                at_rest = at_rest and not staged(folder, self.document)
+                if not left or (at_rest and self.read_document(folder) == document):
+                    raise  # nobody is replacing it
                 continue
             if self.read_document(folder) == document:
                 return result
@@ -207,6 +229,13 @@ class SealedKind:
     def _places(self, folder: Path, document: Mapping[str, Any]) -> dict[str, Path]:
         """Where each file stands, its digest checked if it has one."""
         digests = document["digests"] if self.with_digests else {}
+        if len(digests) > MOST_FILES or any(Path(name).name != name for name in digests):
+            raise DataError(
+                f"{folder / self.document} is damaged (digests has names that are none of files in "
+                f"this folder): {self.mend}."
+            )
+        if self.whole_in_memory:
+            self._check_sizes(folder, {*self.files, *digests})
         places = {}
         for name in dict.fromkeys((*self.files, *digests)):
             path: Path | None = folder / name
@@ -223,6 +252,21 @@ class SealedKind:
                 )
             places[name] = path
         return places
+
+    def _check_sizes(self, folder: Path, names: Iterable[str]) -> None:
+        """Raise DataError for a file that does not fit in memory, before it is looked through."""
+        free = available_memory()
+        for name in names:
+            with suppress(OSError):  # missing: told later
+                if (found := (folder / name).stat().st_size) > free:
+                    raise DataError(
+                        f"{folder / name} has {size(found)}, and {size(free)} of memory are free: "
+                        f"use a larger machine, or {self.mend}."
+                    )
+
+    def read_json(self, path: Path) -> dict[str, Any]:
+        """A JSON file of such a folder, which holds an object; DataError as `read_json`."""
+        return read_json(path, self.mend, self.most_bytes)
 
     def read_document(self, folder: Path) -> dict[str, Any]:
         """The document alone, checked; the other files are not looked at.
@@ -244,15 +288,21 @@ class SealedKind:
                 f"{folder} is not {self.name}: it has no {self.document}; `{self.made_by}` makes "
                 "one."
             )
-        document = read_json(path, self.mend)
+        document = self.read_json(path)
         keys: dict[str, type] = {"digest": str, "digests": dict} if self.with_digests else {}
         self._check_version(path, document)
         for key, kind in (keys | dict(self.keys)).items():
-            if not isinstance(document.get(key), kind):
+            if not is_of_type(document.get(key), kind):
                 raise DataError(f"{path} is damaged (it lacks {key!r}): {self.mend}.")
         if self.with_digests:
             without = {key: value for key, value in document.items() if key != "digest"}
-            if digest_of_config(without) != document["digest"]:
+            try:
+                digest = digest_of_config(without)
+            except RecursionError:
+                raise DataError(
+                    f"{path} is damaged (values nested too deeply): {self.mend}."
+                ) from None
+            if digest != document["digest"]:
                 raise DataError(
                     f"{path} was edited by hand (its digest differs): undo that, or {self.mend}."
                 )
@@ -264,10 +314,10 @@ class SealedKind:
         if self.version_key not in document:
             raise DataError(f"{path} is damaged (it lacks {self.version_key!r}): {self.mend}.")
         found, words = document[self.version_key], self.version_key.replace("_", " ")
-        if found not in (self.version, *self.also_reads):
+        if isinstance(found, bool) or found not in (self.version, *self.also_reads):
             newer = isinstance(found, int) and found > self.version
             raise DataError(
-                f"{path} has {words} {found!r}, this longrec reads {self.version}: "
+                f"{path} has {words} {found!r:.40}, this longrec reads {self.version}: "
                 f"{'upgrade longrec' if newer else self.mend}."
             )
 
@@ -305,27 +355,42 @@ class SealedKind:
         if any((folder / name).is_file() for name in self.files):
             return True
         try:
-            document = read_json(folder / self.document, self.mend)
+            document = self.read_json(folder / self.document)
         except DataError:
             return False
         version = () if self.version is None else (self.version_key,)
         return document.keys() >= {*version, *self.keys}
 
 
-def read_json(path: Path, mend: str) -> dict[str, Any]:
+def read_json(path: Path, mend: str, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
     """A JSON file that holds an object.
 
     Raises
     ------
     DataError
-        When it is missing or damaged; the message ends with `mend`.
+        When it is missing, too large or damaged; the message ends with `mend`.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        if path.exists() and not path.is_file():  # a pipe would be waited for, a device never end
+            raise DataError(f"{path} is no file: {mend}.")
+        with path.open("rb") as file:
+            text = file.read(most_bytes + 1)
+        if len(text) > most_bytes:
+            raise DataError(f"{path} has more than {size(most_bytes)}: {mend}.")
+        content = json.loads(text.decode("utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path} is missing: {mend}.") from None
+    except RecursionError:
+        raise DataError(f"{path} is damaged (values nested too deeply): {mend}.") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is damaged ({first_line(error)}): {mend}.") from error
     if not isinstance(content, dict):
         raise DataError(f"{path} is damaged (it holds no JSON object): {mend}.")
     return content
+
+
+def is_of_type(value: object, kind: type | tuple[type, ...]) -> bool:
+    """Whether a value of a JSON file is of a type; true and false are no integers."""
+    if isinstance(value, bool):
+        return kind is bool or (isinstance(kind, tuple) and bool in kind)
+    return isinstance(value, kind)

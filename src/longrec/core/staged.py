@@ -36,7 +36,8 @@ def locate(folder: Path, document: str, name: str, digest: str | None) -> Path |
     for place in (folder, *staged(folder, document)):
         path = place / name
         try:
-            if digest_of_file(path) == digest:
+            # No pipe, which would be waited for, and no device, which may never end.
+            if path.is_file() and digest_of_file(path) == digest:
                 return path
         except OSError:  # missing, or moved just now
             continue

@@ -18,7 +18,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from longrec.core.errors import DataError, UsageError, first_line
+from longrec.core.errors import DataError, UsageError
+from longrec.data.catalog_file import read_catalog
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,28 +91,27 @@ class Catalog:
     def save(self, path: Path | str) -> None:
         """Write as a Parquet file with the columns `id` and `count`."""
         table = pa.table({"id": self.ids.to_arrow(), "count": self.counts})
-        pq.write_table(table, str(path), compression="zstd")
+        # Ids are all different: a dictionary of them would be one more copy.
+        pq.write_table(table, str(path), compression="zstd", use_dictionary=False)
 
     @classmethod
-    def load(cls, path: Path | str) -> Catalog:
-        """Read what `save` wrote; a missing, damaged or foreign file is a DataError."""
-        if not Path(path).is_file():
-            raise DataError(f"{path}: no such catalog file.")
-        try:
-            # read_table would make a folder called "day=1" above the file a column, and take half
-            # a second to import pandas.
-            with pq.ParquetFile(str(path)) as file:
-                table = file.read()
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(
-                f"{path}: not a readable Parquet file ({first_line(error)})."
-            ) from error
-        if table.column_names[:2] != ["id", "count"]:
-            raise DataError(
-                f"{path}: a catalog has the columns id and count, this file has "
-                f"{', '.join(table.column_names) or 'none'}."
-            )
-        ids, counts = (pl.Series(n, pl.from_arrow(table.column(n))) for n in ("id", "count"))
+    def load(cls, path: Path | str, n_items: int | None = None) -> Catalog:
+        """Read what `save` wrote.
+
+        Parameters
+        ----------
+        path : path
+        n_items : int or None
+            How many items it must have, where that is known: another number is told before
+            anything is read.
+
+        Raises
+        ------
+        DataError
+            When the file is missing, damaged or foreign, or holds an id twice or less than no
+            events. What it says of its size is looked at first: a small file may claim any.
+        """
+        ids, counts = read_catalog(Path(path), n_items)
         return cls(ids, counts.to_numpy(writable=True).astype(np.int64, copy=False))
 
 

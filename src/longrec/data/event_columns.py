@@ -54,6 +54,12 @@ class Column:
         """The code of each word."""
         return {word: code for code, word in enumerate(self.words or ())}
 
+    def some(self, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
+        """Values that events may have, as models read them: drawn words, or numbers, or none."""
+        if self.words is None:
+            return random.normal(0, 3, shape).astype(self.dtype)
+        return random.integers(-1, len(self.words), shape, self.dtype.type)
+
     def read(self, stored: np.ndarray) -> np.ndarray:
         """Values as histories store them -> as models read them, of the same shape."""
         if self.words is not None:

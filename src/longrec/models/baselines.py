@@ -16,7 +16,7 @@ from torch import Tensor
 from longrec.core.bounds import Bounds
 from longrec.core.errors import UsageError
 from longrec.models.common.base import AddedRows, CountingModel
-from longrec.models.common.followers import Followers
+from longrec.models.common.followers import Followers, check_numbers
 from longrec.models.common.registry import register_model
 
 DAY = 86_400
@@ -42,6 +42,9 @@ class Popularity(CountingModel):
 
     def count(self, items: Tensor, lengths: Tensor, times: Tensor | None = None) -> None:
         self.counts = torch.bincount(items, minlength=self.n_items + 1).float()
+
+    def check_counts(self) -> None:
+        check_numbers(self, ("counts",), (self.n_items + 1,))
 
     def bias(self) -> Tensor:
         return self.counts.double()
@@ -84,6 +87,9 @@ class RecentPopularity(CountingModel):
             weights = 2.0 ** (-ages / self.config.half_life)
         self.counts = torch.bincount(items, weights, minlength=self.n_items + 1)
 
+    def check_counts(self) -> None:
+        check_numbers(self, ("counts",), (self.n_items + 1,))
+
     def bias(self) -> Tensor:
         return self.counts.double()
 
@@ -105,6 +111,10 @@ class LastItem(Followers, CountingModel):
     def count(self, items: Tensor, lengths: Tensor, times: Tensor | None = None) -> None:
         self.counts = torch.bincount(items, minlength=self.n_items + 1).float()
         self.count_followers(items, lengths)
+
+    def check_counts(self) -> None:
+        check_numbers(self, ("counts",), (self.n_items + 1,))
+        self.check_followers()
 
     def bias(self) -> Tensor:
         # Popularity, scaled below 1, only orders items that followed equally often.

@@ -78,6 +78,14 @@ class EASE(LastItemsModel):
         weights[1:, 1:] = inverse
         self.weights = weights.to(self.counts.device)
 
+    def check_counts(self) -> None:
+        super().check_counts()
+        wanted = self.n_items + 1
+        if tuple(self.weights.shape) not in ((0, wanted), (wanted, wanted)):
+            raise ValueError(
+                f"weights has shape {tuple(self.weights.shape)}; it must be ({wanted}, {wanted})"
+            )
+
     def add(self, total: Tensor, last: Tensor, weight: Tensor) -> None:
         total += weight[:, None] * self.weights[last].double()
 

@@ -80,6 +80,10 @@ class ItemKNN(Followers, LastItemsModel):
         self.followers = torch.from_numpy(np.concatenate(followers)).to(device)
         self.times = torch.from_numpy(np.concatenate(similar)).to(device)
 
+    def check_counts(self) -> None:
+        super().check_counts()
+        self.check_followers()
+
     def add(self, total: Tensor, last: Tensor, weight: Tensor) -> None:
         row, item, similarity = self.followers_of(last)
         total[row, item] += weight[row] * similarity

@@ -32,7 +32,7 @@ from longrec.core.arrays import Ints
 from longrec.core.bounds import MOST, Bounds
 from longrec.models.common.added_score import AddedScore, register_added_score
 from longrec.models.common.base import AddedRows, CountingModel, rows_in_blocks
-from longrec.models.common.followers import Followers
+from longrec.models.common.followers import Followers, check_numbers
 from longrec.models.common.pairs import Pairs
 from longrec.models.common.registry import register_model
 
@@ -120,6 +120,14 @@ class TransitionsScore(Followers, AddedScore):
         self.count_followers(items, lengths, self.config.last, self.config.decay)
         self.totals = self._sums_of_rows()
         self.cut(self.config.followers)
+
+    def check_counts(self) -> None:
+        if tuple(self.starts.shape) != (self.n_items + 2,):
+            raise ValueError(
+                f"starts has shape {tuple(self.starts.shape)}; it must be ({self.n_items + 2},)"
+            )
+        check_numbers(self, ("counts", "totals"), (self.n_items + 1,))
+        self.check_followers()
 
     @property
     def events(self) -> int:
@@ -245,6 +253,9 @@ class Transitions(CountingModel):
 
     def count(self, items: Tensor, lengths: Tensor, times: Tensor | None = None) -> None:
         self.counted.count(items, lengths)
+
+    def check_counts(self) -> None:
+        self.counted.check_counts()
 
     def bias(self) -> Tensor:
         return self.counted.bias()

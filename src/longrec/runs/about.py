@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from longrec.artifact.folder import EVALUATION, RECOMMENDER
+from longrec.artifact.folder import EVALUATION, RECOMMENDER, read_provenance
 from longrec.artifact.policy import policy_words
 from longrec.artifact.training_log import read_log
 from longrec.config.border import changed_settings
@@ -40,7 +40,7 @@ def about_run(folder: Path) -> dict[str, Any]:
     ended = has_ended(folder)
     if ended:
         config = RECOMMENDER.read_document(folder)
-        about = read_json(folder / "provenance.json", RECOMMENDER.mend)
+        about = read_provenance(folder / "provenance.json")
         model, items = config["model"], config["items"]
         settings = config["model_config"] | stored_settings(config["train_config"])
     else:

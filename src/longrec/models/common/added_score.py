@@ -23,7 +23,7 @@ from longrec.core.bounds import Bounds
 from longrec.core.errors import UsageError
 from longrec.core.registry import Registry
 from longrec.models.common.base import AddedRows
-from longrec.models.common.followers import take_stored_sizes
+from longrec.models.common.followers import check_numbers, take_stored_sizes
 
 ADDED_SCORES: Registry[type[AddedScore]] = Registry("added score")
 A = TypeVar("A", bound="type[AddedScore]")
@@ -51,6 +51,9 @@ class AddedScore(nn.Module):
     def __init__(self, config: Any, n_items: int) -> None:
         super().__init__()
         self.config, self.n_items = config, n_items
+
+    def check_counts(self) -> None:
+        """Raise ValueError where tensors that were loaded hold what none of this score could."""
 
     def bias(self) -> Tensor:
         """What every user's items get alike: (n_items + 1,), finite, 0 for padding."""
@@ -147,6 +150,10 @@ def check_added_score(added: AddedScore, n_items: int) -> None:
             f"the added score {added.name!r} is for {added.n_items:,} items, and the catalog has "
             f"{n_items:,}: make it of this catalog, or grow it by with_items({n_items})"
         )
+    try:
+        added.check_counts()
+    except ValueError as error:
+        raise ValueError(f"the added score {added.name!r}: {error}") from None
     reach = added.reach
     if not isinstance(reach, int) or reach < 0:
         raise ValueError(
@@ -211,6 +218,9 @@ class PopularityScore(AddedScore):
         made = cls(make_config(PopularityConfig, settings), len(counts))
         made.counts[1:] = torch.from_numpy(np.asarray(counts, np.int64))
         return made
+
+    def check_counts(self) -> None:
+        check_numbers(self, ("counts",), (self.n_items + 1,))
 
     def bias(self) -> Tensor:
         smooth = self.counts.double() + self.config.smoothing

@@ -111,6 +111,9 @@ class Model(nn.Module):
         limits = [self.max_length] if self.streaming == "exact" else [context, self.max_length]
         return min((n for n in limits if n is not None), default=None)
 
+    def check_counts(self) -> None:
+        """Raise ValueError where tensors that were loaded hold what none of this model could."""
+
     def encode(self, items: Tensor, ctx: Context = EMPTY) -> Tensor:
         """items (B, T) -> h (B, T, W): what is known after each event."""
         raise NotImplementedError

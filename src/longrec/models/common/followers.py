@@ -45,6 +45,24 @@ def take_stored_sizes(module: nn.Module, names: Iterable[str], stored: Any, pref
             setattr(module, name, torch.empty_like(stored[prefix + name], device=here))
 
 
+def check_numbers(module: nn.Module, names: Iterable[str], shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless tensors have a shape, and numbers that are finite and not negative.
+
+    Parameters
+    ----------
+    module : nn.Module
+    names : iterable of str
+        Of its buffers.
+    shape : tuple of int
+    """
+    for name in names:
+        tensor = getattr(module, name)
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; it must be {shape}")
+        if tensor.numel() and not bool(((tensor >= 0) & tensor.isfinite()).all()):
+            raise ValueError(f"{name} has numbers that are negative or not finite")
+
+
 class Followers(nn.Module):
     """Counts of what followed each item, for counting models and added scores to inherit.
 
@@ -152,6 +170,25 @@ class Followers(nn.Module):
         device = self.starts.device
         made = [torch.from_numpy(x).to(device) for x in (starts, followers, times)]
         return made[0], made[1], made[2]
+
+    def check_followers(self) -> None:
+        """Raise ValueError unless the buffers are a table of followers."""
+        starts, followers, pairs = self.starts, self.followers, len(self.times)
+        width = len(starts) - 1  # the model's own size, as it was built
+        if starts.ndim != 1 or starts.is_floating_point() or bool((starts[:2] != 0).any()):
+            raise ValueError("starts are no integers that begin with 0, 0")
+        if bool((starts.diff() < 0).any()) or int(starts[-1]) != pairs:
+            raise ValueError(f"starts do not ascend to the {pairs:,} pairs that there are")
+        if followers.is_floating_point():
+            raise ValueError("followers are no integers")
+        check_numbers(self, ("followers", "times"), (pairs,))
+        if pairs and not (int(followers.min()) > 0 and int(followers.max()) < width):
+            raise ValueError(f"followers has an item that is none of 1 to {width - 1}")
+        ascending = followers.diff() > 0
+        firsts = starts[(starts > 0) & (starts < pairs)] - 1
+        ascending[firsts] = True  # from the last of a row to the first of the next
+        if not bool(ascending.all()):
+            raise ValueError("followers of an item do not ascend, each once")
 
     def followers_of(self, last: Tensor) -> AddedRows:
         """What followed items (n,) and how often, of each its followers; none followed item 0."""

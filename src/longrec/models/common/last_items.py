@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from longrec.models.common.base import AddedRows, CountingModel, rows_in_blocks
+from longrec.models.common.followers import check_numbers
 
 
 class LastItemsModel(CountingModel):
@@ -44,6 +45,9 @@ class LastItemsModel(CountingModel):
     def count_events(self, items: Tensor) -> None:
         """Count the events of each item."""
         self.counts = torch.bincount(items, minlength=self.n_items + 1)
+
+    def check_counts(self) -> None:
+        check_numbers(self, ("counts",), (self.n_items + 1,))
 
     def bias(self) -> Tensor:
         ascending = self.counts[1:].sort().values

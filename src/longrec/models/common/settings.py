@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Container, Mapping
+from itertools import islice
 from typing import Any
 
 from longrec.config.border import build_config, check_values, unknown_key
@@ -19,6 +20,9 @@ from longrec.core.errors import UsageError
 from longrec.core.registry import missing_from
 from longrec.models.common.config import check_targets
 from longrec.models.common.registry import MODELS, config_keys
+
+MOST_TOLD = 20
+"""Unknown settings that are told at once."""
 
 
 def check_model(name: str, module: str | None = None) -> str:
@@ -38,7 +42,7 @@ def check_model(name: str, module: str | None = None) -> str:
         meant = model_meant(name, MODELS) or (f"Did you mean {near[0]!r}?" if near else None)
         hint = f" {meant}" if meant else ""
     raise UsageError(
-        f"there is no model {name!r}.{hint} Models: {', '.join(sorted(MODELS))}."
+        f"there is no model {name!r:.100}.{hint} Models: {', '.join(sorted(MODELS))}."
         + missing_from(module)
     )
 
@@ -87,7 +91,8 @@ def _checked(
     config_class = MODELS[model].config_class
     of_model, of_training = config_keys(config_class), config_keys(TrainConfig)
     known = of_model | of_training
-    unknown = {key: value for key, value in values.items() if key not in known}
+    others = ((key, value) for key, value in values.items() if key not in known)
+    unknown = dict(islice(others, MOST_TOLD))
     told = [
         unknown_key(f"model {model!r}" if n == 0 else "It", key, known, meant_by(key, v, known))
         for n, (key, v) in enumerate(unknown.items())

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from longrec.artifact.folder import RECOMMENDER
+from longrec.artifact.folder import RECOMMENDER, read_provenance
 from longrec.artifact.policy import policy_words
 from longrec.core.errors import DataError
-from longrec.core.sealed import read_json
 from longrec.data.about import bins_of, moment, spread_of
 from longrec.serving.maintenance.retention import models_of
 from longrec.serving.stores.log_reader import NO_MODEL, user_pages
@@ -82,7 +81,7 @@ def _policy(run: str | None) -> str | None:
         return None
     try:
         config = RECOMMENDER.read_document(Path(run))
-        about = read_json(Path(run) / "provenance.json", RECOMMENDER.mend)
+        about = read_provenance(Path(run) / "provenance.json")
     except DataError:
         return None
     return policy_words(config.get("exclude_seen", True), about.get("policy"))

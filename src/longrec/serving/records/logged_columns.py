@@ -76,14 +76,9 @@ class LoggedColumns:
         self.check(packed)
 
     def some(self, shape: tuple[int, ...], random: np.random.Generator) -> dict[str, np.ndarray]:
-        """Values that events may have, drawn for each column: of words and numbers, and none."""
-        drawn: dict[str, np.ndarray] = {}
-        for name, column in zip(self.names, self._columns, strict=True):
-            if column.words is None:
-                drawn[name] = random.normal(0, 3, shape).astype(column.dtype)
-            else:
-                drawn[name] = random.integers(-1, len(column.words), shape, column.dtype)
-        return drawn
+        """Values that events may have, by the column's name."""
+        pairs = zip(self.names, self._columns, strict=True)
+        return {name: column.some(shape, random) for name, column in pairs}
 
     def arrays(self, values: Iterable[Values]) -> list[np.ndarray]:
         """Values of events as an array for each column, of the type that the model reads."""
