@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import NamedTuple, get_args
 
 from longrec.core.choices import Durability
+from longrec.serving.stores.checks import seal
 from longrec.serving.stores.open import open_store
-from longrec.serving.stores.protocol import HEADER, Append, Event, Store, version_of
+from longrec.serving.stores.protocol import HEADER, Append, Event, Store
 
 USERS, ITEMS = 2000, 3400
 DIGEST, RECORD = "ab" * 32, os.urandom(18_500)
@@ -51,10 +52,10 @@ def step(store: Store, group: Iterable[tuple[int, int]]) -> None:
     appends = []
     read = store.read(DIGEST, [(user, [name]) for user, name, _ in rows], seen=True)
     for (user, name, number), stored in zip(rows, read, strict=True):
-        version = version_of(stored.record) + 1
-        head = HEADER.pack(b"LRU1", len(RECORD), b"digest..", stored.last + 1, version, 0, 0)
+        version = stored.version + 1
+        head = HEADER.pack(b"LRU2", len(RECORD), b"digest..", stored.last + 1, version, 0, 0)
         event = Event(number, b"item%d" % (number % ITEMS), name)
-        after = head + RECORD[HEADER.size :]
+        after = seal(user, head + RECORD[HEADER.size :])
         append = Append(
             user, stored.log_id, stored.last, version - 1, [event], after, [number % ITEMS]
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from longrec.data.histories import Histories
 os.environ.pop("COLUMNS", None)  # readline sets it to 80, which workers inherit
 torch.set_num_threads(1)
 os.environ.update(ONE_THREAD)  # also in processes that tests start
+STATE = tempfile.TemporaryDirectory(prefix="longrec-state-")
+os.environ["XDG_STATE_HOME"] = STATE.name
 settings.register_profile("longrec", deadline=None, derandomize=True)
 settings.load_profile("longrec")
 

@@ -77,8 +77,16 @@ def log_of(url: str) -> list[list]:
         store.close()
 
 
-def test_a_store_in_lmdb_opens(old, rec):
-    assert_answers(rec, f"lmdb://{old / 'store.lmdb'}")
+def test_a_store_in_lmdb_is_carried_over_by_one_command(old, rec):
+    url = f"lmdb://{old / 'store.lmdb'}"
+    for readonly in (True, False):
+        with pytest.raises(LongrecError, match=r"longrec store upgrade lmdb:///.*nothing was"):
+            open_store(url, "process", readonly)
+    app(["store", "upgrade", url], standalone_mode=False)
+    assert_answers(rec, url)
+    app(["store", "verify", url, "--run", str(old / "run")], standalone_mode=False)
+    with pytest.raises(LongrecError, match="needs no upgrade"):
+        app(["store", "upgrade", url], standalone_mode=False)
 
 
 @pytest.mark.parametrize("source", ["backup", "store.sqlite"])

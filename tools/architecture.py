@@ -325,6 +325,7 @@ WALKS = (
             "serving/stores/lmdb_tables.py:OpenTables.append",
             "* serving/stream/stream.py:Stream.recommend",
             "* serving/stream/recommending.py:Ranker.recommend",
+            "serving/stream/recommending.py:Ranker._recommend",
             "serving/stream/recommending.py:Ranker._search",
             "retrieval/exact.py:ExactIndex.search",
         ),

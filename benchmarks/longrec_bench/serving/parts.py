@@ -70,7 +70,7 @@ class StreamParts(Measurement):
         records["version"] += 1
         append = Append(
             *(key, stored.log_id, stored.last, version, [Event(time, name, None)]),
-            record=engine.dump(records, 0),
+            record=engine.dump(records, 0, key),
             seen=[index],
         )
         [done] = self._timed("commit", lambda: store.append(engine.digest, [append]))

@@ -1,9 +1,10 @@
-"""Stores of users: looked at, backed up, restored, verified, compacted."""
+"""Stores of users: looked at, backed up, restored, carried over, verified, compacted."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Argument, Option
@@ -22,6 +23,11 @@ from longrec.core import console
 from longrec.core.choices import Durability
 from longrec.core.errors import LongrecError, UsageError
 
+if TYPE_CHECKING:
+    from longrec.serving.maintenance.verify import Problem
+
+NAMED = 100
+"""Events that are named which a backup lacks."""
 app = typer.Typer(help="Stores of users: looked at, backed up, restored, verified, compacted.")
 
 Url = Annotated[
@@ -53,11 +59,29 @@ def backup(url: Url, folder: Backup, json: Json = False) -> None:
     Example: [bold]longrec store backup lmdb:///var/lib/shop backup-monday[/bold]
     """
     from longrec.serving.maintenance.backup import backup as write
+    from longrec.serving.stream.id_keys import id_of
 
     with open_for_command(url) as store, console.progress_bar("backing up") as progress:
-        copied = write(store, folder, progress)._asdict()
-    document = {"url": store.url, "path": str(folder)} | copied
-    print_result(json, document, str(folder), {"from": store.url} | copied)
+        copied = write(store, folder, progress)
+    counts: dict[str, Any] = {"users": copied.users, "events": copied.events}
+    missing = [{"user": id_of(user), "event": event} for user, event in copied.missing]
+    document = {"url": store.url, "path": str(folder)} | counts
+    print_result(
+        json,
+        document | {"missing": missing, "problems": copied.problems},
+        str(folder),
+        {"from": store.url} | counts,
+    )
+    if missing or copied.problems:
+        for user, event in [] if json else copied.missing[:NAMED]:
+            what = "the whole log" if event is None else f"event {event:,}"
+            console.print_text(f"missing: {what} of user {id_of(user)}")
+        for words in () if json else copied.problems:
+            console.print_text(words)
+        raise LongrecError(
+            f"{store.url} is damaged: {folder} holds the rest of it. `longrec store verify` says "
+            "what is lost"
+        )
 
 
 @app.command()
@@ -89,9 +113,27 @@ def restore(
         console.progress_bar("restoring") as progress,
         resumable(),
     ):
-        copied = bring_back(source, store, progress)._asdict()
-    document = {"url": store.url, "path": source} | copied
-    print_result(json, document, store.url, {"from": source} | copied)
+        copied = bring_back(source, store, progress)
+    counts: dict[str, Any] = {"users": copied.users, "events": copied.events}
+    document = {"url": store.url, "path": source} | counts
+    print_result(json, document, store.url, {"from": source} | counts)
+
+
+@app.command()
+def upgrade(url: Url, json: Json = False) -> None:
+    """Carry over a store that a longrec before 0.2.0 wrote, in its place, while nobody uses it.
+
+    Logs and event ids come over; records are made as users are next read, or at once by `rebuild`.
+    If it is interrupted, the same command goes on.
+
+    Example: [bold]longrec store upgrade lmdb:///var/lib/shop[/bold]
+    """
+    from longrec.serving.maintenance.upgrade import upgrade as carry_over
+
+    with console.progress_bar("carrying over") as progress, resumable():
+        done = carry_over(url, progress)
+    counts = {"users": done.users, "events": done.events}
+    print_result(json, {"url": done.url} | counts, done.url, counts)
 
 
 @app.command()
@@ -136,7 +178,12 @@ def verify(
         Path | None,
         Option(metavar="RUN", help="Hold this run's records against a replay of the log, too."),
     ] = None,
-    show: Annotated[bool, Option("--show", help="Name the users with problems.")] = False,
+    show: Annotated[
+        bool, Option("--show", help="Name the users of all problems, not of losses alone.")
+    ] = False,
+    accept_losses: Annotated[
+        bool, Option("--accept-losses", help="Tell no more of what the store lost in a crash.")
+    ] = False,
     plugin: Plugin = None,
     json: Json = False,
 ) -> None:
@@ -146,7 +193,6 @@ def verify(
     """
     from longrec.serving.maintenance.retention import models_of
     from longrec.serving.maintenance.verify import verify as check
-    from longrec.serving.stream.id_keys import id_of
 
     replay = None
     if run is not None:
@@ -154,17 +200,16 @@ def verify(
         from longrec.serving.maintenance.replay import Replay
 
         replay = Replay(load(run))
+    if accept_losses:
+        with open_for_command(url), open_for_command(url, write=True) as store:
+            store.change_meta(lambda meta: meta.pop("losses", None))
     with open_for_command(url) as store, console.progress_bar("verifying") as progress:
         found, meta = check(store, replay, progress), store.meta()
     models = [
         model | {"behind": found.behind[model["digest"]]}
         for model in models_of(meta, found.records)
     ]
-    problems: list[dict[str, Any]] = [
-        {"problem": p.words, "number": p.number, "mend": p.mend}
-        | ({"users": [id_of(user) for user in p.users]} if show else {})
-        for p in found.problems
-    ]
+    problems = [_described(problem, show) for problem in found.problems]
     compared = {} if run is None else {"compared": found.compared, "outdated": found.outdated}
     counts = {"users": found.users, "events": found.events} | compared
     document = {"url": store.url} | counts | {"models": models, "problems": problems}
@@ -173,11 +218,7 @@ def verify(
         if models:
             columns = ["name", "records", "behind"]
             console.table("models", columns, [[model[key] for key in columns] for model in models])
-        for problem in problems:
-            console.print_text(f"{problem['number']:,} {problem['problem']}")
-            for user in problem.get("users", ()):
-                console.print_text(f"  {user}")
-            console.print_text(f"  mend: {problem['mend']}")
+        _print_problems(problems)
     if problems:
         kinds = ", ".join(problem["problem"] for problem in problems)
         raise LongrecError(f"{store.url} is not whole: {kinds}")
@@ -204,6 +245,7 @@ def drop_event(
     Example: [bold]longrec store drop-event lmdb:///var/lib/shop ann --event-id order-9[/bold]
     """
     from longrec.serving.stores.packed_columns import unpack_columns
+    from longrec.serving.stores.protocol import DAMAGED
     from longrec.serving.stream.dropping import drop_event as drop
     from longrec.serving.stream.id_keys import event_key, id_of, user_key
 
@@ -219,11 +261,40 @@ def drop_event(
         raise UsageError(f"{store.url}: user {user!r} has no event {which}")
     facts = {
         "item": id_of(event.item),
-        "time": event.time,
+        "time": None if event is DAMAGED else event.time,
         "event_id": None if event.event_id is None else id_of(event.event_id),
         "columns": unpack_columns(event.columns),
     }
     print_result(json, {"url": store.url, "user": user, "dropped": facts}, "dropped", facts)
+
+
+def _described(problem: Problem, show: bool) -> dict[str, Any]:
+    """A problem as JSON; whose data is lost is named always."""
+    from longrec.serving.stream.id_keys import id_of
+
+    about: dict[str, Any] = {
+        "problem": problem.words,
+        "number": problem.number,
+        "mend": problem.mend,
+    }
+    if show or problem.is_damage:
+        about["users"] = [id_of(user) for user in problem.users]
+    if problem.events:
+        about["events"] = list(problem.events)
+    if problem.notes:
+        about["notes"] = list(problem.notes)
+    return about
+
+
+def _print_problems(problems: Sequence[dict[str, Any]]) -> None:
+    for problem in problems:
+        console.print_text(f"{problem['number']:,} {problem['problem']}")
+        events = problem.get("events", ())
+        for number, user in enumerate(problem.get("users", ())):
+            console.print_text(f"  {user}" + (f", event {events[number]:,}" if events else ""))
+        for note in problem.get("notes", ()):
+            console.print_text(f"  {note}")
+        console.print_text(f"  mend: {problem['mend']}")
 
 
 @app.command()
@@ -235,9 +306,10 @@ def compact(url: Url, json: Json = False) -> None:
     Example: [bold]longrec store compact lmdb:///var/lib/shop[/bold]
     """
     from longrec.serving.maintenance.retention import drop_old
+    from longrec.serving.maintenance.verify import verify as check
 
-    with open_for_command(url):
-        pass  # or it is refused, where opening to write would make a store
+    with open_for_command(url) as store:  # or it is refused, where opening to write would make one
+        damaged = check(store).problems if store.inspect() else ()
     with open_for_command(url, write=True) as store, console.status("compacting"):
         dropped = drop_old(store)
         before, after = store.compact()
@@ -246,4 +318,10 @@ def compact(url: Url, json: Json = False) -> None:
             f"dropped {model['records']:,} records of {model['name']} ({model['digest'][:16]})"
         )
     sizes = {"bytes_before": before, "bytes_after": after}
-    print_result(json, {"url": store.url, "dropped": dropped} | sizes, store.url, sizes)
+    problems = [_described(problem, False) for problem in damaged]
+    document = {"url": store.url, "dropped": dropped} | sizes | {"problems": problems}
+    print_result(json, document, store.url, sizes)
+    if problems:
+        if not json:
+            _print_problems(problems)
+        raise LongrecError(f"{store.url} was damaged, and has the rest now: restore a backup")

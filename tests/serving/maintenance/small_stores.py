@@ -7,6 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from longrec.serving.stores.checks import SEAL, seal
 from longrec.serving.stores.protocol import (
     HEADER,
     Append,
@@ -14,26 +15,28 @@ from longrec.serving.stores.protocol import (
     Put,
     Store,
     StoredUser,
-    read_header,
 )
 
 MODEL, OTHER = "ab" * 32, "cd" * 32
 EVENTS = [Event(n, b"item%d" % (n % 7), b"id%d" % n if n % 3 else None) for n in range(20)]
 
 
-def record(sequence: int, version: int = 1, digest: str = MODEL, extra: bytes = b"state") -> bytes:
-    """The bytes of a record that is a header and little else."""
-    size = HEADER.size + len(extra)
+def record(
+    user: bytes, sequence: int, version: int = 1, digest: str = MODEL, extra: bytes = b"state"
+) -> bytes:
+    """The bytes of a user's record that is a header and little else."""
+    size = HEADER.size + len(extra) + SEAL.size
     start = bytes.fromhex(digest)[:8]
-    return HEADER.pack(b"LRU1", size, start, sequence, version, 0, 0) + extra
+    head = HEADER.pack(b"LRU2", size, start, sequence, version, 0, 0)
+    return seal(user, head + extra + bytes(SEAL.size))
 
 
 def fill(store: Store, logs: dict[bytes, Sequence[Event]], digest: str = MODEL) -> None:
     """Log events of users, each with a record that has taken in all of them."""
     for user, events in logs.items():
         stored = store.read(digest, [(user, ())])[0]
-        version = read_header(stored.record).version if stored.record else 0
-        new = record(stored.last + len(events), version + 1, digest)
+        version = stored.version
+        new = record(user, stored.last + len(events), version + 1, digest)
         store.append(
             digest, [Append(user, stored.log_id, stored.last, version, list(events), new, [1, 9])]
         )
@@ -70,8 +73,7 @@ def logs_of(store: Store) -> dict[bytes, tuple[StoredUser, list[Event]]]:
 def put_record(store: Store, user: bytes, new: bytes, digest: str = MODEL) -> None:
     """Put some bytes in the place of a user's record."""
     stored = store.read(digest, [(user, ())])[0]
-    version = HEADER.unpack_from(stored.record)[4] if stored.record else 0
-    assert store.put(digest, [Put(user, stored.log_id, version, new, b"\x02")]) == 1
+    assert store.put(digest, [Put(user, stored.log_id, stored.version, new, b"\x02")]) == 1
 
 
 binary = st.binary(min_size=1, max_size=12)

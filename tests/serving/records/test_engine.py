@@ -14,6 +14,7 @@ from longrec.core.errors import DataError, UsageError
 from longrec.mixers import Context
 from longrec.serving.records import engine as module
 from longrec.serving.records.engine import Engine
+from longrec.serving.stores.checks import SEAL
 from longrec.serving.stores.protocol import HEADER
 
 
@@ -44,7 +45,7 @@ def test_any_portions_give_what_the_whole_history_gives(case, rows, cuts) -> Non
         size = cuts[call % len(cuts)]
         moved.advance(records, [row[done : done + size] for row in rows])
         # A restart: nothing but bytes goes on.
-        records = moved.layout.load([moved.dump(records, i) for i in range(len(rows))])
+        records = moved.layout.load([moved.dump(records, i, b"u") for i in range(len(rows))])
         done, call = done + size, call + 1
     for i, row in enumerate(rows):
         assert records["sequence"][i] == len(row)
@@ -111,12 +112,12 @@ def test_a_step_that_cannot_be_recorded_is_taken_by_the_model(monkeypatch) -> No
 def test_counting_models_keep_the_last_items_alone(name, rows, size) -> None:
     moved, reach = engine(name), engine(name).reach
     assert reach == {"popularity": 0, "last-item": 1, "transitions": 5}[name]
-    assert moved.layout.size == HEADER.size + 8 + 8 * reach
+    assert moved.layout.size == HEADER.size + 8 + 8 * reach + SEAL.size
     assert moved.window is None
     records = moved.layout.load([None] * len(rows))
     for start in range(0, max(map(len, rows)), size):
         moved.advance(records, [row[start : start + size] for row in rows])
-        records = moved.layout.load([moved.dump(records, i) for i in range(len(rows))])
+        records = moved.layout.load([moved.dump(records, i, b"u") for i in range(len(rows))])
     for i, row in enumerate(rows):
         known = [item for item, _ in row if item]
         assert records["skipped"][i] == len(row) - len(known)
@@ -131,7 +132,7 @@ def test_windowed_models_read_the_last_events_again(name: str) -> None:
     rec = recommender(name)
     moved = Engine(rec)
     assert moved.window == 30
-    assert moved.layout.size == HEADER.size + 8
+    assert moved.layout.size == HEADER.size + 8 + SEAL.size
     assert "last" in moved.statement
     tails = [[(1 + (3 * j + i) % N, j) for j in range(n)] for i, n in enumerate([1, 5, 50])]
     records = moved.layout.load([None] * 3)
@@ -156,6 +157,6 @@ def test_a_record_of_other_weights_is_refused() -> None:
     rec = recommender("hydrarec")
     with torch.no_grad():
         rec.model.norm.weight.add_(0.1)
-    blob = Engine(rec).dump(Engine(rec).layout.load([None]), 0)
+    blob = Engine(rec).dump(Engine(rec).layout.load([None]), 0, b"u")
     with pytest.raises(DataError, match="belongs to a model of digest"):
         engine("hydrarec").layout.load([blob])

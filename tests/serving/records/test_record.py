@@ -70,7 +70,7 @@ def test_foreign_bytes_are_refused_with_the_mend() -> None:
     for bad, word in [
         (b"nothing", "does not begin"),
         (good[:-8], "bytes instead of"),
-        (b"LRU2" + good[4:], "upgrade longrec"),
+        (b"LRU3" + good[4:], "upgrade longrec"),
         (good[:8] + bytes(8) + good[16:], "belongs to a model of digest 0000"),
     ]:
         with pytest.raises(DataError, match=word) as told:

@@ -12,6 +12,7 @@ import sys
 import time
 
 from longrec.serving.stores import lmdb_folder, lmdb_store, redis_store  # noqa: F401
+from longrec.serving.stores.checks import seal
 from longrec.serving.stores.open import open_store
 from longrec.serving.stores.protocol import (
     HEADER,
@@ -27,15 +28,15 @@ USERS = [b"u%d" % number for number in range(5)]
 RECORD_SIZE = 2000
 
 
-def record_after(record: bytes | None, events: list[Event]) -> bytes:
-    """The record after some more events: a digest of all so far, so that it shows which."""
+def record_after(user: bytes, record: bytes | None, events: list[Event]) -> bytes:
+    """A user's record after some more events: a digest of all so far, so that it shows which."""
     header = read_header(record) if record else None
     sequence, version = (header.sequence, header.version) if header else (0, 0)
     digest = record[HEADER.size : HEADER.size + 32] if record else bytes(32)
     for event in events:
         digest = hashlib.sha256(digest + repr(event).encode()).digest()
-    head = HEADER.pack(b"LRU1", RECORD_SIZE, b"digest..", sequence + len(events), version + 1, 0, 0)
-    return head + digest + bytes(RECORD_SIZE - HEADER.size - 32)
+    head = HEADER.pack(b"LRU2", RECORD_SIZE, b"digest..", sequence + len(events), version + 1, 0, 0)
+    return seal(user, head + digest + bytes(RECORD_SIZE - HEADER.size - 32))
 
 
 def send(store, events):
@@ -49,7 +50,7 @@ def send(store, events):
         missed = store.events(
             user, read.log_id, reached, read.last - reached
         )  # caught up by replay
-        record = record_after(read.record, [*missed, *new])
+        record = record_after(user, read.record, [*missed, *new])
         items = [event.time % 5000 for event in new]
         appends.append(Append(user, read.log_id, read.last, version, new, record, items))
     return dict(zip(events, store.append(DIGEST, appends), strict=True))

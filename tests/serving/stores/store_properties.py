@@ -18,8 +18,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from longrec.serving.stores.checks import seal
 from longrec.serving.stores.protocol import (
     HEADER,
+    SCHEMA,
     Append,
     Event,
     Put,
@@ -34,10 +36,12 @@ DIGEST, OTHER = "ab" * 32, "0c" * 32
 SIZE = 300
 
 
-def record(version: int, sequence: int, filling: int = 7, size: int = SIZE) -> bytes:
+def record(
+    version: int, sequence: int, filling: int = 7, size: int = SIZE, user: bytes = b"u"
+) -> bytes:
     """A record as models write them, its content not distinguishable from theirs to a store."""
-    header = HEADER.pack(b"LRU1", size, bytes.fromhex(DIGEST)[:8], sequence, version, 0, 0)
-    return header + bytes([filling % 256]) * (size - len(header))
+    header = HEADER.pack(b"LRU2", size, bytes.fromhex(DIGEST)[:8], sequence, version, 0, 0)
+    return seal(user, header + bytes([filling % 256]) * (size - len(header)))
 
 
 def event(number: int, named: bool = True) -> Event:
@@ -64,7 +68,7 @@ def step(
     filling: int = 7,
 ) -> Append:
     """What a stream writes that has read `found`."""
-    after = record(version(found) + 1, found.last + len(events), filling)
+    after = record(version(found) + 1, found.last + len(events), filling, user=user)
     return Append(user, found.log_id, found.last, version(found), events, after, seen)
 
 
@@ -127,7 +131,7 @@ class StoreContract:
     def test_a_new_store_is_empty(self, store):
         assert read_user(store, b"u", names=[b"a"]) == StoredUser(0, 0, None, b"", (False,))
         assert store.users(b"", 10) == []
-        assert set(store.meta()) <= {"schema"}
+        assert set(store.meta()) <= {"schema", "id"}
         totals = store.totals()
         assert (totals.users, totals.events, sum(totals.records.values())) == (0, 0, 0)
         assert not store.forget(b"u")
@@ -163,11 +167,10 @@ class StoreContract:
         assert events_of(store, b"u") == [event(1), odd]
         assert read_user(store, b"u", names=[b"event1", b""]).known == (True, odd.event_id == b"")
 
-    def test_an_older_longrec_is_kept_from_events_with_columns(self, store):
+    def test_events_with_columns_are_rewritten_and_an_older_longrec_is_kept_out(self, store):
         log(store, b"u", event(1), event(2))
-        assert store.meta()["schema"] == 1
         log(store, b"v", event(3), event(4))
-        assert store.meta()["schema"] == 2
+        assert store.meta()["schema"] == SCHEMA == 3
         found = read_user(store, b"u")
         assert store.rewrite([Rewrite(b"u", found.log_id, 2, [event(6)])]) == [True]
         assert events_of(store, b"u") == [event(6)]
@@ -278,7 +281,10 @@ class StoreContract:
         for user in (b"t", b"u", b"v"):
             log(store, user, event(1), event(2), seen=[5, 30_000])
             found = read_user(store, user)
-            assert store.put(OTHER, [Put(user, found.log_id, 0, record(1, 2), bitmap([1]))]) == 1
+            assert (
+                store.put(OTHER, [Put(user, found.log_id, 0, record(1, 2, user=user), bitmap([1]))])
+                == 1
+            )
         old, beside = read_user(store, b"u"), [read_user(store, user) for user in (b"t", b"v")]
         assert store.forget(b"u")
         assert not store.forget(b"u")
@@ -354,7 +360,7 @@ class StoreContract:
         for user in (b"u", b"v"):
             log(store, user, event(1), seen=[4])
             log_id = read_user(store, user).log_id
-            store.put(OTHER, [Put(user, log_id, 0, record(1, 1), bitmap([9]))])
+            store.put(OTHER, [Put(user, log_id, 0, record(1, 1, user=user), bitmap([9]))])
         before = read_user(store, b"u", OTHER)
         assert store.totals().records == {DIGEST: 2, OTHER: 2}
         assert store.drop(DIGEST) == 2
@@ -545,7 +551,7 @@ class Mirrored:
     def put(self, digest, user, seen, aged) -> None:
         found = self.read(digest, user, aged)
         self.written += 1
-        after = record(version(found) + 1, found.last, self.written)
+        after = record(version(found) + 1, found.last, self.written, user=user)
         log = self.logs.get(user)
         right = log is not None and (found.log_id, version(found)) == (
             log.log_id,

@@ -106,8 +106,8 @@ def check_logs(store: Store) -> list[int]:
         assert len(events) == found.last
         times += [event.time for event in events]
         reached = read_header(found.record).sequence
-        expected = record_after(None, events[:reached])
-        assert found.record[48:] == expected[48:], "a record was made from another state"
+        expected = record_after(user, None, events[:reached])
+        assert found.record[48:-8] == expected[48:-8], "a record was made from another state"
         assert bits(found.seen) <= {event.time % 5000 for event in events[:reached]}
     assert len(set(times)) == len(times), "an event was logged twice"
     assert store.totals().events == len(times)
@@ -166,11 +166,11 @@ class SurvivalContract:
     def test_a_store_of_a_newer_schema_is_left_as_it_is(self, backend):
         store = open_store(backend.url)
         log(store, b"u", event(1))
-        store.change_meta(lambda meta: meta.update(schema=3))
+        store.change_meta(lambda meta: meta.update(schema=4))
         store.close()
         before = backend.content()
         for readonly in (False, True):
-            with pytest.raises(DataError, match="has schema 3, this longrec reads 2: upgrade"):
+            with pytest.raises(DataError, match="has schema 4, this longrec reads 3: upgrade"):
                 open_store(backend.url, readonly=readonly)
         assert backend.content() == before
 
@@ -192,7 +192,7 @@ class SurvivalContract:
         with backend.fill(store) as words:
             refused = send_until_full(store, 20, 3000)
             before, found = state_of(store), read_user(store, b"u1")
-            longer = record(2, found.last, size=LARGE)
+            longer = record(2, found.last, size=LARGE, user=b"u1")
             for write in (
                 lambda: send_numbers(store, [refused], LARGE),
                 lambda: store.append(

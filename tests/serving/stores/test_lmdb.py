@@ -94,7 +94,9 @@ class LmdbBackend:
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
             with pytest.raises(StoreFull, match=r"no room to grow.*Make room"):
                 store.compact()
-            assert sorted(os.listdir(self.path)) == [".lock", "store-1.mdb", "store-1.mdb-lock"]
+            assert sorted(os.listdir(self.path)) == [
+                *(".lock", "high-water", "store-1.mdb", "store-1.mdb-lock")
+            ]
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
@@ -418,8 +420,8 @@ def test_what_a_killed_compaction_left_is_deleted(url, path):
     (path / "store-of-shoes.mdb").write_text("not ours")
     reader = open_store(url, readonly=True)
     assert reader.totals().users == 300
-    assert len(os.listdir(path)) == 7
+    assert len(os.listdir(path)) == 8
     reader.close()
     open_store(url).close()
-    ours = [".lock", "store-2.mdb", "store-2.mdb-lock", "store-of-shoes.mdb"]
+    ours = [".lock", "high-water", "store-2.mdb", "store-2.mdb-lock", "store-of-shoes.mdb"]
     assert sorted(os.listdir(path)) == ours

@@ -31,7 +31,10 @@ def every_call(store, number: int) -> None:
     store.append(DIGEST, [step(read_user(store, user), user, [event(1)], [9]) for user in users])
     log(store, b"always", event(number), seen=[number])
     log_id = read_user(store, users[0]).log_id
-    assert store.put(OTHER, [Put(users[0], log_id, 0, record(1, 1), bitmap([9, 9000]))]) == 1
+    assert (
+        store.put(OTHER, [Put(users[0], log_id, 0, record(1, 1, user=users[0]), bitmap([9, 9000]))])
+        == 1
+    )
     assert store.rewrite([Rewrite(users[0], log_id, 1, [event(n) for n in range(200)])]) == [True]
     assert store.forget(users[1])
     store.drop(OTHER)

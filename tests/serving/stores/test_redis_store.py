@@ -184,13 +184,15 @@ def test_much_in_one_call_goes_in_parts(store, monkeypatch):
     monkeypatch.setattr(redis_layout, "CALL_BYTES", 20_000)
     users = [b"%04d" % number for number in range(400)]
     events = [event(number) for number in range(3)]
-    appends = [Append(user, 0, 0, 0, events, record(1, 3), [7]) for user in users]
+    appends = [Append(user, 0, 0, 0, events, record(1, 3, user=user), [7]) for user in users]
     assert store.append(DIGEST, appends) == [((True,) * 3, 3, True)] * 400
     found = store.read(DIGEST, [(user, [b"event1"]) for user in users], seen=True)
     assert len({one.log_id for one in found}) == 400
-    assert {one[1:] for one in found} == {(3, record(1, 3), bitmap([7]), (True,))}
+    assert [one.record for one in found] == [record(1, 3, user=user) for user in users]
+    assert {(one.last, *one[3:]) for one in found} == {(3, bitmap([7]), (True,), 1, "")}
     puts = [
-        Put(user, one.log_id, 0, record(1, 3), b"") for user, one in zip(users, found, strict=True)
+        Put(user, one.log_id, 0, record(1, 3, user=user), b"")
+        for user, one in zip(users, found, strict=True)
     ]
     assert store.put(OTHER, puts) == 400
     assert store.drop(DIGEST) == 400

@@ -24,6 +24,7 @@ from longrec.serving.http import schemas
 from longrec.serving.http.service import item_id, item_ids
 from longrec.serving.http.threads import Pause
 from longrec.serving.stores.packed_columns import unpack_columns
+from longrec.serving.stores.protocol import DAMAGED
 from longrec.serving.stream.ahead import TimeAhead
 from longrec.serving.stream.id_keys import id_of, item_key, user_key
 from longrec.serving.stream.recommending import PAUSE_EVERY, Recommendation, RecommendRequest
@@ -203,7 +204,8 @@ def shown_user(
         log.append(
             schemas.Logged(
                 item=id_of(event.item),
-                time=event.time,
+                time=None if event is DAMAGED else event.time,
+                damaged=event is DAMAGED,
                 event_id=None if event.event_id is None else id_of(event.event_id),
                 columns=unpack_columns(event.columns),
             )

@@ -246,9 +246,12 @@ class Logged(Answer):
     """An event as it was logged; ids as text."""
 
     item: str
-    time: int
+    time: int | None
     event_id: str | None
     columns: dict[str, str | bool | int | float]
+    damaged: bool = Field(
+        default=False, description="What stands there is damaged: nothing is known of the event."
+    )
 
 
 class Record(Answer):

@@ -17,6 +17,7 @@ from prometheus_client import (
 )
 
 from longrec.serving.http.keys import Keys
+from longrec.serving.stores.damage import KINDS
 from longrec.serving.stream.stream import Stream
 from longrec.serving.stream.writer import Counts, Observed
 
@@ -116,6 +117,13 @@ class Telemetry:
             "longrec_key_flaws",
             "Lines of the file of API keys that are no keys; 1 where it cannot be read.",
         )
+        self._damage = gauge(
+            "longrec_store_damage",
+            "Damage met in the store since it was opened, each time: "
+            + "; ".join(f"{kind}: {words}" for kind, words in KINDS.items())
+            + ".",
+            ("kind",),
+        )
         self.checked_records = gauge(
             "longrec_records_looked_at",
             "Users whose records were looked at in the last round of some.",
@@ -137,6 +145,9 @@ class Telemetry:
             }
         )
         self._recall.set(index.recall)
+        counts = stream.store.damage.counts
+        for kind in KINDS:
+            self._damage.labels(kind).set_function(partial(counts.__getitem__, kind))
         if stream.fresh is not None:
             figures = stream.fresh.figures
             training, log = (self._counted.labels(name) for name in ("training", "log"))

@@ -12,8 +12,8 @@ from longrec.artifact.policy import policy_words
 from longrec.core.errors import DataError
 from longrec.data.about import bins_of, moment, spread_of
 from longrec.serving.maintenance.retention import models_of
-from longrec.serving.stores.log_reader import NO_MODEL, user_pages
-from longrec.serving.stores.protocol import Store
+from longrec.serving.stores.log_reader import NO_MODEL, read_users, user_pages
+from longrec.serving.stores.protocol import DAMAGED, Store
 
 USERS_READ = 200_000
 """Users whose logs are looked at one by one, the first ones in the order of their ids' bytes."""
@@ -41,14 +41,13 @@ def about_store(store: Store, progress: Callable[[int, int], None] | None = None
     lengths, last_time, read = Counter[int](), None, 0
     wanted = min(totals.users, USERS_READ)
     for users in user_pages(store):
-        for user, stored in zip(
-            users, store.read(NO_MODEL, [(user, ()) for user in users]), strict=True
-        ):
+        for user, stored in read_users(store, NO_MODEL, users):
             if not stored.last:
                 continue  # forgotten since it was listed
             lengths[stored.last] += 1
             for event in store.events(user, stored.log_id, stored.last - 1, 1):
-                last_time = event.time if last_time is None else max(last_time, event.time)
+                if event is not DAMAGED:
+                    last_time = event.time if last_time is None else max(last_time, event.time)
         read += len(users)
         if progress is not None:
             progress(min(read, wanted), wanted)

@@ -26,7 +26,7 @@ from longrec.core.errors import UsageError
 from longrec.core.files import is_free, writing_folder
 from longrec.core.sealed import SealedKind
 from longrec.serving.stores.log_reader import NO_MODEL, read_log, retry_if_replaced, user_pages
-from longrec.serving.stores.protocol import Store, check_whole, note_columns
+from longrec.serving.stores.protocol import DAMAGED, Store, UserDamaged, check_whole
 from longrec.serving.stream.counts_snapshot import TOKENS
 
 LOG = "log.parquet"
@@ -49,17 +49,33 @@ SCHEMA = pa.schema(
         ("columns", pa.binary()),
     ]
 )
+OWN = ("schema", "id")
+"""What a store's meta has of the store itself, whatever is restored into it."""
 GROUP_ROWS, GROUP_BYTES = 1 << 17, 1 << 25
 """A row group is written when it has so many."""
 
 Progress = Callable[[int, int], None]
 
 
+class Missing(NamedTuple):
+    """What a backup lacks since it is damaged: an event of a user, or all of one (None)."""
+
+    user: bytes
+    event: int | None
+
+
 class Copied(NamedTuple):
-    """What a backup holds, or a restore brought back."""
+    """What a backup holds, or a restore brought back.
+
+    missing : what is damaged in the store, and not in the backup.
+    problems : what is wrong with the store beneath all users; of some of them not even the id may
+        have been found.
+    """
 
     users: int
     events: int
+    missing: tuple[Missing, ...] = ()
+    problems: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.users:,} users and {self.events:,} events"
@@ -81,33 +97,36 @@ def backup(store: Store, folder: str | Path, progress: Progress | None = None) -
     UsageError
         When the folder exists.
     DataError
-        When it cannot be written, or the store is half restored or lacks events.
+        When it cannot be written, or the store is half restored.
     """
     folder = Path(folder)
     if not is_free(folder):
         raise UsageError(f"{folder} exists; a backup is written into a new folder")
     meta = store.meta()
     check_whole(meta, store.url)
+    problems = tuple(store.inspect())
     total = store.totals().events if progress else 0
     users = events = 0
-    columns = False
+    missing: list[Missing] = []
 
     def read() -> Iterator[pa.RecordBatch]:
-        nonlocal users, events, columns
+        nonlocal users, events
         for user in chain.from_iterable(user_pages(store)):
-            batches = retry_if_replaced(store, partial(_log_of, store, user))
+            try:
+                batches, lost = retry_if_replaced(store, partial(_log_of, store, user))
+            except UserDamaged:
+                missing.append(Missing(user, None))
+                continue
             yield from batches
+            missing.extend(Missing(user, number) for number in lost)
             users += bool(batches)  # else forgotten meanwhile
             events += sum(map(len, batches))
-            columns |= any(batch["columns"].null_count < len(batch) for batch in batches)
             if progress:
                 progress(events, max(events, total))
 
     with writing_folder(folder) as work:
         work.chmod(0o700)  # as for a store's own file
         _write_log(work / LOG, read())
-        if columns:  # perhaps since the meta was read
-            note_columns(meta)
         about = {
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
             "users": users,
@@ -115,7 +134,7 @@ def backup(store: Store, folder: str | Path, progress: Progress | None = None) -
             "store": restored_meta(meta),
         }
         BACKUP.write(work, BACKUP.describe(about, [work / LOG]))
-    return Copied(users, events)
+    return Copied(users, events, tuple(missing), problems)
 
 
 def _write_log(path: Path, batches: Iterator[pa.RecordBatch]) -> None:
@@ -138,25 +157,34 @@ def _groups(batches: Iterator[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]
     yield group
 
 
-def _log_of(store: Store, user: bytes) -> list[pa.RecordBatch]:
-    """A user's whole log; empty where there is no such user."""
+def _log_of(store: Store, user: bytes) -> tuple[list[pa.RecordBatch], list[int]]:
+    """A user's whole log, empty where there is no such user; and the events that are damaged.
+
+    These have no row; the others are numbered one after the other.
+    """
     [stored] = store.read(NO_MODEL, [(user, ())])
-    batches, number = [], 0
+    batches, lost, number, copied = list[pa.RecordBatch](), list[int](), 0, 0
     for events in read_log(store, user, stored):
+        lost += [n for n, event in enumerate(events, number + 1) if event is DAMAGED]
+        number += len(events)
+        events = [event for event in events if event is not DAMAGED]
+        if not events:
+            continue
         times, items, ids, further = zip(*events, strict=True)
-        numbers = range(number + 1, number + len(events) + 1)
+        numbers = range(copied + 1, copied + len(events) + 1)
         json = [columns or None for columns in further]
         columns = [user] * len(events), numbers, times, ids, items, json
         arrays = [pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)]
         batches.append(pa.record_batch(arrays, schema=SCHEMA))
-        number += len(events)
-    return batches
+        copied += len(events)
+    return batches, lost
 
 
 def restored_meta(meta: dict[str, Any]) -> dict[str, Any]:
     """A store's meta without the models that it does not serve, nor what is of this store alone:
-    how far a rebuild came, and which snapshots of counts are of its log."""
-    stored = {key: value for key, value in meta.items() if key not in ("rebuild", TOKENS)}
+    how far a rebuild came, what it lost, and which snapshots of counts are of its log."""
+    here = ("rebuild", "losses", "id", TOKENS)
+    stored = {key: value for key, value in meta.items() if key not in here}
     if "models" in meta:
         current = meta.get("current")
         stored["models"] = {key: value for key, value in meta["models"].items() if key == current}

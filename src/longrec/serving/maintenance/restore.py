@@ -9,10 +9,17 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from longrec.core.errors import DataError, LongrecError, UsageError
-from longrec.serving.maintenance.backup import BACKUP, LOG, Copied, Progress, restored_meta
+from longrec.serving.maintenance.backup import (
+    BACKUP,
+    LOG,
+    OWN,
+    Copied,
+    Progress,
+    restored_meta,
+)
 from longrec.serving.maintenance.sqlite_source import read_sqlite
 from longrec.serving.stores.log_reader import NO_MODEL
-from longrec.serving.stores.protocol import Append, Event, Store, check_schema
+from longrec.serving.stores.protocol import Append, Event, Store, check_not_newer
 
 EVENTS_AT_ONCE = 4_096
 """How many are restored in one step of the store."""
@@ -49,7 +56,7 @@ def restore(source: str | Path, store: Store, progress: Progress | None = None) 
     else:
         about = BACKUP.read(Path(source))
         batches = _batches(Path(source) / LOG, EVENTS_AT_ONCE)
-    check_schema(about["store"], str(source))
+    check_not_newer(about["store"], str(source))
     _begin(store, about["digest"])
     done = 0
     for batch in batches:
@@ -67,9 +74,9 @@ def restore(source: str | Path, store: Store, progress: Progress | None = None) 
         )
 
     def end(meta: dict[str, Any]) -> None:
-        schema = meta["schema"]
+        own = {key: meta[key] for key in OWN if key in meta}
         meta.clear()
-        meta.update(about["store"], schema=schema)
+        meta.update(about["store"] | own)
 
     store.change_meta(end)
     return restored

@@ -11,16 +11,18 @@ from longrec.core.errors import DataError, UsageError
 from longrec.serving.maintenance.retention import models_of
 from longrec.serving.stores.log_reader import (
     NO_MODEL,
-    LogDamaged,
     LogReplaced,
     read_log,
+    read_users,
     user_pages,
 )
 from longrec.serving.stores.protocol import (
+    DAMAGED,
     HEADER,
     Header,
     Store,
     StoredUser,
+    UserDamaged,
     check_whole,
     read_header,
 )
@@ -33,8 +35,15 @@ NAMED = 100
 
 REBUILD = "rebuild the records: longrec store rebuild URL RUN"
 RESTORE = "restore a backup into an empty store: longrec store restore FOLDER URL"
+SENT_AGAIN = (
+    "send again what was observed since, with event ids, or restore a backup; then "
+    "longrec store verify URL --accept-losses"
+)
 WORDS = {
-    "lacking": ("logs that lack events", RESTORE),
+    "pages": ("things wrong with the store beneath all users", RESTORE),
+    "losses": ("times that the store lost what it had acknowledged", SENT_AGAIN),
+    "user": ("users whose logs cannot be found", RESTORE),
+    "event": ("events that are damaged or missing, and skipped", RESTORE),
     "ids": ("logs with event ids that are not known as such, or stand there twice", RESTORE),
     "unreadable": ("records that cannot be read", REBUILD),
     "ahead": ("records that are ahead of their log", REBUILD),
@@ -48,11 +57,22 @@ WORDS = {
 
 
 class Problem(NamedTuple):
-    """So many of some kind (see `WORDS`), and the first users of them."""
+    """So many of some kind (see `WORDS`), and the first users of them.
+
+    events : per user the number of an event, where the problem is one of events.
+    notes : what there is to say of the first ones, where the problem is of no user.
+    """
 
     kind: str
     number: int
     users: tuple[bytes, ...] = ()
+    events: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_damage(self) -> bool:
+        """Whether it tells of users of whom something is lost."""
+        return self.kind in ("user", "event")
 
     @property
     def words(self) -> str:
@@ -93,7 +113,8 @@ def verify(
     """Check a store, beside whoever writes to it.
 
     Every log has its events 1, 2, ..., its event ids are known, once each, and records are
-    readable and not ahead of their log.
+    readable and not ahead of their log; all fit their checksums. And the store beneath has no
+    damage (`Store.inspect`).
 
     Parameters
     ----------
@@ -110,6 +131,7 @@ def verify(
     """
     meta = store.meta()
     check_whole(meta, store.url)
+    notes = store.inspect()
     before = store.totals()
     if replay is not None and replay.digest not in {*before.records, *meta.get("models", {})}:
         names = [f"{m['name']} ({m['digest'][:16]})" for m in models_of(meta, before.records)]
@@ -124,18 +146,27 @@ def verify(
             page = check.check_users(page)
             if progress:
                 progress(found.events, max(before.events, found.events))
+    losses = [f"{loss['found']}: {loss['writes']:,} writes" for loss in meta.get("losses", ())]
     problems = [
-        Problem(kind, check.counts[kind], tuple(check.users[kind]))
+        Problem(kind, len(some), notes=tuple(some[:NAMED]))
+        for kind, some in (("pages", notes), ("losses", losses))
+        if some
+    ]
+    problems += [
+        Problem(kind, check.counts[kind], tuple(check.users[kind]), tuple(check.events[kind]))
         for kind in WORDS
         if check.counts[kind]
     ]
-    after = store.totals()
+    after, unfound = store.totals(), check.counts["user"]
+    lacking = unfound + check.counts["event"]
     unchanged = before._replace(bytes=0) == after._replace(bytes=0)
-    if unchanged and not check.counts["lacking"]:
+    if unchanged:
         differences = {
-            "users": abs(after.users - found.users),
-            "events": abs(after.events - found.events),
-            "records": sum(abs(n - found.records[digest]) for digest, n in after.records.items()),
+            "users": abs(after.users - found.users - unfound),
+            "events": 0 if lacking else abs(after.events - found.events),
+            "records": 0
+            if unfound
+            else sum(abs(n - found.records[digest]) for digest, n in after.records.items()),
         }
         problems += [Problem(kind, number) for kind, number in differences.items() if number]
     found.problems = tuple(problems)
@@ -150,17 +181,20 @@ class _Check:
         self.sizes = {} if replay is None else {replay.digest: replay.engine.layout.size}
         self.found = Verified()
         self.counts, self.users = Counter[str](), defaultdict[str, list[bytes]](list)
+        self.events = defaultdict[str, list[int]](list)
 
     def check_users(self, page: Sequence[bytes]) -> list[bytes]:
         """Check some users; -> those whose log was replaced meanwhile, of whom nothing counts."""
-        asked = [(user, ()) for user in page]
         by_digest = {
-            digest: self.store.read(digest, asked, seen=True)
+            digest: dict(read_users(self.store, digest, page, seen=True))
             for digest in [*self.digests, NO_MODEL]
         }
         replaced, comparable = [], []
-        for number, user in enumerate(page):
-            of_user = {digest: stored[number] for digest, stored in by_digest.items()}
+        for user in page:
+            of_user = {d: stored[user] for d, stored in by_digest.items() if user in stored}
+            if len(of_user) < len(by_digest):
+                self._note("user", user)
+                continue
             log = of_user[NO_MODEL]
             if not log.log_id:
                 continue
@@ -185,35 +219,45 @@ class _Check:
                     self._note(kind, user)
         return replaced
 
-    def _note(self, kind: str, user: bytes) -> None:
+    def _note(self, kind: str, user: bytes, event: int | None = None) -> None:
         self.counts[kind] += 1
         if len(self.users[kind]) < NAMED:
             self.users[kind].append(user)
+            self.events[kind] += [] if event is None else [event]
 
     def _check_log(self, user: bytes, stored: StoredUser) -> bool:
         """Whether the events are all there; their ids are looked up besides."""
-        earlier, ids_wrong = set[bytes](), False
-        try:
-            for events in read_log(self.store, user, stored):
-                ids = [event.event_id for event in events if event.event_id is not None]
+        earlier, ids_wrong, whole, number = set[bytes](), False, True, 0
+        for events in read_log(self.store, user, stored):
+            for event in events:
+                number += 1
+                if event is DAMAGED:
+                    self._note("event", user, number)
+                    whole = False
+            ids = [event.event_id for event in events if event.event_id is not None]
+            try:
                 [now] = self.store.read(NO_MODEL, [(user, ids)])
-                if now.log_id != stored.log_id:
-                    raise LogReplaced
-                once = len(set(ids)) == len(ids) and earlier.isdisjoint(ids)
-                ids_wrong |= not all(now.known) or not once
-                earlier.update(ids)
-        except LogDamaged:
-            self._note("lacking", user)
-            return False
+            except UserDamaged:  # which ids there are cannot be told
+                ids_wrong = True
+                continue
+            if now.log_id != stored.log_id:
+                raise LogReplaced
+            once = len(set(ids)) == len(ids) and earlier.isdisjoint(ids)
+            ids_wrong |= not all(now.known) or not once
+            earlier.update(ids)
         if ids_wrong:
             self._note("ids", user)
-        return True
+        return whole
 
     def _check_records(self, user: bytes, stored: dict[str, StoredUser]) -> set[str]:
         """Digests of the models whose records of the user can be read and are of its log."""
         readable = set()
         for digest in self.digests:
             record, last = stored[digest].record, stored[digest].last
+            if damaged := stored[digest].damaged:
+                self.found.records[digest] += 1
+                self._note("unreadable" if damaged == "record" else "bitmap", user)
+                continue
             if record is None:
                 self.found.behind[digest] += last > 0
                 continue

@@ -19,6 +19,7 @@ from longrec.serving.records.logged_columns import LoggedColumns
 from longrec.serving.records.record import RECENT, RecordLayout
 from longrec.serving.records.recorded_step import StepProgram
 from longrec.serving.records.steps import record_steps
+from longrec.serving.stores.checks import seal
 from longrec.serving.stores.protocol import Event
 
 WIDE, NARROW = 128, 32
@@ -114,9 +115,9 @@ class Engine:
         values = self.columns.values
         return [(i, e.time, *values(e.columns)) for i, e in zip(items, events, strict=True)]
 
-    def dump(self, records: np.ndarray, row: int) -> bytes:
-        """The bytes of one of the records."""
-        return records[row : row + 1].tobytes()
+    def dump(self, records: np.ndarray, row: int, user: bytes) -> bytes:
+        """The bytes of one of the records, sealed as the user's."""
+        return seal(user, records[row : row + 1].tobytes())
 
     def advance(self, records: np.ndarray, events: Events) -> None:
         """Let records (n,) go on by events of theirs, in place.

@@ -1,13 +1,14 @@
 """A user's record: what a model keeps of one history, as bytes of fixed size and versioned layout.
 
     offset  bytes  content
-    0       4      "LRU" and the layout's version, 1
+    0       4      "LRU" and the layout's version, 2
     4       4      size of the record in bytes
     8       8      start of the model's state digest
     16      32     sequence, version, skipped, late: `Header` in stores/protocol.py
     48      ...    the model's state, tensor by tensor in the order of its named tuples
     ...     8 K    item indices of the last K known events, the latest first, 0 where there were
                    none: where an added score reads K of them
+    end - 8 8      a checksum over the user and all before (stores/checks.py)
 
 Little-endian throughout, each tensor at a multiple of 8 bytes. The digest decides what the tensors
 are, so the layout need not describe itself.
@@ -23,9 +24,10 @@ import torch
 from torch import Tensor
 
 from longrec.core.errors import DataError
+from longrec.serving.stores.checks import SEAL
 from longrec.serving.stores.protocol import HEADER
 
-MAGIC = b"LRU1"
+MAGIC = b"LRU2"
 TIME = "time"
 """Field of the last event's time: the name it has in `UserState`."""
 RECENT = "recent"
@@ -69,6 +71,10 @@ class RecordLayout:
             formats.append((np.dtype("<i8"), (reach,)))
             offsets.append(end)
             end += 8 * reach
+        names.append("seal")
+        formats.append("<u8")
+        offsets.append(end)
+        end += SEAL.size
         self.dtype = np.dtype(
             {"names": names, "formats": formats, "offsets": offsets, "itemsize": end}
         )
@@ -118,7 +124,7 @@ class RecordLayout:
             return f"a user's record does not begin as one of longrec's: {mend}"
         if blob[3:4] > MAGIC[3:]:
             return (
-                f"a user's record has layout {blob[3:4]!r}, this longrec reads 1: upgrade longrec"
+                f"a user's record has layout {blob[3:4]!r}, this longrec reads 2: upgrade longrec"
             )
         if blob[8:16] != self._start[8:]:
             return (

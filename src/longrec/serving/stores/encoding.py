@@ -1,6 +1,7 @@
 """Events as bytes, and bitmaps of item indices in pages, the same in every store.
 
-Of a bitmap an event changes one page, however large the catalog is.
+Of a bitmap an event changes one page, however large the catalog is. The checksums of both are in
+checks.py.
 """
 
 from __future__ import annotations
@@ -64,25 +65,6 @@ def unpack_event(value: bytes) -> Event:
     name, item = value[name_at : name_at + of_name], value[name_at + of_name :]
     columns = value[_WITH_COLUMNS.size : name_at]
     return Event(time, item, None if length == _COLUMNS else name, columns)
-
-
-def bits_by_page(indices: Iterable[int]) -> dict[int, list[int]]:
-    """Per page of the bitmap the bits of some items in it."""
-    pages: dict[int, list[int]] = {}
-    for index in indices:
-        pages.setdefault(index // PAGE_ITEMS, []).append(index % PAGE_ITEMS)
-    return pages
-
-
-def add_bits(page: bytes, bits: Iterable[int]) -> bytes:
-    """A page of a bitmap with bits added."""
-    added = bytearray(page)
-    for bit in bits:
-        byte = bit >> 3
-        if byte >= len(added):
-            added.extend(bytes(byte + 1 - len(added)))
-        added[byte] |= 1 << (bit & 7)
-    return bytes(added)
 
 
 def split_bitmap(bitmap: bytes) -> dict[int, bytes]:

@@ -3,6 +3,7 @@
     store-7.mdb        LMDB's file; the highest number counts, and compacting makes the next one
     store-7.mdb-lock   LMDB's table of readers
     store-8.tmp        while compacting
+    high-water         of which file how many transactions were acknowledged (high_water.py)
 
 Files are numbered since LMDB keeps its place in the lock file too: another file put under the same
 name beside a living reader would be taken up at a wrong place, and be lost.
@@ -13,20 +14,30 @@ from __future__ import annotations
 import errno
 import os
 import re
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import lmdb
 
 from longrec.core.errors import DataError
 from longrec.core.files import sync
+<<<<<<< HEAD
 from longrec.serving.stores.lmdb_room import leave_spare_pages
 from longrec.serving.stores.lmdb_tables import Tables, load_meta
 from longrec.serving.stores.protocol import StoreFull, StoreUnavailable, check_schema
+=======
+from longrec.serving.stores.lmdb_inspect import check_free
+from longrec.serving.stores.lmdb_pages import Pages
+from longrec.serving.stores.lmdb_tables import LOG_AT, LOG_KEY, OpenTables, Tables, load_meta
+from longrec.serving.stores.protocol import (
+    StoreDamaged,
+    StoreFull,
+    StoreUnavailable,
+    check_schema,
+)
+>>>>>>> 2aa5325 (Checksums of all that a store keeps: damage is found, replayed or skipped, counted, and never served)
 
 MAPS = [2**power for power in (40, 38, 36, 34, 32, 30)]
 """Address space asked for, in bytes: the first that the process gets. It takes no memory."""
@@ -45,22 +56,40 @@ _DAMAGED = (
     lmdb.NotFoundError,
     lmdb.BadValsizeError,
 )
-_READ_ALL = """
-import lmdb, sys
-env = lmdb.open(sys.argv[1], subdir=False, readonly=True, max_dbs=16, map_size=2**30)
-with env.begin() as transaction:
-    for name in list(transaction.cursor().iternext(values=False)):
-        for _ in transaction.cursor(env.open_db(name, transaction, create=False)):
-            pass
-"""
 
 
 class LmdbFile(NamedTuple):
-    """An open file."""
+    """An open file, the descriptor by which pages of so many bytes are read, and whether LMDB knows
+    of who reads it."""
 
     path: Path
     env: lmdb.Environment
     tables: Tables
+    descriptor: int
+    page: int
+    locked: bool
+
+    @property
+    def number(self) -> int:
+        return int(self.path.stem.removeprefix("store-"))
+
+    def open_tables(self, transaction: lmdb.Transaction[Any]) -> OpenTables:
+        """The tables within a transaction."""
+        return OpenTables(transaction, self.tables, Pages(self.descriptor, self.page))
+
+    @property
+    def is_shared_by_now(self) -> bool:
+        """Whether somebody uses it with a table of readers, to which this reader is not known."""
+        return not self.locked and lock_of(self.path).exists()
+
+    def close(self) -> None:
+        self.env.close()
+        os.close(self.descriptor)
+
+
+def lock_of(path: Path) -> Path:
+    """The table of readers of a file."""
+    return path.with_name(f"{path.name}-lock")
 
 
 def newest_number(folder: Path) -> int:
@@ -79,24 +108,36 @@ def open_newest(folder: Path, durable: bool, readonly: bool, url: str) -> LmdbFi
     if not number:
         raise DataError(f"{folder}: there is no store of users in this folder")
     path = folder / f"store-{number}.mdb"
+    # Without a table of readers nobody writes to it, and who only reads leaves none behind.
+    locked = not readonly or lock_of(path).exists()
     try:
         if not os.path.getsize(path):  # LMDB would begin a new store in it
             raise DataError(
                 f"{path} is damaged, it is empty: restore a backup (`longrec store restore`)"
             )
-        env = _open_environment(path, durable, readonly)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            env = open_environment(path, durable, readonly, locked)
+        except BaseException:
+            os.close(descriptor)
+            raise
     except (lmdb.Error, OSError):
         if readonly and not path.exists():  # its writer has put another one in its place
             return open_newest(folder, durable, readonly, url)
         raise
+    page = env.stat()["psize"]
     try:
-        _check_size(env, path)
+        _check_size(env, path, Pages(descriptor, page))
         meta = env.open_db(b"meta", create=False)
-        with env.begin() as transaction:  # before all else: a newer schema may have other tables
+        with env.begin() as transaction:  # before all else: another schema may have other tables
             check_schema(load_meta(transaction, meta), url)
         tables = Tables(*(env.open_db(name.encode(), create=False) for name in Tables._fields))
+        file = LmdbFile(path, env, tables, descriptor, page, locked)
+        if not readonly:
+            check_free(descriptor, page, env.info()["last_txnid"])
     except BaseException:
         env.close()
+        os.close(descriptor)
         raise
     if not readonly:
         env.reader_check()  # the slots of readers that died
@@ -104,7 +145,7 @@ def open_newest(folder: Path, durable: bool, readonly: bool, url: str) -> LmdbFi
             found = _NAME.fullmatch(name)
             if found and (int(found[1]) != number or found[2] == "tmp"):
                 (folder / name).unlink(missing_ok=True)
-    return LmdbFile(path, env, tables)
+    return file
 
 
 def make_next(folder: Path, fill: Callable[[lmdb.Environment, Tables], None]) -> None:
@@ -112,7 +153,7 @@ def make_next(folder: Path, fill: Callable[[lmdb.Environment, Tables], None]) ->
     path = folder / f"store-{newest_number(folder) + 1}.tmp"
     path.unlink(missing_ok=True)
     try:
-        env = _open_environment(path, durable=False, readonly=False, lock=False)
+        env = open_environment(path, durable=False, readonly=False, lock=False)
         try:
             tables = Tables(*(env.open_db(name.encode()) for name in Tables._fields))
             fill(env, tables)
@@ -126,7 +167,7 @@ def make_next(folder: Path, fill: Callable[[lmdb.Environment, Tables], None]) ->
     sync(folder)
 
 
-def _open_environment(
+def open_environment(
     path: Path, durable: bool, readonly: bool, lock: bool = True
 ) -> lmdb.Environment:
     """Open a file of LMDB's, with as much address space as the process gets.
@@ -158,39 +199,55 @@ def _open_environment(
     raise AssertionError("unreachable")
 
 
-def _check_size(env: lmdb.Environment, path: Path) -> None:
+def _check_size(env: lmdb.Environment, path: Path, pages: Pages) -> None:
     """See that a file has all its pages: to read one that is missing ends the process.
 
-    Pages at the end that were taken and freed again in one transaction are never written. So a file
-    that is shorter than its last page says is read as a whole, by another process.
+    Pages at the end that were taken and freed again in one transaction are never written. So of a
+    file that is shorter than its last page says all pages are looked up.
 
     Raises
     ------
     DataError
         When pages are missing.
     """
-    page, size = env.stat()["psize"], os.path.getsize(path)
-    if size >= (env.info()["last_pgno"] + 1) * page:
+    info, size = env.info(), os.path.getsize(path)
+    if size >= (info["last_pgno"] + 1) * pages.size:
         return
-    reading = [sys.executable, "-c", _READ_ALL, str(path)]
-    if size % page or subprocess.run(reading, capture_output=True).returncode:
+    meta = pages.meta(info["last_txnid"])
+    for _, root in pages.tables(meta.main) if meta is not None else ():
+        for _ in pages.pairs(root):
+            pass
+    if meta is None or size % pages.size or any(broken.is_missing for broken in pages.broken):
         raise DataError(
             f"{path} is damaged: it has {size:,} bytes and should have more: restore it from a "
             "backup (`longrec store restore`)"
         )
 
 
-def copy_tables(
-    source: lmdb.Transaction[memoryview], tables: Tables, new: lmdb.Environment, to: Tables
+def copy_tables(source: OpenTables, new: lmdb.Environment, to: Tables) -> None:
+    """Copy all keys that can be read in order, so that pages are full and hold nothing else.
+
+    What is of no user's log, as damage may leave it, stays behind.
+    """
+    users = source.pages.pairs(source.root("users"))
+    logs = {head[: LOG_KEY.size] for _, head in users}
+    for name, copied in zip(Tables._fields, to, strict=True):
+        pairs = source.pages.pairs(source.root(name))
+        if name in LOG_AT:
+            begin, end = LOG_AT[name], LOG_AT[name] + LOG_KEY.size
+            pairs = (pair for pair in pairs if pair[0][begin:end] in logs)
+        copy_pairs(pairs, new, copied, 1000 if name == "records" else 50_000)
+
+
+def copy_pairs(
+    pairs: Iterable[tuple[bytes, bytes]], new: lmdb.Environment, table: Any, at_once: int
 ) -> None:
-    """Copy all keys in order, so that pages are full and hold nothing else."""
-    for name, table, copied in zip(Tables._fields, tables, to, strict=True):
-        pairs = iter(source.cursor(table))
-        more, at_once = True, 1000 if name == "records" else 50_000
-        while more:
-            with new.begin(write=True) as transaction:
-                batch = islice(pairs, at_once)
-                more = transaction.cursor(copied).putmulti(batch, append=True)[0] == at_once
+    """Put keys in order into an empty table, some in a transaction."""
+    pairs, more = iter(pairs), True
+    while more:
+        with new.begin(write=True) as transaction:
+            batch = islice(pairs, at_once)
+            more = transaction.cursor(table).putmulti(batch, append=True)[0] == at_once
 
 
 def raise_in_words(error: lmdb.Error | OSError, url: str) -> NoReturn:
@@ -212,8 +269,8 @@ def raise_in_words(error: lmdb.Error | OSError, url: str) -> NoReturn:
             "as much as it is large. Allow the process more (ulimit -v)"
         ) from error
     if isinstance(error, _DAMAGED):
-        raise DataError(
-            f"{url} is damaged or no store of users ({text}): restore it from a backup "
-            "(`longrec store restore`)"
+        raise StoreDamaged(
+            f"{url} is damaged or no store of users ({text}): see `longrec store verify`; the mend "
+            "is to restore a backup (`longrec store restore`)"
         ) from error
     raise StoreUnavailable(f"{url} cannot be used: {text}") from error

@@ -27,6 +27,9 @@ from longrec.core.choices import Durability
 from longrec.core.errors import DataError, UsageError
 from longrec.core.files import sync
 from longrec.core.lock import lock_folder
+from longrec.serving.stores.checks import pack_meta
+from longrec.serving.stores.damage import Damage
+from longrec.serving.stores.high_water import HighWater, Loss, Mark, loss, note_loss
 from longrec.serving.stores.lmdb_file import (
     REOPEN,
     LmdbFile,
@@ -36,11 +39,17 @@ from longrec.serving.stores.lmdb_file import (
     open_newest,
     raise_in_words,
 )
+<<<<<<< HEAD
 from longrec.serving.stores.lmdb_room import check_room
+=======
+from longrec.serving.stores.lmdb_inspect import inspect
+>>>>>>> 2aa5325 (Checksums of all that a store keeps: damage is found, replayed or skipped, counted, and never served)
 from longrec.serving.stores.lmdb_tables import OpenTables, Tables
 from longrec.serving.stores.protocol import SCHEMA, StoreUnavailable
 
 T = TypeVar("T")
+HIGH_WATER = "high-water"
+"""The file of the mark."""
 PAUSE = 1.0
 """Seconds between syncs where commits do not wait for the disk."""
 FORK_PATIENCE = 1.0
@@ -100,6 +109,9 @@ class LmdbFolder:
     def __init__(self, path: Path, durability: Durability, readonly: bool) -> None:
         self.path, self.durability, self.readonly = path, durability, readonly
         self.url, self.stores = f"lmdb://{path}", 0
+        self.damage = Damage(self.url)
+        self.lost: Loss | None = None
+        self._high_water = HighWater(path / HIGH_WATER)
         self._pid = os.getpid()
         # Shared by those who use the open file; exclusive for who opens another one.
         self._file_lock, self._write_lock = SharedLock(), threading.Lock()
@@ -166,8 +178,8 @@ class LmdbFolder:
         """Do something within one snapshot."""
 
         def attempt(file: LmdbFile) -> T:
-            with file.env.begin() as transaction:
-                return work(OpenTables(transaction, file.tables))
+            with file.env.begin(buffers=True) as transaction:
+                return work(file.open_tables(transaction))
 
         return self._use(attempt)
 
@@ -176,7 +188,8 @@ class LmdbFolder:
 
         def attempt(file: LmdbFile) -> T:
             with file.env.begin(write=True, buffers=True) as transaction:
-                done = work(OpenTables(transaction, file.tables))
+                done = work(file.open_tables(transaction))
+            self._mark(file)
             if self.durability == "process" and time.monotonic() > self._synced + PAUSE:
                 try:
                     file.env.sync(True)
@@ -190,10 +203,21 @@ class LmdbFolder:
         with self._write_lock:
             return self._use(attempt)
 
+<<<<<<< HEAD
     def check_room(self) -> None:
         """Raise StoreFull where the file cannot grow."""
         with self._write_lock:
             self._use(lambda file: check_room(file.env, file.path))
+=======
+    def inspect(self) -> list[str]:
+        """What is wrong with the file's pages, and with what the file does not have any more."""
+
+        def attempt(file: LmdbFile) -> list[str]:
+            with file.env.begin() as transaction:
+                return inspect(file.descriptor, file.page, transaction.id())
+
+        return self._use(attempt) + ([] if self.lost is None else [str(self.lost)])
+>>>>>>> 2aa5325 (Checksums of all that a store keeps: damage is found, replayed or skipped, counted, and never served)
 
     def size(self) -> int:
         """Bytes of the file."""
@@ -208,8 +232,8 @@ class LmdbFolder:
 
         def fill(new: lmdb.Environment, to: Tables) -> None:
             def attempt(file: LmdbFile) -> None:
-                with file.env.begin(buffers=True) as source:
-                    copy_tables(source, file.tables, new, to)
+                with file.env.begin(buffers=True) as transaction:
+                    copy_tables(file.open_tables(transaction), new, to)
 
             self._use(attempt)
 
@@ -221,6 +245,7 @@ class LmdbFolder:
                 raise_in_words(error, self.url)
             finally:  # the next one counts also where the folder was not synced
                 self._reopen(self._file)
+            self._use(self._mark)
             return before, self.size()
 
     def _use(self, work: Callable[[LmdbFile], T]) -> T:
@@ -229,14 +254,16 @@ class LmdbFolder:
         while True:
             self._check()
             file = self._file
-            if file is None or (self.readonly and not os.path.exists(file.path)):
+            if file is None or (self.readonly and self._is_outdated(file)):
                 self._reopen(file)
                 continue
             with self._file_lock:
                 if file is not self._file:
                     continue
                 try:
-                    return work(file)
+                    done = work(file)
+                    if not file.is_shared_by_now:
+                        return done
                 except lmdb.Error as error:
                     if reopened or not isinstance(error, REOPEN):
                         raise_in_words(error, self.url)
@@ -244,6 +271,14 @@ class LmdbFolder:
                     raise_in_words(error, self.url)
             reopened = True
             self._reopen(file)
+
+    def _is_outdated(self, file: LmdbFile) -> bool:
+        """Whether a file that is only read was replaced, or is read by too little by now."""
+        return file.is_shared_by_now or not os.path.exists(file.path)
+
+    def _mark(self, file: LmdbFile) -> None:
+        """Note how many transactions were acknowledged."""
+        self._high_water.write(Mark(file.number, file.env.info()["last_txnid"]))
 
     def _start(self) -> None:
         """Take the folder's lock, unless it is only read, and open its file, or a new one."""
@@ -259,7 +294,9 @@ class LmdbFolder:
                 if not newest_number(self.path):
                     make_next(self.path, _write_schema)
                     sync(self.path.parent)
+            mark = self._high_water.read()  # before the file, which may go on
             self._open()
+            self._look_for_loss(mark)
         except BaseException as error:
             self._stop()
             if isinstance(error, (lmdb.Error, OSError)):
@@ -278,6 +315,23 @@ class LmdbFolder:
         """Close the file in a child, while its parent is held; the parent goes on with it."""
         self._close()
 
+    def _look_for_loss(self, mark: Mark | None) -> None:
+        """See whether the file has all that was acknowledged; else it is told, and noted in it."""
+        file = self._file
+        assert file is not None
+        lost = loss(mark, file.number, file.env.info()["last_txnid"])
+        if lost is None:
+            return
+        self.lost = lost
+        self.damage.note("cut", where=str(lost))
+        if not self.readonly:
+            with file.env.begin(write=True, buffers=True) as transaction:
+                tables = file.open_tables(transaction)
+                meta = tables.load_meta()
+                note_loss(meta, lost)
+                tables.save_meta(meta)
+            self._mark(file)
+
     def _open(self) -> None:
         self._file = open_newest(self.path, self.durability == "power", self.readonly, self.url)
         self._synced = time.monotonic()
@@ -295,7 +349,7 @@ class LmdbFolder:
 
     def _close(self) -> None:
         if self._file is not None:
-            self._file.env.close()
+            self._file.close()
             self._file = None
 
     def _stop(self) -> None:
@@ -304,6 +358,7 @@ class LmdbFolder:
             with suppress(lmdb.Error):  # what is lost then may be lost
                 self._file.env.sync(True)
         self._close()
+        self._high_water.close()
         if self._folder_lock is not None:
             self._folder_lock.release()
             self._folder_lock = None
@@ -311,7 +366,7 @@ class LmdbFolder:
 
 def _write_schema(new: lmdb.Environment, tables: Tables) -> None:
     with new.begin(write=True) as transaction:
-        OpenTables(transaction, tables).save_meta({"schema": SCHEMA})
+        transaction.put(b"meta", pack_meta({"schema": SCHEMA}), db=tables.meta)
 
 
 _registry_lock, _fork_lock = threading.Lock(), threading.Lock()

@@ -17,23 +17,27 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
 from longrec.core.choices import Durability
 from longrec.core.errors import UsageError
-from longrec.serving.stores.encoding import split_bitmap, unpack_event
+from longrec.serving.stores.damage import Damage
 from longrec.serving.stores.lmdb_folder import LmdbFolder
-from longrec.serving.stores.lmdb_tables import EVENT_KEY, LOG_KEY, PAGE_KEY, OpenTables
+from longrec.serving.stores.lmdb_tables import LOG_KEY, OpenTables
 from longrec.serving.stores.protocol import (
+    DAMAGED,
     Append,
     Appended,
     Event,
     Put,
     Rewrite,
+    StoreDamaged,
     StoredUser,
     Totals,
-    version_of,
+    UserDamaged,
 )
 
 T = TypeVar("T")
@@ -50,44 +54,95 @@ class LmdbStore:
         self.folder = self._folder.path
         self._readonly, self._closed = readonly, False
 
+    @property
+    def damage(self) -> Damage:
+        return self._folder.damage
+
     def read(
         self, digest: str, asked: Sequence[tuple[bytes, Sequence[bytes]]], seen: bool = False
     ) -> list[StoredUser]:
         model = bytes.fromhex(digest)
 
         def work(tables: OpenTables) -> list[StoredUser]:
-            get, stored = tables.get, []
-            for user, names in asked:
-                prefix = get(user, db=tables.users)
-                if prefix is None:
-                    stored.append(StoredUser(0, 0, None, b"", (False,) * len(names)))
-                    continue
-                log_id, key = LOG_KEY.unpack(prefix)[0], model + prefix
-                record = get(key, db=tables.records)
-                bitmap = tables.read_bitmap(key) if seen else b""
-                known = tuple([get(prefix + name, db=tables.ids) is not None for name in names])
-                last = tables.last_event(log_id)
-                stored.append(StoredUser(log_id, last, record, bitmap, known))
-            return stored
+            return [tables.read_user(model, user, names, seen) for user, names in asked]
 
-        return self._read(work)
+        try:
+            found = self._read(work)
+        except (StoreDamaged, UserDamaged) as error:
+            if len(asked) > 1:
+                return [one for ask in asked for one in self.read(digest, [ask], seen)]
+            if isinstance(error, UserDamaged):
+                raise self._user_damaged() from error
+            found = [self._read_apart(model, *asked[0], seen)]
+        for one in found:
+            if one.damaged:
+                self.damage.note(one.damaged, where=f"log {one.log_id}")
+        return found
+
+    def _read_apart(
+        self, model: bytes, user: bytes, names: Sequence[bytes], seen: bool
+    ) -> StoredUser:
+        """The same of one user some of whose pages are damaged: LMDB ends a transaction by that."""
+        while True:
+            try:
+                log_id, last = self._read(lambda tables: tables.find_log(user))
+                known = self._read(partial(OpenTables.know, log_id=log_id, names=names))
+            except (StoreDamaged, UserDamaged) as error:
+                raise self._user_damaged() from error
+            found = StoredUser(log_id, last, None, b"", known)
+            with suppress(StoreDamaged):
+                found = self._read_cache(model, user, found, seen)
+            if self._read(lambda tables: tables.find_log(user)) == (log_id, last):
+                return found
+
+    def _read_cache(self, model: bytes, user: bytes, found: StoredUser, seen: bool) -> StoredUser:
+        """What is found of a user, with what can be read of record and bitmap."""
+        log_id, damaged = found.log_id, found._replace(damaged="record")
+        try:
+            record, version, broken = self._read(lambda t: t.read_record(model, user, log_id))
+        except StoreDamaged:
+            return damaged
+        if broken:
+            return damaged._replace(version=version)
+        try:
+            bitmap = self._read(lambda t: t.read_bitmap(model, user, log_id)) if seen else b""
+        except StoreDamaged:
+            bitmap = None
+        if bitmap is None:
+            return found._replace(version=version, damaged="bitmap")
+        return found._replace(record=record, version=version, seen=bitmap)
+
+    def _user_damaged(self) -> UserDamaged:
+        self.damage.note("user")
+        return UserDamaged(
+            f"{self.url}: what is kept of this user is damaged, and the log cannot be found. "
+            "`longrec store verify` names all such users; the mend is to restore a backup, or to "
+            "forget the user"
+        )
 
     def events(self, user: bytes, log_id: int, after: int, limit: int) -> list[Event]:
         def work(tables: OpenTables) -> list[Event]:
-            if not log_id or tables.find_log_id(user) != log_id:
+            found, last = tables.find_log(user)
+            if not log_id or found != log_id:
                 return []
-            count = min(limit, tables.last_event(log_id) - after)
-            if count <= 0:
-                return []
-            cursor = tables.cursor(tables.log)
-            cursor.set_range(EVENT_KEY.pack(log_id, after + 1))
-            pairs = list(islice(cursor.iternext(), count))
-            if pairs[-1][0] != EVENT_KEY.pack(log_id, after + count):  # damaged: up to the gap
-                keys = [EVENT_KEY.pack(log_id, after + n + 1) for n in range(count)]
-                pairs = [pair for pair, key in zip(pairs, keys, strict=False) if pair[0] == key]
-            return [unpack_event(value) for _, value in pairs]
+            numbers = range(after + 1, min(last, after + limit) + 1)
+            return [tables.read_event(user, log_id, number) for number in numbers]
 
-        return self._read(work)
+        try:
+            events = self._read(work)
+        except StoreDamaged:
+            if limit == 1:
+                events = [DAMAGED]
+            else:  # LMDB ends a transaction by that: the good ones each in one of its own
+                last = self._read(lambda tables: tables.find_log(user))[1]
+                each = range(after, min(last, after + limit))
+                return [one for n in each for one in self.events(user, log_id, n, 1)]
+        except UserDamaged as error:
+            raise self._user_damaged() from error
+        for number, event in enumerate(events, after + 1):
+            if event is DAMAGED:
+                self.damage.note("event", where=f"event {number} of log {log_id}")
+        return events
 
     def append(self, digest: str, appends: Sequence[Append]) -> list[Appended]:
         model = bytes.fromhex(digest)
@@ -95,36 +150,19 @@ class LmdbStore:
 
     def put(self, digest: str, puts: Sequence[Put]) -> int:
         model = bytes.fromhex(digest)
-
-        def work(tables: OpenTables) -> int:
-            written = 0
-            for put in puts:
-                key = model + LOG_KEY.pack(put.log_id)
-                version = version_of(tables.get(key, db=tables.records))
-                log_id = tables.find_log_id(put.user)
-                if log_id and (log_id, version) == (put.log_id, put.version):
-                    written += 1
-                    tables.put(key, put.record, db=tables.records)
-                    tables.delete_keys(tables.seen, key)
-                    for page, bits in split_bitmap(put.seen).items():
-                        tables.put(model + PAGE_KEY.pack(put.log_id, page), bits, db=tables.seen)
-            return written
-
-        return self._write(work)
+        return self._write(lambda tables: sum([tables.put_record(model, put) for put in puts]))
 
     def rewrite(self, rewrites: Sequence[Rewrite]) -> list[bool]:
         def work(tables: OpenTables) -> list[bool]:
             done = []
             for rewrite in rewrites:
-                log_id = tables.find_log_id(rewrite.user)
-                last = tables.last_event(log_id) if log_id else 0
+                log_id, last = tables.find_log(rewrite.user)
                 done.append((log_id, last) == (rewrite.log_id, rewrite.last))
                 if done[-1]:
                     if log_id:
                         tables.delete_log(log_id)
                     if rewrite.events:
-                        log_id = tables.begin_log(rewrite.user)
-                        tables.log_events(log_id, 0, rewrite.events)
+                        tables.log_events(rewrite.user, tables.new_log_id(), 0, rewrite.events)
                     elif log_id:
                         tables.delete(rewrite.user, db=tables.users)
             return done
@@ -132,23 +170,21 @@ class LmdbStore:
         return self._write(work)
 
     def forget(self, user: bytes) -> bool:
+        """Of one whose log cannot be found, that goes with the next `compact`."""
+
         def work(tables: OpenTables) -> bool:
-            log_id = tables.find_log_id(user)
-            if log_id:
-                tables.delete(user, db=tables.users)
-                tables.delete_log(log_id)
-            return log_id > 0
+            with suppress(UserDamaged):
+                log_id, _ = tables.find_log(user)
+                if log_id:
+                    tables.delete_log(log_id)
+            return bool(tables.delete(user, db=tables.users))
 
         return self._write(work)
 
     def users(self, after: bytes, limit: int) -> list[bytes]:
         def work(tables: OpenTables) -> list[bytes]:
-            cursor = tables.cursor(tables.users)
-            if not (cursor.set_range(after) if after else cursor.first()):
-                return []
-            if cursor.key() == after and not cursor.next():
-                return []
-            return list(islice(cursor.iternext(values=False), limit))
+            users = tables.pages.keys(tables.root("users"), after)
+            return list(islice((user for user in users if user != after), limit))
 
         return self._read(work)
 
@@ -168,8 +204,8 @@ class LmdbStore:
         model, dropped = bytes.fromhex(digest), 0
 
         def work(tables: OpenTables) -> tuple[int, int]:
-            records = tables.delete_keys(tables.records, model, DROPPED)
-            return records, tables.delete_keys(tables.seen, model, DROPPED)
+            records = tables.delete_keys("records", model, DROPPED)
+            return records, tables.delete_keys("seen", model, DROPPED)
 
         while any(done := self._write(work)):  # some at a time: others write meanwhile
             dropped += done[0]
@@ -178,7 +214,7 @@ class LmdbStore:
     def totals(self) -> Totals:
         def work(tables: OpenTables) -> Totals:
             users, events = (tables.stat(table)["entries"] for table in (tables.users, tables.log))
-            keys = tables.cursor(tables.records).iternext(values=False)
+            keys = tables.pages.keys(tables.root("records"))
             records = Counter(key[: -LOG_KEY.size] for key in keys)
             return Totals(users, events, {key.hex(): count for key, count in records.items()}, 0)
 
@@ -196,6 +232,9 @@ class LmdbStore:
         """
         self._check_writable()
         return self._folder.compact()
+
+    def inspect(self) -> list[str]:
+        return self._folder.inspect()
 
     def close(self) -> None:
         if not self._closed:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from longrec.core.errors import DataError
-from longrec.serving.stores.protocol import Event, Store, StoredUser
+from longrec.serving.stores.protocol import Event, Store, StoredUser, UserDamaged
 
 T = TypeVar("T")
 
@@ -24,10 +24,6 @@ class LogReplaced(Exception):
     """The user was forgotten, or the log rewritten, while it was read: read the user again."""
 
 
-class LogDamaged(DataError):
-    """A log lacks events that it says it has."""
-
-
 def user_pages(store: Store) -> Iterator[list[bytes]]:
     """All users in byte order, some at a time."""
     after = b""
@@ -36,26 +32,37 @@ def user_pages(store: Store) -> Iterator[list[bytes]]:
         after = users[-1]
 
 
+def read_users(
+    store: Store, digest: str, users: Sequence[bytes], seen: bool = False
+) -> list[tuple[bytes, StoredUser]]:
+    """What a store has of users, but for those whose logs cannot be found, since they are damaged.
+
+    The store counts these.
+    """
+    try:
+        stored = store.read(digest, [(user, ()) for user in users], seen)
+        return list(zip(users, stored, strict=True))
+    except UserDamaged:
+        if len(users) == 1:
+            return []
+        return [one for user in users for one in read_users(store, digest, [user], seen)]
+
+
 def read_events(
     store: Store, user: bytes, stored: StoredUser, after: int, count: int
 ) -> list[Event]:
     """The `count` events after number `after` of the log that a user had when `stored` was read.
 
+    In place of one that is damaged stands `DAMAGED`.
+
     Raises
     ------
     LogReplaced
         When the user has another log by now.
-    LogDamaged
-        When it is the same one, and has fewer events.
     """
     events = store.events(user, stored.log_id, after, count)
     if len(events) < count:
-        if store.read(NO_MODEL, [(user, ())])[0].log_id != stored.log_id:
-            raise LogReplaced
-        raise LogDamaged(
-            f"{store.url}: a user's log of {stored.last:,} events lacks some after "
-            f"{after + len(events):,}. See `longrec store verify`; the mend is to restore a backup."
-        )
+        raise LogReplaced
     return events
 
 
@@ -79,6 +86,6 @@ def retry_if_replaced(store: Store, read: Callable[[], T], tries: int = TRIES) -
         except LogReplaced:
             continue
     raise DataError(
-        f"{store.url}: a user's log lacks events, or is replaced again and again. See "
-        "`longrec store verify`"
+        f"{store.url}: a user's log is replaced again and again, faster than it can be read: ask "
+        "again when whoever rewrites it is done"
     )

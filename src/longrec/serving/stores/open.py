@@ -21,6 +21,12 @@ def check_url(url: Any, durability: Any) -> str:
     return url
 
 
+def scheme_of(url: str) -> tuple[str, str]:
+    """What stands before :// in a store's URL, and behind it; a path is one of LMDB."""
+    scheme, separator, rest = url.partition("://")
+    return (scheme, rest) if separator else ("lmdb", url.removeprefix("lmdb:"))
+
+
 def open_store(url: str, durability: Durability = "power", readonly: bool = False) -> Store:
     """Open a store: `lmdb:///folder` (or a path), `redis://host/0` or `rediss://…`.
 
@@ -44,10 +50,7 @@ def open_store(url: str, durability: Durability = "power", readonly: bool = Fals
         When another process writes to it, it cannot be reached, or it is not set up to keep what
         is acknowledged.
     """
-    url = check_url(url, durability)
-    scheme, separator, rest = url.partition("://")
-    if not separator:
-        scheme, rest = "lmdb", url.removeprefix("lmdb:")
+    scheme, rest = scheme_of(url := check_url(url, durability))
     try:
         if scheme == "lmdb":
             from longrec.serving.stores.lmdb_store import LmdbStore

@@ -11,6 +11,10 @@ A record tells in its first bytes which event of the log it has reached and how 
 (`Header`); one that is behind its log catches up by replay, so losing a record loses nothing. Items
 stand in the log as the caller's ids, not as a model's indices: the log outlives every model.
 
+All that is kept has a checksum, over whose it is as well (checks.py). What does not fit its own is
+damaged, is counted in the store's `damage`, and is never given out: of a record None, of an event
+`DAMAGED`.
+
 Every method is atomic for each user, and what it changed is as durable as `durability` says when
 it returns. All may be called from any thread.
 """
@@ -20,18 +24,27 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from longrec.core.choices import Durability
 from longrec.core.errors import DataError, LongrecError
+from longrec.serving.stores.damage import Damage
 
-SCHEMA, WITH_COLUMNS = 1, 2
-"""Versions of what stores hold: WITH_COLUMNS once an event with columns was logged, for a longrec
-that does not know these to refuse the store. A store of a newer version is refused."""
+SCHEMA = 3
+"""Version of what stores hold: since 3 with checksums. Older ones are carried over by
+`longrec store upgrade`; a store of a newer version is refused."""
 
 
 class StoreUnavailable(LongrecError):
     """The store cannot be reached. An event that was being written may be in the log or not."""
+
+
+class StoreDamaged(DataError):
+    """The engine of a store has met damage in its files: nothing of what was asked for was done."""
+
+
+class UserDamaged(DataError):
+    """What is kept of one user is damaged so far that not even the log can be found."""
 
 
 class StoreFull(LongrecError):
@@ -48,6 +61,11 @@ class Event(NamedTuple):
     item: bytes
     event_id: bytes | None
     columns: bytes = b""
+
+
+DAMAGED = Event(-(2**63), b"", None)
+"""In place of an event that is damaged or missing. To a model it is one of an item that it does not
+know: it has its number in the log, and a record skips it."""
 
 
 class Header(NamedTuple):
@@ -76,7 +94,9 @@ class StoredUser(NamedTuple):
     last : number of the last event in the log, 0 if there is none;
     record : bytes, or None;
     seen : bitmap in little-endian bit order, as long as needed (b"" if not asked for);
-    known : per event id asked about, whether it is in the log.
+    known : per event id asked about, whether it is in the log;
+    version : what a writer must have read to replace the record, 0 if there is none;
+    damaged : "record" or "bitmap" where that is damaged, in which case neither is given.
     """
 
     log_id: int
@@ -84,6 +104,8 @@ class StoredUser(NamedTuple):
     record: bytes | None
     seen: bytes
     known: tuple[bool, ...]
+    version: int = 0
+    damaged: Literal["", "record", "bitmap"] = ""
 
 
 class Append(NamedTuple):
@@ -169,15 +191,27 @@ class Store(Protocol):
     def folder(self) -> Path | None:
         """Where files may stand that are made of the log; None: nowhere."""
 
+    @property
+    def damage(self) -> Damage:
+        """What was found damaged since the store was opened."""
+
     def read(
         self, digest: str, asked: Sequence[tuple[bytes, Sequence[bytes]]], seen: bool = False
     ) -> list[StoredUser]:
-        """What is kept of users, each asked for with event ids that may be in its log."""
+        """What is kept of users, each asked for with event ids that may be in its log.
+
+        Raises
+        ------
+        UserDamaged
+            When of a user the id or the length of the log, or which event ids are in it, cannot be
+            told.
+        """
 
     def events(self, user: bytes, log_id: int, after: int, limit: int) -> list[Event]:
         """At most `limit` events numbered after + 1, ...; fewer only at the log's end.
 
-        None of them where the user's log is not `log_id` any more.
+        One that is damaged, or missing, is `DAMAGED`. None of them where the user's log is not
+        `log_id` any more.
         """
 
     def append(self, digest: str, appends: Sequence[Append]) -> list[Appended]:
@@ -226,6 +260,9 @@ class Store(Protocol):
     def compact(self) -> tuple[int, int]:
         """Give back the room of what was deleted: bytes before and after."""
 
+    def inspect(self) -> list[str]:
+        """What is wrong with the store beneath all users, in words."""
+
     def close(self) -> None:
         """Release it; closing twice is nothing."""
 
@@ -254,18 +291,34 @@ def version_of(record: bytes | memoryview | None) -> int:
         return 0
 
 
-def check_schema(meta: dict[str, Any], url: str) -> None:
-    """Raise DataError where a store's meta is of a newer schema than this longrec reads."""
-    if meta.get("schema", SCHEMA) > WITH_COLUMNS:
+def next_version(version: int) -> int:
+    """That of the record that replaces one of some version, also where damage made that absurd."""
+    return version + 1 if 0 <= version < 2**62 else 1
+
+
+def check_not_newer(meta: dict[str, Any], url: str) -> None:
+    """Raise DataError where a store's meta is of a newer schema than this longrec knows."""
+    if meta.get("schema", SCHEMA) > SCHEMA:
         raise DataError(
-            f"{url} has schema {meta['schema']}, this longrec reads {WITH_COLUMNS}: upgrade "
-            "longrec (nothing was changed)"
+            f"{url} has schema {meta['schema']}, this longrec reads {SCHEMA}: upgrade longrec "
+            "(nothing was changed)"
         )
 
 
-def note_columns(meta: dict[str, Any]) -> None:
-    """Change a store's meta: events with columns are logged from now on."""
-    meta["schema"] = max(meta.get("schema", SCHEMA), WITH_COLUMNS)
+def check_schema(meta: dict[str, Any], url: str) -> None:
+    """Raise DataError where a store's meta is not of the schema that this longrec reads."""
+    check_not_newer(meta, url)
+    if "upgrading" in meta:
+        raise DataError(
+            f"{url} is half carried over: run `longrec store upgrade {url}` again, which goes on"
+        )
+    schema = meta.get("schema", SCHEMA)
+    if schema < SCHEMA:
+        raise DataError(
+            f"{url} is of an earlier longrec, without checksums (schema {schema}, this longrec "
+            f"reads {SCHEMA}): carry it over with `longrec store upgrade {url}`, while nobody uses "
+            "it (nothing was changed)"
+        )
 
 
 def check_whole(meta: dict[str, Any], url: str) -> None:

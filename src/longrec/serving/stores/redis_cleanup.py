@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from longrec.serving.stores.protocol import StoreFull
 from longrec.serving.stores.redis_client import RedisClient
-from longrec.serving.stores.redis_layout import ERASED_EVENTS
+from longrec.serving.stores.redis_layout import ERASED_EVENTS, unpack_head
 from longrec.serving.stores.redis_settings import parse_info
 
 UNFINISHED = 3600
@@ -55,9 +55,51 @@ class RedisCleanup:
             if int(since) < int(time.time()) - UNFINISHED:
                 log = LogRef(int(log_id), int(length), user)
                 [stored] = self._client.run("read", "", 0, user, 0)
-                if stored is None or int(stored[0]) != log.log_id:
+                head = None if stored is None else unpack_head(user, stored[0])
+                if stored is None or (head is not None and head[0] != log.log_id):
                     self.erase(log)
                 self.forget_unfinished([log])
+
+    def erase_ids(self, log_id: int) -> None:
+        """Delete the event ids of a log, some of which its damaged events do not tell any more."""
+        for keys in self._client.keys(self._prefix + b"id:%d:" % log_id):
+            self._client.command("UNLINK", *keys)
+
+    def abandon(self, user: bytes) -> None:
+        """Forget a user whose log cannot be found; it goes when `erase_abandoned` is called."""
+        self._client.command("SET", self._prefix + b"abandoned", b"1")
+        self._client.command("UNLINK", self._prefix + b"user:" + user)
+
+    def erase_abandoned(self) -> None:
+        """Delete all that is of no user's log, where such logs are known to be."""
+        if not self._client.command("GET", self._prefix + b"abandoned"):
+            return
+        born = int(self._client.command("GET", self._prefix + b"born") or 0)
+        kept = {int(log_id) for log_id in self._client.command("HKEYS", self._prefix + b"old")}
+        for keys in self._client.keys(self._prefix + b"user:"):
+            heads = self._client.command("MGET", *keys)
+            of_user = len(self._prefix + b"user:")
+            found = [
+                unpack_head(key[of_user:], head or b"")
+                for key, head in zip(keys, heads, strict=True)
+            ]
+            if None in found:  # whose log that is, nobody knows
+                return
+            kept.update(head[0] for head in found if head is not None)
+        for name, part in (
+            (b"log:", 0),
+            (b"id:", 0),
+            (b"record:", 1),
+            (b"pages:", 1),
+            (b"seen:", 1),
+        ):
+            beginning = self._prefix + name
+            for keys in self._client.keys(beginning):
+                ids = [int(key[len(beginning) :].split(b":")[part]) for key in keys]
+                gone = [k for k, n in zip(keys, ids, strict=True) if n <= born and n not in kept]
+                if gone:
+                    self._client.command("UNLINK", *gone)
+        self._client.command("UNLINK", self._prefix + b"abandoned")
 
     def delete_old_answers(self) -> None:
         """Delete answers to numbered calls that nobody asks for any more."""

@@ -32,7 +32,7 @@ from redis.exceptions import (
 from redis.retry import Retry
 
 from longrec.core.errors import DataError, LongrecError, UsageError
-from longrec.serving.stores.protocol import StoreFull, StoreUnavailable
+from longrec.serving.stores.protocol import StoreFull, StoreUnavailable, UserDamaged
 from longrec.serving.stores.redis_layout import load_scripts
 
 PATIENCE = 6.0
@@ -128,6 +128,10 @@ class RedisClient:
     address : RedisAddress
     check_connection : callable
         Called with each new connection, before anything else is sent; raises to refuse it.
+
+    Attributes
+    ----------
+    writes : how many numbered calls had written, anybody's, when the last one here was answered.
     """
 
     def __init__(self, address: RedisAddress, check_connection: Callable[[Any], None]) -> None:
@@ -137,6 +141,7 @@ class RedisClient:
         self._connection_class = self._options.pop("connection_class", Connection)
         self._check_connection = check_connection
         self._idle: list[_Connection] = []
+        self.writes = 0
         self._pid, self._closed = os.getpid(), False
 
     def command(self, *command: Any) -> Any:
@@ -169,7 +174,12 @@ class RedisClient:
             numbered = (self._prefix, connection.sequence, number, int(time.time()), *arguments)
             return self._run(connection, script, numbered)
 
-        return self._call(call, changing=True)
+        answer = self._call(call, changing=True)
+        if not isinstance(answer, bytes):
+            return answer
+        writes, _, answer = answer.partition(b" ")
+        self.writes = max(self.writes, int(writes))
+        return answer
 
     def close(self) -> None:
         """Close the connections; those in use, when their calls have ended."""
@@ -249,6 +259,11 @@ class RedisClient:
                 )
             raise StoreUnavailable(message) from error
         text = error_text(error)
+        if "DAMAGED" in text:
+            raise UserDamaged(
+                f"{self.url}: what stands of a user's log does not fit its checksum, and nothing "
+                "of this was written"
+            ) from None
         if "WRONGTYPE" in text:
             raise self.no_store() from None
         if re.search(r"OutOfMemory|\bOOM\b", text):

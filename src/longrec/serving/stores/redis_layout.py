@@ -3,19 +3,24 @@
 All keys begin with the store's prefix. A log has an id: a new one when it is rewritten, so that a
 log can be built beside the old one.
 
-    meta                    JSON
+    meta                    JSON, and its checksum
     born                    the last id given to a log
     users                   sorted set of users, all scores 0, to page through; it may have more
-    user:USER               id and length of the user's log, in decimals
-    log:LOG:N               events 64 N + 1 to 64 N + 64, each with its size before it
+    user:USER               id and length of the user's log, and their checksum, in decimals
+    log:LOG:N               events 64 N + 1 to 64 N + 64, each with its size and checksum before it
     id:LOG:EVENT_ID         of each event id in the log, empty
     record:DIGEST:LOG       the record
-    pages:DIGEST:LOG        numbers of the bitmap's pages, u32 each
-    seen:DIGEST:LOG:N       page N: 8,192 bits
+    pages:DIGEST:LOG        list of the bitmap's pages: a checksum, their numbers, u32 each
+    seen:DIGEST:LOG:N       page N: a checksum, 8,192 bits
     digests                 set of digests that records were written of
+    abandoned               there are logs of users who were forgotten and whose logs were not found
     old                     hash: LOG -> time, length and user, of logs being built or deleted
     done:SEQUENCE           number, time and answer of the last call of a sequence (numbered.lua)
+    writes                  how many numbered calls have written (high_water.py)
     run                     the server's run that was seen last (redis_settings.py)
+
+The checksums are those of checks.py. Clients make them; where a script makes an event's number or a
+bit part of one, it goes on by xor.
 
 **A script writes with one command**, MSET or UNLINK. Several would stand in Redis's append-only
 file as a transaction. If Redis dies while it writes one, its next start drops what was written of
@@ -32,7 +37,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
+from zlib import crc32
 
+from longrec.serving.stores.checks import (
+    EMPTY_PAGE,
+    PAGE_BYTES,
+    bit_check,
+    event_check,
+    head_check,
+    owner_check,
+)
 from longrec.serving.stores.encoding import (
     ID_AND_COLUMNS,
     LONGEST_ID,
@@ -40,7 +54,7 @@ from longrec.serving.stores.encoding import (
     pack_event,
     unpack_event,
 )
-from longrec.serving.stores.protocol import HEADER, Append, Event
+from longrec.serving.stores.protocol import DAMAGED, HEADER, Append, Event
 
 T = TypeVar("T")
 BLOCK_EVENTS = 64
@@ -57,7 +71,7 @@ NUMBERED = frozenset(("append", "put", "replace", "change_meta"))
 """Scripts that must be done once, also where their answer is lost."""
 SCRIPTS = NUMBERED | {"read", "events", "users", "count", "erase", "unlist", "drop"}
 
-_SIZE = struct.Struct("<I")
+_HEAD = struct.Struct("<II")
 
 
 @cache
@@ -68,7 +82,8 @@ def load_scripts() -> dict[str, tuple[str, str]]:
     """
     constants = {
         "BLOCK_EVENTS": BLOCK_EVENTS,
-        "PAGE_BYTES": PAGE_ITEMS // 8,
+        "PAGE_BYTES": PAGE_BYTES,
+        "EMPTY_PAGE": EMPTY_PAGE,
         "ERASED_EVENTS": ERASED_EVENTS,
         "ID_AND_COLUMNS": ID_AND_COLUMNS,
         "LONGEST_ID": LONGEST_ID,
@@ -84,45 +99,82 @@ def load_scripts() -> dict[str, tuple[str, str]]:
     return scripts
 
 
-def pack_for_block(event: Event) -> bytes:
-    """An event with its size before it, as events stand one after the other in a block."""
+def pack_head(user: bytes, log_id: int, length: int) -> bytes:
+    """What stands of a user's log."""
+    return b"%d %d %d" % (log_id, length, head_check(user, log_id, length))
+
+
+def unpack_head(user: bytes, head: bytes) -> tuple[int, int] | None:
+    """Id and length of a user's log; None where they are damaged."""
+    try:
+        log_id, length, _ = map(int, head.split(b" "))
+    except ValueError:
+        return None
+    return (log_id, length) if pack_head(user, log_id, length) == head else None
+
+
+def pack_for_block(user: bytes, event: Event, number: int = 0) -> bytes:
+    """An event with its size and checksum before it, as events stand in a block.
+
+    A script that appends it brings the number in.
+    """
     packed = pack_event(event)
-    return _SIZE.pack(len(packed)) + packed
+    return _HEAD.pack(len(packed), event_check(user, packed, number)) + packed
 
 
-def unpack_block(block: bytes) -> Iterator[Event]:
-    """The events of a block."""
-    start = 0
-    while start < len(block):
-        end = start + _SIZE.size + _SIZE.unpack_from(block, start)[0]
-        yield unpack_event(block[start + _SIZE.size : end])
-        start = end
+def unpack_block(user: bytes, block: bytes, first: int, count: int) -> list[Event]:
+    """The `count` events of a block, whose first one has the number `first`.
+
+    `DAMAGED` stands for those that are. Where a size is, the next event is looked for byte by byte:
+    an event's checksum tells its number.
+    """
+    events, start, user_check = [DAMAGED] * count, 0, crc32(user)
+    while start + _HEAD.size <= len(block):
+        size, check = _HEAD.unpack_from(block, start)
+        begin = start + _HEAD.size
+        packed = block[begin : begin + size]
+        place = (crc32(packed, user_check) ^ check) - first
+        if len(packed) == size and 0 <= place < count:
+            events[place] = unpack_event(packed)
+            start = begin + size
+        else:
+            start += 1
+    return events
 
 
-def log_pairs(events: Sequence[Event], log_id: int) -> Iterator[tuple[bytes, bytes]]:
+def log_pairs(user: bytes, events: Sequence[Event], log_id: int) -> Iterator[tuple[bytes, bytes]]:
     """Keys, without the prefix, and values of a whole log."""
     for start in range(0, len(events), BLOCK_EVENTS):
-        block = b"".join(map(pack_for_block, events[start : start + BLOCK_EVENTS]))
+        some = enumerate(events[start : start + BLOCK_EVENTS], start + 1)
+        block = b"".join([pack_for_block(user, event, number) for number, event in some])
         yield b"log:%d:%d" % (log_id, start // BLOCK_EVENTS), block
     for event in events:
         if event.event_id is not None:
             yield b"id:%d:%b" % (log_id, event.event_id), b""
 
 
-def append_arguments(append: Append, new_id: int) -> list[Any]:
+def append_arguments(digest: str, append: Append, new_id: int) -> list[Any]:
     """What append.lua is given of one."""
+    user = append.user
     events = [
         value
         for event in append.events
         for value in (
             b"-" if event.event_id is None else b"+" + event.event_id,
-            pack_for_block(event),
+            pack_for_block(user, event),
         )
     ]
+    items = [value for item in append.seen for value in (item, bit_check(item % PAGE_ITEMS))]
     return [
-        *(append.user, append.log_id, append.last, append.version.to_bytes(8, "little"), new_id),
-        *(append.record or b"", len(append.events), len(append.seen), *events, *append.seen),
+        *(user, crc32(user), append.log_id, append.last, pack_version(append.version), new_id),
+        *(append.record or b"", owner_check(bytes.fromhex(digest), user)),
+        *(len(append.events), len(append.seen), *events, *items),
     ]
+
+
+def pack_version(version: int) -> bytes:
+    """A record's version as it stands in its header."""
+    return version.to_bytes(8, "little", signed=True)
 
 
 def append_size(append: Append) -> tuple[int, int]:
@@ -130,7 +182,7 @@ def append_size(append: Append) -> tuple[int, int]:
     events = len(append.events)
     pages = len({item // PAGE_ITEMS for item in append.seen})
     size = len(append.record or b"") + 100 * events + sum(len(e.columns) for e in append.events)
-    return size, events + events // BLOCK_EVENTS + pages + 5
+    return size, events + events // BLOCK_EVENTS + pages + 6
 
 
 def in_parts(calls: Iterable[tuple[T, int, int]]) -> Iterator[list[T]]:

@@ -119,6 +119,16 @@ def end_transaction(connection: Any, key: bytes, run: str) -> None:
         _ask(connection, [("MULTI",), note, note, ("EXEC",)], _NO_ROOM)
 
 
+def read_number(connection: Any, key: bytes) -> int:
+    """A number that stands under a key."""
+    return as_number(_ask(connection, [("GET", key)], _NO_ROOM)[0])
+
+
+def as_number(found: bytes | None) -> int:
+    """A value as a number; 0 where there is none, or none any more."""
+    return int(found) if found is not None and found.isdigit() else 0
+
+
 def parse_info(text: bytes) -> dict[str, str]:
     """The lines of INFO's answer."""
     pairs = re.findall(r"^(\w+):(.*?)\r?$", text.decode("utf-8", "replace"), re.MULTILINE)

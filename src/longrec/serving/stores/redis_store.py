@@ -18,17 +18,29 @@ users that were forgotten until the next one.
 
 from __future__ import annotations
 
-import json
-import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import secrets
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import chain, islice
 from typing import Any, TypeVar
+from zlib import crc32
 
 from longrec.core.choices import Durability
 from longrec.core.errors import DataError
-from longrec.serving.stores.encoding import join_bitmap, split_bitmap
+from longrec.serving.stores.checks import (
+    is_sealed,
+    owner_check,
+    pack_meta,
+    pack_pages,
+    unpack_list,
+    unpack_meta,
+    unpack_pages,
+)
+from longrec.serving.stores.damage import Damage, log
+from longrec.serving.stores.high_water import HighWater, Loss, Mark, loss, note_loss, path_of
 from longrec.serving.stores.protocol import (
+    DAMAGED,
     SCHEMA,
     Append,
     Appended,
@@ -38,8 +50,9 @@ from longrec.serving.stores.protocol import (
     StoredUser,
     StoreFull,
     Totals,
+    UserDamaged,
     check_schema,
-    note_columns,
+    version_of,
 )
 from longrec.serving.stores.redis_cleanup import LogRef, RedisCleanup
 from longrec.serving.stores.redis_client import RedisAddress, RedisClient
@@ -50,9 +63,18 @@ from longrec.serving.stores.redis_layout import (
     append_size,
     in_parts,
     log_pairs,
+    pack_head,
+    pack_version,
     unpack_block,
+    unpack_head,
 )
-from longrec.serving.stores.redis_settings import check_server, end_transaction, parse_info
+from longrec.serving.stores.redis_settings import (
+    as_number,
+    check_server,
+    end_transaction,
+    parse_info,
+    read_number,
+)
 
 T = TypeVar("T")
 CALL_EVENTS = 1024
@@ -74,18 +96,53 @@ class RedisStore:
         self.url, self.durability, self._prefix = address.public_url, durability, address.prefix
         self._client = RedisClient(address, self._check_connection)
         self._cleanup = RedisCleanup(self._client, self.url, self._prefix)
+        self.damage, self._readonly = Damage(self.url), readonly
         self._digests: set[str] = set()
-        self._columns_noted = False
+        self._high_water = HighWater(path_of(self.url))
+        self._run, self._mark = "", Mark(0, 0)
+        self.lost: Loss | None = None
+        self._unnoted: Loss | None = None
         try:
-            meta = self.meta()
-            check_schema(meta, self.url)
-            if "schema" not in meta:
-                if readonly:
-                    raise DataError(f"{self.url}: there is no store of users under this prefix")
-                self.change_meta(lambda new: new.setdefault("schema", SCHEMA))
+            self._open()
         except BaseException:
             self.close()
             raise
+
+    def _open(self) -> None:
+        """Find the store, or make it; and see whether it has all that was acknowledged."""
+        mark, meta = self._high_water.read(), self.meta()
+        check_schema(meta, self.url)
+        if "schema" not in meta:
+            was = "" if mark is None else f" (one with {mark.writes:,} writes was there)"
+            if self._readonly:
+                raise DataError(f"{self.url}: there is no store of users under this prefix{was}")
+            if was:
+                log.warning("%s: a new store is begun%s", self.url, was)
+            self.change_meta(lambda new: new.update(schema=SCHEMA, id=secrets.token_hex(8)))
+            meta = self.meta()
+        self._mark = Mark(int(meta["id"], 16), self._count_writes())
+        self._lose(loss(mark, *self._mark))
+
+    def _count_writes(self) -> int:
+        """How many numbered calls have written."""
+        return as_number(self._client.command("GET", self._prefix + b"writes"))
+
+    def _lose(self, lost: Loss | None) -> None:
+        """Tell what the store has lost; the next call that writes notes it there."""
+        if lost is not None:
+            self.lost = self._unnoted = lost
+            self.damage.note("cut", where=str(lost))
+
+    def _run_once(self, script: str, *arguments: Any) -> Any:
+        """The answer of a numbered script, after which the mark is set."""
+        lost, self._unnoted = self._unnoted, None
+        if lost is not None:
+            self.change_meta(partial(note_loss, lost=lost))
+        answer = self._client.run_once(script, *arguments)
+        if self._client.writes > self._mark.writes and self._mark.of:
+            self._mark = self._mark._replace(writes=self._client.writes)
+            self._high_water.write(self._mark)
+        return answer
 
     def read(
         self, digest: str, asked: Sequence[tuple[bytes, Sequence[bytes]]], seen: bool = False
@@ -95,31 +152,68 @@ class RedisStore:
             part = asked[start : start + READ_USERS]
             users = [value for user, ids in part for value in (user, len(ids), *ids)]
             answers += self._client.run("read", digest, int(seen), *users)
-        for answer, (_, ids) in zip(answers, asked, strict=True):
+        model = bytes.fromhex(digest)
+        for answer, (user, ids) in zip(answers, asked, strict=True):
             if answer is None:
                 found.append(StoredUser(0, 0, None, b"", (False,) * len(ids)))
             else:
-                log_id, length, record, packed_numbers, pages, known = answer
-                numbers = struct.unpack(f"<{len(packed_numbers) // 4}I", packed_numbers)
-                bitmap = join_bitmap(zip(numbers, pages, strict=True))
-                known = tuple(map(bool, known))
-                found.append(StoredUser(int(log_id), int(length), record, bitmap, known))
+                found.append(self._stored_user(model, user, answer))
+        return found
+
+    def _stored_user(self, model: bytes, user: bytes, answer: list[Any]) -> StoredUser:
+        """A user of whom read.lua gave this."""
+        log_id, length = self._find_log(user, answer[0])
+        _, record, packed_list, pages, known = answer
+        version = version_of(record)
+        stored = StoredUser(log_id, length, record, b"", tuple(map(bool, known)), version)
+        if record is not None and not is_sealed(user, record):
+            stored = stored._replace(record=None, damaged="record")
+        else:
+            numbers = unpack_list(owner := owner_check(model, user), packed_list)
+            by_number = dict(zip(numbers or (), pages, strict=False))
+            bitmap = unpack_pages(owner, packed_list, by_number.get)
+            if bitmap is None:
+                stored = stored._replace(record=None, damaged="bitmap")
+            else:
+                stored = stored._replace(seen=bitmap)
+        if stored.damaged:
+            self.damage.note(stored.damaged, where=f"log {log_id}")
+        return stored
+
+    def _find_log(self, user: bytes, head: bytes) -> tuple[int, int]:
+        """Id and length of a user's log."""
+        found = unpack_head(user, head)
+        if found is None:
+            self.damage.note("user")
+            raise UserDamaged(
+                f"{self.url}: what is kept of this user is damaged, and the log cannot be found. "
+                "`longrec store verify` names all such users; the mend is to restore a backup, or "
+                "to forget the user"
+            )
         return found
 
     def events(self, user: bytes, log_id: int, after: int, limit: int) -> list[Event]:
-        answer = self._client.run("events", user, log_id, after, after + limit - 1)
-        if not answer:
+        head, *blocks = self._client.run("events", user, log_id, after, after + limit - 1)
+        if head is None:
             return []
-        length, *blocks = answer
-        events = list(chain.from_iterable(map(unpack_block, blocks)))
+        found, length = self._find_log(user, head)
+        if found != log_id:
+            return []
         first = after - after % BLOCK_EVENTS
-        end = min(int(length), after + limit)
-        return events[after - first : max(end - first, 0)]
+        events: list[Event] = []
+        for block in blocks:
+            start = first + len(events)
+            count = min(BLOCK_EVENTS, length - start)
+            events += unpack_block(user, block, start + 1, count)
+        events = events[after - first : max(after + limit - first, 0)]
+        for number, event in enumerate(events, after + 1):
+            if event is DAMAGED:
+                self.damage.note("event", where=f"event {number} of log {log_id}")
+        return events
 
     def append(self, digest: str, appends: Sequence[Append]) -> list[Appended]:
         """More than 1,024 events of one user are logged in several steps."""
         self._add_digest(digest)
-        self._note_columns(event for append in appends for event in append.events)
         done: dict[bytes, Appended] = {}
         short = [append for append in appends if len(append.events) <= CALL_EVENTS]
         for part in in_parts((append, *append_size(append)) for append in short):
@@ -134,14 +228,11 @@ class RedisStore:
         self._add_digest(digest)
         calls = []
         for put in puts:
-            version = put.version.to_bytes(8, "little")
-            pages = split_bitmap(put.seen)
-            numbers = struct.pack(f"<{len(pages)}I", *pages)
-            call = [put.user, put.log_id, version, put.record, numbers, *pages.values()]
+            packed_list, pages = pack_pages(owner_check(bytes.fromhex(digest), put.user), put.seen)
+            call = [put.user, crc32(put.user), put.log_id, pack_version(put.version)]
+            call += [put.record, packed_list, *pages.values()]
             calls.append((call, len(put.record) + len(put.seen), 2 + len(pages)))
-        return sum(
-            int(self._client.run_once("put", digest, *chain(*part))) for part in in_parts(calls)
-        )
+        return sum(int(self._run_once("put", digest, *chain(*part))) for part in in_parts(calls))
 
     def rewrite(self, rewrites: Sequence[Rewrite]) -> list[bool]:
         """Each log is built beside the old one, however long, and takes its place in one step.
@@ -152,7 +243,6 @@ class RedisStore:
             return [self.rewrite([r])[0] if r.events else self._forget_if_same(r) for r in rewrites]
         if not rewrites:
             return []
-        self._note_columns(event for rewrite in rewrites for event in rewrite.events)
         new_logs = [
             LogRef(log_id, len(rewrite.events), rewrite.user)
             for log_id, rewrite in zip(self._new_ids(len(rewrites)), rewrites, strict=True)
@@ -161,13 +251,19 @@ class RedisStore:
         unfinished = new_logs + [log for log in old_logs if log.log_id]
         self._cleanup.note_unfinished(unfinished)
         pairs = chain.from_iterable(
-            log_pairs(rewrite.events, log.log_id)
+            log_pairs(rewrite.user, rewrite.events, log.log_id)
             for rewrite, log in zip(rewrites, new_logs, strict=True)
         )
         for part in in_parts(((self._prefix + key, value), len(value), 1) for key, value in pairs):
             self._client.command("MSET", *chain(*part))
         calls = [
-            ((new.user, old.log_id, old.length, new.log_id, new.length), 0, 1)
+            (
+                (
+                    *(new.user, crc32(new.user), old.log_id, old.length),
+                    *(new.log_id, new.length, pack_head(new.user, new.log_id, new.length)),
+                ),
+                *(0, 1),
+            )
             for old, new in zip(old_logs, new_logs, strict=True)
         ]
         done = [flag for part in in_parts(calls) for flag in self._replace(list(chain(*part)))]
@@ -181,18 +277,32 @@ class RedisStore:
     def forget(self, user: bytes) -> bool:
         found = False
         while True:
-            [stored] = self.read("", [(user, ())])
+            try:
+                [stored] = self.read("", [(user, ())])
+            except UserDamaged:
+                found = True
+                self._cleanup.abandon(user)
+                continue
             if not stored.log_id:
                 self._client.run("unlist", user)
                 return found
             found, log = True, LogRef(stored.log_id, stored.last, user)
+            damaged = self._is_damaged(log)
             if log.length <= ERASED_EVENTS:
                 self._cleanup.erase(log)
-                continue
-            with suppress(StoreFull):  # forgetting is what makes room
-                self._cleanup.note_unfinished([log])
-            if self._cleanup.erase(log):
-                self._cleanup.forget_unfinished([log])
+            else:
+                with suppress(StoreFull):  # forgetting is what makes room
+                    self._cleanup.note_unfinished([log])
+                if self._cleanup.erase(log):
+                    self._cleanup.forget_unfinished([log])
+            if damaged:
+                self._cleanup.erase_ids(log.log_id)
+
+    def _is_damaged(self, log: LogRef) -> bool:
+        """Whether some event of a log is."""
+        steps = range(0, log.length, ERASED_EVENTS)
+        parts = (self.events(log.user, log.log_id, after, ERASED_EVENTS) for after in steps)
+        return any(DAMAGED in part for part in parts)
 
     def _forget_if_same(self, rewrite: Rewrite) -> bool:
         """Forget a user whose log is still the one that a rewrite is to replace."""
@@ -210,7 +320,7 @@ class RedisStore:
         while True:
             before, meta = self._read_meta()
             result = change(meta)
-            if self._client.run_once("change_meta", before, json.dumps(meta)) == b"1":
+            if self._run_once("change_meta", before, pack_meta(meta)) == b"1":
                 return result
 
     def drop(self, digest: str) -> int:
@@ -246,24 +356,53 @@ class RedisStore:
         Writers go on meanwhile. It is the file of the whole server.
         """
         self._cleanup.erase_unfinished()
+        self._cleanup.erase_abandoned()
         self._cleanup.delete_old_answers()
         return self._cleanup.rewrite_file()
 
+    def inspect(self) -> list[str]:
+        """What no checksum tells: users who are not listed, ids that logs will get twice."""
+        found = [] if self.lost is None else [str(self.lost)]
+        listed = set(chain.from_iterable(self._user_pages(b"", LISTED_USERS)))
+        beginning, last, unlisted = self._prefix + b"user:", 0, 0
+        for keys in self._client.keys(beginning):
+            for key, head in zip(keys, self._client.command("MGET", *keys), strict=True):
+                user = key[len(beginning) :]
+                last = max(last, *(unpack_head(user, head or b"") or (0, 0))[:1])
+                if user not in listed:  # unless the user has come, or gone, since
+                    scored = self._client.command("ZSCORE", self._prefix + b"users", user)
+                    unlisted += scored is None and head is not None
+        if unlisted:
+            found.append(f"{unlisted:,} users are there and not in the list of users")
+        born = self._client.command("GET", self._prefix + b"born") or b"0"
+        if not born.isdigit() or int(born) < last:
+            found.append("ids of logs will be given that others have: the key born is damaged")
+        return found
+
     def close(self) -> None:
         self._client.close()
+        self._high_water.close()
 
     def _check_connection(self, connection: Any) -> None:
         run = check_server(connection, self.durability, self.url)
-        end_transaction(connection, self._prefix + b"run", run)
+        if not self._readonly:
+            end_transaction(connection, self._prefix + b"run", run)
+        if self._run not in ("", run):  # it was started anew: with all that was acknowledged?
+            writes = read_number(connection, self._prefix + b"writes")
+            lost = loss(self._mark, self._mark.of, writes)
+            if lost is not None:
+                self._mark, self._client.writes = self._mark._replace(writes=writes), writes
+            self._lose(lost)
+        self._run = run
 
     def _append(self, digest: str, appends: Sequence[Append]) -> list[Appended]:
         """Appends that are one step."""
         new_ids: dict[bytes, int] = {}
         while True:
             arguments = chain.from_iterable(
-                append_arguments(append, new_ids.get(append.user, 0)) for append in appends
+                append_arguments(digest, append, new_ids.get(append.user, 0)) for append in appends
             )
-            answer = self._client.run_once("append", digest, *arguments)
+            answer = self._run_once("append", digest, *arguments)
             if isinstance(answer, bytes):
                 break
             self._list_users(answer)
@@ -293,7 +432,7 @@ class RedisStore:
         return Appended(tuple(new), done.last, done.current)
 
     def _replace(self, arguments: Sequence[Any]) -> list[bool]:
-        while not isinstance(answer := self._client.run_once("replace", *arguments), bytes):
+        while not isinstance(answer := self._run_once("replace", *arguments), bytes):
             self._list_users(answer)
         return [flag == ord("1") for flag in answer]
 
@@ -302,12 +441,6 @@ class RedisStore:
         if digest not in self._digests:
             self._client.command("SADD", self._prefix + b"digests", digest)
             self._digests.add(digest)
-
-    def _note_columns(self, events: Iterable[Event]) -> None:
-        """Note that events with columns are in the store, before the first one is."""
-        if not self._columns_noted and any(event.columns for event in events):
-            self.change_meta(note_columns)
-            self._columns_noted = True
 
     def _list_users(self, users: Sequence[bytes]) -> None:
         """List new users, before they are there: one that is not listed would never be found."""
@@ -333,10 +466,7 @@ class RedisStore:
     def _read_meta(self) -> tuple[bytes, dict[str, Any]]:
         """The store's meta, as it is stored and parsed."""
         text = self._client.command("GET", self._prefix + b"meta") or b""
-        try:
-            meta = json.loads(text or b"{}")
-        except ValueError:
-            meta = None
-        if not isinstance(meta, dict):
+        meta = unpack_meta(text) if text else {}
+        if meta is None:
             raise self._client.no_store()
         return text, meta

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from longrec.core.arrays import Ints
-from longrec.core.errors import DataError
 from longrec.serving.records.engine import Engine
+from longrec.serving.stores.damage import Damage
 from longrec.serving.stores.protocol import Store, StoredUser
 from longrec.serving.stream.id_keys import ItemIndex
 
@@ -18,8 +18,13 @@ AT_ONCE = 4_096
 """Events of all users read at once: others who need the model wait for so many."""
 
 
-def records_of(engine: Engine, stored: Sequence[StoredUser]) -> np.ndarray:
-    """The records of users (n,), empty ones for those without.
+def records_of(
+    engine: Engine, stored: Sequence[StoredUser], damage: Damage
+) -> tuple[np.ndarray, np.ndarray]:
+    """The records of users (n,), empty ones for those without, or whose record is damaged.
+
+    One that is ahead of its log is of a log that was lost, and as good as none. The second array
+    tells which are damaged, or ahead.
 
     Raises
     ------
@@ -27,13 +32,12 @@ def records_of(engine: Engine, stored: Sequence[StoredUser]) -> np.ndarray:
         When one is no record of this model, and so is no cache of any log.
     """
     records = engine.layout.load([one.record for one in stored])
-    for row, one in enumerate(stored):
-        if one.record is not None and records["sequence"][row] > one.last:
-            raise DataError(
-                f"a user's record has event {records['sequence'][row]} and the log ends at "
-                f"{one.last}: rebuild the records of this model (stream.rebuild())"
-            )
-    return records
+    damaged = np.array([one.damaged != "" for one in stored], bool)
+    ahead = np.flatnonzero(records["sequence"] > [one.last for one in stored])
+    if len(ahead):
+        damage.note("record", len(ahead), "it is ahead of its log")
+        records[ahead], damaged[ahead] = engine.layout.load([None]), True
+    return records, damaged
 
 
 def catch_up(

@@ -3,18 +3,19 @@
 The log is written anew without it, with an id of its own, and with it go the user's records and
 bitmaps of all models, which are made again from the log. Counts of what followed what find that
 the log is another one, and begin anew. The event's id is free again: a mended event may have it.
+Events of the log that are damaged, of which nothing is known, go with it.
 """
 
 from __future__ import annotations
 
-from longrec.core.errors import UsageError
+from longrec.core.errors import DataError, UsageError
 from longrec.serving.stores.log_reader import (
     NO_MODEL,
     LogReplaced,
     read_log,
     retry_if_replaced,
 )
-from longrec.serving.stores.protocol import Event, Rewrite, Store
+from longrec.serving.stores.protocol import DAMAGED, Event, Rewrite, Store
 from longrec.serving.stream.imports import TRIES, is_half_imported
 
 
@@ -56,8 +57,13 @@ def drop_event(
             return None
         logged = [event for part in read_log(store, user, stored) for event in part]
         ids = [event.event_id for event in logged]
+        if event_id is not None and event_id not in ids:
+            raise DataError(
+                f"{store.url}: the event with this id is damaged: `longrec store verify` says "
+                "which ones are; drop it by its number"
+            )
         at = ids.index(event_id) if event_id is not None else (number or 0) - 1
-        rest = [*logged[:at], *logged[at + 1 :]]
+        rest = [event for event in (*logged[:at], *logged[at + 1 :]) if event is not DAMAGED]
         if not store.rewrite([Rewrite(user, stored.log_id, stored.last, rest)])[0]:
             raise LogReplaced
         return logged[at]

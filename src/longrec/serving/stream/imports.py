@@ -24,10 +24,11 @@ from longrec.serving.stores.log_reader import (
     LogReplaced,
     read_events,
     read_log,
+    read_users,
     retry_if_replaced,
 )
 from longrec.serving.stores.packed_columns import pack_columns
-from longrec.serving.stores.protocol import Event, Rewrite, Store, StoredUser
+from longrec.serving.stores.protocol import DAMAGED, Event, Rewrite, Store, StoredUser
 
 TRIES = 100
 """How often users are tried again whose logs went on meanwhile."""
@@ -94,7 +95,7 @@ def put_in_front(
         False), only users without a log get them. Either way none are put there twice.
     """
     pending = {user: events for user, events in older.items() if events}
-    imported = 0
+    imported, in_front = 0, dict[bytes, int]()
 
     def missing(user: bytes, stored: StoredUser) -> Sequence[Event]:
         """The events that are to be put in front of a log."""
@@ -103,19 +104,22 @@ def put_in_front(
             return events
         if whole:
             begin = read_events(store, user, stored, 0, min(len(events), stored.last))
-            return [] if begin == events else events
+            return [] if _common(begin, events) == len(begin) == len(events) else events
         [first] = read_events(store, user, stored, 0, 1)
         return [event for event in events if timed and event.time < first.time]
 
     def put_pending() -> None:
         nonlocal imported
-        stored = store.read(NO_MODEL, [(user, ()) for user in pending])
+        stored = read_users(store, NO_MODEL, list(pending))
+        for user in pending.keys() - {user for user, _ in stored}:
+            del pending[user]  # damaged: nothing can be put there
         rewrites = []
-        for user, one in zip(list(pending), stored, strict=True):
+        for user, one in stored:
             try:
                 if events := missing(user, one):
-                    logged = [event for part in read_log(store, user, one) for event in part]
+                    logged = whole_events(store, user, one)
                     rewrites.append(Rewrite(user, one.log_id, one.last, [*events, *logged]))
+                    in_front[user] = len(events)
                 else:
                     if whole:  # there already: whoever put them there ended before noting it
                         imported += len(pending[user])
@@ -124,7 +128,7 @@ def put_in_front(
                 continue
         for rewrite, done in zip(rewrites, store.rewrite(rewrites), strict=True):
             if done:
-                imported += len(rewrite.events) - rewrite.last
+                imported += in_front[rewrite.user]
                 del pending[rewrite.user]
         if pending:
             raise LogReplaced
@@ -140,16 +144,28 @@ def take_back(store: Store, user: bytes, older: Sequence[Event]) -> None:
     def take() -> None:
         [stored] = store.read(NO_MODEL, [(user, ())])
         logged = [event for part in read_log(store, user, stored) for event in part]
-        pairs = takewhile(lambda pair: pair[0] == pair[1], zip(logged, older, strict=False))
-        rest = logged[sum(1 for _ in pairs) :]
-        if len(rest) == len(logged):
+        common = _common(logged, older)
+        if not common:
             return
+        rest = [event for event in logged[common:] if event is not DAMAGED]
         if not rest:
             store.forget(user)
         elif not store.rewrite([Rewrite(user, stored.log_id, stored.last, rest)])[0]:
             raise LogReplaced
 
     retry_if_replaced(store, take, TRIES)
+
+
+def whole_events(store: Store, user: bytes, stored: StoredUser) -> list[Event]:
+    """A user's log as it is when it is rewritten: without what is damaged."""
+    parts = read_log(store, user, stored)
+    return [event for part in parts for event in part if event is not DAMAGED]
+
+
+def _common(logged: Sequence[Event], older: Sequence[Event]) -> int:
+    """How many events both begin with; one that is damaged may have been any."""
+    pairs = zip(logged, older, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] in (pair[1], DAMAGED), pairs))
 
 
 def packed_columns(histories: Histories, here: slice) -> list[bytes]:

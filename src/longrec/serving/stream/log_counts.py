@@ -27,6 +27,7 @@ from longrec.serving.stores.log_reader import (
     NO_MODEL,
     LogReplaced,
     read_events,
+    read_users,
     user_pages,
 )
 from longrec.serving.stores.protocol import Store, StoredUser
@@ -112,8 +113,8 @@ class _Pass:
 
     def page(self, users: Sequence[bytes]) -> None:
         """Count what is new of some users."""
-        stored = self._store.read(NO_MODEL, [(user, ()) for user in users])
-        ids = np.array([one.log_id for one in stored], np.int64)
+        stored = read_users(self._store, NO_MODEL, users)
+        ids = np.array([one.log_id for _, one in stored], np.int64)
         known, of_before = self._before.logs, len(self._before.logs)
         at = np.searchsorted(known, ids)
         found = at < of_before
@@ -122,7 +123,7 @@ class _Pass:
         part: list[_New] = []
         size = 0
         rows = np.where(found, at, -1).tolist()
-        for user, one, known_row in zip(users, stored, rows, strict=True):
+        for (user, one), known_row in zip(stored, rows, strict=True):
             row = known_row
             done = int(self._before.numbers[row]) if row >= 0 else 0
             if one.last < done:

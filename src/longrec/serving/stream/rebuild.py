@@ -17,11 +17,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from longrec.core.arrays import Ints
-from longrec.core.errors import DataError
 from longrec.data.histories import Histories
 from longrec.serving.records.engine import Engine
-from longrec.serving.stores.log_reader import LogReplaced, retry_if_replaced, user_pages
-from longrec.serving.stores.protocol import Event, Put, Store, read_header, version_of
+from longrec.serving.stores.log_reader import (
+    LogReplaced,
+    read_users,
+    retry_if_replaced,
+    user_pages,
+)
+from longrec.serving.stores.protocol import (
+    Event,
+    Put,
+    Store,
+    StoredUser,
+    next_version,
+    read_header,
+)
 from longrec.serving.stream.catch_up import bitmap, catch_up
 from longrec.serving.stream.id_keys import ItemIndex, keys_of
 from longrec.serving.stream.imports import (
@@ -162,8 +173,8 @@ class Rebuild:
 
     def _who_skipped(self, users: Sequence[bytes]) -> list[bytes]:
         """Those whose records have skipped events, or cannot be read."""
-        stored = self.store.read(self.engine.digest, [(user, ()) for user in users])
-        return [u for u, one in zip(users, stored, strict=True) if _may_have_skipped(one.record)]
+        stored = read_users(self.store, self.engine.digest, users)
+        return [user for user, one in stored if _may_have_skipped(one)]
 
     def _make_records(self, users: Sequence[bytes]) -> None:
         """Make the records of some users, and write them unless others write newer ones."""
@@ -171,7 +182,7 @@ class Rebuild:
         self._done["users"] += sum(one.last > 0 for one in page.stored)
         self._done["events"] += page.replayed
         known = page.records["sequence"] - page.records["skipped"]
-        self.longest = max(self.longest, int(known.max()))
+        self.longest = max(self.longest, int(known.max(initial=0)))
 
     def _make_missing_records(self) -> bool:
         """Make the records of those who have none, having come meanwhile; -> if there were some."""
@@ -180,10 +191,8 @@ class Rebuild:
             return False
         some = False
         for users in user_pages(self.store):
-            stored = self.store.read(self.engine.digest, [(user, ()) for user in users])
-            missing = [
-                u for u, one in zip(users, stored, strict=True) if one.last and not one.record
-            ]
+            stored = read_users(self.store, self.engine.digest, users)
+            missing = [user for user, one in stored if one.last and not one.record]
             if missing:
                 some = True
                 self._make_records(missing)
@@ -207,13 +216,9 @@ def job_of(
     return hashlib.sha256(words.encode()).hexdigest()
 
 
-def _may_have_skipped(record: bytes | None) -> bool:
-    if record is None:  # it is made when the user is next read
-        return False
-    try:
-        return read_header(record).skipped > 0
-    except DataError:
-        return True
+def _may_have_skipped(stored: StoredUser) -> bool:
+    """Of one without a record it is made when the user is next read."""
+    return stored.record is not None and read_header(stored.record).skipped > 0
 
 
 class _Page:
@@ -229,10 +234,11 @@ class _Page:
     def __init__(
         self, store: Store, engine: Engine, items: ItemIndex, users: Sequence[bytes]
     ) -> None:
-        self.store, self.engine, self.items, self.users = store, engine, items, users
-        self.stored = store.read(engine.digest, [(user, ()) for user in users])
-        self.records = engine.layout.load([None] * len(users))
-        self.seen: list[Ints] = [np.zeros(0, np.int64)] * len(users)
+        self.store, self.engine, self.items = store, engine, items
+        read = read_users(store, engine.digest, users)
+        self.users, self.stored = [user for user, _ in read], [one for _, one in read]
+        self.records = engine.layout.load([None] * len(read))
+        self.seen: list[Ints] = [np.zeros(0, np.int64)] * len(read)
         self.pending = [row for row, one in enumerate(self.stored) if one.last]
         self.replayed = 0
 
@@ -251,10 +257,10 @@ class _Page:
         self.replayed += int(self.records["sequence"].sum()) - before
         puts = []
         for row in self.pending:
-            version = version_of(self.stored[row].record)
-            self.records["version"][row] = version + 1
+            version = self.stored[row].version
+            self.records["version"][row] = next_version(version)
             if self.records["sequence"][row] == self.stored[row].last:
-                record = self.engine.dump(self.records, row)
+                record = self.engine.dump(self.records, row, self.users[row])
                 seen = bitmap(self.seen[row])
                 puts.append(Put(self.users[row], self.stored[row].log_id, version, record, seen))
         if self.store.put(self.engine.digest, puts) < len(self.pending):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache, lru_cache
 from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from longrec.artifact.artifact import Artifact
 from longrec.core.arguments import check_count, check_text, described
@@ -23,7 +24,7 @@ from longrec.retrieval.restriction import rule_bits
 from longrec.serving.records.engine import Engine, Moment
 from longrec.serving.stores.log_reader import LogReplaced, read_events, retry_if_replaced
 from longrec.serving.stores.packed_columns import pack_columns
-from longrec.serving.stores.protocol import Event, Put, Store, StoredUser, version_of
+from longrec.serving.stores.protocol import Event, Put, Store, StoredUser, next_version
 from longrec.serving.stream.catch_up import bitmap, catch_up, records_of, seen_items
 from longrec.serving.stream.id_keys import ItemIndex, item_key, user_key
 
@@ -226,10 +227,33 @@ class Ranker:
     def recommend(
         self, requests: Sequence[RecommendRequest], pause: Pause | None = None
     ) -> Recommendations:
-        """The best items for each request, at least as many as it wants; see `recommend_each`."""
+        """The best items for each request, at least as many as it wants; see `recommend_each`.
+
+        A user whose scores are no finite numbers is read from the log again, once; with whom they
+        are not finite even then, since the model gives none, gets popular items.
+        """
+        found, wrong = self._recommend(requests, frozenset(), pause)
+        users = {user for row in wrong if (user := requests[row].user) is not None}
+        if users:
+            self.store.damage.note("result", len(users))
+            found, wrong = self._recommend(requests, users, pause)
+        if wrong:
+            self.store.damage.note("result", len(wrong), "also when they were made anew")
+            found.items[wrong], found.scores[wrong] = 0, -np.inf
+            found.personal[wrong] = False
+            self._fill(found, requests, wrong)
+        return found
+
+    def _recommend(
+        self,
+        requests: Sequence[RecommendRequest],
+        distrusted: Collection[bytes],
+        pause: Pause | None,
+    ) -> tuple[Recommendations, list[int]]:
+        """The same, records of `distrusted` users made anew; and the rows without finite scores."""
         users = [request.user for request in requests if request.user is not None]
         seen = any(request.exclude_seen for request in requests if request.user is not None)
-        states = retry_if_replaced(self.store, lambda: self._states(users, seen))
+        states = retry_if_replaced(self.store, lambda: self._states(users, seen, distrusted))
         if len(users) < len(requests):
             states = self._with_histories(requests, states, pause)
         n, n_items = len(requests), self.catalog.n_items
@@ -239,21 +263,32 @@ class Ranker:
         if self.engine.window is not None:
             personal = np.array([len(recent) > 0 for recent in states.recent], bool)
         if n and personal.all():
-            found = self._search(requests, range(n), states, width)
-            return Recommendations(*found, personal, unknown)
+            items, scores, finite = self._search(requests, range(n), states, width)
+            found = Recommendations(items, scores, personal, unknown)
+            return found, np.flatnonzero(~finite).tolist()
         items = np.zeros((n, width), np.int64)
         scores = np.full((n, width), -np.inf, np.float32)
+        finite = np.ones(n, bool)
         known = np.flatnonzero(personal).tolist()
         if known:
-            items[known], scores[known] = self._search(requests, known, states, width)
-        for row in np.flatnonzero(~personal).tolist():
+            items[known], scores[known], finite[known] = self._search(
+                requests, known, states, width
+            )
+        found = Recommendations(items, scores, personal, unknown)
+        self._fill(found, requests, np.flatnonzero(~personal).tolist())
+        return found, np.flatnonzero(~finite).tolist()
+
+    def _fill(
+        self, found: Recommendations, requests: Sequence[RecommendRequest], rows: Sequence[int]
+    ) -> None:
+        """Put popular items into some rows."""
+        for row in rows:
             popular, excluded = self.catalog.popular, requests[row].excluded
             if excluded is not None:
                 popular = allowed(excluded, popular)
-            popular = popular[: requests[row].k]
-            items[row, : len(popular)] = popular
-            scores[row, : len(popular)] = self.catalog.counts[popular - 1]
-        return Recommendations(items, scores, personal, unknown)
+            popular = popular[: min(requests[row].k, found.items.shape[1])]
+            found.items[row, : len(popular)] = popular
+            found.scores[row, : len(popular)] = self.catalog.counts[popular - 1]
 
     def _search(
         self,
@@ -261,8 +296,9 @@ class Ranker:
         rows: Sequence[int],
         states: UserStates,
         width: int,
-    ) -> tuple[Ints, np.ndarray]:
-        """The best items for those requests whose users have known events."""
+    ) -> tuple[Ints, np.ndarray, np.ndarray]:
+        """The best items for those requests whose users have known events, and their scores; and
+        whether these are finite."""
         records = states.records
         if len(rows) < len(requests):
             records = records[list(rows)]
@@ -289,7 +325,10 @@ class Ranker:
             )
             items[some, :k] = found.items.numpy()
             scores[some, :k] = found.scores.float().numpy()
-        return items, scores
+        finite = (np.isfinite(scores) | (items == 0)).all(1)
+        if not torch.isfinite(h).all():  # of which an index may make anything
+            finite &= torch.isfinite(h).flatten(1).all(1).numpy()
+        return items, scores, finite
 
     def _indices(self, items: Iterable[Any], name: str, pause: Pause) -> list[int]:
         if isinstance(items, str | bytes):
@@ -338,10 +377,20 @@ class Ranker:
                 recent[row] = events
         return UserStates(records, seen, recent)
 
-    def _states(self, users: Sequence[bytes], with_seen: bool) -> UserStates:
-        """What the store has of users, records that are behind caught up."""
+    def _states(
+        self, users: Sequence[bytes], with_seen: bool, distrusted: Collection[bytes]
+    ) -> UserStates:
+        """What the store has of users, records that are behind caught up.
+
+        Those that are damaged, or of `distrusted` users, are made anew.
+        """
         stored = self.store.read(self.engine.digest, [(user, ()) for user in users], with_seen)
-        records = records_of(self.engine, stored)
+        if distrusted:
+            stored = [
+                one._replace(record=None, damaged="record") if user in distrusted else one
+                for user, one in zip(users, stored, strict=True)
+            ]
+        records, damaged = records_of(self.engine, stored, self.store.damage)
         before = records["sequence"].copy()
         replayed = catch_up(self.store, self.engine, self.items, users, stored, records)
         if (records["sequence"] != [one.last for one in stored]).any():
@@ -350,9 +399,9 @@ class Ranker:
             events = records["sequence"] - before
             with self._count_lock:
                 self.replayed += int(events.sum())
-            rows = np.flatnonzero(events >= WRITE_BACK).tolist()
+            rows = np.flatnonzero((events >= WRITE_BACK) | damaged).tolist()
             if rows and not with_seen:  # the whole bitmap is written with the record
-                return self._states(users, True)
+                return self._states(users, True, distrusted)
             if rows:
                 self._write_back(users, stored, records, replayed, rows)
         seen = np.zeros((len(users), self._mask_bytes), np.uint8)
@@ -376,13 +425,13 @@ class Ranker:
         rows: list[int],
     ) -> None:
         written = records.copy()
-        written["version"] += 1
+        written["version"] = [next_version(one.version) for one in stored]
         puts = [
             Put(
                 user=users[row],
                 log_id=stored[row].log_id,
-                version=version_of(stored[row].record),
-                record=self.engine.dump(written, row),
+                version=stored[row].version,
+                record=self.engine.dump(written, row, users[row]),
                 seen=bitmap(np.concatenate([seen_items(stored[row].seen), replayed[row]])),
             )
             for row in rows

@@ -543,6 +543,7 @@ class Stream:
             **writer.counts._asdict(),
             "groups": writer.groups,
             "replayed": writer.replayed + self.ranker.replayed,
+            "damage": dict(store.damage.counts),
             "transitions": None if self.fresh is None else self.fresh.figures(),
         }
 

@@ -13,7 +13,13 @@ from longrec.data.given_histories import GivenEvent
 from longrec.inference.encode import Events
 from longrec.inference.explain import Explanation, check_explains, explain_history, find_item
 from longrec.serving.records.logged_columns import LoggedColumns, Values
-from longrec.serving.stores.log_reader import NO_MODEL, read_events, read_log, retry_if_replaced
+from longrec.serving.stores.log_reader import (
+    NO_MODEL,
+    read_events,
+    read_log,
+    read_users,
+    retry_if_replaced,
+)
 from longrec.serving.stores.protocol import Event, Header, Store, read_header
 from longrec.serving.stream.id_keys import ItemIndex, id_of, item_key
 from longrec.serving.stream.recommending import Ranker
@@ -53,10 +59,9 @@ def record_lag(store: Store, digest: str, after: bytes, limit: int) -> tuple[int
     """How many of the next `limit` users there are, how many of their records are behind or
     missing, and the last of these users; b"", the first again, at the end."""
     users = store.users(after, limit)
-    stored = store.read(digest, [(user, ()) for user in users])
     behind = sum(
         one.last > 0 and (one.record is None or read_header(one.record).sequence < one.last)
-        for one in stored
+        for _, one in read_users(store, digest, users)
     )
     return len(users), behind, users[-1] if len(users) == limit else b""
 

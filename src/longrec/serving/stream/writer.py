@@ -15,7 +15,14 @@ from longrec.data.moments import seconds
 from longrec.serving.records.engine import Engine
 from longrec.serving.records.record import TIME
 from longrec.serving.stores.packed_columns import pack_columns
-from longrec.serving.stores.protocol import Append, Event, Store, StoredUser
+from longrec.serving.stores.protocol import (
+    Append,
+    Event,
+    Store,
+    StoreDamaged,
+    StoredUser,
+    next_version,
+)
 from longrec.serving.stream.ahead import Clock
 from longrec.serving.stream.catch_up import catch_up, records_of
 from longrec.serving.stream.id_keys import ItemIndex, event_key, item_key, user_key
@@ -119,20 +126,30 @@ class Writer:
     def write(self, batches: Sequence[Sequence[Entry]]) -> list[list[Observed] | BaseException]:
         """Log batches of events, all in one go; -> per batch what became of its events.
 
-        Where a user's record is damaged, only the batches with that user fail.
+        Where the log of a user cannot be found, or cannot be written to, since the store is damaged
+        there, only the batches with that user fail.
         """
         entries = [entry for batch in batches for entry in batch]
         try:
             users = self._read(entries)
         except DataError as error:
-            if len(batches) == 1:
-                return [error]
-            return [outcome for batch in batches for outcome in self.write([batch])]
-        outcomes = self._append(entries, users)
+            return self._write_each(batches, error)
+        try:
+            outcomes = self._append(entries, users)
+        except StoreDamaged as error:  # and wrote nothing
+            return self._write_each(batches, error)
         self.groups += 1
         self.counts = self.counts.plus(outcomes)
         ends = np.cumsum([len(batch) for batch in batches]).tolist()
         return [outcomes[end - len(batch) : end] for batch, end in zip(batches, ends, strict=True)]
+
+    def _write_each(
+        self, batches: Sequence[Sequence[Entry]], error: DataError
+    ) -> list[list[Observed] | BaseException]:
+        """The same batch by batch, where one of them has failed with an error."""
+        if len(batches) == 1:
+            return [error]
+        return [outcome for batch in batches for outcome in self.write([batch])]
 
     def _read(self, entries: Sequence[Entry]) -> _Users:
         """The users of some events, with records at the ends of their logs."""
@@ -145,7 +162,7 @@ class Writer:
             for numbers in of_user.values()
         ]
         stored = self.store.read(self.engine.digest, list(zip(keys, event_ids, strict=True)))
-        records = records_of(self.engine, stored)
+        records, _ = records_of(self.engine, stored, self.store.damage)
         before = int(records["sequence"].sum())
         replayed = catch_up(self.store, self.engine, self.items, keys, stored, records)
         self.replayed += int(records["sequence"].sum()) - before
@@ -160,7 +177,7 @@ class Writer:
     def _append(self, entries: Sequence[Entry], users: _Users) -> list[Observed]:
         """Log the new events with the records that hold after them."""
         keys, new, late, stored, records, replayed = users
-        versions = records["version"].tolist()
+        versions = [one.version for one in stored]
         # No record where the log was replaced while it was read: it catches up when it is read.
         complete = (records["sequence"] == [one.last for one in stored]).tolist()
         moments = self.engine.moments
@@ -171,7 +188,7 @@ class Writer:
                 for numbers in new
             ],
         )
-        records["version"] += 1
+        records["version"] = list(map(next_version, versions))
         appends = []
         for row in [row for row, numbers in enumerate(new) if numbers]:
             seen = {entries[n].item for n in new[row]} - {0}
@@ -184,7 +201,7 @@ class Writer:
                     last=stored[row].last,
                     version=versions[row],
                     events=[entries[n].event for n in new[row]],
-                    record=self.engine.dump(records, row) if complete[row] else None,
+                    record=self.engine.dump(records, row, keys[row]) if complete[row] else None,
                     seen=sorted(seen),
                 )
             )

@@ -2,7 +2,7 @@
 
 local before, after = arguments(2)
 if (call('GET', meta_key) or '') ~= before then
-  return '0'
+  return write('0')
 end
 write_later(meta_key, after)
 return write('1')

@@ -46,9 +46,10 @@ local function page_key(digest, log_id, page)
   return prefix .. 'seen:' .. digest .. ':' .. log_id .. ':' .. page
 end
 
+-- Of a list of pages; before them stands its checksum.
 local function page_numbers(packed)
   local numbers = {}
-  for start = 1, #packed, 4 do
+  for start = 5, #packed - 3, 4 do
     numbers[#numbers + 1] = struct.unpack('<I4', packed, start)
   end
   return numbers
@@ -67,9 +68,30 @@ local function add_model_keys(keys, digest, log_id)
   keys[#keys + 1] = page_list_key(digest, log_id)
 end
 
--- Id and length of a user's log, as text; nothing if there is no such user.
-local function log_of(user)
-  return (call('GET', user_key(user)) or ''):match('^(%d+) (%d+)$')
+local TWO_32 = 4294967296
+
+local function folded(number)
+  return bit.bxor(number % TWO_32, math.floor(number / TWO_32))
+end
+
+-- The checksum of id and length of a log, as text (head_check in checks.py).
+local function head_check(user_check, log_id, length)
+  local check = bit.bxor(user_check, bit.rol(folded(log_id), 16), folded(length))
+  return string.format('%.0f', check % TWO_32)
+end
+
+-- Id and length of a user's log, as text; nothing if there is no such user. Where the checksum of the
+-- user is given, what does not fit it is an error.
+local function log_of(user, user_check)
+  local head = call('GET', user_key(user))
+  if not head then
+    return nil
+  end
+  local log_id, length, check = head:match('^(%d+) (%d+) (%d+)$')
+  if user_check and (not log_id or check ~= head_check(user_check, log_id, length)) then
+    error('DAMAGED user')
+  end
+  return log_id, length
 end
 
 -- Eight bytes, zeros if there is no record.

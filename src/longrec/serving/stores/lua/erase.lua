@@ -21,17 +21,17 @@ for index = first, math.min(first + ERASED_EVENTS, length) - 1, BLOCK_EVENTS do
   local key = block_key(log_id, index)
   local block, start = call('GET', key) or '', 1
   keys[#keys + 1] = key
-  while start <= #block do
-    local size, _, id_length = struct.unpack('<I4i8I2', block, start)
-    local id_start = start + 14
-    if id_length == ID_AND_COLUMNS then -- the columns stand before the id
+  while start + 17 <= #block do -- else it is damaged
+    local size, _, _, id_length = struct.unpack('<I4I4i8I2', block, start)
+    local id_start = start + 18
+    if id_length == ID_AND_COLUMNS and start + 20 <= #block then -- the columns stand before the id
       local of_id, of_columns = struct.unpack('<BI2', block, id_start)
       id_start, id_length = id_start + 3 + of_columns, of_id
     end
     if id_length <= LONGEST_ID then
       keys[#keys + 1] = event_id_key(log_id, block:sub(id_start, id_start + id_length - 1))
     end
-    start = start + 4 + size
+    start = start + 8 + size
   end
 end
 if #keys > 0 then

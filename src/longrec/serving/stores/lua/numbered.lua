@@ -4,6 +4,7 @@
 -- Arguments: sequence; number of the call in it; time in seconds.
 
 local sequence, call_number, call_time = arguments(3)
+local writes_key = prefix .. 'writes'
 local done_key = prefix .. 'done:' .. sequence
 local done_number, done_answer = (call('GET', done_key) or ''):match('^(%d+) %d+ (.*)$')
 if done_number == call_number then
@@ -18,9 +19,13 @@ local function write_later(key, value)
   writes[#writes + 1] = value
 end
 
--- Write all in one command, and the answer with it; nothing if there is nothing to write.
+-- Write all in one command, and the answer with it; nothing if there is nothing to write. Before the
+-- answer stands how many calls have written something.
 local function write(answer)
+  local count = tonumber(call('GET', writes_key) or 0) or 0
+  answer = string.format('%.0f ', #writes > 0 and count + 1 or count) .. answer
   if #writes > 0 then
+    write_later(writes_key, string.format('%.0f', count + 1))
     write_later(done_key, call_number .. ' ' .. call_time .. ' ' .. answer)
     call('MSET', unpack(writes))
   end

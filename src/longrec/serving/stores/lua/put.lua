@@ -1,14 +1,14 @@
 -- Write records, and bitmaps in place of those that stand here.
 -- Arguments: digest.
---   Per user: user; id of the log, version of the record that was read; record; numbers of the
---   bitmap's pages, packed; these pages.
+--   Per user: user; its checksum; id of the log, version of the record that was read; record; list of
+--   the bitmap's pages; these pages.
 -- -> how many were written: those whose log is the same and whose record nobody else wrote.
 
 local digest = arguments(1)
 local written = 0
 while arguments_left() do
-  local user, log_id, read_version, record, packed_numbers = arguments(5)
-  local current = log_of(user) == log_id and read_version == record_version(digest, log_id)
+  local user, user_check, log_id, read_version, record, packed_numbers = arguments(6)
+  local current = log_of(user, user_check) == log_id and read_version == record_version(digest, log_id)
   if current then
     written = written + 1
     write_later(record_key(digest, log_id), record)

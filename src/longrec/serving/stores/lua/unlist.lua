@@ -2,7 +2,7 @@
 -- Arguments: user.
 
 local user = arguments(1)
-if not log_of(user) then
+if call('EXISTS', user_key(user)) == 0 then
   call('ZREM', users_key, user)
 end
 return ''

@@ -6,7 +6,7 @@ local start, count = arguments(2)
 local listed = call('ZRANGEBYLEX', users_key, start, '+', 'LIMIT', 0, count)
 local answer = {listed[#listed] or false}
 for _, user in ipairs(listed) do
-  if log_of(user) then
+  if call('EXISTS', user_key(user)) == 1 then
     answer[#answer + 1] = user
   end
 end
