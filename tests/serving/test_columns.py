@@ -142,7 +142,8 @@ def expected(rec: Recommender, events: list[Given]) -> torch.Tensor:
 def states(stream: Stream, users: list[str]) -> torch.Tensor:
     """h (n, D) of users' records."""
     keys = [(user.encode(), ()) for user in users]
-    records = records_of(stream.engine, stream.store.read(stream.engine.digest, keys))
+    stored = stream.store.read(stream.engine.digest, keys)
+    records, _ = records_of(stream.engine, stored, stream.store.damage)
     return stream.engine.read(records)
 
 
@@ -192,7 +193,7 @@ def test_steps_prefills_rebuilds_and_evaluation_agree(trained, url, tmp_path):
         near(torch.from_numpy(best.scores), scores.detach())
         stream.rebuild()
         near(states(stream, EVERYBODY), whole)
-        assert stream.store.meta()["schema"] == 2
+        assert stream.store.meta()["schema"] == 3
         found = verify(stream.store, Replay(rec))
         assert (found.problems, found.compared) == ((), USERS)
         backup(stream.store, tmp_path / "backup")

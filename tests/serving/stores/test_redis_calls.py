@@ -56,7 +56,7 @@ def test_a_request_that_comes_late_is_not_done_again(proxy):
         assert store.append(DIGEST, [unnamed]) == [((True,), last, True)]
     after = read_user(store, b"u")
     same, too_late = proxy.release()[::-1]
-    assert same == b"$5\r\n1 3 1\r\n"
+    assert same == b"$7\r\n4 1 3 1\r\n"  # of four calls that have written
     assert b"later call" in too_late
     assert read_user(store, b"u") == after
     assert after.last == 3

@@ -75,7 +75,7 @@ class LmdbFile(NamedTuple):
 
     def open_tables(self, transaction: lmdb.Transaction[Any]) -> OpenTables:
         """The tables within a transaction."""
-        return OpenTables(transaction, self.tables, Pages(self.descriptor, self.page))
+        return OpenTables(transaction, self.tables, self.descriptor, self.page)
 
     @property
     def is_shared_by_now(self) -> bool:

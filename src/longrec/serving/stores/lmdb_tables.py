@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -104,12 +105,18 @@ def load_meta(transaction: lmdb.Transaction[Any] | OpenTables, meta: Any) -> dic
 class OpenTables:
     """The tables within a transaction: `get`, `put` and `delete` are LMDB's.
 
-    `pages` are those of the file, as they were when the transaction began.
+    Parameters
+    ----------
+    transaction, tables : of an open file.
+    descriptor, page : of the file, and the bytes of one of its pages.
     """
 
-    def __init__(self, transaction: lmdb.Transaction[Any], tables: Tables, pages: Pages) -> None:
+    def __init__(
+        self, transaction: lmdb.Transaction[Any], tables: Tables, descriptor: int, page: int
+    ) -> None:
         self.get, self.put, self.delete = transaction.get, transaction.put, transaction.delete
-        self.stat, self.pages, self._transaction = transaction.stat, pages, transaction
+        self.stat, self._transaction = transaction.stat, transaction
+        self._file = descriptor, page
         self.meta, self.users, self.log, self.ids, self.records, self.seen = tables
 
     def load_meta(self) -> dict[str, Any]:
@@ -123,6 +130,11 @@ class OpenTables:
     def root(self, name: str) -> Root:
         """Where the pages of a table begin, without what this transaction has changed."""
         return self.pages.root(self._transaction, name)
+
+    @cached_property
+    def pages(self) -> Pages:
+        """The file's, as they were when the transaction began."""
+        return Pages(*self._file)
 
     # ---- reading
 
@@ -169,10 +181,11 @@ class OpenTables:
         found = self.get(model + LOG_KEY.pack(log_id), db=self.records)
         if found is None:
             return None, 0, False
-        whole = len(found) >= HEADER.size and HEADER.unpack_from(found)[1] == len(found)
-        if not whole or not is_sealed(user, found):
-            return None, version_of(found), True
-        return bytes(found), version_of(found), False
+        if len(found) >= HEADER.size:
+            _, size, _, _, version, _, _ = HEADER.unpack_from(found)
+            if size == len(found) and is_sealed(user, found):
+                return bytes(found), version, False
+        return None, version_of(found), True
 
     def read_bitmap(self, model: bytes, user: bytes, log_id: int) -> bytes | None:
         """A bitmap; None where it is damaged."""

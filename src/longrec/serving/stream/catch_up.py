@@ -20,11 +20,11 @@ AT_ONCE = 4_096
 
 def records_of(
     engine: Engine, stored: Sequence[StoredUser], damage: Damage
-) -> tuple[np.ndarray, np.ndarray]:
-    """The records of users (n,), empty ones for those without, or whose record is damaged.
+) -> tuple[np.ndarray, list[int]]:
+    """The records of users (n,), empty ones for those without, or whose record is damaged; and the
+    rows of the latter.
 
-    One that is ahead of its log is of a log that was lost, and as good as none. The second array
-    tells which are damaged, or ahead.
+    A record that is ahead of its log is of a log that was lost, and is damaged, too.
 
     Raises
     ------
@@ -32,12 +32,12 @@ def records_of(
         When one is no record of this model, and so is no cache of any log.
     """
     records = engine.layout.load([one.record for one in stored])
-    damaged = np.array([one.damaged != "" for one in stored], bool)
-    ahead = np.flatnonzero(records["sequence"] > [one.last for one in stored])
-    if len(ahead):
+    reached = records["sequence"].tolist()
+    ahead = [row for row, one in enumerate(stored) if reached[row] > one.last]
+    if ahead:
         damage.note("record", len(ahead), "it is ahead of its log")
-        records[ahead], damaged[ahead] = engine.layout.load([None]), True
-    return records, damaged
+        records[ahead] = engine.layout.load([None])
+    return records, ahead + [row for row, one in enumerate(stored) if one.damaged]
 
 
 def catch_up(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache, lru_cache
@@ -9,7 +10,6 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from longrec.artifact.artifact import Artifact
 from longrec.core.arguments import check_count, check_text, described
@@ -263,20 +263,17 @@ class Ranker:
         if self.engine.window is not None:
             personal = np.array([len(recent) > 0 for recent in states.recent], bool)
         if n and personal.all():
-            items, scores, finite = self._search(requests, range(n), states, width)
-            found = Recommendations(items, scores, personal, unknown)
-            return found, np.flatnonzero(~finite).tolist()
+            items, scores, wrong = self._search(requests, range(n), states, width)
+            return Recommendations(items, scores, personal, unknown), wrong
         items = np.zeros((n, width), np.int64)
         scores = np.full((n, width), -np.inf, np.float32)
-        finite = np.ones(n, bool)
+        wrong = list[int]()
         known = np.flatnonzero(personal).tolist()
         if known:
-            items[known], scores[known], finite[known] = self._search(
-                requests, known, states, width
-            )
+            items[known], scores[known], wrong = self._search(requests, known, states, width)
         found = Recommendations(items, scores, personal, unknown)
         self._fill(found, requests, np.flatnonzero(~personal).tolist())
-        return found, np.flatnonzero(~finite).tolist()
+        return found, [known[row] for row in wrong]
 
     def _fill(
         self, found: Recommendations, requests: Sequence[RecommendRequest], rows: Sequence[int]
@@ -296,9 +293,9 @@ class Ranker:
         rows: Sequence[int],
         states: UserStates,
         width: int,
-    ) -> tuple[Ints, np.ndarray, np.ndarray]:
-        """The best items for those requests whose users have known events, and their scores; and
-        whether these are finite."""
+    ) -> tuple[Ints, np.ndarray, list[int]]:
+        """The best items for those requests whose users have known events, and their scores;
+        and the places among them of those whose scores are not finite."""
         records = states.records
         if len(rows) < len(requests):
             records = records[list(rows)]
@@ -325,10 +322,7 @@ class Ranker:
             )
             items[some, :k] = found.items.numpy()
             scores[some, :k] = found.scores.float().numpy()
-        finite = (np.isfinite(scores) | (items == 0)).all(1)
-        if not torch.isfinite(h).all():  # of which an index may make anything
-            finite &= torch.isfinite(h).flatten(1).all(1).numpy()
-        return items, scores, finite
+        return items, scores, _rows_without_numbers(h.numpy(), items, scores)
 
     def _indices(self, items: Iterable[Any], name: str, pause: Pause) -> list[int]:
         if isinstance(items, str | bytes):
@@ -399,7 +393,7 @@ class Ranker:
             events = records["sequence"] - before
             with self._count_lock:
                 self.replayed += int(events.sum())
-            rows = np.flatnonzero((events >= WRITE_BACK) | damaged).tolist()
+            rows = sorted({*np.flatnonzero(events >= WRITE_BACK).tolist(), *damaged})
             if rows and not with_seen:  # the whole bitmap is written with the record
                 return self._states(users, True, distrusted)
             if rows:
@@ -463,3 +457,14 @@ def _of_like_width(wanted: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
         groups.setdefault((k - 1).bit_length() // 2, []).append(number)
     for some in groups.values():
         yield max(wanted[number] for number in some), some
+
+
+def _rows_without_numbers(h: np.ndarray, items: Ints, scores: np.ndarray) -> list[int]:
+    """Rows where some scores of items, or what they are of, are no finite numbers.
+
+    Of what is not, an index may make anything.
+    """
+    if math.isfinite(scores.sum()) and math.isfinite(h.sum()):  # the usual case
+        return []
+    finite = (np.isfinite(scores) | (items == 0)).all(1) & np.isfinite(h).reshape(len(h), -1).all(1)
+    return np.flatnonzero(~finite).tolist()
