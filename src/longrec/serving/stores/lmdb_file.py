@@ -23,13 +23,9 @@ import lmdb
 
 from longrec.core.errors import DataError
 from longrec.core.files import sync
-<<<<<<< HEAD
-from longrec.serving.stores.lmdb_room import leave_spare_pages
-from longrec.serving.stores.lmdb_tables import Tables, load_meta
-from longrec.serving.stores.protocol import StoreFull, StoreUnavailable, check_schema
-=======
 from longrec.serving.stores.lmdb_inspect import check_free
 from longrec.serving.stores.lmdb_pages import Pages
+from longrec.serving.stores.lmdb_room import leave_spare_pages
 from longrec.serving.stores.lmdb_tables import LOG_AT, LOG_KEY, OpenTables, Tables, load_meta
 from longrec.serving.stores.protocol import (
     StoreDamaged,
@@ -37,7 +33,6 @@ from longrec.serving.stores.protocol import (
     StoreUnavailable,
     check_schema,
 )
->>>>>>> 2aa5325 (Checksums of all that a store keeps: damage is found, replayed or skipped, counted, and never served)
 
 MAPS = [2**power for power in (40, 38, 36, 34, 32, 30)]
 """Address space asked for, in bytes: the first that the process gets. It takes no memory."""

@@ -39,11 +39,8 @@ from longrec.serving.stores.lmdb_file import (
     open_newest,
     raise_in_words,
 )
-<<<<<<< HEAD
-from longrec.serving.stores.lmdb_room import check_room
-=======
 from longrec.serving.stores.lmdb_inspect import inspect
->>>>>>> 2aa5325 (Checksums of all that a store keeps: damage is found, replayed or skipped, counted, and never served)
+from longrec.serving.stores.lmdb_room import check_room
 from longrec.serving.stores.lmdb_tables import OpenTables, Tables
 from longrec.serving.stores.protocol import SCHEMA, StoreUnavailable
 
@@ -203,12 +200,10 @@ class LmdbFolder:
         with self._write_lock:
             return self._use(attempt)
 
-<<<<<<< HEAD
     def check_room(self) -> None:
         """Raise StoreFull where the file cannot grow."""
-        with self._write_lock:
-            self._use(lambda file: check_room(file.env, file.path))
-=======
+        self._use(lambda file: check_room(file.env, file.path))
+
     def inspect(self) -> list[str]:
         """What is wrong with the file's pages, and with what the file does not have any more."""
 
@@ -217,7 +212,6 @@ class LmdbFolder:
                 return inspect(file.descriptor, file.page, transaction.id())
 
         return self._use(attempt) + ([] if self.lost is None else [str(self.lost)])
->>>>>>> 2aa5325 (Checksums of all that a store keeps: damage is found, replayed or skipped, counted, and never served)
 
     def size(self) -> int:
         """Bytes of the file."""

@@ -8,8 +8,9 @@ many as it replaced, and a file that is new, or was copied, is given some.
 
 from __future__ import annotations
 
+import errno
 import os
-from contextlib import suppress
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ SPARE = 1 << 17
 
 
 def check_room(env: lmdb.Environment, path: Path) -> None:
-    """See that a file can grow; nobody may write to it meanwhile.
+    """See that a file can grow, without touching it: room is taken by another one beside it.
 
     Raises
     ------
@@ -31,21 +32,18 @@ def check_room(env: lmdb.Environment, path: Path) -> None:
     OSError
         When the disk, a quota or a limit of the size of files has no room.
     """
-    info = env.info()
+    info, wanted = env.info(), os.path.getsize(path) + ROOM
     if (info["last_pgno"] + 1) * env.stat()["psize"] + ROOM > info["map_size"]:
         raise lmdb.MapFullError("no address space is left")
     if not hasattr(os, "posix_fallocate"):
         return  # macOS: it is known when something is written
-    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        size = os.fstat(descriptor).st_size
-        try:
-            os.posix_fallocate(descriptor, size, ROOM)
-        finally:
-            with suppress(OSError):
-                os.ftruncate(descriptor, size)
-    finally:
-        os.close(descriptor)
+    import resource  # which Windows has not
+
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if limit != resource.RLIM_INFINITY and wanted > limit:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    with tempfile.TemporaryFile(dir=path.parent) as other:  # without a name
+        os.posix_fallocate(other.fileno(), 0, ROOM)
 
 
 def leave_spare_pages(env: lmdb.Environment, table: Any) -> None:
