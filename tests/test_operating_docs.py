@@ -1,0 +1,74 @@
+"""All blocks of docs/operating.md run in one shell, in their order and as they stand."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from serving.redis_server import free_port, need_redis
+from test_serving_docs import need_curl
+
+PAGE = (Path(__file__).parents[1] / "docs" / "operating.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.S | re.M)
+SHORT = ("max_epochs=1", "dim=8", "ffn_dim=8", "layers=1", "experts=2")
+SHIM = f"""#!{sys.executable}
+# longrec, forked from a process that has imported it, with trainings that are short.
+import signal, sys
+from forking import run_command
+argv = sys.argv[1:]
+if argv[0] == "train":
+    argv += ["--set", *{SHORT!r}]
+child = run_command(*argv)
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, lambda number, frame: child.send_signal(number))
+sys.exit(child.wait())
+"""
+
+
+@pytest.mark.slow
+def test_the_run_book_runs(tmp_path: Path) -> None:
+    need_curl()
+    need_redis()
+    random = np.random.default_rng(0)
+    pl.DataFrame(
+        {
+            "user_id": [f"u{n}" for n in random.integers(0, 30, 400)],
+            "item_id": [f"sku-{n}" for n in random.integers(0, 40, 400)],
+            "timestamp": 1_700_000_000 + np.arange(400),
+        }
+    ).write_parquet(tmp_path / "log.parquet")
+    script = "set -euo pipefail\n" + "\n".join(BLOCKS)
+    for port in ("8000", "8001", "8002", "6379"):
+        assert port in script
+        script = script.replace(port, str(free_port()))
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "longrec").write_text(SHIM)
+    (programs / "longrec").chmod(0o755)
+    (programs / "python").symlink_to(shutil.which("python3") or sys.executable)
+    done = subprocess.run(
+        ["bash", "-c", script],
+        stdin=subprocess.DEVNULL,
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PATH": f"{programs}:{os.environ['PATH']}",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=1500,
+    )
+    log = (tmp_path / "serve.log").read_text() if (tmp_path / "serve.log").exists() else ""
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{log[-3000:]}"
+    assert "Traceback" not in done.stdout + log
+    assert '"level": "error"' not in log
+    assert not (tmp_path / "users.broken").exists()
