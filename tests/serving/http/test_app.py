@@ -93,6 +93,21 @@ def test_an_event_of_the_future_is_refused_alone_and_named(server: LocalServer):
     assert 'longrec_events_total{outcome="refused"} 3.0' in server.client.get("/metrics").text
 
 
+def test_another_event_under_the_same_id_is_told(server: LocalServer):
+    first = {"user": "conflict", "item": FIRST, "time": T0, "event_id": "e"}
+    server.post("/v1/events", {"events": [first]})
+    far = first | {"event_id": "far", "time": int(time.time()) + 10**8}
+    sent = [far, first, first | {"item": FIRST + 1}, first | {"event_id": "f"}, first | {"time": 1}]
+    found = server.post("/v1/events", {"events": sent}).json()
+    assert found["accepted"] == 1
+    assert (found["duplicates"], found["conflicting"], found["refused"]) == (3, 2, 1)
+    codes = [(one["event"], one["code"]) for one in found["problems"]]
+    assert codes == [(0, "ahead"), (2, "conflict"), (4, "conflict")]
+    assert server.client.get("/v1/users/conflict").json()["log"][0]["item"] == str(FIRST)
+    metric = r'longrec_events_total\{outcome="conflicting"\} 2.0'
+    assert re.search(metric, server.client.get("/metrics").text)
+
+
 def test_an_event_is_taken_back(server: LocalServer):
     server.post("/v1/events", events_of("wrong", [FIRST, FIRST + 1, FIRST + 2]))
     before = server.post("/v1/recommendations", {"user": "wrong", "k": 3}).json()

@@ -18,7 +18,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from longrec.serving.stores.checks import seal
+from longrec.serving.stores.checks import event_digest, seal
+from longrec.serving.stores.encoding import pack_event
 from longrec.serving.stores.protocol import (
     HEADER,
     SCHEMA,
@@ -129,7 +130,7 @@ class StoreContract:
         opened.close()
 
     def test_a_new_store_is_empty(self, store):
-        assert read_user(store, b"u", names=[b"a"]) == StoredUser(0, 0, None, b"", (False,))
+        assert read_user(store, b"u", names=[b"a"]) == StoredUser(0, 0, None, b"", (None,))
         assert store.users(b"", 10) == []
         assert set(store.meta()) <= {"schema", "id"}
         totals = store.totals()
@@ -143,7 +144,8 @@ class StoreContract:
         assert store.append(DIGEST, [first]) == [((True, True), 2, True)]
         found = read_user(store, b"u", names=[b"event1", b"event2"])
         assert found.log_id > 0
-        assert (found.last, found.record, found.known) == (2, record(1, 2), (True, False))
+        known = (event_digest(b"u", pack_event(event(1))), None)
+        assert (found.last, found.record, found.known) == (2, record(1, 2), known)
         assert bits(found.seen) == {3, 20_000}
         assert store.read(DIGEST, [(b"u", ())])[0].seen == b""
         assert events_of(store, b"u") == [event(1), event(2, named=False)]
@@ -165,7 +167,9 @@ class StoreContract:
     def test_events_come_back_as_they_were(self, store, odd):
         log(store, b"u", event(1), odd)
         assert events_of(store, b"u") == [event(1), odd]
-        assert read_user(store, b"u", names=[b"event1", b""]).known == (True, odd.event_id == b"")
+        first, second = read_user(store, b"u", names=[b"event1", b""]).known
+        assert first == event_digest(b"u", pack_event(event(1)))
+        assert second == (event_digest(b"u", pack_event(odd)) if odd.event_id == b"" else None)
 
     def test_events_with_columns_are_rewritten_and_an_older_longrec_is_kept_out(self, store):
         log(store, b"u", event(1), event(2))
@@ -294,7 +298,7 @@ class StoreContract:
         assert totals.records == {DIGEST: 2, OTHER: 2}
         for digest in (DIGEST, OTHER):
             gone = read_user(store, b"u", digest, [b"event1"])
-            assert gone == StoredUser(0, 0, None, b"", (False,))
+            assert gone == StoredUser(0, 0, None, b"", (None,))
         assert store.events(b"u", old.log_id, 0, 9) == []
         assert [read_user(store, user) for user in (b"t", b"v")] == beside
         # Who read the old log: its event is logged, its record is of another log.
@@ -602,10 +606,10 @@ class Mirrored:
                 strict=True,
             ):
                 log = self.logs.get(user, Log(0))
-                logged = {one.event_id for one in log.events}
+                logged = {one.event_id: event_digest(user, pack_event(one)) for one in log.events}
                 assert found[:3] == (log.log_id, len(log.events), log.records.get(digest))
                 assert bits(found.seen) == log.seen.get(digest, set())
-                assert found.known == tuple(name in logged for name in names)
+                assert found.known == tuple(map(logged.get, names))
                 if digest == DIGEST:
                     assert self.store.events(user, found.log_id, 0, 100) == log.events
         totals = self.store.totals()

@@ -208,7 +208,9 @@ def test_a_very_long_log_is_replaced_in_one_step(store, server):
     def read() -> None:
         while not stop.is_set():
             found = read_user(other, b"u", names=[b"event19999"])
-            met.add((found.last, found.known[0], found.record is None, bool(found.seen)))
+            met.add(
+                (found.last, found.known[0] is not None, found.record is None, bool(found.seen))
+            )
 
     def write() -> None:
         try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,9 +31,13 @@ from longrec.serving.stream.id_keys import id_of, item_key, user_key
 from longrec.serving.stream.recommending import PAUSE_EVERY, Recommendation, RecommendRequest
 from longrec.serving.stream.stream import Stream
 from longrec.serving.stream.user_log import explain_given, user_log
-from longrec.serving.stream.writer import Entry
+from longrec.serving.stream.writer import Entry, Observed
 
 UNKNOWN_USER = "nothing is kept of this user"
+CONFLICT = (
+    "another event of this user was logged with this event_id, and stays: send this one with an id "
+    "of its own, or take the other one back first (POST /v1/dropped-events)"
+)
 
 
 def dumps(value: Any) -> bytes:
@@ -66,6 +71,20 @@ def entries_of(
         if not number % PAUSE_EVERY:
             pause()
     return entries, problems
+
+
+def with_conflicts(
+    problems: list[schemas.EventProblem], observed: Sequence[Observed]
+) -> list[schemas.EventProblem]:
+    """The problems of a request's events that were not logged, and of those that were observed."""
+    refused = {problem.event for problem in problems}
+    numbers = (n for n in count() if n not in refused)
+    found = [
+        schemas.EventProblem(event=number, code="conflict", message=CONFLICT)
+        for number, one in zip(numbers, observed, strict=False)
+        if one.conflicting
+    ]
+    return sorted(problems + found, key=lambda problem: problem.event)
 
 
 def asked_of(stream: Stream, body: dict[str, Any], pause: Pause) -> Asked:

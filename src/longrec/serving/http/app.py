@@ -31,6 +31,7 @@ from longrec.serving.http.answers import (
     similar_asked_of,
     similar_lists,
     similar_to,
+    with_conflicts,
 )
 from longrec.serving.http.bodies import NO_OBJECT, read_body
 from longrec.serving.http.docs_page import docs_answer, summary
@@ -145,17 +146,20 @@ class Server:
         served = self.service.current
         with served.in_use() as stream:
             read = self._read(request, schemas.EventsIn, partial(entries_of, stream))
-            (entries, problems), small = await read
+            (entries, told), small = await read
             with self._giving_way(small and len(entries) <= AT_ONCE):
                 observed = await served.log(entries) if entries else []
-        counts, refused = Counts().plus(observed), len(problems)
+        counts, refused = Counts().plus(observed), len(told)
         self.telemetry.refused.inc(refused)
+        if counts.conflicting:
+            told = with_conflicts(told, observed)
         answer = schemas.EventsOut(
             accepted=counts.accepted,
             duplicates=counts.duplicates,
             unknown=counts.unknown,
-            refused=refused or None,
-            problems=problems or None,
+            refused=refused,
+            conflicting=counts.conflicting,
+            problems=told or None,
         )
         return _reply(request, answer)
 
@@ -341,5 +345,5 @@ def _reply(request: Request, answer: BaseModel) -> Response:
 def _left_out(answer: BaseModel) -> set[str]:
     """Fields of problems that there are none of."""
     if isinstance(answer, schemas.EventsOut) and answer.problems is None:
-        return {"refused", "problems"}
+        return {"refused", "conflicting", "problems"}
     return set()

@@ -81,9 +81,9 @@ class EventProblem(Answer):
     """An event that was not taken as it came."""
 
     event: int = Field(description="Its place in the request, from 0.")
-    code: Literal["ahead"] = Field(
+    code: Literal["ahead", "conflict"] = Field(
         description="ahead: refused, since its time is further ahead of the server's clock than "
-        "--max-ahead allows."
+        "--max-ahead allows; conflict: a duplicate, but another event was logged with its id."
     )
     message: str
 
@@ -97,7 +97,12 @@ class EventsOut(Answer):
         description="Of the accepted ones those of items that the model does not know: they are "
         "logged, and count once a model knows them."
     )
-    refused: int | None = Field(None, description="How many were not logged; left out if none.")
+    refused: int | None = Field(
+        None, description="Events that are ahead, and were not logged; left out without problems."
+    )
+    conflicting: int | None = Field(
+        None, description="Of the duplicates those in conflict; left out without problems."
+    )
     problems: list[EventProblem] | None = Field(
         None, description="Each event that was not taken as it came; left out if there is none."
     )

@@ -27,7 +27,7 @@ BUCKETS = (
 )
 """Seconds: an event takes some tenths of a millisecond, a Redis that is away up to ten seconds."""
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-OUTCOMES = ("accepted", "duplicate", "unknown", "late")
+OUTCOMES = ("accepted", "duplicate", "unknown", "late", "conflicting")
 """What becomes of events, as `Counts` has it."""
 STAGES = ("parse", "queue", "log", "rank", "reply")
 
@@ -72,7 +72,8 @@ class Telemetry:
             "longrec_events_total",
             "Events: accepted; duplicate, not logged again; and of the accepted ones: unknown, "
             "with an item that the model does not know, and late, earlier than one before; "
-            "refused, not logged: its time is too far ahead of the clock.",
+            "refused, not logged: its time is too far ahead of the clock; and of the duplicates "
+            "conflicting: another event has the id.",
             ("outcome",),
         )
         for outcome in OUTCOMES:

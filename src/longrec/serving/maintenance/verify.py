@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from longrec.core.errors import DataError, UsageError
 from longrec.serving.maintenance.retention import models_of
+from longrec.serving.stores.checks import event_digest
+from longrec.serving.stores.encoding import pack_event
 from longrec.serving.stores.log_reader import (
     NO_MODEL,
     LogReplaced,
@@ -234,7 +236,9 @@ class _Check:
                 if event is DAMAGED:
                     self._note("event", user, number)
                     whole = False
-            ids = [event.event_id for event in events if event.event_id is not None]
+            named = [(e.event_id, pack_event(e)) for e in events if e.event_id is not None]
+            ids = [event_id for event_id, _ in named]
+            digests = [event_digest(user, packed) for _, packed in named]
             try:
                 [now] = self.store.read(NO_MODEL, [(user, ids)])
             except UserDamaged:  # which ids there are cannot be told
@@ -243,7 +247,8 @@ class _Check:
             if now.log_id != stored.log_id:
                 raise LogReplaced
             once = len(set(ids)) == len(ids) and earlier.isdisjoint(ids)
-            ids_wrong |= not all(now.known) or not once
+            fits = all(a in (b"", b) for a, b in zip(now.known, digests, strict=True))
+            ids_wrong |= not fits or not once
             earlier.update(ids)
         if ids_wrong:
             self._note("ids", user)

@@ -6,7 +6,7 @@
     users    user                                    id of the user's log, number of its last event:
                                                      u64 each; a checksum u32
     log      log id, number of the event: u64 each   a checksum u32, the event (encoding.py)
-    ids      log id u64, event id                    nothing
+    ids      log id u64, event id                    a digest of the event (checks.py)
     records  digest, log id u64                      the record
     seen     digest, log id u64                      the list of the bitmap's pages (checks.py)
              digest, log id u64, page u32            a page of the bitmap (checks.py)
@@ -34,6 +34,7 @@ from longrec.serving.stores.checks import (
     add_bits,
     bits_by_page,
     event_check,
+    event_digest,
     head_check,
     is_sealed,
     owner_check,
@@ -160,7 +161,7 @@ class OpenTables:
         """What is kept of a user, `seen` with the bitmap."""
         log_id, last = self.find_log(user)
         if not log_id:
-            return StoredUser(0, 0, None, b"", (False,) * len(names))
+            return StoredUser(0, 0, None, b"", (None,) * len(names))
         known = self.know(log_id, names)
         record, version, damaged = self.read_record(model, user, log_id)
         found = StoredUser(log_id, last, record, b"", known, version)
@@ -171,10 +172,10 @@ class OpenTables:
             return found._replace(record=None, damaged="bitmap")
         return found._replace(seen=bitmap)
 
-    def know(self, log_id: int, names: Sequence[bytes]) -> tuple[bool, ...]:
-        """Per event id whether it is in a log."""
+    def know(self, log_id: int, names: Sequence[bytes]) -> tuple[bytes | None, ...]:
+        """Per event id the digest of its event in a log; None where it has none."""
         get, ids, prefix = self.get, self.ids, LOG_KEY.pack(log_id)
-        return tuple([get(prefix + name, db=ids) is not None for name in names])
+        return tuple([self._short(get(prefix + name, db=ids)) for name in names])
 
     def read_record(self, model: bytes, user: bytes, log_id: int) -> tuple[bytes | None, int, bool]:
         """A record that can be read, its version, and whether there is one that cannot."""
@@ -297,11 +298,11 @@ class OpenTables:
         """Log those of the events that are new; -> which they are, and the log's last number."""
         new, prefix, before = [], LOG_KEY.pack(log_id), last
         for event in events:
-            name = event.event_id
-            is_new = name is None or self.put(prefix + name, b"", overwrite=False, db=self.ids)
+            name, packed = event.event_id, pack_event(event)
+            digest = event_digest(user, packed)
+            is_new = name is None or self.put(prefix + name, digest, overwrite=False, db=self.ids)
             if is_new:
                 last += 1
-                packed = pack_event(event)
                 check = CHECK.pack(event_check(user, packed, last))
                 self.put(EVENT_KEY.pack(log_id, last), check + packed, db=self.log)
             new.append(is_new)

@@ -3,7 +3,8 @@
 A store keeps per user
 
     log       events in commit order, numbered from 1: (time, item, event id, further columns)
-    ids       the event ids in the log, so that a retry is known as one
+    ids       the event ids in the log, so that a retry is known as one, each with a digest of its
+              event, so that another event under the same id is known as such
     records   per model (`digest`): what it makes of the log, a cache of fixed size
     seen      per model: a bitmap of the item indices in the log, bit i for item index i
 
@@ -94,7 +95,8 @@ class StoredUser(NamedTuple):
     last : number of the last event in the log, 0 if there is none;
     record : bytes, or None;
     seen : bitmap in little-endian bit order, as long as needed (b"" if not asked for);
-    known : per event id asked about, whether it is in the log;
+    known : per event id asked about what `checks.event_digest` gave of the event that was logged
+        with it, b"" where an earlier longrec logged it, or None: it is not in the log;
     version : what a writer must have read to replace the record, 0 if there is none;
     damaged : "record" or "bitmap" where that is damaged, in which case neither is given.
     """
@@ -103,7 +105,7 @@ class StoredUser(NamedTuple):
     last: int
     record: bytes | None
     seen: bytes
-    known: tuple[bool, ...]
+    known: tuple[bytes | None, ...]
     version: int = 0
     damaged: Literal["", "record", "bitmap"] = ""
 

@@ -8,7 +8,7 @@ log can be built beside the old one.
     users                   sorted set of users, all scores 0, to page through; it may have more
     user:USER               id and length of the user's log, and their checksum, in decimals
     log:LOG:N               events 64 N + 1 to 64 N + 64, each with its size and checksum before it
-    id:LOG:EVENT_ID         of each event id in the log, empty
+    id:LOG:EVENT_ID         of each event id in the log, a digest of the event
     record:DIGEST:LOG       the record
     pages:DIGEST:LOG        list of the bitmap's pages: a checksum, their numbers, u32 each
     seen:DIGEST:LOG:N       page N: a checksum, 8,192 bits
@@ -44,6 +44,7 @@ from longrec.serving.stores.checks import (
     PAGE_BYTES,
     bit_check,
     event_check,
+    event_digest,
     head_check,
     owner_check,
 )
@@ -150,7 +151,8 @@ def log_pairs(user: bytes, events: Sequence[Event], log_id: int) -> Iterator[tup
         yield b"log:%d:%d" % (log_id, start // BLOCK_EVENTS), block
     for event in events:
         if event.event_id is not None:
-            yield b"id:%d:%b" % (log_id, event.event_id), b""
+            digest = event_digest(user, pack_event(event))
+            yield b"id:%d:%b" % (log_id, event.event_id), digest
 
 
 def append_arguments(digest: str, append: Append, new_id: int) -> list[Any]:

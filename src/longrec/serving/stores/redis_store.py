@@ -155,7 +155,7 @@ class RedisStore:
         model = bytes.fromhex(digest)
         for answer, (user, ids) in zip(answers, asked, strict=True):
             if answer is None:
-                found.append(StoredUser(0, 0, None, b"", (False,) * len(ids)))
+                found.append(StoredUser(0, 0, None, b"", (None,) * len(ids)))
             else:
                 found.append(self._stored_user(model, user, answer))
         return found
@@ -165,7 +165,7 @@ class RedisStore:
         log_id, length = self._find_log(user, answer[0])
         _, record, packed_list, pages, known = answer
         version = version_of(record)
-        stored = StoredUser(log_id, length, record, b"", tuple(map(bool, known)), version)
+        stored = StoredUser(log_id, length, record, b"", tuple(known), version)
         if record is not None and not is_sealed(user, record):
             stored = stored._replace(record=None, damaged="record")
         else:

@@ -53,7 +53,7 @@ def drop_event(
         [stored] = store.read(NO_MODEL, [(user, () if event_id is None else (event_id,))])
         if event_id is None and not 0 < (number or 0) <= stored.last:
             return None
-        if event_id is not None and not stored.known[0]:
+        if event_id is not None and stored.known[0] is None:
             return None
         logged = [event for part in read_log(store, user, stored) for event in part]
         ids = [event.event_id for event in logged]

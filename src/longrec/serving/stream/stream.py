@@ -204,8 +204,9 @@ class Stream:
         time : number or datetime
             Seconds since 1970 (UTC), or a datetime.
         event_id : id or None
-            The caller's own id of the event, unique per user: observing it again is harmless,
-            whatever its other values are then.
+            The caller's own id of the event, unique per user: observing it again is harmless. Where
+            its other values are others then, the event that was logged first stays, and
+            `conflicting` of the answer says so.
         columns : mapping or None
             Further columns by name, such as {"type": "buy", "weight": 2.0}: text, numbers and
             booleans, at most 32, names of 64 and text of 256 bytes. All are logged; what the model

@@ -14,6 +14,9 @@ from longrec.core.errors import DataError
 from longrec.data.moments import seconds
 from longrec.serving.records.engine import Engine
 from longrec.serving.records.record import TIME
+from longrec.serving.stores.checks import event_digest
+from longrec.serving.stores.encoding import pack_event
+from longrec.serving.stores.log_reader import NO_MODEL
 from longrec.serving.stores.packed_columns import pack_columns
 from longrec.serving.stores.protocol import (
     Append,
@@ -45,34 +48,39 @@ class Observed(NamedTuple):
     new : whether it was logged; False: its event id was in the log already.
     known : whether the model knows its item; else it is logged, and a rebuild takes it in later.
     late : whether it is earlier than an event before it; it then counts as simultaneous.
+    conflicting : whether another event has its id: that one stays, and this one is not logged.
     """
 
     new: bool
     known: bool
     late: bool
+    conflicting: bool = False
 
 
 class Counts(NamedTuple):
     """What became of some events.
 
     accepted : logged; duplicates : not, since their ids were in the log; of the accepted ones
-    unknown : with items that the model does not know; late : earlier than one before them.
+    unknown : with items that the model does not know; late : earlier than one before them;
+    conflicting : of the duplicates those that are other events than the ones with their ids.
     """
 
     accepted: int = 0
     duplicates: int = 0
     unknown: int = 0
     late: int = 0
+    conflicting: int = 0
 
     def plus(self, outcomes: Sequence[Observed]) -> Counts:
         """The counts of these and of further events."""
-        accepted, duplicates, unknown, late = self
+        accepted, duplicates, unknown, late, conflicting = self
         for one in outcomes:
             accepted += one.new
             duplicates += not one.new
             unknown += one.new and not one.known
             late += one.new and one.late
-        return Counts(accepted, duplicates, unknown, late)
+            conflicting += one.conflicting
+        return Counts(accepted, duplicates, unknown, late, conflicting)
 
 
 class Writer:
@@ -166,17 +174,17 @@ class Writer:
         before = int(records["sequence"].sum())
         replayed = catch_up(self.store, self.engine, self.items, keys, stored, records)
         self.replayed += int(records["sequence"].sum()) - before
-        new, late = [], set[int]()
+        new, late, conflicting = [], set[int](), set[int]()
         for numbers, asked, one, clock in zip(
             of_user.values(), event_ids, stored, records[TIME].tolist(), strict=True
         ):
-            known = set(compress(asked, one.known))
-            new.append(_new(entries, numbers, known, clock, late))
-        return _Users(keys, new, late, stored, records, replayed)
+            known = {a: b for a, b in zip(asked, one.known, strict=True) if b is not None}
+            new.append(_new(entries, numbers, known, clock, late, conflicting))
+        return _Users(keys, new, late, conflicting, stored, records, replayed)
 
     def _append(self, entries: Sequence[Entry], users: _Users) -> list[Observed]:
         """Log the new events with the records that hold after them."""
-        keys, new, late, stored, records, replayed = users
+        keys, new, late, conflicting, stored, records, replayed = users
         versions = [one.version for one in stored]
         # No record where the log was replaced while it was read: it catches up when it is read.
         complete = (records["sequence"] == [one.last for one in stored]).tolist()
@@ -211,12 +219,24 @@ class Writer:
         logged = set[int]()
         for numbers, found in zip(filter(None, new), appended, strict=True):
             logged.update(compress(numbers, found.new))
+            if not all(found.new):  # others logged events of these ids meanwhile
+                conflicting |= self._conflicting(entries, set(numbers) - logged)
         longest = int((records["sequence"] - records["skipped"]).max())
         self.longest = max(self.longest, longest)
         return [
-            Observed(number in logged, entry.item > 0, number in late)
+            Observed(number in logged, entry.item > 0, number in late, number in conflicting)
             for number, entry in enumerate(entries)
         ]
+
+    def _conflicting(self, entries: Sequence[Entry], numbers: set[int]) -> set[int]:
+        """Those of some events, with ids that are in the log, which are not the ones logged."""
+        asked = [(entries[n].user, (entries[n].event.event_id or b"",)) for n in sorted(numbers)]
+        stored = self.store.read(NO_MODEL, asked)
+        return {
+            number
+            for number, one in zip(sorted(numbers), stored, strict=True)
+            if one.known[0] not in (None, b"", _digest(entries[number]))
+        }
 
     def _tell_of_skipped(self) -> None:
         now = monotonic()
@@ -229,31 +249,47 @@ class _Users(NamedTuple):
     """Users with events to be logged.
 
     new : per user the numbers of the events that are to be logged; late : of these, of all users,
-    those that are earlier than a known one before them; replayed : see `catch_up`.
+    those that are earlier than a known one before them; conflicting : of those that are not to be
+    logged the ones that are other events than those with their ids; replayed : see `catch_up`.
     """
 
     keys: list[bytes]
     new: list[list[int]]
     late: set[int]
+    conflicting: set[int]
     stored: list[StoredUser]
     records: np.ndarray
     replayed: dict[int, Ints]
 
 
+def _digest(entry: Entry) -> bytes:
+    """What tells it from another event with its id."""
+    return event_digest(entry.user, pack_event(entry.event))
+
+
 def _new(
-    entries: Sequence[Entry], numbers: Sequence[int], known: set[bytes], clock: int, late: set[int]
+    entries: Sequence[Entry],
+    numbers: Sequence[int],
+    known: dict[bytes, bytes],
+    clock: int,
+    late: set[int],
+    conflicting: set[int],
 ) -> list[int]:
     """Those of a user's events whose ids are neither in the log nor among the ones before.
 
-    Those of them that are late go into `late`; `clock` is the time of the last known event.
+    Those of them that are late go into `late`; `clock` is the time of the last known event. The
+    others go into `conflicting` where the event with their id, whose digest is `known`, is another.
     """
     new = []
     for number in numbers:
         _, (time, _, event_id, _), item = entries[number]
         if event_id is not None:
+            digest = _digest(entries[number])
             if event_id in known:
+                if known[event_id] not in (b"", digest):
+                    conflicting.add(number)
                 continue
-            known.add(event_id)
+            known[event_id] = digest
         new.append(number)
         if item:
             if time < clock:

@@ -22,7 +22,7 @@ local function append_events(log_id, length, count)
       flags[n] = '1'
       if key then
         ids_of_call[key] = true
-        write_later(key, '')
+        write_later(key, packed:sub(5, 8))
       end
       length = length + 1
       local check = bit.bxor(struct.unpack('<I4', packed, 5), length) % TWO_32

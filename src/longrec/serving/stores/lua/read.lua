@@ -2,7 +2,8 @@
 -- Arguments: digest; whether bitmaps are wanted, 1 or 0.
 --   Per user: user; count of event ids; event ids that may be in the log.
 -- -> per user false if there is none, or: what stands there of the log, record or false, list of the
---    bitmap's pages or false, these pages, each or false, and per event id 1 or 0.
+--    bitmap's pages or false, these pages, each or false, and per event id the digest of its event,
+--    false if it is not in the log.
 
 local digest, with_bitmaps = arguments(2)
 local answers = {}
@@ -12,7 +13,7 @@ while arguments_left() do
   local known, pages, packed_numbers = {}, {}, false
   for n = 1, tonumber(count) do
     local event_id = arguments(1)
-    known[n] = log_id and call('EXISTS', event_id_key(log_id, event_id))
+    known[n] = log_id and call('GET', event_id_key(log_id, event_id))
   end
   if log_id and with_bitmaps == '1' then
     packed_numbers = call('GET', page_list_key(digest, log_id))
