@@ -30,7 +30,7 @@ def as_of(path: Path, model: Path) -> None:
     it to one of their groups.
     """
     wanted, found = model.stat(), path.stat()
-    if (wanted.st_uid, wanted.st_gid) != (found.st_uid, found.st_gid):
+    if (wanted.st_uid, wanted.st_gid) != (found.st_uid, found.st_gid):  # never so on Windows
         try:
             os.chown(path, wanted.st_uid, wanted.st_gid)
         except OSError:

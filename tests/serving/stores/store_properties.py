@@ -331,7 +331,8 @@ class StoreContract:
         assert store.rewrite([right, new_user]) == [True, True]
         new = read_user(store, b"u", names=[b"event1", b"event2", b"event3"])
         assert new.log_id not in (0, old.log_id)
-        assert new == StoredUser(new.log_id, 3, None, b"", (True, False, True))
+        known = [event_digest(b"u", pack_event(event(n))) for n in (1, 3)]
+        assert new == StoredUser(new.log_id, 3, None, b"", (known[0], None, known[1]))
         assert read_user(store, b"u", OTHER).record is None
         assert events_of(store, b"u") == events
         assert events_of(store, b"w") == [event(9)]
@@ -340,6 +341,12 @@ class StoreContract:
         assert store.totals().events == 5
         assert store.totals().records == {DIGEST: 1}
         log(store, b"u", event(2))
+        now = read_user(store, b"u")
+        gone = Rewrite(b"u", now.log_id, 4, [])
+        assert store.rewrite([gone._replace(last=3), gone, gone]) == [False, True, False]
+        assert store.users(b"", 9) == [b"v", b"w"]
+        assert store.rewrite([Rewrite(b"x", 0, 0, [])]) == [True]
+        assert store.users(b"", 9) == [b"v", b"w"]
 
     def test_meta_is_changed_as_one_step(self, store):
         def add(meta):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
 from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
@@ -23,6 +24,8 @@ import lmdb
 
 from longrec.core.errors import DataError
 from longrec.core.files import sync
+from longrec.core.lock import LOCK
+from longrec.core.rights import as_of
 from longrec.serving.stores.lmdb_inspect import check_free
 from longrec.serving.stores.lmdb_pages import Pages
 from longrec.serving.stores.lmdb_room import leave_spare_pages
@@ -54,8 +57,12 @@ _DAMAGED = (
 
 
 class LmdbFile(NamedTuple):
-    """An open file, the descriptor by which pages of so many bytes are read, and whether LMDB knows
-    of who reads it."""
+    """An open file.
+
+    descriptor, page : by which pages of so many bytes are read; locked : whether LMDB knows of who
+    reads it; guard : where it cannot know that, a descriptor that keeps writers out, -1 as long as
+    there never was one; else None.
+    """
 
     path: Path
     env: lmdb.Environment
@@ -63,6 +70,7 @@ class LmdbFile(NamedTuple):
     descriptor: int
     page: int
     locked: bool
+    guard: int | None
 
     @property
     def number(self) -> int:
@@ -75,11 +83,14 @@ class LmdbFile(NamedTuple):
     @property
     def is_shared_by_now(self) -> bool:
         """Whether somebody uses it with a table of readers, to which this reader is not known."""
-        return not self.locked and lock_of(self.path).exists()
+        if self.guard is None:
+            return not self.locked and lock_of(self.path).exists()
+        return self.guard < 0 and self.path.with_name(LOCK).exists()
 
     def close(self) -> None:
         self.env.close()
         os.close(self.descriptor)
+        _let_writers_in(self.guard)
 
 
 def lock_of(path: Path) -> Path:
@@ -104,7 +115,9 @@ def open_newest(folder: Path, durable: bool, readonly: bool, url: str) -> LmdbFi
         raise DataError(f"{folder}: there is no store of users in this folder")
     path = folder / f"store-{number}.mdb"
     # Without a table of readers nobody writes to it, and who only reads leaves none behind.
-    locked = not readonly or lock_of(path).exists()
+    locked, guard = not readonly or lock_of(path).exists(), None
+    if readonly and locked and not os.access(lock_of(path), os.W_OK):
+        locked, guard = False, keep_writers_out(folder, url)
     try:
         if not os.path.getsize(path):  # LMDB would begin a new store in it
             raise DataError(
@@ -116,7 +129,10 @@ def open_newest(folder: Path, durable: bool, readonly: bool, url: str) -> LmdbFi
         except BaseException:
             os.close(descriptor)
             raise
-    except (lmdb.Error, OSError):
+    except BaseException as error:
+        _let_writers_in(guard)
+        if not isinstance(error, (lmdb.Error, OSError)):
+            raise
         if readonly and not path.exists():  # its writer has put another one in its place
             return open_newest(folder, durable, readonly, url)
         raise
@@ -127,12 +143,13 @@ def open_newest(folder: Path, durable: bool, readonly: bool, url: str) -> LmdbFi
         with env.begin() as transaction:  # before all else: another schema may have other tables
             check_schema(load_meta(transaction, meta), url)
         tables = Tables(*(env.open_db(name.encode(), create=False) for name in Tables._fields))
-        file = LmdbFile(path, env, tables, descriptor, page, locked)
+        file = LmdbFile(path, env, tables, descriptor, page, locked, guard)
         if not readonly:
             check_free(descriptor, page, env.info()["last_txnid"])
     except BaseException:
         env.close()
         os.close(descriptor)
+        _let_writers_in(guard)
         raise
     if not readonly:
         env.reader_check()  # the slots of readers that died
@@ -141,6 +158,42 @@ def open_newest(folder: Path, durable: bool, readonly: bool, url: str) -> LmdbFi
             if found and (int(found[1]) != number or found[2] == "tmp"):
                 (folder / name).unlink(missing_ok=True)
     return file
+
+
+def keep_writers_out(folder: Path, url: str) -> int:
+    """See that nobody writes to a folder, and let nobody, until the descriptor is closed.
+
+    It is for who may only read there, as on a read-only mount: a writer would not know which pages
+    are being read. -1: nobody has ever written there.
+
+    Raises
+    ------
+    StoreUnavailable
+        When somebody writes to it.
+    """
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows
+        return os.open(os.devnull, os.O_RDONLY)
+    try:
+        guard = os.open(folder / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return -1
+    try:
+        fcntl.flock(guard, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        os.close(guard)
+        raise StoreUnavailable(
+            f"{url} is being written to, and may only be read from here, so that its writer would "
+            "not know of it: do this where its folder may be written to, as the writer's user, or "
+            "on a snapshot of the disk"
+        ) from None
+    return guard
+
+
+def _let_writers_in(guard: int | None) -> None:
+    if guard is not None and guard >= 0:
+        os.close(guard)
 
 
 def make_next(folder: Path, fill: Callable[[lmdb.Environment, Tables], None]) -> None:
@@ -155,11 +208,30 @@ def make_next(folder: Path, fill: Callable[[lmdb.Environment, Tables], None]) ->
             leave_spare_pages(env, tables.meta)
         finally:
             env.close()
+        _give_rights(folder, path)
         sync(path)
         path.replace(path.with_suffix(".mdb"))
     finally:
         path.unlink(missing_ok=True)
     sync(folder)
+
+
+def _give_rights(folder: Path, path: Path) -> None:
+    """Give a new file the owner and the rights of the one before; the first one is the folder's
+    owner's, and of the folder's group where that may write there."""
+    before = folder / f"store-{newest_number(folder)}.mdb"
+    if before.exists():
+        as_of(path, before)
+        return
+    as_of(path, folder)
+    path.chmod(0o660 if folder.stat().st_mode & stat.S_IWGRP else 0o600)
+
+
+def give_rights_beside(data: Path, *names: str) -> None:
+    """Let the table of readers, and files of these names, be used by all who may use the data."""
+    for path in (lock_of(data), *map(data.with_name, names)):
+        if path.exists():
+            as_of(path, data)
 
 
 def open_environment(

@@ -26,7 +26,7 @@ from filelock import BaseFileLock
 from longrec.core.choices import Durability
 from longrec.core.errors import DataError, UsageError
 from longrec.core.files import sync
-from longrec.core.lock import lock_folder
+from longrec.core.lock import LOCK, lock_folder
 from longrec.serving.stores.checks import pack_meta
 from longrec.serving.stores.damage import Damage
 from longrec.serving.stores.high_water import HighWater, Loss, Mark, loss, note_loss
@@ -34,6 +34,7 @@ from longrec.serving.stores.lmdb_file import (
     REOPEN,
     LmdbFile,
     copy_tables,
+    give_rights_beside,
     make_next,
     newest_number,
     open_newest,
@@ -239,7 +240,7 @@ class LmdbFolder:
                 raise_in_words(error, self.url)
             finally:  # the next one counts also where the folder was not synced
                 self._reopen(self._file)
-            self._use(self._mark)
+            self._use(self._settle)
             return before, self.size()
 
     def _use(self, work: Callable[[LmdbFile], T]) -> T:
@@ -274,6 +275,11 @@ class LmdbFolder:
         """Note how many transactions were acknowledged."""
         self._high_water.write(Mark(file.number, file.env.info()["last_txnid"]))
 
+    def _settle(self, file: LmdbFile) -> None:
+        """Mark a file that is new here; all files beside it are for those whose it is."""
+        self._mark(file)
+        give_rights_beside(file.path, LOCK, HIGH_WATER)
+
     def _start(self) -> None:
         """Take the folder's lock, unless it is only read, and open its file, or a new one."""
         if self.path.exists() and not self.path.is_dir():
@@ -282,8 +288,9 @@ class LmdbFolder:
             if not self.readonly:
                 self._folder_lock = lock_folder(
                     self.path,
-                    f"another process writes to {self.path}; a store has one writer (use Redis for "
-                    "several): end that process, or open this store readonly",
+                    f"another process writes to {self.path}, or reads it where it may not write; a "
+                    "store has one writer (use Redis for several): end that process, or open this "
+                    "store readonly",
                 )
                 if not newest_number(self.path):
                     make_next(self.path, _write_schema)
@@ -291,6 +298,8 @@ class LmdbFolder:
             mark = self._high_water.read()  # before the file, which may go on
             self._open()
             self._look_for_loss(mark)
+            if not self.readonly and self._file is not None:
+                self._settle(self._file)
         except BaseException as error:
             self._stop()
             if isinstance(error, (lmdb.Error, OSError)):
