@@ -40,7 +40,7 @@ TOGETHER = 16
 """Users of a large request who are ranked at once."""
 AT_ONCE, MANY_AT_ONCE = 32, 512
 """Events of a large request that are logged at once, beside others' requests and alone."""
-MAPPED_EVERY, MAPPED = 2.0, 16 << 20
+MAPPED_EVERY, MAPPED = 0.5, 16 << 20
 """Seconds between two looks at how much of the store's files is mapped, and bytes that may be."""
 PATIENCE = 4.0
 """Seconds that a server that stops waits for what its store is doing."""
