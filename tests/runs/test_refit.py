@@ -304,7 +304,7 @@ def test_train_final_is_a_run_and_its_refit(data, measured, final, whole):
     assert whole.provenance["refit"]["run"] == str(inner.folder.resolve())
     assert {path.name for path in whole.folder.iterdir()} == {
         *("config.json", "model.safetensors", "catalog.parquet", "provenance.json", "log.csv"),
-        *("added_score.safetensors", "measured"),
+        *("added_score.safetensors", "known_answers.json", "measured"),
     }
     assert longrec.evaluate(inner)["served/ndcg@10"] >= 0
     with pytest.raises(UsageError, match="whole/measured"):

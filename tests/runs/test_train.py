@@ -113,6 +113,7 @@ def test_a_run_that_ended_holds_the_recommender_and_what_more_epochs_need(traine
         "model.safetensors",
         "catalog.parquet",
         "provenance.json",
+        "known_answers.json",
         "log.csv",
         "checkpoint-000000001",
     }

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from longrec.checks.compare import CheckFailed, require, same, same_state
 from longrec.checks.trained_model import FOLLOWS, TrainedModel
-from longrec.core.errors import UsageError
+from longrec.core.errors import DataError, UsageError
 from longrec.models import Model, SequenceModel
 from longrec.recommender import load
 from longrec.runs.evaluate import evaluate
@@ -93,7 +93,10 @@ def check_saving(trained: TrainedModel) -> None:
     """What is saved and loaded scores the same, and has the same digest of its states."""
     recommender = trained.recommender
     assert recommender.folder is not None
-    loaded = load(recommender.folder)
+    try:
+        loaded = load(recommender.folder)
+    except DataError as error:  # it asks what was scored before it was saved
+        raise CheckFailed(f"what was saved does not load: {error}") from error
     require(
         loaded.state_digest == recommender.state_digest, "state_digest differs after save and load"
     )
