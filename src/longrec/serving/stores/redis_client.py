@@ -267,10 +267,7 @@ class RedisClient:
         if "WRONGTYPE" in text:
             raise self.no_store() from None
         if re.search(r"OutOfMemory|\bOOM\b", text):
-            raise StoreFull(
-                f"{self.url}: Redis has used the memory that maxmemory allows, and nothing of this "
-                "was written. Raise it (CONFIG SET maxmemory …, and in redis.conf) or make room"
-            ) from None
+            raise self.out_of_memory() from None
         if "MISCONF" in text:
             raise StoreFull(
                 f"{self.url}: Redis cannot write to its disk, and nothing of this was written. "
@@ -290,6 +287,13 @@ class RedisClient:
         else:
             words = f": Redis answered: {answer}"
         raise LongrecError(self.url + words) from None
+
+    def out_of_memory(self) -> StoreFull:
+        """The error where Redis may take no more memory."""
+        return StoreFull(
+            f"{self.url}: Redis has used the memory that maxmemory allows, and nothing of this was "
+            "written. Raise it (CONFIG SET maxmemory …, and in redis.conf) or make room"
+        )
 
     def no_store(self) -> DataError:
         """The error where something else stands under the store's keys."""

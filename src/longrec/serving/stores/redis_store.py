@@ -77,6 +77,8 @@ from longrec.serving.stores.redis_settings import (
 )
 
 T = TypeVar("T")
+ROOM = 1 << 20
+"""Bytes that there must be room for."""
 CALL_EVENTS = 1024
 """Events of one user that one script logs; whole blocks."""
 READ_USERS, LISTED_USERS, DROPPED_USERS = 256, 1000, 20
@@ -349,6 +351,11 @@ class RedisStore:
     def check_ready(self) -> None:
         # Changes nothing, and is refused as every other write is.
         self._client.command("SETNX", self._prefix + b"meta", b"{}")
+        memory = parse_info(self._client.command("INFO", "memory"))
+        # What Redis holds a write's size against; a small one may be taken where others are not.
+        used = int(memory["used_memory"]) - int(memory.get("mem_not_counted_for_evict", 0))
+        if 0 < int(memory.get("maxmemory", 0)) < used + ROOM:
+            raise self._client.out_of_memory()
 
     def compact(self) -> tuple[int, int]:
         """Write Redis's append-only file anew, without what was deleted; -> its bytes.
