@@ -92,7 +92,7 @@ def test_a_store_is_looked_at(call, json_of, store, tmp_path) -> None:
     found = json_of("info", store.url)
     models, lengths = found.pop("models"), found.pop("lengths")
     assert found == {
-        **{"kind": "store", "url": store.url, "whole": True, "schema": 1},
+        **{"kind": "store", "url": store.url, "whole": True, "schema": 3},
         **{"created": found["created"], "users": 3, "events": 29, "bytes": store.totals().bytes},
         **{"users_read": 3, "last_event": "1970-01-01T00:00:19+00:00", "seen_items": None},
     }
@@ -115,7 +115,8 @@ def test_there_and_back(call, json_of, store, tmp_path) -> None:
     backup, other = tmp_path / "backup", tmp_path / "other"
     counts = {"users": 3, "events": 29}
     told = json_of("backup", store.url, backup)
-    assert told == {"url": store.url, "path": str(backup), **counts}
+    whole = {"missing": [], "problems": []}
+    assert told == {"url": store.url, "path": str(backup), **counts, **whole}
     told = json_of("restore", backup, other)
     assert told == {"url": f"lmdb://{other}", "path": str(backup), **counts}
     with_json = json_of("info", other)
@@ -156,9 +157,9 @@ def test_problems_are_told_with_the_mend(call, store) -> None:
     status, out, err = call("verify", store.url)
     assert (status, err) == (0, "")
     assert re.search(r"problems\W+0", out)
-    put_record(store, b"[red]a\x1b", record(99))
-    put_record(store, b"\xff", record(99))
-    put_record(store, b"b", record(1))
+    put_record(store, b"[red]a\x1b", record(b"[red]a\x1b", 99))
+    put_record(store, b"\xff", record(b"\xff", 99))
+    put_record(store, b"b", record(b"b", 1))
     status, out, err = call("verify", store.url)
     assert status == 1
     assert "2 records that are ahead of their log" in out

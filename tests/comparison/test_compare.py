@@ -26,6 +26,7 @@ from longrec.core.errors import LongrecError, UsageError
 from longrec.evaluation.report.contents import ReportRow
 from longrec.runs.sizes import EVENT_BYTES, sizes_of
 from longrec.serving.records.record import HEADER
+from longrec.serving.stores.checks import SEAL
 
 TINY = {"dim": "8", "layers": "1", "ffn_dim": "8", "max_epochs": "2", "batch_tokens": "400"}
 MODELS = "popularity,hydrarec,hydrarec:learning_rate=1e300"
@@ -96,8 +97,8 @@ def test_results_hold_what_the_runs_say(folder):
     assert cost["epochs"] == 2
     assert cost["events_per_second"] > 0
     # A record: its head, sums and their count in float64, the convolution's three events, h, the
-    # time and the number of events.
-    assert cost["kept_bytes"] == HEADER.size + 8 * (8 + 1) + 4 * (3 * 8 + 8) + 8 + 8
+    # time and the number of events, and its checksum.
+    assert cost["kept_bytes"] == HEADER.size + 8 * (8 + 1) + 4 * (3 * 8 + 8) + 8 + 8 + SEAL.size
     assert [run["seed"] for run in row["runs"]] == [0, 1]
     assert row["runs"][0]["command"].startswith("longrec --threads ")
     assert results["bounds"][0]["name"] == "best possible"
@@ -283,9 +284,9 @@ def test_a_process_that_leaves_nothing_has_failed(histories, tmp_path, monkeypat
         ("sasrec", {"max_length": 50}, 50 * EVENT_BYTES, "the last 50 events"),
         ("elastic-paper", {}, None, "the whole history"),
         ("elastic-paper", {"context": 200}, 200 * EVENT_BYTES, "the last 200 events"),
-        ("popularity", {}, HEADER.size + 8, "nothing"),
-        ("last-item", {}, HEADER.size + 8 + 8, "the last item"),
-        ("transitions", {}, HEADER.size + 8 + 5 * 8, "the last 5 items"),
+        ("popularity", {}, HEADER.size + 8 + SEAL.size, "nothing"),
+        ("last-item", {}, HEADER.size + 8 + 8 + SEAL.size, "the last item"),
+        ("transitions", {}, HEADER.size + 8 + 5 * 8 + SEAL.size, "the last 5 items"),
         ("elastic", {"layers": 1, "convolution": 0}, 2 * 16 * 65 * 4 + 64 * 4 + 8 + 8, "its state"),
     ],
 )
