@@ -25,7 +25,7 @@ from serving.maintenance.small_stores import MODEL, content_of, logs_of, record
 from serving.redis_server import RedisServer
 from typer.testing import CliRunner
 
-from longrec.cli.main import app
+from longrec.cli.app import app
 from longrec.core.errors import LongrecError
 from longrec.serving.maintenance.backup import backup
 from longrec.serving.maintenance.restore import restore

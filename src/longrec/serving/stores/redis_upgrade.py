@@ -69,7 +69,8 @@ class _Upgrade:
             raise UsageError(
                 f"{self._name} is of this longrec's schema, {SCHEMA}: it needs no upgrade"
             )
-        self._meta = {key: value for key, value in meta.items() if key != "rebuild"}
+        gone = ("rebuild", "upgrading")
+        self._meta = {key: value for key, value in meta.items() if key not in gone}
         self._meta |= {"schema": SCHEMA, "id": secrets.token_hex(8)}
         self._set(b"meta", pack_meta(self._meta | {"upgrading": True}))
         for caches in (b"record:", b"pages:", b"seen:"):

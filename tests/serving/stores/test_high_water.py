@@ -1,0 +1,181 @@
+"""A store that has less than it acknowledged says so, and goes on."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving.maintenance.small_stores import EVENTS, fill, serve
+from serving.redis_server import RedisServer
+from serving.stores.store_properties import event, log
+from typer.testing import CliRunner
+
+from longrec.cli.app import app
+from longrec.serving.maintenance.verify import verify
+from longrec.serving.stores.high_water import HighWater, Loss, Mark, loss, path_of
+from longrec.serving.stores.open import open_store
+
+
+def test_a_mark_is_what_was_written_last_or_none(tmp_path: Path) -> None:
+    path = tmp_path / "there" / "mark"
+    mark = HighWater(path)
+    assert mark.read() is None
+    for writes in (3, 2**40, 7):
+        mark.write(Mark(5, writes))
+        assert HighWater(path).read() == Mark(5, writes)
+    whole = path.read_bytes()
+    for bad in (b"", whole[:-1], whole + b"x", b"x" + whole[1:], whole[:20] + b"\xff" + whole[21:]):
+        path.write_bytes(bad)
+        assert mark.read() is None
+    mark.close()
+    nowhere = HighWater(tmp_path / "there" / "mark" / "below a file")
+    nowhere.write(Mark(1, 1))  # a store does not fail by its mark
+    assert nowhere.read() is None
+
+
+def test_what_a_mark_tells() -> None:
+    assert loss(None, 1, 5) is None
+    assert loss(Mark(1, 5), 1, 5) is None
+    assert loss(Mark(1, 5), 1, 6) is None, "it was not written yet"
+    assert loss(Mark(1, 5), 2, 3) is None, "of another store"
+    assert loss(Mark(1, 5), 1, 3) == Loss(2)
+    assert path_of("redis://a:1/0") != path_of("redis://a:1/1")
+
+
+# ---- LMDB
+
+
+def roll_back(file: Path) -> None:
+    """Let LMDB find the transaction before the last one, as after a torn page."""
+    content = bytearray(file.read_bytes())
+    numbers = [int.from_bytes(content[p + 144 : p + 152], "little") for p in (0, 4096)]
+    later = 4096 * (numbers[1] > numbers[0])
+    content[later + 144 : later + 152] = (min(numbers) - 1).to_bytes(8, "little")
+    file.write_bytes(content)
+
+
+def test_lmdb_that_went_back_says_so_and_goes_on(tmp_path, caplog) -> None:
+    url = f"lmdb://{tmp_path}/store"
+    store = open_store(url)
+    serve(store)
+    for number in range(5):
+        fill(store, {b"u": EVENTS[number : number + 1]})
+    assert verify(store).problems == ()
+    store.close()
+    [file] = (tmp_path / "store").glob("*.mdb")
+    roll_back(file)
+    tool, words = CliRunner(), ["store", "verify", url, "--json"]
+    told = tool.invoke(app, words)
+    assert told.exit_code == 1
+    assert "cut short: the last 1 writes" in told.stdout
+    caplog.clear()
+    store = open_store(url)
+    assert "cut short: the last 1 writes" in caplog.text
+    assert store.damage.counts == {"cut": 1}
+    [noted] = store.meta()["losses"]
+    assert noted["writes"] == 1
+    fill(store, {b"u": EVENTS[4:5]})
+    store.close()
+    caplog.clear()
+    again = open_store(url)
+    assert not again.damage.counts
+    assert [(p.kind, p.number) for p in verify(again).problems] == [("losses", 1)]
+    again.close()
+    assert not caplog.records
+    assert tool.invoke(app, words).exit_code == 1
+    assert tool.invoke(app, [*words, "--accept-losses"]).exit_code == 0
+    assert tool.invoke(app, words).exit_code == 0
+
+
+def test_lmdb_after_compaction_a_copy_or_an_older_file(tmp_path) -> None:
+    """The mark is of one file, and an older one in its place is less than was acknowledged."""
+    url = f"lmdb://{tmp_path}/store"
+    store = open_store(url)
+    log(store, b"u", event(1))
+    store.close()
+    shutil.copytree(tmp_path / "store", tmp_path / "copy")
+    store = open_store(url)
+    log(store, b"u", event(2))
+    store.compact()
+    log(store, b"u", event(3))
+    store.close()
+    for good in ("store", "copy"):
+        opened = open_store(f"lmdb://{tmp_path}/{good}")
+        assert not opened.damage.counts
+        opened.close()
+    file = tmp_path / "copy" / "store-1.mdb"
+    older = file.read_bytes()
+    store = open_store(f"lmdb://{tmp_path}/copy")
+    for number in range(2, 5):
+        log(store, b"u", event(number))
+    store.close()
+    file.write_bytes(older)
+    opened = open_store(f"lmdb://{tmp_path}/copy")
+    assert opened.meta()["losses"][0]["writes"] == 3
+    opened.close()
+
+
+# ---- Redis
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Any:
+    preamble = {"aof_use_rdb_preamble": "no", "auto_aof_rewrite_percentage": "0"}
+    with RedisServer(tmp_path / "redis", **preamble) as started:
+        yield started
+
+
+def cut_file(server: RedisServer, share: float) -> None:
+    """Let the server lose the end of its append-only file, and start again."""
+    server.kill()
+    [file] = (server.folder / "appendonlydir").glob("*.incr.aof")
+    content = file.read_bytes()
+    file.write_bytes(content[: int(share * len(content))])
+    server.start()
+
+
+@pytest.mark.parametrize("living", [True, False])
+def test_redis_that_lost_the_end_of_its_file_says_so_and_goes_on(server, caplog, living) -> None:
+    store = open_store(server.url)
+    serve(store)
+    for number in range(9):
+        log(store, b"u", event(number))
+    if not living:
+        store.close()
+    cut_file(server, 0.6)
+    caplog.clear()
+    with caplog.at_level(logging.ERROR):
+        if not living:
+            store = open_store(server.url)
+        log(store, b"v", event(1))
+        log(store, b"v", event(2))
+    assert "cut short: the last" in caplog.text
+    assert store.damage.counts == {"cut": 1}
+    [noted] = store.meta()["losses"]
+    assert 0 < noted["writes"] < 9
+    assert {problem.kind for problem in verify(store).problems} == {"pages", "losses"}
+    store.close()
+    again = open_store(server.url, readonly=True)
+    assert not again.damage.counts
+    assert [problem.kind for problem in verify(again).problems] == ["losses"]
+    again.close()
+
+
+def test_redis_that_lost_all_says_so(server, caplog) -> None:
+    store = open_store(server.url)
+    log(store, b"u", event(1))
+    store.close()
+    with server.client() as client:
+        client.flushall()
+    with pytest.raises(Exception, match=r"no store of users under this prefix \(one with \d"):
+        open_store(server.url, readonly=True)
+    store = open_store(server.url)
+    assert "a new store is begun (one with" in caplog.text
+    log(store, b"u", event(1))
+    store.close()
+    caplog.clear()
+    open_store(server.url).close()
+    assert not caplog.records
