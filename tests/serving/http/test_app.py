@@ -197,7 +197,7 @@ def test_what_is_kept_of_a_user_is_shown_and_forgotten(server: LocalServer):
     assert [one["item"] for one in shown["log"]] == [str(i) for i in [*items, FIRST]]
     assert shown["log"][3] == {
         **{"item": str(FIRST), "time": 5, "event_id": "7"},
-        "columns": {},
+        **{"columns": {}, "damaged": False},
     }
     part = server.client.get(path, params={"after": 1, "limit": 2}).json()
     assert part["log"] == shown["log"][1:3]

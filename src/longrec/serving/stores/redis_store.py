@@ -308,6 +308,10 @@ class RedisStore:
 
     def _forget_if_same(self, rewrite: Rewrite) -> bool:
         """Forget a user whose log is still the one that a rewrite is to replace."""
+        [stored] = self._client.run("read", "", 0, rewrite.user, 0)
+        head = None if stored is None else unpack_head(rewrite.user, stored[0])
+        if rewrite.log_id != (0 if head is None else head[0]):
+            return False
         done = self._cleanup.erase(LogRef(rewrite.log_id, rewrite.last, rewrite.user))
         self._client.run("unlist", rewrite.user)
         return done
