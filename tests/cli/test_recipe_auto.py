@@ -45,11 +45,11 @@ def test_each_choice_is_a_line_and_info_shows_them(made, capsys):
 @pytest.mark.slow
 def test_a_comparison_has_auto_as_an_entry(made, capsys):
     out = made.run.parent / "compared"
-    argv = ["compare", made.histories, "--models", "auto,hydrarec:recipe=auto", "--out", out]
+    argv = ["compare", made.histories, "--models", "auto", "--out", out]
     argv += ["--budget", 1, "--no-baselines", "--set=layers=1", "max_epochs=1", "dim=8"]
     assert longrec(*argv, "--json") == 0
     document = json.loads(capsys.readouterr().out)
-    assert {row["name"] for row in document["rows"]} == {"auto", "hydrarec:recipe=auto"}
+    assert {row["name"] for row in document["rows"]} == {"auto"}
     assert not document["failures"]
 
 

@@ -70,7 +70,7 @@ def test_auto_says_in_the_provenance_what_it_chose_by_what(auto, short):
     assert found["statistics"]["users"] == short.n_users
     assert (found["minutes"], found["minutes_given"]) == (60.0, False)
     chosen = values(auto)
-    assert chosen["model"] == auto.name == "lrurec"
+    assert chosen["model"] == auto.name == "elastic"
     for key in chosen.keys() - {"model"}:
         assert chosen[key] == getattr(auto.model_config, key, getattr(auto.train_config, key, None))
     assert all(one["why"] for one in found["choices"])

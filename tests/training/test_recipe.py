@@ -8,16 +8,18 @@ import pytest
 from small_histories import tiny_histories, walks
 
 from longrec.data.splits import make_split
+from longrec.models import MODELS
+from longrec.models.common.registry import config_keys
 from longrec.models.common.settings import parse_settings
 from longrec.training.log_statistics import LogStatistics, microseconds
 from longrec.training.recipe import (
     FULL_EPOCHS,
     MINUTES,
+    MODELS_OF_CHOICE,
     RULES,
     SPARSE,
     choose,
     chosen_lines,
-    model_for,
 )
 
 LONG = LogStatistics(
@@ -81,9 +83,11 @@ def test_what_is_chosen_is_a_function_of_statistics_and_minutes_alone():
             parse_settings(first.model, first.settings)  # and they go together
 
 
-def test_long_histories_get_elastic_and_short_ones_lrurec():
-    assert chosen(LONG)["model"] == "elastic"
-    assert chosen(SHORT)["model"] == "lrurec"
+def test_the_model_is_elastic_but_for_short_histories_without_transitions():
+    assert chosen(LONG)["model"] == chosen(SHORT)["model"] == "elastic"
+    assert chosen(SHORT, transitions=0)["model"] == "lrurec"
+    assert chosen(SHORT, transitions=0, experts=8)["model"] == "elastic"
+    assert chosen(LONG, transitions=0)["model"] == "elastic"
 
 
 def test_minutes_make_the_network_wider_and_sparse_logs_the_widest():
@@ -109,6 +113,8 @@ def test_dropout_is_strong_where_items_are_seldom_and_epochs_enough():
 
 def test_the_loss_is_sampled_where_few_epochs_of_the_full_one_fit():
     assert chosen(MANY, 60)["loss"] == "sampled"
+    assert chosen(MANY, 60)["negatives"] == chosen(SHORT, 60, loss="bce")["negatives"] == 2_048
+    assert "negatives" not in chosen(SHORT, 60)
     assert chosen(SHORT, 60)["loss"] == "full"
     assert chosen(LONG, 0.1)["loss"] == "full", "sampling saves nothing of a small catalog"
     epochs = 6e7 * 60 / (MANY.targets * microseconds(MANY, "full", 64))
@@ -141,11 +147,9 @@ def test_what_is_given_stays_and_the_rest_follows_it():
     assert "context None: as set" in chosen_lines(choose(LONG, None, {"context": None}).about())
 
 
-def test_a_setting_that_one_model_alone_has_chooses_it():
-    assert model_for({"dim": 3}) == "elastic"
-    found = choose(SHORT, None, {"experts": 8})
-    assert found.model == "elastic"
-    assert found.choices[0].why == "lrurec has no setting experts"
+def test_settings_of_the_second_model_are_all_the_first_one_s():
+    elastic, lrurec = (config_keys(MODELS[name].config_class) for name in MODELS_OF_CHOICE)
+    assert lrurec.keys() <= elastic.keys(), "given settings are checked by the first one"
 
 
 def test_of_a_model_that_counts_nothing_is_chosen():

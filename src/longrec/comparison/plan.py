@@ -29,7 +29,7 @@ from longrec.models.common.settings import (
     with_recipe,
 )
 from longrec.runs.baselines import BASELINES
-from longrec.training.recipe import model_for
+from longrec.runs.folder import DEFAULT_MODEL
 
 COMPARISON = SealedKind(
     "a comparison",
@@ -144,7 +144,7 @@ class Plan:
         if name == AUTO:
             if recipe != "own":
                 raise UsageError(f"{text!r}: {AUTO} is a recipe itself: leave recipe={recipe} out")
-            name, recipe = model_for(common | own), "auto"
+            name, recipe = DEFAULT_MODEL, "auto"
             model = None
         else:
             model = check_model(name)

@@ -36,7 +36,7 @@ from longrec.recommender import Recommender
 from longrec.runs.warm_start import name_of, origin
 from longrec.training.checkpoint import PREFIX, drop_checkpoints, has_checkpoint
 from longrec.training.log_statistics import LogStatistics
-from longrec.training.recipe import Chosen, choose, model_for
+from longrec.training.recipe import Chosen, choose
 
 DEFAULT_MODEL = "elastic"
 LIMITS = ("max_epochs", "max_minutes")
@@ -94,7 +94,7 @@ def make_plan(
     chosen = None
     if old is None:
         check_choice("recipe", recipe, Recipe)
-        name = model or (model_for(settings) if recipe == "auto" else DEFAULT_MODEL)
+        name = model or DEFAULT_MODEL
         if config is not None:
             check_settings(name, config.settings, config.path)
         if recipe == "auto":

@@ -69,8 +69,9 @@ def microseconds(statistics: LogStatistics, loss: str, dim: int) -> float:
     """What one target costs to train on one core, encoding, loss and backward.
 
     Measured at width 64: ML-1M 37 (3.4 thousand items), Beauty 67 and with the sampled loss 36 (12
-    thousand), Food.com 188 and 41 (41 thousand), Globo sampled 41; Beauty at width 128 132. The
-    formula has 38, 71 and 38, 182 and 38, 38; 142.
+    thousand), Food.com 188 and 41 (41 thousand), Globo sampled 41; at width 128 Beauty 120 and
+    Food.com 253; at 256 Beauty 288. The formula has 38, 71, 182; 142, 364; 284. Sampled are 512
+    negatives there, and 2,048 in the formula, which has 45 for all of them.
     """
-    of_loss = 3.8e-3 * statistics.items if loss == "full" else 13
+    of_loss = 3.8e-3 * statistics.items if loss == "full" else 20
     return dim / WIDTH * (25 + of_loss)

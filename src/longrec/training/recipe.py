@@ -20,7 +20,8 @@ from longrec.models.common.registry import config_keys
 from longrec.training.log_statistics import WIDTH, LogStatistics, microseconds
 
 MODELS_OF_CHOICE = ("elastic", "lrurec")
-"""Their cost is linear in the history and their streams are exact."""
+"""Their cost is linear in the history and their streams are exact. The second has no setting that
+the first has not."""
 MINUTES = 60.0
 """For which it is chosen where no minutes are set: training then ends by its patience."""
 SHORT = 20
@@ -29,6 +30,8 @@ SPARSE = 30
 """Training events per item below which a log is sparse."""
 FULL_EPOCHS = 8
 """Epochs that fit from which the loss over the whole catalog pays for its time."""
+NEGATIVES = 2_048
+"""Of a batch, for a loss that draws them."""
 WIDER, WIDTH_EPOCHS = (128, 256), 10
 """Widths above the defaults', and the epochs that must fit for one."""
 LARGEST = 1 << 26
@@ -103,17 +106,10 @@ def choose(statistics: LogStatistics, model: str | None, given: Mapping[str, Any
     for key, rule in () if issubclass(MODELS[name], CountingModel) else RULES:
         if key in given:
             choices.append(Choice(key, given[key], GIVEN, given=True))
-        elif key in asked.known:
-            value, why = rule(asked)
-            asked.known[key] = value
-            choices.append(Choice(key, value, why))
+        elif key in asked.known and (found := rule(asked)) is not None:
+            asked.known[key] = found[0]
+            choices.append(Choice(key, *found))
     return Chosen(statistics, asked.minutes, minutes is not None, tuple(choices))
-
-
-def model_for(keys: Mapping[str, Any]) -> str:
-    """The first of the models to choose from that has all these settings; the first, if none."""
-    knowing = [name for name in MODELS_OF_CHOICE if keys.keys() <= _defaults(name).keys()]
-    return (*knowing, *MODELS_OF_CHOICE)[0]
 
 
 @dataclass(frozen=True)
@@ -158,17 +154,18 @@ def _many(epochs: float) -> str:
 GIVEN = "as set"
 
 
-# ---- the rules: each gives a value and the reason in words
+# ---- the rules: each gives a value and the reason in words, or None where nothing is to be chosen
 
 
 def _model(log: LogStatistics, given: Mapping[str, Any]) -> tuple[str, str]:
-    long, short = MODELS_OF_CHOICE
-    own = [key for key in given if key not in _defaults(short)]
-    if own:
-        return long, f"{short} has no setting {own[0]}"
-    if log.middling < SHORT:
-        return short, f"histories are short: half of the users have {log.middling} or fewer"
-    return long, f"histories are long: half of the users have {log.middling} or more"
+    elastic, lrurec = MODELS_OF_CHOICE
+    fits = given.keys() <= _defaults(lrurec).keys()
+    if fits and given.get("transitions") == 0 and log.middling < SHORT:
+        return lrurec, (
+            f"histories are short, half of the users have {log.middling} or fewer, and no "
+            "transitions are to be added"
+        )
+    return elastic, "no other has more with transitions beside it, whose cost is linear"
 
 
 def _loss(asked: _Asked) -> tuple[str, str]:
@@ -180,6 +177,12 @@ def _loss(asked: _Asked) -> tuple[str, str]:
             f"{_many(epochs)} epochs of the full one fit"
         )
     return "full", f"{_many(epochs)} epochs of it fit, over all {asked.log.items:,} items"
+
+
+def _negatives(asked: _Asked) -> tuple[int, str] | None:
+    if asked.known["loss"] == "full":
+        return None
+    return NEGATIVES, "a batch shares them, so that they cost little"
 
 
 def _width(asked: _Asked) -> tuple[int, str]:
@@ -237,8 +240,9 @@ def _transitions(asked: _Asked) -> tuple[str, str]:
     return "auto", "tried when training ends, and kept where they serve validation better"
 
 
-RULES: tuple[tuple[str, Callable[[_Asked], tuple[Any, str]]], ...] = (
+RULES: tuple[tuple[str, Callable[[_Asked], tuple[Any, str] | None]], ...] = (
     ("loss", _loss),
+    ("negatives", _negatives),
     ("dim", _width),
     ("ffn_dim", _ffn_dim),
     ("heads", _heads),
