@@ -185,7 +185,7 @@ exec "$2" -c '
 import sys
 from pathlib import Path
 sys.path[:0] = sys.argv[2:]
-from serving.stores.test_rights import look
+from serving.stores.test_store_rights import look
 look(sys.argv[1] + "/s", Path(sys.argv[1]) / "backup")
 print("all is well")
 ' "$1" "${@:3}"
