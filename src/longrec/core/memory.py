@@ -23,7 +23,7 @@ ALLOW = (
 )
 _STATUS, _GROUPS = Path("/proc/self/status"), Path("/proc/self/cgroup")
 _GROUP_FOLDER = Path("/sys/fs/cgroup")
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 """Their numbers in glibc's malloc.h."""
 _WORDS = (
     *("allocate memory", "enough memory", "out of memory", "alloc_cpu", "bad_alloc"),
@@ -177,6 +177,15 @@ def keep_freed_memory() -> bool:
 def give_back_freed_memory() -> bool:
     """Give it back at once: what is resident is what is in use. Whether the C library does so."""
     return _set_malloc(_MMAP_THRESHOLD, _SMALL) and _set_malloc(_TRIM_THRESHOLD, _SMALL)
+
+
+def share_heaps(number: int) -> bool:
+    """Let all threads to come share so many heaps. Whether the C library does so.
+
+    By itself each thread gets one of its own, up to eight for each core, and what one of them freed
+    no other one can use.
+    """
+    return _set_malloc(_ARENA_MAX, number)
 
 
 def _set_malloc(parameter: int, value: int) -> bool:

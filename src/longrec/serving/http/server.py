@@ -13,6 +13,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from longrec.core.errors import LongrecError, UsageError
+from longrec.core.memory import share_heaps
 from longrec.data.histories import open_histories
 from longrec.serving.http import access_log
 from longrec.serving.http.app import Server
@@ -27,6 +28,8 @@ from longrec.serving.stream.stream import Stream
 
 SWITCH = 0.0005
 """Seconds after which a thread must let another one go on: the default, 5 ms, is long here."""
+HEAPS = 2
+"""Heaps of all threads: Python runs one of them at a time."""
 IDLE = 75
 """Seconds that a client may wait between two requests of a connection."""
 REQUESTS = int(DRAIN) - 5
@@ -57,6 +60,7 @@ def serve(
         When run, store, histories, keys or address cannot be used.
     """
     access_log.start()
+    share_heaps(HEAPS)
     keys = Keys(settings.keys)
     if not (keys or settings.local or settings.without_keys):
         raise UsageError(
