@@ -11,7 +11,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from longrec.serving.http.connections import Connections
 from longrec.serving.http.errors import problem
 
-READ = 32 << 10
+READ = 64 << 10
 """Bytes read at once: what one client has sent is not all handled before another's turn comes."""
 HEAD, HEADERS = 32 << 10, 100
 """Bytes of a request's head, and header lines, at most."""
