@@ -20,17 +20,11 @@ from test_serving_docs import need_curl
 PAGE = (Path(__file__).parents[1] / "docs" / "operating.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.S | re.M)
 SHORT = ("max_epochs=1", "dim=8", "ffn_dim=8", "layers=1", "experts=2")
-SHIM = f"""#!{sys.executable}
-# longrec, forked from a process that has imported it, with trainings that are short.
-import signal, sys
-from forking import run_command
-argv = sys.argv[1:]
-if argv[0] == "train":
-    argv += ["--set", *{SHORT!r}]
-child = run_command(*argv)
-for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-    signal.signal(number, lambda number, frame: child.send_signal(number))
-sys.exit(child.wait())
+SHIM = f"""#!/bin/bash
+# longrec, with trainings that are short.
+more=()
+[ "$1" != train ] || more=(--set {" ".join(SHORT)})
+exec {sys.executable} -m longrec "$@" "${{more[@]}}"
 """
 
 
