@@ -26,6 +26,7 @@ from serving.small_streams import (
 from longrec.data.histories import Histories
 from longrec.data.write import write_histories
 from longrec.recommender import Recommender
+from longrec.serving.stores.checks import SEAL
 from longrec.serving.stores.open import open_store
 from longrec.serving.stores.protocol import Store
 from longrec.serving.stream import rebuild as module
@@ -59,12 +60,12 @@ def history_of(histories: Histories, row: int) -> list[tuple[int, int]]:
 
 
 def contents(store: Store, digest: str) -> dict[bytes, tuple]:
-    """Per user the log, the record but for its version, and the seen items."""
+    """Per user the log, the record but for its version and its checksum, and the seen items."""
     users = store.users(b"", 10**6)
     stored = store.read(digest, [(user, ()) for user in users], seen=True)
     found = {}
     for user, one in zip(users, stored, strict=True):
-        record = one.record and one.record[:24] + one.record[32:]
+        record = one.record and one.record[:24] + one.record[32 : -SEAL.size]
         events = store.events(user, one.log_id, 0, one.last)
         found[user] = (tuple(events), record, one.seen.rstrip(b"\0"))
     return found
