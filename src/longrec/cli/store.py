@@ -68,7 +68,7 @@ def backup(url: Url, folder: Backup, json: Json = False) -> None:
     document = {"url": store.url, "path": str(folder)} | counts
     print_result(
         json,
-        document | {"missing": missing, "problems": copied.problems},
+        document | {"missing": missing, "unnamed": copied.unnamed, "problems": copied.problems},
         str(folder),
         {"from": store.url} | counts,
     )
@@ -78,9 +78,13 @@ def backup(url: Url, folder: Backup, json: Json = False) -> None:
             console.print_text(f"missing: {what} of user {id_of(user)}")
         for words in () if json else copied.problems:
             console.print_text(words)
+        if copied.unnamed and not json:
+            console.print_text(f"missing: {copied.unnamed:,} users of whom no id is left")
+        lost = missing or copied.unnamed
         raise LongrecError(
-            f"{store.url} is damaged: {folder} holds the rest of it. `longrec store verify` says "
-            "what is lost"
+            f"{store.url} is damaged: {folder} holds "
+            + ("the rest of it" if lost else "all that was logged in it")
+            + ". See `longrec store verify`"
         )
 
 
@@ -324,4 +328,4 @@ def compact(url: Url, json: Json = False) -> None:
     if problems:
         if not json:
             _print_problems(problems)
-        raise LongrecError(f"{store.url} was damaged, and has the rest now: restore a backup")
+        raise LongrecError(f"{store.url} was damaged: what is named is lost, and all else is kept")

@@ -7,10 +7,13 @@ silent     it finds nothing, and something is not what it was: there shall be no
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import random
 import struct
+import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +21,7 @@ from typing import Any
 
 from redis import Redis
 from serving.maintenance.small_stores import MODEL, content_of, fill, record, serve
+from serving.redis_server import RedisServer
 
 from longrec.core.errors import LongrecError
 from longrec.serving.maintenance.verify import verify
@@ -189,3 +193,18 @@ def flip_redis(url: str, client: Redis, trials: int, seed: int) -> Counter[str]:
             print(becomes, key, at)
         client.set(key, value)
     return found
+
+
+def main() -> None:
+    """Trials on a store of each kind, with counts of what became of them."""
+    trials = int(sys.argv[1])
+    logging.disable()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_STATE_HOME"] = folder
+        print("LMDB:", dict(flip_lmdb(Path(folder) / "store", trials, 1)))
+        with RedisServer(Path(folder), appendfsync="everysec") as server, server.client() as client:
+            print("Redis:", dict(flip_redis(server.url, client, trials, 1)))
+
+
+if __name__ == "__main__":
+    main()

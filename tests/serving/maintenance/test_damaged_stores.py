@@ -37,7 +37,7 @@ from longrec.serving.stores.protocol import Append, Event
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A store that nobody uses."""
-    store = open_store(str(tmp_path / "store"))
+    store = open_store(str(tmp_path / "store"), "process")
     make(store)
     store.close()
     return tmp_path / "store"
@@ -50,10 +50,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 
 def trials(many: int) -> Any:
-    return pytest.param(many, marks=pytest.mark.slow) if many > 100 else many
+    """A thousand: python tests/serving/maintenance/flipped_bits.py 1000."""
+    return pytest.param(many, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("many", [20, trials(1000)])
+@pytest.mark.parametrize("many", [12, trials(150)])
 def test_bits_flipped_in_a_file_of_lmdb(tmp_path, many) -> None:
     """Those of free room that LMDB leaves in pages, which nothing reads, are counted apart."""
     found = flip_lmdb(tmp_path / "store", many, many)
@@ -62,10 +63,10 @@ def test_bits_flipped_in_a_file_of_lmdb(tmp_path, many) -> None:
         "found, of free room",
         "no matter, of free room",
     }
-    assert found["found, of what is held"] > 0.4 * many
+    assert found["found, of what is held"] > 0.3 * many
 
 
-@pytest.mark.parametrize("many", [20, trials(1000)])
+@pytest.mark.parametrize("many", [20, trials(300)])
 def test_bits_flipped_in_values_of_redis(server, many) -> None:
     """Of the number of writes, digits may go up and nothing is the matter."""
     with server.client() as client:

@@ -68,14 +68,15 @@ class Copied(NamedTuple):
     """What a backup holds, or a restore brought back.
 
     missing : what is damaged in the store, and not in the backup.
-    problems : what is wrong with the store beneath all users; of some of them not even the id may
-        have been found.
+    problems : what is wrong with the store beneath all users.
+    unnamed : users of whom not even the id is left, by what the store counts.
     """
 
     users: int
     events: int
     missing: tuple[Missing, ...] = ()
     problems: tuple[str, ...] = ()
+    unnamed: int = 0
 
     def __str__(self) -> str:
         return f"{self.users:,} users and {self.events:,} events"
@@ -134,7 +135,11 @@ def backup(store: Store, folder: str | Path, progress: Progress | None = None) -
             "store": restored_meta(meta),
         }
         BACKUP.write(work, BACKUP.describe(about, [work / LOG]))
-    return Copied(users, events, tuple(missing), problems)
+    unnamed = 0
+    if problems:
+        found = users + sum(one.event is None for one in missing)
+        unnamed = max(0, store.totals().users - found)
+    return Copied(users, events, tuple(missing), problems, unnamed)
 
 
 def _write_log(path: Path, batches: Iterator[pa.RecordBatch]) -> None:
