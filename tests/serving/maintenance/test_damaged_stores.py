@@ -54,7 +54,7 @@ def trials(many: int) -> Any:
     return pytest.param(many, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("many", [12, trials(150)])
+@pytest.mark.parametrize("many", [8, trials(100)])
 def test_bits_flipped_in_a_file_of_lmdb(tmp_path, many) -> None:
     """Those of free room that LMDB leaves in pages, which nothing reads, are counted apart."""
     found = flip_lmdb(tmp_path / "store", many, many)
@@ -63,7 +63,7 @@ def test_bits_flipped_in_a_file_of_lmdb(tmp_path, many) -> None:
         "found, of free room",
         "no matter, of free room",
     }
-    assert found["found, of what is held"] > 0.3 * many
+    assert found["found, of what is held"] == many
 
 
 @pytest.mark.parametrize("many", [20, trials(300)])
