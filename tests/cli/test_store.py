@@ -116,7 +116,7 @@ def test_there_and_back(call, json_of, store, tmp_path) -> None:
     backup, other = tmp_path / "backup", tmp_path / "other"
     counts = {"users": 3, "events": 29}
     told = json_of("backup", store.url, backup)
-    whole = {"missing": [], "problems": []}
+    whole = {"missing": [], "unnamed": 0, "problems": []}
     assert told == {"url": store.url, "path": str(backup), **counts, **whole}
     told = json_of("restore", backup, other)
     assert told == {"url": f"lmdb://{other}", "path": str(backup), **counts}

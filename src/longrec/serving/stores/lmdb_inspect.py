@@ -33,8 +33,12 @@ def inspect(descriptor: int, size: int, transaction: int) -> list[str]:
     def note(table: Pages, name: str, root: Root, keys: int) -> None:
         """Note whose pages those are that were read of a table."""
         found.extend(f"page {one.page:,} of {name} is damaged: {one.words}" for one in table.broken)
-        if keys != root.keys and not table.broken:
-            found.append(f"{name} says that it has {root.keys:,} keys, and has {keys:,}")
+        says = root.keys, root.branches + root.leaves + root.overflows, 0
+        if not table.broken and says != (keys, len(table.used or ()), root.kind):
+            found.append(
+                f"{name} says that it has {says[0]:,} keys on {says[1]:,} pages, and has {keys:,} "
+                f"on {len(table.used or ()):,}, or says that it is of another kind"
+            )
         names.append(name)
         for number in table.used or ():
             if number > meta.last_page or taken[number]:

@@ -40,7 +40,8 @@ DEEPEST = 32
 
 
 class Root(NamedTuple):
-    """Where a table begins: its uppermost page, its depth, and its counts of pages and of keys."""
+    """Where a table begins: its uppermost page, its depth, its counts of pages and of keys, and its
+    kind, which is 0."""
 
     page: int
     depth: int
@@ -48,6 +49,7 @@ class Root(NamedTuple):
     leaves: int
     overflows: int
     keys: int
+    kind: int
 
 
 class Meta(NamedTuple):
@@ -102,7 +104,8 @@ class Pages:
             if len(page) == HEAD + _META.size:
                 magic, _, _, _, free, main, last, found = _META.unpack_from(page, HEAD)
                 if (magic, found) == (_MAGIC, transaction):
-                    return Meta(root_of(free), root_of(main), last, found)
+                    # In the first one's kind stand page size and options of the whole file.
+                    return Meta(root_of(free)._replace(kind=0), root_of(main), last, found)
         return None
 
     def root(self, transaction: lmdb.Transaction[Any], name: str) -> Root:
@@ -110,7 +113,7 @@ class Pages:
         found = transaction.get(name.encode())
         if found is None or len(found) != _TABLE.size:
             self.broken.append(Broken(0, f"it does not say where the table {name} begins"))
-            return Root(NOTHING, 0, 0, 0, 0, 0)
+            return Root(NOTHING, 0, 0, 0, 0, 0, 0)
         return root_of(bytes(found))
 
     def tables(self, main: Root) -> list[tuple[bytes, Root]]:
@@ -282,5 +285,6 @@ class Pages:
 
 def root_of(packed: bytes) -> Root:
     """A table's root as LMDB keeps it."""
-    _, _, depth, branches, leaves, overflows, keys, page = _TABLE.unpack(packed.ljust(_TABLE.size))
-    return Root(page, depth, branches, leaves, overflows, keys)
+    low, high, depth, *counts, page = _TABLE.unpack(packed.ljust(_TABLE.size))
+    branches, leaves, overflows, keys = counts
+    return Root(page, depth, branches, leaves, overflows, keys, low | high << 32)
