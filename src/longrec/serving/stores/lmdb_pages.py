@@ -145,7 +145,8 @@ class Pages:
     def is_whole_around(self, root: Root, first: bytes, last: bytes) -> bool:
         """Whether the pages that LMDB may look at when it deletes keys from `first` to `last` are.
 
-        These are the pages where they stand, and beside each page the one before and after it.
+        These are the pages where they stand, and beside them those that they may be merged with:
+        it merges pages of which less than a quarter is used.
         """
         before = len(self.broken)
         if root.page != NOTHING:
@@ -153,21 +154,31 @@ class Pages:
         return len(self.broken) == before
 
     def _look_around(self, number: int, first: bytes, last: bytes, depth: int) -> None:
+        """Check a page, and below it those from `first` to `last` and beside them."""
         try:
             if depth == 1:
                 self._leaf(number, b"", None)
                 return
             keys, below = self._branch(number, b"", None)
-            begin, end = bisect_right(keys, first) - 1, bisect_right(keys, last)
-            for place in range(max(0, begin - 1), min(len(keys), end + 1)):
-                if begin <= place < end:
-                    self._look_around(below[place], first, last, depth - 1)
-                elif depth == 2:
-                    self._leaf(below[place], b"", None)
-                else:
-                    self._branch(below[place], b"", None)
         except PageDamaged:
             return
+        begin, end = bisect_right(keys, first) - 1, bisect_right(keys, last)
+        for place in range(max(0, begin), end):
+            self._look_around(below[place], first, last, depth - 1)
+        for beside in (range(begin - 1, -1, -1), range(end, len(keys))):
+            for place in beside:
+                if not self._may_be_merged(below[place], depth - 1):
+                    break
+
+    def _may_be_merged(self, number: int, depth: int) -> bool:
+        """Whether a page, which is checked, is so empty that LMDB may look at the next one, too."""
+        try:
+            keys, _ = (self._leaf if depth == 1 else self._branch)(number, b"", None)
+            page, places = self._page(number, LEAF if depth == 1 else BRANCH)
+        except PageDamaged:
+            return False
+        used = len(page) - min(places) + 2 * len(places)
+        return used < len(page) // 2 if depth == 1 else len(keys) < 4
 
     def _nodes(self, root: Root, start: bytes) -> Iterator[tuple[bytes, bytes | tuple[int, int]]]:
         if root.page != NOTHING:
