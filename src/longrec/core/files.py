@@ -86,6 +86,16 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def sync_names(path: Path) -> None:
+    """Bring the names of a file or a folder, and of all folders above it, to the disk.
+
+    What is on the disk in a folder is lost in a power cut if the folder's own name is not there.
+    """
+    for folder in path.resolve().parents:
+        with suppress(OSError):  # of one that we may not read, the name has long been there
+            sync(folder)
+
+
 def digest_of_file(path: Path) -> str:
     """SHA-256 of a file, in hex."""
     with path.open("rb") as file:
@@ -131,7 +141,7 @@ def writing_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         sync(temporary)
         _check_free(path, overwrite)  # somebody may have made it meanwhile
         _move_into_place(temporary, path)
-        sync(path.parent)
+        sync_names(path)
     except Exception as error:
         full = disk_full(error)
         if full is None and not isinstance(error, OSError):

@@ -25,6 +25,7 @@ from longrec.core.files import (
     digest_of_file,
     is_free,
     sync,
+    sync_names,
     write_file,
     writing_folder,
 )
@@ -143,6 +144,7 @@ class SealedKind:
                 document = self.describe(about, files)
                 self.write(folder, document)
                 sync(folder)
+                sync_names(folder)
                 settle(folder, self.document, document["digests"])
                 for name in old.keys() - document["digests"].keys():
                     (folder / name).unlink(missing_ok=True)

@@ -14,7 +14,10 @@ from serving.stores.store_properties import event, log
 from typer.testing import CliRunner
 
 from longrec.cli.app import app
+from longrec.core.errors import DataError
+from longrec.serving.maintenance.backup import backup
 from longrec.serving.maintenance.verify import verify
+from longrec.serving.stores import lmdb_folder
 from longrec.serving.stores.high_water import HighWater, Loss, Mark, loss, path_of
 from longrec.serving.stores.open import open_store
 
@@ -24,8 +27,8 @@ def test_a_mark_is_what_was_written_last_or_none(tmp_path: Path) -> None:
     mark = HighWater(path)
     assert mark.read() is None
     for writes in (3, 2**40, 7):
-        mark.write(Mark(5, writes))
-        assert HighWater(path).read() == Mark(5, writes)
+        mark.write(Mark(5, writes, writes + 1), wait=writes == 7)
+        assert HighWater(path).read() == Mark(5, writes, writes + 1)
     whole = path.read_bytes()
     for bad in (b"", whole[:-1], whole + b"x", b"x" + whole[1:], whole[:20] + b"\xff" + whole[21:]):
         path.write_bytes(bad)
@@ -37,11 +40,13 @@ def test_a_mark_is_what_was_written_last_or_none(tmp_path: Path) -> None:
 
 
 def test_what_a_mark_tells() -> None:
-    assert loss(None, 1, 5) is None
-    assert loss(Mark(1, 5), 1, 5) is None
-    assert loss(Mark(1, 5), 1, 6) is None, "it was not written yet"
-    assert loss(Mark(1, 5), 2, 3) is None, "of another store"
-    assert loss(Mark(1, 5), 1, 3) == Loss(2)
+    assert loss(None, Mark(1, 5)) is None
+    assert loss(Mark(1, 5), Mark(1, 5)) is None
+    assert loss(Mark(1, 5), Mark(1, 6)) is None, "it was not written yet"
+    assert loss(Mark(1, 5), Mark(2, 3)) is None, "of another store"
+    assert loss(Mark(1, 5), Mark(1, 3)) == Loss(2)
+    assert loss(Mark(1, 5, 7), Mark(1, 5, 7)) is None, "in the same run of the machine"
+    assert loss(Mark(1, 5, 7), Mark(2, 3, 8)) == Loss(0, torn=True)
     assert path_of("redis://a:1/0") != path_of("redis://a:1/1")
 
 
@@ -116,6 +121,47 @@ def test_lmdb_after_compaction_a_copy_or_an_older_file(tmp_path) -> None:
     opened = open_store(f"lmdb://{tmp_path}/copy")
     assert opened.meta()["losses"][0]["writes"] == 3
     opened.close()
+
+
+def test_lmdb_that_waited_for_no_disk_in_a_power_cut_says_so(tmp_path, caplog, monkeypatch) -> None:
+    url = f"lmdb://{tmp_path}/store"
+    store = open_store(url, "process")
+    fill(store, {b"u%d" % n: EVENTS for n in range(50)})
+    left = [f"lmdb://{shutil.copytree(tmp_path / 'store', tmp_path / name)}" for name in "abc"]
+    store.close()
+    open_store(left[0], "process").close()
+    assert not caplog.records, "it was a kill, and all is there"
+    monkeypatch.setattr(lmdb_folder, "machine_run", lambda: 2**62)
+    for whole in (url, left[0]):
+        open_store(whole).close()
+        assert not caplog.records, "it was closed"
+    reader = open_store(left[1], readonly=True)
+    assert "the machine went down while not all was on the disk" in caplog.text
+    assert [problem.kind for problem in verify(reader).problems] == ["pages"]
+    reader.close()
+    caplog.clear()
+    store = open_store(left[1])
+    assert store.damage.counts == {"cut": 1}
+    log(store, b"u", event(1))
+    store.close()
+    again = open_store(left[1])
+    assert not again.damage.counts
+    [losses] = verify(again).problems
+    assert losses.notes[0].endswith("what was not on the disk")
+    again.close()
+    [file] = (tmp_path / "c").glob("*.mdb")
+    content = bytearray(file.read_bytes())
+    used = next(place for place in range(8192, len(content), 4096) if content[place + 10] == 2)
+    content[used : used + 4096] = bytes(4096)
+    file.write_bytes(content)
+    with pytest.raises(
+        DataError, match=r"the machine went down .* It can be read still: back it up"
+    ):
+        open_store(left[2], "process")
+    assert file.read_bytes() == content
+    reader = open_store(left[2], readonly=True)
+    backup(reader, tmp_path / "saved")
+    reader.close()
 
 
 # ---- Redis

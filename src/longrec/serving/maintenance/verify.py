@@ -148,7 +148,11 @@ def verify(
             page = check.check_users(page)
             if progress:
                 progress(found.events, max(before.events, found.events))
-    losses = [f"{loss['found']}: {loss['writes']:,} writes" for loss in meta.get("losses", ())]
+    losses = [
+        f"{loss['found']}: "
+        + (f"{loss['writes']:,} writes" if loss["writes"] else "what was not on the disk")
+        for loss in meta.get("losses", ())
+    ]
     problems = [
         Problem(kind, len(some), notes=tuple(some[:NAMED]))
         for kind, some in (("pages", notes), ("losses", losses))

@@ -3,6 +3,10 @@
 What an engine does after a crash is its own affair: it may go back to an earlier state, or leave
 out the end of its file, and say nothing. The mark is written after what it counts, so that it never
 says too much; it is not synced, and after a power cut may say too little.
+
+Of a store that does not wait for the disk the mark says as well, and that is synced before the
+first write, in which run of the machine it is being written to. Found in another run, it was in a
+power cut: anything of it that was not on the disk may be missing, whatever the counts say.
 """
 
 from __future__ import annotations
@@ -16,16 +20,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
 
-_MARK = struct.Struct("<8sQQ")
+from longrec.core.files import sync
+
+_MARK = struct.Struct("<8sQQQ")
 _CHECK = struct.Struct("<I")
-_MAGIC = b"LRmark1\n"
+_MAGIC = b"LRmark2\n"
 
 
 class Mark(NamedTuple):
-    """Of which store, or file of it, and how many writes it has acknowledged."""
+    """Of which store, or file of it, and how many writes it has acknowledged.
+
+    unsynced : the run of the machine in which some of them may not be on the disk yet; 0: all are.
+    """
 
     of: int
     writes: int
+    unsynced: int = 0
 
 
 class HighWater:
@@ -42,13 +52,13 @@ class HighWater:
         try:
             content = self.path.read_bytes()
             head, end = content[: _MARK.size], content[_MARK.size :]
-            magic, of, writes = _MARK.unpack(head)
+            magic, *mark = _MARK.unpack(head)
         except (OSError, struct.error):
             return None
-        return Mark(of, writes) if (magic, end) == (_MAGIC, _CHECK.pack(crc32(head))) else None
+        return Mark(*mark) if (magic, end) == (_MAGIC, _CHECK.pack(crc32(head))) else None
 
-    def write(self, mark: Mark) -> None:
-        """Keep a mark in place of the last one."""
+    def write(self, mark: Mark, wait: bool = False) -> None:
+        """Keep a mark in place of the last one; on the disk if it is waited for."""
         head = _MARK.pack(_MAGIC, *mark)
         with suppress(OSError):
             if self._file < 0:
@@ -56,6 +66,9 @@ class HighWater:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
                 self._file = os.open(self.path, flags, 0o600)
             os.pwrite(self._file, head + _CHECK.pack(crc32(head)), 0)
+            if wait:
+                os.fsync(self._file)
+                sync(self.path.parent)
 
     def close(self) -> None:
         if self._file >= 0:
@@ -70,26 +83,46 @@ def path_of(url: str) -> Path:
     return Path(base) / "longrec" / "high-water" / name
 
 
+def machine_run() -> int:
+    """A number that the machine gives to the time since it was started; 1 where it gives none."""
+    with suppress(OSError):
+        text = Path("/proc/sys/kernel/random/boot_id").read_bytes()
+        return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") | 1
+    return 1
+
+
 class Loss(NamedTuple):
-    """Writes that were acknowledged and are not in the store any more, at least so many."""
+    """Writes that were acknowledged and are not in the store any more, at least so many.
+
+    torn : whether it was in a power cut, without waiting for the disk: any part may be missing.
+    """
 
     writes: int
+    torn: bool = False
 
     def __str__(self) -> str:
-        return (
+        what = (
             f"it was cut short: the last {self.writes:,} writes that it acknowledged, or more, are "
-            "not in it. Send again what was observed since, with event ids, or restore a backup"
+            "not in it"
         )
+        if self.torn:
+            what = (
+                "the machine went down while not all was on the disk (durability process): the "
+                "last writes may be missing, whole or in part"
+            )
+        return f"{what}. Send again what was observed since, with event ids, or restore a backup"
 
 
-def loss(mark: Mark | None, of: int, writes: int) -> Loss | None:
-    """What a store has lost whose last mark is this one, and which has so many writes."""
-    if mark is None or mark.of != of or mark.writes <= writes:
+def loss(mark: Mark | None, now: Mark) -> Loss | None:
+    """What a store has lost whose last mark is this one, and which has so much in this run."""
+    if mark is None:
         return None
-    return Loss(mark.writes - writes)
+    missing = max(0, mark.writes - now.writes) if mark.of == now.of else 0
+    torn = mark.unsynced not in (0, now.unsynced)
+    return Loss(missing, torn) if missing or torn else None
 
 
 def note_loss(meta: dict[str, Any], lost: Loss) -> None:
     """Note it in the store's meta, where it stays until somebody accepts it."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    meta.setdefault("losses", []).append({"found": now, "writes": lost.writes})
+    meta.setdefault("losses", []).append({"found": now, **lost._asdict()})

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, NoReturn
 import lmdb
 
 from longrec.core.errors import DataError
-from longrec.core.files import sync
+from longrec.core.files import sync, sync_names
 from longrec.core.lock import LOCK
 from longrec.core.rights import as_of
 from longrec.serving.stores.lmdb_inspect import check_free
@@ -53,6 +53,7 @@ _DAMAGED = (
     lmdb.IncompatibleError,
     lmdb.NotFoundError,
     lmdb.BadValsizeError,
+    lmdb.BadTxnError,
 )
 
 
@@ -152,6 +153,9 @@ def open_newest(folder: Path, durable: bool, readonly: bool, url: str) -> LmdbFi
         _let_writers_in(guard)
         raise
     if not readonly:
+        if durable:  # from now on all that is found here is said to be on the disk
+            sync(path)
+        sync_names(path)
         env.reader_check()  # the slots of readers that died
         for name in os.listdir(folder):  # what a process left that died while compacting
             found = _NAME.fullmatch(name)

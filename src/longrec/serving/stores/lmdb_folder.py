@@ -25,11 +25,17 @@ from filelock import BaseFileLock
 
 from longrec.core.choices import Durability
 from longrec.core.errors import DataError, UsageError
-from longrec.core.files import sync
 from longrec.core.lock import LOCK, lock_folder
 from longrec.serving.stores.checks import pack_meta
 from longrec.serving.stores.damage import Damage
-from longrec.serving.stores.high_water import HighWater, Loss, Mark, loss, note_loss
+from longrec.serving.stores.high_water import (
+    HighWater,
+    Loss,
+    Mark,
+    loss,
+    machine_run,
+    note_loss,
+)
 from longrec.serving.stores.lmdb_file import (
     REOPEN,
     LmdbFile,
@@ -43,7 +49,7 @@ from longrec.serving.stores.lmdb_file import (
 from longrec.serving.stores.lmdb_inspect import inspect
 from longrec.serving.stores.lmdb_room import check_room
 from longrec.serving.stores.lmdb_tables import OpenTables, Tables
-from longrec.serving.stores.protocol import SCHEMA, StoreUnavailable
+from longrec.serving.stores.protocol import SCHEMA, StoreDamaged, StoreUnavailable
 
 T = TypeVar("T")
 HIGH_WATER = "high-water"
@@ -110,7 +116,7 @@ class LmdbFolder:
         self.damage = Damage(self.url)
         self.lost: Loss | None = None
         self._high_water = HighWater(path / HIGH_WATER)
-        self._pid = os.getpid()
+        self._pid, self._run = os.getpid(), machine_run()
         # Shared by those who use the open file; exclusive for who opens another one.
         self._file_lock, self._write_lock = SharedLock(), threading.Lock()
         self._folder_lock: BaseFileLock | None = None
@@ -138,6 +144,7 @@ class LmdbFolder:
             if not self.stores and self._pid == os.getpid():
                 del _folders[self.path]
                 with self._write_lock, self._file_lock.exclusive():
+                    self._finish()
                     self._stop()
                     self._pid = 0
 
@@ -271,13 +278,15 @@ class LmdbFolder:
         """Whether a file that is only read was replaced, or is read by too little by now."""
         return file.is_shared_by_now or not os.path.exists(file.path)
 
-    def _mark(self, file: LmdbFile) -> None:
+    def _mark(self, file: LmdbFile, wait: bool = False) -> None:
         """Note how many transactions were acknowledged."""
-        self._high_water.write(Mark(file.number, file.env.info()["last_txnid"]))
+        unsynced = self._run if self.durability == "process" else 0
+        mark = Mark(file.number, file.env.info()["last_txnid"], unsynced)
+        self._high_water.write(mark, wait)
 
     def _settle(self, file: LmdbFile) -> None:
         """Mark a file that is new here; all files beside it are for those whose it is."""
-        self._mark(file)
+        self._mark(file, wait=True)
         give_rights_beside(file.path, LOCK, HIGH_WATER)
 
     def _start(self) -> None:
@@ -294,7 +303,6 @@ class LmdbFolder:
                 )
                 if not newest_number(self.path):
                     make_next(self.path, _write_schema)
-                    sync(self.path.parent)
             mark = self._high_water.read()  # before the file, which may go on
             self._open()
             self._look_for_loss(mark)
@@ -322,18 +330,36 @@ class LmdbFolder:
         """See whether the file has all that was acknowledged; else it is told, and noted in it."""
         file = self._file
         assert file is not None
-        lost = loss(mark, file.number, file.env.info()["last_txnid"])
+        lost = loss(mark, Mark(file.number, file.env.info()["last_txnid"], self._run))
         if lost is None:
             return
         self.lost = lost
         self.damage.note("cut", where=str(lost))
         if not self.readonly:
+            if lost.torn:
+                self._check_pages(file)
             with file.env.begin(write=True, buffers=True) as transaction:
                 tables = file.open_tables(transaction)
                 meta = tables.load_meta()
                 note_loss(meta, lost)
                 tables.save_meta(meta)
             self._mark(file)
+
+    def _check_pages(self, file: LmdbFile) -> None:
+        """See that a file that was in a power cut may be written to: else LMDB may end the process.
+
+        Raises
+        ------
+        StoreDamaged
+        """
+        with file.env.begin() as transaction:
+            found = inspect(file.descriptor, file.page, transaction.id())
+        if found:
+            raise StoreDamaged(
+                f"{self.url} is damaged: {self.lost} ({found[0]}). It can be read still: back it "
+                "up with `longrec store backup`, and restore that, or an earlier backup, into an "
+                "empty store"
+            )
 
     def _open(self) -> None:
         self._file = open_newest(self.path, self.durability == "power", self.readonly, self.url)
@@ -355,11 +381,16 @@ class LmdbFolder:
             self._file.close()
             self._file = None
 
-    def _stop(self) -> None:
-        """Close the file and release the folder's lock."""
+    def _finish(self) -> None:
+        """Bring all to the disk."""
         if self._file is not None and not self.readonly and self.durability == "process":
             with suppress(lmdb.Error):  # what is lost then may be lost
                 self._file.env.sync(True)
+                mark = Mark(self._file.number, self._file.env.info()["last_txnid"])
+                self._high_water.write(mark, wait=True)
+
+    def _stop(self) -> None:
+        """Close the file and release the folder's lock."""
         self._close()
         self._high_water.close()
         if self._folder_lock is not None:

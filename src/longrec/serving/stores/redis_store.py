@@ -123,7 +123,7 @@ class RedisStore:
             self.change_meta(lambda new: new.update(schema=SCHEMA, id=secrets.token_hex(8)))
             meta = self.meta()
         self._mark = Mark(int(meta["id"], 16), self._count_writes())
-        self._lose(loss(mark, *self._mark))
+        self._lose(loss(mark, self._mark))
 
     def _count_writes(self) -> int:
         """How many numbered calls have written."""
@@ -400,7 +400,7 @@ class RedisStore:
             end_transaction(connection, self._prefix + b"run", run)
         if self._run not in ("", run):  # it was started anew: with all that was acknowledged?
             writes = read_number(connection, self._prefix + b"writes")
-            lost = loss(self._mark, self._mark.of, writes)
+            lost = loss(self._mark, self._mark._replace(writes=writes))
             if lost is not None:
                 self._mark, self._client.writes = self._mark._replace(writes=writes), writes
             self._lose(lost)

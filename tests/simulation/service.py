@@ -1,0 +1,271 @@
+"""What a simulated service is asked to do, one step after the other, and what must be there then.
+
+A step is drawn by a seeded generator from what is there. Each is one of: an event, several at once,
+one sent again, a user forgotten, an event taken back, a question, a rebuild, another model taken
+over, old records dropped, what follows what counted and kept, the store compacted, backed up,
+restored elsewhere, closed and opened, and time that passes.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+from unittest.mock import patch
+
+from serving.fresh_streams import with_transitions
+from serving.small_streams import FIRST, UNKNOWN, quick_engine, recommender
+from simulation.watched import BEGIN, Watched
+
+from longrec.core.choices import Durability
+from longrec.recommender import Recommender
+from longrec.serving.maintenance.backup import backup
+from longrec.serving.maintenance.restore import restore
+from longrec.serving.stores.open import open_store
+from longrec.serving.stores.packed_columns import pack_columns
+from longrec.serving.stores.protocol import Event
+from longrec.serving.stream import rebuild
+from longrec.serving.stream.counts_snapshot import load_counts, save_counts
+from longrec.serving.stream.id_keys import ItemIndex, event_key, item_key, user_key
+from longrec.serving.stream.log_counts import LogCounts, LogGone, count_log
+from longrec.serving.stream.store_models import register
+from longrec.serving.stream.stream import Stream
+
+STORE, BACKUPS, RESTORED = Path("shop/users"), Path("kept/backup"), Path("again/users")
+USERS = ("anna", "boris", "carla", "42")
+KINDS = {
+    "observe": 40,
+    "several": 15,
+    "again": 6,
+    "forget": 4,
+    "take back": 5,
+    "recommend": 6,
+    "rebuild": 2,
+    "take over": 3,
+    "drop records": 2,
+    "count": 3,
+    "compact": 3,
+    "back up": 2,
+    "restore": 2,
+    "open anew": 4,
+    "pass time": 6,
+}
+"""How often each is drawn, beside the others."""
+
+Logs = Mapping[str, tuple[Event, ...]]
+
+
+class Expected(NamedTuple):
+    """What must be there: logs of users, the model that is served, a backup, a restored store."""
+
+    logs: Logs
+    serves: int
+    backup: Logs | None = None
+    restored: Logs | None = None
+
+
+class Step(NamedTuple):
+    """One step, what is there before and after it, and of events its rows."""
+
+    kind: str
+    before: Expected
+    after: Expected
+    user: str = ""
+    rows: tuple[tuple[Any, ...], ...] = ()
+
+
+@cache
+def models(trained: bool) -> tuple[Recommender, Recommender]:
+    """Two models of one catalog: quick ones that count, or ones with weights."""
+    names = ("hydrarec", "elastic") if trained else ("last-item", "popularity")
+    return with_transitions(names[0]), recommender(names[1])
+
+
+def draw(dice: random.Random, before: Expected, number: int) -> Step:
+    """The next step."""
+    [kind] = dice.choices(list(KINDS), list(KINDS.values()))
+    user = dice.choice(USERS)
+    log = before.logs.get(user, ())
+    if kind in ("observe", "several"):
+        many = 1 if kind == "observe" else dice.randint(2, 6)
+        rows = tuple(_row(dice, number, n) for n in range(many))
+        return Step(kind, before, before._replace(logs=_with(before.logs, rows)), "", rows)
+    if kind in ("again", "take back"):
+        if not log:
+            return draw(dice, before, number)
+        row = dice.choice(log)
+        if kind == "again":
+            return Step(kind, before, before, user, ((user, row),))
+        rest = tuple(event for event in log if event != row)
+        return Step(kind, before, before._replace(logs=_put(before.logs, user, rest)), user, (row,))
+    if kind == "forget":
+        return Step(kind, before, before._replace(logs=_put(before.logs, user, ())), user)
+    if kind == "take over":
+        return Step(kind, before, before._replace(serves=1 - before.serves))
+    if kind == "back up":
+        before = before._replace(backup=None)
+        return Step(kind, before, before._replace(backup=before.logs))
+    if kind == "restore":
+        if before.backup is None:
+            return draw(dice, before, number)
+        before = before._replace(restored=None)
+        return Step(kind, before, before._replace(restored=before.backup))
+    return Step(kind, before, before, user)
+
+
+def _row(dice: random.Random, number: int, n: int) -> tuple[Any, ...]:
+    item = UNKNOWN if dice.random() < 0.1 else FIRST + dice.randrange(20)
+    time = BEGIN - 10**6 + 60 * number + 30 * dice.randint(-3, 3)
+    return dice.choice(USERS), item, time, f"{number}-{n}", "buy" if dice.random() < 0.3 else None
+
+
+def _put(logs: Logs, user: str, log: tuple[Event, ...]) -> Logs:
+    kept = {name: events for name, events in logs.items() if name != user}
+    return kept | {user: log} if log else kept
+
+
+def _with(logs: Logs, rows: tuple[tuple[Any, ...], ...]) -> Logs:
+    for user, item, time, name, kind in rows:
+        columns = pack_columns({"type": kind} if kind else {})
+        event = Event(time, item_key(item), event_key(name), columns)
+        logs = _put(logs, user, (*logs.get(user, ()), event))
+    return logs
+
+
+class Service:
+    """A stream on a store in a watched folder, that does steps.
+
+    Parameters
+    ----------
+    watched, durability, trained : the folder; of the store; which models.
+    serves : which of the two models.
+    """
+
+    def __init__(
+        self, watched: Watched, durability: Durability, trained: bool, serves: int
+    ) -> None:
+        self.watched, self.durability, self.trained = watched, durability, trained
+        self.stream = self._opened(serves, False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.stream.close()
+
+    def _opened(self, serves: int, beside: bool) -> Stream:
+        store = open_store(str(self.watched.root / STORE), self.durability)
+        try:
+            rec = models(self.trained)[serves]
+            register(store, rec, beside)
+            return Stream(rec, quick_engine(rec), store)
+        except BaseException:
+            store.close()
+            raise
+
+    def do(self, step: Step) -> None:
+        """Do a step; done again after a crash, it goes on."""
+        name = "_" + step.kind.replace(" ", "_")
+        work: Callable[[Step], None] = getattr(self, name)
+        work(step)
+
+    def _observe(self, step: Step) -> None:
+        [(user, item, time, name, kind)] = step.rows
+        self.stream.observe(user, item, time, name, {"type": kind} if kind else None)
+
+    def _several(self, step: Step) -> None:
+        entry = self.stream.writer.entry
+        self.stream.writer.write(
+            [[entry(*row, {"type": kind} if kind else None) for *row, kind in step.rows]]
+        )
+
+    def _again(self, step: Step) -> None:
+        [(user, event)] = step.rows
+        assert event.event_id is not None
+        answer = self.stream.observe(user, event.item, event.time, event.event_id)
+        assert not answer.new, "an event that is there was logged again"
+
+    def _forget(self, step: Step) -> None:
+        self.stream.forget(step.user)
+
+    def _take_back(self, step: Step) -> None:
+        self.stream.drop_event(step.user, step.rows[0].event_id)
+
+    def _recommend(self, step: Step) -> None:
+        self.stream.rank(USERS, 3)
+
+    def _rebuild(self, step: Step) -> None:
+        with patch.object(rebuild, "USERS", 2):
+            self.stream.rebuild()
+
+    def _take_over(self, step: Step) -> None:
+        other = self._opened(step.after.serves, True)
+        with patch.object(rebuild, "USERS", 2):
+            other.rebuild()
+        self.stream.close()
+        self.stream = other
+
+    def _drop_records(self, step: Step) -> None:
+        self.stream.store.drop(models(self.trained)[1 - step.after.serves].state_digest)
+
+    def _count(self, step: Step) -> None:
+        count(self.stream, models(self.trained)[0])
+
+    def _compact(self, step: Step) -> None:
+        self.stream.store.compact()
+
+    def _back_up(self, step: Step) -> None:
+        folder = self.watched.root / BACKUPS
+        shutil.rmtree(folder, ignore_errors=True)
+        backup(self.stream.store, folder)
+
+    def _restore(self, step: Step) -> None:
+        folder = self.watched.root / RESTORED
+        if not self._is_under_way(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+        store = open_store(str(folder), self.durability)
+        try:
+            restore(self.watched.root / BACKUPS, store)
+        finally:
+            store.close()
+
+    def _is_under_way(self, folder: Path) -> bool:
+        if not folder.exists():
+            return False
+        store = open_store(str(folder), self.durability)
+        try:
+            return "restoring" in store.meta()
+        finally:
+            store.close()
+
+    def _open_anew(self, step: Step) -> None:
+        self.stream.close()
+        self.stream = self._opened(step.after.serves, False)
+
+    def _open(self, step: Step) -> None:
+        """It is open by then."""
+
+    _wait = _close = _open
+
+    def _pass_time(self, step: Step) -> None:
+        self.watched.now += 0.7
+
+
+def count(stream: Stream, rec: Recommender) -> LogCounts:
+    """Count what followed what, from what is kept on, and keep it."""
+    assert rec.added is not None
+    items, like = ItemIndex(rec.catalog), rec.added
+    kept = load_counts(stream.store, like, rec.catalog_version)
+    try:
+        counted = count_log(stream.store, items, kept or LogCounts.none(like), lambda: None)
+    except LogGone:
+        counted = count_log(stream.store, items, LogCounts.none(like), lambda: None)
+    save_counts(stream.store, counted, rec.catalog_version)
+    return counted
+
+
+def key_of(user: str) -> bytes:
+    return user_key(user)
