@@ -66,7 +66,7 @@ def test_the_quick_start_works_as_printed(tmp_path: Path, monkeypatch: pytest.Mo
             assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
             answers.append(done.stdout)
         assert child.stop() == 0
-    assert answers[0] == '{"accepted":1,"duplicates":0,"unknown":0}'
+    assert answers[0].startswith('{"accepted":1,"duplicates":0,"unknown":0,"model":"')
     assert len(json.loads(answers[1])["items"]) == 3
     assert "sku-9" not in [one["item"] for one in json.loads(answers[2])["items"]]
     both = json.loads(answers[3])["recommendations"]

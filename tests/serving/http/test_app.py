@@ -58,7 +58,7 @@ def test_recommendations_are_those_of_the_model_for_users_and_for_histories(case
         logged = server.post("/v1/events", events_of("ann", items))
         assert (logged.status_code, logged.json()) == (
             200,
-            {"accepted": 5, "duplicates": 0, "unknown": 0},
+            {"accepted": 5, "duplicates": 0, "unknown": 0, "model": recommender(case).state_digest},
         )
         by_user = server.post("/v1/recommendations", {"user": "ann", "k": 6})
         sent = [{"item": item, "time": time} for item, time in history]
@@ -130,6 +130,7 @@ def test_an_event_counts_at_once_and_a_retry_changes_nothing(server: LocalServer
     assert server.post("/v1/events", {"events": [event]}).json()["accepted"] == 1
     first = server.post("/v1/recommendations", {"user": "retried", "k": 5}).json()
     again = server.post("/v1/events", {"events": [event, event]}).json()
+    assert again.pop("model") == first["model"]
     assert again == {"accepted": 0, "duplicates": 2, "unknown": 0}
     assert server.post("/v1/recommendations", {"user": "retried", "k": 5}).json() == first
     best = first["items"][0]["item"]
@@ -158,7 +159,7 @@ def test_exclude_among_and_seen_items(server: LocalServer):
 def test_what_is_unknown_is_counted_and_nothing_left_is_told(server: LocalServer):
     items = [FIRST, UNKNOWN, FIRST + 1, UNKNOWN + 1]
     logged = server.post("/v1/events", events_of("new-items", items)).json()
-    assert logged == {"accepted": 4, "duplicates": 0, "unknown": 2}
+    assert logged.items() >= {"accepted": 4, "duplicates": 0, "unknown": 2}.items()
     for wanted in ({"user": "new-items"}, {"history": items}):
         answer = server.post("/v1/recommendations", wanted | {"exclude": [1, FIRST + 2]}).json()
         assert (answer["unknown_events"], answer["unknown_items"]) == (2, 1)

@@ -132,7 +132,7 @@ def test_many_events_are_logged_in_parts_in_their_order(tmp_path: Path, monkeypa
     with local_server("elastic", tmp_path) as server:
         items = [FIRST + n % N for n in range(300)]
         answer = server.post("/v1/events", events_of("many", items))
-        assert answer.json() == {"accepted": 300, "duplicates": 0, "unknown": 0}
+        assert answer.json().items() >= {"accepted": 300, "duplicates": 0, "unknown": 0}.items()
         assert max(sizes) == service.AT_ONCE
         log = server.client.get("/v1/users/many", params={"limit": 300}).json()["log"]
         assert [event["item"] for event in log] == [str(item) for item in items]

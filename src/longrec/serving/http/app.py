@@ -157,6 +157,7 @@ class Server:
             accepted=counts.accepted,
             duplicates=counts.duplicates,
             unknown=counts.unknown,
+            model=stream.artifact.state_digest,
             refused=refused,
             conflicting=counts.conflicting,
             problems=told or None,

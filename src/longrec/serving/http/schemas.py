@@ -97,6 +97,7 @@ class EventsOut(Answer):
         description="Of the accepted ones those of items that the model does not know: they are "
         "logged, and count once a model knows them."
     )
+    model: str = Field(description="The model that took them in.")
     refused: int | None = Field(
         None, description="Events that are ahead, and were not logged; left out without problems."
     )
