@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from longrec.core.choices import Durability
 from longrec.core.errors import UsageError
-from longrec.core.machine import usable_cores
+from longrec.core.threads import usable_cores
 from longrec_bench.cost.systems import Task, has_step, mixer_names, model_names
 
 Pass = Literal["forward", "forward+backward", "step"]

@@ -6,13 +6,16 @@
     metrics = longrec.evaluate(rec)
     frame = rec.recommend(users=[...], k=10)
 
-Names are imported when first used, so that `import longrec` costs nothing.
+Names are imported when first used, so that `import longrec` costs nothing. Libraries that it loads
+let threads sleep while they wait (`longrec.core.threads`).
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from longrec.core.threads import sleep_while_waiting
 
 if TYPE_CHECKING:
     from longrec.comparison.compare import compare
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
     from longrec.tuning.tune import tune
 
     __version__: str
+
+sleep_while_waiting()
 
 _HOME = {
     "read_events": "longrec.data.read",

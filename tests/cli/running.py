@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
+import torch
 import typer.main
 
 from longrec.cli import app as commands
@@ -28,7 +30,7 @@ class Made(NamedTuple):
 
 def longrec(*argv: object) -> int:
     """Run `longrec ARGV` here -> exit status; what it prints is for capsys to read."""
-    before = sys.argv, commands.app
+    before, environment = (sys.argv, commands.app), dict(os.environ)
     sys.argv, commands.app = ["longrec", *map(str, argv)], COMMAND
     try:
         cli.main()
@@ -36,6 +38,9 @@ def longrec(*argv: object) -> int:
         return 0 if end.code is None else int(end.code)
     finally:
         sys.argv, commands.app = before
+        os.environ.clear()
+        os.environ.update(environment)  # in which a command tells how many threads compute
+        torch.set_num_threads(1)
     return 0
 
 

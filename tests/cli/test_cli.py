@@ -162,6 +162,15 @@ def test_prepare_json(capsys, log, tmp_path):
     assert {"n_users", "n_items", "fingerprint", "first_time"} <= set(found)
 
 
+def test_a_training_says_how_many_threads_compute_and_why(capsys, histories, tmp_path):
+    for words, told in (((), "1 (OMP_NUM_THREADS)"), (("--threads", 2), "2 (--threads)")):
+        argv = ("train", histories, "--model", "popularity", "--out", tmp_path / told)
+        assert longrec(*words, *argv) == 0
+        assert capsys.readouterr().err.startswith(f"threads: {told}\n")
+        assert longrec(*words, *argv, "--overwrite", "--quiet") == 0
+        assert "threads" not in capsys.readouterr().err
+
+
 def test_train_and_evaluate_json(capsys, histories, tmp_path):
     out = tmp_path / "run"
     argv = ["--set", "max_epochs=1", "--context", 5, "--json"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from longrec.core import memory
+from longrec.core import control_groups, memory
 from longrec.core.errors import LongrecError
 from longrec.core.machine import (
     file_system,
@@ -57,8 +57,8 @@ def test_memory_is_what_the_narrowest_control_group_leaves(version, tmp_path, mo
         (group / "memory.stat").write_text(f"anon 2\n{files} 1000\n")
     line = "4:memory:/a/b" if version == 1 else "0::/a/b"
     (tmp_path / "cgroup").write_text(f"9:name=systemd:/\n{line}\n")
-    monkeypatch.setattr(memory, "_GROUPS", tmp_path / "cgroup")
-    monkeypatch.setattr(memory, "_GROUP_FOLDER", tmp_path / "groups")
+    monkeypatch.setattr(control_groups, "_GROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(control_groups, "_TOP", tmp_path / "groups")
     assert available_memory() == 3000
     memory.check_room(3000, "run")
     with pytest.raises(LongrecError, match=r"not enough memory for run: it takes .* are left"):

@@ -9,7 +9,7 @@ from statistics import median
 import polars as pl
 
 from longrec.core.files import writing_folder
-from longrec.core.machine import usable_cores
+from longrec.core.threads import usable_cores
 from longrec_bench.analysis import crossovers, exponents, limits, ratios
 from longrec_bench.cost.passes import NEGATIVES, WINDOW
 from longrec_bench.cost.plots import figures

@@ -8,8 +8,8 @@ from statistics import median
 from typing import Any
 
 from longrec.core.errors import LongrecError
-from longrec.core.machine import usable_cores
 from longrec.core.memory import available_memory
+from longrec.core.threads import usable_cores
 from longrec_bench.cost.systems import PEERS, Task, expected_growth, state_bytes
 from longrec_bench.measurement import Measurement, Progress, Row, interleaved
 from longrec_bench.plan import TARGETS, CostPlan

@@ -19,7 +19,7 @@ import psutil
 
 from longrec.core.child import start_child, stop_child
 from longrec.core.errors import LongrecError, UsageError
-from longrec.core.machine import usable_cores
+from longrec.core.threads import usable_cores
 from longrec.recommender import Recommender
 from longrec_bench.measurement import Progress, Row, describe_start
 from longrec_bench.plan import Plan

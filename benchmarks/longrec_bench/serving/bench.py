@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from longrec.core.errors import UsageError
-from longrec.core.machine import usable_cores
+from longrec.core.threads import usable_cores
 from longrec.data.histories import Histories
 from longrec.models import SequenceModel
 from longrec.models.common.scorer import Scorer

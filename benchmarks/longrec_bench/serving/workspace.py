@@ -16,7 +16,8 @@ import torch
 
 from longrec.core.errors import LongrecError, UsageError
 from longrec.core.files import is_free
-from longrec.core.machine import file_system, usable_cores
+from longrec.core.machine import file_system
+from longrec.core.threads import usable_cores
 from longrec_bench.measurement import Measurement
 
 IN_MEMORY = {"tmpfs", "ramfs"}

@@ -24,8 +24,12 @@ from longrec.cli import (
     train,
     tune,
 )
-from longrec.cli.command import Command, Group
+from longrec.cli.command import THREADS, Command, Group
+from longrec.core import threads as core_threads
 from longrec.serving.http import signals
+
+SMALL = "serve", "store"
+"""Commands whose work is many small pieces: a few records at a time."""
 
 app = typer.Typer(
     name="longrec",
@@ -43,7 +47,13 @@ def top(
     ctx: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
     threads: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="CPU threads; all cores by default.")
+        int | None,
+        typer.Option(
+            min=1,
+            max=1024,
+            help="CPU threads; by default as many as it may use cores, and one where work is small "
+            "(serve, store).",
+        ),
     ] = None,
 ) -> None:
     """Next-item recommendation from very long user histories: from logs to recommendations."""
@@ -56,10 +66,9 @@ def top(
 
         typer.echo(f"longrec {of_longrec()}")
         raise typer.Exit
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
+    chosen = core_threads.choose(threads, small=ctx.invoked_subcommand in SMALL)
+    core_threads.use(chosen)  # before NumPy and PyTorch are imported
+    ctx.meta[THREADS] = chosen
     if ctx.invoked_subcommand is None:
         typer.echo(ctx.get_help())
         raise typer.Exit(2)

@@ -68,11 +68,6 @@ def load_average() -> float | None:
         return None
 
 
-def usable_cores() -> set[int]:
-    """The cores that this thread may use; empty where the system cannot tell."""
-    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
-
-
 def file_system(folder: Path) -> str:
     """The type of the file system that a folder lies on: "ext4", …; "unknown" if not told."""
     import psutil

@@ -15,14 +15,14 @@ from contextlib import suppress
 from errno import ENOMEM
 from pathlib import Path
 
+from longrec.core.control_groups import groups_of
 from longrec.core.errors import LongrecError, first_line
 
 ALLOW = (
     "allow the process more (ulimit -v, the limit of its container or service, a larger machine), "
     "or take a smaller model or catalog"
 )
-_STATUS, _GROUPS = Path("/proc/self/status"), Path("/proc/self/cgroup")
-_GROUP_FOLDER = Path("/sys/fs/cgroup")
+_STATUS = Path("/proc/self/status")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 """Their numbers in glibc's malloc.h."""
 _WORDS = (
@@ -99,30 +99,16 @@ def _rooms_of_groups() -> Iterator[int]:
     What a group holds of files does not count: the system gives that up where memory is wanted.
     """
     names = {
-        "": ("", "memory.max", "memory.current", "inactive_file"),
-        "memory": (
-            "memory",
-            "memory.limit_in_bytes",
-            "memory.usage_in_bytes",
-            "total_inactive_file",
-        ),
+        1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        2: ("memory.max", "memory.current", "inactive_file"),
     }
     yield 1 << 62
-    with suppress(OSError):
-        for line in _GROUPS.read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers not in names:
-                continue
-            top, limit, used, files = names[controllers]
-            group = _GROUP_FOLDER / top / path.strip("/")
-            while True:  # a container may not see the folders of its own path, but sees the top
-                with suppress(OSError, ValueError, KeyError):  # "max" where there is no limit
-                    stat = dict(map(str.split, (group / "memory.stat").read_text().splitlines()))
-                    held = int((group / used).read_text()) - int(stat[files])
-                    yield int((group / limit).read_text()) - held
-                if group == _GROUP_FOLDER / top:
-                    break
-                group = group.parent
+    for version, group in groups_of("memory"):
+        limit, used, files = names[version]
+        with suppress(OSError, ValueError, KeyError):  # "max" where there is no limit
+            stat = dict(map(str.split, (group / "memory.stat").read_text().splitlines()))
+            held = int((group / used).read_text()) - int(stat[files])
+            yield int((group / limit).read_text()) - held
 
 
 def _address_space() -> int:

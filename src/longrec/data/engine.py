@@ -19,8 +19,8 @@ import polars as pl
 import pyarrow as pa
 
 from longrec.core.errors import DataError, LongrecError, UsageError, first_line
-from longrec.core.machine import usable_cores
 from longrec.core.memory import available_memory, give_back_freed_memory, resident_bytes
+from longrec.core.threads import of_machine
 from longrec.core.work_folder import WorkFolder
 
 Progress = Callable[[float], None]
@@ -70,7 +70,7 @@ class Engine:
         settings: dict[str, str | bool | int | float | list[str]] = {
             "memory_limit": f"{limit >> 20}MiB",
             "temp_directory": str(self.work.path),
-            "threads": max(len(usable_cores()), 1),
+            "threads": of_machine().number,
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
         }
