@@ -29,7 +29,8 @@ import torch
 import longrec
 from longrec.core.console import progress_bar
 from longrec.recommender import Recommender
-from longrec.retrieval.approximate import CellIndex, build_cells
+from longrec.retrieval.approximate import CellIndex
+from longrec.retrieval.cells import build_cells
 from longrec.retrieval.exact import ExactIndex
 from longrec.retrieval.index import Index, as_booleans
 from longrec.retrieval.index_cache import open_index

@@ -22,8 +22,10 @@ from retrieval.problems import (
 
 from longrec.core.errors import UsageError
 from longrec.models.common.scorer import Scorer
-from longrec.retrieval import approximate, top_k
-from longrec.retrieval.approximate import CellIndex, build_cells, checked_vectors
+from longrec.retrieval import cells as making
+from longrec.retrieval import top_k
+from longrec.retrieval.approximate import CellIndex, checked_vectors
+from longrec.retrieval.cells import build_cells
 from longrec.retrieval.exact import ExactIndex
 
 pytest.importorskip("faiss")
@@ -32,7 +34,7 @@ pytest.importorskip("faiss")
 def index_of(scorer: Scorer, per_cell: int = 4, probes: int | None = None) -> CellIndex:
     """Cells of so few items that small catalogs have many; all are looked into by default."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(approximate, "PER_CELL", per_cell)
+        patch.setattr(making, "PER_CELL", per_cell)
         cells = build_cells(checked_vectors(scorer))
     return CellIndex(scorer, cells, probes or cells.nlist)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -9,15 +10,17 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from safetensors.numpy import load as load_arrays
 from serving.small_streams import recommender
 from small_histories import MakeHistories
 from typer.testing import CliRunner
 
 from longrec.cli.app import app
-from longrec.core.errors import UsageError
+from longrec.core.errors import DataError, UsageError
 from longrec.recommender import Recommender, load
 from longrec.retrieval import index_cache as stored
 from longrec.retrieval.approximate import CellIndex
+from longrec.retrieval.cells import cells_of
 from longrec.retrieval.exact import ExactIndex
 from longrec.retrieval.index_cache import FILE, SAVED_INDEX, open_index
 
@@ -79,6 +82,41 @@ def test_one_that_is_edited_or_of_other_vectors_is_built_anew(tmp_path: Path):
         rec.model.items[3] += 1
     rec.save(tmp_path / "run")
     assert spoilt()
+
+
+def test_a_forged_one_is_built_anew_and_faiss_reads_no_file(tmp_path: Path, monkeypatch):
+    import faiss
+
+    def never(*_: object) -> None:
+        raise AssertionError("faiss reads its files without bounds")
+
+    monkeypatch.setattr(faiss, "read_index", never)
+    rec = saved(tmp_path)
+    open_index(rec, "approximate")
+    file, about = tmp_path / "run" / FILE, tmp_path / "run" / SAVED_INDEX.document
+    content, words = file.read_bytes(), json.loads(about.read_text())
+    good = load_arrays(content)
+    size = good["codes"].shape
+    assert cells_of(good, *size).ntotal == len(good["cell"])
+    beyond, below, nan = (good[name].copy() for name in ("cell", "cell", "centroids"))
+    beyond[0], below[0], nan[0, 0] = len(nan), -1, np.nan
+    wider = np.repeat(good["codes"], 2, 1)
+    for wrong in ({"cell": beyond}, {"cell": below}, {"centroids": nan}, {"codes": wider}):
+        with pytest.raises(DataError):
+            cells_of(good | wrong, *size)
+    with pytest.raises(DataError):
+        cells_of({k: x for k, x in good.items() if k != "range"}, *size)
+    header = b'{"codes": {"dtype": "BF16", "shape": [1], "data_offsets": [0, 2]}}'
+    odd = len(header).to_bytes(8, "little") + header + b"ab"
+    for wrong in (odd, b"\xff" * 8 + content[8:], content[:-1], b""):
+        file.write_bytes(wrong)
+        with pytest.raises(DataError):
+            stored._read_arrays(file, hashlib.sha256(wrong).hexdigest(), *size)
+    with file.open("r+b") as sparse:
+        sparse.truncate(1 << 40)  # never looked through
+    about.write_text(json.dumps(words | {"recall": float("nan")}))
+    assert open_index(rec, "approximate").facts["new"]
+    assert not open_index(rec, "approximate").facts["new"]
 
 
 def test_a_folder_that_is_only_to_be_read_is_no_hindrance(tmp_path: Path, monkeypatch):

@@ -10,7 +10,7 @@ FOLDER/
   read_vectors.npy          what the graphs read, where it is not item_vectors.npy
   step.onnx, prefill.onnx   of a model with a state; or encode.onnx, of one with a window
   user.onnx                 the users' vectors, of a model where these are not h itself
-  index.faiss               where the run has one
+  index.faiss               where the run has an approximate index
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ from longrec.export.graphs import (
 from longrec.export.parity import BIAS, TOLERANCE, check_parity
 from longrec.export.rows import Counted, counted_rows, write_rows
 from longrec.models import Model, SequenceModel
-from longrec.retrieval.approximate import RESCORED, CellIndex, faiss_package
-from longrec.retrieval.index_cache import FILE as INDEX
-from longrec.retrieval.index_cache import open_index
+from longrec.retrieval.approximate import RESCORED, CellIndex
+from longrec.retrieval.cells import faiss_package
+from longrec.retrieval.index_cache import FILE, open_index
 from longrec.serving.records.record import flat
 
-ITEMS = "items.parquet"
+ITEMS, INDEX = "items.parquet", "index.faiss"
 EXPORT = SealedKind(
     "an export",
     "manifest.json",
@@ -233,7 +233,7 @@ def _copy_index(artifact: Artifact, work: Path) -> dict[str, Any] | None:
 
     Returns how it is searched, or None where the run has none.
     """
-    if artifact.folder is None or not (artifact.folder / INDEX).is_file():
+    if artifact.folder is None or not (artifact.folder / FILE).is_file():
         return None
     index = open_index(artifact, "approximate").index
     assert isinstance(index, CellIndex)

@@ -10,7 +10,6 @@ where fewer items are allowed or found than wanted, exact search answers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
@@ -19,15 +18,12 @@ from torch import Tensor
 
 from longrec.core.errors import UsageError
 from longrec.models.common.scorer import Scorer
+from longrec.retrieval.cells import faiss_package
 from longrec.retrieval.index import TopK, all_allowed, count_allowed, vectors_of
 from longrec.retrieval.top_k import Best, as_top_k, score_items, search_with_rows
 
-PER_CELL, ROUNDS, SAMPLED = 250, 8, 64
-"""Items of a cell on average; rounds of k-means that make cells, and items per cell they read."""
 RESCORED = 4
 """Items found in 8 bits, for each one wanted, that are scored in full."""
-ADDED = 100_000
-"""Items put into cells at once."""
 
 
 class CellIndex:
@@ -38,7 +34,7 @@ class CellIndex:
     scorer : Scorer
         Whose scores are products of vectors, but for added rows; of a model in eval mode.
     cells : faiss.IndexIVFScalarQuantizer
-        Made by `build_cells` from these vectors, or read from a file.
+        Made from these vectors (`longrec.retrieval.cells`).
     probes : int
         Cells that are searched per user vector.
     recall : float
@@ -122,48 +118,3 @@ def checked_vectors(scorer: Scorer) -> np.ndarray:
             "items on the CPU: use the exact one"
         )
     return vectors
-
-
-def build_cells(
-    vectors: np.ndarray, progress: Callable[[float, float, str], None] | None = None
-) -> Any:
-    """Put item vectors (n_items + 1, D), row 0 being padding, into cells, under their indices."""
-    faiss = faiss_package()
-    n_items, width = len(vectors) - 1, vectors.shape[1]
-    n_cells = 1 << max(0, round(np.log2(max(1, n_items / PER_CELL))))
-    report = progress or (lambda done, total, words: None)
-    threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(torch.get_num_threads())
-    try:
-        report(0, n_items, "making cells")
-        quantizer = faiss.IndexFlatIP(width)
-        kind, metric = faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
-        cells = faiss.IndexIVFScalarQuantizer(quantizer, width, n_cells, kind, metric)
-        cells.cp.niter, cells.cp.max_points_per_centroid = ROUNDS, SAMPLED
-        cells.cp.min_points_per_centroid = 1
-        cells.train(vectors[1:])
-        for start in range(1, n_items + 1, ADDED):
-            part = vectors[start : start + ADDED]
-            cells.add_with_ids(part, np.arange(start, start + len(part)))
-            report(start + len(part) - 1, n_items, "filling cells")
-    finally:
-        faiss.omp_set_num_threads(threads)
-    return cells
-
-
-def faiss_package() -> Any:
-    """faiss, whose Python methods its own type stubs do not know.
-
-    Raises
-    ------
-    UsageError
-        When it is not installed.
-    """
-    try:
-        import faiss
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            "an approximate index needs the package faiss: pip install 'longrec[serve]', or choose "
-            "the exact one"
-        ) from error
-    return faiss

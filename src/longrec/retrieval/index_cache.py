@@ -1,7 +1,7 @@
 """The index of a recommender: chosen by the size of its catalog, built, measured, and saved.
 
-RUN/index.faiss   cells of item vectors
-RUN/index.json    which vectors they are of, how many cells are probed, the recall measured
+RUN/index.safetensors   cells of item vectors, as arrays (`longrec.retrieval.cells`)
+RUN/index.json          which vectors they are of, how many cells are probed, the recall measured
 """
 
 from __future__ import annotations
@@ -11,18 +11,23 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save_file
 
 from longrec.artifact.artifact import Artifact
 from longrec.core.choices import IndexKind, check_choice
-from longrec.core.errors import DataError
+from longrec.core.errors import DataError, first_line
 from longrec.core.files import digest_of_file, sync, write_file
+from longrec.core.rights import as_usual
 from longrec.core.sealed import SealedKind
-from longrec.retrieval.approximate import CellIndex, build_cells, checked_vectors, faiss_package
+from longrec.retrieval.approximate import CellIndex, checked_vectors
+from longrec.retrieval.cells import arrays_of, build_cells, cells_of, shapes_of
 from longrec.retrieval.exact import ExactIndex
 from longrec.retrieval.index import Index, vectors_of
 from longrec.retrieval.recall import queries_of, recall, search_each
@@ -34,16 +39,19 @@ APPROXIMATE_FROM, WITHOUT_SCAN = 2_000_000, 300_000
 exact search has no scan in 8 bits, on a processor that does not multiply them fast."""
 WANTED = 0.98
 """Recall@10 that an index is set for."""
-FILE = "index.faiss"
+FILE = "index.safetensors"
+LONGEST_HEADER = 4096
+"""Bytes of the names and shapes of the arrays."""
 SAVED_INDEX = SealedKind(
     "a run with an index",
     "index.json",
-    version=2,
+    version=3,
     mend="it is built anew",
     made_by="longrec index",
     with_digests=False,  # its one digest is called "sha256"
     keys={"vectors": str, "sha256": str, "looked_into": int, "recall": float},
     files=(FILE,),
+    most_bytes=1 << 16,
 )
 FACTS = ("seconds", "bytes", "queries", "looked_into")
 
@@ -87,28 +95,54 @@ def open_index(
             return IndexWithFacts(exact, {})
     vectors = checked_vectors(artifact.scorer)
     digest = hashlib.sha256(np.ascontiguousarray(vectors).data).hexdigest()
-    saved = _read(artifact, digest)
+    saved = _read(artifact, vectors, digest)
     index, document = saved or _build(artifact, vectors, digest, progress)
     facts = {key: document.get(key) for key in FACTS} | {"new": saved is None}
     return IndexWithFacts(index, facts)
 
 
-def _read(artifact: Artifact, digest: str) -> tuple[CellIndex, dict[str, Any]] | None:
+def _read(
+    artifact: Artifact, vectors: np.ndarray, digest: str
+) -> tuple[CellIndex, dict[str, Any]] | None:
     """The index that was saved, if there is one, whole, of these vectors; and its document."""
     folder = artifact.folder
     if folder is None:
         return None
+    n_items, width = artifact.catalog.n_items, vectors.shape[1]
     try:
         document = SAVED_INDEX.read(folder)
-        if document["vectors"] != digest or document["sha256"] != digest_of_file(folder / FILE):
+        if document["vectors"] != digest:
             return None
-        cells = faiss_package().read_index(str(folder / FILE))
-    except (DataError, RuntimeError, OSError):
+        cells = cells_of(
+            _read_arrays(folder / FILE, document["sha256"], n_items, width), n_items, width
+        )
+    except (DataError, OSError):
         return None  # built anew
-    probes = document["looked_into"]
-    if cells.ntotal != artifact.catalog.n_items or not 0 < probes <= cells.nlist:
+    probes, found = document["looked_into"], document["recall"]
+    if not (0 < probes <= cells.nlist and 0 <= found <= 1):
         return None
-    return CellIndex(artifact.scorer, cells, probes, document["recall"]), document
+    return CellIndex(artifact.scorer, cells, probes, found), document
+
+
+def _read_arrays(path: Path, digest: str, n_items: int, width: int) -> dict[str, np.ndarray]:
+    """The arrays in a file with a digest, which is not looked into unless it is as large as theirs.
+
+    Raises
+    ------
+    DataError
+        When it is another file.
+    """
+    shapes = shapes_of(n_items, width).values()
+    largest = 8 + LONGEST_HEADER + sum(prod(shape) * kind.itemsize for shape, kind in shapes)
+    if path.stat().st_size > largest:
+        raise DataError(f"{path} is larger than cells of these vectors are")
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise DataError(f"{path} is not what was saved")
+    try:
+        return load(content)
+    except (SafetensorError, KeyError) as error:  # KeyError: a type that NumPy does not have
+        raise DataError(f"{path} is damaged ({first_line(error)})") from error
 
 
 def _build(
@@ -155,20 +189,24 @@ def _set_probes(artifact: Artifact, index: CellIndex) -> str:
 
 def _save(folder: Path | None, cells: Any, document: dict[str, Any]) -> None:
     """Save the cells if there is a folder that can be written to; say in the document how large."""
-    faiss = faiss_package()
+    arrays = arrays_of(cells)
     if folder is not None and folder.is_dir():
         new, path = folder / f".{FILE}.tmp", folder / SAVED_INDEX.document
         try:
-            faiss.write_index(cells, str(new))
+            save_file(arrays, new)
+            as_usual(new)
             sync(new)
             document |= {"bytes": new.stat().st_size, "sha256": digest_of_file(new)}
             path.unlink(missing_ok=True)  # it describes the cells that stood there
             new.replace(folder / FILE)
             write_file(path, json.dumps(document, indent=2) + "\n")
-        except (OSError, RuntimeError):  # a folder that is only to be read: built again next time
+        except (
+            OSError,
+            SafetensorError,
+        ):  # a folder that is only to be read: built again next time
             pass
         finally:
             with suppress(OSError):
                 new.unlink(missing_ok=True)
     if "bytes" not in document:
-        document["bytes"] = len(faiss.serialize_index(cells))
+        document["bytes"] = sum(array.nbytes for array in arrays.values())
