@@ -9,8 +9,9 @@ from typing import NamedTuple
 import pyarrow.parquet as pq
 import torch
 from serving.small_streams import quick_engine
-from simulation.service import BACKUPS, RESTORED, STORE, USERS, Expected, Logs, Step, models
+from simulation.service import BACKUPS, RESTORED, RUN, STORE, USERS, Expected, Logs, Step, models
 
+from longrec.artifact.folder import RECOMMENDER
 from longrec.core.choices import Durability
 from longrec.core.errors import DataError
 from longrec.serving.maintenance.backup import BACKUP, LOG
@@ -38,11 +39,7 @@ def check(folder: Path, step: Step, durability: Durability, trained: bool, thoro
     """
     store = open_store(str(folder / STORE), durability)
     try:
-        assert not store.damage.counts, f"nothing is lost, and it says {dict(store.damage.counts)}"
-        found = state_of(store, step, trained)
-        replay = replay_of(trained, found.serves) if thorough and found.logs else None
-        problems = verify(store, replay).problems
-        assert not problems, f"verify says {problems}"
+        found = check_store(store, step, trained, thorough)
         if thorough:
             check_counts(store, trained)
     finally:
@@ -60,6 +57,16 @@ def check(folder: Path, step: Step, durability: Durability, trained: bool, thoro
     return Found(found)
 
 
+def check_store(store: Store, step: Step, trained: bool, thorough: bool) -> Expected:
+    """Hold a store against a step; -> what is there."""
+    assert not store.damage.counts, f"nothing is lost, and it says {dict(store.damage.counts)}"
+    found = state_of(store, step, trained)
+    replay = replay_of(trained, found.serves) if thorough and found.logs else None
+    problems = verify(store, replay).problems
+    assert not problems, f"verify says {problems}"
+    return found
+
+
 def check_cut(folder: Path, step: Step, durability: Durability, trained: bool) -> Found:
     """The same after a power cut of a store that waits for no disk: all is there, or it is told."""
     try:
@@ -70,12 +77,21 @@ def check_cut(folder: Path, step: Step, durability: Durability, trained: bool) -
         if store.damage.counts:
             store.append(NO_MODEL, [Append(b"s:new", 0, 0, 0, [Event(1, b"s:i", b"e")], None, ())])
             return Found(None, "told, and opened")
-        found = state_of(store, step, trained)
-        problems = verify(store).problems
-        assert not problems, f"nothing is told, and verify says {problems}"
-        return Found(found)
+        return Found(check_store(store, step, trained, False))
     finally:
         store.close()
+
+
+def saved_in(folder: Path, step: Step, trained: bool) -> int | None:
+    """The model that is saved: before the step or after it, and whole."""
+    allowed = {step.before.saved, step.after.saved}
+    try:
+        name, words = RECOMMENDER.read(folder / RUN)["model"], ""
+    except DataError as error:
+        name, words = None, str(error)
+    saved = {model.name: number for number, model in enumerate(models(trained))}.get(name)
+    assert saved in allowed, f"another model is saved, or none: {words}"
+    return saved
 
 
 def state_of(store: Store, step: Step, trained: bool) -> Expected:

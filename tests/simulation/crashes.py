@@ -29,9 +29,9 @@ from typing import Literal, NamedTuple, get_args
 from unittest.mock import patch
 from zlib import crc32
 
-from simulation.checks import Found, check, check_cut, logs_of
+from simulation.checks import Found, check, check_cut, logs_of, saved_in
 from simulation.disk import Disk, Entry, Image, lay_out
-from simulation.service import KINDS, Expected, Service, Step, draw
+from simulation.service import KINDS, STORE, Expected, Service, Step, draw
 from simulation.watched import Watched, in_run
 
 from longrec.core.choices import Durability
@@ -126,7 +126,8 @@ def live(
     """
     with watched.watching():
         watched.note(begun._replace(kind="open"))
-        with Service(watched, durability, trained, expected.serves) as service:
+        url = str(watched.root / STORE)
+        with Service(url, durability, trained, expected.serves, watched) as service:
             watched.note(Step("wait", expected, expected))
             for number in range(STEPS):
                 step = redo or draw(watched.dice, expected, life * STEPS + number)
@@ -161,9 +162,14 @@ def look(
     lay_out(image, folder)
     try:
         with patch.object(os, "fsync", lambda file: None):
+            saved = saved_in(folder, crash.step, trained)
             if durability == "process" and crash.kind == "power cut":
-                return check_cut(folder, crash.step, durability, trained)
-            return check(folder, crash.step, durability, trained, thorough)
+                found = check_cut(folder, crash.step, durability, trained)
+            else:
+                found = check(folder, crash.step, durability, trained, thorough)
+        if found.expected is None:
+            return found
+        return found._replace(expected=found.expected._replace(saved=saved))
     finally:
         shutil.rmtree(folder)
 
@@ -201,15 +207,18 @@ def main() -> None:
     parser.add_argument("--durability", choices=get_args(Durability), default="power")
     parser.add_argument("--trained", action="store_true", help="models with weights")
     asked = parser.parse_args()
-    begun, counts = time.perf_counter(), Counter[str]()
+    begun, counts = (time.perf_counter(), time.process_time()), Counter[str]()
     seeds = count(asked.first) if asked.seed is None else [asked.seed]
     for seed in seeds:
         survived = survive(seed, asked.durability, asked.trained)
         counts += survived.counts
         if counts.total() >= asked.crashes:
             break
-    minutes = (time.perf_counter() - begun) / 60
-    print(f"{counts.total():,} crashes, {counts.total() / minutes:,.0f} a minute")
+    ended = time.perf_counter(), time.process_time()
+    took, worked = (
+        60 * counts.total() / (now - then) for now, then in zip(ended, begun, strict=True)
+    )
+    print(f"{counts.total():,} crashes, {took:,.0f} a minute, {worked:,.0f} a minute of processor")
     for what, many in sorted(counts.items()):
         print(f"{many:8,} {what}")
     if asked.seed is not None:

@@ -3,7 +3,7 @@
 A step is drawn by a seeded generator from what is there. Each is one of: an event, several at once,
 one sent again, a user forgotten, an event taken back, a question, a rebuild, another model taken
 over, old records dropped, what follows what counted and kept, the store compacted, backed up,
-restored elsewhere, closed and opened, and time that passes.
+restored elsewhere, closed and opened, a model saved in place of another, and time that passes.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from longrec.serving.stream.store_models import register
 from longrec.serving.stream.stream import Stream
 
 STORE, BACKUPS, RESTORED = Path("shop/users"), Path("kept/backup"), Path("again/users")
+RUN = Path("models/run")
 USERS = ("anna", "boris", "carla", "42")
 KINDS = {
     "observe": 40,
@@ -50,19 +51,24 @@ KINDS = {
     "compact": 3,
     "back up": 2,
     "restore": 2,
+    "save": 2,
     "open anew": 4,
     "pass time": 6,
 }
 """How often each is drawn, beside the others."""
+OF_ANY_STORE = {kind: KINDS[kind] for kind in list(KINDS)[:9]} | {"open anew": 4}
+"""Those that need no folder."""
 
 Logs = Mapping[str, tuple[Event, ...]]
 
 
 class Expected(NamedTuple):
-    """What must be there: logs of users, the model that is served, a backup, a restored store."""
+    """What must be there: logs of users, the models that are served and saved, a backup of the
+    store, and what was restored of it."""
 
     logs: Logs
     serves: int
+    saved: int | None = None
     backup: Logs | None = None
     restored: Logs | None = None
 
@@ -84,9 +90,11 @@ def models(trained: bool) -> tuple[Recommender, Recommender]:
     return with_transitions(names[0]), recommender(names[1])
 
 
-def draw(dice: random.Random, before: Expected, number: int) -> Step:
+def draw(
+    dice: random.Random, before: Expected, number: int, kinds: Mapping[str, int] = KINDS
+) -> Step:
     """The next step."""
-    [kind] = dice.choices(list(KINDS), list(KINDS.values()))
+    [kind] = dice.choices(list(kinds), list(kinds.values()))
     user = dice.choice(USERS)
     log = before.logs.get(user, ())
     if kind in ("observe", "several"):
@@ -95,7 +103,7 @@ def draw(dice: random.Random, before: Expected, number: int) -> Step:
         return Step(kind, before, before._replace(logs=_with(before.logs, rows)), "", rows)
     if kind in ("again", "take back"):
         if not log:
-            return draw(dice, before, number)
+            return draw(dice, before, number, kinds)
         row = dice.choice(log)
         if kind == "again":
             return Step(kind, before, before, user, ((user, row),))
@@ -105,12 +113,14 @@ def draw(dice: random.Random, before: Expected, number: int) -> Step:
         return Step(kind, before, before._replace(logs=_put(before.logs, user, ())), user)
     if kind == "take over":
         return Step(kind, before, before._replace(serves=1 - before.serves))
+    if kind == "save":
+        return Step(kind, before, before._replace(saved=1 - (before.saved or 0)))
     if kind == "back up":
         before = before._replace(backup=None)
         return Step(kind, before, before._replace(backup=before.logs))
     if kind == "restore":
         if before.backup is None:
-            return draw(dice, before, number)
+            return draw(dice, before, number, kinds)
         before = before._replace(restored=None)
         return Step(kind, before, before._replace(restored=before.backup))
     return Step(kind, before, before, user)
@@ -136,18 +146,24 @@ def _with(logs: Logs, rows: tuple[tuple[Any, ...], ...]) -> Logs:
 
 
 class Service:
-    """A stream on a store in a watched folder, that does steps.
+    """A stream on a store, that does steps.
 
     Parameters
     ----------
-    watched, durability, trained : the folder; of the store; which models.
+    url, durability, trained : of the store; which models.
     serves : which of the two models.
+    watched : the folder for steps that need one.
     """
 
     def __init__(
-        self, watched: Watched, durability: Durability, trained: bool, serves: int
+        self,
+        url: str,
+        durability: Durability,
+        trained: bool,
+        serves: int,
+        watched: Watched | None = None,
     ) -> None:
-        self.watched, self.durability, self.trained = watched, durability, trained
+        self.url, self.durability, self.trained, self.watched = url, durability, trained, watched
         self.stream = self._opened(serves, False)
 
     def __enter__(self) -> Self:
@@ -156,8 +172,13 @@ class Service:
     def __exit__(self, *raised: object) -> None:
         self.stream.close()
 
+    @property
+    def folder(self) -> Watched:
+        assert self.watched is not None
+        return self.watched
+
     def _opened(self, serves: int, beside: bool) -> Stream:
-        store = open_store(str(self.watched.root / STORE), self.durability)
+        store = open_store(self.url, self.durability)
         try:
             rec = models(self.trained)[serves]
             register(store, rec, beside)
@@ -218,17 +239,17 @@ class Service:
         self.stream.store.compact()
 
     def _back_up(self, step: Step) -> None:
-        folder = self.watched.root / BACKUPS
+        folder = self.folder.root / BACKUPS
         shutil.rmtree(folder, ignore_errors=True)
         backup(self.stream.store, folder)
 
     def _restore(self, step: Step) -> None:
-        folder = self.watched.root / RESTORED
+        folder = self.folder.root / RESTORED
         if not self._is_under_way(folder):
             shutil.rmtree(folder, ignore_errors=True)
         store = open_store(str(folder), self.durability)
         try:
-            restore(self.watched.root / BACKUPS, store)
+            restore(self.folder.root / BACKUPS, store)
         finally:
             store.close()
 
@@ -241,6 +262,9 @@ class Service:
         finally:
             store.close()
 
+    def _save(self, step: Step) -> None:
+        models(self.trained)[step.after.saved or 0].save(self.folder.root / RUN)
+
     def _open_anew(self, step: Step) -> None:
         self.stream.close()
         self.stream = self._opened(step.after.serves, False)
@@ -251,7 +275,7 @@ class Service:
     _wait = _close = _open
 
     def _pass_time(self, step: Step) -> None:
-        self.watched.now += 0.7
+        self.folder.now += 0.7
 
 
 def count(stream: Stream, rec: Recommender) -> LogCounts:
