@@ -99,7 +99,7 @@ def test_what_they_say(house):
     assert repr(rec).startswith(
         f"Recommender(elastic, 20 items, validation NDCG@10 as served {kept:.4f}"
     )
-    assert "dim=8, layers=1, max_epochs=1" in rec._repr_html_()
+    assert "dim=8, layers=1, gaps=True, max_epochs=1" in rec._repr_html_()
     compared = house["comparison"]
     assert f"{EVIL} {metrics['served/ndcg@10']:.4f}, 1 failed)" in repr(compared)
     assert "not converged" in compared._repr_html_()
@@ -117,7 +117,7 @@ def test_the_version_is_that_of_the_source():
 @pytest.mark.parametrize("model", ["elastic", "gru4rec"])
 def test_item_frames_hold_what_is_scored(house, model):
     data = house["histories"]
-    rec = longrec.train(data, model, dim=8, layers=1, max_epochs=1, transitions=0)
+    rec = longrec.train(data, model, dim=8, layers=1, gaps=True, max_epochs=1, transitions=0)
     frame = rec.item_frame()
     assert frame.columns == ["item", "count", "vector"] + ["bias"] * (model == "gru4rec")
     assert frame.schema["vector"] == pl.Array(pl.Float32, 8)

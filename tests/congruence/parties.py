@@ -114,7 +114,7 @@ class Library:
         """All items for a history, given as it is or, at times, as a user of other data."""
         rec, self._asked = self.rec, self._asked + 1
         items = [item for item, _ in history]
-        if not rec.model.reads_times and self._asked % 12:
+        if not rec.model.takes_times and self._asked % 12:
             return rec.recommend(histories=[items], k=N + len(NEW), exclude_seen=exclude_seen)
         rows = {"another": [(0, 0)]}
         if history:

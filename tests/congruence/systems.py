@@ -52,7 +52,7 @@ STREAMING = {
     if cls.streaming != "none"
 } | {
     "persrec": System("persrec", {"layers": 2}),  # the first layer knows of tokens alone
-    "elastic by time": System("elastic", {"forgetting": "time"}),
+    "elastic by time": System("elastic", {"forgetting": "time", "gaps": True}),
     "elastic with a memory bank": System(
         "elastic", {"memory_slots": 64, "memory_topk": 4, "memory_every": 5}
     ),

@@ -73,7 +73,7 @@ def check_window(rec: Recommender, folder: Path, manifest: dict[str, Any]) -> No
     for length in {1, rec.limit - 1, rec.limit} - {0}:
         items, times = histories(3, length)
         feed = {"items": items, "lengths": np.full(3, length)}
-        if rec.model.reads_times:
+        if rec.model.takes_times:
             feed["times"] = times
         h = Runtime(folder).run("encode", feed)["h"]
         assert away(rec, items, times, h) < TOLERANCE

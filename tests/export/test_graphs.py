@@ -161,7 +161,7 @@ def test_another_model_is_no_parity(exported):
 @pytest.mark.slow
 def test_the_example_serves_without_torch(exported):
     rec, folder, _ = exported
-    if rec.model.reads_times:
+    if rec.model.takes_times:
         pytest.skip("the example gives the history no times")
     random = np.random.default_rng(0)
     history = random.integers(FIRST, FIRST + N - 15, 150).tolist()

@@ -34,6 +34,7 @@ CASES = {
     "one layer, one head": {"layers": 1, "heads": 1},
     "three layers, no convolution": {"layers": 3, "convolution": 0},
     "by time": {"forgetting": "time"},
+    "with gaps": {"gaps": True},
     "no forgetting": {"forgetting": "none"},
     "memory bank": {"memory_slots": 64, "memory_topk": 4, "memory_every": 5},
 }
@@ -98,6 +99,8 @@ def test_the_score_is_what_events_bank_and_rest_add_to_it(case):
     gain = model.norm.weight * model.items[9]
     aim = (gain - gain.mean()) / (x.var(correction=0) + model.norm.eps).sqrt()
     rest = float(model.norm.bias @ model.items[9] + aim @ model.items[items[-1]] * model.scale)
+    if model.gaps is not None:
+        rest += float(aim @ model.gaps(ctx.times)[0, -1] * model.scale)
     for layer, block in enumerate(model.blocks):
         read, _ = define_convolution(block.mixer.convolution, parts[layer, "before"][1][0])
         value = read @ block.mixer.inputs.weight.chunk(4)[3].t()

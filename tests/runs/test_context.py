@@ -50,7 +50,11 @@ def test_a_stream_serves_what_evaluate_measured(data, name, hides, tmp_path):
         stream.observe_many(events.filter(pl.Series(~last)), user="user", item="item", time="time")
         for user, position in zip(targets.users, targets.positions, strict=True):
             found = stream.recommend(users[int(user)], k=10)
-            history = ids[data.offsets[user] : position]
+            here = slice(data.offsets[user], position)
+            history = [
+                {"item": item, "time": int(time)}
+                for item, time in zip(ids[here], data.times[here], strict=True)
+            ]
             expected = rec.recommend(histories=[history], k=10)
             assert found["item"].to_list() == expected["item"].to_list()
             served = found["item"].to_list()

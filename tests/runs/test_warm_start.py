@@ -255,8 +255,11 @@ def test_targets_that_the_old_run_was_trained_on_are_counted(make_histories, rin
 def ndcg_by_hand(rec, data, targets):
     """NDCG@10 as served: where the target stands in the list that `recommend` gives."""
     ids = data.catalog.take(data.items.astype(np.int64)).to_list()
+    events = [
+        {"item": item, "time": time} for item, time in zip(ids, data.times.tolist(), strict=True)
+    ]
     lists = rec.recommend(
-        histories=[ids[data.offsets[user] : position] for user, position in targets], k=10
+        histories=[events[data.offsets[user] : position] for user, position in targets], k=10
     )
     found = []
     for number, (_, position) in enumerate(targets):

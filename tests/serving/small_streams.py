@@ -28,7 +28,7 @@ EXACT: dict[str, dict[str, Any]] = {
     "hydrarec": {},
     "sasrec-rotary": {},
     "elastic with a memory bank": {"memory_slots": 64, "memory_topk": 4, "memory_every": 5},
-    "elastic by time": {"forgetting": "time"},
+    "elastic by time": {"forgetting": "time", "gaps": True},
 }
 WINDOWED = {"sasrec": {"max_length": 5}}
 COUNTING = {"popularity": {}, "last-item": {}, "transitions": {"last": 3}}

@@ -178,7 +178,10 @@ class Artifact:
         if isinstance(self.model, SequenceModel):
             end = (self.base_items or self.catalog.n_items) + 1
             weights |= {name: weights[name][:end] for name in self.model.item_tables()}
-        about: dict[str, Any] = {"model": self.name, "config": asdict(self.model_config)}
+        config = asdict(self.model_config)
+        if not config.get("gaps", True):
+            del config["gaps"]  # states from before there was such a setting stay good
+        about: dict[str, Any] = {"model": self.name, "config": config}
         if isinstance(self.model, SequenceModel):
             versions = [getattr(mixer, "state_version", 1) for mixer in self.model.mixers]
             if any(version > 1 for version in versions):

@@ -80,7 +80,7 @@ def targets_to_rank(
         else:
             whole = replace(whole, validation=narrowed(whole.validation))
     check_columns(artifact.name, artifact.columns, data.columns, data.path, artifact.columns)
-    check_times(artifact.model, data.times)
+    check_times(artifact.model, data.times, of_log=True)
     known, aligned = align(data, whole, artifact.catalog, artifact.columns)
     if not len(known.items):
         raise DataError(

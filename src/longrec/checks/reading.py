@@ -43,7 +43,7 @@ def check_causal(small: SmallModel) -> None:
 def check_times(small: SmallModel) -> None:
     """`reads_times` is true: a model that does not say it gives the same with no times at all."""
     model, batch = small.build(), small.batch
-    applies(not model.reads_times, "it says reads_times = True")
+    applies(not model.takes_times, "it says that it reads times")
     with_times = model.encode(batch.items, batch.context())
     without = model.encode(batch.items, replace(batch.context(), times=None))
     same("h without times (reads_times is False)", without, with_times, TOLERANCE)

@@ -190,7 +190,7 @@ def _write(
         "catalog_version": artifact.catalog_version,
         "items": artifact.catalog.n_items,
         "dim": dim,
-        "reads_times": model.reads_times,
+        "reads_times": model.takes_times,
         "events_per_prefill": WINDOW if "prefill" in written else None,
         "events_per_encode": window,
         "state": _empty_state(model) if isinstance(model, SequenceModel) and window is None else [],

@@ -164,7 +164,7 @@ def graphs_of(model: Model, window: int | None) -> list[Graph]:
         events = {1: torch.export.Dim("T", min=1, max=window)} if window > 1 else {}
         names, dynamic = ["items", "lengths"], [users | events, users]
         examples = [_ones(2, min(2, window)), _ones(2)]
-        if model.reads_times:
+        if model.takes_times:
             names, dynamic = [*names, "times"], [*dynamic, users | events]
             examples.append(_ones(2, min(2, window)))
         encode = Graph("encode", Encode(model), tuple(examples), tuple(dynamic), names, ["h"])

@@ -160,7 +160,7 @@ def check_parity(
             readings = _stream(model, runtime, items[users], times[users], PREFILLS[users])
         else:
             feed = {"items": items[users], "lengths": lengths[users]}
-            if model.reads_times:
+            if model.takes_times:
                 feed["times"] = times[users]
             readings = iter([(lengths[users], runtime.run("encode", feed)["h"])])
         begin = np.arange(len(h)) * items.shape[1]

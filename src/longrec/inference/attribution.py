@@ -230,7 +230,12 @@ class _TwoPasses:
         """Events start .. end - 1 as a batch of one history (1, n)."""
         times = None if self.times is None else self.times[None, start:end]
         columns = {name: column[None, start:end] for name, column in self.columns.items()}
-        return self.items[None, start:end], Context(times=times, columns=columns or None)
+        ctx = Context(times=times, columns=columns or None, before=self._before(start))
+        return self.items[None, start:end], ctx
+
+    def _before(self, start: int) -> Tensor | None:
+        """The time of the event before one, (1,); None where there is none."""
+        return None if self.times is None or not start else self.times[start - 1 : start]
 
     def _report(self, read: int) -> None:
         if self.progress is not None:
@@ -260,6 +265,7 @@ class _TwoPasses:
         ctx = Context(
             times=None if self.times is None else self.times[-1:],
             columns={name: column[-1:] for name, column in self.columns.items()} or None,
+            before=self._before(len(self.items) - 1),
         )
         x, readers = self.model.embed(self.items[-1:], ctx), []
         for (block, mixer), state in zip(self.layers, states, strict=True):

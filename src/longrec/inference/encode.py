@@ -180,9 +180,12 @@ def last_items(items: np.ndarray, begin: Ints, end: Ints, reach: int) -> Tensor:
     return torch.from_numpy(found.astype(np.int64))
 
 
-def check_times(model: Model, times: object) -> None:
-    """Raise UsageError where a model that reads times would get events without them."""
-    if times is None and model.reads_times:
+def check_times(model: Model, times: object, of_log: bool = False) -> None:
+    """Raise UsageError where a model that reads times would get events without them.
+
+    A log that a model is trained or measured on has them also where it would do without.
+    """
+    if times is None and (model.takes_times if of_log else model.reads_times):
         other = f", or train with {model.without_times}" if model.without_times else ""
         raise UsageError(
             f"{model.name} reads the times of events, and these histories have no times: use "

@@ -35,11 +35,15 @@ class Context:
         Further columns of the events by name, (B, T) each, those that the model reads: of text
         int64 codes from 0, and -1 where an event has no word or one that training did not know;
         of numbers float32, and 0 where an event has none. A mask has no value of its own.
+    before : Tensor or None
+        (B,) int64, time of the event before the first of these, the smallest int64 where there was
+        none; None: these are the first.
     """
 
     lengths: Tensor | None = None
     times: Tensor | None = None
     columns: Mapping[str, Tensor] | None = None
+    before: Tensor | None = None
 
     @property
     def types(self) -> Tensor | None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from longrec.core.bounds import MOST, Bounds
@@ -65,6 +66,7 @@ class Elastic(SequenceModel):
     paper = "arXiv 2408.09380"
     streaming = "exact"
     without_times = "forgetting=events"
+    settings_with_times = MappingProxyType({"gaps": True})
     config_class = ElasticConfig
 
     def __init__(self, config: ElasticConfig, n_items: int) -> None:

@@ -59,7 +59,7 @@ def carry_out(
     with generators_kept():
         seed_generators(config.seed)
         model = build_model(plan.model, model_config, data.n_items).to(find_device(device))
-    check_times(model, data.times)
+    check_times(model, data.times, of_log=True)
     check_columns(plan.model, model.reads_columns, data.columns, data.path)
     columns = {name: data.columns[name] for name in model.reads_columns}
     if old is not None:  # words that the old model knows keep their codes

@@ -66,6 +66,7 @@ class Model(nn.Module):
     max_length : most events that the model can read, or None for no limit.
     reads_times : whether the events' times must be given.
     without_times : the setting by which it needs none, "forgetting=events" for instance.
+    settings_with_times : settings that have other defaults where the log has times.
     reads_columns : further columns of events that must be given, "type" for instance; those of
         its mixers among them.
     columns_by_setting : further columns that it reads where a setting says so, each with that
@@ -79,7 +80,8 @@ class Model(nn.Module):
     causal: ClassVar[bool] = True
     streaming: ClassVar[Streaming]
     streams_as: ClassVar[str | None] = None
-    without_times: ClassVar[str] = ""
+    without_times: str = ""
+    settings_with_times: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     columns_by_setting: ClassVar[Mapping[str, str]] = MappingProxyType({})
     config_class: ClassVar[type[Any]]
     config: Any
@@ -87,6 +89,11 @@ class Model(nn.Module):
     n_items: int
     reads_times: bool = False
     reads_columns: tuple[str, ...] = ()
+
+    @property
+    def takes_times(self) -> bool:
+        """Whether the events' times change anything; a log to train or measure on has them then."""
+        return self.reads_times
 
     @property
     def linear(self) -> bool:

@@ -31,12 +31,14 @@ class SequenceConfig:
     dropout : on the embedding and on what every block adds.
     targets : which events it is trained to predict: each next one, masked ones, or the one after
         a sampled prefix.
+    gaps : whether the time since the event before is read with each event.
     """
 
     dim: Annotated[int, Bounds(ge=1, le=WIDEST)] = 64
     layers: Annotated[int, Bounds(ge=1, le=1024)] = 2
     dropout: Annotated[float, Bounds(ge=0, lt=1)] = 0.2
     targets: Targets = "next"
+    gaps: bool = False
 
     def __post_init__(self) -> None:
         """Raise ValueError where fields do not agree; of each alone the border takes care."""

@@ -23,6 +23,7 @@ from longrec.mixers.product_keys import InterestMemory
 from longrec.models.common.base import Model
 from longrec.models.common.blocks import Block, Dropout, FeedForwardBlock
 from longrec.models.common.config import SequenceConfig
+from longrec.models.common.gaps import NEVER, GapVectors
 
 PAIRS_AT_ONCE, PAIRS_BLOCK = 1 << 16, 64
 """Pairs of a target-aware model that are scored at once, at most, and in whole blocks."""
@@ -100,6 +101,10 @@ class SequenceModel(Model):
             self.mask = nn.Parameter(torch.randn(dim) * 0.02)
         self.scale = dim**0.5
         self.reads_times = self.reads_times or any(mixer.reads_times for mixer in mixers)
+        self.gaps = GapVectors(dim) if config.gaps else None
+        if config.gaps:
+            others = self.without_times if self.reads_times else ""
+            self.without_times = f"gaps=false {others}".strip()
         own = [*self.reads_columns, *(name for mixer in mixers for name in mixer.reads_columns)]
         self.reads_columns = tuple(dict.fromkeys(own))
         self.dropout = Dropout(config.dropout)
@@ -127,6 +132,10 @@ class SequenceModel(Model):
         return " + ".join(dict.fromkeys(mixer.cost for mixer in self.mixers if mixer.cost))
 
     @property
+    def takes_times(self) -> bool:
+        return self.reads_times or self.gaps is not None
+
+    @property
     def target_aware(self) -> bool:
         """Whether h and a candidate are scored together, so that users have no vectors."""
         return type(self).score_pairs is not SequenceModel.score_pairs
@@ -139,6 +148,8 @@ class SequenceModel(Model):
         vectors: Tensor = nn.functional.embedding(
             items, self.items, padding_idx=0, sparse=self.sparse_items
         )
+        if self.gaps is not None:
+            vectors = vectors + self.gaps(ctx.times, ctx.before)
         if masked is not None:
             vectors = torch.where(masked[..., None], self.mask, vectors)
         return vectors.mul(self.scale)
@@ -252,7 +263,7 @@ class SequenceModel(Model):
         return UserState(
             tuple(cast(StreamingMixer, mixer).initial_state(batch) for mixer in self.mixers),
             self.items.new_zeros(batch, self.width),
-            torch.full_like(count, torch.iinfo(torch.int64).min),
+            torch.full_like(count, NEVER),
             count,
         )
 
@@ -263,6 +274,7 @@ class SequenceModel(Model):
         self._check_streams()
         if not items.shape[1]:
             return self._no_h(items), state
+        ctx = replace(ctx, before=state.time)
         x, layers = self.prefill_blocks(self.dropout(self.embed(items, ctx)), state, ctx)
         h = self.readout(x)
         lengths = ctx.lengths
@@ -285,6 +297,7 @@ class SequenceModel(Model):
         What `ctx` has of the events is (B,) here.
         """
         self._check_streams()
+        ctx = replace(ctx, before=state.time)
         x, layers = self.step_blocks(self.dropout(self.embed(items, ctx)), state, ctx)
         h = self.readout(x)
         time = state.time if ctx.times is None else torch.maximum(ctx.times, state.time)

@@ -259,7 +259,7 @@ def _history(stream: Stream, history: Sequence[Any], name: str) -> list[GivenEve
                 f'{name}.{number}: this model reads times; send {{"item": …, "time": …}}'
             )
         else:
-            events.append(GivenEvent(event, 0))
+            events.append(GivenEvent(event, None))
     return events
 
 

@@ -19,6 +19,7 @@ from longrec.core.errors import DataError, UsageError
 from longrec.data.given_histories import GivenEvent
 from longrec.data.item_table import RULES_KEPT, ItemTable
 from longrec.data.moments import seconds
+from longrec.models.common.gaps import NEVER
 from longrec.retrieval.index import Index, allowed, as_bits, row_bytes
 from longrec.retrieval.restriction import rule_bits
 from longrec.serving.records.engine import Engine, Moment
@@ -162,7 +163,8 @@ class Ranker:
         columns = self.engine.columns
         events = []
         for number, (item, time, given) in enumerate(history):
-            event = Event(seconds(time), item_key(item), None, pack_columns(given))
+            moment = NEVER if time is None else seconds(time)
+            event = Event(moment, item_key(item), None, pack_columns(given))
             if columns is not None:
                 columns.check_given(event.columns, f"{name}.{number}")
             events.append(event)
