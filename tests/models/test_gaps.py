@@ -32,12 +32,37 @@ def test_gap_vectors_are_their_definition():
             one_by_one.append(gaps(time[None], before))
             before = time[None]
         near(torch.cat(one_by_one), gaps.vectors[wanted])
+        near(gaps(times[:, 0]), gaps.vectors[:1])
         near(gaps(times[:, 4:], times[:, 3])[0], gaps.vectors[wanted[4:]])
 
 
+def test_a_late_event_has_a_gap_of_0_and_time_does_not_go_back():
+    gaps = GapVectors(3).eval()
+    near(gaps(torch.tensor([[9, 5, 10]]), torch.tensor([8]))[0], gaps.vectors[[2, 1, 2]])
+    near(gaps(torch.tensor([[3, 9]]), torch.tensor([8]))[0], gaps.vectors[[1, 2]])
+    near(gaps(torch.tensor([3]), torch.tensor([8])), gaps.vectors[[1]])
+    model = make("elastic", gaps=True)
+    items, times = torch.tensor([[1, 2, 3]]), torch.tensor([[9, 5, 7]])
+    _, late = model.prefill(items, model.initial_state(1), Context(times=times))
+    assert late.time.tolist() == [9]
+
+
 def test_no_events_have_no_gaps():
-    none = torch.zeros(2, 0, dtype=torch.int64)
-    assert GapVectors(3)(none, torch.tensor([NEVER, 5])).shape == (2, 0, 3)
+    none, gaps = torch.zeros(2, 0, dtype=torch.int64), GapVectors(3)
+    assert gaps(none, torch.tensor([NEVER, 5])).shape == gaps(none).shape == (2, 0, 3)
+
+
+def test_histories_without_times_are_read_and_some_are_hidden_in_training():
+    gaps, times = GapVectors(3), torch.arange(4000).view(1000, 4)
+    unknown = gaps.vectors[0].expand(1000, 4, 3)
+    near(gaps(None), gaps.vectors[0])
+    near(gaps(torch.full_like(times, NEVER)), unknown)
+    near(gaps.eval()(times)[:, 1:], gaps.vectors[2].expand(1000, 3, 3))
+    hidden = (gaps.train()(times) == unknown).all(2).all(1)
+    assert 20 < int(hidden.sum()) < 90
+    model = make("elastic", gaps=True)
+    items, _ = sequences()
+    near(model.encode(items), model.encode(items, Context(times=torch.full_like(items, NEVER))))
 
 
 @pytest.mark.parametrize(

@@ -198,11 +198,15 @@ def explain_history(
         )
     history = history.where(known)
     read = history.items.astype(np.int64)
-    times = None if history.times is None else history.times.astype(np.int64)
+    times, clock = None, None
+    if history.times is not None:
+        times = history.times.astype(np.int64)
+        # In a log late events stand after newer ones; a model's time does not go back.
+        clock = torch.from_numpy(np.maximum.accumulate(times))
     found = attention_of_last(
         scorer,
         torch.from_numpy(read),
-        None if times is None else torch.from_numpy(times),
+        clock,
         item,
         progress,
         window,

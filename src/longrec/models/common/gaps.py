@@ -42,7 +42,7 @@ class GapVectors(nn.Module):
         Parameters
         ----------
         times : Tensor or None
-            (B, T) or (B,) int64, seconds, not falling along a row, NEVER where not known; None:
+            (B, T) or (B,) int64, seconds, NEVER where not known; a late event has a gap of 0. None:
             of no event, and the vector is (D,).
         before : Tensor or None
             (B,) int64, time of the event before the first of these, NEVER where there is none;
@@ -51,10 +51,12 @@ class GapVectors(nn.Module):
         if times is None:
             return self.vectors[0]
         if before is None:
-            before = torch.full_like(times[:, 0], NEVER)
-        earlier = before
+            before = times.new_full(times.shape[:1], NEVER)
         if times.ndim == 2:
-            earlier = torch.cat([before[:, None], times], 1)[:, : times.shape[1]]
+            clock = torch.cat([before[:, None], times], 1).cummax(1).values
+            earlier, times = clock[:, :-1], clock[:, 1:]
+        else:
+            earlier, times = before, torch.maximum(before, times)
         unknown = (earlier == NEVER) | (times == NEVER)
         if self.training:
             hidden = torch.rand(len(times), device=times.device) < HIDDEN

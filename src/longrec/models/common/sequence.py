@@ -285,7 +285,8 @@ class SequenceModel(Model):
         has_events = lengths > 0
         time = state.time
         if ctx.times is not None:
-            time = torch.where(has_events, torch.maximum(ctx.times[rows, last], time), time)
+            latest = ctx.times.cummax(1).values[rows, last]
+            time = torch.where(has_events, torch.maximum(latest, time), time)
         output = torch.where(has_events[:, None], h[rows, last], state.output)
         return h, UserState(layers, output, time, state.count + lengths)
 
