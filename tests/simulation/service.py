@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -263,7 +264,8 @@ class Service:
             store.close()
 
     def _save(self, step: Step) -> None:
-        models(self.trained)[step.after.saved or 0].save(self.folder.root / RUN)
+        copy = replace(models(self.trained)[step.after.saved or 0])  # it notes where it is saved
+        copy.save(self.folder.root / RUN)
 
     def _open_anew(self, step: Step) -> None:
         self.stream.close()

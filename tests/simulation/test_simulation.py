@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from serving.stores import store_jobs
@@ -17,8 +18,8 @@ from simulation.crashes import scratch, survive
 from simulation.disk import Disk, Entry, Moment, Sync, lay_out
 from simulation.watched import Watched
 
+from longrec.core.sealed import SealedKind
 from longrec.serving.stores.open import open_store
-from longrec.serving.stores.protocol import Store
 
 SEEDS = 2
 """Of each durability in the fast suite."""
@@ -31,39 +32,72 @@ def test_what_was_acknowledged_survives(durability) -> None:
 
 
 def test_a_seed_does_the_same_again() -> None:
-    first, again = (survive(1, "power", lives=2, crashes=10) for _ in range(2))
+    first, _, again = (survive(seed, "power", lives=2, crashes=10) for seed in (1, 2, 1))
     assert first == again
     assert first.counts.total() == 20
 
 
-def lived(disk: Disk, work: Callable[[Store], None]) -> list[Entry]:
-    """What is done to a disk by a store that is opened, and by some work with it."""
+def lived(disk: Disk, work: Callable[[Path], object]) -> list[Entry]:
+    """What some work in a folder does to a disk."""
     with scratch() as folder:
         lay_out(disk.image(), folder / "live")
         watched = Watched(folder / "live", random.Random(0), disk, 1)
         with watched.watching():
-            store = open_store(str(folder / "live" / "users"))
-            work(store)
-            store.close()
+            work(folder / "live")
     return watched.journal
+
+
+def do(disk: Disk, journal: list[Entry]) -> None:
+    for entry in journal:
+        disk.take(entry)
 
 
 def test_what_a_killed_process_left_is_on_the_disk_once_it_is_found() -> None:
     """Else a power cut takes what a retry was told to be there."""
     disk, dice, found = Disk(), random.Random(0), list[int]()
 
-    def read(store: Store) -> None:
-        found.append(len(events_of(store, b"u")))
+    def observe(folder: Path) -> None:
+        store = open_store(str(folder / "users"))
+        log(store, b"u", event(1))
+        store.close()
 
-    journal = lived(disk, lambda store: log(store, b"u", event(1)))
+    def read(folder: Path) -> None:
+        store = open_store(str(folder / "users"))
+        found.append(len(events_of(store, b"u")))
+        store.close()
+
+    journal = lived(disk, observe)
     last = max(number for number, entry in enumerate(journal) if isinstance(entry, Sync))
-    for entry in journal[:last]:  # it was killed when all but the last sync was done
-        disk.take(entry)
-    for entry in lived(disk, read):
-        disk.take(entry)
+    do(disk, journal[:last])  # it was killed when all but the last sync was done
+    do(disk, lived(disk, read))
     for _ in range(10):
         lived(disk.cut(dice, Moment("")), read)
     assert found == [1] * 11
+
+
+def test_files_of_a_killed_writer_take_no_place_before_they_are_on_the_disk() -> None:
+    """Else a power cut takes a file that was saved long ago, and is in the new ones, too."""
+    kind = SealedKind("a thing", "thing.json", 1, "", "", files=("same", "other"))
+    disk, dice, found = Disk(), random.Random(0), set[str]()
+
+    def save(other: str) -> Callable[[Path], object]:
+        def write(work: Path) -> None:
+            (work / "same").write_text("the same")
+            (work / "other").write_text(other)
+
+        return lambda folder: kind.replace(folder / "thing", {}, write)
+
+    def read(folder: Path) -> None:
+        found.add(kind.read_whole(folder / "thing", lambda _, files: files["other"].read_text()))
+
+    do(disk, lived(disk, save("old")))
+    journal = lived(disk, save("of one who was killed"))
+    do(disk, journal[: next(n for n, entry in enumerate(journal) if isinstance(entry, Sync))])
+    for entry in lived(disk, save("new")):
+        for _ in range(3):
+            lived(disk.cut(dice, entry), read)
+        disk.take(entry)
+    assert found == {"old", "new"}
 
 
 @pytest.mark.slow

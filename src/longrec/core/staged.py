@@ -53,6 +53,7 @@ def settle(folder: Path, document: str, digests: Mapping[str, str]) -> None:
         for name, digest in digests.items():
             path = place / name
             if path.is_file() and digest_of_file(path) == digest:
+                sync(path)  # of a writer that was killed: it takes the place of one that is safe
                 os.replace(path, folder / name)
         sync(folder)
         shutil.rmtree(place)
