@@ -72,6 +72,7 @@ def test_the_quick_start_works_as_printed(tmp_path: Path, monkeypatch: pytest.Mo
     both = json.loads(answers[3])["recommendations"]
     assert [one["user"] for one in both] == ["ann", "bob"]
     assert {item["item"] for item in both[1]["items"]} < {"sku-1", "sku-2", "sku-3", "sku-4"}
-    assert len(json.loads(answers[4])["events"]) == 1
-    assert json.loads(answers[5])["events"] == 1
+    assert len(json.loads(answers[4])["recommended"]["items"]) == 3
+    assert len(json.loads(answers[5])["events"]) == 2
+    assert json.loads(answers[6])["events"] == 2
     assert json.loads(answers[-1]) == {"forgotten": True}

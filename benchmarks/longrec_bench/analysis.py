@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 
 import numpy as np
 
@@ -187,11 +188,24 @@ def serving_ratios(cells: Sequence[Row]) -> list[Row]:
             if cell["system"] == f"{other['system']}{COUNTED}"
             and all(cell[key] == other[key] for key in ("history", *SHARED[1:]))
         ]
+        compared += [
+            (f"{shared['transport']} / python, after {cell['history']:,} events", cell, other)
+            for cell, other in beside_python(own, cells)
+        ]
         rows += [
             shared | {"of": words, "ratio": above["p50_ms"] / below["p50_ms"]}
             for words, above, below in compared
         ]
     return rows
+
+
+def beside_python(own: Sequence[Row], cells: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
+    """Those of some cells of one client over HTTP, each with that of the same in one process."""
+    same = ("system", "history", "catalog", "clients", "durability")
+    over_http = (cell for cell in own if cell["transport"] != "python" and cell["clients"] == 1)
+    for cell, other in product(over_http, cells):
+        if other["transport"] == "python" and all(cell[key] == other[key] for key in same):
+            yield cell, other
 
 
 def by_history(cells: Sequence[Row]) -> Iterator[tuple[Row, list[Row]]]:

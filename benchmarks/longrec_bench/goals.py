@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from longrec_bench.analysis import COUNTED, by_history, curves, exponents, ratios
+from longrec_bench.analysis import COUNTED, beside_python, by_history, curves, exponents, ratios
 from longrec_bench.cost.systems import FUSED, NAIVE, SASREC, SASREC_NAIVE
 from longrec_bench.measurement import Row
 
@@ -125,7 +125,7 @@ def _bank(cells: Sequence[Row]) -> Iterator[Goal]:
 
 # ---- serving
 
-P99_MS, RECALL, FLAT, PAIRS_PER_SECOND = 10.0, 0.95, 1.1, 300.0
+P99_MS, RECALL, FLAT, PAIRS_PER_SECOND, OVER_PYTHON = 10.0, 0.95, 1.1, 300.0, 1.6
 LARGE, SMALL, ABOUT = 1_000_000, 3_400, 0.1
 """Items that goals speak of; catalogs of so many but for a tenth count."""
 
@@ -146,7 +146,7 @@ def serving_goals(cells: Sequence[Row]) -> list[Row]:
     found = []
     for system in dict.fromkeys(cell["system"] for cell in served):
         own = [cell for cell in served if cell["system"] == system]
-        parts = (_large_catalog(own), _flat_in_history(own), _many_clients(own))
+        parts = (_large_catalog(own), _flat_in_history(own), _many_clients(own), _over_python(own))
         found += [(system, goal) for part in parts for goal in part]
     return [
         {
@@ -194,6 +194,19 @@ def _many_clients(cells: Sequence[Row]) -> Iterator[Goal]:
         words = f"{PAIRS_PER_SECOND:g} pairs per second over HTTP at {SMALL:,} items"
         at = f"clients: {worst['clients']}, {worst['history']:,} events, {worst['durability']}"
         yield Goal(words, _rate(worst), least=PAIRS_PER_SECOND, at=at)
+
+
+def _over_python(cells: Sequence[Row]) -> Iterator[Goal]:
+    """What a pair over HTTP costs of one in process, where that is most."""
+    worst: dict[str, Goal] = {}
+    for cell, other in beside_python([one for one in cells if _has_about(one, SMALL)], cells):
+        ratio, transport = cell["p50_ms"] / other["p50_ms"], cell["transport"]
+        if transport not in worst or ratio > worst[transport].figure:
+            words = f"p50 at most {OVER_PYTHON:g} times that in process at {SMALL:,} items"
+            at = f"{cell['history']:,} events, {cell['durability']}"
+            goal = Goal(f"{words}, one client, {transport}", ratio, most=OVER_PYTHON, at=at)
+            worst[transport] = goal
+    yield from worst.values()
 
 
 def _rate(cell: Row) -> float:

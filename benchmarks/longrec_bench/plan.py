@@ -14,7 +14,7 @@ from longrec_bench.cost.systems import Task, has_step, mixer_names, model_names
 
 Pass = Literal["forward", "forward+backward", "step"]
 PASSES: tuple[Pass, ...] = ("forward", "forward+backward", "step")
-Transport = Literal["python", "http"]
+Transport = Literal["python", "http", "http-one"]
 
 LENGTHS = (128, 200, 512, 1024, 4096, 16_384, 65_536, 262_144, 1_048_576)
 AT_ONCE = 4096
@@ -152,7 +152,8 @@ class ServingPlan(Plan):
     Attributes
     ----------
     histories : events of users when the measurement begins, a length each.
-    transports : "python", calls of a stream in this process; "http", `longrec serve` in another.
+    transports : "python", calls of a stream in this process; "http", two requests to `longrec
+        serve` in another; "http-one", both in one request.
     durabilities : of stores.
     clients : numbers of clients at once.
     rounds : in which everything is sampled; a sample of one client has 10 pairs.
@@ -176,3 +177,8 @@ class ServingPlan(Plan):
         self._check("transports", choices=get_args(Transport))
         self._check("durabilities", choices=get_args(Durability))
         self._check_positive("seconds")
+
+    @property
+    def serves(self) -> bool:
+        """Whether anything is measured over HTTP."""
+        return any(transport != "python" for transport in self.transports)

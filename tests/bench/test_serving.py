@@ -86,6 +86,7 @@ def streamed(tmp_path_factory):
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     argv = ["--models", "last-item", "--catalogs", 40, "--durability", "process"]
+    argv += ["--transports", "python,http"]
     return run(tmp_path_factory.mktemp("bench"), "serve", *argv, "--clients", "1,2")
 
 

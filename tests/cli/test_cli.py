@@ -166,7 +166,7 @@ def test_a_training_says_how_many_threads_compute_and_why(capsys, histories, tmp
     for words, told in (((), "1 (OMP_NUM_THREADS)"), (("--threads", 2), "2 (--threads)")):
         argv = ("train", histories, "--model", "popularity", "--out", tmp_path / told)
         assert longrec(*words, *argv) == 0
-        assert capsys.readouterr().err.startswith(f"threads: {told}\n")
+        assert f"\nthreads: {told}\n" in capsys.readouterr().err
         assert longrec(*words, *argv, "--overwrite", "--quiet") == 0
         assert "threads" not in capsys.readouterr().err
 

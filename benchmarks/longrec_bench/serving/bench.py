@@ -106,7 +106,7 @@ def bench_serving(
             for name, index in bench.indexes.items():
                 indexes.append(f"{bench.n_items:,} items, {name}: found with {index.name}.")
             shutil.rmtree(bench.folder)
-        servers_use = len(cores) if "http" in plan.transports else 1
+        servers_use = len(cores) if plan.serves else 1
         found["machine"] |= workspace.describe() | {
             "cores_used": found["machine"]["cores"] if core is None else servers_use,
             "pinned": core is not None,
@@ -165,7 +165,7 @@ class CatalogBench:
         Of stores that are files one is filled, and the others are copies of it.
         """
         name = recommender.name
-        if recommender.folder is None and "http" in self.plan.transports:  # where servers read it
+        if recommender.folder is None and self.plan.serves:  # where servers read it
             recommender = replace(recommender)
             recommender.save(self.folder / f"{name}-run")
 
@@ -237,13 +237,13 @@ class CatalogBench:
                 exact = stream if stream.engine.window is None else None
             else:
                 assert recommender.folder is not None
-                log = self.folder / f"{name}-{durability}.log"
+                log = self.folder / f"{name}-{transport}-{durability}.log"
                 server = Server(
                     *(recommender.folder, url, durability, log, self._cores),
                     recommender.plugins,
                 )
                 servers.append(stack.enter_context(server))
-                connect = server.client
+                connect = partial(server.client, transport == "http-one")
             for n, users in product(self.plan.clients, self.users):
                 condition = self._condition(name, users, n, transport, durability)
                 clients = [connect() for _ in range(n)]
@@ -330,6 +330,8 @@ def _method(plan: ServingPlan) -> list[str]:
         "http": "http: two requests per pair, POST /v1/events and POST /v1/recommendations, to "
         "longrec serve in a process of its own, which has all cores; clients are threads of this "
         "process, each with a socket that stays open.",
+        "http-one": "http-one: the same with one request, an event that asks for ten items in its "
+        "answer.",
     }
     return [
         "A pair is an event of a user, then ten items for that user without seen items.",

@@ -24,7 +24,7 @@ from longrec.cli import (
     train,
     tune,
 )
-from longrec.cli.command import THREADS, Command, Group
+from longrec.cli.command import Command, Group
 from longrec.core import threads as core_threads
 from longrec.serving.http import signals
 
@@ -66,9 +66,8 @@ def top(
 
         typer.echo(f"longrec {of_longrec()}")
         raise typer.Exit
-    chosen = core_threads.choose(threads, small=ctx.invoked_subcommand in SMALL)
-    core_threads.use(chosen)  # before NumPy and PyTorch are imported
-    ctx.meta[THREADS] = chosen
+    small = ctx.invoked_subcommand in SMALL
+    core_threads.use(core_threads.choose(threads, small))  # before NumPy and PyTorch are imported
     if ctx.invoked_subcommand is None:
         typer.echo(ctx.get_help())
         raise typer.Exit(2)

@@ -23,7 +23,7 @@ CATALOGS = "3400,100000,1000000"
 
 MODELS = "elastic,hydrarec"
 HISTORIES = "100,10000,1000000"
-TRANSPORTS = "python,http"
+TRANSPORTS = "python,http,http-one"
 DURABILITIES = "power,process"
 LOGS = "near,far,beauty"
 
@@ -122,7 +122,11 @@ def serve(
     histories: Lengths = None,
     transports: Annotated[
         list[str] | None,
-        _list_option("NAME...", "python: in this process; http: longrec serve.", TRANSPORTS),
+        _list_option(
+            "NAME...",
+            "python: in this process; http: longrec serve, two requests for a pair; http-one: one.",
+            TRANSPORTS,
+        ),
     ] = None,
     durability: Durabilities = None,
     folder: Folder = Path("."),

@@ -13,11 +13,6 @@ from longrec.core import console
 from longrec.core.arguments import NO_UTF8, is_utf8
 from longrec.core.errors import UsageError
 
-THREADS = "longrec.threads"
-"""Where the context has how many threads compute."""
-_COMPUTE = "train", "refit", "rebuild", "serve"
-"""Commands that tell so at their start: they compute for long."""
-
 
 class Group(TyperGroup):
     """All commands; what is wrong with a call whatever its command is told here."""
@@ -50,12 +45,6 @@ class Command(ListCommand):
             if meant is None:
                 raise
             raise UsageError(f"no such option: {option}. {meant}") from None
-
-    def invoke(self, ctx: Any) -> Any:
-        """As every command does."""
-        if self.name in _COMPUTE:
-            console.say(str(ctx.meta[THREADS]))
-        return super().invoke(ctx)
 
     def _takes(self, option: str) -> bool:
         return any(option in param.opts for param in self.params)

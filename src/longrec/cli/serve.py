@@ -14,6 +14,7 @@ from longrec.cli.common import AnotherCatalog, Json, Overwrite, Plugin, Run, pri
 from longrec.core import console
 from longrec.core.choices import Durability, IndexKind
 from longrec.core.errors import UsageError
+from longrec.core.threads import used
 
 if TYPE_CHECKING:
     from longrec.serving.http.store_work import Need
@@ -180,6 +181,7 @@ def serve(
 
     def ready(address: str, stream: Stream, need: Need | None) -> None:
         recall = f", recall@10 {stream.index.recall:.3f}" if stream.index.recall < 1 else ""
+        console.say(str(used()))
         console.say(stream.engine.statement)
         console.say(seen_items_line(stream.artifact))
         console.say(f"items: {stream.artifact.catalog.n_items:,}, {stream.index.name}{recall}")

@@ -22,6 +22,7 @@ from longrec.cli.info import show_store
 from longrec.core import console
 from longrec.core.choices import Durability
 from longrec.core.errors import LongrecError, UsageError
+from longrec.core.threads import used
 
 if TYPE_CHECKING:
     from longrec.serving.maintenance.verify import Problem
@@ -170,6 +171,7 @@ def rebuild(
         console.progress_bar("rebuilding") as progress,
         resumable(),
     ):
+        console.say(str(used()))
         rebuilt = stream.rebuild(data, progress)._asdict()
     safe_url, seconds = stream.store.url, f"{rebuilt['seconds']:.1f}"
     print_result(json, {"url": safe_url} | rebuilt, safe_url, rebuilt | {"seconds": seconds})

@@ -30,6 +30,7 @@ from longrec.core import console
 from longrec.core.choices import Recipe
 from longrec.core.errors import UsageError
 from longrec.core.format import number
+from longrec.core.threads import used
 
 
 def train(
@@ -101,6 +102,7 @@ def train(
     console.say(
         f"{histories}: {data.n_users:,} users, {data.n_items:,} items, {data.n_events:,} events"
     )
+    console.say(str(used()))
     plugins = plugin_words(plugin)
     again = shlex.join(["longrec", "train", str(histories), "--out", str(out), *plugins])
     with resumable(lambda: go_on(out, again)):
@@ -144,6 +146,7 @@ def refit(
     on = [] if data is None else ["--data", str(data)]
     again = shlex.join(["longrec", "refit", str(run), "--out", str(out), *on, *plugins])
     measured = load(run)
+    console.say(str(used()))
     with resumable(lambda: go_on(out, again)):
         final = train_on_all(
             *(measured, out, data),

@@ -35,6 +35,9 @@ class Threads(NamedTuple):
         return f"threads: {self.number} ({self.why})"
 
 
+_used: Threads | None = None
+
+
 def sleep_while_waiting() -> None:
     """Let threads sleep while they wait, unless the environment says something else about it.
 
@@ -94,8 +97,15 @@ def choose(asked: int | None, small: bool) -> Threads:
 
 def use(threads: Threads) -> None:
     """Let so many compute, in libraries that are loaded from now on; PyTorch may be there."""
+    global _used
+    _used = threads
     for name in _NUMBERS:
         os.environ[name] = str(threads.number)
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(threads.number)
+
+
+def used() -> Threads:
+    """What `use` was told last, or what would be chosen."""
+    return _used or choose(None, small=False)

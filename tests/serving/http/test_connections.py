@@ -196,3 +196,46 @@ def test_odd_heads_and_bodies_are_refused_in_json(server: LocalServer, request_,
         assert found.startswith(b"HTTP/1.1 %d" % status)
         assert json.loads(found.partition(b"\r\n\r\n")[2])["error"]["message"]
     server.post("/v1/events", {"events": [{"user": "u", "item": FIRST, "time": 1}]})
+
+
+def test_the_head_of_an_answer_comes_with_its_body(server: LocalServer, monkeypatch):
+    """In one write: a client that is woken by the head has not to wait once more."""
+    parts: list[bytes] = []
+    write = protocol._Answers.write
+
+    class Noted:
+        def __init__(self, transport) -> None:
+            self._transport = transport
+
+        def __getattr__(self, name):
+            return getattr(self._transport, name)
+
+        def write(self, data: bytes) -> None:
+            parts.append(data)
+            self._transport.write(data)
+
+    def noted(self, data: bytes) -> None:
+        if not isinstance(self._transport, Noted):
+            self._transport = Noted(self._transport)
+        write(self, data)
+
+    monkeypatch.setattr(protocol._Answers, "write", noted)
+    asks = b"Expect: 100-continue\r\nContent-Type: application/json\r\nContent-Length: 15\r\n\r\n"
+    requests = [
+        (MODEL, 1, b"}"),
+        (HEALTH, 1, b'{"ok":true}'),
+        (HEALTH.replace(b"GET", b"HEAD"), 1, b"\r\n\r\n"),
+        (MODEL.replace(b"/v1/model", b"/v1/nothing"), 1, b"}}"),
+        (b"POST /v1/recommendations HTTP/1.1\r\nHost: localhost\r\n" + asks, 2, b"}"),
+    ]
+    for request, writes, end in requests:
+        parts.clear()
+        with raw(server.url) as sock:
+            sock.sendall(request)
+            if writes == 2:
+                assert sock.recv(4096) == b"HTTP/1.1 100 Continue\r\n\r\n"
+                sock.sendall(b'{"user": "ann"}')
+            assert sock.recv(65536).startswith(b"HTTP/1.1 ")
+        assert len(parts) == writes
+        assert parts[-1].endswith(end)
+        assert b"\r\n\r\n" in parts[-1]

@@ -6,25 +6,24 @@ import asyncio
 import re
 import secrets
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from math import ceil
 from time import monotonic, perf_counter
 
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from longrec.serving.http import access_log
-from longrec.serving.http.errors import FAILED, Busy, Refused, refusal
+from longrec.serving.http.call import Call, Direct
+from longrec.serving.http.errors import FAILED, Busy, Refused, answer_to, refusal
 from longrec.serving.http.keys import Keys
 from longrec.serving.http.settings import Settings
 from longrec.serving.http.telemetry import Telemetry
 
-Public = Mapping[str, Callable[[], Awaitable[Response]]]
-"""Paths that need no key and have no rate, since they tell nothing but whether the server works,
-and what answers them; nothing else is done for a request that is free."""
-BEGAN, ANSWERED = "longrec.began", "longrec.answered"
-"""Where a request's moments stand in its scope."""
+PUBLIC = "/healthz", "/readyz"
+"""Paths that need no key and have no rate, since they tell nothing but whether the server works."""
+CALL = "longrec.call"
+"""Where a request's `Call` stands in its scope."""
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _LOCAL = re.compile(rb"(localhost|127(\.\d+){3}|\[::1\])(:\d+)?", re.IGNORECASE)
 _HEADERS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
@@ -65,31 +64,31 @@ class Admission:
 
     Parameters
     ----------
-    app : what answers.
+    routes : what answers all that is not answered directly.
+    direct : see `Direct`.
     settings : limits.
     keys : who may ask; without any, everybody who reaches the server.
     telemetry : where requests are counted.
-    public : see `Public`.
     """
 
     def __init__(
-        self, app: ASGIApp, settings: Settings, keys: Keys, telemetry: Telemetry, public: Public
+        self, routes: ASGIApp, direct: Direct, settings: Settings, keys: Keys, telemetry: Telemetry
     ) -> None:
-        self._app, self._settings, self._keys, self._telemetry = app, settings, keys, telemetry
-        self._public, self._held = public, 0
+        self._routes, self._direct, self._settings = routes, direct, settings
+        self._keys, self._telemetry, self._held = keys, telemetry, 0
         self._rates = RateLimiter(settings.rate)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
+            await self._routes(scope, receive, send)
             return
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
         if scope["method"] == "HEAD":  # answered as GET; the server beneath leaves the body out
             scope = {**scope, "method": "GET"}
-        scope[BEGAN] = perf_counter()
         headers = dict(scope["headers"])
+        scope[CALL] = call = Call(headers)
         given = headers.get(b"x-request-id", b"")
         request_id = given if _ID.fullmatch(given) else secrets.token_hex(8).encode()
         status = 0
@@ -106,58 +105,35 @@ class Admission:
             await send(message)
 
         try:
-            await self._answer(scope, headers, receive, send_with_headers)
-        except Refused as refused:
-            if not status:
-                await refusal(refused)(scope, receive, send_with_headers)
+            await self._answer(call, scope, receive, send_with_headers)
         except Exception as error:
-            # It goes no further, since its words may hold ids.
-            access_log.log.error(
-                "failed", exc_info=error, extra={"fields": {"id": request_id.decode()}}
-            )
+            answer = answer_to(error)
+            if answer is None:  # it goes no further, since its words may hold ids
+                told = {"fields": {"id": request_id.decode()}}
+                access_log.log.error("failed", exc_info=error, extra=told)
+                answer = refusal(Refused(500, "failed", FAILED))
             if not status:  # else the routes have answered
-                failed = Refused(500, "failed", FAILED)
-                await refusal(failed)(scope, receive, send_with_headers)
+                await answer(scope, receive, send_with_headers)
         finally:
-            self._count(scope, status, request_id.decode())
+            self._count(call, scope, status, request_id.decode())
 
-    async def _answer(
-        self,
-        scope: Scope,
-        headers: dict[bytes, bytes],
-        receive: Receive,
-        send: Send,
-    ) -> None:
-        free = scope["path"] in self._public
-        if free and scope["method"] == "GET":
-            answer = await self._public[scope["path"]]()
-            await answer(scope, receive, send)
+    async def _answer(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
+        free, direct = scope["path"] in PUBLIC, self._direct.get((scope["method"], scope["path"]))
+        if free and direct is not None:
+            await _send_json(await direct(call), send)
             return
         if not free:
-            self._admit(scope, headers)
-        body = await self._body(headers, receive)
+            self._admit(scope, call.headers)
+        call.body = await self._body(call.headers, receive)
         try:
-            if not free:
-                self._check_key(headers)  # it may have been taken away meanwhile
-                send = self._unless_revoked(scope, headers, receive, send)
-            await self._ask_routes(scope, body, receive, send)
-        finally:
-            self._held -= len(body)
-
-    async def _ask_routes(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
-        """Let the routes answer, in time."""
-        replayed = False
-
-        async def replay() -> Message:
-            nonlocal replayed
-            if replayed:
-                return await receive()
-            replayed = True
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        try:
+            if self._keys and not free:
+                self._check_key(call.headers)  # it may have been taken away meanwhile
+                send = self._unless_revoked(scope, call.headers, receive, send)
             async with asyncio.timeout(self._settings.timeout):
-                await self._app(scope, replay, send)
+                if direct is not None:
+                    await _send_json(await direct(call), send)
+                else:
+                    await self._routes(scope, _replay(call.body, receive), send)
         except TimeoutError:
             raise Refused(
                 503,
@@ -166,8 +142,10 @@ class Admission:
                 "not, and with event ids they may be sent again",
                 retry_after="1",
             ) from None
+        finally:
+            self._held -= len(call.body)
 
-    def _check_key(self, headers: dict[bytes, bytes]) -> str | None:
+    def _check_key(self, headers: Mapping[bytes, bytes]) -> str | None:
         """The name of a request's key; None where keys are not asked for.
 
         Raises
@@ -189,7 +167,7 @@ class Admission:
         return found
 
     def _unless_revoked(
-        self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send
+        self, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, send: Send
     ) -> Send:
         """`send`, but for an answer that was made while its key was taken away: that is 401."""
         revoked = False
@@ -207,7 +185,7 @@ class Admission:
 
         return checked
 
-    def _admit(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+    def _admit(self, scope: Scope, headers: Mapping[bytes, bytes]) -> None:
         """Raise Refused unless the request comes from somebody who may ask, and not too often."""
         name = self._check_key(headers)
         if name is None:
@@ -225,7 +203,7 @@ class Admission:
                 retry_after=str(ceil(wait)),
             )
 
-    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+    async def _body(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
         """The whole body, if it is small enough, comes in time, and finds room.
 
         Of one that is too large some is read and thrown away: a client that still sends when its
@@ -278,25 +256,39 @@ class Admission:
             raise
         return b"".join(parts)
 
-    def _count(self, scope: Scope, status: int, request_id: str) -> None:
-        now = perf_counter()
-        seconds = now - scope[BEGAN]
-        route = getattr(scope.get("route"), "path_format", "other")
-        if route == "other" and scope["path"] in self._public:
-            route = scope["path"]
-        method = scope["method"] if route != "other" else "any"  # a label's values must be few
+    def _count(self, call: Call, scope: Scope, status: int, request_id: str) -> None:
+        now, method, path = perf_counter(), scope["method"], scope["path"]
+        seconds = now - call.began
+        route = path
+        if (method, path) not in self._direct:
+            route = getattr(scope.get("route"), "path_format", "other")
+        if route == "other":
+            method = "any"  # a label's values must be few
         self._telemetry.request(route, method, status, seconds)
-        if ANSWERED in scope:
-            self._telemetry.stage("reply", now - scope[ANSWERED])
+        if call.found:
+            self._telemetry.stage("reply", now - call.found)
         if self._settings.log_requests:
-            access_log.write(
-                "request",
-                id=request_id,
-                method=method,
-                route=route,
-                status=status,
-                ms=round(1e3 * seconds, 3),
-            )
+            access_log.write_request(request_id, method, route, status, seconds)
+
+
+async def _send_json(content: bytes, send: Send) -> None:
+    headers = [(b"content-length", b"%d" % len(content)), (b"content-type", b"application/json")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": content})
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """What gives a body that has come already, and then what `receive` gives."""
+    replayed = False
+
+    async def replay() -> Message:
+        nonlocal replayed
+        if replayed:
+            return await receive()
+        replayed = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay
 
 
 async def _throw_away(receive: Receive) -> None:

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
+from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from torch import Tensor
 
@@ -28,12 +28,19 @@ from longrec.serving.stores.packed_columns import unpack_columns
 from longrec.serving.stores.protocol import DAMAGED
 from longrec.serving.stream.ahead import TimeAhead
 from longrec.serving.stream.id_keys import id_of, item_key, user_key
-from longrec.serving.stream.recommending import PAUSE_EVERY, Recommendation, RecommendRequest
+from longrec.serving.stream.recommending import (
+    PAUSE_EVERY,
+    Recommendation,
+    RecommendRequest,
+    nothing,
+)
 from longrec.serving.stream.stream import Stream
 from longrec.serving.stream.user_log import explain_given, user_log
-from longrec.serving.stream.writer import Entry, Observed
+from longrec.serving.stream.writer import Counts, Entry, Observed
 
 UNKNOWN_USER = "nothing is kept of this user"
+Problem = dict[str, Any]
+"""An event that was not taken as it came, as `schemas.EventProblem` has it."""
 CONFLICT = (
     "another event of this user was logged with this event_id, and stays: send this one with an id "
     "of its own, or take the other one back first (POST /v1/dropped-events)"
@@ -41,8 +48,12 @@ CONFLICT = (
 
 
 def dumps(value: Any) -> bytes:
-    """A value as JSON, which knows no infinity."""
-    return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
+    """A value as JSON, which knows no infinity: that is null.
+
+    Eight times as fast as Python's own json; orjson and msgspec are another three times as fast,
+    which is less than a thousandth of a request.
+    """
+    return to_json(value, inf_nan_mode="null")
 
 
 class Asked(NamedTuple):
@@ -58,33 +69,58 @@ class Asked(NamedTuple):
     unknown_items: int
 
 
-def entries_of(
+def events_asked_of(
     stream: Stream, body: dict[str, Any], pause: Pause
-) -> tuple[list[Entry], list[schemas.EventProblem]]:
-    """Events to be logged, and what is wrong with those that are not."""
-    entry, entries, problems = stream.writer.entry, list[Entry](), list[schemas.EventProblem]()
+) -> tuple[list[Entry], list[Problem], Asked | None]:
+    """Events to be logged, what is wrong with those that are not, and what is to be recommended
+    once they are logged."""
+    entry, entries, problems = stream.writer.entry, list[Entry](), list[Problem]()
     for number, e in enumerate(body["events"]):
         try:
             entries.append(entry(e["user"], e["item"], e["time"], e["event_id"], e["columns"]))
         except TimeAhead as error:
-            problems.append(schemas.EventProblem(event=number, code="ahead", message=str(error)))
+            problems.append({"event": number, "code": "ahead", "message": str(error)})
         if not number % PAUSE_EVERY:
             pause()
-    return entries, problems
+    wanted = body["recommend"]
+    return entries, problems, None if wanted is None else asked_of(stream, wanted, pause)
 
 
-def with_conflicts(
-    problems: list[schemas.EventProblem], observed: Sequence[Observed]
-) -> list[schemas.EventProblem]:
+def logged(
+    stream: Stream,
+    observed: Sequence[Observed],
+    problems: list[Problem],
+    lists: Callable[[Pause], bytes] | None = None,
+    pause: Pause = nothing,
+) -> bytes:
+    """The answer to events that were logged, with the lists that were asked for with them."""
+    counts, refused = Counts().plus(observed), len(problems)
+    if counts.conflicting:
+        problems = _with_conflicts(problems, observed)
+    answer: dict[str, Any] = {
+        "accepted": counts.accepted,
+        "duplicates": counts.duplicates,
+        "unknown": counts.unknown,
+        "model": stream.artifact.state_digest,
+    }
+    if problems:
+        answer |= {"refused": refused, "conflicting": counts.conflicting, "problems": problems}
+    content = dumps(answer)
+    if lists is None:
+        return content
+    return b'%s,"recommended":%s}' % (content[:-1], lists(pause))
+
+
+def _with_conflicts(problems: list[Problem], observed: Sequence[Observed]) -> list[Problem]:
     """The problems of a request's events that were not logged, and of those that were observed."""
-    refused = {problem.event for problem in problems}
+    refused = {problem["event"] for problem in problems}
     numbers = (n for n in count() if n not in refused)
-    found = [
-        schemas.EventProblem(event=number, code="conflict", message=CONFLICT)
+    found: list[Problem] = [
+        {"event": number, "code": "conflict", "message": CONFLICT}
         for number, one in zip(numbers, observed, strict=False)
         if one.conflicting
     ]
-    return sorted(problems + found, key=lambda problem: problem.event)
+    return sorted(problems + found, key=lambda problem: problem["event"])
 
 
 def asked_of(stream: Stream, body: dict[str, Any], pause: Pause) -> Asked:
@@ -123,7 +159,14 @@ def _ranked(stream: Stream, items: Ints, scores: np.ndarray) -> list[dict[str, A
     ]
 
 
-def one_list(stream: Stream, asked: Asked, found: Sequence[Recommendation], pause: Pause) -> bytes:
+def lists_of(
+    stream: Stream, asked: Asked, found: Sequence[Recommendation], pause: Pause = nothing
+) -> bytes:
+    """The answer to who asked for recommendations."""
+    return (_several_lists if asked.several else _one_list)(stream, asked, found, pause)
+
+
+def _one_list(stream: Stream, asked: Asked, found: Sequence[Recommendation], pause: Pause) -> bytes:
     """The answer to one user, or one history."""
     [one] = found
     return dumps(
@@ -139,7 +182,7 @@ def one_list(stream: Stream, asked: Asked, found: Sequence[Recommendation], paus
     )
 
 
-def several_lists(
+def _several_lists(
     stream: Stream, asked: Asked, found: Sequence[Recommendation], pause: Pause
 ) -> bytes:
     """The answer to several."""

@@ -17,23 +17,23 @@ from longrec.artifact.policy import seen_items_line
 from longrec.core.errors import UsageError
 from longrec.core.version import version
 from longrec.serving.http import schemas
-from longrec.serving.http.admission import ANSWERED, BEGAN, Admission
+from longrec.serving.http.admission import CALL, PUBLIC, Admission
 from longrec.serving.http.answers import (
     UNKNOWN_USER,
     asked_of,
     dumps,
-    entries_of,
+    events_asked_of,
     explained,
     known_item,
-    one_list,
-    several_lists,
+    lists_of,
+    logged,
     shown_user,
     similar_asked_of,
     similar_lists,
     similar_to,
-    with_conflicts,
 )
 from longrec.serving.http.bodies import NO_OBJECT, read_body
+from longrec.serving.http.call import JSON, Call
 from longrec.serving.http.docs_page import docs_answer, summary
 from longrec.serving.http.errors import Refused, add_error_handlers
 from longrec.serving.http.keys import Keys
@@ -49,10 +49,8 @@ from longrec.serving.stores.protocol import StoreFull, StoreUnavailable
 from longrec.serving.stream.id_keys import user_key
 from longrec.serving.stream.recommending import nothing
 from longrec.serving.stream.stream import Stream
-from longrec.serving.stream.writer import Counts
 
 T = TypeVar("T")
-JSON = "application/json"
 SMALL = 4096
 """Bytes of a body up to which it is read at once, in the event loop: in less than a millisecond."""
 
@@ -84,10 +82,13 @@ class Server:
             openapi_url=None,  # ours is written once, and has bodies and examples
             redirect_slashes=False,
         )
+        direct: dict[tuple[str, str], Any] = {}
         for method, path, endpoint, schema, answer, *errors in self._routes():
+            if schema is not None or path in PUBLIC:
+                direct[method, path] = endpoint
             routes.add_api_route(
                 path,
-                endpoint,
+                _shown(endpoint) if (method, path) in direct else endpoint,
                 methods=[method],
                 response_model=answer,
                 responses=problems(*errors),
@@ -103,12 +104,11 @@ class Server:
         self.telemetry.keys(keys)
         self.readiness = Readiness(self._ask_store)
         self._metrics = SharedText(self.telemetry.text)
-        public = {"/healthz": self.health, "/readyz": self.ready}
-        self.app: ASGIApp = Admission(routes, settings, keys, self.telemetry, public)
+        self.app: ASGIApp = Admission(routes, direct, settings, keys, self.telemetry)
 
     def _routes(self) -> Iterator[tuple[Any, ...]]:
         """Of each route the method, the path, what answers, what its body has (None: there is none)
-        and what its answer has, and errors of its own."""
+        and what its answer has, and errors of its own. Those with a body are answered directly."""
         user, similar_items = "/v1/users/{user:path}", "/v1/items/{item:path}/similar"
         yield "POST", "/v1/events", self.log_events, schemas.EventsIn, schemas.EventsOut, 422
         one_or_several = schemas.RecommendationsOut | schemas.ListsOut
@@ -141,69 +141,63 @@ class Server:
             await self.store_work.stop(PATIENCE)
             await self.service.close()
 
-    async def log_events(self, request: Request) -> Response:
-        """Log events; once answered they count in every recommendation."""
+    async def log_events(self, call: Call) -> bytes:
+        """Log events; once answered they count in every recommendation, also in one that is asked
+        for with them."""
         served = self.service.current
         with served.in_use() as stream:
-            read = self._read(request, schemas.EventsIn, partial(entries_of, stream))
-            (entries, told), small = await read
-            with self._giving_way(small and len(entries) <= AT_ONCE):
-                observed = await served.log(entries) if entries else []
-        counts, refused = Counts().plus(observed), len(told)
-        self.telemetry.refused.inc(refused)
-        if counts.conflicting:
-            told = with_conflicts(told, observed)
-        answer = schemas.EventsOut(
-            accepted=counts.accepted,
-            duplicates=counts.duplicates,
-            unknown=counts.unknown,
-            model=stream.artifact.state_digest,
-            refused=refused,
-            conflicting=counts.conflicting,
-            problems=told or None,
-        )
-        return _reply(request, answer)
+            read = self._read(call, schemas.EventsIn, partial(events_asked_of, stream))
+            (entries, told, asked), small = await read
+            wanted = [] if asked is None else asked.wanted
+            light = is_light(wanted)
+            with self._giving_way(small and light and len(entries) <= AT_ONCE):
+                observed, found = await served.log_and_rank(entries, wanted, len(told))
+                call.found = perf_counter()
+                if asked is None:
+                    return logged(stream, observed, told)
+                lists = partial(lists_of, stream, asked, found)
+                write = partial(logged, stream, observed, told, lists)
+                return write() if light else await self.service.large.run_long(write)
 
-    async def drop_event(self, request: Request) -> Response:
+    async def drop_event(self, call: Call) -> bytes:
         """Take a wrong event back, as if it had never been logged: reads the whole log (O(T))."""
         with self.service.current.in_use() as stream:
-            body, _ = await self._read(request, schemas.DropIn, lambda body, pause: body)
+            body, _ = await self._read(call, schemas.DropIn, lambda body, pause: body)
             drop = partial(stream.drop_event, body["user"], body["event_id"], body["number"])
             dropped = await self.service.short.run(drop)
-        return _reply(request, schemas.Dropped(dropped=dropped))
+        return dumps({"dropped": dropped})
 
-    async def recommend(self, request: Request) -> Response:
+    async def recommend(self, call: Call) -> bytes:
         """The best items for users of the store, or for histories that are sent along."""
         served = self.service.current
         with served.in_use() as stream:
-            asked, small = await self._read(
-                request, schemas.RecommendationsIn, partial(asked_of, stream)
-            )
+            ask = partial(asked_of, stream)
+            asked, small = await self._read(call, schemas.RecommendationsIn, ask)
             light = is_light(asked.wanted)
             with self._giving_way(small and light):
                 found = await served.rank(asked.wanted)
-                request.scope[ANSWERED] = perf_counter()
-                write = partial(several_lists if asked.several else one_list, stream, asked, found)
-                content = write(nothing) if light else await self.service.large.run_long(write)
-        return Response(content, media_type=JSON)
+                call.found = perf_counter()
+                write = partial(lists_of, stream, asked, found)
+                return write() if light else await self.service.large.run_long(write)
 
-    async def similar(self, request: Request) -> Response:
+    async def similar(self, call: Call) -> bytes:
         """The items whose vectors are nearest to those of some items, by cosine."""
         with self.service.current.in_use() as stream:
             ask = partial(similar_asked_of, stream)
-            items, k, excluded, unknown = (await self._read(request, schemas.SimilarIn, ask))[0]
+            items, k, excluded, unknown = (await self._read(call, schemas.SimilarIn, ask))[0]
             find = partial(similar_lists, stream, items, k, excluded, unknown)
             content = await self.service.large.run_long(find)
-        request.scope[ANSWERED] = perf_counter()
-        return Response(content, media_type=JSON)
+        call.found = perf_counter()
+        return content
 
-    async def explain(self, request: Request) -> Response:
+    async def explain(self, call: Call) -> bytes:
         """Where the model's attention lies for an item: reads the whole history (O(T))."""
         with self.service.current.in_use() as stream:
-            body, _ = await self._read(request, schemas.ExplanationIn, lambda body, pause: body)
+            body, _ = await self._read(call, schemas.ExplanationIn, lambda body, pause: body)
             found = await self.service.long.run_long(partial(explained, stream, body))
             answer = schemas.ExplanationOut(**found, model=stream.artifact.state_digest)
-        return _reply(request, answer)
+        call.found = perf_counter()
+        return answer.model_dump_json().encode()
 
     async def get_user(
         self,
@@ -238,7 +232,7 @@ class Server:
         with self.service.current.in_use() as stream:
             index = known_item(stream, item)
             content = await self.service.large.run_long(partial(similar_to, stream, index, k))
-        request.scope[ANSWERED] = perf_counter()
+        request.scope[CALL].found = perf_counter()
         return Response(content, media_type=JSON)
 
     async def get_model(self, request: Request) -> Response:
@@ -283,11 +277,11 @@ class Server:
         """All routes, as OpenAPI."""
         return Response(self._pages[0], media_type=JSON)
 
-    async def health(self) -> Response:
+    async def health(self, call: Call) -> bytes:
         """Whether the server runs."""
-        return Response(b'{"ok":true}', media_type=JSON)
+        return b'{"ok":true}'
 
-    async def ready(self) -> Response:
+    async def ready(self, call: Call) -> bytes:
         """Whether it can answer: the store is asked."""
         try:
             await self.readiness.check()
@@ -296,7 +290,7 @@ class Server:
         except StoreFull as error:
             raise Refused(503, "full", str(error), retry_after="1") from None
         digest = self.service.current.stream.artifact.state_digest
-        return Response(dumps({"ready": True, "model": digest}), media_type=JSON)
+        return dumps({"ready": True, "model": digest})
 
     async def _ask_store(self) -> None:
         with self.service.current.in_use() as stream:
@@ -312,23 +306,20 @@ class Server:
         return self._make_pages(self.service.current.stream)
 
     async def _read(
-        self,
-        request: Request,
-        schema: type[BaseModel],
-        use: Callable[[dict[str, Any], Pause], T],
+        self, call: Call, schema: type[BaseModel], use: Callable[[dict[str, Any], Pause], T]
     ) -> tuple[T, bool]:
         """What becomes of a request's body, and whether it is a small one, which was read here."""
-        raw = await request.body()
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if raw and kind != JSON:  # a page elsewhere may send text/plain without asking
+        raw = call.body
+        if raw and not call.says_json:  # a page elsewhere may send text/plain without asking
             raise UsageError(NO_OBJECT)
-
-        def read(pause: Pause) -> T:
-            return use(read_body(schema, raw, pause), pause)
-
         small = len(raw) <= SMALL
-        found = read(nothing) if small else await self.service.large.run_long(read)
-        self.telemetry.stage("parse", perf_counter() - request.scope[BEGAN])
+        if small:
+            found = use(read_body(schema, raw), nothing)
+        else:
+            found = await self.service.large.run_long(
+                lambda pause: use(read_body(schema, raw, pause), pause)
+            )
+        self.telemetry.stage("parse", perf_counter() - call.began)
         return found, small
 
     def _giving_way(self, short: bool) -> AbstractContextManager[None]:
@@ -336,15 +327,17 @@ class Server:
         return self.service.courtesy.short() if short else nullcontext()
 
 
+def _shown(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+    """Stands in the schema for what is answered directly, and says which methods there are."""
+
+    async def answered_before() -> None:
+        raise AssertionError("what is answered directly reaches no route")
+
+    answered_before.__name__, answered_before.__doc__ = endpoint.__name__, endpoint.__doc__
+    return answered_before
+
+
 def _reply(request: Request, answer: BaseModel) -> Response:
     """An answer; it is written here rather than checked again."""
-    request.scope[ANSWERED] = perf_counter()
-    content = answer.model_dump_json(by_alias=True, exclude=_left_out(answer))
-    return Response(content, media_type=JSON)
-
-
-def _left_out(answer: BaseModel) -> set[str]:
-    """Fields of problems that there are none of."""
-    if isinstance(answer, schemas.EventsOut) and answer.problems is None:
-        return {"refused", "conflicting", "problems"}
-    return set()
+    request.scope[CALL].found = perf_counter()
+    return Response(answer.model_dump_json(by_alias=True), media_type=JSON)

@@ -2,6 +2,10 @@
 
 A batch is what came while the one before was done: a request alone waits for nobody, and the more
 there are the larger batches get. What may wait is bounded.
+
+For a batch that should be done in less than a millisecond, as the one before was, the event loop
+waits: to turn to others and be woken takes as long as the work, and others are those who come
+meanwhile, and make the next batch. It waits for `PATIENCE` at most, whatever blocks the thread.
 """
 
 from __future__ import annotations
@@ -10,6 +14,8 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from math import inf
+from threading import Lock
 from time import perf_counter
 from typing import Generic, TypeVar
 
@@ -22,6 +28,9 @@ R = TypeVar("R")
 
 AT_ONCE = 1024
 """Weight of a batch at most, unless one job alone has more."""
+SHORT, PATIENCE = 0.001, 0.002
+"""Seconds that the last batch took at most if the event loop waits for the next one, and that it
+waits at most."""
 
 OnBatch = Callable[[int, list[float], float], None]
 """Called with how many jobs a batch had, the seconds that each waited, and the seconds it took."""
@@ -50,6 +59,7 @@ class Batcher(Generic[W, R]):
         self._thread = Workers(name)
         self._queue: deque[_Job[W, R]] = deque()
         self._busy = self._closed = False
+        self._took = inf
         self._idle = asyncio.Event()
         self._idle.set()
         self.waiting = 0
@@ -89,35 +99,64 @@ class Batcher(Generic[W, R]):
             if not job.future.done():  # cancelled: nobody waits for it any more
                 batch.append(job)
                 weight += job.weight
-        if batch:
-            self._thread.submit(lambda: self._run(batch))
-        else:
+        if not batch:
             self._busy = False
             self._idle.set()
+            return
+        short = self._took < SHORT
+        done = _Done(batch, waited_for=short)
+        self._thread.submit(lambda: self._run(done))
+        if short and done.within(PATIENCE):
+            self._end(done)
 
-    def _run(self, batch: list[_Job[W, R]]) -> None:
+    def _run(self, done: _Done[W, R]) -> None:
         began = perf_counter()
-        results = run_batch(self._do, [job.work for job in batch])
-        taken = perf_counter() - began
-        with suppress(RuntimeError):  # the loop has ended before the batch
-            self._loop.call_soon_threadsafe(self._end, batch, results, began, taken)
+        results = run_batch(self._do, [job.work for job in done.batch])
+        if not done.tell(results, began, perf_counter() - began):
+            with suppress(RuntimeError):  # the loop has ended before the batch
+                self._loop.call_soon_threadsafe(self._end, done)
 
-    def _end(
-        self,
-        batch: list[_Job[W, R]],
-        results: Sequence[R | BaseException],
-        began: float,
-        taken: float,
-    ) -> None:
-        self._start()
-        for job, result in zip(batch, results, strict=True):
+    def _end(self, done: _Done[W, R]) -> None:
+        self._took = done.took
+        if self._took >= SHORT:
+            self._start()  # the thread goes on while answers are written
+        for job, result in zip(done.batch, done.results, strict=True):
             if job.future.done():
                 continue
             if isinstance(result, BaseException):
                 job.future.set_exception(result)
             else:
                 job.future.set_result(result)
-        self._on_batch(len(batch), [began - job.since for job in batch], taken)
+        waited = [done.began - job.since for job in done.batch]
+        self._on_batch(len(done.batch), waited, done.took)
+        if self._took < SHORT:
+            self._loop.call_soon(self._start)
+
+
+class _Done(Generic[W, R]):
+    """A batch, and what became of it; the event loop may wait for it for a while."""
+
+    __slots__ = ("_claimed", "_told", "batch", "began", "results", "took")
+
+    def __init__(self, batch: list[_Job[W, R]], waited_for: bool) -> None:
+        self.batch = batch
+        self._told, self._claimed = Lock(), Lock()
+        self._told.acquire()
+        if not waited_for:
+            self._claimed.acquire()
+        self.results: Sequence[R | BaseException] = ()
+        self.began = self.took = 0.0
+
+    def tell(self, results: Sequence[R | BaseException], began: float, took: float) -> bool:
+        """Called in the thread; -> whether who waits for it goes on with it, if anybody does."""
+        self.results, self.began, self.took = results, began, took
+        waited_for = self._claimed.acquire(False)
+        self._told.release()
+        return waited_for
+
+    def within(self, seconds: float) -> bool:
+        """Wait for it so long; False: the thread tells the event loop once it is done."""
+        return self._told.acquire(timeout=seconds) or not self._claimed.acquire(False)
 
 
 class _Job(Generic[W, R]):

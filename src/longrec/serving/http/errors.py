@@ -58,49 +58,59 @@ def refusal(refused: Refused) -> Response:
     return Response(body, refused.status, refused.headers, media_type="application/json")
 
 
+_KINDS: dict[type[Exception], tuple[int, str, Mapping[str, str] | None]] = {
+    UsageError: (422, "value", None),
+    Busy: (503, "busy", RETRY),
+    StoreUnavailable: (503, "store", RETRY),
+    StoreFull: (503, "full", RETRY),
+    DataError: (500, "data", None),
+    LongrecError: (500, "failed", None),
+}
+_CODES = {400: "json", 404: "unknown", 405: "method", 409: "unavailable"}
+
+
+def answer_to(error: Exception) -> Response | None:
+    """What is answered where something fails; None where nobody foresaw that."""
+    if isinstance(error, Refused):
+        return refusal(error)
+    if isinstance(error, HTTPException):
+        code = _CODES.get(error.status_code, "http")
+        return _answer(error.status_code, code, error.detail, error.headers)
+    for kind in type(error).__mro__:
+        if kind in _KINDS:
+            status, code, headers = _KINDS[kind]
+            if status == 500:
+                access_log.log.error(code, exc_info=error)
+            return _answer(status, code, str(error), headers)
+    return None
+
+
+def _answer(status: int, code: str, message: str, headers: Mapping[str, str] | None) -> Response:
+    return Response(problem(code, message), status, headers, media_type="application/json")
+
+
 def add_error_handlers(routes: FastAPI) -> None:
     """Answer what routes raise with a `Problem`."""
 
-    def add(
-        kind: type[Exception], status: int, code: str, headers: dict[str, str] | None = None
-    ) -> None:
-        async def answer(request: Request, error: Exception) -> Response:
-            message = str(error)
-            if isinstance(error, RequestValidationError):
-                message = _of_parameter(error.errors()[0])
-            elif kind is Exception:  # its words may hold anything; it is raised on, and logged then
-                message = FAILED
-            elif status == 500:
-                access_log.log.error(code, exc_info=error)
-            body = problem(code, message)
-            return Response(body, status, headers, media_type="application/json")
+    async def answer(request: Request, error: Exception) -> Response:
+        # The words of what nobody foresaw may hold anything; it is raised on, and logged then.
+        return answer_to(error) or _answer(500, "failed", FAILED, None)
 
-        routes.add_exception_handler(kind, answer)
+    async def answer_parameter(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return _answer(422, "value", _of_parameter(error.errors()[0]), None)
 
     async def answer_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        message = _of_routes(routes, request, error)
-        code = {400: "json", 404: "unknown", 405: "method", 409: "unavailable"}
-        headers = dict(error.headers or {})
+        told = HTTPException(error.status_code, _of_routes(routes, request, error))
         if error.status_code == 405:
-            headers["Allow"] = ", ".join(_methods(routes, request))
-        body = problem(code.get(error.status_code, "http"), message)
-        return Response(body, error.status_code, headers, media_type="application/json")
+            told.headers = {"Allow": ", ".join(_methods(routes, request))}
+        return await answer(request, told)
 
-    async def answer_refused(request: Request, error: Exception) -> Response:
-        assert isinstance(error, Refused)
-        return refusal(error)
-
-    add(RequestValidationError, 422, "value")
-    add(UsageError, 422, "value")
-    add(Busy, 503, "busy", RETRY)
-    add(StoreUnavailable, 503, "store", RETRY)
-    add(StoreFull, 503, "full", RETRY)
-    add(DataError, 500, "data")
-    add(LongrecError, 500, "failed")
-    add(Exception, 500, "failed")
+    for kind in (*_KINDS, Refused, Exception):
+        routes.add_exception_handler(kind, answer)
+    routes.add_exception_handler(RequestValidationError, answer_parameter)
     routes.add_exception_handler(HTTPException, answer_http)
-    routes.add_exception_handler(Refused, answer_refused)
 
 
 def _of_parameter(error: Mapping[str, Any]) -> str:

@@ -92,6 +92,7 @@ def bodies(items: list[Any]) -> dict[str, dict[str, Any]]:
     first, second, third, fourth = items
     event = {"user": USER, "item": first, "time": TIME, "event_id": "order-1"}
     bought = event | {"event_id": "order-2", "columns": {"type": "buy", "weight": 2}}
+    shown = event | {"item": fourth, "event_id": "order-3"}
     later = {"item": second, "time": TIME + 60}
     others = [{"user": USER, **later}, {"user": "bob", "item": third, "time": TIME + 61}]
     history = [{"item": first, "time": TIME}, later]
@@ -100,6 +101,7 @@ def bodies(items: list[Any]) -> dict[str, dict[str, Any]]:
             "one event": {"events": [event]},
             "several": {"events": others},
             "with further columns": {"events": [bought]},
+            "and what to show next": {"events": [shown], "recommend": {"user": USER, "k": 5}},
         },
         "/v1/dropped-events": {
             "by its id": {"user": USER, "event_id": "order-2"},

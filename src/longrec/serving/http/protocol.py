@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -29,6 +29,33 @@ HEAD_TOO_LARGE = (
 )
 
 
+class _Answers:
+    """A transport that sends the head of an answer with its body.
+
+    uvicorn writes one after the other: two calls of the system, and a client that is woken by the
+    first has to wait for the second.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport, self._head = transport, b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.endswith(b"\r\n\r\n") and data[9:12] != b"100":
+            self._head = data
+            return
+        self._transport.write(data)
+
+    def flush(self) -> None:
+        """Send the head of an answer that has no body."""
+        if self._head:
+            self.write(b"")
+
+
 def limited_protocol(seconds: float, connections: Connections) -> type[asyncio.Protocol]:
     """uvicorn's protocol with limits.
 
@@ -48,6 +75,8 @@ def limited_protocol(seconds: float, connections: Connections) -> type[asyncio.P
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             setattr(transport, "max_size", READ)  # noqa: B010  # asyncio's own name, undeclared
+            self._answers = _Answers(transport)
+            self.transport = cast(asyncio.Transport, self._answers)
             connections.opened(self)
             self._start_timer()
 
@@ -93,6 +122,7 @@ def limited_protocol(seconds: float, connections: Connections) -> type[asyncio.P
                 self._stop(413, "size", f"the body has more than {CHUNKS:,} chunks: send larger")
 
         def on_response_complete(self) -> None:
+            self._answers.flush()
             super().on_response_complete()
             if self.cycle.response_complete:
                 connections.answered(self)

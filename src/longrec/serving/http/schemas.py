@@ -71,12 +71,6 @@ class EventIn(RequestBody):
     columns: ColumnsIn = {}
 
 
-class EventsIn(RequestBody):
-    """Events, in their order."""
-
-    events: list[EventIn] = Field(min_length=1, max_length=MAX_EVENTS)
-
-
 class EventProblem(Answer):
     """An event that was not taken as it came."""
 
@@ -86,27 +80,6 @@ class EventProblem(Answer):
         "--max-ahead allows; conflict: a duplicate, but another event was logged with its id."
     )
     message: str
-
-
-class EventsOut(Answer):
-    """What became of them: logged, or known by their event ids already."""
-
-    accepted: int
-    duplicates: int
-    unknown: int = Field(
-        description="Of the accepted ones those of items that the model does not know: they are "
-        "logged, and count once a model knows them."
-    )
-    model: str = Field(description="The model that took them in.")
-    refused: int | None = Field(
-        None, description="Events that are ahead, and were not logged; left out without problems."
-    )
-    conflicting: int | None = Field(
-        None, description="Of the duplicates those in conflict; left out without problems."
-    )
-    problems: list[EventProblem] | None = Field(
-        None, description="Each event that was not taken as it came; left out if there is none."
-    )
 
 
 class HistoryEvent(RequestBody):
@@ -147,6 +120,15 @@ class RecommendationsIn(RequestBody):
     among: Ids | None = Field(None, description="Recommend these only.")
     exclude_seen: bool | Literal["auto"] = Field(
         "auto", description="Leave out items of the history; auto: as the recommender does."
+    )
+
+
+class EventsIn(RequestBody):
+    """Events, in their order."""
+
+    events: list[EventIn] = Field(min_length=1, max_length=MAX_EVENTS)
+    recommend: RecommendationsIn | None = Field(
+        None, description="What is wanted once they are logged, in the same answer."
     )
 
 
@@ -195,6 +177,30 @@ class ListsOut(Answer):
     model: str
     exclude_seen: bool
     unknown_items: int
+
+
+class EventsOut(Answer):
+    """What became of them: logged, or known by their event ids already."""
+
+    accepted: int
+    duplicates: int
+    unknown: int = Field(
+        description="Of the accepted ones those of items that the model does not know: they are "
+        "logged, and count once a model knows them."
+    )
+    model: str = Field(description="The model that took them in.")
+    refused: int | None = Field(
+        None, description="Events that are ahead, and were not logged; left out without problems."
+    )
+    conflicting: int | None = Field(
+        None, description="Of the duplicates those in conflict; left out without problems."
+    )
+    problems: list[EventProblem] | None = Field(
+        None, description="Each event that was not taken as it came; left out if there is none."
+    )
+    recommended: RecommendationsOut | ListsOut | None = Field(
+        None, description="What `recommend` asked for; left out if nothing was."
+    )
 
 
 class ExplanationIn(HistoryBody):

@@ -10,6 +10,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,11 +24,12 @@ from longrec.serving.http.errors import Busy
 from longrec.serving.http.settings import Settings
 from longrec.serving.http.telemetry import Telemetry
 from longrec.serving.http.threads import Courtesy, Pause, Threads, in_thread
+from longrec.serving.stream.group_commit import run_batch
 from longrec.serving.stream.id_keys import id_of
 from longrec.serving.stream.recommending import Recommendation, RecommendRequest
 from longrec.serving.stream.stream import Stream
 from longrec.serving.stream.user_log import record_lag
-from longrec.serving.stream.writer import Entry, Observed
+from longrec.serving.stream.writer import Counts, Entry, Observed
 
 SHORT, LARGE, LONG = ("short", 2, 64), ("large", 1, 64), ("long", 1, 8)
 """Threads, and how much may be asked at once: of what is rarely asked, of requests that are larger
@@ -67,9 +69,9 @@ class ServedStream:
     ) -> None:
         self.stream, self._telemetry = stream, telemetry
         self._large, self._courtesy, self._queue = large, courtesy, queue
-        self.events: Batcher[list[Entry], list[Observed]] = Batcher(
+        self.events: Batcher[_Events, _Done] = Batcher(
             "events",
-            lambda batches: stream.writer.write(batches),
+            partial(_log_each, stream),
             queue,
             partial(telemetry.batch, "events", "log"),
         )
@@ -96,15 +98,29 @@ class ServedStream:
             if not self._users:
                 self._unused.set()
 
-    async def log(self, entries: list[Entry]) -> list[Observed]:
-        """Log events together with those of other requests; many of them in parts, between which
-        others' come first."""
-        if len(entries) <= AT_ONCE:
-            observed = await self.events.submit(entries, len(entries))
-        else:
+    async def log_and_rank(
+        self, entries: list[Entry], wanted: list[RecommendRequest], refused: int
+    ) -> tuple[list[Observed], list[Recommendation]]:
+        """Log events together with those of other requests, and find what is wanted once they are
+        logged; many events in parts, between which others' come first.
+
+        `refused` events of the request are counted, and not logged.
+        """
+        few = len(entries) <= AT_ONCE
+        at_once = wanted if few and is_light(wanted) else []
+        observed, found = _Done([], [])
+        if not few:
             observed = await self._log_in_parts(entries)
-        self._telemetry.events(observed)
-        return observed
+        elif entries or at_once:
+            work = _Events(entries, at_once)
+            observed, found = await self.events.submit(work, len(entries) + len(at_once))
+        self._telemetry.events(Counts().plus(observed), refused)
+        if isinstance(found, BaseException):
+            raise found
+        if len(at_once) < len(wanted):
+            return observed, await self.rank(wanted)
+        self._count_cold(found)
+        return observed, found
 
     async def _log_in_parts(self, entries: list[Entry]) -> list[Observed]:
         if self._waiting and self._waiting + len(entries) > self._queue:
@@ -117,7 +133,7 @@ class ServedStream:
                     began, alone = perf_counter(), self._courtesy.alone
                     end = len(observed) + (MANY_AT_ONCE if alone else AT_ONCE)
                     part = entries[len(observed) : end]
-                    observed += await self.events.submit(part, len(part))
+                    observed += (await self.events.submit(_Events(part, []), len(part)))[0]
                     await self._courtesy.give_way(perf_counter() - began)
         finally:
             self._waiting -= len(entries)
@@ -130,10 +146,13 @@ class ServedStream:
             answers = await self.queries.submit(requests, len(requests))
         else:
             answers = await self._large.run_long(partial(_rank_in_parts, self.stream, requests))
+        self._count_cold(answers)
+        return answers
+
+    def _count_cold(self, answers: Sequence[Recommendation]) -> None:
         cold = sum(not answer.personal for answer in answers)
         if cold:
             self._telemetry.cold.inc(cold)
-        return answers
 
     async def unused(self) -> None:
         """Wait until no request uses it."""
@@ -237,6 +256,37 @@ def _rank_in_parts(
             answers.append(found)
         pause()
     return answers
+
+
+class _Events(NamedTuple):
+    """Events of a request, and what is to be found once they are logged."""
+
+    entries: list[Entry]
+    wanted: list[RecommendRequest]
+
+
+class _Done(NamedTuple):
+    """What became of events, and what was found, or why nothing was: the events are logged."""
+
+    observed: list[Observed]
+    found: list[Recommendation] | BaseException
+
+
+def _log_each(stream: Stream, works: list[_Events]) -> list[_Done | BaseException]:
+    """Log the events of some requests in one go, then find what they want in another."""
+    done: list[_Done | BaseException] = [_Done([], []) for _ in works]
+    with_events = [number for number, work in enumerate(works) if work.entries]
+    if with_events:
+        outcomes = stream.writer.write([works[number].entries for number in with_events])
+        for number, outcome in zip(with_events, outcomes, strict=True):
+            done[number] = outcome if isinstance(outcome, BaseException) else _Done(outcome, [])
+    asking = [n for n, work in enumerate(works) if work.wanted and isinstance(done[n], _Done)]
+    if asking:
+        wanted = [works[number].wanted for number in asking]
+        lists = run_batch(partial(_recommend_each, stream), wanted)
+        for number, found in zip(asking, lists, strict=True):
+            done[number] = done[number]._replace(found=found)  # type: ignore[union-attr]
+    return done
 
 
 def _recommend_each(

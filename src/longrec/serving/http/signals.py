@@ -144,6 +144,10 @@ def end(event: str | None = None) -> NoReturn:
                 from longrec.serving.http import access_log
 
                 access_log.log.warning(event)
+            log = sys.modules.get("longrec.serving.http.access_log")
+            flush = getattr(log, "flush", None)
+            if flush is not None:  # it is loaded, to its end
+                flush()
             if sys.stderr.isatty():
                 sys.stderr.write(SHOW_CURSOR)  # which a progress bar hides
             sys.stdout.flush()

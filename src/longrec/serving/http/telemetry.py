@@ -9,17 +9,17 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
-    Histogram,
     Info,
     PlatformCollector,
     ProcessCollector,
     generate_latest,
 )
 
+from longrec.serving.http.figures import Count, Sizes
 from longrec.serving.http.keys import Keys
 from longrec.serving.stores.damage import KINDS
 from longrec.serving.stream.stream import Stream
-from longrec.serving.stream.writer import Counts, Observed
+from longrec.serving.stream.writer import Counts
 
 BUCKETS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
@@ -40,45 +40,46 @@ class Telemetry:
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
-        histogram = partial(Histogram, registry=registry)
-        self._requests = counter(
+        self._requests = Count(
+            registry,
             "longrec_requests_total",
             "Requests answered, by route and status.",
             ("route", "method", "status"),
         )
-        self._seconds = histogram(
+        self._seconds = Sizes(
+            registry,
             "longrec_request_seconds",
             "From a request's head to the end of its answer.",
-            ("route",),
-            buckets=BUCKETS,
+            "route",
+            BUCKETS,
         )
-        stages = histogram(
+        self._stages = Sizes(
+            registry,
             "longrec_stage_seconds",
             "Where a request's time goes: parse (its body read and checked), queue (waiting for "
             "the batch before), log (a batch of events), rank (a batch of recommendations), reply.",
-            ("stage",),
-            buckets=BUCKETS,
+            "stage",
+            BUCKETS,
+            STAGES,
         )
-        self._stages = {stage: stages.labels(stage) for stage in STAGES}
         self._queue = gauge(
             "longrec_queue_length",
             "Events, or recommendations, that wait for their batch.",
             ("queue",),
         )
-        self._batches = histogram(
-            "longrec_batch_size", "Requests done together.", ("queue",), buckets=SIZES
+        self._batches = Sizes(
+            registry, "longrec_batch_size", "Requests done together.", "queue", SIZES
         )
-        self._events = counter(
+        self._events = Count(
+            registry,
             "longrec_events_total",
             "Events: accepted; duplicate, not logged again; and of the accepted ones: unknown, "
             "with an item that the model does not know, and late, earlier than one before; "
             "refused, not logged: its time is too far ahead of the clock; and of the duplicates "
             "conflicting: another event has the id.",
             ("outcome",),
+            [(outcome,) for outcome in (*OUTCOMES, "refused")],
         )
-        for outcome in OUTCOMES:
-            self._events.labels(outcome)
-        self.refused = self._events.labels("refused")
         self.cold = counter("longrec_cold_total", "Recommendations of popular items alone.")
         self.reloads = counter(
             "longrec_swaps_total",
@@ -164,31 +165,31 @@ class Telemetry:
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
         """A request that has been answered."""
-        self._requests.labels(route, method, str(status)).inc()
-        self._seconds.labels(route).observe(seconds)
+        self._requests.add(1, route, method, str(status))
+        self._seconds.add(route, seconds)
 
     def stage(self, stage: str, seconds: float) -> None:
         """A stage of a request, or of a batch."""
-        self._stages[stage].observe(seconds)
+        self._stages.add(stage, seconds)
 
     def batch(
         self, queue: str, stage: str, works: int, waited: Sequence[float], seconds: float
     ) -> None:
         """A batch that is done, and how long its works waited."""
-        self._batches.labels(queue).observe(works)
-        self._stages[stage].observe(seconds)
+        self._batches.add(queue, works)
+        self._stages.add(stage, seconds)
         for one in waited:
-            self._stages["queue"].observe(one)
+            self._stages.add("queue", one)
 
     def watch(self, queue: str, waiting: Callable[[], int]) -> None:
         """How many wait is asked when the metrics are."""
         self._queue.labels(queue).set_function(waiting)
 
-    def events(self, outcomes: Sequence[Observed]) -> None:
-        """What became of events."""
-        for outcome, count in zip(OUTCOMES, Counts().plus(outcomes), strict=True):
+    def events(self, counts: Counts, refused: int) -> None:
+        """What became of the events of a request."""
+        for outcome, count in zip((*OUTCOMES, "refused"), (*counts, refused), strict=True):
             if count:
-                self._events.labels(outcome).inc(count)
+                self._events.add(count, outcome)
 
     def text(self) -> bytes:
         """All of it in Prometheus' text format."""
