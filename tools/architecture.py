@@ -41,6 +41,7 @@ ROOMS = (
     "serving/stream",
     "serving/maintenance",
     "serving/http",
+    "ingest",
     "export",
     "recommender",
     "runs",

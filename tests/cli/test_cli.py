@@ -40,6 +40,7 @@ VERBS = [
     "index",
     "export",
     "serve",
+    "consume",
     "compare",
     "tune",
     "demo",

@@ -182,6 +182,15 @@ MISTAKES = [
     ("serve {run} --store {tmp}/users --max-body 5", 2, "at least 1024"),
     ("serve {run} --store {tmp}/users --durability disk", 2, "durability"),
     ("LONGREC_API_KEYS=short serve {run} --store {tmp}/users", 2, "has 5 characters"),
+    # consume
+    ("consume clicks {run} --store {tmp}/users", 2, "kafka://broker:9092/topic"),
+    ("consume kafka://me:secret@h/t {run} --store {tmp}/users", 2, "--client"),
+    ("consume redis://h/0 {run} --store {tmp}/users", 2, "names no stream"),
+    ("consume kafka://h/t {run} --store {tmp}/users --from monday", 2, "--from is 'monday'"),
+    ("consume kafka://h/t {run} --store {tmp}/users --map user=a*b", 2, "a number"),
+    ("consume kafka://h/t {run} --store {tmp}/users --format avro", 2, "--schema FILE"),
+    ("consume kafka://h/t {run} --store {tmp}/users --format fields", 2, "fields is for Redis"),
+    ("consume redis://h/0/t {run} --store {tmp}/users --dead-letters {tmp}", 2, "is no file"),
     # info
     ("info {tmp}/none", 1, "none: no such folder"),
     ("info {log}", 1, "is a file; info takes a folder that longrec made"),

@@ -13,6 +13,7 @@ from longrec.cli import (
     bench,
     check,
     compare,
+    consume,
     data,
     evaluate,
     explain,
@@ -59,7 +60,7 @@ def top(
     """Next-item recommendation from very long user histories: from logs to recommendations."""
     if ctx.invoked_subcommand == "serve":
         ctx.obj = ctx.with_resource(signals.Signals())  # before anything is imported
-    else:
+    elif ctx.invoked_subcommand != "consume":  # which takes them itself
         signals.release()
     if version:
         from longrec.core.version import version as of_longrec
@@ -84,6 +85,7 @@ for command in (
     serve.index,
     serve.export,
     serve.serve,
+    consume.consume,
     train.models,
     info.info,
     check.check_model,

@@ -17,6 +17,9 @@ SplitName = Literal["test", "validation"]
 ExcludeSeen = bool | Literal["auto"]
 """Whether items that a user has seen are left out; auto: as validation decided."""
 
+MessageFormat = Literal["json", "avro", "avro-registry", "fields"]
+"""What messages of a log are; fields: those of an entry of a Redis stream; avro-registry: with a
+schema registry's five bytes in front."""
 Recipe = Literal["own", "paper", "auto"]
 """Which values settings have that are not given: our defaults, those that the model's paper trained
 with, or what the log and the minutes ask for."""

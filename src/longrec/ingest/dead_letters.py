@@ -1,0 +1,130 @@
+"""Messages that are no events, kept in a file with the reason of each: a JSON object per line.
+
+    {"partition": "clicks[0]", "offset": "17", "kind": "format", "reason": "the message is no JSON",
+     "time": 1763715600.0, "key": "ann", "value": "{"}
+
+Bytes that are no text stand as {"base64": …}. A line is on disk before the message counts as done;
+a message that is read again after a crash is not written again. Several consumers may share a file.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import json
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from longrec.core.errors import UsageError
+from longrec.ingest.source import Message
+
+TAIL = 8 << 20
+"""Bytes at the file's end in which messages are looked for that are read again."""
+
+
+class DeadLetter(NamedTuple):
+    """A message, and why it is no event.
+
+    kind : "format", the bytes are none of the format; "event", the fields make no event; "ahead",
+        its time is ahead of the clock; "conflict", another event has its id; "store", what the
+        store has of its user is damaged.
+    """
+
+    message: Message
+    kind: str
+    reason: str
+
+
+KINDS = ("format", "event", "ahead", "conflict", "store")
+
+
+class DeadLetters:
+    """The file; it is made when the first letter comes.
+
+    Raises
+    ------
+    UsageError
+        When it cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._known: set[tuple[str, str]] | None = None
+        if path.is_dir() or not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+            raise UsageError(f"--dead-letters {path} is no file that can be written")
+
+    def keep(self, letters: Sequence[DeadLetter]) -> None:
+        """Write letters to disk, all or none.
+
+        Raises
+        ------
+        OSError
+            When the disk is full, say; none is written then.
+        """
+        if not letters:
+            return
+        file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            end = os.fstat(file).st_size
+            known = self._read(file, end)
+            new = {(one.message.partition, one.message.offset): one for one in letters}
+            lines = [_line(one) for place, one in new.items() if place not in known]
+            if end and os.pread(file, 1, end - 1) != b"\n":  # whoever wrote was killed
+                lines.insert(0, b"\n")
+            try:
+                _write(file, b"".join(lines), end)
+            except OSError:
+                os.ftruncate(file, end)
+                raise
+            known.update(new)
+        finally:
+            os.close(file)
+
+    def _read(self, file: int, end: int) -> set[tuple[str, str]]:
+        """The places of the letters at the file's end."""
+        if self._known is None:
+            self._known, start = set(), max(end - TAIL, 0)
+            for line in os.pread(file, end - start, start).splitlines():
+                with suppress(ValueError, KeyError, TypeError):
+                    document = json.loads(line)
+                    self._known.add((document["partition"], document["offset"]))
+        return self._known
+
+
+def _write(file: int, data: bytes, at: int) -> None:
+    while data:
+        written = os.pwrite(file, data, at)
+        data, at = data[written:], at + written
+    os.fsync(file)
+
+
+def _line(letter: DeadLetter) -> bytes:
+    message, kind, reason = letter
+    value: Any = message.value
+    if isinstance(value, Mapping):
+        value = {name.decode("utf-8", "replace"): _shown(one) for name, one in value.items()}
+    else:
+        value = _shown(value)
+    document = {
+        "partition": message.partition,
+        "offset": message.offset,
+        "kind": kind,
+        "reason": reason,
+        "time": message.time,
+        "key": _shown(message.key),
+        "value": value,
+    }
+    return json.dumps(document).encode() + b"\n"
+
+
+def _shown(value: bytes | None) -> Any:
+    if value is None:
+        return None
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(value).decode()}

@@ -1,0 +1,118 @@
+"""The bytes of messages as documents: JSON, Avro, or the fields of an entry of a Redis stream."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NoReturn
+
+from longrec.core.choices import MessageFormat
+from longrec.core.errors import DataError, UsageError
+from longrec.ingest.source import Message
+
+HEADER = 5
+"""Bytes that a schema registry's clients put in front: 0, and the schema's number."""
+
+Decode = Callable[[Message], Mapping[str, Any]]
+
+
+class BadMessage(DataError):
+    """A message that is no document of its format."""
+
+
+def make_decoder(kind: MessageFormat, schema: Path | None = None, field: str = "value") -> Decode:
+    """What makes documents of messages; it raises BadMessage for those that are none.
+
+    Parameters
+    ----------
+    kind : what the messages are.
+    schema : file with an Avro schema (.avsc), which the messages were written with.
+    field : of an entry of a Redis stream, that which holds the JSON or Avro.
+
+    Raises
+    ------
+    UsageError
+        When the schema is missing, or not needed, or fastavro is not installed.
+    DataError
+        When the file holds no schema.
+    """
+    if kind in ("avro", "avro-registry"):
+        if schema is None:
+            raise UsageError(f"--format {kind} needs the schema: --schema FILE.avsc")
+        return _avro(schema, HEADER if kind == "avro-registry" else 0, field)
+    if schema is not None:
+        raise UsageError("--schema is for --format avro and avro-registry")
+    return _fields if kind == "fields" else lambda message: _json(_bytes(message, field))
+
+
+def _bytes(message: Message, field: str) -> bytes:
+    """What a message holds."""
+    value = message.value
+    if isinstance(value, Mapping):
+        value = value.get(field.encode())
+        if value is None:
+            raise BadMessage(f"the entry has no field {field!r}: name the one to read with --field")
+    if not value:
+        raise BadMessage("the message is empty")
+    return value
+
+
+def _fields(message: Message) -> Mapping[str, Any]:
+    if not isinstance(message.value, Mapping):
+        raise BadMessage("the message is empty")
+    try:
+        return {name.decode(): value.decode() for name, value in message.value.items()}
+    except UnicodeDecodeError:
+        raise BadMessage("the entry has bytes that are not UTF-8") from None
+
+
+def _json(value: bytes) -> Mapping[str, Any]:
+    try:
+        document = json.loads(value.decode(), parse_constant=_no_number)
+    except UnicodeDecodeError:
+        raise BadMessage("the message has bytes that are not UTF-8") from None
+    except RecursionError:
+        raise BadMessage("the message is JSON that is nested too deep") from None
+    except ValueError:
+        raise BadMessage("the message is no JSON") from None
+    if not isinstance(document, dict):
+        raise BadMessage("the message is JSON and no object {…}")
+    return document
+
+
+def _no_number(word: str) -> NoReturn:
+    raise ValueError(word)
+
+
+def _avro(path: Path, header: int, field: str) -> Decode:
+    try:
+        import fastavro
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"Avro needs the package {error.name}: pip install 'longrec[kafka]'"
+        ) from error
+    try:
+        schema = fastavro.parse_schema(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UsageError(f"--schema {path} cannot be read: {error.strerror}") from error
+    except Exception as error:  # whatever fastavro says of a schema that is none
+        raise DataError(f"{path} holds no Avro schema: {type(error).__name__}") from error
+
+    def decode(message: Message) -> Mapping[str, Any]:
+        value = _bytes(message, field)
+        if header and (len(value) < header or value[0] != 0):
+            raise BadMessage("the message does not begin as a schema registry's do: --format avro")
+        body = BytesIO(value[header:])
+        try:
+            document = fastavro.schemaless_reader(body, schema, None)
+        except Exception as error:  # it raises what its parts happen to raise
+            raise BadMessage(f"the message is not of this schema: {type(error).__name__}") from None
+        if body.read(1):
+            raise BadMessage("the message is longer than this schema says")
+        if not isinstance(document, dict):
+            raise BadMessage("the schema is of no record")
+        return document
+
+    return decode

@@ -1,0 +1,459 @@
+"""Topics of Kafka as a source: a member of a consumer group, whose positions Kafka keeps.
+
+librdkafka speaks the protocol (docs/decisions/0056-kafka-client.md). What is here:
+
+- Each partition that is given to this member has a place: which message comes next, and the number
+  of that assignment. What was read under an earlier one is neither handed out nor committed.
+- Where reading begins is decided here and never by the client (`auto.offset.reset` is "error"): a
+  group's first positions are committed before anything is read, and a position that is not there
+  any more is the beginning of what is.
+- A member that reads nothing while there is something to read begins anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from confluent_kafka import (
+    OFFSET_END,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    TopicPartition,
+)
+from confluent_kafka import Message as KafkaMessage
+
+from longrec.core.errors import LongrecError, UsageError
+from longrec.ingest.address import SourceAddress, shown
+from longrec.ingest.kafka_settings import NOT_OURS, client_settings, in_words, log
+from longrec.ingest.source import Begin, Begun, Message, Notes, SourceAway
+
+START = 10.0
+"""Seconds for a first answer."""
+ASK = 5.0
+"""Seconds for an answer about positions."""
+LOOK_EVERY = 5.0
+"""Seconds without a message after which it is looked whether there is one."""
+STALLED = 30.0
+"""Seconds without a message, though there is one, after which the member begins anew."""
+MAX_STALLED = 600.0
+MAX_ID = 200
+"""Bytes of an event id."""
+LISTED = 5
+"""Topics that are named where the one asked for is not there."""
+
+Where = tuple[str, int]
+"""A topic and a partition of it."""
+
+
+@dataclass
+class _Place:
+    """Of a partition the next offset, the number of its assignment, and the end last seen."""
+
+    next: int
+    assignment: int
+    end: int = -1
+
+
+class _Token(NamedTuple):
+    """What a message is committed by."""
+
+    where: Where
+    offset: int
+    assignment: int
+
+
+class KafkaSource:
+    """Topics as one member of a group reads them; see `source.Source`.
+
+    Parameters
+    ----------
+    address : SourceAddress
+    group : name of the consumer group.
+    begin : where a group begins that has read nothing yet.
+    session : seconds after which a member that says nothing loses its partitions.
+    begun : which groups have begun.
+    notes : what happens is counted and told there.
+    client : further settings of librdkafka.
+    """
+
+    def __init__(
+        self,
+        address: SourceAddress,
+        group: str,
+        begin: Begin,
+        session: float,
+        begun: Begun,
+        notes: Notes,
+        client: dict[str, str],
+    ) -> None:
+        self._brokers, self._topics = address.server, address.names
+        self._group, self._begin, self._begun, self._notes = group, begin, begun, notes
+        self._settings = client_settings(address.server, group, session, client)
+        self._url = shown(address.scheme, address.server, address.names)
+        self._consumer: Consumer | None = None
+        self._places: dict[Where, _Place] = {}
+        self._owed: dict[Where, int] = {}  # to be committed; none of a partition that was taken
+        self._held: list[KafkaMessage] = []  # read while nobody could take them
+        self._assignments = 0
+        self._failed: LongrecError | None = None  # in the midst of a callback
+        self._detail = ""
+        self._last_message = self._last_look = time.monotonic()
+        self._patience = STALLED
+
+    @property
+    def url(self) -> str:
+        return self._url
+
+    @property
+    def group_key(self) -> str:
+        """By which it is kept that the group has begun."""
+        return f"kafka {','.join(self._topics)} {self._group}"
+
+    def open(self) -> None:
+        try:
+            self._consumer = Consumer(self._settings | {"error_cb": self._told}, logger=log)
+        except KafkaException as error:
+            raise UsageError(
+                f"--client: {error.args[0].str()}: these are librdkafka's settings, KEY=VALUE"
+            ) from None
+        try:
+            self._check_topics(START)
+            self._consumer.subscribe(
+                list(self._topics),
+                on_assign=self._assigned,
+                on_revoke=self._revoked,
+                on_lost=self._revoked,
+            )
+        except BaseException:
+            self._consumer.close()
+            self._consumer = None
+            raise
+        self._last_message = self._last_look = time.monotonic()
+
+    def poll(self, limit: int, seconds: float) -> list[Message]:
+        if self._consumer is None:
+            self.open()
+        if self._owed:
+            self._commit_owed()
+        if self._held:
+            raw, self._held = self._held[:limit], self._held[limit:]
+        else:
+            raw = self._consume(limit, seconds)
+        messages = [one for one in map(self._message, raw) if one is not None]
+        now = time.monotonic()
+        if messages:
+            self._last_message, self._patience = now, STALLED
+        elif now - max(self._last_look, self._last_message) > LOOK_EVERY:
+            self._last_look = now
+            self._look(now)
+        return messages
+
+    def commit(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            where, offset, assignment = message.token
+            place = self._places.get(where)
+            if place is not None and place.assignment == assignment:
+                self._owed[where] = max(self._owed.get(where, 0), offset + 1)
+        self._commit_owed()
+
+    def keep_alive(self) -> None:
+        if self._consumer is None:
+            return
+        assigned = [TopicPartition(*where) for where in self._places]
+        with suppress(KafkaException):
+            self._consumer.pause(assigned)
+        self._held += self._consume(1, 0.01)
+        still = [TopicPartition(*where) for where in self._places]
+        with suppress(KafkaException):
+            self._consumer.resume(still)
+        self._last_message = time.monotonic()
+
+    def lag(self) -> dict[str, int]:
+        self._ends()
+        return {
+            _named(where): max(place.end - place.next, 0) for where, place in self._places.items()
+        }
+
+    def close(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        if consumer is None:
+            return
+        with suppress(LongrecError):
+            self._commit_owed(consumer)
+        consumer.close()
+        self._places.clear()
+
+    # ---- what librdkafka calls, in the midst of `consume`
+
+    def _told(self, error: KafkaError) -> None:
+        self._detail = error.str()
+
+    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._assignments += 1
+        try:
+            starts = self._starts(consumer, partitions)
+        except (KafkaException, LongrecError) as error:  # an exception may not leave this call
+            self._failed = error if isinstance(error, LongrecError) else self._words(error)
+            consumer.assign([])
+            return
+        consumer.assign([TopicPartition(*where, offset) for where, offset in starts.items()])
+        for where, offset in starts.items():
+            self._places[where] = _Place(offset, self._assignments)
+        self._last_message = time.monotonic()
+        self._notes.note("rebalance")
+
+    def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        for one in partitions:
+            where = one.topic, one.partition
+            self._places.pop(where, None)
+            self._owed.pop(where, None)
+        self._held = [one for one in self._held if _where(one) in self._places]
+        self._notes.note("rebalance")
+
+    # ---- where reading begins
+
+    def _starts(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> dict[Where, int]:
+        """Where each partition is read from: never behind a message that was not read."""
+        if not partitions:
+            return {}
+        begun = self._begun.known(self.group_key)
+        # The first member of a group decides it for all partitions, as of now.
+        asked = [(p.topic, p.partition) for p in partitions] if begun else self._every(consumer)
+        starts, new = {}, []
+        kept = consumer.committed([TopicPartition(*where) for where in asked], timeout=ASK)
+        for one in kept:
+            if one.error is not None:
+                raise KafkaException(one.error)
+            where = one.topic, one.partition
+            low, high = consumer.get_watermark_offsets(one, timeout=ASK, cached=False)
+            if one.offset < 0:
+                starts[where] = low if begun else self._first(consumer, where, low, high)
+                new.append(TopicPartition(*where, starts[where]))
+                if begun:
+                    self._notes.note(
+                        "reset",
+                        f"{_named(where)}: the group {self._group!r} has no position there any "
+                        f"more, or never had one: it is read from its beginning, {low}; what is "
+                        "logged already is not logged again",
+                    )
+            else:
+                # One behind the end is told by the broker when it is read from there.
+                starts[where] = self._possible(where, one.offset, low, max(high, one.offset))
+        if new:
+            for one in consumer.commit(offsets=new, asynchronous=False):
+                if one.error is not None:
+                    raise KafkaException(one.error)
+        self._begun.note(self.group_key)
+        return {(p.topic, p.partition): starts[p.topic, p.partition] for p in partitions}
+
+    def _every(self, consumer: Consumer) -> list[Where]:
+        found = consumer.list_topics(timeout=ASK).topics
+        return [(t, p) for t in self._topics if t in found for p in sorted(found[t].partitions)]
+
+    def _first(self, consumer: Consumer, where: Where, low: int, high: int) -> int:
+        if self._begin == "earliest":
+            return low
+        if self._begin == "latest":
+            return high
+        asked = TopicPartition(*where, max(int(self._begin * 1000), 0))
+        [found] = consumer.offsets_for_times([asked], timeout=ASK)
+        if found.error is not None:
+            raise KafkaException(found.error)
+        offset = int(found.offset)
+        return high if offset == OFFSET_END or offset < 0 else offset
+
+    def _possible(self, where: Where, offset: int, low: int, high: int) -> int:
+        """An offset, if it is in the partition; else the first that is there."""
+        if offset < low:
+            self._notes.note(
+                "lost",
+                f"{_named(where)}: Kafka has deleted {low - offset:,} messages that the group "
+                f"{self._group!r} had not read, up to {low}; keep them for longer (retention.ms)",
+                low - offset,
+            )
+            return low
+        if offset > high:
+            self._notes.note(
+                "reset",
+                f"{_named(where)}: it ends at {high}, and the group's position is {offset}: the "
+                f"topic was made anew, or cut; it is read from {low}",
+            )
+            return low
+        return offset
+
+    # ---- reading
+
+    def _consume(self, limit: int, seconds: float) -> list[KafkaMessage]:
+        assert self._consumer is not None
+        try:
+            found: list[KafkaMessage] = self._consumer.consume(limit, timeout=seconds)
+        except KafkaException as error:
+            raise self._words(error) from None
+        if self._failed is not None:
+            failed, self._failed = self._failed, None
+            self._drop()
+            raise failed
+        return found
+
+    def _message(self, raw: KafkaMessage) -> Message | None:
+        """What is handed out of a message; None where it is none, or not this member's."""
+        where = _where(raw)
+        place = self._places.get(where)
+        error = raw.error()
+        if error is not None:
+            self._event(error, where, place, raw.offset())
+            return None
+        offset = raw.offset()
+        if place is None or offset is None or offset < place.next:
+            return None
+        place.next = offset + 1
+        _, moment = raw.timestamp()
+        key = raw.key()
+        return Message(
+            value=raw.value(),
+            key=key.encode() if isinstance(key, str) else key,
+            time=moment / 1000 if moment > 0 else None,
+            partition=_named(where),
+            offset=str(offset),
+            event_id=_event_id(where, offset, moment),
+            token=_Token(where, offset, place.assignment),
+        )
+
+    def _event(
+        self, error: KafkaError, where: Where, place: _Place | None, offset: int | None
+    ) -> None:
+        """What stands between messages: ends of partitions, and errors."""
+        code = error.code()
+        if code == KafkaError._PARTITION_EOF:
+            if place is not None and offset is not None:  # behind the marks of transactions, too
+                place.next = place.end = max(place.next, offset)
+            return
+        if code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+            if place is not None:
+                self._seek_possible(where, place)
+            return
+        if code == KafkaError._MAX_POLL_EXCEEDED:  # it joins again by itself
+            self._places.clear()
+            self._owed.clear()
+            self._held.clear()
+            return
+        words = in_words(error, self._url, self._brokers)
+        unknown = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC)
+        if code in unknown or isinstance(words, SourceAway):
+            self._check_topics(ASK)
+            return
+        raise words
+
+    def _seek_possible(self, where: Where, place: _Place) -> None:
+        assert self._consumer is not None
+        try:
+            low, high = self._consumer.get_watermark_offsets(
+                TopicPartition(*where), timeout=ASK, cached=False
+            )
+            place.next = self._possible(where, place.next, low, high)
+            self._consumer.seek(TopicPartition(*where, place.next))
+        except KafkaException as error:
+            self._drop()
+            raise self._words(error) from None
+
+    def _look(self, now: float) -> None:
+        """Where nothing comes: whether there is something to read, and somebody who answers."""
+        self._check_topics(ASK)
+        self._ends()
+        for where, place in list(self._places.items()):
+            if 0 <= place.end < place.next:
+                self._seek_possible(where, place)
+        waiting = any(place.end > place.next for place in self._places.values())
+        if waiting and now - self._last_message > self._patience:
+            self._notes.note(
+                "reopened",
+                f"{self._url}: nothing came for {self._patience:.0f} s although there is something "
+                "to read: the connection is made anew",
+            )
+            self._patience = min(2 * self._patience, MAX_STALLED)
+            self._drop()
+
+    def _ends(self) -> None:
+        """Ask where the partitions end."""
+        if self._consumer is None:
+            return
+        try:
+            for where, place in self._places.items():
+                partition = TopicPartition(*where)
+                ask = self._consumer.get_watermark_offsets
+                _, end = ask(partition, timeout=ASK, cached=False)
+                _, read = ask(partition, cached=True)  # what came with the last messages
+                place.end = max(end, read)
+        except KafkaException as error:
+            raise self._words(error) from None
+
+    def _check_topics(self, seconds: float) -> None:
+        """See that a broker answers, and has the topics."""
+        assert self._consumer is not None
+        try:
+            found = self._consumer.list_topics(timeout=seconds).topics
+        except KafkaException as error:
+            raise self._words(error) from None
+        for topic in self._topics:
+            if topic not in found or found[topic].error is not None:
+                names = sorted(name for name in found if not name.startswith("__"))
+                there = ", ".join(names[:LISTED]) + (", …" if len(names) > LISTED else "")
+                raise SourceAway(
+                    f"{self._url}: there is no topic {topic!r} that this user may read (there "
+                    f"{'are: ' + there if names else 'is none'}): create it, or name another one"
+                )
+
+    def _commit_owed(self, consumer: Consumer | None = None) -> None:
+        consumer = consumer or self._consumer
+        if not self._owed or consumer is None:
+            return
+        offsets = [TopicPartition(*where, offset) for where, offset in self._owed.items()]
+        try:
+            done = consumer.commit(offsets=offsets, asynchronous=False)
+            errors = [each.error for each in done if each.error is not None]
+        except KafkaException as error:
+            errors = [error.args[0]]
+        for one in errors:
+            if one.code() not in NOT_OURS:
+                raise in_words(one, self._url, self._brokers, self._detail)
+        if errors:
+            self._notes.note("commit_refused")
+        self._owed.clear()
+
+    # ---- beginning anew
+
+    def _drop(self) -> None:
+        """Give the connection up; the next poll makes another one."""
+        consumer, self._consumer = self._consumer, None
+        self._places.clear()
+        self._owed.clear()
+        self._held.clear()
+        if consumer is not None:
+            consumer.close()
+
+    def _words(self, error: KafkaException) -> LongrecError:
+        return in_words(error.args[0], self._url, self._brokers, self._detail)
+
+
+def _where(raw: KafkaMessage) -> Where:
+    partition = raw.partition()
+    return raw.topic() or "", -1 if partition is None else partition
+
+
+def _named(where: Where) -> str:
+    return f"{where[0]}[{where[1]}]"
+
+
+def _event_id(where: Where, offset: int, moment: int) -> str:
+    """An id that no other message has, those of a topic of the same name made anew included."""
+    topic, partition = where
+    rest = f"-{partition}-{offset}-{max(moment, 0)}"
+    if len(topic) + len(rest) > MAX_ID:
+        topic = hashlib.sha256(topic.encode()).hexdigest()
+    return topic + rest

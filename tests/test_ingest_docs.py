@@ -1,0 +1,83 @@
+"""The commands of docs/ingest.md run as printed, and a consumer that is told to stop."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from cli.running import TINY, longrec
+from forking import run_command
+from serving.redis_server import RedisServer, free_port
+
+PAGE = (Path(__file__).parents[1] / "docs" / "ingest.md").read_text(encoding="utf-8")
+[BLOCK] = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.S | re.M)
+
+
+@pytest.mark.slow
+def test_the_quick_start_works_as_printed_and_term_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    dice = np.random.default_rng(0)
+    pl.DataFrame(
+        {
+            "user_id": dice.integers(30, 60, 300),
+            "item_id": [f"sku-{n}" for n in dice.integers(0, 40, 300)],
+            "timestamp": 1_700_000_000 + np.arange(300),
+        }
+    ).write_parquet("log.parquet")
+    with RedisServer(tmp_path / "redis") as server:
+        for line in filter(None, BLOCK.replace("6379", str(server.port)).splitlines()):
+            program, *arguments = shlex.split(line)
+            capsys.readouterr()
+            if program == "longrec":
+                short = [*TINY, "--set", "max_epochs=1"] if arguments[0] == "train" else []
+                assert longrec(*arguments, *short) == 0, line
+            elif shutil.which(program) is None:
+                assert program == "redis-cli"
+                _xadd(server, arguments[3:])
+            else:
+                subprocess.run([program, *arguments], check=True, stdout=subprocess.DEVNULL)
+        again = json.loads(capsys.readouterr().out)
+        assert (again["messages"], again["lag"]) == (0, 0)
+        letter = json.loads(Path("dead-letters.jsonl").read_text())
+        assert letter["value"] == {"item": "sku-4"}
+
+        url, port = f"redis://127.0.0.1:{server.port}/0/clicks", free_port()
+        argv = ["consume", url, "run", "--store", "lmdb://users", "--metrics-port", port, "--json"]
+        with run_command(*argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+            _xadd(server, ["clicks", "*", "user", "ann", "item", "sku-9", "time", "1763715900"])
+            end = time.monotonic() + 60
+            while 'outcome="accepted"} 1.0' not in _metrics(port) and time.monotonic() < end:
+                time.sleep(0.05)
+            text = _metrics(port)
+            child.send_signal(signal.SIGTERM)
+            out, err = child.communicate(60)
+        assert child.returncode == 0, err
+        assert json.loads(out)["accepted"] == 1
+        assert 'longrec_consume_lag{partition="clicks"} 0.0' in text
+        assert "ann" not in text
+
+
+def _xadd(server: RedisServer, words: list[str]) -> None:
+    stream, entry, *fields = words
+    with server.client() as client:
+        client.xadd(stream, dict(zip(fields[::2], fields[1::2], strict=True)), id=entry)
+
+
+def _metrics(port: int) -> str:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            return answer.read().decode()
+    except OSError:
+        return ""
