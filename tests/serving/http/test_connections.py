@@ -225,6 +225,7 @@ def test_the_head_of_an_answer_comes_with_its_body(server: LocalServer, monkeypa
         (MODEL, 1, b"}"),
         (HEALTH, 1, b'{"ok":true}'),
         (HEALTH.replace(b"GET", b"HEAD"), 1, b"\r\n\r\n"),
+        (b"HEAD /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 1, b"\r\n"),
         (MODEL.replace(b"/v1/model", b"/v1/nothing"), 1, b"}}"),
         (b"POST /v1/recommendations HTTP/1.1\r\nHost: localhost\r\n" + asks, 2, b"}"),
     ]

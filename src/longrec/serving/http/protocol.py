@@ -55,6 +55,11 @@ class _Answers:
         if self._head:
             self.write(b"")
 
+    def close(self) -> None:
+        """Close, once all is sent."""
+        self.flush()
+        self._transport.close()
+
 
 def limited_protocol(seconds: float, connections: Connections) -> type[asyncio.Protocol]:
     """uvicorn's protocol with limits.
