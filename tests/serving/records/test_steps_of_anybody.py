@@ -23,6 +23,8 @@ from longrec.serving.records.engine import Engine
 from longrec.serving.records.record import flat
 
 N, DIM, EVENTS = 20, 8, 7
+LONG = 100
+"""Events that no history has which a record is compared on."""
 
 
 class Three(NamedTuple):
@@ -136,6 +138,11 @@ OPERATIONS = {
 }
 
 
+def row_of_its_length(m: nn.Module, x: Tensor, s: Three) -> Three:
+    rows = m.p.weight.repeat(13, 1)  # of LONG + 4 lengths
+    return Three(nn.functional.embedding(s.oldest[:, 0].long(), rows) + x, x, s.oldest + 1)
+
+
 class Odd:
     """Rules of which no record can be made, or a wrong one."""
 
@@ -146,6 +153,16 @@ class Odd:
     @staticmethod
     def by_numpy(m: nn.Module, x: Tensor, s: Three) -> Three:
         return Three(torch.from_numpy(np.tanh(x.detach().numpy())), s.newest, s.before)
+
+    @staticmethod
+    def by_what_few_histories_have(m: nn.Module, x: Tensor, s: Three) -> Three:
+        past = max(s.oldest[:, 0].tolist()) > LONG
+        return Three(-x if past else x, s.newest, s.oldest + 1)
+
+    @staticmethod
+    def by_an_array_of_it(m: nn.Module, x: Tensor, s: Three) -> Three:
+        past = np.asarray(s.oldest).max() > LONG
+        return Three(-x if past else x, s.newest, s.oldest + 1)
 
     @staticmethod
     def not_while_recorded(m: nn.Module, x: Tensor, s: Three) -> Three:
@@ -192,7 +209,7 @@ def test_forms_of_operations_that_numpy_has_not_are_pytorchs(name: str, users: i
     assert compare(OPERATIONS[name], users)._programs is not None, "slower for no reason"
 
 
-@pytest.mark.parametrize("name", ["by_its_data", "by_numpy", "not_while_recorded"])
+@pytest.mark.parametrize("name", [name for name in vars(Odd) if name[0] != "_"])
 @pytest.mark.parametrize("users", [1, 40])
 def test_what_cannot_be_recorded_is_the_models_own_step_and_a_line_of_the_log(
     name: str, users: int, caplog: pytest.LogCaptureFixture
@@ -203,6 +220,17 @@ def test_what_cannot_be_recorded_is_the_models_own_step_and_a_line_of_the_log(
     [line] = caplog.records
     assert "toy: its step is not recorded" in line.getMessage()
     assert "\n" not in line.getMessage()
+
+
+@pytest.mark.parametrize("users", [1, 40])
+def test_a_row_that_there_is_none_of_is_refused_as_by_the_step_itself(users: int) -> None:
+    engine = Engine(recommender(row_of_its_length))
+    assert engine._programs is not None
+    records = engine.layout.load([None] * users)
+    for row in (LONG + 4, -1):
+        records["layers.0.oldest"] = row
+        with pytest.raises(IndexError):
+            engine.advance(records, [[(1, 0)]] * users)
 
 
 def test_a_record_that_gives_other_numbers_is_not_used(

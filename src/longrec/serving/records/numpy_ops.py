@@ -150,8 +150,9 @@ def _mean(out: Tensor, x: Tensor, dim: Sequence[int], keep: bool = False) -> Cal
     return partial(torch.mean, x, dim, keep, out=out)
 
 
-def _embedding(out: Tensor, table: Tensor, index: Tensor, *_: Any) -> Call:
-    return partial(np.take, table.numpy(), index.numpy(), 0, out.numpy(), "clip")
+def _embedding(out: Tensor, table: Tensor, index: Tensor, *_: Any) -> Call | None:
+    """PyTorch's, which refuses a row that there is none of; NumPy would count it from the end."""
+    return partial(torch.index_select, table, 0, index, out=out) if index.ndim == 1 else None
 
 
 def _power(out: Tensor, x: Tensor, exponent: float | Tensor) -> Call | None:

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -38,6 +39,18 @@ from longrec.serving.records.record import RecordLayout, flat
 
 UNSTEADY = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 """What marks an operation whose result may send the step another way next time."""
+VALUES = {
+    Tensor.numpy,
+    Tensor.tolist,
+    Tensor.__array__,
+    Tensor.__dlpack__,
+    Tensor.__deepcopy__,
+    Tensor.__reduce_ex__,
+    Tensor.data_ptr,
+    Tensor.storage,
+    Tensor.untyped_storage,
+}
+"""What gives a tensor's numbers away and is no operation: what is made of them is not recorded."""
 
 
 class Unrecordable(Exception):
@@ -68,6 +81,17 @@ class _Recorder(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         self.operations.append(Operation(func, args, kwargs or {}, result))
         return result
+
+
+class _Guard(TorchFunctionMode):
+    """Lets no numbers out while it is active, by which a step could choose its way."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in VALUES:
+            raise Unrecordable(f"{func.__name__}() takes the numbers of a tensor out of it")
+        return func(*args, **(kwargs or {}))
 
 
 # Not as a method of that name: PyTorch would wrap it, and import its compiler first (2 seconds).
@@ -117,7 +141,7 @@ class StepProgram:
         ctx = Context(times=times, columns=dict(zip(names, further, strict=True)) or None)
         try:
             with torch.no_grad():
-                with _Recorder() as recorder:
+                with _Guard(), _Recorder() as recorder:
                     outputs = flat(model.step(items, layout.state_of(parts), ctx)[1])
                 self._calls, outputs = _compile(recorder.operations, inputs, outputs)
             self._results = [part.numpy() for part in outputs]
