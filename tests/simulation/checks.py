@@ -99,6 +99,11 @@ def state_of(store: Store, step: Step, trained: bool) -> Expected:
     logs, serves = logs_of(store), store.meta().get("current")
     assert not any(DAMAGED in log for log in logs.values()), "an event is damaged or missing"
     digests = [model.state_digest for model in models(trained)]
+    if step.by_user and serves == digests[step.before.serves]:
+        names = {*step.before.logs, *step.after.logs}
+        if all(logs.get(n) in (step.before.logs.get(n), step.after.logs.get(n)) for n in names):
+            brought = logs == step.after.logs and step.after.brought
+            return step.before._replace(logs=logs, brought=brought)
     for one in (step.before, step.after):
         if logs == one.logs and serves in (digests[one.serves], *([] if logs else [None])):
             return one
@@ -113,7 +118,7 @@ def state_of(store: Store, step: Step, trained: bool) -> Expected:
 def logs_of(store: Store) -> Logs:
     """All logs."""
     logs: dict[str, tuple[Event, ...]] = {}
-    keys = {user_key(user): user for user in USERS}
+    keys = {user_key(user): user for user in (*USERS, "dora")}
     for key in store.users(b"", 100):
         [stored] = store.read(NO_MODEL, [(key, ())])
         events = [event for part in read_log(store, key, stored) for event in part]
@@ -125,7 +130,7 @@ def logs_of_backup(folder: Path) -> Logs:
     """All logs of a backup, which is whole."""
     BACKUP.read(folder)
     logs: dict[str, tuple[Event, ...]] = {}
-    keys = {user_key(user): user for user in USERS}
+    keys = {user_key(user): user for user in (*USERS, "dora")}
     for row in pq.read_table(folder / LOG).to_pylist():
         event = Event(row["time"], row["item"], row["event_id"], row["columns"] or b"")
         logs[keys[row["user"]]] = (*logs.get(keys[row["user"]], ()), event)

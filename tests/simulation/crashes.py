@@ -21,7 +21,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -104,7 +104,9 @@ def survive(
             run += kind == "power cut"
             # What was found is on the disk after a power cut, and after a kill once it is open.
             begun = step if kind == "killed" else Step("", expected, expected)
-            redo = step if step.kind in KINDS and dice.random() < 0.5 else None
+            if step.kind not in ("open", "opened"):
+                again = step.by_user or (step.kind in KINDS and dice.random() < 0.5)
+                redo = step if again else None
     return Survived(counts, digest)
 
 
@@ -128,7 +130,7 @@ def live(
         watched.note(begun._replace(kind="open"))
         url = str(watched.root / STORE)
         with Service(url, durability, trained, expected.serves, watched) as service:
-            watched.note(Step("wait", expected, expected))
+            watched.note(Step("opened", expected, expected))
             for number in range(STEPS):
                 step = redo or draw(watched.dice, expected, life * STEPS + number)
                 redo = None
@@ -140,14 +142,23 @@ def live(
         watched.note(Step("close", expected, expected))
 
 
+def lived(disk: Disk, work: Callable[[Path], object]) -> list[Entry]:
+    """What some work in a folder does to a disk, all of which is new or there already."""
+    with scratch() as folder:
+        lay_out(disk.image(), folder / "live")
+        watched = Watched(folder / "live", random.Random(0), disk, 1)
+        with watched.watching():
+            work(folder / "live")
+    return watched.journal
+
+
 def crash_often(
     journal: list[Entry], disk: Disk, dice: random.Random, crashes: int
 ) -> Iterator[Crash]:
     """Crashes at instants of a life that began on a disk, in order."""
     disk, done = disk.killed(dice, journal[0]), 0
     for instant in sorted(dice.randrange(1, len(journal)) for _ in range(crashes)):
-        for entry in journal[done:instant]:
-            disk.take(entry)
+        disk.follow(journal[done:instant])
         done = instant
         kind: Kind = "killed" if dice.random() < 0.3 else "power cut"
         leave = disk.killed if kind == "killed" else disk.cut

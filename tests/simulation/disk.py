@@ -135,6 +135,15 @@ class Disk:
                     self._safe.rename(names)
                     self._names.remove(names)
 
+    def follow(self, journal: Iterable[Entry]) -> None:
+        """Do some entries."""
+        for entry in journal:
+            self.take(entry)
+
+    def settle(self) -> None:
+        """Bring all to the disk."""
+        self.follow([Sync(number) for number in (*self.used(), ROOT)])
+
     def numbers(self) -> dict[str, int]:
         """The numbers of files and folders, by path."""
         return dict(self._now.walk())

@@ -3,13 +3,16 @@
 A step is drawn by a seeded generator from what is there. Each is one of: an event, several at once,
 one sent again, a user forgotten, an event taken back, a question, a rebuild, another model taken
 over, old records dropped, what follows what counted and kept, the store compacted, backed up,
-restored elsewhere, closed and opened, a model saved in place of another, and time that passes.
+restored elsewhere, closed and opened, histories brought in, a model saved in place of another, and
+time that passes.
 """
 
 from __future__ import annotations
 
+import atexit
 import random
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
@@ -17,11 +20,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 from unittest.mock import patch
 
+import numpy as np
+import polars as pl
 from serving.fresh_streams import with_transitions
 from serving.small_streams import FIRST, UNKNOWN, quick_engine, recommender
 from simulation.watched import BEGIN, Watched
 
 from longrec.core.choices import Durability
+from longrec.data.histories import Histories, open_histories
+from longrec.data.write import write_histories
 from longrec.recommender import Recommender
 from longrec.serving.maintenance.backup import backup
 from longrec.serving.maintenance.restore import restore
@@ -53,35 +60,41 @@ KINDS = {
     "back up": 2,
     "restore": 2,
     "save": 2,
+    "bring in": 3,
     "open anew": 4,
     "pass time": 6,
 }
 """How often each is drawn, beside the others."""
-OF_ANY_STORE = {kind: KINDS[kind] for kind in list(KINDS)[:9]} | {"open anew": 4}
+OF_ANY_STORE = {kind: KINDS[kind] for kind in list(KINDS)[:9]} | {"open anew": 4, "bring in": 3}
 """Those that need no folder."""
 
 Logs = Mapping[str, tuple[Event, ...]]
 
 
 class Expected(NamedTuple):
-    """What must be there: logs of users, the models that are served and saved, a backup of the
-    store, and what was restored of it."""
+    """What must be there: logs of users, the models that are served and saved, whether histories
+    were brought in, a backup of the store, and what was restored of it."""
 
     logs: Logs
     serves: int
+    brought: bool = False
     saved: int | None = None
     backup: Logs | None = None
     restored: Logs | None = None
 
 
 class Step(NamedTuple):
-    """One step, what is there before and after it, and of events its rows."""
+    """One step, what is there before and after it, and of events its rows.
+
+    by_user : whether users come one after the other, each as before the step or as after it.
+    """
 
     kind: str
     before: Expected
     after: Expected
     user: str = ""
     rows: tuple[tuple[Any, ...], ...] = ()
+    by_user: bool = False
 
 
 @cache
@@ -89,6 +102,29 @@ def models(trained: bool) -> tuple[Recommender, Recommender]:
     """Two models of one catalog: quick ones that count, or ones with weights."""
     names = ("hydrarec", "elastic") if trained else ("last-item", "popularity")
     return with_transitions(names[0]), recommender(names[1])
+
+
+@cache
+def older() -> tuple[Histories, Logs]:
+    """Histories of some of the users, and their events as a store has them."""
+    logs: dict[str, tuple[Event, ...]] = {}
+    for number, user in enumerate((*USERS[:3], "dora")):
+        times = range(BEGIN - 2 * 10**6, BEGIN - 2 * 10**6 + 2 * number + 1)
+        logs[user] = tuple(Event(time, item_key(FIRST + time % 20), None) for time in times)
+    events = [event for log in logs.values() for event in log]
+    folder = Path(tempfile.mkdtemp(prefix="longrec-simulation-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    write_histories(
+        folder / "histories",
+        user_ids=pl.Series(list(logs)),
+        offsets=np.cumsum([0, *map(len, logs.values())]),
+        items=np.array([int(event.item) - FIRST + 1 for event in events]),
+        times=np.array([event.time for event in events]),
+        catalog=models(False)[0].catalog,
+        source="test",
+        time_unit="s",
+    )
+    return open_histories(folder / "histories"), logs
 
 
 def draw(
@@ -103,9 +139,10 @@ def draw(
         rows = tuple(_row(dice, number, n) for n in range(many))
         return Step(kind, before, before._replace(logs=_with(before.logs, rows)), "", rows)
     if kind in ("again", "take back"):
-        if not log:
+        named = [event for event in log if event.event_id is not None]
+        if not named:
             return draw(dice, before, number, kinds)
-        row = dice.choice(log)
+        row = dice.choice(named)
         if kind == "again":
             return Step(kind, before, before, user, ((user, row),))
         rest = tuple(event for event in log if event != row)
@@ -114,6 +151,13 @@ def draw(
         return Step(kind, before, before._replace(logs=_put(before.logs, user, ())), user)
     if kind == "take over":
         return Step(kind, before, before._replace(serves=1 - before.serves))
+    if kind == "bring in":
+        if before.brought:
+            return draw(dice, before, number, kinds)
+        logs = before.logs
+        for name, events in older()[1].items():
+            logs = _put(logs, name, events + logs.get(name, ()))
+        return Step(kind, before, before._replace(logs=logs, brought=True), by_user=True)
     if kind == "save":
         return Step(kind, before, before._replace(saved=1 - (before.saved or 0)))
     if kind == "back up":
@@ -223,6 +267,10 @@ class Service:
         with patch.object(rebuild, "USERS", 2):
             self.stream.rebuild()
 
+    def _bring_in(self, step: Step) -> None:
+        with patch.object(rebuild, "USERS", 2):
+            self.stream.rebuild(older()[0])
+
     def _take_over(self, step: Step) -> None:
         other = self._opened(step.after.serves, True)
         with patch.object(rebuild, "USERS", 2):
@@ -270,11 +318,6 @@ class Service:
     def _open_anew(self, step: Step) -> None:
         self.stream.close()
         self.stream = self._opened(step.after.serves, False)
-
-    def _open(self, step: Step) -> None:
-        """It is open by then."""
-
-    _wait = _close = _open
 
     def _pass_time(self, step: Step) -> None:
         self.folder.now += 0.7

@@ -14,9 +14,8 @@ import pytest
 from serving.stores import store_jobs
 from serving.stores.store_properties import event, events_of, log
 from serving.strace import need_strace
-from simulation.crashes import scratch, survive
-from simulation.disk import Disk, Entry, Moment, Sync, lay_out
-from simulation.watched import Watched
+from simulation.crashes import lived, survive
+from simulation.disk import Disk, Moment, Sync
 
 from longrec.core.sealed import SealedKind
 from longrec.serving.stores.open import open_store
@@ -37,21 +36,6 @@ def test_a_seed_does_the_same_again() -> None:
     assert first.counts.total() == 20
 
 
-def lived(disk: Disk, work: Callable[[Path], object]) -> list[Entry]:
-    """What some work in a folder does to a disk."""
-    with scratch() as folder:
-        lay_out(disk.image(), folder / "live")
-        watched = Watched(folder / "live", random.Random(0), disk, 1)
-        with watched.watching():
-            work(folder / "live")
-    return watched.journal
-
-
-def do(disk: Disk, journal: list[Entry]) -> None:
-    for entry in journal:
-        disk.take(entry)
-
-
 def test_what_a_killed_process_left_is_on_the_disk_once_it_is_found() -> None:
     """Else a power cut takes what a retry was told to be there."""
     disk, dice, found = Disk(), random.Random(0), list[int]()
@@ -68,8 +52,8 @@ def test_what_a_killed_process_left_is_on_the_disk_once_it_is_found() -> None:
 
     journal = lived(disk, observe)
     last = max(number for number, entry in enumerate(journal) if isinstance(entry, Sync))
-    do(disk, journal[:last])  # it was killed when all but the last sync was done
-    do(disk, lived(disk, read))
+    disk.follow(journal[:last])  # it was killed when all but the last sync was done
+    disk.follow(lived(disk, read))
     for _ in range(10):
         lived(disk.cut(dice, Moment("")), read)
     assert found == [1] * 11
@@ -90,9 +74,9 @@ def test_files_of_a_killed_writer_take_no_place_before_they_are_on_the_disk() ->
     def read(folder: Path) -> None:
         found.add(kind.read_whole(folder / "thing", lambda _, files: files["other"].read_text()))
 
-    do(disk, lived(disk, save("old")))
+    disk.follow(lived(disk, save("old")))
     journal = lived(disk, save("of one who was killed"))
-    do(disk, journal[: next(n for n, entry in enumerate(journal) if isinstance(entry, Sync))])
+    disk.follow(journal[: next(n for n, entry in enumerate(journal) if isinstance(entry, Sync))])
     for entry in lived(disk, save("new")):
         for _ in range(3):
             lived(disk.cut(dice, entry), read)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
+import shutil
 import struct
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,8 @@ import lmdb
 import pytest
 from serving.maintenance.small_stores import EVENTS, MODEL, logs_of
 from serving.redis_server import RedisServer
+from simulation.crashes import lived
+from simulation.disk import Disk
 from typer.testing import CliRunner
 
 from longrec.cli.app import app
@@ -19,6 +24,7 @@ from longrec.core.errors import DataError
 from longrec.serving.maintenance.verify import verify
 from longrec.serving.stores import redis_upgrade
 from longrec.serving.stores.encoding import pack_event
+from longrec.serving.stores.lmdb_upgrade import upgrade_folder
 from longrec.serving.stores.open import open_store
 from longrec.serving.stores.protocol import Event
 
@@ -103,6 +109,35 @@ def test_in_lmdb(tmp_path) -> None:
     check_carried_over(url)
     assert [path.name for path in (tmp_path / "old").glob("*.mdb")] == ["store-4.mdb"]
     assert "needs no upgrade" in str(upgrade(url).exception)
+
+
+@pytest.mark.slow
+def test_in_lmdb_and_crashed_at_every_instant(tmp_path) -> None:
+    disk, dice, found = Disk(), random.Random(0), Counter[str]()
+
+    def carry_over(folder: Path) -> None:
+        upgrade_folder(str(folder / "old"))
+
+    def check(folder: Path) -> None:
+        words = ""
+        try:
+            open_store(str(folder / "old")).close()
+        except DataError as error:
+            words = str(error)
+        found["old" if words else "new"] += 1
+        if words:
+            assert "carry it over" in words
+            carry_over(folder)
+        check_carried_over(str(folder / "old"))
+
+    write_lmdb(tmp_path / "old")
+    disk.follow(lived(disk, lambda folder: shutil.copytree(tmp_path / "old", folder / "old")))
+    disk.settle()
+    for entry in lived(disk, carry_over):
+        for left in (disk.killed(dice, entry), *(disk.cut(dice, entry) for _ in range(3))):
+            lived(left, check)
+        disk.take(entry)
+    assert min(found.values()) > 3, found
 
 
 def test_in_redis_and_killed_between(tmp_path, monkeypatch) -> None:
