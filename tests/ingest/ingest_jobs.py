@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from serving.small_streams import FIRST, UNKNOWN
-from serving.stream_jobs import small_stream
+from serving.small_streams import FIRST, UNKNOWN, quick_engine, recommender, small_stream
 
 from longrec.core.choices import MessageFormat
 from longrec.ingest.address import SourceAddress
@@ -24,9 +24,12 @@ from longrec.serving.stores.protocol import Store
 from longrec.serving.stream.id_keys import user_key
 from longrec.serving.stream.stream import Stream
 
-CASE = "hydrarec"
+CASE = "last-item"
 BEGIN = 1_600_000_000
 GROUP = "shop"
+
+if "pytest" not in sys.modules:  # in a fork server: once, before any child is forked
+    quick_engine(recommender(CASE))
 
 
 class Parts:

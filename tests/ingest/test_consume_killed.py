@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from forking import ForkServer, Job
 from ingest.brokers import SESSION, Broker
-from ingest.ingest_jobs import event, logged
+from ingest.ingest_jobs import CASE, event, logged
 from serving.redis_server import RedisServer
-from serving.stream_jobs import small_stream
+from serving.small_streams import small_stream
 
 KILLS = int(os.environ.get("LONGREC_TEST_KILLS", "200"))
 PARTITIONS, USERS = 4, 8
@@ -92,7 +92,7 @@ def kill_and_check(
         while (line := job.line(120)) is not None:
             lines.append(line)
     assert lines[-1].startswith("ended"), lines[-3:]
-    with small_stream("hydrarec", store, "process") as stream:
+    with small_stream(CASE, store, "process") as stream:
         for user, numbers in sender.sent.items():
             found = logged(stream.store, user)
             assert sorted(found) == numbers, f"{user}: lost or twice"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -137,7 +138,7 @@ def test_a_position_that_is_absent_skips_nothing(broker, source, stream):
     send(broker, topic, range(3))
     said: list[str] = []
     one = source(topic, "latest", said)
-    Begun(stream.store).note(one.group_key)  # it has begun, and its positions have expired
+    Begun(stream.store).note(one.group_key(topic))  # it has begun, and its positions have expired
     one.open()
     assert offsets(read(one, 3)) == ["0:0", "0:1", "0:2"]
     assert one.notes.counts["reset"] == 1
@@ -270,6 +271,49 @@ def test_a_member_that_reads_nothing_begins_anew(broker, source, monkeypatch):
     assert "made anew" in said[0]
 
 
+def test_what_was_read_in_front_of_a_problem_is_handed_out(broker, source, monkeypatch):
+    from confluent_kafka import KafkaError, KafkaException
+
+    topic = broker.create(next(NAMES), 1)
+    send(broker, topic, range(6))
+    one = source(topic)
+    one.open()
+    first = read(one, 2)
+    consume = one._consumer.consume
+
+    class Wrong:
+        def __getattr__(self, name: str) -> Any:
+            return lambda *_: None
+
+        def error(self) -> Any:
+            return KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED)
+
+    class Client:
+        def __init__(self, consumer: Any, work: Any) -> None:
+            self._consumer, self.consume = consumer, work
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._consumer, name)
+
+    consumer = one._consumer
+    one._consumer = Client(consumer, lambda *a, **k: [*consume(2, timeout=10), Wrong()])
+    second = one.poll(9, 1)
+    assert offsets(first + second) == ["0:0", "0:1", "0:2", "0:3"]
+    one.commit(first + second)
+    one._consumer = consumer
+    with pytest.raises(LongrecError, match="READ"):
+        one.poll(9, 1)
+
+    def lost(*arguments: Any, **more: Any) -> Any:
+        consume(2, timeout=10)  # read, and never seen here
+        raise KafkaException(KafkaError(KafkaError._TRANSPORT))
+
+    one._consumer = Client(consumer, lost)
+    with pytest.raises(SourceAway):
+        one.poll(9, 1)
+    assert offsets(read(one, 2)) == ["0:4", "0:5"]
+
+
 def test_what_is_wrong_is_told_with_its_mend(broker, source, stream, tmp_path, monkeypatch):
     from longrec.ingest import kafka, kafka_settings
 
@@ -284,6 +328,18 @@ def test_what_is_wrong_is_told_with_its_mend(broker, source, stream, tmp_path, m
     path.write_text("enable.auto.commit=true")
     with pytest.raises(UsageError, match="line 1"):
         kafka_settings.read_client_file(path)
+    from confluent_kafka import KafkaError
+
+    for code, words in {
+        KafkaError._SSL: r"ssl\.ca\.location",
+        KafkaError._AUTHENTICATION: r"sasl\.username",
+        KafkaError.GROUP_AUTHORIZATION_FAILED: "READ on the topic",
+        KafkaError.INVALID_SESSION_TIMEOUT: "--session",
+        KafkaError._TRANSPORT: "no broker answers",
+    }.items():
+        told = kafka_settings.in_words(KafkaError(code), "kafka://b/t", "b")
+        assert re.search(words, str(told))
+        assert isinstance(told, SourceAway) == (code == KafkaError._TRANSPORT)
     nobody = parts(stream, f"kafka://127.0.0.1:{free_port()}/t", tmp_path)
     with pytest.raises(LongrecError, match="no broker answers"):
         nobody.run()

@@ -196,6 +196,28 @@ def test_a_call_that_was_cancelled_leaves_no_answer_to_the_next(client, source, 
     assert read(one, 6) == [0, 1, 2, 3, 4, 5]
 
 
+def test_what_one_stream_gave_is_not_lost_when_another_fails(client, source, monkeypatch):
+    add(client, "a", range(4))
+    add(client, "b", range(10, 14))
+    one = source("a", "b")
+    one.open()
+    ask, left = one._ask, [1]
+
+    def failing(*command: Any) -> Any:
+        if "b" in command and left:
+            left.clear()
+            raise SourceAway("cut")
+        return ask(*command)
+
+    monkeypatch.setattr(one, "_ask", failing)
+    one._turn = 1  # so that the next turn begins with a
+    with pytest.raises(SourceAway):
+        one.poll(8, 1)
+    found = read(one, 8)
+    assert [n for n in found if n < 10] == [0, 1, 2, 3]
+    assert [n for n in found if n >= 10] == [10, 11, 12, 13]
+
+
 def test_a_second_xadd_of_the_same_event_is_logged_once(server, client, stream, tmp_path):
     for _ in range(2):  # its first answer was lost, say
         client.xadd("a", event("ann", 1) | {"event_id": "order-9"})

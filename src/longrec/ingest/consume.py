@@ -156,6 +156,9 @@ class Consumer:
         except SourceAway as error:
             self._wait("source", error)
             return False
+        except (StoreUnavailable, StoreFull) as error:  # asked which groups have begun
+            self._wait("store", error)
+            return False
         self._back("source")
         return done and self._limits.until_end
 
@@ -197,7 +200,7 @@ class Consumer:
                 read.letters.append(DeadLetter(message, "format", str(error)))
             except TimeAhead as error:
                 read.letters.append(DeadLetter(message, "ahead", str(error)))
-            except (UsageError, UnicodeDecodeError) as error:
+            except UsageError as error:
                 read.letters.append(DeadLetter(message, "event", str(error)))
             else:
                 read.events.setdefault(entry.user, []).append((entry, message))

@@ -15,14 +15,16 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from longrec.core.errors import UsageError
 from longrec.ingest.source import Message
 
-TAIL = 8 << 20
-"""Bytes at the file's end in which messages are looked for that are read again."""
+TAIL, KNOWN = 8 << 20, 100_000
+"""Bytes at the file's end in which messages are looked for that are read again, and how many of
+them are remembered."""
 
 
 class DeadLetter(NamedTuple):
@@ -52,7 +54,7 @@ class DeadLetters:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._known: set[tuple[str, str]] | None = None
+        self._known: dict[tuple[str, str], None] | None = None  # the last ones, in their order
         if path.is_dir() or not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
             raise UsageError(f"--dead-letters {path} is no file that can be written")
 
@@ -80,18 +82,20 @@ class DeadLetters:
             except OSError:
                 os.ftruncate(file, end)
                 raise
-            known.update(new)
+            known.update(dict.fromkeys(new))
+            for place in list(islice(known, max(len(known) - KNOWN, 0))):
+                del known[place]
         finally:
             os.close(file)
 
-    def _read(self, file: int, end: int) -> set[tuple[str, str]]:
+    def _read(self, file: int, end: int) -> dict[tuple[str, str], None]:
         """The places of the letters at the file's end."""
         if self._known is None:
-            self._known, start = set(), max(end - TAIL, 0)
+            self._known, start = {}, max(end - TAIL, 0)
             for line in os.pread(file, end - start, start).splitlines():
                 with suppress(ValueError, KeyError, TypeError):
                     document = json.loads(line)
-                    self._known.add((document["partition"], document["offset"]))
+                    self._known[document["partition"], document["offset"]] = None
         return self._known
 
 

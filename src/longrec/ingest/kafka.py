@@ -53,11 +53,16 @@ Where = tuple[str, int]
 
 @dataclass
 class _Place:
-    """Of a partition the next offset, the number of its assignment, and the end last seen."""
+    """How far a partition was handed out.
+
+    next : the next offset; assignment : its number; end : of the partition, as it was last seen;
+    asked : the same as the broker says it when it is asked, which not every broker does rightly.
+    """
 
     next: int
     assignment: int
     end: int = -1
+    asked: int = -1
 
 
 class _Token(NamedTuple):
@@ -102,7 +107,8 @@ class KafkaSource:
         self._held: list[KafkaMessage] = []  # read while nobody could take them
         self._assignments = 0
         self._failed: LongrecError | None = None  # in the midst of a callback
-        self._detail = ""
+        self._problem: LongrecError | None = None  # behind messages that are handed out first
+        self._told_error: KafkaError | None = None
         self._last_message = self._last_look = time.monotonic()
         self._patience = STALLED
 
@@ -110,10 +116,9 @@ class KafkaSource:
     def url(self) -> str:
         return self._url
 
-    @property
-    def group_key(self) -> str:
-        """By which it is kept that the group has begun."""
-        return f"kafka {','.join(self._topics)} {self._group}"
+    def group_key(self, topic: str) -> str:
+        """By which it is kept that the group has begun on a topic."""
+        return f"kafka {topic} {self._group}"
 
     def open(self) -> None:
         try:
@@ -122,8 +127,15 @@ class KafkaSource:
             raise UsageError(
                 f"--client: {error.args[0].str()}: these are librdkafka's settings, KEY=VALUE"
             ) from None
+        self._problem = self._told_error = None
         try:
-            self._check_topics(START)
+            try:
+                self._check_topics(START)
+            except SourceAway:
+                self._consumer.poll(0)  # what it is told of the reason; it reads nothing yet
+                if self._told_error is not None:
+                    raise in_words(self._told_error, self._url, self._brokers) from None
+                raise
             self._consumer.subscribe(
                 list(self._topics),
                 on_assign=self._assigned,
@@ -139,13 +151,16 @@ class KafkaSource:
     def poll(self, limit: int, seconds: float) -> list[Message]:
         if self._consumer is None:
             self.open()
+        if self._problem is not None:
+            problem, self._problem = self._problem, None
+            raise problem
         if self._owed:
             self._commit_owed()
         if self._held:
             raw, self._held = self._held[:limit], self._held[limit:]
         else:
             raw = self._consume(limit, seconds)
-        messages = [one for one in map(self._message, raw) if one is not None]
+        messages = self._handed_out(raw)
         now = time.monotonic()
         if messages:
             self._last_message, self._patience = now, STALLED
@@ -192,7 +207,7 @@ class KafkaSource:
     # ---- what librdkafka calls, in the midst of `consume`
 
     def _told(self, error: KafkaError) -> None:
-        self._detail = error.str()
+        self._told_error = error
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._assignments += 1
@@ -222,9 +237,10 @@ class KafkaSource:
         """Where each partition is read from: never behind a message that was not read."""
         if not partitions:
             return {}
-        begun = self._begun.known(self.group_key)
+        begun = {t for t in self._topics if self._begun.known(self.group_key(t))}
+        asked = [(p.topic, p.partition) for p in partitions if p.topic in begun]
         # The first member of a group decides it for all partitions, as of now.
-        asked = [(p.topic, p.partition) for p in partitions] if begun else self._every(consumer)
+        asked += [where for where in self._every(consumer) if where[0] not in begun]
         starts, new = {}, []
         kept = consumer.committed([TopicPartition(*where) for where in asked], timeout=ASK)
         for one in kept:
@@ -233,9 +249,10 @@ class KafkaSource:
             where = one.topic, one.partition
             low, high = consumer.get_watermark_offsets(one, timeout=ASK, cached=False)
             if one.offset < 0:
-                starts[where] = low if begun else self._first(consumer, where, low, high)
+                known = one.topic in begun
+                starts[where] = low if known else self._first(consumer, where, low, high)
                 new.append(TopicPartition(*where, starts[where]))
-                if begun:
+                if known:
                     self._notes.note(
                         "reset",
                         f"{_named(where)}: the group {self._group!r} has no position there any "
@@ -249,7 +266,8 @@ class KafkaSource:
             for one in consumer.commit(offsets=new, asynchronous=False):
                 if one.error is not None:
                     raise KafkaException(one.error)
-        self._begun.note(self.group_key)
+        for topic in self._topics:
+            self._begun.note(self.group_key(topic))
         return {(p.topic, p.partition): starts[p.topic, p.partition] for p in partitions}
 
     def _every(self, consumer: Consumer) -> list[Where]:
@@ -294,12 +312,28 @@ class KafkaSource:
         try:
             found: list[KafkaMessage] = self._consumer.consume(limit, timeout=seconds)
         except KafkaException as error:
+            self._drop()  # what it had read by then is read again
             raise self._words(error) from None
         if self._failed is not None:
             failed, self._failed = self._failed, None
             self._drop()
             raise failed
         return found
+
+    def _handed_out(self, raw: Sequence[KafkaMessage]) -> list[Message]:
+        """The messages among what was read; a problem between them is raised when they are done."""
+        messages, problem = [], None
+        for one in raw:
+            try:
+                message = self._message(one)
+            except LongrecError as error:
+                problem = problem or error
+            else:
+                messages += [] if message is None else [message]
+        if problem is not None and not messages:
+            raise problem
+        self._problem = problem
+        return messages
 
     def _message(self, raw: KafkaMessage) -> Message | None:
         """What is handed out of a message; None where it is none, or not this member's."""
@@ -369,12 +403,12 @@ class KafkaSource:
         for where, place in list(self._places.items()):
             if 0 <= place.end < place.next:
                 self._seek_possible(where, place)
-        waiting = any(place.end > place.next for place in self._places.values())
-        if waiting and now - self._last_message > self._patience:
+        elsewhere = any(place.asked != place.next for place in self._places.values())
+        if elsewhere and now - self._last_message > self._patience:
             self._notes.note(
                 "reopened",
-                f"{self._url}: nothing came for {self._patience:.0f} s although there is something "
-                "to read: the connection is made anew",
+                f"{self._url}: nothing came for {self._patience:.0f} s although a partition ends "
+                "elsewhere: the connection is made anew",
             )
             self._patience = min(2 * self._patience, MAX_STALLED)
             self._drop()
@@ -387,9 +421,9 @@ class KafkaSource:
             for where, place in self._places.items():
                 partition = TopicPartition(*where)
                 ask = self._consumer.get_watermark_offsets
-                _, end = ask(partition, timeout=ASK, cached=False)
+                _, place.asked = ask(partition, timeout=ASK, cached=False)
                 _, read = ask(partition, cached=True)  # what came with the last messages
-                place.end = max(end, read)
+                place.end = max(place.asked, read)
         except KafkaException as error:
             raise self._words(error) from None
 
@@ -421,7 +455,7 @@ class KafkaSource:
             errors = [error.args[0]]
         for one in errors:
             if one.code() not in NOT_OURS:
-                raise in_words(one, self._url, self._brokers, self._detail)
+                raise in_words(one, self._url, self._brokers)
         if errors:
             self._notes.note("commit_refused")
         self._owed.clear()
@@ -438,7 +472,7 @@ class KafkaSource:
             consumer.close()
 
     def _words(self, error: KafkaException) -> LongrecError:
-        return in_words(error.args[0], self._url, self._brokers, self._detail)
+        return in_words(error.args[0], self._url, self._brokers)
 
 
 def _where(raw: KafkaMessage) -> Where:

@@ -41,7 +41,7 @@ NOT_OURS = {
 }
 """Of a commit: others read these partitions by now."""
 _LOGIN = {
-    *(KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError._SSL),
+    *(KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED),
     *(KafkaError.UNSUPPORTED_SASL_MECHANISM, KafkaError.ILLEGAL_SASL_STATE),
 }
 _RIGHTS = {
@@ -101,14 +101,19 @@ def client_settings(
     }
 
 
-def in_words(error: KafkaError, url: str, brokers: str, detail: str = "") -> LongrecError:
+def in_words(error: KafkaError, url: str, brokers: str) -> LongrecError:
     """An error of Kafka's in words that say what to do."""
     code = error.code()
-    said = first_line(Exception(detail or error.str()))
+    said = first_line(Exception(error.str()))
     if code in _LOGIN:
         return LongrecError(
             f"{url} refuses the login: give security.protocol, sasl.mechanism, sasl.username and "
             f"sasl.password that it knows in a file for --client ({error.name()})"
+        )
+    if code == KafkaError._SSL:
+        return LongrecError(
+            f"{url}: no TLS connection to {brokers} ({said}): give the broker's security.protocol "
+            "and ssl.ca.location in a file for --client"
         )
     if code in _RIGHTS:
         return LongrecError(

@@ -25,10 +25,16 @@ _TOKEN = re.compile(
     r"\s*(?:(?P<name>@?[^\W\d]\w*)|\"(?P<quoted>[^\"]+)\"|'(?P<text>[^']*)'"
     r"|(?P<number>\d+(?:\.\d+)?)|(?P<sign>[.|\[\]*/+-]))"
 )
-_OWN: dict[str, Callable[[Message], Any]] = {
-    "@key": lambda message: None if message.key is None else message.key.decode(),
-    "@time": lambda message: message.time,
-}
+
+
+def _key(message: Message) -> str | None:
+    try:
+        return None if message.key is None else message.key.decode()
+    except UnicodeDecodeError:
+        raise UsageError("the message's key has bytes that are not UTF-8") from None
+
+
+_OWN: dict[str, Callable[[Message], Any]] = {"@key": _key, "@time": lambda message: message.time}
 
 Step = str | int
 Part = Callable[[Any, Message], Any]

@@ -24,7 +24,7 @@ from longrec.core.errors import LongrecError
 from longrec.ingest.address import SourceAddress, shown
 from longrec.ingest.redis_scripts import JOIN, LEAVE, READ
 from longrec.ingest.source import Begin, Begun, Message, Notes, SourceAway
-from longrec.serving.stores.protocol import StoreUnavailable
+from longrec.serving.stores.protocol import StoreFull, StoreUnavailable
 from longrec.serving.stores.redis_client import RedisAddress, RedisClient
 
 PREFIX = "longrec:consume:"
@@ -272,6 +272,8 @@ class RedisStreams:
         streams = list(self._places)
         self._turn += 1
         messages: list[Message] = []
+        # Kept at the end: what an error keeps from being handed out is read again.
+        reached: dict[str, bytes] = {}
         for number in range(len(streams)):
             stream = streams[(number + self._turn) % len(streams)]
             left = limit - len(messages)
@@ -292,12 +294,15 @@ class RedisStreams:
                 self._broken(stream, answer)
             else:
                 messages += self._messages(stream, place, answer)
+                if answer:
+                    reached[stream] = answer[-1][0]
+        for stream, entry in reached.items():
+            self._places[stream].seen = entry
         return messages
 
     def _messages(self, stream: str, place: _Place, entries: Sequence[Any]) -> list[Message]:
         messages, gone = [], 0
         for entry, fields in entries:
-            place.seen = entry
             if fields is None:  # deleted since it was handed to somebody
                 gone += 1
                 place.owed.append(entry)
@@ -328,6 +333,8 @@ class RedisStreams:
         """The answer to a command that may be done twice."""
         try:
             return self._client.command(*command)
+        except StoreFull as error:
+            raise SourceAway(str(error)) from None
         except StoreUnavailable as error:
             raise SourceAway(
                 f"{self._url}: no Redis answers there: see that one runs and that this machine "
