@@ -91,9 +91,12 @@ def sync_names(path: Path) -> None:
 
     What is on the disk in a folder is lost in a power cut if the folder's own name is not there.
     """
-    for folder in path.resolve().parents:
-        with suppress(OSError):  # of one that we may not read, the name has long been there
+    for number, folder in enumerate(path.resolve().parents):
+        try:
             sync(folder)
+        except OSError as error:  # some folders above may not be read, or are of no disk
+            if not number and not isinstance(error, PermissionError):
+                raise
 
 
 def digest_of_file(path: Path) -> str:

@@ -136,7 +136,7 @@ def test_lmdb_that_waited_for_no_disk_in_a_power_cut_says_so(tmp_path, caplog, m
         open_store(whole).close()
         assert not caplog.records, "it was closed"
     reader = open_store(left[1], readonly=True)
-    assert "the machine went down while not all was on the disk" in caplog.text
+    assert "it was open when the machine went down" in caplog.text
     assert [problem.kind for problem in verify(reader).problems] == ["pages"]
     reader.close()
     caplog.clear()
@@ -155,7 +155,7 @@ def test_lmdb_that_waited_for_no_disk_in_a_power_cut_says_so(tmp_path, caplog, m
     content[used : used + 4096] = bytes(4096)
     file.write_bytes(content)
     with pytest.raises(
-        DataError, match=r"the machine went down .* It can be read still: back it up"
+        DataError, match=r"the machine went down.* It can be read still: back it up"
     ):
         open_store(left[2], "process")
     assert file.read_bytes() == content

@@ -107,8 +107,9 @@ class Loss(NamedTuple):
         )
         if self.torn:
             what = (
-                "the machine went down while not all was on the disk (durability process): the "
-                "last writes may be missing, whole or in part"
+                "it was open when the machine went down, or another machine has taken it over, and "
+                "not all of it was on the disk (durability process): the last writes may be "
+                "missing, whole or in part"
             )
         return f"{what}. Send again what was observed since, with event ids, or restore a backup"
 

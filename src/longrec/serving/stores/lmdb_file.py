@@ -147,15 +147,15 @@ def open_newest(folder: Path, durable: bool, readonly: bool, url: str) -> LmdbFi
         file = LmdbFile(path, env, tables, descriptor, page, locked, guard)
         if not readonly:
             check_free(descriptor, page, env.info()["last_txnid"])
+            if durable:  # from now on all that is found here is said to be on the disk
+                sync(path)
+            sync_names(path)
     except BaseException:
         env.close()
         os.close(descriptor)
         _let_writers_in(guard)
         raise
     if not readonly:
-        if durable:  # from now on all that is found here is said to be on the disk
-            sync(path)
-        sync_names(path)
         env.reader_check()  # the slots of readers that died
         for name in os.listdir(folder):  # what a process left that died while compacting
             found = _NAME.fullmatch(name)

@@ -7,7 +7,8 @@ power : a commit waits for the disk twice, for the data and for the page that ma
     All appends of one call are one commit, which is what makes groups cheap.
 process : commits wait for nothing; at one of them, about every second, all is brought to the disk.
     A power cut may then lose more than that second: the disk may have got the later page without
-    the data before it, and such a store is damaged. Restore it from a backup.
+    the data before it. Such a store says so when it is opened, and where it is damaged it is not
+    written to any more: restore it from a backup.
 
 One process writes; others may open it readonly beside it. Threads may share a store, or open it
 each on their own. A process that was forked opens its own.
