@@ -10,6 +10,7 @@ import resource
 import socket
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -181,6 +182,8 @@ def test_requests_sent_ahead_are_answered_in_order_but_few_of_them(server: Local
         (b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 431),
         (b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
          b"Content-Type: application/json\r\n\r\n" + b"1\r\n \r\n" * 30_000, 413),
+        (b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
+         b"Content-Type: application/json\r\n\r\n1;" + b"x" * 1_000_000, 413),
         (b"nonsense\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\n", 400),
     ],
@@ -196,6 +199,44 @@ def test_odd_heads_and_bodies_are_refused_in_json(server: LocalServer, request_,
         assert found.startswith(b"HTTP/1.1 %d" % status)
         assert json.loads(found.partition(b"\r\n\r\n")[2])["error"]["message"]
     server.post("/v1/events", {"events": [{"user": "u", "item": FIRST, "time": 1}]})
+
+
+UNREAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"
+
+
+def test_who_is_answered_before_the_body_ends_may_not_send_for_ever(server, monkeypatch):
+    monkeypatch.setattr(protocol, "LINGER", 0.2)
+    with raw(server.url) as sock:
+        sock.sendall(UNREAD.replace(b"9", b"9000000"))
+        end = time.monotonic() + 60
+        with suppress(OSError):
+            while time.monotonic() < end:
+                sock.sendall(b" ")
+                time.sleep(0.01)
+        assert time.monotonic() < end, "it is never let go"
+
+
+@pytest.mark.slow
+def test_a_body_that_comes_after_its_answer_costs_nothing(tmp_path: Path):
+    limits = {"timeout": 1.5}
+    with local_server("elastic", tmp_path, settings=limits) as server, raw(server.url) as sock:
+        for _ in range(3):
+            sock.sendall(UNREAD)
+            found = b""
+            while not found.endswith(b'{"ok":true}'):
+                found += (part := sock.recv(4096))
+                assert part, "it was closed"
+            sock.sendall(b" " * 9)
+        sock.sendall(HEALTH[:20])  # and the head of the next one has its time
+        assert rest(sock).startswith(b"HTTP/1.1 408")
+
+
+def test_what_is_refused_twice_is_answered_once_and_no_failure(server, caplog):
+    odd = b"POST /v1/events HTTP/1.1\r\nHost: elsewhere\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"
+    with caplog.at_level(logging.ERROR), raw(server.url) as sock:
+        sock.sendall(odd)
+        assert rest(sock).startswith(b"HTTP/1.1 400")
+    assert caplog.records == []
 
 
 def test_the_head_of_an_answer_comes_with_its_body(server: LocalServer, monkeypatch):

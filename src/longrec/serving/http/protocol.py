@@ -17,10 +17,12 @@ HEAD, HEADERS = 32 << 10, 100
 """Bytes of a request's head, and header lines, at most."""
 CHUNKS = 2048
 """Chunks of a body at most: those of a few bytes each cost a thousand times what they carry."""
+BETWEEN = 128 << 10
+"""Bytes of a body that come without any of its content: extensions of chunks, lines at its end."""
 AHEAD = 8
 """Requests that a client may send before the first one is answered."""
 LINGER = 2.0
-"""Seconds that a client may go on sending after it was refused."""
+"""Seconds that a client may go on sending after it was refused, or answered before its end."""
 WRONG = 400, "http", "this is no request of HTTP/1.1"
 HEAD_TOO_LARGE = (
     431,
@@ -37,12 +39,14 @@ class _Answers:
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport, self._head = transport, b""
+        self._transport, self._head, self._ended = transport, b"", False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
+        if self._ended:  # a route answers what was refused meanwhile
+            return
         if self._head:
             data, self._head = self._head + data, b""
         elif data.endswith(b"\r\n\r\n") and data[9:12] != b"100":
@@ -54,6 +58,13 @@ class _Answers:
         """Send the head of an answer that has no body."""
         if self._head:
             self.write(b"")
+
+    def end(self) -> None:
+        """Send nothing more; a client that still sends, and would lose what it has not read if the
+        connection closed, may go on."""
+        self.flush()
+        self._ended = True
+        self._transport.write_eof()
 
     def close(self) -> None:
         """Close, once all is sent."""
@@ -73,7 +84,8 @@ def limited_protocol(seconds: float, connections: Connections) -> type[asyncio.P
     class Limited(HttpToolsProtocol):
         _timer: asyncio.TimerHandle | None = None
         _writing: asyncio.TimerHandle | None = None
-        _head = _headers = _chunks = 0
+        _rest: asyncio.TimerHandle | None = None
+        _head = _headers = _chunks = _between = 0
         _wrong = WRONG
         _refused = False
 
@@ -88,6 +100,7 @@ def limited_protocol(seconds: float, connections: Connections) -> type[asyncio.P
         def connection_lost(self, exc: Exception | None) -> None:
             connections.closed(self)
             self._stop_timer()
+            self._stop_waiting()
             self.resume_writing()
             super().connection_lost(exc)
 
@@ -100,12 +113,15 @@ def limited_protocol(seconds: float, connections: Connections) -> type[asyncio.P
                 self._start_timer()  # another request of the same connection begins
             if self._timer is not None:
                 self._head += len(data)
+            self._between += len(data)
             super().data_received(data)
             if self._timer is not None and self._head > HEAD and not self.transport.is_closing():
                 self._refuse(*HEAD_TOO_LARGE)
+            elif self._between > BETWEEN and self._in_body():
+                self._refuse(413, "size", f"a chunk begins with more than {BETWEEN:,} bytes")
 
         def on_message_begin(self) -> None:
-            self._headers = self._chunks = 0
+            self._headers = self._chunks = self._between = 0
             if len(self.pipeline) >= AHEAD:
                 self._stop(400, "ahead", f"more than {AHEAD} requests were sent ahead")
             super().on_message_begin()
@@ -126,11 +142,25 @@ def limited_protocol(seconds: float, connections: Connections) -> type[asyncio.P
             if self._chunks > CHUNKS:
                 self._stop(413, "size", f"the body has more than {CHUNKS:,} chunks: send larger")
 
+        def on_body(self, body: bytes) -> None:
+            self._between = 0
+            super().on_body(body)
+
+        def on_message_complete(self) -> None:
+            super().on_message_complete()
+            if self._rest is not None:
+                self._stop_waiting()
+                self.cycle.more_body = False  # which uvicorn leaves as it is after an answer
+                self._start_timer()  # of the next request, if there is one
+
         def on_response_complete(self) -> None:
             self._answers.flush()
             super().on_response_complete()
             if self.cycle.response_complete:
                 connections.answered(self)
+                if self._in_body() and not self._refused:
+                    # Answered before it was read, as by 401; nothing else limits what still comes.
+                    self._rest = self.loop.call_later(LINGER, self.let_go)
             self._abort_if_unread()
 
         def send_400_response(self, msg: str) -> None:
@@ -144,6 +174,9 @@ def limited_protocol(seconds: float, connections: Connections) -> type[asyncio.P
 
         def _refuse(self, status: int, code: str, message: str) -> None:
             """Answer what no route sees, and close; after the answer that is under way, if any."""
+            if self._rest is not None:  # it was answered
+                self.let_go()
+                return
             if self.pipeline or (self.cycle and not self.cycle.response_complete):
                 if not self._in_body():
                     self.cycle.keep_alive = False
@@ -156,8 +189,7 @@ def limited_protocol(seconds: float, connections: Connections) -> type[asyncio.P
             head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
             head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
             self.transport.write(f"{head}connection: close\r\n\r\n".encode() + body)
-            # A client that still sends when the connection is closed does not see the answer.
-            self.transport.write_eof()
+            self._answers.end()
             self.loop.call_later(LINGER, self.let_go)
 
         def _in_body(self) -> bool:
@@ -208,6 +240,12 @@ def limited_protocol(seconds: float, connections: Connections) -> type[asyncio.P
         def _start_timer(self) -> None:
             self._head = 0
             self._timer = self.loop.call_later(seconds, self._too_slow)
+
+        def _stop_waiting(self) -> None:
+            """No longer for the rest of what was answered."""
+            if self._rest is not None:
+                self._rest.cancel()
+                self._rest = None
 
         def _stop_timer(self) -> None:
             if self._timer is not None:
