@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -74,17 +75,23 @@ def kill_and_check(
         return children.job("consume", url, store, session, BATCH, False, str(folder))
 
     sender.some(200)
-    running = [start(), start()]
-    progressed = 0
+    running, progressed, hung = [start(), start()], 0, 0
     for _ in range(kills):
         sender.some(20)
-        victim = running.pop(dice.randrange(len(running)))
+        victim, other = dice.sample(running, 2)
+        hangs = dice.random() < 0.2
+        if hangs:  # for longer than its session, and goes on with what it holds
+            other.send_signal(signal.SIGSTOP)
+            hung += 1
         if victim.line(dice.choice([0.2, 1.0, 3.0])) is not None:
             progressed += 1
         time.sleep(dice.random() * 0.05)
         lines = victim.killed()
         assert not any("failed" in line for line in lines), lines
-        running.append(start())
+        running = [other, start()]
+        if hangs:
+            time.sleep(1.5 * session)
+            other.send_signal(signal.SIGCONT)
     for one in running:
         assert not any("failed" in line for line in one.killed())
     with children.job("consume", url, store, session, 100, True, str(folder)) as job:
@@ -101,8 +108,9 @@ def kill_and_check(
     places = {(one["partition"], one["offset"]) for one in letters}
     assert len(places) == sender.garbage
     return (
-        f"{kills} kills ({progressed} of a consumer that had logged by then), {sender.number:,} "
-        f"events of {USERS} users in {PARTITIONS} partitions: each logged once and in order; "
+        f"{kills} kills ({progressed} of a consumer that had logged by then), {hung} times another "
+        f"one hung for longer than its session; {sender.number:,} events "
+        f"of {USERS} users in {PARTITIONS} partitions: each logged once and in order; "
         f"{sender.garbage} dead letters, {len(letters) - len(places)} of them kept twice; "
         f"{time.monotonic() - began:.0f} s"
     )

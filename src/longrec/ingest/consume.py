@@ -33,6 +33,8 @@ LAG_EVERY = 5.0
 """Seconds between two looks at how far behind it is."""
 REMEMBERED = 100_000
 """Users of whom it is remembered in which partition they were last met."""
+STANDS_BY = 30.0
+"""Seconds without a partition after which it is told."""
 TOLD_EVERY = 60.0
 """Seconds between two warnings of the same kind."""
 
@@ -118,7 +120,7 @@ class Consumer:
         self._away: dict[str, float] = {}  # since when
         self._held: list[Message] = []  # all of them dead letters, not committed yet
         self._dead = 0  # dead letters in a row
-        self._lag_after = 0.0
+        self._lag_after, self._alone_since = 0.0, float("inf")
         self._met: dict[bytes, tuple[str, str]] = {}
         self._told_split = -TOLD_EVERY
 
@@ -273,8 +275,20 @@ class Consumer:
         if asks or now >= self._lag_after:
             self._telemetry.lags(self._source.lag())
             self._lag_after = now + LAG_EVERY
+            self._tell_standing_by(now)
         self._progress(self._telemetry.line())
         return idle and bool(self._telemetry.lag) and not any(self._telemetry.lag.values())
+
+    def _tell_standing_by(self, now: float) -> None:
+        """Tell once that others read everything."""
+        self._alone_since = float("inf") if self._telemetry.lag else min(self._alone_since, now)
+        if now - self._alone_since > STANDS_BY:
+            self._alone_since = float("inf")
+            self._notes.note(
+                "stands_by",
+                f"{self._source.url}: other consumers of the group read all of it; this one stands "
+                "by, and takes over where one of them ends",
+            )
 
     def _meet(self, user: bytes, message: Message) -> None:
         """Count users whose events stand in several partitions: these have no order."""

@@ -310,7 +310,9 @@ class KafkaSource:
     def _consume(self, limit: int, seconds: float) -> list[KafkaMessage]:
         assert self._consumer is not None
         try:
-            found: list[KafkaMessage] = self._consumer.consume(limit, timeout=seconds)
+            found: list[KafkaMessage] = self._consumer.consume(1, timeout=seconds)
+            if found and limit > 1:  # what has come, and no wait for a batch to be full
+                found += self._consumer.consume(limit - 1, timeout=0.0)
         except KafkaException as error:
             self._drop()  # what it had read by then is read again
             raise self._words(error) from None
