@@ -69,12 +69,17 @@ def test_files_of_a_killed_writer_take_no_place_before_they_are_on_the_disk() ->
             (work / "same").write_text("the same")
             (work / "other").write_text(other)
 
-        return lambda folder: kind.replace(folder / "thing", {}, write)
+        return lambda folder: kind.replace(folder / "new" / "thing", {}, write)
 
     def read(folder: Path) -> None:
-        found.add(kind.read_whole(folder / "thing", lambda _, files: files["other"].read_text()))
+        found.add(
+            kind.read_whole(folder / "new" / "thing", lambda _, files: files["other"].read_text())
+        )
 
     disk.follow(lived(disk, save("old")))
+    for _ in range(5):  # its folder, and the one above, were new
+        lived(disk.cut(dice, Moment("")), read)
+    assert found == {"old"}
     journal = lived(disk, save("of one who was killed"))
     disk.follow(journal[: next(n for n, entry in enumerate(journal) if isinstance(entry, Sync))])
     for entry in lived(disk, save("new")):
