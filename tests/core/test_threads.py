@@ -58,7 +58,7 @@ def test_in_a_container_the_top_counts_where_its_own_path_is_not_seen(tmp_path):
 def test_what_is_asked_for_comes_first(monkeypatch):
     assert threads.choose(7, small=True) == (7, "--threads")
     assert threads.choose(None, small=True).number == 1
-    assert str(threads.choose(None, small=False)) == "threads: 4 (cores that it may use)"
+    assert str(threads.choose(None, small=False)) == "threads: 4 (it may use 4 cores)"
     monkeypatch.setenv(threads.NUMBER, "3")
     assert threads.choose(None, small=True) == (3, "OMP_NUM_THREADS")
     assert threads.choose(2, small=True).number == 2

@@ -70,7 +70,9 @@ def quota() -> float | None:
 def of_machine() -> Threads:
     """As many as this process may use cores."""
     cores = len(usable_cores())
-    number, why = (cores, "cores that it may use") if cores else (os.cpu_count() or 1, "cores")
+    number, why = cores, f"it may use {cores} core{'s' * (cores > 1)}"
+    if not cores:
+        number, why = os.cpu_count() or 1, "as many as the machine has cores"
     limit = quota()
     if limit is not None and limit < number:
         return Threads(max(1, int(limit)), f"its control group gets {limit:.3g} of {number} cores")
