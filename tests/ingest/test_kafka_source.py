@@ -315,6 +315,20 @@ def test_what_was_read_in_front_of_a_problem_is_handed_out(broker, source, monke
     assert offsets(read(one, 2)) == ["0:4", "0:5"]
 
 
+def test_a_callback_asks_nothing_of_the_client(source):
+    from confluent_kafka import TopicPartition
+
+    one, calls = source("t"), []
+
+    class Client:
+        def __getattr__(self, name: str) -> Any:
+            return lambda *_, **__: calls.append(name)
+
+    one._assigned(Client(), [TopicPartition("t", 0)])
+    one._revoked(Client(), [TopicPartition("t", 0)])
+    assert calls == ["assign"]
+
+
 def test_what_is_wrong_is_told_with_its_mend(broker, source, stream, tmp_path, monkeypatch):
     from longrec.ingest import kafka, kafka_settings
 

@@ -106,7 +106,7 @@ class KafkaSource:
         self._owed: dict[Where, int] = {}  # to be committed; none of a partition that was taken
         self._held: list[KafkaMessage] = []  # read while nobody could take them
         self._assignments = 0
-        self._failed: LongrecError | None = None  # in the midst of a callback
+        self._given: list[TopicPartition] = []  # by the group, and not read yet
         self._problem: LongrecError | None = None  # behind messages that are handed out first
         self._told_error: KafkaError | None = None
         self._last_message = self._last_look = time.monotonic()
@@ -127,7 +127,7 @@ class KafkaSource:
             raise UsageError(
                 f"--client: {error.args[0].str()}: these are librdkafka's settings, KEY=VALUE"
             ) from None
-        self._problem = self._told_error = None
+        self._problem, self._told_error, self._given = None, None, []
         try:
             try:
                 self._check_topics(START)
@@ -210,17 +210,10 @@ class KafkaSource:
         self._told_error = error
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._assignments += 1
-        try:
-            starts = self._starts(consumer, partitions)
-        except (KafkaException, LongrecError) as error:  # an exception may not leave this call
-            self._failed = error if isinstance(error, LongrecError) else self._words(error)
-            consumer.assign([])
-            return
-        consumer.assign([TopicPartition(*where, offset) for where, offset in starts.items()])
-        for where, offset in starts.items():
-            self._places[where] = _Place(offset, self._assignments)
-        self._last_message = time.monotonic()
+        # Nothing may be asked of the client in here: it ends the process by an assertion where
+        # another callback follows in the same call. So reading begins once it has returned.
+        consumer.assign([])
+        self._given = list(partitions)
         self._notes.note("rebalance")
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -228,6 +221,7 @@ class KafkaSource:
             where = one.topic, one.partition
             self._places.pop(where, None)
             self._owed.pop(where, None)
+        self._given = []
         self._held = [one for one in self._held if _where(one) in self._places]
         self._notes.note("rebalance")
 
@@ -316,11 +310,27 @@ class KafkaSource:
         except KafkaException as error:
             self._drop()  # what it had read by then is read again
             raise self._words(error) from None
-        if self._failed is not None:
-            failed, self._failed = self._failed, None
-            self._drop()
-            raise failed
+        if self._given:
+            self._start()
         return found
+
+    def _start(self) -> None:
+        """Begin to read the partitions that were given to this member."""
+        assert self._consumer is not None
+        given, self._given = self._given, []
+        try:
+            starts = self._starts(self._consumer, given)
+            self._consumer.assign([TopicPartition(*where, at) for where, at in starts.items()])
+        except KafkaException as error:
+            self._drop()
+            raise self._words(error) from None
+        except LongrecError:
+            self._drop()
+            raise
+        self._assignments += 1
+        for where, offset in starts.items():
+            self._places[where] = _Place(offset, self._assignments)
+        self._last_message = time.monotonic()
 
     def _handed_out(self, raw: Sequence[KafkaMessage]) -> list[Message]:
         """The messages among what was read; a problem between them is raised when they are done."""
@@ -472,6 +482,7 @@ class KafkaSource:
         self._held.clear()
         if consumer is not None:
             consumer.close()
+        self._given = []
 
     def _words(self, error: KafkaException) -> LongrecError:
         return in_words(error.args[0], self._url, self._brokers)

@@ -126,6 +126,8 @@ def in_words(error: KafkaError, url: str, brokers: str) -> LongrecError:
             "group.min.session.timeout.ms and group.max.session.timeout.ms, 6 to 1800 seconds "
             "unless they were changed"
         )
+    if code in NOT_OURS:
+        return SourceAway(f"{url}: the group shares its partitions out anew ({said})")
     if code in _AWAY or error.retriable():
         return SourceAway(
             f"{url}: no broker answers at {brokers}: see that one runs there and that this machine "
