@@ -138,7 +138,9 @@ def test_a_position_that_is_absent_skips_nothing(broker, source, stream):
     send(broker, topic, range(3))
     said: list[str] = []
     one = source(topic, "latest", said)
-    Begun(stream.store).note(one.group_key(topic))  # it has begun, and its positions have expired
+    Begun(stream.store).note(
+        one._positions.group_key(topic)
+    )  # it has begun, and its positions have expired
     one.open()
     assert offsets(read(one, 3)) == ["0:0", "0:1", "0:2"]
     assert one.notes.counts["reset"] == 1
@@ -153,13 +155,13 @@ def test_a_position_that_has_expired_is_the_first_that_is_there(broker, source, 
     send(broker, topic, range(6))
     one = source(topic)
     said: list[str] = []
-    one._notes = Notes(said.append)
-    assert one._possible((topic, 0), 2, 4, 6) == 4
-    assert one._notes.counts["lost"] == 2
+    notes = one._positions._notes = Notes(said.append)
+    assert one._positions.possible((topic, 0), 2, 4, 6) == 4
+    assert notes.counts["lost"] == 2
     assert "2 messages" in said[0]
-    assert one._possible((topic, 0), 9, 4, 6) == 4
-    assert one._notes.counts["reset"] == 1
-    assert [one._possible((topic, 0), at, 4, 6) for at in (4, 5, 6)] == [4, 5, 6]
+    assert one._positions.possible((topic, 0), 9, 4, 6) == 4
+    assert notes.counts["reset"] == 1
+    assert [one._positions.possible((topic, 0), at, 4, 6) for at in (4, 5, 6)] == [4, 5, 6]
     # And at the broker, a group's position that lies behind the end.
     one.open()
     messages = read(one, 6)
@@ -183,8 +185,8 @@ def test_a_time_is_a_beginning(broker, source):
             partitions[0].offset = self.offset
             return partitions
 
-    assert one._first(Answers(5), ("t", 0), 2, 9) == 5
-    assert one._first(Answers(-1), ("t", 0), 2, 9) == 9
+    assert one._positions.first(Answers(5), ("t", 0), 2, 9) == 5
+    assert one._positions.first(Answers(-1), ("t", 0), 2, 9) == 9
     assert asked == [1_700_000_000_003] * 2
 
 
@@ -224,11 +226,12 @@ def test_a_topic_made_anew_is_read_though_its_offsets_are_known(broker, stream, 
 
 
 def test_a_consumer_whose_broker_was_started_anew_reads_on(stream, tmp_path, monkeypatch):
-    from longrec.ingest import kafka
+    from longrec.ingest import kafka, kafka_positions
 
     monkeypatch.setattr(kafka, "LOOK_EVERY", 0.5)
     monkeypatch.setattr(kafka, "START", 1.0)
     monkeypatch.setattr(kafka, "ASK", 1.0)
+    monkeypatch.setattr(kafka_positions, "ASK", 1.0)
     monkeypatch.setattr(kafka, "STALLED", 3.0)
     with Broker() as own:
         topic = own.create("shop", 1)

@@ -4,9 +4,7 @@ librdkafka speaks the protocol (docs/decisions/0056-kafka-client.md). What is he
 
 - Each partition that is given to this member has a place: which message comes next, and the number
   of that assignment. What was read under an earlier one is neither handed out nor committed.
-- Where reading begins is decided here and never by the client (`auto.offset.reset` is "error"): a
-  group's first positions are committed before anything is read, and a position that is not there
-  any more is the beginning of what is.
+- Where reading begins is decided in kafka_positions.py, and never by the client.
 - A member that reads nothing while there is something to read begins anew.
 """
 
@@ -20,7 +18,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from confluent_kafka import (
-    OFFSET_END,
     Consumer,
     KafkaError,
     KafkaException,
@@ -30,13 +27,12 @@ from confluent_kafka import Message as KafkaMessage
 
 from longrec.core.errors import LongrecError, UsageError
 from longrec.ingest.address import SourceAddress, shown
+from longrec.ingest.kafka_positions import ASK, Positions, Where, named
 from longrec.ingest.kafka_settings import NOT_OURS, client_settings, in_words, log
 from longrec.ingest.source import Begin, Begun, Message, Notes, SourceAway
 
 START = 10.0
 """Seconds for a first answer."""
-ASK = 5.0
-"""Seconds for an answer about positions."""
 LOOK_EVERY = 5.0
 """Seconds without a message after which it is looked whether there is one."""
 STALLED = 30.0
@@ -46,9 +42,6 @@ MAX_ID = 200
 """Bytes of an event id."""
 LISTED = 5
 """Topics that are named where the one asked for is not there."""
-
-Where = tuple[str, int]
-"""A topic and a partition of it."""
 
 
 @dataclass
@@ -98,7 +91,8 @@ class KafkaSource:
         client: dict[str, str],
     ) -> None:
         self._brokers, self._topics = address.server, address.names
-        self._group, self._begin, self._begun, self._notes = group, begin, begun, notes
+        self._positions = Positions(self._topics, group, begin, begun, notes)
+        self._notes = notes
         self._settings = client_settings(address.server, group, session, client)
         self._url = shown(address.scheme, address.server, address.names)
         self._consumer: Consumer | None = None
@@ -115,10 +109,6 @@ class KafkaSource:
     @property
     def url(self) -> str:
         return self._url
-
-    def group_key(self, topic: str) -> str:
-        """By which it is kept that the group has begun on a topic."""
-        return f"kafka {topic} {self._group}"
 
     def open(self) -> None:
         try:
@@ -192,7 +182,7 @@ class KafkaSource:
     def lag(self) -> dict[str, int]:
         self._ends()
         return {
-            _named(where): max(place.end - place.next, 0) for where, place in self._places.items()
+            named(where): max(place.end - place.next, 0) for where, place in self._places.items()
         }
 
     def close(self) -> None:
@@ -225,80 +215,6 @@ class KafkaSource:
         self._held = [one for one in self._held if _where(one) in self._places]
         self._notes.note("rebalance")
 
-    # ---- where reading begins
-
-    def _starts(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> dict[Where, int]:
-        """Where each partition is read from: never behind a message that was not read."""
-        if not partitions:
-            return {}
-        begun = {t for t in self._topics if self._begun.known(self.group_key(t))}
-        asked = [(p.topic, p.partition) for p in partitions if p.topic in begun]
-        # The first member of a group decides it for all partitions, as of now.
-        asked += [where for where in self._every(consumer) if where[0] not in begun]
-        starts, new = {}, []
-        kept = consumer.committed([TopicPartition(*where) for where in asked], timeout=ASK)
-        for one in kept:
-            if one.error is not None:
-                raise KafkaException(one.error)
-            where = one.topic, one.partition
-            low, high = consumer.get_watermark_offsets(one, timeout=ASK, cached=False)
-            if one.offset < 0:
-                known = one.topic in begun
-                starts[where] = low if known else self._first(consumer, where, low, high)
-                new.append(TopicPartition(*where, starts[where]))
-                if known:
-                    self._notes.note(
-                        "reset",
-                        f"{_named(where)}: the group {self._group!r} has no position there any "
-                        f"more, or never had one: it is read from its beginning, {low}; what is "
-                        "logged already is not logged again",
-                    )
-            else:
-                # One behind the end is told by the broker when it is read from there.
-                starts[where] = self._possible(where, one.offset, low, max(high, one.offset))
-        if new:
-            for one in consumer.commit(offsets=new, asynchronous=False):
-                if one.error is not None:
-                    raise KafkaException(one.error)
-        for topic in self._topics:
-            self._begun.note(self.group_key(topic))
-        return {(p.topic, p.partition): starts[p.topic, p.partition] for p in partitions}
-
-    def _every(self, consumer: Consumer) -> list[Where]:
-        found = consumer.list_topics(timeout=ASK).topics
-        return [(t, p) for t in self._topics if t in found for p in sorted(found[t].partitions)]
-
-    def _first(self, consumer: Consumer, where: Where, low: int, high: int) -> int:
-        if self._begin == "earliest":
-            return low
-        if self._begin == "latest":
-            return high
-        asked = TopicPartition(*where, max(int(self._begin * 1000), 0))
-        [found] = consumer.offsets_for_times([asked], timeout=ASK)
-        if found.error is not None:
-            raise KafkaException(found.error)
-        offset = int(found.offset)
-        return high if offset == OFFSET_END or offset < 0 else offset
-
-    def _possible(self, where: Where, offset: int, low: int, high: int) -> int:
-        """An offset, if it is in the partition; else the first that is there."""
-        if offset < low:
-            self._notes.note(
-                "lost",
-                f"{_named(where)}: Kafka has deleted {low - offset:,} messages that the group "
-                f"{self._group!r} had not read, up to {low}; keep them for longer (retention.ms)",
-                low - offset,
-            )
-            return low
-        if offset > high:
-            self._notes.note(
-                "reset",
-                f"{_named(where)}: it ends at {high}, and the group's position is {offset}: the "
-                f"topic was made anew, or cut; it is read from {low}",
-            )
-            return low
-        return offset
-
     # ---- reading
 
     def _consume(self, limit: int, seconds: float) -> list[KafkaMessage]:
@@ -319,7 +235,7 @@ class KafkaSource:
         assert self._consumer is not None
         given, self._given = self._given, []
         try:
-            starts = self._starts(self._consumer, given)
+            starts = self._positions.starts(self._consumer, given)
             self._consumer.assign([TopicPartition(*where, at) for where, at in starts.items()])
         except KafkaException as error:
             self._drop()
@@ -365,7 +281,7 @@ class KafkaSource:
             value=raw.value(),
             key=key.encode() if isinstance(key, str) else key,
             time=moment / 1000 if moment > 0 else None,
-            partition=_named(where),
+            partition=named(where),
             offset=str(offset),
             event_id=_event_id(where, offset, moment),
             token=_Token(where, offset, place.assignment),
@@ -402,7 +318,7 @@ class KafkaSource:
             low, high = self._consumer.get_watermark_offsets(
                 TopicPartition(*where), timeout=ASK, cached=False
             )
-            place.next = self._possible(where, place.next, low, high)
+            place.next = self._positions.possible(where, place.next, low, high)
             self._consumer.seek(TopicPartition(*where, place.next))
         except KafkaException as error:
             self._drop()
