@@ -143,6 +143,12 @@ def row_of_its_length(m: nn.Module, x: Tensor, s: Three) -> Three:
     return Three(nn.functional.embedding(s.oldest[:, 0].long(), rows) + x, x, s.oldest + 1)
 
 
+def row_of_its_length_in_place(m: nn.Module, x: Tensor, s: Three) -> Three:
+    rows = m.p.weight.repeat(13, 1)
+    read = nn.functional.embedding(s.oldest[:, 0].long(), rows)
+    return Three(read + x, x, s.oldest.add_(1))
+
+
 class Odd:
     """Rules of which no record can be made, or a wrong one."""
 
@@ -255,3 +261,16 @@ def test_a_record_that_gives_other_numbers_is_not_used(
 
     assert Engine(recommender(by_a_counter))._programs is None
     assert len(caplog.records) == 1
+
+
+def test_places_that_nobody_has_now_do_not_end_the_step_of_others() -> None:
+    """A step that changes what it is given goes on in them, until there is no such row."""
+    engine = Engine(recommender(row_of_its_length_in_place))
+    assert engine._programs is not None
+    everybody = engine.layout.load([None] * 20)
+    engine.advance(everybody, [[(1, 0)]] * 20)
+    for _ in range(LONG + 6):
+        records = engine.layout.load([None] * 6)
+        engine.advance(records, [[(1, 0)]] * 6)
+        got, wanted = records["layers.0.newest"], everybody["layers.0.newest"][:6]
+        np.testing.assert_allclose(got, wanted, 1e-5, 1e-6)

@@ -184,12 +184,18 @@ class StepProgram:
         at: Ints | slice = rows
         if rows[-1] - rows[0] == n - 1 and bool((np.diff(rows) == 1).all()):
             at = slice(rows[0], rows[-1] + 1)  # no index to follow
-        self._items[:n], self._times[:n] = items, times
-        for column, values in zip(self._columns, columns, strict=True):
-            column[:n] = values
-        for name, part in zip(self._layout.fields, self._state, strict=True):
-            part[:n] = records[name][at]
-        self._replay()
+        given = items, times, *columns, *(records[name][at] for name in self._layout.fields)
+        places = self._items, self._times, *self._columns, *self._state
+        for place, values in zip(places, given, strict=True):
+            place[:n] = values
+        try:
+            self._replay()
+        except (
+            Exception
+        ):  # perhaps of one in the other places, where a step changes what it is given
+            for place, values in zip(places, given, strict=True):
+                place[:n], place[n:] = values, values[:1]
+            self._replay()
         for name, part in zip(self._layout.fields, self._results, strict=True):
             records[name][at] = part[:n]
 
