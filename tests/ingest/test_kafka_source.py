@@ -226,6 +226,7 @@ def test_a_topic_made_anew_is_read_though_its_offsets_are_known(broker, stream, 
 
 
 def test_a_consumer_whose_broker_was_started_anew_reads_on(stream, tmp_path, monkeypatch):
+    need_kafka()
     from longrec.ingest import kafka, kafka_positions
 
     monkeypatch.setattr(kafka, "LOOK_EVERY", 0.5)
