@@ -53,6 +53,33 @@ def test_what_a_mark_tells() -> None:
 # ---- LMDB
 
 
+@pytest.mark.parametrize("content", [b"", b"LRmark2", b"x" * 36, None])
+def test_a_damaged_mark_is_told(content, tmp_path, caplog) -> None:
+    url = f"lmdb://{tmp_path}/store"
+    store = open_store(url)
+    log(store, b"u", event(1))
+    store.close()
+    file = tmp_path / "store" / "high-water"
+    whole = file.read_bytes()
+    file.write_bytes(
+        whole[:20] + bytes([whole[20] ^ 4]) + whole[21:] if content is None else content
+    )
+    told = CliRunner().invoke(app, ["store", "verify", url])
+    assert told.exit_code == 1
+    assert "counts what it acknowledged is damaged" in " ".join(told.stdout.split())
+    caplog.clear()
+    store = open_store(url)
+    assert "counts what it acknowledged is damaged" in caplog.text
+    assert store.damage.counts == {"cut": 1}
+    store.close()
+    again = open_store(url)
+    assert not again.damage.counts
+    assert [problem.kind for problem in verify(again).problems] == ["losses"]
+    again.close()
+    file.unlink()
+    open_store(url).close()
+
+
 def roll_back(file: Path) -> None:
     """Let LMDB find the transaction before the last one, as after a torn page."""
     content = bytearray(file.read_bytes())

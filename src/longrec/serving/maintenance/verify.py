@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from longrec.core.errors import DataError, UsageError
 from longrec.serving.maintenance.retention import models_of
@@ -148,11 +148,7 @@ def verify(
             page = check.check_users(page)
             if progress:
                 progress(found.events, max(before.events, found.events))
-    losses = [
-        f"{loss['found']}: "
-        + (f"{loss['writes']:,} writes" if loss["writes"] else "what was not on the disk")
-        for loss in meta.get("losses", ())
-    ]
+    losses = [f"{loss['found']}: {_what(loss)}" for loss in meta.get("losses", ())]
     problems = [
         Problem(kind, len(some), notes=tuple(some[:NAMED]))
         for kind, some in (("pages", notes), ("losses", losses))
@@ -292,3 +288,10 @@ def _whole_header(record: bytes, digest: str) -> Header | None:
     whole = size == len(record) and model == bytes.fromhex(digest)[:8]
     possible = header.sequence >= 0 and header.version > 0
     return header if whole and possible else None
+
+
+def _what(loss: dict[str, Any]) -> str:
+    """What a store lost, in words."""
+    if loss["writes"]:
+        return f"{loss['writes']:,} writes"
+    return "nobody knows what" if loss.get("unknown") else "what was not on the disk"

@@ -38,6 +38,10 @@ class Mark(NamedTuple):
     unsynced: int = 0
 
 
+DAMAGED = Mark(0, 0, 0)
+"""In place of a mark that cannot be read. No store has the number 0."""
+
+
 class HighWater:
     """The mark in a file, which is made when it is first written.
 
@@ -48,14 +52,16 @@ class HighWater:
         self.path, self._file = path, -1
 
     def read(self) -> Mark | None:
-        """The mark; None where there is none, or it is damaged."""
+        """The mark; None where there is none, DAMAGED where nobody knows what it said."""
         try:
             content = self.path.read_bytes()
-            head, end = content[: _MARK.size], content[_MARK.size :]
-            magic, *mark = _MARK.unpack(head)
-        except (OSError, struct.error):
+        except OSError:
             return None
-        return Mark(*mark) if (magic, end) == (_MAGIC, _CHECK.pack(crc32(head))) else None
+        head, end = content[: _MARK.size], content[_MARK.size :]
+        if len(head) < _MARK.size or end != _CHECK.pack(crc32(head)):
+            return DAMAGED
+        magic, *mark = _MARK.unpack(head)
+        return Mark(*mark) if magic == _MAGIC else None
 
     def write(self, mark: Mark, wait: bool = False) -> None:
         """Keep a mark in place of the last one; on the disk if it is waited for."""
@@ -95,10 +101,12 @@ class Loss(NamedTuple):
     """Writes that were acknowledged and are not in the store any more, at least so many.
 
     torn : whether it was in a power cut, without waiting for the disk: any part may be missing.
+    unknown : whether the mark is damaged, so that nobody knows what was acknowledged.
     """
 
     writes: int
     torn: bool = False
+    unknown: bool = False
 
     def __str__(self) -> str:
         what = (
@@ -111,6 +119,11 @@ class Loss(NamedTuple):
                 "not all of it was on the disk (durability process): the last writes may be "
                 "missing, whole or in part"
             )
+        if self.unknown:
+            what = (
+                "the file that counts what it acknowledged is damaged: the last writes may be "
+                "missing, and nobody can tell"
+            )
         return f"{what}. Send again what was observed since, with event ids, or restore a backup"
 
 
@@ -118,6 +131,8 @@ def loss(mark: Mark | None, now: Mark) -> Loss | None:
     """What a store has lost whose last mark is this one, and which has so much in this run."""
     if mark is None:
         return None
+    if mark is DAMAGED:
+        return Loss(0, unknown=True)
     missing = max(0, mark.writes - now.writes) if mark.of == now.of else 0
     torn = mark.unsynced not in (0, now.unsynced)
     return Loss(missing, torn) if missing or torn else None

@@ -336,7 +336,7 @@ class LmdbFolder:
         self.lost = lost
         self.damage.note("cut", where=str(lost))
         if not self.readonly:
-            if lost.torn:
+            if lost.torn or lost.unknown:
                 self._check_pages(file)
             with file.env.begin(write=True, buffers=True) as transaction:
                 tables = file.open_tables(transaction)
