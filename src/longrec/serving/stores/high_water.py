@@ -57,8 +57,10 @@ class HighWater:
             content = self.path.read_bytes()
         except OSError:
             return None
+        if len(content) < _MARK.size or not any(content):
+            return None  # as a power cut leaves a file that was new
         head, end = content[: _MARK.size], content[_MARK.size :]
-        if len(head) < _MARK.size or end != _CHECK.pack(crc32(head)):
+        if end != _CHECK.pack(crc32(head)):
             return DAMAGED
         magic, *mark = _MARK.unpack(head)
         return Mark(*mark) if magic == _MAGIC else None
