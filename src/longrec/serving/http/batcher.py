@@ -3,9 +3,11 @@
 A batch is what came while the one before was done: a request alone waits for nobody, and the more
 there are the larger batches get. What may wait is bounded.
 
-For a batch that should be done in less than a millisecond, as the one before was, the event loop
-waits: to turn to others and be woken takes as long as the work, and others are those who come
-meanwhile, and make the next batch. It waits for `PATIENCE` at most, whatever blocks the thread.
+The event loop waits for a small batch: to turn to others and be woken takes as long as the work,
+and others are those who come meanwhile, and make the next batch. Beside a busy event loop the same
+work takes twenty times as long: Python runs one thread at a time, and the thread gives it up, and
+waits to get it back, dozens of times in a batch. The loop waits for `PATIENCE` at most, whatever
+blocks the thread; where that was in vain, for a disk perhaps, some batches are not waited for.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from math import inf
 from threading import Lock
 from time import perf_counter
 from typing import Generic, TypeVar
@@ -28,9 +29,12 @@ R = TypeVar("R")
 
 AT_ONCE = 1024
 """Weight of a batch at most, unless one job alone has more."""
-SHORT, PATIENCE = 0.001, 0.002
-"""Seconds that the last batch took at most if the event loop waits for the next one, and that it
-waits at most."""
+SHORT, PATIENCE = 0.001, 0.004
+"""Seconds after which a batch's thread goes on before its answers are written, and that the event
+loop waits for a batch at most."""
+SMALL, MOST_PASSED = 16, 4
+"""Weight of a batch that is waited for, at most, and batches that are not where that was in vain:
+one, then two, then so many, until it is not."""
 
 OnBatch = Callable[[int, list[float], float], None]
 """Called with how many jobs a batch had, the seconds that each waited, and the seconds it took."""
@@ -59,7 +63,7 @@ class Batcher(Generic[W, R]):
         self._thread = Workers(name)
         self._queue: deque[_Job[W, R]] = deque()
         self._busy = self._closed = False
-        self._took = inf
+        self._to_pass, self._in_vain = 0, 1
         self._idle = asyncio.Event()
         self._idle.set()
         self.waiting = 0
@@ -103,11 +107,16 @@ class Batcher(Generic[W, R]):
             self._busy = False
             self._idle.set()
             return
-        short = self._took < SHORT
-        done = _Done(batch, waited_for=short)
+        waits = weight <= SMALL and not self._to_pass
+        self._to_pass = max(0, self._to_pass - 1)
+        done = _Done(batch, waited_for=waits)
         self._thread.submit(lambda: self._run(done))
-        if short and done.within(PATIENCE):
+        if waits and done.within(PATIENCE):
+            self._in_vain = 1
             self._end(done)
+        elif waits:
+            self._to_pass = self._in_vain
+            self._in_vain = min(2 * self._in_vain, MOST_PASSED)
 
     def _run(self, done: _Done[W, R]) -> None:
         began = perf_counter()
@@ -117,8 +126,7 @@ class Batcher(Generic[W, R]):
                 self._loop.call_soon_threadsafe(self._end, done)
 
     def _end(self, done: _Done[W, R]) -> None:
-        self._took = done.took
-        if self._took >= SHORT:
+        if done.took >= SHORT:
             self._start()  # the thread goes on while answers are written
         for job, result in zip(done.batch, done.results, strict=True):
             if job.future.done():
@@ -129,7 +137,7 @@ class Batcher(Generic[W, R]):
                 job.future.set_result(result)
         waited = [done.began - job.since for job in done.batch]
         self._on_batch(len(done.batch), waited, done.took)
-        if self._took < SHORT:
+        if done.took < SHORT:
             self._loop.call_soon(self._start)
 
 
