@@ -12,10 +12,8 @@ import time
 import urllib.request
 from pathlib import Path
 
-import numpy as np
-import polars as pl
 import pytest
-from cli.running import TINY, longrec
+from cli.running import TINY, longrec, write_shop_log
 from forking import run_command
 from serving.redis_server import RedisServer, free_port
 
@@ -28,14 +26,7 @@ def test_the_quick_start_works_as_printed_and_term_ends_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.chdir(tmp_path)
-    dice = np.random.default_rng(0)
-    pl.DataFrame(
-        {
-            "user_id": dice.integers(30, 60, 300),
-            "item_id": [f"sku-{n}" for n in dice.integers(0, 40, 300)],
-            "timestamp": 1_700_000_000 + np.arange(300),
-        }
-    ).write_parquet("log.parquet")
+    write_shop_log(Path("log.parquet"))
     with RedisServer(tmp_path / "redis") as server:
         for line in filter(None, BLOCK.replace("6379", str(server.port)).splitlines()):
             program, *arguments = shlex.split(line)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import shutil
 import subprocess
 from pathlib import Path
 
-import numpy as np
-import polars as pl
 import pytest
+from cli.running import write_shop_log
+from needs import missing
 from serving.http.served import ServeProcess
 from typer.testing import CliRunner
 
@@ -25,22 +24,13 @@ ADDRESS = "http://127.0.0.1:8000"
 
 def need_curl() -> None:
     if shutil.which("curl") is None:
-        if os.environ.get("LONGREC_REQUIRE_CURL"):
-            pytest.fail("curl is not installed, and LONGREC_REQUIRE_CURL is set")
-        pytest.skip("curl is not installed (Debian: apt-get install curl)")
+        missing("curl is not installed (Debian: apt-get install curl)", "LONGREC_REQUIRE_CURL")
 
 
 def test_the_quick_start_works_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     need_curl()
     monkeypatch.chdir(tmp_path)
-    random = np.random.default_rng(0)
-    pl.DataFrame(
-        {
-            "user_id": random.integers(30, 60, 300),
-            "item_id": [f"sku-{n}" for n in random.integers(0, 40, 300)],
-            "timestamp": 1_700_000_000 + np.arange(300),
-        }
-    ).write_parquet("log.parquet")
+    write_shop_log(Path("log.parquet"))
     commands, calls = BLOCKS[:2]
     [serve] = [line for line in commands.splitlines() if line.startswith("longrec serve")]
     for line in commands.splitlines():

@@ -44,6 +44,18 @@ def longrec(*argv: object) -> int:
     return 0
 
 
+def write_shop_log(path: Path) -> None:
+    """The log that the quick starts of pages begin with: user_id, item_id (sku-1, …), timestamp."""
+    random = np.random.default_rng(0)
+    pl.DataFrame(
+        {
+            "user_id": random.integers(30, 60, 300),
+            "item_id": [f"sku-{n}" for n in random.integers(0, 40, 300)],
+            "timestamp": 1_700_000_000 + np.arange(300),
+        }
+    ).write_parquet(path)
+
+
 def make_run(folder: Path) -> Made:
     """Write a log to a folder, prepare it, and train a tiny model on it for an epoch."""
     random = np.random.default_rng(0)

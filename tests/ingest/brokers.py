@@ -5,7 +5,6 @@ It keeps everything in memory: started again it knows no topic, no message and n
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import time
@@ -13,7 +12,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Self
 
-import pytest
+from needs import missing
 from serving.redis_server import free_port
 
 START = 30.0
@@ -29,9 +28,7 @@ def need_kafka() -> None:
         import fastavro  # noqa: F401
     except ModuleNotFoundError as error:
         words = f"{error.name} is not installed (pip install 'longrec[test]')"
-        if os.environ.get("LONGREC_REQUIRE_KAFKA"):
-            pytest.fail(f"{words}, and LONGREC_REQUIRE_KAFKA is set")
-        pytest.skip(words)
+        missing(words, "LONGREC_REQUIRE_KAFKA")
 
 
 class Broker:

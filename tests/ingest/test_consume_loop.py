@@ -6,19 +6,12 @@ from pathlib import Path
 
 import pytest
 from ingest.ingest_jobs import UNKNOWN, ListSource, Parts, event, logged
-from serving.small_streams import small_stream
 
 from longrec.core.errors import LongrecError
 from longrec.ingest import consume
 from longrec.ingest.source import Notes
 from longrec.serving.stores.protocol import StoreUnavailable, UserDamaged
 from longrec.serving.stream.stream import Stream
-
-
-@pytest.fixture
-def stream(tmp_path: Path):
-    with small_stream("last-item", tmp_path / "users") as stream:
-        yield stream
 
 
 @pytest.fixture(autouse=True)

@@ -7,14 +7,12 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from ingest.brokers import SESSION, Broker, need_kafka
 from ingest.ingest_jobs import event, logged, parts
 from serving.redis_server import free_port
-from serving.small_streams import small_stream
 
 from longrec.core.errors import LongrecError, UsageError
 from longrec.ingest.address import SourceAddress
@@ -29,12 +27,6 @@ NAMES = (f"t{number}" for number in itertools.count())
 def broker() -> Iterator[Broker]:
     with Broker() as broker:
         yield broker
-
-
-@pytest.fixture
-def stream(tmp_path: Path) -> Iterator[Stream]:
-    with small_stream("last-item", tmp_path / "users") as stream:
-        yield stream
 
 
 @pytest.fixture

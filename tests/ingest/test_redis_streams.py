@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from ingest.ingest_jobs import GROUP, event, logged, parts
 from redis.connection import Connection
 from redis.exceptions import ConnectionError
 from serving.redis_server import RedisServer
-from serving.small_streams import small_stream
 
 from longrec.core.errors import LongrecError
 from longrec.ingest.address import SourceAddress
@@ -38,12 +36,6 @@ def client(server: RedisServer) -> Iterator[redis.Redis]:
     server.empty(1)
     with server.client(db=1) as client:
         yield client
-
-
-@pytest.fixture
-def stream(tmp_path: Path) -> Iterator[Stream]:
-    with small_stream("last-item", tmp_path / "users") as stream:
-        yield stream
 
 
 @pytest.fixture

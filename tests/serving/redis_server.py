@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
-import pytest
 import redis
+from needs import missing
 
 GOOD = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
 
@@ -22,9 +22,8 @@ GOOD = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noevi
 def need_redis() -> None:
     """Skip where there is no redis-server, or fail where there must be one."""
     if shutil.which("redis-server") is None:
-        if os.environ.get("LONGREC_REQUIRE_REDIS"):
-            pytest.fail("redis-server is not installed, and LONGREC_REQUIRE_REDIS is set")
-        pytest.skip("redis-server is not installed (Debian: apt-get install redis-server)")
+        words = "redis-server is not installed (Debian: apt-get install redis-server)"
+        missing(words, "LONGREC_REQUIRE_REDIS")
 
 
 def free_port() -> int:

@@ -37,6 +37,7 @@ from longrec.data.event_columns import Column, Columns
 from longrec.data.histories import Histories, as_histories, open_histories
 from longrec.models import MODELS, CountingModel, Model, SequenceModel, build_model
 from longrec.models.common.added_score import ADDED_SCORES, AddedScore, check_added_score
+from longrec.models.common.config import LATER
 from longrec.models.common.registry import load_grown
 from longrec.models.common.scorer import Scorer
 from longrec.models.common.settings import check_model, parse_settings, stored_settings
@@ -178,9 +179,8 @@ class Artifact:
         if isinstance(self.model, SequenceModel):
             end = (self.base_items or self.catalog.n_items) + 1
             weights |= {name: weights[name][:end] for name in self.model.item_tables()}
-        config = asdict(self.model_config)
-        if not config.get("gaps", True):
-            del config["gaps"]  # states from before there was such a setting stay good
+        settings = asdict(self.model_config).items()
+        config = {key: value for key, value in settings if LATER.get(key, ...) != value}
         about: dict[str, Any] = {"model": self.name, "config": config}
         if isinstance(self.model, SequenceModel):
             versions = [getattr(mixer, "state_version", 1) for mixer in self.model.mixers]

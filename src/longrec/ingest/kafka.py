@@ -10,7 +10,6 @@ librdkafka speaks the protocol (docs/decisions/0056-kafka-client.md). What is he
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -29,7 +28,7 @@ from longrec.core.errors import LongrecError, UsageError
 from longrec.ingest.address import SourceAddress, shown
 from longrec.ingest.kafka_positions import ASK, Positions, Where, named
 from longrec.ingest.kafka_settings import NOT_OURS, client_settings, in_words, log
-from longrec.ingest.source import Begin, Begun, Message, Notes, SourceAway
+from longrec.ingest.source import Begin, Begun, Message, Notes, SourceAway, event_id
 
 START = 10.0
 """Seconds for a first answer."""
@@ -38,8 +37,6 @@ LOOK_EVERY = 5.0
 STALLED = 30.0
 """Seconds without a message, though there is one, after which the member begins anew."""
 MAX_STALLED = 600.0
-MAX_ID = 200
-"""Bytes of an event id."""
 LISTED = 5
 """Topics that are named where the one asked for is not there."""
 
@@ -283,7 +280,8 @@ class KafkaSource:
             time=moment / 1000 if moment > 0 else None,
             partition=named(where),
             offset=str(offset),
-            event_id=_event_id(where, offset, moment),
+            # With its time: of a topic that was made anew offsets come again.
+            event_id=event_id(where[0], f"{where[1]}-{offset}-{max(moment, 0)}"),
             token=_Token(where, offset, place.assignment),
         )
 
@@ -407,16 +405,3 @@ class KafkaSource:
 def _where(raw: KafkaMessage) -> Where:
     partition = raw.partition()
     return raw.topic() or "", -1 if partition is None else partition
-
-
-def _named(where: Where) -> str:
-    return f"{where[0]}[{where[1]}]"
-
-
-def _event_id(where: Where, offset: int, moment: int) -> str:
-    """An id that no other message has, those of a topic of the same name made anew included."""
-    topic, partition = where
-    rest = f"-{partition}-{offset}-{max(moment, 0)}"
-    if len(topic) + len(rest) > MAX_ID:
-        topic = hashlib.sha256(topic.encode()).hexdigest()
-    return topic + rest

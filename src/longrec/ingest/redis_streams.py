@@ -12,7 +12,6 @@ it saw, and for new ones only if there are none: so an answer that was lost is r
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import time
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from urllib.parse import urlencode
 from longrec.core.errors import LongrecError
 from longrec.ingest.address import SourceAddress, shown
 from longrec.ingest.redis_scripts import JOIN, LEAVE, READ
-from longrec.ingest.source import Begin, Begun, Message, Notes, SourceAway
+from longrec.ingest.source import Begin, Begun, Message, Notes, SourceAway, event_id
 from longrec.serving.stores.protocol import StoreFull, StoreUnavailable
 from longrec.serving.stores.redis_client import RedisAddress, RedisClient
 
@@ -33,7 +32,6 @@ IDLE = 0.05
 """Seconds between two looks at streams that have nothing new."""
 ACKNOWLEDGED = 1000
 """Entries acknowledged in one call."""
-MAX_ID = 200
 LISTED = 5
 
 
@@ -315,7 +313,7 @@ class RedisStreams:
                     time=int(name.partition("-")[0]) / 1000,
                     partition=stream,
                     offset=name,
-                    event_id=_event_id(stream, name),
+                    event_id=event_id(stream, name),
                     token=_Token(stream, entry, place.assignment),
                 )
             )
@@ -350,10 +348,3 @@ def _number(entry: bytes) -> tuple[int, int]:
 
 def _pairs(flat: Sequence[Any]) -> dict[bytes, Any]:
     return dict(zip(flat[::2], flat[1::2], strict=True))
-
-
-def _event_id(stream: str, entry: str) -> str:
-    """An id that no other entry has: entries are numbered by the time of their coming."""
-    if len(stream.encode()) + len(entry) + 1 > MAX_ID:
-        stream = hashlib.sha256(stream.encode()).hexdigest()
-    return f"{stream}-{entry}"

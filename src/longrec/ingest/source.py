@@ -8,6 +8,7 @@ ids, so that each is logged once and in the partition's order, whoever comes fir
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -72,6 +73,20 @@ KINDS = {
     "split_user": "users whose events stand in more than one partition",
 }
 """What is counted, in words."""
+
+
+MAX_ID = 200
+"""Bytes of an event id."""
+
+
+def event_id(name: str, place: str) -> str:
+    """An id that no other message has: of the topic or stream, and where in it the message stands.
+
+    A long name is told by its SHA-256.
+    """
+    if len(name.encode()) + 1 + len(place) > MAX_ID:
+        name = hashlib.sha256(name.encode()).hexdigest()
+    return f"{name}-{place}"
 
 
 class Source(Protocol):

@@ -102,7 +102,7 @@ def make_plan(
             name, settings = chosen.model, chosen.settings | dict(settings)
         else:
             settings = with_recipe(name, recipe, settings)
-        if recipe != "paper" and data.times is not None and name in MODELS:
+        if recipe != "paper" and data.times is not None:
             settings = {**MODELS[name].settings_with_times, **settings}
         everything = _checked(name, settings)
     else:

@@ -12,6 +12,21 @@ from longrec.serving.http import batcher
 from longrec.serving.http.batcher import Batcher
 
 
+@pytest.fixture
+def waited(monkeypatch) -> list[float]:
+    """The seconds that the event loop waited for a batch at most, each time."""
+    seen: list[float] = []
+    within = batcher._Done.within
+
+    def noted(self, seconds):
+        seen.append(seconds)
+        return within(self, seconds)
+
+    monkeypatch.setattr(batcher._Done, "within", noted)
+    monkeypatch.setattr(batcher, "PATIENCE", 20.0)
+    return seen
+
+
 def run(main) -> object:
     return asyncio.run(asyncio.wait_for(main(), 30))
 
@@ -43,21 +58,13 @@ def test_each_work_gets_its_own_result_in_order(small, monkeypatch):
     run(main)
 
 
-def test_the_loop_waits_for_a_blocked_thread_no_longer_than_its_patience(monkeypatch):
-    waited: list[float] = []
-    within = batcher._Done.within
-
-    def noted(self, seconds):
-        waited.append(seconds)
-        return within(self, seconds)
-
-    monkeypatch.setattr(batcher._Done, "within", noted)
-
+def test_the_loop_waits_for_a_blocked_thread_no_longer_than_its_patience(waited, monkeypatch):
     async def main() -> None:
         hold = threading.Event()
         hold.set()
         made = Batcher("test", lambda works: hold.wait(20) and works, 100, lambda *_: None)
         assert await made.submit(0) == 0  # short
+        monkeypatch.setattr(batcher, "PATIENCE", 0.001)
         hold.clear()
         blocked = asyncio.create_task(made.submit(1))
         turns = 0
@@ -67,22 +74,15 @@ def test_the_loop_waits_for_a_blocked_thread_no_longer_than_its_patience(monkeyp
         more = [asyncio.create_task(made.submit(n)) for n in (2, 3)]
         await asyncio.sleep(0.01)
         assert not any(one.done() for one in (blocked, *more))
-        assert waited == [batcher.PATIENCE] * 2
+        assert waited == [20.0, batcher.PATIENCE]
         hold.set()
         assert await asyncio.gather(blocked, *more) == [1, 2, 3]
         await made.close()
 
-    monkeypatch.setattr(batcher, "PATIENCE", 0.001)
     run(main)
 
 
-def test_the_batch_after_a_long_one_is_not_waited_for(monkeypatch):
-    waited: list[bool] = []
-    within = batcher._Done.within
-    monkeypatch.setattr(
-        batcher._Done, "within", lambda self, seconds: waited.append(True) or within(self, seconds)
-    )
-
+def test_the_batch_after_a_long_one_is_not_waited_for(waited, monkeypatch):
     async def main() -> None:
         seconds = [0.0, 0.0, 0.02, 0.0, 0.0]
 
@@ -93,6 +93,7 @@ def test_the_batch_after_a_long_one_is_not_waited_for(monkeypatch):
         made = Batcher("test", do, 100, lambda *_: None)
         waits = []
         for number in range(5):
+            monkeypatch.setattr(batcher, "PATIENCE", 0.004 if seconds[number] else 20.0)
             await made.submit(number)
             waits.append(len(waited))
         await made.close()
@@ -115,14 +116,8 @@ def test_a_result_that_comes_as_patience_ends_is_told_once(monkeypatch):
     run(main)
 
 
-def test_what_the_machine_took_for_others_does_not_make_a_batch_long(monkeypatch):
+def test_what_the_machine_took_for_others_does_not_make_a_batch_long(waited):
     """Beside a busy event loop a batch takes long by the clock, and waiting for it is the mend."""
-    waited: list[bool] = []
-    within = batcher._Done.within
-    monkeypatch.setattr(
-        batcher._Done, "within", lambda self, seconds: waited.append(True) or within(self, seconds)
-    )
-    monkeypatch.setattr(batcher, "PATIENCE", 20.0)
 
     async def main() -> None:
         made = Batcher("test", lambda works: time.sleep(0.02) or works, 100, lambda *_: None)

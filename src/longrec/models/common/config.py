@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 from longrec.core.bounds import Bounds
@@ -11,6 +12,9 @@ WIDEST = 65_536
 """Most numbers of a vector, and most parts of one."""
 LONGEST = 2**20
 """Most events that a layer with positions, or a band, reads at once."""
+LATER = MappingProxyType({"gaps": False})
+"""Settings that came after the first version, each with the value that leaves a model as it was
+before: then the digest of states has none of it, and stores from before are good."""
 Targets = Literal["next", "masked", "last"]
 """Which events a model is trained to predict.
 

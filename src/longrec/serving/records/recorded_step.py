@@ -190,9 +190,8 @@ class StepProgram:
             place[:n] = values
         try:
             self._replay()
-        except (
-            Exception
-        ):  # perhaps of one in the other places, where a step changes what it is given
+        except Exception:
+            # Perhaps of one in the other places, where a step changes what it is given.
             for place, values in zip(places, given, strict=True):
                 place[:n], place[n:] = values, values[:1]
             self._replay()
