@@ -18,7 +18,7 @@ from longrec.core.errors import DataError
 from longrec.serving.maintenance.backup import backup
 from longrec.serving.maintenance.verify import verify
 from longrec.serving.stores import lmdb_folder
-from longrec.serving.stores.high_water import DAMAGED, HighWater, Loss, Mark, loss, path_of
+from longrec.serving.stores.high_water import UNREADABLE, HighWater, Loss, Mark, loss, path_of
 from longrec.serving.stores.open import open_store
 
 
@@ -35,7 +35,7 @@ def test_a_mark_is_what_was_written_last_or_none(tmp_path: Path) -> None:
         assert mark.read() is None
     for bad in (whole[:-1], whole + b"x", b"x" + whole[1:], whole[:20] + b"\xff" + whole[21:]):
         path.write_bytes(bad)
-        assert mark.read() is DAMAGED
+        assert mark.read() is UNREADABLE
     mark.close()
     nowhere = HighWater(tmp_path / "there" / "mark" / "below a file")
     nowhere.write(Mark(1, 1))  # a store does not fail by its mark

@@ -38,7 +38,7 @@ class Mark(NamedTuple):
     unsynced: int = 0
 
 
-DAMAGED = Mark(0, 0, 0)
+UNREADABLE = Mark(0, 0, 0)
 """In place of a mark that cannot be read. No store has the number 0."""
 
 
@@ -52,7 +52,7 @@ class HighWater:
         self.path, self._file = path, -1
 
     def read(self) -> Mark | None:
-        """The mark; None where there is none, DAMAGED where nobody knows what it said."""
+        """The mark; None where there is none, UNREADABLE where nobody knows what it said."""
         try:
             content = self.path.read_bytes()
         except OSError:
@@ -61,7 +61,7 @@ class HighWater:
             return None  # as a power cut leaves a file that was new
         head, end = content[: _MARK.size], content[_MARK.size :]
         if end != _CHECK.pack(crc32(head)):
-            return DAMAGED
+            return UNREADABLE
         magic, *mark = _MARK.unpack(head)
         return Mark(*mark) if magic == _MAGIC else None
 
@@ -133,7 +133,7 @@ def loss(mark: Mark | None, now: Mark) -> Loss | None:
     """What a store has lost whose last mark is this one, and which has so much in this run."""
     if mark is None:
         return None
-    if mark is DAMAGED:
+    if mark is UNREADABLE:
         return Loss(0, unknown=True)
     missing = max(0, mark.writes - now.writes) if mark.of == now.of else 0
     torn = mark.unsynced not in (0, now.unsynced)

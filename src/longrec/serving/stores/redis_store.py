@@ -38,7 +38,15 @@ from longrec.serving.stores.checks import (
     unpack_pages,
 )
 from longrec.serving.stores.damage import Damage, log
-from longrec.serving.stores.high_water import HighWater, Loss, Mark, loss, note_loss, path_of
+from longrec.serving.stores.high_water import (
+    UNREADABLE,
+    HighWater,
+    Loss,
+    Mark,
+    loss,
+    note_loss,
+    path_of,
+)
 from longrec.serving.stores.protocol import (
     DAMAGED,
     SCHEMA,
@@ -115,7 +123,8 @@ class RedisStore:
         mark, meta = self._high_water.read(), self.meta()
         check_schema(meta, self.url)
         if "schema" not in meta:
-            was = "" if mark is None else f" (one with {mark.writes:,} writes was there)"
+            size = f" with {mark.writes:,} writes" if mark and mark is not UNREADABLE else ""
+            was = "" if mark is None else f" (one{size} was there)"
             if self._readonly:
                 raise DataError(f"{self.url}: there is no store of users under this prefix{was}")
             if was:
