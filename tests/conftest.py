@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from small_histories import MakeHistories, tiny_histories, walks
 
 from longrec.data.histories import Histories
 
+gc.disable()  # while tests are imported and collected, of which next to nothing is freed
 os.environ.pop("COLUMNS", None)  # readline sets it to 80, which workers inherit
 torch.set_num_threads(1)
 os.environ.update(ONE_THREAD)  # also in processes that tests start
@@ -28,6 +30,13 @@ def pytest_configure(config: pytest.Config) -> None:
     """Where several workers run tests, one process forks for all of them."""
     if getattr(config.option, "numprocesses", None):
         address_of_session()
+
+
+def pytest_collection_finish() -> None:
+    """What there is by now stays: collections of garbage need not go through it again."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -350,6 +351,8 @@ def serve(address: str, modules: Sequence[str]) -> NoReturn:
     listener.listen(100)
     os.write(1, b"listening\n")
     import_modules(modules)
+    gc.collect()
+    gc.freeze()  # a collection would copy all that was imported into each process that is forked
     running: dict[int, socket.socket] = {}
     ended, on_end = os.pipe()
     os.set_blocking(on_end, False)
