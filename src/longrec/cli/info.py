@@ -53,6 +53,7 @@ def _kind_of(folder: Path) -> str:
     """What a folder is, by its contents: "histories", "run", "store", another kind, or ""."""
     files = {
         "events.arrow": "histories",
+        "shards.json": "histories",
         "training.json": "run",
         "model.safetensors": "run",
         "compare.json": "a comparison",

@@ -11,6 +11,9 @@ User u's history is `items[offsets[u] : offsets[u + 1]]`, in time order. The Arr
 uncompressed record batch each, so that every column is one slice of the mapped file: opening costs
 the same for a thousand events and for a billion. A folder is written beside its place and renamed,
 so that a folder that exists is whole; one that is replaced changes names with the new one.
+
+A folder of shards has `shards.json` in the place of these, and a histories folder for the users of
+each shard, all of one catalog. It opens as one, the users of the first shard first.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -34,6 +37,7 @@ from longrec.data.catalog import Catalog, SortedIds, hash_ids
 from longrec.data.event_columns import Column, Columns
 from longrec.data.given_ids import check_id, is_list
 from longrec.data.history_frames import event_frame, span
+from longrec.data.joined import Joined, parts_of
 from longrec.data.unknown_ids import likely_cause
 
 SCHEMA_VERSION = 1
@@ -51,6 +55,21 @@ HISTORIES = SealedKind(
     files=FILES,
     version_key="schema_version",
 )
+SHARDS = SealedKind(
+    "a folder of shards of histories",
+    "shards.json",
+    SCHEMA_VERSION,
+    mend=HISTORIES.mend,
+    made_by=HISTORIES.made_by,
+    with_digests=False,
+    keys={"shards": dict},
+    version_key="schema_version",
+)
+
+
+def kind_at(path: Path) -> SealedKind:
+    """Of which of the two kinds a folder of histories is; the first where nothing is yet."""
+    return SHARDS if (path / SHARDS.document).is_file() else HISTORIES
 
 
 @dataclass(frozen=True)
@@ -72,11 +91,17 @@ class HistoriesMeta:
     files: dict[str, int] = field(default_factory=dict)
     labels: dict[str, list[str]] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
+    shards: dict[str, str] = field(default_factory=dict)
+    """The folder and the fingerprint of each shard, in the order of their users; {}: it has none.
+    """
 
 
 @dataclass(frozen=True, eq=False)
 class Histories:
     """An opened histories folder: read-only views of memory-mapped files.
+
+    Of a folder of shards, `items`, `times` and those of `extra` are `longrec.data.joined.Joined`,
+    which reads as an array does, and takes the memory of what is read of it.
 
     Attributes
     ----------
@@ -282,17 +307,25 @@ class Histories:
         if self.items.min() < 1 or self.items.max() > self.n_items:
             bad = int(np.flatnonzero((self.items < 1) | (self.items > self.n_items))[0])
             raise DataError(
-                f"{self.path / 'events.arrow'}: event {bad} has item {int(self.items[bad])}, "
+                f"{self.path}: event {bad} has item {int(self.items[bad])}, "
                 f"outside 1..{self.n_items}: {HISTORIES.mend}."
             )
-        found = content_digest(
-            self.user_ids, self.offsets, self.items, self.times, self.catalog.ids, self.extra
-        )
+        found = self.digest()
         if found != self.fingerprint:
             raise DataError(
-                f"{self.path}: the content has digest {found[:12]}…, meta.json says "
+                f"{self.path}: the content has digest {found[:12]}…, {self._document} says "
                 f"{self.fingerprint[:12]}…: a file was edited or damaged; {HISTORIES.mend}."
             )
+
+    def digest(self) -> str:
+        """The fingerprint of what is there now; every event is read. The same of any shards."""
+        return content_digest(
+            self.user_ids, self.offsets, self.items, self.times, self.catalog.ids, self.extra
+        )
+
+    @property
+    def _document(self) -> str:
+        return (SHARDS if self.meta.shards else HISTORIES).document
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A loader's worker maps the files itself instead of receiving a copy of them.
@@ -319,18 +352,82 @@ def open_histories(path: Path | str) -> Histories:
         inconsistent. A change of bytes that keeps every size is found by `Histories.verify`.
     """
     path = check_path("path", path, "the path of a histories folder")
-    return HISTORIES.read_whole(path, lambda document, _: _open(path, document))
+    kind = kind_at(path)
+    read = _open_shards if kind is SHARDS else _open_one
+    return kind.read_whole(
+        path, lambda document, _: read(path, _meta(path / kind.document, document))
+    )
 
 
-def _open(path: Path, document: dict[str, Any]) -> Histories:
-    document = {"options": {}} | document  # histories of before 0.2 do not tell how they were read
+def _meta(place: Path, document: dict[str, Any]) -> HistoriesMeta:
+    # Histories of before 0.2 do not tell how they were read; those without shards name none.
+    document = {"options": {}, "shards": {}} | document
     odd = {item.name for item in fields(HistoriesMeta)}.symmetric_difference(document)
     if odd:
         raise DataError(
-            f"{path / HISTORIES.document} lacks or adds {', '.join(sorted(odd))}: it was edited by "
-            f"hand; {HISTORIES.mend}."
+            f"{place} lacks or adds {', '.join(sorted(odd))}: it was edited by hand; "
+            f"{HISTORIES.mend}."
         )
-    meta = HistoriesMeta(**document)
+    return HistoriesMeta(**document)
+
+
+def _open_shards(path: Path, meta: HistoriesMeta) -> Histories:
+    """The folders of the shards as one; none of their events is read."""
+    shards = []
+    for name, fingerprint in meta.shards.items():
+        if Path(name).name != name:
+            raise DataError(f"{path / SHARDS.document} names {name!r}, which is no shard's folder.")
+        if not (path / name).is_dir():
+            raise DataError(f"{path / name} is missing: {SHARDS.mend}.")
+        shards.append(open_histories(path / name))
+        if shards[-1].fingerprint != fingerprint:
+            raise DataError(
+                f"{path / name} is not the shard that {SHARDS.document} names: it was changed or "
+                f"put there from elsewhere; {SHARDS.mend}."
+            )
+    found = sum(one.n_users for one in shards), sum(one.n_events for one in shards)
+    if found != (meta.n_users, meta.n_events) or not shards:
+        raise DataError(
+            f"{path / SHARDS.document} says {meta.n_users:,} users and {meta.n_events:,} events, "
+            f"its {len(shards)} shards have {found[0]:,} and {found[1]:,}: {SHARDS.mend}."
+        )
+    return shards_as_one(path, meta, shards)
+
+
+def shards_as_one(path: Path, meta: HistoriesMeta, shards: Sequence[Histories]) -> Histories:
+    """Histories of one catalog, opened, as one, in the order in which they are given.
+
+    Parameters
+    ----------
+    path : of the folder in which those of the shards stand.
+    meta : what that folder says of all.
+    shards : those that `meta.shards` names.
+    """
+    begins = np.cumsum([0, *(one.n_events for one in shards)])
+    offsets = [one.offsets[:-1] + begin for one, begin in zip(shards, begins, strict=False)]
+
+    def joined(columns: list[np.ndarray]) -> np.ndarray:
+        return cast(np.ndarray, Joined(columns))  # it stands for one wherever events are read
+
+    times = [one.times for one in shards if one.times is not None]
+    return Histories(
+        path=path,
+        meta=meta,
+        items=joined([one.items for one in shards]),
+        times=joined(times) if meta.has_time else None,
+        offsets=np.concatenate([*offsets, begins[-1:]]),
+        user_ids=pl.concat([one.user_ids for one in shards], rechunk=False),
+        catalog=shards[0].catalog,
+        extra={name: joined([one.extra[name] for one in shards]) for name in shards[0].extra},
+        stamps={
+            f"{name}/{file}": stamp
+            for name, one in zip(meta.shards, shards, strict=True)
+            for file, stamp in one.stamps.items()
+        },
+    )
+
+
+def _open_one(path: Path, meta: HistoriesMeta) -> Histories:
     stamps = {name: _stamp(path / name) for name in FILES}
     for name, (found, _) in stamps.items():
         if found != meta.files.get(name):
@@ -379,7 +476,8 @@ def content_digest(
     for name, column in {"offset": offsets, "item": items, "time": times, **extra}.items():
         if column is not None:
             hasher.update(column_head(name, column.dtype, len(column)))
-            hasher.update(column.data)
+            for part in parts_of(column):
+                hasher.update(part.data)
     return hasher.hexdigest()
 
 

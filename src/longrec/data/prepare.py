@@ -21,7 +21,7 @@ from longrec.data.catalog import Catalog
 from longrec.data.engine import StageProgress, engine_errors, unreadable
 from longrec.data.events import Events
 from longrec.data.filters import Filters
-from longrec.data.histories import HISTORIES, ITEM_TABLE, Histories, as_histories
+from longrec.data.histories import ITEM_TABLE, Histories, as_histories, kind_at
 from longrec.data.item_table import as_item_table
 from longrec.data.kept_events import KeptEvents, in_order, keep_events
 from longrec.data.kept_items import items_to_keep
@@ -96,7 +96,7 @@ def prepare(
     out = check_path("out", out)
     check_called("report", report, "there is something to tell")
     check_progress(progress)
-    HISTORIES.check_replaceable(out, overwrite=overwrite)
+    kind_at(out).check_replaceable(out, overwrite=overwrite)
     old = None if extend is None else as_histories("extend", extend)
     if old is not None:
         if k_core > 1 or dedup or min_length > 1:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,13 @@ from longrec.data.histories import (
     FILES,
     HISTORIES,
     SCHEMA_VERSION,
+    SHARDS,
     Histories,
     HistoriesMeta,
     column_head,
+    kind_at,
     open_histories,
+    shards_as_one,
 )
 
 ITEM = np.dtype(np.int32)
@@ -124,7 +128,7 @@ def write_chunks(
     hasher.update(column_head("offset", offsets.dtype, len(offsets)))
     hasher.update(offsets.data)
     first, last = np.iinfo(np.int64).max, np.iinfo(np.int64).min
-    with HISTORIES.writing(Path(path), overwrite=overwrite) as folder:
+    with writing(Path(path), overwrite=overwrite) as folder:
         write_arrow(folder / "users.arrow", {"id": user_ids.rechunk().to_arrow()})
         write_arrow(folder / "offsets.arrow", {"offset": pa.array(offsets)})
         with EventsFile(folder / "events.arrow", rows, types) as file:
@@ -153,15 +157,109 @@ def write_chunks(
             dropped=dict(dropped),
             source=source,
             fingerprint=hasher.hexdigest(),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            created=_now(),
             files={name: (folder / name).stat().st_size for name in FILES},
             labels=dict(labels),
             options=dict(options or {}),
         )
-        (folder / HISTORIES.document).write_text(
-            json.dumps(asdict(meta), indent=2), encoding="utf-8"
-        )
+        _write_document(folder / HISTORIES.document, meta)
     return open_histories(path)
+
+
+def write_shards(
+    path: Path | str,
+    write: Callable[[Path], Sequence[str]],
+    *,
+    source: str,
+    dropped: Mapping[str, int] | None = None,
+    options: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Histories:
+    """Write a folder of shards, whole or not at all, and open it.
+
+    Parameters
+    ----------
+    path : path
+    write : callable
+        Writes histories folders, all of one catalog and of different users, into the folder that it
+        is given, and perhaps further files; -> names of these folders in the order of users.
+    source, dropped, options, overwrite : as of `write_chunks`.
+
+    Raises
+    ------
+    UsageError
+        When `path` exists and may not be replaced.
+    DataError
+        When it cannot be written, or the shards do not fit together; nothing is left behind then.
+    """
+    path = Path(path)
+    with writing(path, overwrite=overwrite) as folder:
+        names = write(folder)
+        shards = [open_histories(folder / name) for name in names]
+        if not shards:
+            raise DataError(f"{source}: no events to write.")
+        first = shards[0]
+        for name, one in zip(names, shards, strict=True):
+            _check_fits(folder / name, one, first)
+        users = pl.concat([one.user_ids for one in shards], rechunk=False)
+        if users.n_unique() < len(users):
+            twice = users.filter(users.is_duplicated())[0]
+            raise DataError(f"user {twice!r} is in two shards: put all events of a user into one.")
+        bounds = [one.meta for one in shards]
+        meta = replace(
+            first.meta,
+            n_users=len(users),
+            n_events=sum(one.n_events for one in shards),
+            first_time=min(one.first_time or 0 for one in bounds) if first.meta.has_time else None,
+            last_time=max(one.last_time or 0 for one in bounds) if first.meta.has_time else None,
+            source=source,
+            dropped=dict(dropped or {}),
+            options=dict(options or {}),
+            created=_now(),
+            files={
+                f"{one.path.name}/{name}": size
+                for one in shards
+                for name, size in one.meta.files.items()
+            },
+            shards={name: one.fingerprint for name, one in zip(names, shards, strict=True)},
+        )
+        whole = shards_as_one(folder, meta, shards)
+        _write_document(folder / SHARDS.document, replace(meta, fingerprint=whole.digest()))
+    return open_histories(path)
+
+
+def _check_fits(path: Path, one: Histories, first: Histories) -> None:
+    """Raise DataError unless two shards can be read as one."""
+    own, other = one.meta, first.meta
+    for what, same in {
+        "items": one.catalog.digest == first.catalog.digest
+        and np.array_equal(one.catalog.counts, first.catalog.counts),
+        "type of user ids": one.user_ids.dtype == first.user_ids.dtype,
+        "times": (own.has_time, own.time_unit) == (other.has_time, other.time_unit),
+        "columns": {n: x.dtype for n, x in one.extra.items()}
+        == {n: x.dtype for n, x in first.extra.items()},
+        "words of columns": own.labels == other.labels,
+    }.items():
+        if not same:
+            raise DataError(
+                f"{path.name} and {first.path.name} differ in {what}: no shards of one."
+            )
+
+
+def writing(path: Path, *, overwrite: bool) -> AbstractContextManager[Path]:
+    """Write a folder of histories, which may replace one of either kind (`SealedKind.writing`)."""
+    return kind_at(path).writing(path, overwrite=overwrite)
+
+
+def _write_document(place: Path, meta: HistoriesMeta) -> None:
+    document = asdict(meta)
+    if not meta.shards:  # what has none is read by longrec 0.2, too
+        del document["shards"]
+    place.write_text(json.dumps(document, indent=2), encoding="utf-8")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def write_arrow(path: Path, columns: Mapping[str, pa.Array]) -> None:
