@@ -2,7 +2,8 @@
 
 An epoch is a plan: which users share a batch (a group), in which order the groups come, and the
 windows in which a long history is read. It is a function of (seed, epoch) alone, and a batch is a
-function of the plan and its position in it, so neither workers nor restarts change anything.
+function of the plan and its position in it, so neither workers nor restarts change anything. Where
+several processes train together, each reads its part of a batch's rows.
 
 Every event but a history's first is a target, unless `sampling` says which are. Histories longer
 than `window` events then come as windows in order: window k + 1 of a group follows window k, and
@@ -11,7 +12,7 @@ than `window` events then come as windows in order: window k + 1 of a group foll
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,9 +25,16 @@ from torch import Tensor
 
 from longrec.core.arrays import Ints
 from longrec.data.histories import Histories
-from longrec.data.sampling import Masking, Prefixes
+from longrec.data.sampling import Bools, Masking, Prefixes
 
 T = TypeVar("T", Tensor, Tensor | None)
+Part = Callable[[int], slice]
+"""Which of so many rows of a batch are wanted."""
+
+
+def whole(rows: int) -> slice:
+    """All of them."""
+    return slice(0, rows)
 
 
 @dataclass(frozen=True)
@@ -245,11 +253,16 @@ class Epoch:
     def __len__(self) -> int:
         return len(self.step_group)
 
-    def batch(self, step: int) -> Batch:
-        """The batch at step `step` of the plan."""
+    def batch(self, step: int, part: Part = whole) -> Batch:
+        """The batch at step `step` of the plan, or a part of its rows, which may be none.
+
+        The part is one of the group's rows, so that a row is in the same part in all windows.
+        """
         groups = self.groups
         which, window = self.step_group[step], int(self.step_window[step])
-        rows = groups.order[groups.starts[which] : groups.starts[which + 1]]
+        group = groups.order[groups.starts[which] : groups.starts[which + 1]]
+        mine = part(len(group))
+        rows = group[mine]
         left = self.lengths[rows] - window * self.window
         continues = None
         if window:
@@ -259,7 +272,8 @@ class Epoch:
         lengths = np.minimum(left, self.window)
         begin = self.begin[rows] + window * self.window
         if isinstance(self.data.sampling, Masking):
-            inputs, targets, wanted = self._hidden_events(step, begin, lengths)
+            hidden = self._hidden(step, group)[mine, : int(lengths.max(initial=1))]
+            inputs, targets, wanted = self._hidden_events(hidden, begin, lengths)
         else:
             inputs, targets, wanted = self._next_events(begin, lengths)
         columns, target_columns = (
@@ -298,14 +312,17 @@ class Epoch:
         wanted = {name: np.ascontiguousarray(x[:, 1:]) for name, x in events.columns.items()}
         return Padded(items, times, columns), targets, wanted
 
-    def _hidden_events(
-        self, step: int, begin: Ints, lengths: Ints
-    ) -> tuple[Padded, Ints, Mapping[str, np.ndarray]]:
-        """Rows to read with their hidden events, the hidden events, and their further columns."""
+    def _hidden(self, step: int, rows: Ints) -> Bools:
+        """Which events of a whole batch are hidden, (B, T), whichever part of it is wanted."""
         assert isinstance(self.data.sampling, Masking)
         # Steps count from 1: (seed, epoch, 0) would give the numbers of the plan's (seed, epoch).
         random = np.random.default_rng([self.data.seed, self.number, step + 1])
-        hidden = self.data.sampling.hide(random, lengths)
+        return self.data.sampling.hide(random, self.lengths[rows])
+
+    def _hidden_events(
+        self, hidden: Bools, begin: Ints, lengths: Ints
+    ) -> tuple[Padded, Ints, Mapping[str, np.ndarray]]:
+        """Rows to read with their hidden events, the hidden events, and their further columns."""
         events = read_padded(self.data.histories, begin, lengths, self.data.columns)
         times = events.times
         if times is not None:
@@ -317,15 +334,15 @@ class Epoch:
         }
         return Padded(events.items, times, columns), events.items * hidden, events.columns
 
-    def batches(self, first: int = 0, workers: int = 0) -> Iterator[Batch]:
+    def batches(self, first: int = 0, workers: int = 0, part: Part = whole) -> Iterator[Batch]:
         """Batches from step `first` on; `workers` threads prepare them ahead, in order."""
         if not workers:
-            yield from map(self.batch, range(first, len(self)))
+            yield from (self.batch(step, part) for step in range(first, len(self)))
             return
         with ThreadPoolExecutor(workers, thread_name_prefix="batches") as pool:
             ahead: list[Future[Batch]] = []
             for step in range(first, len(self)):
-                ahead.append(pool.submit(self.batch, step))
+                ahead.append(pool.submit(self.batch, step, part))
                 if len(ahead) > 2 * workers:
                     yield ahead.pop(0).result()
             for future in ahead:

@@ -33,10 +33,11 @@ from longrec.runs.warm_start import (
     start_messages,
     without_trained,
 )
-from longrec.training.fit import fit, named, policy_of
+from longrec.training.fit import fit
 from longrec.training.progress import OnEpoch, Show
 from longrec.training.recipe import chosen_lines
 from longrec.training.transitions import count_transitions, find_transitions
+from longrec.training.validation import named, policy_of
 
 
 def carry_out(

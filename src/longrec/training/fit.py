@@ -3,15 +3,16 @@
 Every step seeds torch with (seed, epoch, step), and batches are functions of the same, so that a
 run that was killed anywhere and resumed from its last checkpoint ends with the same numbers. The
 caller gets torch's generators back as they were.
+
+Several processes may fit one model (processes.py): each does this with its part of every batch, and
+what is decided by a clock, a caller or a disk is decided by rank 0.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
-import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -22,15 +23,14 @@ import torch
 from torch import Tensor
 
 from longrec.artifact.training_log import ValidationRow, frame_of, write_log
-from longrec.config.training import ClockName, TrainConfig, refuse_unread
+from longrec.config.training import TrainConfig, refuse_unread
 from longrec.core.errors import DataError, LongrecError
 from longrec.core.generators import generators_kept, seed_generators
 from longrec.core.memory import keep_freed_memory
 from longrec.data.batches import Batch, TrainingData
 from longrec.data.histories import Histories
 from longrec.data.sampling import Masking, Prefixes
-from longrec.data.splits import ALL, Split, training_events
-from longrec.evaluation.rank_targets import rank_targets
+from longrec.data.splits import ALL, Split
 from longrec.mixers import Context
 from longrec.mixers.base import map_state
 from longrec.mixers.product_keys import watch_usage
@@ -39,6 +39,7 @@ from longrec.models.common.config import check_targets
 from longrec.models.common.scorer import Scorer
 from longrec.training.checkpoint import load_checkpoint
 from longrec.training.checkpoint_writer import CheckpointWriter
+from longrec.training.counting import count
 from longrec.training.objective import (
     check_loss,
     make_objective,
@@ -48,7 +49,9 @@ from longrec.training.objective import (
 )
 from longrec.training.optimiser import Optimiser
 from longrec.training.precision import choose_precision
+from longrec.training.processes import Processes
 from longrec.training.progress import (
+    CLOCKS,
     FitResult,
     FitStatus,
     OnEpoch,
@@ -56,14 +59,16 @@ from longrec.training.progress import (
     Report,
     Show,
     asks_to_stop,
+    or_none,
+    settings_of,
 )
-from longrec.training.validation import Validated, draw_targets, validated
-
-CLOCKS: Mapping[ClockName, Callable[[], float]] = {
-    "wall": time.perf_counter,
-    "processor": time.process_time,
-}
-"""What counts the seconds of a training, by the setting `clock`."""
+from longrec.training.validation import (
+    draw_targets,
+    named,
+    policy_of,
+    rank_together,
+    validated,
+)
 
 
 def fit(
@@ -87,7 +92,7 @@ def fit(
         Training events and validation targets; test targets are not looked at.
     config : TrainConfig
     run : Path
-        An existing folder for checkpoints and log.csv.
+        An existing folder for checkpoints and log.csv; rank 0 alone reads and writes there.
     resume : bool
         Go on from the run's last checkpoint, if it has one.
     show : callable or None
@@ -109,7 +114,7 @@ def fit(
         has no effect on such a model, its loss cannot be had, or is not finite.
     """
     if isinstance(model, CountingModel):
-        return _count(model, histories, split, config, on_epoch)
+        return count(model, histories, split, config, on_epoch)
     assert isinstance(model, SequenceModel)
     model.learn_words({name: histories.columns[name].words for name in model.reads_columns})
     check_loss(model, config)
@@ -168,13 +173,14 @@ class _Fit:
     ) -> None:
         self.model, self.data, self.config, self.folder = model, data, config, run
         self.show, self.on_epoch, self.device = show, on_epoch, model.device
+        self.processes = Processes.here()
         self.final = split.protocol == ALL
         self.status = FitStatus(precision=choose_precision(config.precision, self.device))
         few = reads_few_items(config, model.n_items)
         model.sparse_items = few and reads_items_by_rows(model)
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
         self.best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-        self.optimiser = Optimiser(model, self.average, config)
+        self.optimiser = Optimiser(model, self.average, config, self.processes)
         self.objective = make_objective(config, data, self.device, self.products)
         self.validation = draw_targets(split.validation, config.validation_users, config.seed)
         self.state: UserState | None = None
@@ -238,48 +244,62 @@ class _Fit:
         status, config = self.status, self.config
         epoch = self.data.epoch(status.epoch)
         self.model.train()
-        for batch in epoch.batches(status.step, config.workers):
-            loss, targets = self.step(batch.to(self.device))
+        for batch in epoch.batches(status.step, config.workers, self.processes.part):
+            loss, targets, events = self.step(batch.to(self.device))
             status.step, status.total_steps = status.step + 1, status.total_steps + 1
-            status.events += int(batch.lengths.sum())
+            status.events += events
             status.loss_events += targets
-            status.loss_sum += loss * targets
-            status.seconds = self.clock() - self.start
-            self.report(len(epoch), loss)
+            status.loss_sum += loss
+            self.writer.check()
+            seconds = self.clock() - self.start
+            due = seconds - self.saved_at > 60 * config.checkpoint_minutes and not self.writer.busy
+            status.seconds, save = self.processes.of_first(seconds, due)
+            self.report(len(epoch), loss / targets)
             if config.max_minutes is not None and status.seconds > 60 * config.max_minutes:
                 status.stop = "max_minutes"
                 return False
-            self.writer.check()
-            due = status.seconds - self.saved_at > 60 * config.checkpoint_minutes
-            if due and not self.writer.busy:
+            if save:
                 self.save()
         return True
 
-    def step(self, batch: Batch) -> tuple[float, int]:
-        """One update; the loss and the number of targets."""
+    def step(self, batch: Batch) -> tuple[float, int, int]:
+        """One update; the sum of losses, the targets and the events read, of all processes."""
         status, config = self.status, self.config
-        place = repr((config.seed, status.epoch, status.step)).encode()
-        seed = hashlib.blake2b(place, digest_size=8).digest()
-        seed_generators(int.from_bytes(seed) >> 1, self.device)
+        self.seed(status.epoch, status.step)
         real = batch.targets > 0
         targets, negatives = batch.targets[real], self.objective.draw()
         for table in self.model.item_tables():
             self.optimiser.refresh(table, batch.items, targets, negatives)
-        with self.autocast():
-            h = self.encode(batch)[real]
-        h = h.to(torch.promote_types(h.dtype, torch.float32))
-        further = {name: x[real] for name, x in (batch.target_columns or {}).items()}
-        loss = minimised(self.objective, self.model, h, targets, negatives, further)
-        value = float(loss.detach())
+        if self.processes.number > 1:  # what a layer drops is drawn by each for its own rows
+            self.seed(status.epoch, status.step, self.processes.rank)
+        if len(batch.items):
+            with self.autocast():
+                h = self.encode(batch)[real]
+            h = h.to(torch.promote_types(h.dtype, torch.float32))
+            further = {name: x[real] for name, x in (batch.target_columns or {}).items()}
+            loss = minimised(self.objective, self.model, h, targets, negatives, further)
+        else:  # fewer rows than processes
+            loss = None
+            self.state = self.model.initial_state(0) if batch.carries else None
+        mine = 0.0 if loss is None else float(loss.detach()) * len(targets)
+        own = mine, float(len(targets)), float(batch.lengths.sum())
+        value, number, events = self.processes.sums(*own)
         if not np.isfinite(value):
             raise LongrecError(
-                f"the loss is {value} at epoch {status.epoch}, step {status.step}; try a lower "
-                f"learning_rate (now {config.learning_rate}) or clip (now {config.clip})"
+                f"the loss is {value / number} at epoch {status.epoch}, step {status.step}; try a "
+                f"lower learning_rate (now {config.learning_rate}) or clip (now {config.clip})"
             )
         self.optimiser.zero_grad()
-        loss.backward()
+        if loss is not None:  # a mean over all targets, whoever has them
+            (loss * (len(targets) / number)).backward()
         self.optimiser.step(status.total_steps)
-        return value, len(targets)
+        return value, int(number), int(events)
+
+    def seed(self, *place: int) -> None:
+        """Seed what is drawn next by the run's seed and a place in it."""
+        told = repr((self.config.seed, *place)).encode()
+        seed = hashlib.blake2b(told, digest_size=8).digest()
+        seed_generators(int.from_bytes(seed) >> 1, self.device)
 
     def encode(self, batch: Batch) -> Tensor:
         """h (B, T, D), from the state of the window before where there is one."""
@@ -315,12 +335,14 @@ class _Fit:
         self.data.histories.check()  # files that change under a run would give other events
         self.optimiser.settle()
         with watch_usage(self.average) as usage:
-            ranks = rank_targets(
+            ranks = rank_together(
                 *(Scorer(self.average), self.data.histories, self.validation, self.config.context),
                 progress=lambda done, total: self.report(1, status.loss, done / total),
+                processes=self.processes,
             )
+        self.processes.add_up([usage.counts])
         found = validated(ranks, self.config.exclude_seen)
-        status.seconds = self.clock() - self.start
+        (status.seconds,) = self.processes.of_first(self.clock() - self.start)
         row = ValidationRow(
             epoch=status.epoch,
             step=status.total_steps,
@@ -340,7 +362,8 @@ class _Fit:
             status.worse += 1
             if status.worse >= self.config.patience:
                 status.stop = "converged"
-        write_log(self.folder, frame_of(status.rows))
+        if not self.processes.rank:
+            write_log(self.folder, frame_of(status.rows))
         self.report(1, row.loss)
 
     def keep_weights(self) -> None:
@@ -351,27 +374,28 @@ class _Fit:
 
     def tell(self, validated: bool) -> None:
         """Tell the caller how far it is, which may end the training."""
-        if self.on_epoch is None:
-            return
         status = self.status
         stop = status.stop or ("max_epochs" if status.epoch >= self.config.max_epochs else "")
         row = status.rows[-1] if validated else None
         reached = Progress(
             model=self.model.name,
-            settings=_settings(self.model, self.config),
+            settings=settings_of(self.model, self.config),
             final=self.final,
             epoch=status.begun,
             step=status.total_steps,
             seconds=status.seconds,
             events=status.events,
             loss=status.loss if row is None else row.loss,
-            ndcg10=None if row is None else _or_none(row.ndcg10),
-            hr10=None if row is None else _or_none(row.hr10),
+            ndcg10=None if row is None else or_none(row.ndcg10),
+            hr10=None if row is None else or_none(row.hr10),
             best_ndcg10=status.best if status.best >= 0 else None,
             best_epoch=status.best_epoch,
             stop=stop,
         )
-        if asks_to_stop(self.on_epoch(reached)) and not stop:
+        asked = False
+        if self.on_epoch is not None and not self.processes.rank:
+            asked = asks_to_stop(self.on_epoch(reached))
+        if any(self.processes.of_first(asked)) and not stop:
             status.stop = "on_epoch"
 
     def report(self, steps: int, loss: float | None, validating: float | None = None) -> None:
@@ -381,9 +405,13 @@ class _Fit:
 
     def save(self) -> None:
         """Begin to write a checkpoint of everything that the next step depends on."""
+        self.saved_at = self.status.seconds
         carried: list[Tensor] = []
         if self.state is not None:
             map_state(lambda part: carried.append(part) or part, self.state)  # type: ignore[func-returns-value]
+        carried = [self.processes.all(part) for part in carried]
+        if self.processes.rank:
+            return
         parts = {
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
@@ -394,14 +422,16 @@ class _Fit:
             f"{part}.{name}": x for part, named in parts.items() for name, x in named.items()
         }
         self.writer.save(tensors, self.best, asdict(self.status))
-        self.saved_at = self.status.seconds
 
     def load(self) -> None:
-        """Go to the last checkpoint, if there is one."""
-        found = load_checkpoint(self.folder)
-        if found is None:
+        """Go to the last checkpoint, if there is one; it tells nothing of how many wrote it."""
+        found = None if self.processes.rank else load_checkpoint(self.folder)
+        tensors, best, state = found or ({}, {}, None)
+        state = self.processes.document_of_first(state)
+        if state is None:
             return
-        tensors, best, state = found
+        tensors = self.processes.tensors_of_first(tensors)
+        best = self.processes.tensors_of_first(best)
         parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
@@ -429,86 +459,6 @@ class _Fit:
             status.stop = ""  # whoever goes on wants more than who stopped it
         carried = parts["carried"]
         if carried:
-            leaves = iter([carried[str(n)].to(self.device) for n in range(len(carried))])
+            own = self.processes.part(len(carried["0"]))
+            leaves = iter([carried[str(n)][own].to(self.device) for n in range(len(carried))])
             self.state = map_state(lambda _: next(leaves), self.model.initial_state(1))
-
-
-def _count(
-    model: CountingModel,
-    histories: Histories,
-    split: Split,
-    config: TrainConfig,
-    on_epoch: OnEpoch | None,
-) -> FitResult:
-    clock, device = CLOCKS[config.clock], model.device
-    start = clock()
-    trains = training_events(histories.offsets, split.train_end)
-    lengths = torch.from_numpy(split.train_end - histories.offsets[:-1])
-    times = None if histories.times is None else torch.from_numpy(histories.times[trains])
-    model.count(torch.from_numpy(histories.items[trains]), lengths, times)
-    model.to(device).eval()
-    targets = draw_targets(split.validation, config.validation_users, config.seed)
-    found = None
-    if len(targets):
-        found = validated(rank_targets(Scorer(model), histories, targets), config.exclude_seen)
-    result = FitResult(
-        stop="counted",
-        converged=True,
-        epochs=1,
-        seconds=clock() - start,
-        events=int(trains.sum()),
-        rows=[],
-        best_epoch=1,
-        validation={} if found is None else named(found),
-        policy=policy_of(found, config),
-        dropped=0,
-    )
-    if on_epoch is not None:
-        ndcg10 = None if found is None else found.ndcg10
-        reached = Progress(
-            model=model.name,
-            settings=_settings(model, config),
-            final=split.protocol == ALL,
-            epoch=1,
-            step=0,
-            seconds=result.seconds,
-            events=result.events,
-            loss=None,
-            ndcg10=ndcg10,
-            hr10=None if found is None else found.hr10,
-            best_ndcg10=ndcg10,
-            best_epoch=1,
-            stop=result.stop,
-        )
-        on_epoch(reached)
-    return result
-
-
-def policy_of(found: Validated | ValidationRow | None, config: TrainConfig) -> dict[str, Any]:
-    """The policy on seen items, and why; None: nothing was validated."""
-    setting = config.exclude_seen
-    if found is None:
-        decided = {"exclude_seen": True, "decided": "default"}
-        return decided if setting == "auto" else {"exclude_seen": setting, "decided": "setting"}
-    return {
-        "exclude_seen": found.exclude_seen,
-        "decided": "validation" if setting == "auto" else "setting",
-        "targets": found.targets,
-        "repeats": found.repeats,
-        "ndcg10_hiding": found.ndcg10_hiding,
-        "ndcg10_showing": found.ndcg10_showing,
-    }
-
-
-def named(found: Validated | ValidationRow) -> dict[str, float]:
-    """Metrics of a validation by their keys."""
-    return {"served/ndcg@10": found.ndcg10, "served/hr@10": found.hr10}
-
-
-def _settings(model: Model, config: TrainConfig) -> tuple[tuple[str, Any], ...]:
-    return tuple((asdict(model.config) | asdict(config)).items())
-
-
-def _or_none(value: float) -> float | None:
-    """None for what is not a number, where nothing was validated."""
-    return None if np.isnan(value) else value

@@ -2,6 +2,8 @@
 
 The model says how its parameters are updated: `parameter_groups`, each with its share of training's
 weight decay and learning rate, and `sparse_tables`, of which only the rows that a step read are.
+Where several processes train, each has the same weights and moments, and does the same update by
+the sum of all gradients.
 """
 
 from __future__ import annotations
@@ -16,8 +18,10 @@ from torch import Tensor
 from longrec.config.training import TrainConfig
 from longrec.core.errors import LongrecError
 from longrec.models import SequenceModel
+from longrec.training.processes import ALONE, Processes
 from longrec.training.rows import RowAdam, check_tensors
 
+MOMENTS = ("exp_avg", "exp_avg_sq")
 ROWS = "rows."
 """Prefix, in checkpoints, of the state of tables that are updated by rows."""
 
@@ -38,14 +42,24 @@ class Optimiser:
         The model, and a copy of it that becomes the moving average; both are updated in place.
     config : TrainConfig
         learning_rate, beta1, beta2, weight_decay, warmup_steps, clip and average.
+    processes : Processes
+        Over which gradients are summed.
 
     Raises
     ------
     LongrecError
-        When a parameter stands in no group, or in two.
+        When a parameter stands in no group, or in two, or is held in a type of less than 32 bits.
     """
 
-    def __init__(self, model: SequenceModel, average: SequenceModel, config: TrainConfig) -> None:
+    def __init__(
+        self,
+        model: SequenceModel,
+        average: SequenceModel,
+        config: TrainConfig,
+        processes: Processes = ALONE,
+    ) -> None:
+        check_types(model)
+        self.processes = processes
         parameters, averages = dict(model.named_parameters()), dict(average.named_parameters())
         shares, sparse = shares_of(model), model.sparse_tables()
         unknown = sorted(set(sparse) - parameters.keys())
@@ -90,6 +104,8 @@ class Optimiser:
     def refresh(self, name: str, *read: Tensor) -> None:
         """Bring rows of a table up to date before they are read; a dense table always is.
 
+        So are the rows that other processes are about to read: the weights stay the same in all.
+
         Parameters
         ----------
         name : str
@@ -98,7 +114,8 @@ class Optimiser:
             Which rows, int64 of any shapes.
         """
         if name in self.rows:
-            self.rows[name].refresh(torch.cat([rows.flatten() for rows in read]))
+            rows = torch.cat([rows.flatten() for rows in read])
+            self.rows[name].refresh(self.processes.all(rows))
 
     def step(self, number: int) -> None:
         """Update model and average by the gradients; `number` steps were done before."""
@@ -106,7 +123,11 @@ class Optimiser:
         lr = self.config.learning_rate * warm
         # Early on, an average over few steps follows the weights more closely.
         decay = min(self.config.average, (1 + number) / (10 + number))
-        touched = {name: _touched(name, table) for name, table in self.tables.items()}
+        self._add_up_dense()
+        touched = {
+            name: self.processes.add_up_rows(*_touched(name, table))
+            for name, table in self.tables.items()
+        }
         self._clip([gradient for _, gradient in touched.values()])
         for group, share in zip(self.adam.param_groups, self.shares, strict=True):
             group["lr"] = lr * share.rate
@@ -114,6 +135,20 @@ class Optimiser:
         torch._foreach_lerp_(self.averages, [p.detach() for p in self.dense.values()], 1 - decay)
         for name, (rows, gradient) in touched.items():
             self.rows[name].step(rows, gradient, number, lr * self.rates[name], decay)
+
+    def _add_up_dense(self) -> None:
+        """Sum gradients over processes; None stays None only where it is so in all of them."""
+        if self.processes.number == 1:
+            return
+        had = torch.tensor([float(p.grad is not None) for p in self.dense.values()])
+        for parameter in self.dense.values():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [p.grad for p in self.dense.values() if p.grad is not None]
+        self.processes.add_up([*gradients, had])
+        for parameter, some in zip(self.dense.values(), had.tolist(), strict=True):
+            if not some:
+                parameter.grad = None
 
     def _clip(self, touched: list[Tensor]) -> None:
         """Scale all gradients as torch's clip_grad_norm_ does, those of touched rows included."""
@@ -131,7 +166,11 @@ class Optimiser:
         """What the next step depends on, besides the weights and their average."""
         found: dict[str, Tensor] = {}
         for name, parameter in self.dense.items():
-            slots = self.adam.state.get(parameter, {})  # empty before its first gradient
+            slots = self.adam.state.get(parameter)
+            if slots is None:  # it has had no gradient yet: as AdamW begins
+                slots = {"step": torch.zeros(())} | {
+                    m: torch.zeros_like(parameter) for m in MOMENTS
+                }
             found |= {f"{name}.{slot}": tensor for slot, tensor in slots.items()}
         for name, rows in self.rows.items():
             found |= {f"{ROWS}{name}.{k}": tensor for k, tensor in rows.tensors().items()}
@@ -139,7 +178,7 @@ class Optimiser:
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take what tensors() gave; ValueError says what does not fit this model."""
-        dense: dict[str, dict[str, Tensor]] = defaultdict(dict)
+        dense: dict[str, dict[str, Tensor]] = {name: {} for name in self.dense}
         by_rows: dict[str, dict[str, Tensor]] = {name: {} for name in self.rows}
         for key, tensor in tensors.items():
             owner, _, slot = key.rpartition(".")
@@ -153,8 +192,7 @@ class Optimiser:
         try:
             for name, slots in dense.items():
                 part, weights = f"parameter {name}", self.dense[name]
-                moments = {"exp_avg": weights, "exp_avg_sq": weights}
-                check_tensors(slots, {"step": torch.zeros(())} | moments)
+                check_tensors(slots, {"step": torch.zeros(())} | dict.fromkeys(MOMENTS, weights))
             for name, parts in by_rows.items():
                 part = f"rows of {name}"
                 self.rows[name].load(parts)
@@ -164,6 +202,19 @@ class Optimiser:
         number = {id(parameter): n for n, parameter in enumerate(order)}
         state = {number[id(self.dense[name])]: slots for name, slots in dense.items()}
         self.adam.load_state_dict(self.adam.state_dict() | {"state": state})
+
+
+def check_types(model: SequenceModel) -> None:
+    """Raise LongrecError for weights too coarse to be trained: a step would be rounded away.
+
+    Products may be of 16 bits (the setting precision), weights, moments and averages may not.
+    """
+    for name, parameter in model.named_parameters():
+        if torch.promote_types(parameter.dtype, torch.float32) != parameter.dtype:
+            raise LongrecError(
+                f"{type(model).__name__}.{name} is {parameter.dtype}, which rounds most updates "
+                "away: keep weights in float32 and set precision=bfloat16 for the products"
+            )
 
 
 def shares_of(model: SequenceModel) -> dict[str, Share]:

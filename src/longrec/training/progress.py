@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from longrec.artifact.training_log import ValidationRow
+from longrec.config.training import ClockName, TrainConfig
+from longrec.models import Model
+
+CLOCKS: Mapping[ClockName, Callable[[], float]] = {
+    "wall": time.perf_counter,
+    "processor": time.process_time,
+}
+"""What counts the seconds of a training, by the setting `clock`."""
 
 
 @dataclass
@@ -136,3 +145,13 @@ class FitResult:
 def asks_to_stop(answer: object) -> bool:
     """Whether what `on_epoch` returned ends the training: True does, and nothing else."""
     return isinstance(answer, bool | np.bool_) and bool(answer)
+
+
+def settings_of(model: Model, config: TrainConfig) -> tuple[tuple[str, Any], ...]:
+    """All settings of a model and of training, by their keys."""
+    return tuple((asdict(model.config) | asdict(config)).items())
+
+
+def or_none(value: float) -> float | None:
+    """None for what is not a number, where nothing was validated."""
+    return None if np.isnan(value) else value

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 
+from longrec.artifact.training_log import ValidationRow
+from longrec.config.training import TrainConfig
 from longrec.core.choices import ExcludeSeen
+from longrec.data.histories import Histories
 from longrec.data.splits import Targets
 from longrec.evaluation.metrics import summarise
+from longrec.evaluation.rank_targets import rank_targets
+from longrec.inference.encode import Progress
+from longrec.models.common.scorer import Scorer
+from longrec.training.processes import Processes
 
 
 def draw_targets(targets: Targets, most: int, seed: int) -> Targets:
@@ -18,6 +27,32 @@ def draw_targets(targets: Targets, most: int, seed: int) -> Targets:
         return targets
     chosen = np.sort(np.random.default_rng(seed).choice(len(targets), most, replace=False))
     return targets.where(chosen)
+
+
+MEASURED = ("rank_hiding", "rank_showing", "repeat")
+"""What `validated` reads of the ranks."""
+
+
+def rank_together(
+    scorer: Scorer,
+    histories: Histories,
+    targets: Targets,
+    context: int | None,
+    progress: Progress,
+    processes: Processes,
+) -> pl.DataFrame:
+    """The ranks of all targets, in their order, each found by one of the processes.
+
+    See `rank_targets`; of several processes' ranks the columns of `MEASURED` are there.
+    """
+    mine = np.arange(processes.rank, len(targets), processes.number)
+    ranks = rank_targets(scorer, histories, targets.where(mine), context, progress)
+    if processes.number == 1:
+        return ranks
+    table = np.column_stack([mine, *(ranks[name].to_numpy() for name in MEASURED)])
+    every = processes.all(torch.from_numpy(table.astype(np.int64))).numpy()
+    every = every[every[:, 0].argsort()]
+    return pl.DataFrame(dict(zip(MEASURED, every[:, 1:].T, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -62,3 +97,24 @@ def validated(ranks: pl.DataFrame, exclude_seen: ExcludeSeen = "auto") -> Valida
     return Validated(
         served["ndcg@10"], served["hr@10"], hides, hiding, showing, repeats, len(ranks)
     )
+
+
+def policy_of(found: Validated | ValidationRow | None, config: TrainConfig) -> dict[str, Any]:
+    """The policy on seen items, and why; None: nothing was validated."""
+    setting = config.exclude_seen
+    if found is None:
+        decided = {"exclude_seen": True, "decided": "default"}
+        return decided if setting == "auto" else {"exclude_seen": setting, "decided": "setting"}
+    return {
+        "exclude_seen": found.exclude_seen,
+        "decided": "validation" if setting == "auto" else "setting",
+        "targets": found.targets,
+        "repeats": found.repeats,
+        "ndcg10_hiding": found.ndcg10_hiding,
+        "ndcg10_showing": found.ndcg10_showing,
+    }
+
+
+def named(found: Validated | ValidationRow) -> dict[str, float]:
+    """Metrics of a validation by their keys."""
+    return {"served/ndcg@10": found.ndcg10, "served/hr@10": found.hr10}

@@ -15,8 +15,7 @@ from longrec.data.histories import Histories
 from longrec.recommender import Recommender, load
 from longrec.runs.folder import has_ended, was_begun
 from longrec.runs.train import train
-from longrec.training.fit import CLOCKS
-from longrec.training.progress import Progress
+from longrec.training.progress import CLOCKS, Progress
 from longrec.tuning.study import Begun, End
 
 LEAST = 1e-4

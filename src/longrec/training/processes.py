@@ -1,0 +1,208 @@
+"""Several processes that train one model: which part of the work is whose, and what they share.
+
+A step's batch is formed as by one process, and each process takes its part of its rows. All hold
+the same weights and do the same update, by gradients that are summed over them, so that how many
+there are changes rounding alone. With one process nothing here does anything.
+
+They are torch.distributed's: started by torchrun or `longrec train --processes N`, or by whoever
+has called `init_process_group`. What ranks tell each other is numbers, JSON and tensors, never a
+pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from longrec.core.errors import LongrecError, UsageError, first_line
+
+ALONE_FROM = 1 << 16
+"""Numbers from which a tensor travels by itself, where it stands; smaller ones go as one."""
+PATIENCE = timedelta(hours=1)
+"""Longest wait for the others: one may write a checkpoint or read a log. Who has ended is noticed
+at once."""
+
+
+class ProcessLost(LongrecError):
+    """Another process of this training has ended; what it said tells why."""
+
+
+class Processes(NamedTuple):
+    """This process, and how many train with it.
+
+    Attributes
+    ----------
+    rank : which one this is, from 0; rank 0 writes, shows and decides.
+    number : of processes.
+    """
+
+    rank: int = 0
+    number: int = 1
+
+    @classmethod
+    def here(cls) -> Processes:
+        """Those of torch.distributed where it is set up; else this process alone."""
+        if dist.is_available() and dist.is_initialized():
+            return cls(dist.get_rank(), dist.get_world_size())
+        return cls()
+
+    def part(self, rows: int) -> slice:
+        """Which of so many rows are this process's: runs of neighbours, in the order of ranks."""
+        return slice(rows * self.rank // self.number, rows * (self.rank + 1) // self.number)
+
+    def sums(self, *numbers: float) -> tuple[float, ...]:
+        """The sum of each number over all processes."""
+        if self.number == 1:
+            return numbers
+        found = torch.tensor(numbers, dtype=torch.float64)
+        with _together():
+            dist.all_reduce(found)
+        return tuple(found.tolist())
+
+    def of_first(self, *numbers: float) -> tuple[float, ...]:
+        """The numbers that rank 0 has."""
+        if self.number == 1:
+            return numbers
+        found = torch.tensor(numbers, dtype=torch.float64)
+        with _together():
+            dist.broadcast(found, 0)
+        return tuple(found.tolist())
+
+    def document_of_first(self, document: Any = None) -> Any:
+        """What rank 0 has of what JSON can hold."""
+        if self.number == 1:
+            return document
+        data = b"" if self.rank else json.dumps(document).encode()
+        (size,) = self.of_first(len(data))
+        told = torch.zeros(int(size), dtype=torch.uint8)
+        if not self.rank:
+            told = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        with _together():
+            dist.broadcast(told, 0)
+        return json.loads(told.numpy().tobytes())
+
+    def tensors_of_first(self, tensors: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """The tensors on the CPU that rank 0 has; the others give none."""
+        mine = tensors or {}
+        if self.number == 1:
+            return dict(mine)
+        shapes = {
+            name: [str(x.dtype).removeprefix("torch."), list(x.shape)] for name, x in mine.items()
+        }
+        found = {}
+        for name, (kind, shape) in self.document_of_first(shapes).items():
+            x = mine[name].contiguous() if name in mine else torch.empty(0)
+            if self.rank:
+                x = torch.empty(shape, dtype=getattr(torch, kind))
+            with _together():
+                dist.broadcast(x, 0)
+            found[name] = x
+        return found
+
+    def all(self, rows: Tensor) -> Tensor:
+        """The rows (n, ...) of all processes, of each its own number, in the order of ranks."""
+        if self.number == 1:
+            return rows
+        counts = self.sums(*(float(len(rows) * (rank == self.rank)) for rank in range(self.number)))
+        most = int(max(counts))
+        mine = rows.new_zeros(most, *rows.shape[1:])
+        mine[: len(rows)] = rows
+        every = [torch.empty_like(mine) for _ in range(self.number)]
+        with _together():
+            dist.all_gather(every, mine)
+        return torch.cat([x[: int(count)] for x, count in zip(every, counts, strict=True)])
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Put in the place of each tensor its sum over all processes."""
+        if self.number == 1:
+            return
+        small: dict[torch.dtype, list[Tensor]] = {}
+        for x in tensors:
+            if x.numel() >= ALONE_FROM and x.is_contiguous():
+                with _together():
+                    dist.all_reduce(x)
+            else:
+                small.setdefault(x.dtype, []).append(x)
+        for some in small.values():
+            flat = torch.cat([x.flatten() for x in some])
+            with _together():
+                dist.all_reduce(flat)
+            for x, summed in zip(some, flat.split([x.numel() for x in some]), strict=True):
+                x.copy_(summed.view_as(x))
+
+    def add_up_rows(self, rows: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows (n,), each once, and their values (n, D), summed over all processes by rows."""
+        if self.number == 1:
+            return rows, values
+        every, values = self.all(rows), self.all(values)
+        found, place = every.unique(return_inverse=True)
+        return found, values.new_zeros(len(found), *values.shape[1:]).index_add_(0, place, values)
+
+
+ALONE = Processes()
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise ProcessLost(
+            "this training lost another of its processes, whose own line says why "
+            f"({first_line(error)[:200]})"
+        ) from error
+
+
+def rank_here() -> int:
+    """Which process this is of those that torchrun or we have started; 0 where it is alone."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank()
+    return int(os.environ["RANK"]) if _was_started_with_others() else 0
+
+
+@contextmanager
+def joined() -> Iterator[Processes]:
+    """Meet the other processes that torchrun or we have started with this one, if there are any.
+
+    Who has set up torch.distributed already keeps it as it is.
+    """
+    if not _was_started_with_others() or dist.is_initialized():
+        yield Processes.here()
+        return
+    # Tensors on the CPU are told by gloo wherever the model is.
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    try:
+        dist.init_process_group(backend, timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        at = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise UsageError(
+            f"the {os.environ.get('WORLD_SIZE')} processes of this training did not meet at {at} "
+            f"({first_line(error)[:200]}): see that every machine reaches that address, and start "
+            "all of them with the same torchrun call"
+        ) from error
+    try:
+        yield Processes.here()
+    finally:
+        dist.destroy_process_group()
+
+
+def _was_started_with_others() -> bool:
+    started = "TORCHELASTIC_RUN_ID" in os.environ and "RANK" in os.environ
+    return started and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def device_here(device: torch.device) -> torch.device:
+    """Of a device without a number, this process's own one of its machine."""
+    if str(device) != "cuda" or not _was_started_with_others():
+        return device
+    own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    torch.cuda.set_device(own)
+    return own
