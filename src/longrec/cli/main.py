@@ -8,23 +8,28 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from longrec.serving.http import signals
 
+Tell = Callable[[str], object]
 
-def main() -> None:
-    """Entry point: what a user can mend is told in one line, without a traceback."""
+
+def main(tell: Tell | None = None) -> None:
+    """Entry point: what a user can mend is told in one line, without a traceback.
+
+    `tell` gets that line; None: it goes to standard error.
+    """
     signals.hold()  # before anything is imported that takes long
     try:
-        _run()
+        _run(tell)
     finally:
         signals.release()
 
 
-def _run() -> None:
+def _run(tell: Tell | None) -> None:
     from longrec.core.outputs import write_whole
 
     write_whole()
@@ -37,10 +42,10 @@ def _run() -> None:
         finally:
             sys.stdout.flush()  # what cannot be written is told as everything else is
     except Exception as error:
-        _end_with(error)
+        _end_with(error, tell)
 
 
-def _end_with(error: Exception) -> None:
+def _end_with(error: Exception, tell: Tell | None) -> None:
     """Tell an error in one line and end; one that no user can mend is raised on."""
     from longrec.core.errors import LongrecError
     from longrec.core.files import disk_full
@@ -49,16 +54,18 @@ def _end_with(error: Exception) -> None:
     if isinstance(error, BrokenPipeError):
         sys.exit(1)  # whoever read our output has stopped: nothing more to say
     if isinstance(error, LongrecError):
-        _fail(str(error), error.exit_status)
+        _fail(str(error), error.exit_status, tell)
     if (full := disk_full(error)) is not None:
-        _fail(f"{full}: free space on it", 1)
+        _fail(f"{full}: free space on it", 1, tell)
     if isinstance(error, UnicodeEncodeError) and error.encoding == "utf-8":
         # bytes of standard input that Python keeps as surrogates
-        _fail(f"{error.object[:60]!r} is no text: it was given in bytes that are not UTF-8", 2)
+        _fail(
+            f"{error.object[:60]!r} is no text: it was given in bytes that are not UTF-8", 2, tell
+        )
     if (words := out_of_memory(error)) is not None:
-        _fail(words, 1)
+        _fail(words, 1, tell)
     if isinstance(error, OSError):
-        _fail(str(error) or type(error).__name__, 1)
+        _fail(str(error) or type(error).__name__, 1, tell)
     raise error
 
 
@@ -80,10 +87,10 @@ def _warnings_in_one_line() -> Iterator[None]:
         yield
 
 
-def _fail(message: str, status: int) -> NoReturn:
+def _fail(message: str, status: int, tell: Tell | None) -> NoReturn:
     from longrec.core.console import fail
 
-    fail(message)
+    (tell or fail)(message)
     sys.exit(status)
 
 

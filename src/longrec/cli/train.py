@@ -80,6 +80,14 @@ def train(
     ] = False,
     overwrite: Overwrite = False,
     device: Device = "auto",
+    processes: Annotated[
+        int,
+        Option(
+            min=1,
+            max=1024,
+            help="Processes of this machine that train together; each takes its part of a batch.",
+        ),
+    ] = 1,
     plugin: Plugin = None,
     json: Json = False,
 ) -> None:
@@ -90,9 +98,22 @@ def train(
     import shlex
     from inspect import signature
 
+    from longrec.cli.processes import processes_of
     from longrec.data.histories import open_histories
     from longrec.runs.train import train as run
 
+    plugins = plugin_words(plugin)
+    several = ["--processes", str(processes)] if processes > 1 else []
+    words = ["longrec", "train", str(histories), "--out", str(out), *several, *plugins]
+
+    def again() -> str:
+        return go_on(out, shlex.join(words))
+
+    mine = processes_of(processes, again)
+    if mine is None:
+        return
+    if mine.rank:
+        console.be_silent()
     values = settings_of_call(
         settings, max_epochs=epochs, max_minutes=minutes, seed=seed, context=context
     )
@@ -103,9 +124,9 @@ def train(
         f"{histories}: {data.n_users:,} users, {data.n_items:,} items, {data.n_events:,} events"
     )
     console.say(str(used()))
-    plugins = plugin_words(plugin)
-    again = shlex.join(["longrec", "train", str(histories), "--out", str(out), *plugins])
-    with resumable(lambda: go_on(out, again)):
+    if mine.number > 1:
+        console.say(f"processes: {mine.number}")
+    with resumable(again):
         recommender = run(
             data,
             model,
@@ -120,7 +141,8 @@ def train(
             progress=True,
             **values,
         )
-    print_training(recommender, out, plugins, json)
+    if not mine.rank:
+        print_training(recommender, out, plugins, json)
 
 
 def refit(

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -26,19 +26,22 @@ def start_child(
     module: str,
     arguments: Sequence[str] = (),
     *,
-    stdout: IO[bytes] | int,
-    stderr: IO[bytes] | int,
+    stdout: IO[bytes] | int | None,
+    stderr: IO[bytes] | int | None,
+    variables: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start `main()` of a module in a new Python process, with a pipe as its standard input.
 
-    The child imports from this process's own path: what this process would, wherever both are.
+    What it prints goes where it is told, None being where this process's goes; `variables` are
+    added to its environment. The child imports from this process's own path: what this process
+    would, wherever both are.
     """
     start = _START.format(path=sys.path, module=module)
     # What it prints is kept or read by programs: colours asked for here, as by a notebook, are not.
     environment = {name: text for name, text in os.environ.items() if name != "FORCE_COLOR"}
     return subprocess.Popen(
         [sys.executable, "-c", start, *arguments],
-        env=environment,
+        env=environment | dict(variables or {}),
         stdin=subprocess.PIPE,
         stdout=stdout,
         stderr=stderr,

@@ -40,13 +40,21 @@ err = Console(
 )
 
 
-_quiet = False
+_quiet = _silent = False
 
 
 def be_quiet(quiet: bool) -> None:
     """Whether notes and progress are left out from now on; warnings and errors never are."""
     global _quiet
     _quiet = quiet
+
+
+def be_silent() -> None:
+    """From now on this process says nothing but errors: another one tells the same."""
+    be_quiet(True)
+    out.quiet = True
+    global _silent
+    _silent = True
 
 
 BAR = 12
@@ -69,7 +77,7 @@ def live_bar(*columns: ProgressColumn) -> Progress:
 
 def say(text: str) -> None:
     """A note for people, on standard error; a warning is one that begins with "warning:"."""
-    if not _quiet or text.startswith("warning:"):
+    if not _silent and (not _quiet or text.startswith("warning:")):
         err.print(plain(text), markup=False)
 
 

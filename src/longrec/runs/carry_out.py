@@ -34,6 +34,7 @@ from longrec.runs.warm_start import (
     without_trained,
 )
 from longrec.training.fit import fit
+from longrec.training.processes import Processes, device_here
 from longrec.training.progress import OnEpoch, Show
 from longrec.training.recipe import chosen_lines
 from longrec.training.transitions import count_transitions, find_transitions
@@ -92,6 +93,8 @@ def carry_out(
     del training["rows"]
     if plan.refit is not None and result.stop == "max_epochs":
         training |= {"stop": "refit", "converged": plan.refit["converged"]}
+    if (number := Processes.here().number) > 1:
+        training["processes"] = number
     decided, added = training.pop("policy"), None
     if plan.refit is not None:
         if (settings := plan.refit["added_score"]) is not None:
@@ -136,7 +139,7 @@ def find_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.device(name)
+        device = device_here(torch.device(name))
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         why = str(error).splitlines()[0][:100]

@@ -33,7 +33,9 @@ from longrec.runs.folder import (
     was_begun,
     write_plan,
 )
+from longrec.runs.together import dismiss, follow, lead
 from longrec.runs.warm_start import reopen
+from longrec.training.processes import joined
 from longrec.training.progress import OnEpoch
 
 
@@ -54,6 +56,10 @@ def train(
     **settings: Any,
 ) -> Recommender:
     """Train a model on histories.
+
+    Started in several processes by torchrun, or where torch.distributed is set up, all of them
+    train it together: each makes the same call, gets the same recommender, and finds histories and
+    warm start at the same paths. Rank 0 alone writes to `out`, shows progress and calls `on_epoch`.
 
     Parameters
     ----------
@@ -113,7 +119,8 @@ def train(
     DataError
         When histories or the recommender of a warm start are damaged, changed or do not fit.
     LongrecError
-        When training cannot go on: nothing to train on, a loss that is not finite.
+        When training cannot go on: nothing to train on, a loss that is not finite, another of its
+        processes that has ended.
     """
     data = as_histories("histories", histories)
     check_flag("final", final)
@@ -128,24 +135,33 @@ def train(
     if model is not None:
         check_model(model)
     old = warm_start if isinstance(warm_start, Recommender | None) else load(warm_start)
-    if out is None:
-        for word, wanted in (("resume", resume), ("final", final), ("overwrite", overwrite)):
-            if wanted:
-                raise UsageError(f"{word} needs the run's folder: pass out=")
-        with tempfile.TemporaryDirectory(prefix="longrec-") as temporary:
-            run = Path(temporary)
-            plan = make_plan(data, model, settings, old, recipe=recipe, config=of_file)
-            return carry_out(data, plan, old, run, False, device, progress, on_epoch)
-    folder = check_path("out", out)
+    with joined() as processes:
+        if processes.rank:
+            return follow(data, old, device)
+        if out is None:
+            for word, wanted in (("resume", resume), ("final", final), ("overwrite", overwrite)):
+                if wanted:
+                    raise UsageError(f"{word} needs the run's folder: pass out=")
+            with tempfile.TemporaryDirectory(prefix="longrec-") as temporary:
+                run = Path(temporary)
+                plan = make_plan(data, model, settings, old, recipe=recipe, config=of_file)
+                lead(plan, False)
+                found = carry_out(data, plan, old, run, False, device, progress, on_epoch)
+        else:
+            folder = check_path("out", out)
 
-    def new() -> Plan:
-        return make_plan(data, model, settings, old, final=final, recipe=recipe, config=of_file)
+            def new() -> Plan:
+                return make_plan(
+                    data, model, settings, old, final=final, recipe=recipe, config=of_file
+                )
 
-    def again(begun: Plan) -> Plan:
-        return check_resumable(begun, data, folder, model, settings, old, final, recipe)
+            def again(begun: Plan) -> Plan:
+                return check_resumable(begun, data, folder, model, settings, old, final, recipe)
 
-    with locked_run(folder, resume, overwrite):
-        return _train_in(folder, new, again, data, old, resume, device, progress, on_epoch)
+            with locked_run(folder, resume, overwrite):
+                found = _train_in(folder, new, again, data, old, resume, device, progress, on_epoch)
+        dismiss()
+    return found
 
 
 def _train_in(
@@ -174,6 +190,7 @@ def _train_in(
     if plan.final:
         measured = _measured(data, plan, old, folder / MEASURED, device, progress, on_epoch)
         plan = plan_refit(measured, plan.provenance)
+    lead(plan, resume)
     recommender = carry_out(data, plan, old, folder, resume, device, progress, on_epoch)
     recommender.save(folder)
     end_run(folder, recommender)

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -32,7 +34,9 @@ at once."""
 
 
 class ProcessLost(LongrecError):
-    """Another process of this training has ended; what it said tells why."""
+    """Another process of this training has ended; what it said tells why (exit status 75)."""
+
+    exit_status = 75
 
 
 class Processes(NamedTuple):
@@ -161,11 +165,43 @@ def _together() -> Iterator[None]:
         ) from error
 
 
-def rank_here() -> int:
-    """Which process this is of those that torchrun or we have started; 0 where it is alone."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank()
-    return int(os.environ["RANK"]) if _was_started_with_others() else 0
+def started_with() -> Processes:
+    """This process and those that torchrun or we have started with it, met or not."""
+    return (
+        Processes(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+        if _was_started()
+        else ALONE
+    )
+
+
+def meeting_place(number: int) -> tuple[object, dict[str, str]]:
+    """Where so many processes of this machine, and none of another, meet.
+
+    Returns
+    -------
+    store, variables
+        What serves them as long as it is kept, and what `joined` reads of each one's environment,
+        besides its RANK and LOCAL_RANK.
+    """
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    listening.listen()
+    host, port = listening.getsockname()
+    store = dist.TCPStore(  # type: ignore[attr-defined]
+        *(host, port, None, True, timedelta(seconds=30), False),
+        master_listen_fd=listening.detach(),
+    )
+    variables = {
+        "MASTER_ADDR": host,
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(number),
+        "LOCAL_WORLD_SIZE": str(number),
+        "TORCHELASTIC_RUN_ID": "longrec",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
+    if sys.platform == "linux":  # gloo asks the network for this machine's own name otherwise
+        variables["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
+    return store, variables
 
 
 @contextmanager
@@ -174,7 +210,7 @@ def joined() -> Iterator[Processes]:
 
     Who has set up torch.distributed already keeps it as it is.
     """
-    if not _was_started_with_others() or dist.is_initialized():
+    if not _was_started() or dist.is_initialized():
         yield Processes.here()
         return
     # Tensors on the CPU are told by gloo wherever the model is.
@@ -194,15 +230,20 @@ def joined() -> Iterator[Processes]:
         dist.destroy_process_group()
 
 
-def _was_started_with_others() -> bool:
-    started = "TORCHELASTIC_RUN_ID" in os.environ and "RANK" in os.environ
-    return started and int(os.environ.get("WORLD_SIZE", "1")) > 1
+def _was_started() -> bool:
+    names = ("TORCHELASTIC_RUN_ID", "RANK", "WORLD_SIZE")
+    return all(name in os.environ for name in names) and int(os.environ["WORLD_SIZE"]) > 1
 
 
 def device_here(device: torch.device) -> torch.device:
     """Of a device without a number, this process's own one of its machine."""
-    if str(device) != "cuda" or not _was_started_with_others():
+    if str(device) != "cuda" or not _was_started():
         return device
-    own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    own, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if own >= there:
+        raise UsageError(
+            f"process {own} of this machine has no GPU of its own, of {there}: start as many "
+            "processes as there are, or train on the CPU (--device cpu)"
+        )
     torch.cuda.set_device(own)
-    return own
+    return torch.device("cuda", own)
