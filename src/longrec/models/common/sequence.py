@@ -320,7 +320,7 @@ class SequenceModel(Model):
         return None
 
     def own_loss(self, h: Tensor, targets: Tensor, columns: Mapping[str, Tensor]) -> Tensor | None:
-        """What training minimises besides the loss over wanted targets; None: nothing.
+        """What training minimises besides the loss over wanted targets, a mean; None: nothing.
 
         Parameters
         ----------
