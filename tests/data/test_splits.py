@@ -224,3 +224,13 @@ def test_repeats_equal_their_definition_whatever_the_blocks(histories: Logs, blo
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(splits, "_BLOCK_EVENTS", block)
         assert repeats(histories, users, positions).tolist() == wanted
+
+
+def test_training_events_of_items_are_counted_in_blocks(make_histories, ring, monkeypatch):
+    histories = make_histories(ring(20, 9, 2, 12, seed=1), n_items=11)
+    split = leave_one_out(histories)
+    wanted = np.zeros(12, np.int64)
+    for begin, end in zip(histories.offsets[:-1], split.train_end, strict=True):
+        np.add.at(wanted, histories.items[begin:end], 1)
+    monkeypatch.setattr(splits, "_BLOCK_EVENTS", 7)
+    assert splits.training_counts(histories, split.train_end).tolist() == wanted.tolist()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import polars as pl
 import pytest
@@ -9,6 +11,7 @@ import torch
 from models.added_scores import FollowersScore, followed, model_score, skeleton
 from models.skeletons import SYSTEMS
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from longrec.data.splits import Targets, leave_one_out, prequential
 from longrec.evaluation import rank_targets as ranking
@@ -19,6 +22,7 @@ from longrec.mixers import Context
 from longrec.models import MODELS, build_model
 from longrec.models.common.base import Model
 from longrec.models.common.scorer import Scorer
+from longrec.retrieval import around
 from longrec.retrieval.exact import ExactIndex
 
 SMALL = {"dim": 8, "layers": 2, "ffn_dim": 16}
@@ -107,6 +111,15 @@ def histories(make_histories, ring):
     return make_histories(rows, timed(rows), n_items=30)
 
 
+def cuts(monkeypatch) -> Iterator[None]:
+    """All users and items at once; one user at a time; items in blocks of seven."""
+    for scores_at_once, narrowest in ((1 << 22, 1024), (1, 1024), (1 << 22, 7)):
+        monkeypatch.setattr(ranking, "SCORES_AT_ONCE", scores_at_once)
+        monkeypatch.setattr(around, "NARROWEST", narrowest)
+        monkeypatch.setattr(around, "BLOCK", 1)
+        yield
+
+
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
@@ -122,8 +135,7 @@ def test_equals_the_loop(monkeypatch, histories, name, settings, context):
     model = model_of(name, 30, **settings)
     targets = leave_one_out(histories).test
     wanted = by_hand(model, histories, targets, model.reads(context))
-    for scores_at_once in (1, 1 << 22):
-        monkeypatch.setattr(ranking, "SCORES_AT_ONCE", scores_at_once)
+    for _ in cuts(monkeypatch):
         assert rank_targets(Scorer(model), histories, targets, context).equals(wanted)
     assert wanted["rank"].n_unique() > 5
 
@@ -189,10 +201,38 @@ def test_every_kind_of_score_ranks_by_its_definition(
 
     scorer = Scorer(model, FollowersScore.of(counted, 20, weight=0.2))
     wanted = by_hand(model, histories, targets, model.reads(context), definition)
-    for at_once in (1, 1 << 22):
-        monkeypatch.setattr(ranking, "SCORES_AT_ONCE", at_once)
+    for _ in cuts(monkeypatch):
         assert rank_targets(scorer, histories, targets, context).equals(wanted)
     assert wanted["rank"].n_unique() > 5
+
+
+class Elements(TorchDispatchMode):
+    """The most elements of a tensor that was made."""
+
+    most = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(tensor, Tensor) and not func.is_view:
+                self.most = max(self.most, tensor.numel())
+        return out
+
+
+def test_ranking_makes_nothing_of_a_large_catalogs_size(monkeypatch):
+    monkeypatch.setattr(around, "BLOCK", 1 << 14)
+    monkeypatch.setattr(around, "NARROWEST", 16)
+    n_items, users = 30_000, 50
+    rows = [[user + 1, user + 2, user + 3] for user in range(users)]
+    scorer = Scorer(model_of("elastic", n_items, **SMALL), FollowersScore.of(rows, n_items))
+    last, elements, above = torch.tensor([row[:0:-1] for row in rows]), Elements(), 0
+    ranker = around.Around(scorer)
+    with elements:
+        own, blocks = ranker.scores(torch.randn(users, 8), last[:, 0], last)
+        for block in blocks:
+            above += int((block.scores > own[:, None]).sum())
+    assert 0 < above < users * n_items
+    assert elements.most <= 1 << 14  # neither scores of all items, nor a copy of their vectors
 
 
 def test_ties_count_against_the_model(make_histories):

@@ -167,3 +167,24 @@ def test_of_many_followers_the_most_frequent_are_kept():
             _, kept, of_kept = cut.followers_of(last)
             assert kept.tolist() == sorted(i for _, i in pairs)
             assert sorted((-of_kept).tolist()) == [x for x, _ in pairs]
+
+
+def test_followers_that_are_not_kept_are_dropped_as_soon_as_their_item_is_counted(monkeypatch):
+    rng = np.random.default_rng(0)
+    rows = [(rng.zipf(1.3, 40) % N + 1).tolist() for _ in range(30)]
+    whole = counted(rows, TransitionsConfig()).counted
+    joined: list[int] = []
+    join = module._joined
+
+    def spy(parts, kind):
+        joined.append(sum(map(len, parts)))
+        return join(parts, kind)
+
+    monkeypatch.setattr(module, "_joined", spy)
+    monkeypatch.setattr(module, "PAIRS_AT_ONCE", 1)
+    few = counted(rows, TransitionsConfig(followers=2)).counted
+    assert torch.equal(few.totals, whole.totals)  # what is cut counts among all that followed
+    whole.cut(2)
+    for name in ("starts", "followers", "times"):
+        assert torch.equal(getattr(few, name), getattr(whole, name)), name
+    assert joined[-2:] == [2 * N, 2 * N]

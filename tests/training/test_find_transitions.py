@@ -11,6 +11,7 @@ from longrec.data.splits import make_split
 from longrec.evaluation.metrics import ndcg
 from longrec.evaluation.rank_targets import rank_targets
 from longrec.models.common.scorer import Scorer
+from longrec.training import transitions
 from longrec.training.transitions import WEIGHTS, Known, count_transitions
 
 TINY = {"dim": 8, "max_epochs": 1, "dropout": 0.0, "seed": 3}
@@ -87,6 +88,14 @@ def test_how_many_items_are_read_may_be_said(data):
         longrec.train(data, "gru4rec", transitions=101)
     with pytest.raises(UsageError, match=r"transitions is 'many'; it must be an integer .* 'auto'"):
         longrec.train(data, "gru4rec", transitions="many")
+
+
+def test_of_a_large_catalog_each_item_keeps_fewer_followers(data, monkeypatch):
+    monkeypatch.setattr(transitions, "MOST_PAIRS", 3 * data.n_items + 1)
+    rec = longrec.train(data, "gru4rec", transitions=5, **TINY)
+    assert rec.added.config.followers == 3
+    assert int(rec.added.starts.diff().max()) == 3
+    assert longrec.refit(rec).added.config.followers == 3
 
 
 def test_a_papers_recipe_adds_nothing(data):

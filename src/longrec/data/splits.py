@@ -314,7 +314,7 @@ def _split(
     notes: Notes,
 ) -> Split:
     """Put a split together: look up which targets are in training and add the shared notes."""
-    seen = _items_in_training(histories, train_end)
+    seen = training_counts(histories, train_end) > 0
     counts: Notes = {
         "users": len(train_end),
         "training_events": int((train_end - histories.offsets[:-1]).sum()),
@@ -342,14 +342,15 @@ def training_events(offsets: Ints, train_end: Ints) -> Bools:
     return np.repeat(pattern, stretches.ravel())
 
 
-def _items_in_training(histories: Histories, train_end: Ints) -> Bools:
-    """Mark the items that some training event has, (n_items + 1,) bool."""
-    seen = np.zeros(histories.n_items + 1, dtype=np.bool_)
+def training_counts(histories: Histories, train_end: Ints) -> Ints:
+    """How many training events each item has, (n_items + 1,) int64; of each event it takes a byte
+    of memory."""
+    counts = np.zeros(histories.n_items + 1, np.int64)
     mask = training_events(histories.offsets, train_end)
     for begin in range(0, len(mask), _BLOCK_EVENTS):
         block = slice(begin, begin + _BLOCK_EVENTS)
-        seen[histories.items[block][mask[block]]] = True
-    return seen
+        counts += np.bincount(histories.items[block][mask[block]], minlength=len(counts))
+    return counts
 
 
 def _count_before(times: Ints, offsets: Ints, cut: int) -> Ints:

@@ -9,7 +9,7 @@ is in no list. A user without known events is served the popular items.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 
 import numpy as np
@@ -23,7 +23,7 @@ from longrec.data.splits import Targets
 from longrec.evaluation.metrics import MISS
 from longrec.inference.encode import Progress, encode_targets, last_items, requests_of
 from longrec.models.common.scorer import Scorer
-from longrec.retrieval.exact import ExactIndex
+from longrec.retrieval.around import Around, Block
 
 SCORES_AT_ONCE = 1 << 22
 RANKS = ("rank", "rank_unfiltered", "rank_hiding", "rank_showing")
@@ -67,7 +67,7 @@ def rank_targets(
         row per target. The ranks are those of `RANKS`.
     """
     repeated = np.zeros(len(targets), np.bool_)
-    model, index = scorer.model, ExactIndex(scorer, in_8_bits=False)
+    model, around = scorer.model, Around(scorer)
     requests = requests_of(histories, targets, model.reads(context), model.causal)
     # What is never ranked (nothing known before it) stands after everything.
     ranks = np.full((len(targets), len(RANKS)), model.n_items + 1)
@@ -77,7 +77,7 @@ def rank_targets(
     def use(numbers: Ints, h: Tensor) -> None:
         if also is not None:
             also(numbers, h)
-        for part in _blocks(targets.positions[numbers] - starts[numbers] + model.n_items):
+        for part in _blocks(targets.positions[numbers] - starts[numbers] + around.holds):
             chosen = numbers[part]
             lengths = targets.positions[chosen] - starts[chosen]
             rows = np.repeat(np.arange(len(chosen)), lengths)
@@ -88,8 +88,7 @@ def rank_targets(
             recent = last_items(
                 histories.items, starts[chosen], targets.positions[chosen], scorer.reach
             )
-            scores = index.scores_around(h[part], own, recent)
-            found, again = _ranks(scores, own, row, item)
+            found, again = _ranks(around.scores(h[part], own, recent), own, row, item)
             ranks[chosen], repeated[chosen] = found.cpu().numpy(), again.cpu().numpy()
 
     if len(targets):
@@ -112,28 +111,53 @@ def rank_targets(
     )
 
 
-def _ranks(scores: Tensor, wanted: Tensor, row: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-    """The four ranks (n, 4) of `wanted` in scores (n, N), and whether it is a seen item (n,).
+def _ranks(
+    around: tuple[Tensor, Iterable[Block]], wanted: Tensor, row: Tensor, seen: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The four ranks (n, 4) of `wanted` (n,), and whether it is a seen item (n,).
 
-    (row, seen) are pairs of a user and an item that was seen; item 0 is one of no catalog.
+    Parameters
+    ----------
+    around : scores of the wanted items, and of all.
+    wanted : (n,)
+    row, seen : pairs of a user and an item that was seen, perhaps repeated; item 0 is one of no
+        catalog.
     """
-    own = scores.gather(1, wanted[:, None])
-    first = torch.arange(scores.shape[1], device=scores.device) < wanted[:, None]
-    hidden = torch.zeros_like(scores, dtype=torch.bool)
-    hidden[row, seen] = True
-    repeated = hidden.gather(1, wanted[:, None])[:, 0]
-    hidden.scatter_(1, wanted[:, None], False)
+    own, blocks = around
+    n = len(own)
+    pairs = torch.unique(seen * n + row)  # in the order of items
+    seen, row = pairs.div(n, rounding_mode="floor"), pairs % n
+    repeated = torch.zeros_like(own, dtype=torch.bool)
+    repeated[row[seen == wanted[row]]] = True
+    hidden = (seen > 0) & (seen != wanted[row])
+    seen, row = seen[hidden], row[hidden]
     # "not below" rather than "above or equal": what is not a number stands before the target.
-    not_below = ~(scores < own)
-    not_below[:, 0] = False
-    before = (scores > own) | ((scores == own) & first)
-    before[:, 0] = False
-    never = ~(own[:, 0] > -torch.inf)  # such an item is not recommended at all
-    hiding, showing = ((x.sum(1) + 1).masked_fill(never, MISS) for x in (before & ~hidden, before))
-    unfiltered = not_below.sum(1)
-    filtered = torch.where(never, unfiltered, (not_below & ~hidden).sum(1))
-    ranks = torch.stack([filtered, unfiltered, hiding.masked_fill(repeated, MISS), showing], dim=1)
-    return ranks, repeated
+    not_below, before, seen_not_below, seen_before = torch.zeros(
+        4, n, dtype=torch.int64, device=own.device
+    )
+    for first, scores in blocks:
+        # Counted in 32 bits, which takes a fifth of the time of 64.
+        here = scores.shape[1] - (scores < own[:, None]).sum(1, dtype=torch.int32)
+        above = (scores > own[:, None]).sum(1, dtype=torch.int32)
+        not_below += here
+        before += above
+        tied = torch.nonzero(here > above)[:, 0]
+        if len(tied):
+            item = torch.arange(first, first + scores.shape[1], device=own.device)
+            ties = scores[tied] == own[tied, None]
+            before[tied] += (ties & (item < wanted[tied, None])).sum(1)
+        bounds = torch.tensor([first, first + scores.shape[1]], device=own.device)
+        part = slice(*torch.searchsorted(seen, bounds).tolist())
+        item, user = seen[part], row[part]
+        score, target = scores[user, item - first], own[user]
+        ahead = (score > target) | ((score == target) & (item < wanted[user]))
+        seen_not_below.index_add_(0, user, (~(score < target)).long())
+        seen_before.index_add_(0, user, ahead.long())
+    never = ~(own > -torch.inf)  # such an item is not recommended at all
+    hiding = (before - seen_before + 1).masked_fill(never | repeated, MISS)
+    showing = (before + 1).masked_fill(never, MISS)
+    filtered = torch.where(never, not_below, not_below - seen_not_below)
+    return torch.stack([filtered, not_below, hiding, showing], dim=1), repeated
 
 
 def _blocks(costs: Ints) -> list[slice]:

@@ -117,9 +117,10 @@ class TransitionsScore(Followers, AddedScore):
     def count(self, items: Tensor, lengths: Tensor) -> None:
         """Count anew; see `CountingModel.count`."""
         self.counts = torch.bincount(items, minlength=self.n_items + 1)
-        self.count_followers(items, lengths, self.config.last, self.config.decay)
-        self.totals = self._sums_of_rows()
-        self.cut(self.config.followers)
+        settings = self.config
+        self.totals = self.count_followers(
+            items, lengths, settings.last, settings.decay, settings.followers
+        )
 
     def check_counts(self) -> None:
         if tuple(self.starts.shape) != (self.n_items + 2,):

@@ -30,7 +30,6 @@ from longrec.retrieval.top_k import (
     best_of,
     best_of_items,
     best_vector,
-    products_of_pairs,
     score_items,
     search_with_rows,
     threshold,
@@ -38,8 +37,6 @@ from longrec.retrieval.top_k import (
 
 AT_ONCE = 1 << 22
 """Scores held at once."""
-PAIRS_AT_ONCE = 1 << 18
-"""Pairs of a user and an item scored one by one at once."""
 LARGE = 50_000
 """Items from which a scan in 8 bits pays, where the processor multiplies them fast: at 20,000 it
 does not, at 100,000 it takes a fifth of the time (docs/retrieval.md)."""
@@ -163,66 +160,6 @@ class ExactIndex:
             yield everybody[whole], None
         for row in everybody[~whole].tolist():
             yield everybody[row : row + 1], chosen[row]
-
-    @torch.inference_mode()
-    def scores_around(self, h: Tensor, items: Tensor, recent: Tensor | None = None) -> Tensor:
-        """Scores of all items, in which one item of each user stands where `search` has it.
-
-        The index is one that does not scan in 8 bits.
-
-        Parameters
-        ----------
-        h : Tensor
-            (n, D), what the model knows of each user.
-        items : Tensor
-            (n,) int64, an item index of each user.
-        recent : Tensor or None
-            As of `search`.
-
-        Returns
-        -------
-        Tensor
-            (n, n_items + 1), new memory where h is; that of the user's item, and those that may tie
-            with it, are the scores of `search`. Padding has -inf.
-        """
-        if self._scan is None:
-            return self._scorer.score(h, recent=recent)
-        users, rows = self._scorer.user_vectors(h), self._scorer.rows(h, recent)
-        vectors = self._scorer.item_vectors()
-        scores: Tensor = (users.flatten(0, 1) @ vectors.t()).unflatten(0, users.shape[:2]).amax(1)
-        added = None
-        if rows is not None:
-            added = torch.zeros_like(scores)
-            added[rows.row.to(h.device), rows.item.to(h.device)] = rows.value.to(scores)
-            scores += added
-        if vectors.shape[1] > 1:  # a sum of one product has one order
-            self._settle(scores, users.cpu().numpy(), items, added)
-        scores[:, 0] = -torch.inf
-        return scores
-
-    def _settle(
-        self, scores: Tensor, users: np.ndarray, items: Tensor, added: Tensor | None
-    ) -> None:
-        """Put the scores of `search` for each user's item, and all near it, into scores (n, N)."""
-        assert isinstance(self._scan, InFull)
-        vectors = self._scan.vectors
-
-        def settle(row: Tensor, item: Tensor) -> None:
-            pairs = item.cpu().numpy(), users, row.cpu().numpy()
-            found = torch.from_numpy(products_of_pairs(vectors, *pairs)).to(scores)
-            scores[row, item] = found if added is None else found + added[row, item]
-
-        every = torch.arange(len(scores), device=scores.device)
-        settle(every, items)
-        own = scores[every, items][:, None]
-        slack = torch.from_numpy(self._scan.slack(users)).to(scores)[:, None]
-        if added is not None:
-            slack = slack + SLACK * added.abs().amax(1, keepdim=True)
-        near = ~((scores < own - slack) | (scores > own + slack))
-        row, item = near.nonzero(as_tuple=True)
-        for start in range(0, len(row), PAIRS_AT_ONCE):
-            part = slice(start, start + PAIRS_AT_ONCE)
-            settle(row[part], item[part])
 
 
 class InFull:

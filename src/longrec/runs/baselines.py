@@ -12,14 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 from longrec.config.training import TrainConfig
 from longrec.core.choices import SplitName
 from longrec.data.catalog import Catalog
 from longrec.data.histories import Histories
-from longrec.data.splits import Split, training_events
+from longrec.data.splits import Split, training_counts
 from longrec.evaluation.baseline import Baseline
 from longrec.evaluation.metrics import CUTOFFS
 from longrec.evaluation.rank_targets import rank_targets
@@ -79,8 +78,7 @@ def measure_baselines(
     affordable = max(FEWEST, MOST_SCORES // (histories.n_items + 1))
     drawn = draw_targets(targets, most or affordable, seed)
     validated = replace(split, validation=draw_targets(split.validation, affordable, seed))
-    trains = training_events(histories.offsets, split.train_end)
-    counts = np.bincount(histories.items[trains], minlength=histories.n_items + 1)[1:]
+    counts = training_counts(histories, split.train_end)[1:]
     popular = Catalog(histories.catalog.ids, counts).popular
     metric, own = leading(ks), None
     if ranks is not None:

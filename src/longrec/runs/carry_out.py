@@ -6,7 +6,6 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from longrec.artifact.training_log import frame_of
@@ -17,7 +16,7 @@ from longrec.core.generators import generators_kept, seed_generators
 from longrec.data.catalog import Catalog
 from longrec.data.event_columns import check_columns
 from longrec.data.histories import Histories
-from longrec.data.splits import Split, make_split, training_events
+from longrec.data.splits import Split, make_split, training_counts
 from longrec.inference.encode import check_times
 from longrec.models import build_model
 from longrec.models.common.settings import parse_settings
@@ -127,9 +126,7 @@ def carry_out(
 
 def _counted(data: Histories, split: Split) -> Catalog:
     """The catalog with the counts of training events: what is popular knows no target."""
-    trains = training_events(data.offsets, split.train_end)
-    counts = np.bincount(data.items[trains], minlength=data.n_items + 1)
-    return Catalog(data.catalog.ids, counts[1:])
+    return Catalog(data.catalog.ids, training_counts(data, split.train_end)[1:])
 
 
 def find_device(name: str) -> torch.device:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -18,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from longrec.config.training import TrainConfig
 from longrec.core.errors import UsageError
 from longrec.data.batches import TrainingData
-from longrec.data.splits import training_events
+from longrec.data.splits import training_counts
 from longrec.models import SequenceModel
 from longrec.models.common.sequence import PAIRS_AT_ONCE
 from longrec.training.losses import (
@@ -136,9 +135,7 @@ def _full(products: torch.dtype, device: torch.device) -> Objective:
 
 def _sampled(number: int, data: TrainingData, device: torch.device) -> Objective:
     """Negatives follow the items' training counts, so that popular items are told apart too."""
-    histories = data.histories
-    items = histories.items[training_events(histories.offsets, data.train_end)]
-    counts = np.bincount(items, minlength=histories.n_items + 1) + 1.0
+    counts = training_counts(data.histories, data.train_end) + 1.0
     counts[0] = 0
     chance = torch.from_numpy(counts / counts.sum())
     cumulative = chance.cumsum(0).to(device)

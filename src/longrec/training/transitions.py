@@ -28,7 +28,7 @@ from longrec.evaluation.summary import as_served, compare_ranks
 from longrec.inference.encode import encode_targets, last_items, requests_of
 from longrec.models import CountingModel, Model, SequenceModel
 from longrec.models.common.scorer import Scorer
-from longrec.models.transitions import TransitionsScore
+from longrec.models.transitions import TransitionsScore, TransitionsScoreConfig
 from longrec.training.validation import Validated, draw_targets, validated
 
 READ = ((5, 0.6), (10, 0.8))
@@ -46,6 +46,9 @@ FEWEST = 2_000
 PAIRS, FEWEST_OF_PAIRS = 3_000_000, 200
 """The same where a network scores each pair of a history and an item, at some hundred times the
 cost."""
+MOST_PAIRS = 1 << 27
+"""Of an item and a follower that are kept, 1.5 GiB in memory and on disk: of larger catalogs
+each item keeps fewer followers than is usual, from 450 thousand items on."""
 CELLS = 1 << 20
 """Scores that are compared at once."""
 
@@ -104,11 +107,14 @@ def find_transitions(
     read: Sequence[tuple[int, float]] = READ
     if config.transitions != "auto":
         read = tuple((config.transitions, decay) for decay in DECAYS)
+    followers = min(TransitionsScoreConfig().followers, MOST_PAIRS // model.n_items)
     best, found = -1.0, None
     for number, (last, decay) in enumerate(read):
         if progress is not None:
             progress(number, len(read) + 1)
-        counted = count_transitions(histories, split, last=last, decay=decay)
+        counted = count_transitions(
+            histories, split, last=last, decay=decay, followers=max(1, followers)
+        )
         weight, quality = known.best_weight(counted, config.exclude_seen)
         if quality > best:
             best, found = quality, counted.weighted(weight)

@@ -85,13 +85,18 @@ class Followers(nn.Module):
         self.register_buffer("times", torch.zeros(0, dtype=torch.float64))
 
     def count_followers(
-        self, items: Tensor, lengths: Tensor, reach: int = 1, decay: float = 1.0
-    ) -> None:
+        self,
+        items: Tensor,
+        lengths: Tensor,
+        reach: int = 1,
+        decay: float = 1.0,
+        most: int | None = None,
+    ) -> Tensor:
         """Count n(a -> i) = sum over k = 1 .. reach of w_k times (i stood k after a).
 
         w_k is decay^(k - 1) rounded to a multiple of `UNIT`. Besides the events, a byte each and
-        the counts themselves (12 bytes a pair that occurred), it takes some 25 bytes for each of
-        `PAIRS_AT_ONCE`, however long the log.
+        the counts that are kept (20 bytes a pair, 12 in the end), it takes some 25 bytes for each
+        of `PAIRS_AT_ONCE`, however long the log.
 
         Parameters
         ----------
@@ -103,6 +108,13 @@ class Followers(nn.Module):
             How many events after an item count as following it.
         decay : float
             What each event further on counts, of the one before.
+        most : int or None
+            Followers of an item that are kept, as `cut` keeps them; None: all.
+
+        Returns
+        -------
+        Tensor
+            (n_items + 1,) float64, the sum of n(a -> i) over all i, of all that was counted.
         """
         n_items = len(self.starts) - 2
         log, ends = items.cpu().numpy(), lengths.cpu().numpy().cumsum()
@@ -111,6 +123,7 @@ class Followers(nn.Module):
         followers: list[np.ndarray] = []
         times: list[np.ndarray] = []
         number = np.zeros(n_items + 2, np.int64)  # pairs of item a at a + 1
+        totals = np.zeros(n_items + 1)
         events = torch.bincount(items, minlength=n_items + 1).cpu().numpy()
         for low, high in ranges(events * reach, PAIRS_AT_ONCE):
             key, counts = _count(log, ends, low, high, reach, n_items)
@@ -118,34 +131,32 @@ class Followers(nn.Module):
                 continue
             first = firsts(key // reach)
             pair = key[first] // reach
-            times.append(np.add.reduceat(counts * weights[key % reach], first))
-            followers.append((pair % (n_items + 1)).astype(np.int32))
-            number[low + 1 : high + 1] = np.bincount(pair // (n_items + 1), minlength=high - low)
+            owner, after = np.divmod(pair, n_items + 1)
+            counted = np.add.reduceat(counts * weights[key % reach], first)
+            here = np.bincount(owner, minlength=high - low)
+            totals[low:high] = np.bincount(owner, counted, minlength=high - low)
+            after = after.astype(np.int32)
+            if most is not None:
+                here, after, counted = most_frequent(here, after, counted, most)
+            followers.append(after)
+            times.append(counted)
+            number[low + 1 : high + 1] = here
         device = self.starts.device
         self.starts = torch.from_numpy(number.cumsum()).to(device)
         self.followers = torch.from_numpy(_joined(followers, np.int32)).to(device)
         self.times = torch.from_numpy(_joined(times, np.float64)).to(device)
+        return torch.from_numpy(totals).to(device)
 
     def cut(self, most: int) -> None:
         """Keep of each item its `most` frequent followers; of equals those of smaller index."""
         starts, followers, times = (
             x.cpu().numpy() for x in (self.starts, self.followers, self.times)
         )
-        number = np.diff(starts)
-        long = number > most
-        if not long.any():
-            return
-        row = np.repeat(np.arange(len(number)), number)
-        at = np.flatnonzero(long[row])
-        order = at[np.lexsort((followers[at], -times[at], row[at]))]
-        ranks = places(np.zeros(long.sum(), np.int64), number[long])
-        kept = np.ones(len(row), np.bool_)
-        kept[order[ranks >= most]] = False
+        number, followers, times = most_frequent(np.diff(starts), followers, times, most)
         device = self.starts.device
-        ends = np.minimum(number, most).cumsum()
-        self.starts = torch.from_numpy(np.pad(ends, (1, 0))).to(device)
-        self.followers = torch.from_numpy(followers[kept]).to(device)
-        self.times = torch.from_numpy(times[kept]).to(device)
+        self.starts = torch.from_numpy(np.pad(number.cumsum(), (1, 0))).to(device)
+        self.followers = torch.from_numpy(followers).to(device)
+        self.times = torch.from_numpy(times).to(device)
 
     def joined(self, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
         """`starts`, `followers` and `times` with what further pairs count; its own stay."""
@@ -207,6 +218,28 @@ def distance_weights(reach: int, decay: float) -> np.ndarray:
     """What events count that stand 1, 2, … after an item; as many as count anything."""
     weights: np.ndarray = np.rint(decay ** np.arange(reach) / UNIT) * UNIT
     return weights[weights > 0]
+
+
+def most_frequent(
+    number: Ints, followers: np.ndarray, times: np.ndarray, most: int
+) -> tuple[Ints, np.ndarray, np.ndarray]:
+    """Of rows of so many followers each the `most` frequent; of equals those of smaller index.
+
+    Returns
+    -------
+    (Ints, ndarray, ndarray)
+        How many are left of each row (n,), and they and their times.
+    """
+    long = number > most
+    if not long.any():
+        return number, followers, times
+    row = np.repeat(np.arange(len(number)), number)
+    at = np.flatnonzero(long[row])
+    order = at[np.lexsort((followers[at], -times[at], row[at]))]
+    ranks = places(np.zeros(long.sum(), np.int64), number[long])
+    kept = np.ones(len(row), np.bool_)
+    kept[order[ranks >= most]] = False
+    return np.minimum(number, most), followers[kept], times[kept]
 
 
 def ranges(pairs: Ints, at_once: int) -> list[tuple[int, int]]:
