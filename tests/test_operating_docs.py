@@ -14,17 +14,38 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from forking import address_of_session
 from serving.redis_server import free_port, need_redis
 from test_serving_docs import need_curl
 
 PAGE = (Path(__file__).parents[1] / "docs" / "operating.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.S | re.M)
 SHORT = ("max_epochs=1", "dim=8", "ffn_dim=8", "layers=1", "experts=2")
-SHIM = f"""#!/bin/bash
-# longrec, with trainings that are short.
-more=()
-[ "$1" != train ] || more=(--set {" ".join(SHORT)})
-exec {sys.executable} -m longrec "$@" "${{more[@]}}"
+LONGREC = """
+import os, sys
+os.umask(int(sys.argv.pop(1)))
+sys.argv[0] = "longrec"
+from longrec.cli.main import main
+main()
+"""
+SHIM = f"""#!{sys.executable}
+# longrec with trainings that are short, forked: it starts within milliseconds. Signals go on to it.
+import contextlib, os, signal, sys
+from forking import run_code
+
+words = sys.argv[1:]
+if words[0] == "train":
+    words += {["--set", *SHORT]}
+os.umask(mask := os.umask(0))
+child = run_code({LONGREC!r}, mask, *words)
+
+def go_on(number, _):
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child.pid, number)
+
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, go_on)
+sys.exit(child.wait())
 """
 
 
@@ -32,6 +53,7 @@ exec {sys.executable} -m longrec "$@" "${{more[@]}}"
 def test_the_run_book_runs(tmp_path: Path) -> None:
     need_curl()
     need_redis()
+    address_of_session()
     random = np.random.default_rng(0)
     pl.DataFrame(
         {
