@@ -29,7 +29,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn, Self
 
@@ -310,17 +310,32 @@ def run_command(*arguments: object, forked_children: bool = False, **options: An
     return run_code(code, *arguments, **options)
 
 
-def start_child(module: str, arguments: Sequence[str] = (), *, stdout: Any, stderr: Any) -> Forked:
+def start_child(
+    module: str,
+    arguments: Sequence[str] = (),
+    *,
+    stdout: Any,
+    stderr: Any,
+    variables: Mapping[str, str] | None = None,
+) -> Forked:
     """What `longrec.core.child.start_child` does, forked."""
     code = f"from {module} import main; main()"
-    return run_code(code, *arguments, stdin=subprocess.PIPE, stdout=stdout, stderr=stderr)
+    return run_code(
+        code,
+        *arguments,
+        stdin=subprocess.PIPE,
+        stdout=stdout,
+        stderr=stderr,
+        env=os.environ | dict(variables or {}),
+    )
 
 
 def fork_children() -> None:
-    """Let comparisons in this process fork the processes of their runs."""
+    """Let comparisons and trainings in this process fork the processes of theirs."""
+    from longrec.cli import processes
     from longrec.comparison import process
 
-    process.start_child = start_child  # type: ignore[assignment]
+    process.start_child = processes.start_child = start_child  # type: ignore[assignment]
 
 
 # ---- the server's end
