@@ -153,7 +153,7 @@ def test_rows_that_are_refreshed_are_read_as_if_settled(refreshed):
     losses = []
     for number, read in enumerate(reads(25)):
         if refreshed:
-            waiting.refresh("bank.slots", read[:3], read[3:].view(1, -1))
+            waiting.rows["bank.slots"].refresh(read)
         prompt.settle()
         losses.append((lazy(read).item(), plain(read).item()))
         update(lazy, waiting, number, read)
@@ -170,12 +170,15 @@ def test_rows_that_are_refreshed_are_read_as_if_settled(refreshed):
         assert all(close) == refreshed
 
 
-def test_a_dense_table_needs_no_refresh():
-    model, _, optimiser = make(False)
+@pytest.mark.parametrize("sparse", [False, True])
+def test_rows_of_items_are_brought_up_to_date_where_they_wait(monkeypatch, sparse):
+    monkeypatch.setattr(Toy, "item_tables", lambda self: ["bank.slots"])
+    model, _, optimiser = make(sparse)
     update(model, optimiser, 0, torch.tensor([4]))
     before = copy.deepcopy(model)
-    optimiser.refresh("bank.slots", torch.tensor([3, 4]))
-    equal(model, before)
+    optimiser.read(torch.tensor([3, 4]), torch.tensor([[4]]))
+    changed = (model.bank.slots != before.bank.slots).any(1)
+    assert changed.nonzero().flatten().tolist() == ([3] if sparse else [])
 
 
 def test_a_step_that_reads_no_row_still_counts():

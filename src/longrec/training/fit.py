@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections import defaultdict
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
 
@@ -62,6 +63,8 @@ from longrec.training.progress import (
     or_none,
     settings_of,
 )
+from longrec.training.ranking import rank_in_shards
+from longrec.training.shards import Shards
 from longrec.training.validation import (
     draw_targets,
     named,
@@ -69,6 +72,9 @@ from longrec.training.validation import (
     rank_together,
     validated,
 )
+
+PARTS = ("model", "average", "optimizer", "carried")
+"""Of the tensors of a checkpoint, but for the best weights."""
 
 
 def fit(
@@ -176,11 +182,15 @@ class _Fit:
         self.processes = Processes.here()
         self.final = split.protocol == ALL
         self.status = FitStatus(precision=choose_precision(config.precision, self.device))
-        few = reads_few_items(config, model.n_items)
-        model.sparse_items = few and reads_items_by_rows(model)
+        by_rows = reads_few_items(config, model.n_items) and reads_items_by_rows(model)
+        self.shards = None
+        model.sparse_items = by_rows and self.processes.number == 1
+        if by_rows and not model.sparse_items:
+            self.shards = Shards(model.item_tables(), model.n_items, self.processes)
+            self.shards.take(model)
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
         self.best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-        self.optimiser = Optimiser(model, self.average, config, self.processes)
+        self.optimiser = Optimiser(model, self.average, config, self.processes, self.shards)
         self.objective = make_objective(config, data, self.device, self.products)
         self.validation = draw_targets(split.validation, config.validation_users, config.seed)
         self.state: UserState | None = None
@@ -195,7 +205,10 @@ class _Fit:
         with self.writer:
             self.train(validate_first)
         status = self.status
-        self.model.load_state_dict(self.best)
+        if self.shards is None:
+            self.model.load_state_dict(self.best)
+        else:
+            self.shards.give_whole(self.model, self.best)
         self.model.eval()
         best = next((row for row in status.rows if row.ndcg10 == status.best), None)
         return FitResult(
@@ -268,8 +281,7 @@ class _Fit:
         self.seed(status.epoch, status.step)
         real = batch.targets > 0
         targets, negatives = batch.targets[real], self.objective.draw()
-        for table in self.model.item_tables():
-            self.optimiser.refresh(table, batch.items, targets, negatives)
+        self.optimiser.read(batch.items, targets, negatives)
         if self.processes.number > 1:  # what a layer drops is drawn by each for its own rows
             self.seed(status.epoch, status.step, self.processes.rank)
         if len(batch.items):
@@ -335,11 +347,7 @@ class _Fit:
         self.data.histories.check()  # files that change under a run would give other events
         self.optimiser.settle()
         with watch_usage(self.average) as usage:
-            ranks = rank_together(
-                *(Scorer(self.average), self.data.histories, self.validation, self.config.context),
-                progress=lambda done, total: self.report(1, status.loss, done / total),
-                processes=self.processes,
-            )
+            ranks = self.ranks(lambda done, total: self.report(1, status.loss, done / total))
         self.processes.add_up([usage.counts])
         found = validated(ranks, self.config.exclude_seen)
         (status.seconds,) = self.processes.of_first(self.clock() - self.start)
@@ -366,10 +374,18 @@ class _Fit:
             write_log(self.folder, frame_of(status.rows))
         self.report(1, row.loss)
 
+    def ranks(self, progress: Callable[[int, int], None]) -> pl.DataFrame:
+        """The ranks of the validation targets that `validated` reads."""
+        wanted = self.data.histories, self.validation, self.config.context, progress
+        if self.shards is None:
+            return rank_together(Scorer(self.average), *wanted, self.processes)
+        tables = {name: self.optimiser.rows[name].average for name in self.shards.names}
+        return rank_in_shards(self.average, tables, self.shards, *wanted)
+
     def keep_weights(self) -> None:
         """Keep the averaged weights as the best, where the best before them stand."""
         self.writer.best_changes()
-        for name, tensor in self.average.state_dict().items():
+        for name, tensor in self.optimiser.averages_of_weights().items():
             self.best[name].copy_(tensor)
 
     def tell(self, validated: bool) -> None:
@@ -410,18 +426,31 @@ class _Fit:
         if self.state is not None:
             map_state(lambda part: carried.append(part) or part, self.state)  # type: ignore[func-returns-value]
         carried = [self.processes.all(part) for part in carried]
-        if self.processes.rank:
-            return
         parts = {
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
+            "model": self.optimiser.weights(),
+            "average": self.optimiser.averages_of_weights(),
             "optimizer": self.optimiser.tensors(),
             "carried": {str(number): part for number, part in enumerate(carried)},
         }
+        best = self.best
+        if self.shards is not None:
+            self.writer.wait()
+            if any(self.processes.of_first(not self.writer.best_is_written)):
+                best = self.shards.gathered(best, self.optimiser.in_shards())
+            for part in ("model", "average", "optimizer"):
+                parts[part] = self.shards.gathered(parts[part], self.optimiser.in_shards())
+        if self.processes.rank:
+            return
         tensors = {
             f"{part}.{name}": x for part, named in parts.items() for name, x in named.items()
         }
-        self.writer.save(tensors, self.best, asdict(self.status))
+        self.writer.save(tensors, best, asdict(self.status))
+
+    def told_by_first(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors that rank 0 has; of tables in shards the own rows."""
+        if self.shards is None:
+            return self.processes.tensors_of_first(tensors)
+        return self.shards.told(tensors, self.optimiser.in_shards())
 
     def load(self) -> None:
         """Go to the last checkpoint, if there is one; it tells nothing of how many wrote it."""
@@ -430,13 +459,13 @@ class _Fit:
         state = self.processes.document_of_first(state)
         if state is None:
             return
-        tensors = self.processes.tensors_of_first(tensors)
-        best = self.processes.tensors_of_first(best)
-        parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
+        parts: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
-            parts[part][rest] = tensor
+            parts.setdefault(part, {})[rest] = tensor
         try:
+            best = self.told_by_first(best)
+            parts = {part: self.told_by_first(parts[part]) for part in PARTS}
             rows = [ValidationRow(**row) for row in state["rows"]]
             self.status = FitStatus(**state | {"rows": rows})
             self.objective = make_objective(self.config, self.data, self.device, self.products)

@@ -3,13 +3,13 @@
 The model says how its parameters are updated: `parameter_groups`, each with its share of training's
 weight decay and learning rate, and `sparse_tables`, of which only the rows that a step read are.
 Where several processes train, each has the same weights and moments, and does the same update by
-the sum of all gradients.
+the sum of all gradients; tables of items that are updated by rows are spread over them (shards.py).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,6 +20,7 @@ from longrec.core.errors import LongrecError
 from longrec.models import SequenceModel
 from longrec.training.processes import ALONE, Processes
 from longrec.training.rows import RowAdam, check_tensors
+from longrec.training.shards import Route, Shards
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 ROWS = "rows."
@@ -44,6 +45,8 @@ class Optimiser:
         learning_rate, beta1, beta2, weight_decay, warmup_steps, clip and average.
     processes : Processes
         Over which gradients are summed.
+    shards : Shards or None
+        Tables of which model and average hold the own rows of this process alone.
 
     Raises
     ------
@@ -57,31 +60,36 @@ class Optimiser:
         average: SequenceModel,
         config: TrainConfig,
         processes: Processes = ALONE,
+        shards: Shards | None = None,
     ) -> None:
         check_types(model)
-        self.processes = processes
+        self.model, self.average = model, average
+        self.processes, self.shards = processes, shards
+        self.route: Route | None = None  # of the rows that the model holds
         parameters, averages = dict(model.named_parameters()), dict(average.named_parameters())
+        spread = [] if shards is None else list(shards.names)
         shares, sparse = shares_of(model), model.sparse_tables()
         unknown = sorted(set(sparse) - parameters.keys())
         if unknown:
             raise ValueError(f"sparse is {unknown}, but the model has no such parameters")
         self.config = config
         self.tables = {name: parameters[name] for name in sparse}
-        self.rates = {name: shares[name].rate for name in sparse}
+        by_rows = [*sparse, *spread]
+        self.rates = {name: shares[name].rate for name in by_rows}
         seldom = model.item_tables()
         self.rows = {
             name: RowAdam(
-                table,
+                parameters[name],
                 averages[name],
                 0.0 if name in seldom else config.beta1,  # rows.py says why
                 config.beta2,
                 config.weight_decay * shares[name].decay,
             )
-            for name, table in self.tables.items()
+            for name in by_rows
         }
         # The order of the gradients' norms in their sum, whatever the groups are.
-        self.dense = {name: p for name, p in parameters.items() if name not in sparse}
-        self.averages: list[Tensor] = [p for name, p in averages.items() if name not in sparse]
+        self.dense = {name: p for name, p in parameters.items() if name not in by_rows}
+        self.averages: list[Tensor] = [p for name, p in averages.items() if name not in by_rows]
         groups: dict[Share, list[Tensor]] = defaultdict(list)
         for name, parameter in self.dense.items():
             groups[shares[name]].append(parameter)
@@ -101,21 +109,29 @@ class Optimiser:
         for parameter in (*self.dense.values(), *self.tables.values()):
             parameter.grad = None
 
-    def refresh(self, name: str, *read: Tensor) -> None:
-        """Bring rows of a table up to date before they are read; a dense table always is.
+    def read(self, *items: Tensor) -> None:
+        """Bring the rows that a step is about to read up to date, and let the model hold them.
 
-        So are the rows that other processes are about to read: the weights stay the same in all.
+        Tables that are not updated by rows always are, and are held whole.
 
         Parameters
         ----------
-        name : str
-            As in named_parameters.
-        *read : Tensor
-            Which rows, int64 of any shapes.
+        *items : Tensor
+            int64 of any shapes.
         """
-        if name in self.rows:
-            rows = torch.cat([rows.flatten() for rows in read])
-            self.rows[name].refresh(self.processes.all(rows))
+        read = torch.cat([some.flatten() for some in items])
+        if self.shards is None:
+            for name in self.model.item_tables():
+                if name in self.rows:
+                    self.rows[name].refresh(read)
+            return
+        held = torch.cat([read.new_zeros(1), read]).unique()  # row 0 stays the one of padding
+        self.route = self.shards.route(held)
+        tables = {}
+        for name in self.shards.names:
+            self.rows[name].refresh(self.route.rows)
+            tables[name] = self.shards.fetch(self.rows[name].table, self.route)
+        self.shards.give(self.model, tables, held)
 
     def step(self, number: int) -> None:
         """Update model and average by the gradients; `number` steps were done before."""
@@ -128,7 +144,9 @@ class Optimiser:
             name: self.processes.add_up_rows(*_touched(name, table))
             for name, table in self.tables.items()
         }
-        self._clip([gradient for _, gradient in touched.values()])
+        own = self._gradients_of_shards()
+        self._clip([x for _, x in touched.values()], [x for _, x in own.values()])
+        touched |= own
         for group, share in zip(self.adam.param_groups, self.shares, strict=True):
             group["lr"] = lr * share.rate
         self.adam.step()
@@ -150,17 +168,54 @@ class Optimiser:
             if not some:
                 parameter.grad = None
 
-    def _clip(self, touched: list[Tensor]) -> None:
-        """Scale all gradients as torch's clip_grad_norm_ does, those of touched rows included."""
+    def _gradients_of_shards(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Of each table in shards own rows (n,) that any process has read, and their gradients."""
+        if self.shards is None or self.route is None:
+            return {}
+        found = {}
+        for name in self.shards.names:
+            rows = getattr(self.model, name)
+            gradient = torch.zeros_like(rows) if rows.grad is None else rows.grad
+            found[name] = self.shards.give_back(gradient, self.route)
+        return found
+
+    def _clip(self, touched: list[Tensor], own: list[Tensor]) -> None:
+        """Scale all gradients as torch's clip_grad_norm_ does, those of touched rows included.
+
+        Those of `own` rows are another part in each process, all others the same.
+        """
         gradients = [p.grad for p in self.dense.values() if p.grad is not None] + touched
         norm = torch.nn.utils.get_total_norm(gradients)
+        if own:
+            (squares,) = self.processes.sums(float(torch.nn.utils.get_total_norm(own)) ** 2)
+            norm = (norm.square() + squares).sqrt()
         scale = torch.clamp(self.config.clip / (norm + 1e-6), max=1.0)
-        torch._foreach_mul_(gradients, scale)
+        torch._foreach_mul_(gradients + own, scale)
 
     def settle(self) -> None:
         """Bring the rows that were not touched lately up to date, in model and average."""
         for rows in self.rows.values():
             rows.settle()
+
+    def weights(self) -> dict[str, Tensor]:
+        """The model's state; of a table in shards the own rows."""
+        return self.model.state_dict() | {name: self.rows[name].table for name in self._spread()}
+
+    def averages_of_weights(self) -> dict[str, Tensor]:
+        """The average's state; of a table in shards the own rows."""
+        return self.average.state_dict() | {n: self.rows[n].average for n in self._spread()}
+
+    def _spread(self) -> Sequence[str]:
+        return () if self.shards is None else self.shards.names
+
+    def in_shards(self) -> dict[str, Tensor]:
+        """Of `weights`, `averages_of_weights` and `tensors` what holds own rows alone, by name."""
+        found = {name: self.rows[name].table for name in self._spread()}
+        for name in self._spread():
+            rows = self.rows[name]
+            slots = {"first": rows.first, "second": rows.second, "marks": rows.marks}
+            found |= {f"{ROWS}{name}.{slot}": x for slot, x in slots.items()}
+        return found
 
     def tensors(self) -> dict[str, Tensor]:
         """What the next step depends on, besides the weights and their average."""
@@ -252,7 +307,7 @@ def _touched(name: str, table: Tensor) -> tuple[Tensor, Tensor]:
     if not table.grad.is_sparse:
         raise ValueError(
             f"{name} is updated by rows, but its gradient is dense: read its rows by "
-            "`embedding(items, table, sparse=self.sparse_items)`, as `item_vectors(items)` does"
+            "`self.rows_of(table, items)`, as `item_vectors(items)` does"
         )
     gradient = table.grad.coalesce()
     return gradient.indices()[0], gradient.values()

@@ -124,6 +124,31 @@ class Processes(NamedTuple):
             dist.all_gather(every, mine)
         return torch.cat([x[: int(count)] for x, count in zip(every, counts, strict=True)])
 
+    def exchange(self, rows: Tensor, give: Sequence[int], take: Sequence[int]) -> Tensor:
+        """Give so many rows to each process, in their order, and take so many of each."""
+        came = rows.new_empty(sum(take), *rows.shape[1:])
+        with _together():
+            dist.all_to_all_single(came, rows.contiguous(), list(take), list(give))
+        return came
+
+    def gather(self, x: Tensor, everywhere: bool) -> list[Tensor] | None:
+        """The tensors, all of one shape, of all processes, in rank 0 or everywhere."""
+        here = everywhere or not self.rank
+        every = [torch.empty_like(x) for _ in range(self.number)] if here else None
+        with _together():
+            if everywhere:
+                dist.all_gather(every, x)
+            else:
+                dist.gather(x, every)
+        return every
+
+    def scatter(self, parts: list[Tensor] | None, like: Tensor) -> Tensor:
+        """Of the tensors that rank 0 has for each process this one's, of the shape of `like`."""
+        mine = torch.empty_like(like)
+        with _together():
+            dist.scatter(mine, parts)
+        return mine
+
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """Put in the place of each tensor its sum over all processes."""
         if self.number == 1:

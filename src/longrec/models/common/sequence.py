@@ -77,12 +77,15 @@ class SequenceModel(Model):
     ----------
     width : numbers of h.
     sparse_items : whether the item tables' gradients are sparse; training decides it.
+    held : the items whose rows the tables have, in rising order; None: all, but for a step of a
+        training that spreads tables over processes.
     undecayed : names of its own parameters, as of any module's, that weight decay leaves alone,
         besides all vectors (biases, gains of norms).
     """
 
     searched = MappingProxyType({"dim": "x0.5,x1,x2,x4", "layers": "x0.5..x2", "dropout": "0..0.6"})
     sparse_items: bool = False
+    held: Tensor | None = None
     undecayed = ("output_bias",)
 
     def __init__(
@@ -145,9 +148,7 @@ class SequenceModel(Model):
 
         Where masked (B, T) is True the mask vector stands instead of the item's.
         """
-        vectors: Tensor = nn.functional.embedding(
-            items, self.items, padding_idx=0, sparse=self.sparse_items
-        )
+        vectors = self.rows_of(self.items, items, padding=0)
         if self.gaps is not None:
             vectors = vectors + self.gaps(ctx.times, ctx.before)
         if masked is not None:
@@ -340,13 +341,14 @@ class SequenceModel(Model):
     def item_vectors(self, items: Tensor | None = None) -> Tensor:
         """Vectors of all items (n_items + 1, D), row 0 being padding, or of some (..., D)."""
         table = self.items if self.output_items is None else self.output_items
-        return table if items is None else self._rows(table, items)
+        return table if items is None else self.rows_of(table, items)
 
     def item_bias(self, items: Tensor | None = None) -> Tensor | None:
         """Biases of all items (n_items + 1,) or of some (...); None of a model without."""
         if self.output_bias is None:
             return None
-        return (self.output_bias if items is None else self._rows(self.output_bias, items))[..., 0]
+        bias = self.output_bias if items is None else self.rows_of(self.output_bias, items)
+        return bias[..., 0]
 
     def score_pairs(self, h: Tensor, items: Tensor) -> Tensor:
         """h (n, W) with candidates items (n, C) -> scores (n, C), of a target-aware model."""
@@ -385,8 +387,14 @@ class SequenceModel(Model):
         scores = torch.stack(rows)[:, 1:width] if rows else h.new_zeros(0, self.n_items)
         return nn.functional.pad(scores, (1, 0), value=-torch.inf)
 
-    def _rows(self, table: Tensor, items: Tensor) -> Tensor:
-        return nn.functional.embedding(items, table, sparse=self.sparse_items)
+    def rows_of(self, table: Tensor, items: Tensor, padding: int | None = None) -> Tensor:
+        """Rows of some items (...) of a table of items, (..., D): the one way to read it.
+
+        The row `padding` gets no gradient.
+        """
+        if self.held is not None:
+            items = torch.searchsorted(self.held, items)
+        return nn.functional.embedding(items, table, padding, sparse=self.sparse_items)
 
     def _no_h(self, items: Tensor) -> Tensor:
         """h of no events, (B, 0, W)."""
