@@ -43,8 +43,12 @@ def fit_all(jobs: list[dict[str, Any]], out: Path, rank: int = 0) -> None:
         config = TrainConfig(**job["training"])
         split = make_split(config.protocol, histories, config.cut)
         losses: list[float] = []
+        held: list[int] = []
 
-        def look(report: Any, job: Any = job, losses: Any = losses) -> None:
+        def look(
+            report: Any, job: Any = job, losses: Any = losses, held: Any = held, model: Any = model
+        ) -> None:
+            held.append(len(model.items))
             if report.validating is None and report.steps > 1:
                 losses.append(report.loss)
                 if report.status.total_steps == job.get("stop_at"):
@@ -64,7 +68,7 @@ def fit_all(jobs: list[dict[str, Any]], out: Path, rank: int = 0) -> None:
             {name: x.contiguous() for name, x in model.state_dict().items()},
             out.with_name(f"{out.name}-{rank}-{number}.safetensors"),
         )
-        told.append({"losses": losses, "result": result})
+        told.append({"losses": losses, "held": max(held), "result": result})
     out.with_name(f"{out.name}-{rank}.json").write_text(json.dumps(told))
 
 

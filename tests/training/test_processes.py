@@ -229,6 +229,14 @@ def test_one_goes_on_with_what_two_began(fits, name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["rows", "rows of two tables", "rows from one"])
+def test_no_process_holds_a_table_whole_while_it_trains(fits, name):
+    for rank in (0, 1):
+        assert fits.of(f"two-{rank}", name)[1]["held"] <= 1501
+    assert fits.of("one-0", name)[1]["held"] == 3001
+
+
+@pytest.mark.slow
 def test_rank_0_alone_writes_and_decides(fits):
     log = Path(fits.run("windows", "two"), "log.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in log] == ["epoch", "1", "2"]

@@ -6,7 +6,8 @@ from what other packages draw as they are imported.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -38,6 +39,12 @@ def seed_generators(seed: int, device: torch.device = CPU) -> None:
         torch.cuda.default_generators[_index(device)].manual_seed(seed)
     elif device.type != "cpu":
         torch.get_device_module(device).manual_seed(seed)
+
+
+def seed_by(place: Sequence[int], device: torch.device = CPU) -> None:
+    """Seed the generators of a device and of the CPU by a place in some work."""
+    seed = hashlib.blake2b(repr(tuple(place)).encode(), digest_size=8).digest()
+    seed_generators(int.from_bytes(seed) >> 1, device)
 
 
 def _index(device: torch.device) -> int:

@@ -59,7 +59,8 @@ def carry_out(
     split = make_split(config.protocol, data, config.cut)
     with generators_kept():
         seed_generators(config.seed)
-        model = build_model(plan.model, model_config, data.n_items).to(find_device(device))
+        place = find_device(device)
+        model = build_model(plan.model, model_config, data.n_items)
     check_times(model, data.times, of_log=True)
     check_columns(plan.model, model.reads_columns, data.columns, data.path)
     columns = {name: data.columns[name] for name in model.reads_columns}
@@ -86,7 +87,10 @@ def carry_out(
         if show is True
         else nullcontext(show or None)
     ) as report:
-        result = fit(model, data, split, config, run, resume, report, old is not None, on_epoch)
+        started = old is not None
+        result = fit(
+            *(model, data, split, config, run, resume, report, started, on_epoch), device=place
+        )
     data.check()
     training = asdict(result)
     del training["rows"]

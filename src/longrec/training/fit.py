@@ -11,7 +11,6 @@ what is decided by a clock, a caller or a disk is decided by rank 0.
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
@@ -26,7 +25,7 @@ from torch import Tensor
 from longrec.artifact.training_log import ValidationRow, frame_of, write_log
 from longrec.config.training import TrainConfig, refuse_unread
 from longrec.core.errors import DataError, LongrecError
-from longrec.core.generators import generators_kept, seed_generators
+from longrec.core.generators import generators_kept, seed_by
 from longrec.core.memory import keep_freed_memory
 from longrec.data.batches import Batch, TrainingData
 from longrec.data.histories import Histories
@@ -73,8 +72,7 @@ from longrec.training.validation import (
     validated,
 )
 
-PARTS = ("model", "average", "optimizer", "carried")
-"""Of the tensors of a checkpoint, but for the best weights."""
+PARTS = ("model", "average", "optimizer", "carried")  # of a checkpoint, besides the best weights
 
 
 def fit(
@@ -87,6 +85,7 @@ def fit(
     show: Show | None = None,
     validate_first: bool = False,
     on_epoch: OnEpoch | None = None,
+    device: torch.device | None = None,
 ) -> FitResult:
     """Train `model` in place and leave it with its best validated weights, in eval mode.
 
@@ -108,6 +107,9 @@ def fit(
         where nothing better follows.
     on_epoch : callable or None
         Called after every epoch, with its checkpoint begun; where it returns True, training ends.
+    device : torch.device or None
+        Where it is trained; None: where it is. It stays there, but for one whose tables of items
+        were in parts on several devices: that one is whole on the CPU in the end.
 
     Returns
     -------
@@ -119,7 +121,9 @@ def fit(
         When there is nothing to train on, the model would learn to copy its targets, a setting
         has no effect on such a model, its loss cannot be had, or is not finite.
     """
+    device = device or model.device
     if isinstance(model, CountingModel):
+        model.to(device)
         return count(model, histories, split, config, on_epoch)
     assert isinstance(model, SequenceModel)
     model.learn_words({name: histories.columns[name].words for name in model.reads_columns})
@@ -130,8 +134,9 @@ def fit(
             f"{histories.path}: no user has two training events under the protocol "
             f"{split.protocol!r}, so there is nothing to train on"
         )
-    with generators_kept(model.device):
-        return _Fit(model, data, split, config, run, show, on_epoch).run(resume, validate_first)
+    with generators_kept(device):
+        trained = _Fit(model, data, split, config, run, show, on_epoch, device)
+        return trained.run(resume, validate_first)
 
 
 def training_data(
@@ -176,18 +181,22 @@ class _Fit:
         run: Path,
         show: Show | None = None,
         on_epoch: OnEpoch | None = None,
+        device: torch.device | None = None,
     ) -> None:
+        device = device or model.device
         self.model, self.data, self.config, self.folder = model, data, config, run
-        self.show, self.on_epoch, self.device = show, on_epoch, model.device
+        self.show, self.on_epoch, self.device = show, on_epoch, device
         self.processes = Processes.here()
         self.final = split.protocol == ALL
-        self.status = FitStatus(precision=choose_precision(config.precision, self.device))
+        precision = choose_precision(config.precision, device)
+        self.status = FitStatus(precision=self.processes.document_of_first(precision))
         by_rows = reads_few_items(config, model.n_items) and reads_items_by_rows(model)
         self.shards = None
         model.sparse_items = by_rows and self.processes.number == 1
         if by_rows and not model.sparse_items:
-            self.shards = Shards(model.item_tables(), model.n_items, self.processes)
-            self.shards.take(model)
+            self.shards = Shards(model.item_tables(), model.n_items, self.processes, device)
+            self.shards.take(model)  # before the device gets more than a part of them
+        model.to(device)
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
         self.best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         self.optimiser = Optimiser(model, self.average, config, self.processes, self.shards)
@@ -278,12 +287,13 @@ class _Fit:
     def step(self, batch: Batch) -> tuple[float, int, int]:
         """One update; the sum of losses, the targets and the events read, of all processes."""
         status, config = self.status, self.config
-        self.seed(status.epoch, status.step)
+        place = config.seed, status.epoch, status.step
+        seed_by(place, self.device)
         real = batch.targets > 0
         targets, negatives = batch.targets[real], self.objective.draw()
         self.optimiser.read(batch.items, targets, negatives)
         if self.processes.number > 1:  # what a layer drops is drawn by each for its own rows
-            self.seed(status.epoch, status.step, self.processes.rank)
+            seed_by((*place, self.processes.rank), self.device)
         if len(batch.items):
             with self.autocast():
                 h = self.encode(batch)[real]
@@ -306,12 +316,6 @@ class _Fit:
             (loss * (len(targets) / number)).backward()
         self.optimiser.step(status.total_steps)
         return value, int(number), int(events)
-
-    def seed(self, *place: int) -> None:
-        """Seed what is drawn next by the run's seed and a place in it."""
-        told = repr((self.config.seed, *place)).encode()
-        seed = hashlib.blake2b(told, digest_size=8).digest()
-        seed_generators(int.from_bytes(seed) >> 1, self.device)
 
     def encode(self, batch: Batch) -> Tensor:
         """h (B, T, D), from the state of the window before where there is one."""
@@ -459,13 +463,9 @@ class _Fit:
         state = self.processes.document_of_first(state)
         if state is None:
             return
-        parts: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
-        for name, tensor in tensors.items():
-            part, _, rest = name.partition(".")
-            parts.setdefault(part, {})[rest] = tensor
         try:
             best = self.told_by_first(best)
-            parts = {part: self.told_by_first(parts[part]) for part in PARTS}
+            parts = {part: self.told_by_first(_below(part, tensors)) for part in PARTS}
             rows = [ValidationRow(**row) for row in state["rows"]]
             self.status = FitStatus(**state | {"rows": rows})
             self.objective = make_objective(self.config, self.data, self.device, self.products)
@@ -491,3 +491,9 @@ class _Fit:
             own = self.processes.part(len(carried["0"]))
             leaves = iter([carried[str(n)][own].to(self.device) for n in range(len(carried))])
             self.state = map_state(lambda _: next(leaves), self.model.initial_state(1))
+
+
+def _below(part: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a part of a checkpoint, by their names in it."""
+    head = f"{part}."
+    return {n.removeprefix(head): x for n, x in tensors.items() if n.startswith(head)}

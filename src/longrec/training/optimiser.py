@@ -158,7 +158,9 @@ class Optimiser:
         """Sum gradients over processes; None stays None only where it is so in all of them."""
         if self.processes.number == 1:
             return
-        had = torch.tensor([float(p.grad is not None) for p in self.dense.values()])
+        had = torch.tensor(
+            [float(p.grad is not None) for p in self.dense.values()], device=self.model.device
+        )
         for parameter in self.dense.values():
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)

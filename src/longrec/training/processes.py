@@ -172,8 +172,10 @@ class Processes(NamedTuple):
         if self.number == 1:
             return rows, values
         every, values = self.all(rows), self.all(values)
-        found, place = every.unique(return_inverse=True)
-        return found, values.new_zeros(len(found), *values.shape[1:]).index_add_(0, place, values)
+        size = (int(every.max()) + 1 if len(every) else 0, *values.shape[1:])
+        # To the same bits everywhere, which index_add_ does not promise on a GPU.
+        summed = torch.sparse_coo_tensor(every[None], values, size).coalesce()
+        return summed.indices()[0], summed.values()
 
 
 ALONE = Processes()

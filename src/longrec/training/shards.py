@@ -47,11 +47,14 @@ class Shards:
     names : of the tables, as the model's attributes.
     n_items : rows of a table but for padding's.
     processes : over which they are spread.
+    device : of this process's part.
     """
 
-    def __init__(self, names: Sequence[str], n_items: int, processes: Processes) -> None:
+    def __init__(
+        self, names: Sequence[str], n_items: int, processes: Processes, device: torch.device
+    ) -> None:
         self.names, self.processes, self.size = names, processes, n_items + 1
-        self.own = torch.arange(processes.rank, self.size, processes.number)
+        self.own = torch.arange(processes.rank, self.size, processes.number, device=device)
         """The items of this process, in the order of its rows."""
 
     def part(self, whole: Tensor) -> Tensor:
@@ -91,7 +94,6 @@ class Shards:
     def take(self, model: SequenceModel) -> None:
         """Let a model with whole tables hold the own rows alone."""
         rows = {name: self.part(getattr(model, name)) for name in self.names}
-        self.own = self.own.to(model.device)
         self.give(model, rows, self.own)
 
     def give_whole(self, model: SequenceModel, state: Mapping[str, Tensor]) -> None:
