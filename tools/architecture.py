@@ -50,6 +50,7 @@ ROOMS = (
     "tuning",
     "longrec_bench",
     "cli",
+    "client",
     "longrec",
 )
 """From the ground up. "longrec" is the package itself: its public names."""

@@ -268,6 +268,12 @@ class Artifact:
         UsageError
             When the model has none.
         """
+        self.check_has_vectors()
+        assert isinstance(self.model, SequenceModel)
+        return self.model.item_vectors().detach()
+
+    def check_has_vectors(self) -> None:
+        """Raise UsageError where scores are no products of users' and items' vectors."""
         if not isinstance(self.model, SequenceModel):
             raise UsageError(
                 f"{self.name} counts items and has no vectors of them: ask a model that is "
@@ -277,7 +283,6 @@ class Artifact:
             raise UsageError(
                 f"{self.name} scores a user and an item together and has no vectors of items"
             )
-        return self.model.item_vectors().detach()
 
     def item_frame(self) -> pl.DataFrame:
         """The catalog with the vectors that are scored, for analysis or another system.

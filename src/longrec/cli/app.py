@@ -84,6 +84,7 @@ for command in (
     explain.explain,
     serve.index,
     serve.export,
+    serve.push,
     serve.serve,
     consume.consume,
     train.models,

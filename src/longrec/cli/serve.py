@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Context, Option
+from typer import Argument, Context, Option
 
 from longrec.cli.common import AnotherCatalog, Json, Overwrite, Plugin, Run, print_result
 from longrec.core import console
@@ -84,6 +84,38 @@ def export(
         f"deviation ({parity['events']:,} events of {parity['histories']} random histories; "
         f"{parity['allowed_of_spread']:.1g} is allowed)."
     )
+
+
+def push(
+    run: Run,
+    url: Annotated[
+        str,
+        Argument(
+            metavar="URL",
+            help="qdrant://host:6333/COLLECTION, qdrant:///folder/COLLECTION (no server), or "
+            "postgresql://user@host/database?table=NAME.",
+            show_default=False,
+        ),
+    ],
+    plugin: Plugin = None,
+    json: Json = False,
+) -> None:
+    """Bring item vectors into a vector store, in place of the last ones, and measure its answers.
+
+    Example: [bold]longrec push run qdrant://localhost:6333/items[/bold]
+    """
+    from longrec.export.push import push as bring
+    from longrec.recommender import load
+
+    with console.progress_bar("pushing") as progress:
+        pushed = bring(load(run), url, progress)
+    facts = {
+        "vectors": f"{pushed.items:,} of {pushed.dim} numbers",
+        "of model": pushed.model,
+        "recall@10": f"{pushed.recall:.3f} (against exact search; {pushed.users})",
+        "one search": f"{pushed.milliseconds:.1f} ms (median)",
+    }
+    print_result(json, pushed._asdict(), pushed.store, facts)
 
 
 def serve(

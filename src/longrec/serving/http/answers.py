@@ -22,7 +22,7 @@ from longrec.retrieval.exact import similar
 from longrec.retrieval.index import COLD, PERSONAL
 from longrec.retrieval.restriction import Restriction
 from longrec.serving.http import schemas
-from longrec.serving.http.service import item_id, item_ids
+from longrec.serving.http.service import TOGETHER, item_id, item_ids
 from longrec.serving.http.threads import Pause
 from longrec.serving.stores.packed_columns import unpack_columns
 from longrec.serving.stores.protocol import DAMAGED
@@ -251,6 +251,19 @@ def similar_to(stream: Stream, index: int, k: int, pause: Pause) -> bytes:
     )
 
 
+def user_vectors(stream: Stream, users: Sequence[Any], pause: Pause) -> bytes:
+    """The answer to who asked for users' vectors."""
+    _check_vectors(stream)
+    lists = list[bytes]()
+    for start in range(0, len(users), TOGETHER):
+        some = users[start : start + TOGETHER]
+        for user, vectors in zip(some, stream.ranker.user_vectors(some), strict=True):
+            shown = [] if vectors is None else vectors.tolist()
+            lists.append(dumps({"user": user, "vectors": shown}))
+        pause()
+    return _with_lists("users", lists, {"model": stream.artifact.state_digest})
+
+
 def shown_user(
     stream: Stream, key: bytes, after: int, limit: int, pause: Pause
 ) -> schemas.UserOut | None:
@@ -285,8 +298,13 @@ def shown_user(
 
 def _item_vectors(stream: Stream) -> Tensor:
     """The vectors by which items are similar; 409 where the model has none."""
+    _check_vectors(stream)
+    return stream.artifact.item_vectors()
+
+
+def _check_vectors(stream: Stream) -> None:
     try:
-        return stream.artifact.item_vectors()
+        stream.artifact.check_has_vectors()
     except UsageError as error:
         raise HTTPException(409, str(error)) from error
 

@@ -31,6 +31,7 @@ from longrec.serving.http.answers import (
     similar_asked_of,
     similar_lists,
     similar_to,
+    user_vectors,
 )
 from longrec.serving.http.bodies import NO_OBJECT, read_body
 from longrec.serving.http.call import JSON, Call
@@ -118,6 +119,8 @@ class Server:
         yield "POST", *recommendations, one_or_several, 422
         similar = "/v1/similar", self.similar, schemas.SimilarIn
         yield "POST", *similar, schemas.SimilarListsOut, 409, 422
+        vectors = "/v1/vectors", self.user_vectors, schemas.VectorsIn
+        yield "POST", *vectors, schemas.VectorsOut, 409, 422
         explanations = "/v1/explanations", self.explain, schemas.ExplanationIn
         yield "POST", *explanations, schemas.ExplanationOut, 404, 409, 422
         yield "GET", user, self.get_user, None, schemas.UserOut, 404, 422
@@ -186,6 +189,15 @@ class Server:
             ask = partial(similar_asked_of, stream)
             items, k, excluded, unknown = (await self._read(call, schemas.SimilarIn, ask))[0]
             find = partial(similar_lists, stream, items, k, excluded, unknown)
+            content = await self.service.large.run_long(find)
+        call.found = perf_counter()
+        return content
+
+    async def user_vectors(self, call: Call) -> bytes:
+        """Users' vectors, by which a vector store finds items that `longrec push` brought there."""
+        with self.service.current.in_use() as stream:
+            body, _ = await self._read(call, schemas.VectorsIn, lambda body, pause: body)
+            find = partial(user_vectors, stream, body["users"])
             content = await self.service.large.run_long(find)
         call.found = perf_counter()
         return content

@@ -17,6 +17,7 @@ from longrec.serving.http.schemas import (
     ExplanationIn,
     RecommendationsIn,
     SimilarIn,
+    VectorsIn,
 )
 
 FAST = 1024
@@ -62,6 +63,10 @@ def _check_drop(body: Body) -> None:
         raise UsageError("give either event_id or number")
 
 
+def _check_nothing(body: Body) -> None:
+    """Its fields are all that is to be checked."""
+
+
 def _check_answer(lists: int, k: int) -> None:
     if lists * k > MAX_ANSWERED:
         raise UsageError(
@@ -76,6 +81,7 @@ _CHECKS: dict[type[BaseModel], Callable[[Body], None]] = {
     RecommendationsIn: _check_recommendations,
     SimilarIn: _check_similar,
     ExplanationIn: _check_explanation,
+    VectorsIn: _check_nothing,
 }
 BODIES = tuple(_CHECKS)
 """The schemas of all bodies."""

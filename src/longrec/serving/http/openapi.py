@@ -117,6 +117,7 @@ def bodies(items: list[Any]) -> dict[str, dict[str, Any]]:
             "for several histories": {"histories": [history, [later]], "k": 5},
         },
         "/v1/similar": {"to several items": {"items": [first, second], "k": 3}},
+        "/v1/vectors": {"of several users": {"users": [USER, "bob"]}},
         "/v1/explanations": {"of a user's item": {"user": USER, "item": third, "top": 5}},
     }
 

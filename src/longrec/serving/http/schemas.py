@@ -340,6 +340,26 @@ class SimilarListsOut(Answer):
     unknown_items: int = Field(description="Ids in exclude and among that the model does not know.")
 
 
+class VectorsIn(RequestBody):
+    """Of which users of the store."""
+
+    users: Annotated[list[Id], Field(min_length=1, max_length=MAX_USERS)]
+
+
+class UserVectorsOut(Answer):
+    """A user's vectors: an item's score is the largest product of one of them and the item's."""
+
+    user: str | int
+    vectors: list[list[float]] = Field(description="None where no event of the user is known.")
+
+
+class VectorsOut(Answer):
+    """Users' vectors, of the model that made the item vectors of `longrec push`."""
+
+    users: list[UserVectorsOut]
+    model: str
+
+
 class IndexOut(Answer):
     """How items are found."""
 

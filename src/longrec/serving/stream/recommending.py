@@ -20,6 +20,7 @@ from longrec.data.given_histories import GivenEvent
 from longrec.data.item_table import RULES_KEPT, ItemTable
 from longrec.data.moments import seconds
 from longrec.models.common.gaps import NEVER
+from longrec.retrieval.equal_lengths import of_users
 from longrec.retrieval.index import Index, allowed, as_bits, row_bytes
 from longrec.retrieval.restriction import rule_bits
 from longrec.serving.records.engine import Engine, Moment
@@ -261,9 +262,7 @@ class Ranker:
         n, n_items = len(requests), self.catalog.n_items
         width = min(max((request.k for request in requests), default=0), n_items)
         unknown = states.records["skipped"].astype(np.int64)
-        personal = states.records["sequence"] > unknown
-        if self.engine.window is not None:
-            personal = np.array([len(recent) > 0 for recent in states.recent], bool)
+        personal = self._personal(states)
         if n and personal.all():
             items, scores, wrong = self._search(requests, range(n), states, width)
             return Recommendations(items, scores, personal, unknown), wrong
@@ -276,6 +275,44 @@ class Ranker:
         found = Recommendations(items, scores, personal, unknown)
         self._fill(found, requests, np.flatnonzero(~personal).tolist())
         return found, [known[row] for row in wrong]
+
+    def _personal(self, states: UserStates) -> np.ndarray:
+        """Who has events that the model knows (n,)."""
+        if self.engine.window is not None:
+            return np.array([len(recent) > 0 for recent in states.recent], bool)
+        sequence: np.ndarray = states.records["sequence"]
+        return sequence > states.records["skipped"]
+
+    def user_vectors(self, users: Sequence[Any]) -> list[np.ndarray | None]:
+        """Vectors of users of the store, (R, D) each: an item's score is the largest product of
+        one of them and the item's in a vector store. None of a user of whom no event is known.
+
+        Raises
+        ------
+        UsageError
+            When the model has no vectors of users, or an id is none.
+        DataError
+            When the model gives no finite numbers for a user, also when the log is read anew.
+        """
+        self._artifact.check_has_vectors()
+        keys = [user_key(user) for user in users]
+        vectors, personal = self._user_vectors(keys, frozenset())
+        wrong = _not_finite(vectors) & personal
+        if wrong.any():
+            self.store.damage.note("result", int(wrong.sum()))
+            again = {key for key, bad in zip(keys, wrong, strict=True) if bad}
+            vectors, personal = self._user_vectors(keys, again)
+            if (_not_finite(vectors) & personal).any():
+                raise DataError("the model gives no finite numbers for a user: train it again")
+        return [one if known else None for one, known in zip(vectors, personal, strict=True)]
+
+    def _user_vectors(
+        self, users: Sequence[bytes], distrusted: Collection[bytes]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        states = retry_if_replaced(self.store, lambda: self._states(users, False, distrusted))
+        h = self.engine.read(states.records, states.recent or None)
+        vectors = of_users(self._artifact.scorer.user_vectors(h).float().numpy())
+        return vectors, self._personal(states)
 
     def _fill(
         self, found: Recommendations, requests: Sequence[RecommendRequest], rows: Sequence[int]
@@ -459,6 +496,12 @@ def _of_like_width(wanted: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
         groups.setdefault((k - 1).bit_length() // 2, []).append(number)
     for some in groups.values():
         yield max(wanted[number] for number in some), some
+
+
+def _not_finite(vectors: np.ndarray) -> np.ndarray:
+    """Rows (n,) of vectors (n, R, D) that are not all finite numbers."""
+    finite: np.ndarray = np.isfinite(vectors).all((1, 2))
+    return ~finite
 
 
 def _rows_without_numbers(h: np.ndarray, items: Ints, scores: np.ndarray) -> list[int]:

@@ -1,0 +1,115 @@
+"""The client of a service: events, lists and users' vectors, over a real socket."""
+
+from __future__ import annotations
+
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import numpy as np
+import pytest
+from serving.http.served import LocalServer, local_server
+from serving.http.test_app import T0, UNKNOWN
+from serving.small_streams import FIRST, N
+
+from longrec.client import Client, ServiceError
+from longrec.core.errors import UsageError
+from longrec.retrieval.equal_lengths import of_items
+
+HISTORY = [FIRST + n * 5 % N for n in range(9)]
+
+
+@pytest.fixture(scope="module", params=["elastic", "limarec"])
+def server(request, tmp_path_factory):
+    """Of a model with one vector per user, and of one with several."""
+    with local_server(request.param, tmp_path_factory.mktemp("server")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def client(server: LocalServer):
+    with Client(server.url) as found:
+        yield found
+
+
+def events(user: str, items: list[int]) -> list[dict]:
+    return [{"user": user, "item": item, "time": T0 + n} for n, item in enumerate(items)]
+
+
+def test_vectors_give_the_scores_of_recommendations(client: Client, server: LocalServer):
+    assert client.log(events("ann", HISTORY))["accepted"] == len(HISTORY)
+    client.log(events("stranger", [UNKNOWN]))
+    found = client.user_vectors(["ann", "nobody", "stranger"])
+    artifact = server.server.service.current.stream.artifact
+    assert found.model == artifact.state_digest
+    assert [one.shape for one in found.vectors[1:]] == [(0, 0)] * 2
+    items = of_items(artifact.scorer.item_vectors().detach().numpy())
+    np.testing.assert_allclose(np.linalg.norm(items, axis=1), np.linalg.norm(items[0]), rtol=1e-5)
+    scores = (found.vectors[0] @ items.T).max(0)
+    for row in client.recommend("ann", k=N, exclude_seen=False):
+        np.testing.assert_allclose(scores[row["item"] - FIRST + 1], row["score"], rtol=1e-4)
+
+
+def test_an_event_that_is_sent_again_counts_once(client: Client):
+    event = events("twice", HISTORY[:1])[0] | {"event_id": "order"}
+    assert client.log([event])["accepted"] == 1
+    answer = client.log([event], recommend={"user": "twice", "k": 2})
+    assert (answer["accepted"], answer["duplicates"]) == (0, 1)
+    assert len(answer["recommended"]["items"]) == 2
+    assert client.log(events("twice", HISTORY[:1]))["accepted"] == 1  # an id of its own
+    assert client.forget("twice")
+    assert not client.forget("twice")
+
+
+def test_what_is_refused_says_why(client: Client):
+    with pytest.raises(ServiceError, match=r"k is 0; it must be at least 1") as raised:
+        client.recommend("ann", k=0)
+    assert (raised.value.status, raised.value.code) == (422, "value")
+
+
+@pytest.mark.parametrize("case", ["item-knn", "dfar"])
+def test_models_without_vectors_say_so(case: str, tmp_path):
+    with (
+        local_server(case, tmp_path) as found,
+        Client(found.url) as client,
+        pytest.raises(ServiceError, match="no vectors of") as raised,
+    ):
+        client.user_vectors(["ann"])
+    assert raised.value.status == 409
+
+
+def test_a_service_that_is_away_is_waited_for():
+    """It is busy twice, then answers; what is sent each time is the same."""
+    bodies = []
+
+    class Busy(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            bodies.append(self.rfile.read(int(self.headers["content-length"])))
+            busy = len(bodies) < 3
+            self.send_response(503 if busy else 200)
+            self.send_header("retry-after", "0.01")
+            body = b"<html>away</html>" if busy else b'{"accepted":1}'
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *said: object) -> None: ...
+
+    server = HTTPServer(("127.0.0.1", 0), Busy)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        with Client(url) as client:
+            assert client.log(events("ann", HISTORY[:1])) == {"accepted": 1}
+        assert len(set(bodies)) == 1
+        bodies.clear()
+        with Client(url, patience=0) as client, pytest.raises(ServiceError, match="503"):
+            client.recommend("ann")
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    with Client(url, patience=0) as client, pytest.raises(ServiceError, match="gave no answer"):
+        client.recommend("ann")
+    with pytest.raises(UsageError, match="give one such as"):
+        Client("localhost:8000")
