@@ -44,6 +44,7 @@ ROOMS = (
     "ingest",
     "export",
     "recommender",
+    "cluster",
     "runs",
     "checks",
     "comparison",
@@ -296,7 +297,7 @@ WALKS = (
         (
             "* data/read.py:read_events",
             "* data/prepare.py:prepare",
-            "data/prepare.py:_written",
+            "data/prepare.py:write_kept",
             "data/write.py:write_chunks",
             "* runs/train.py:train",
             "runs/carry_out.py:carry_out",

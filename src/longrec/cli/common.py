@@ -16,9 +16,18 @@ from longrec.core.errors import LongrecError, UsageError
 from longrec.core.files import disk_full
 
 if TYPE_CHECKING:
+    from longrec.cluster.ray_cluster import Cluster
     from longrec.serving.stores.protocol import Store
 
 Json = Annotated[bool, Option("--json", help="Print one JSON document instead of text.")]
+Engine = Annotated[
+    Literal["ray"] | None,
+    Option(help="Who shares the work out to several processes; else this one does it all."),
+]
+Address = Annotated[
+    str | None,
+    Option(metavar="HOST:PORT", help="The Ray cluster, or auto; else one of this machine alone."),
+]
 Data = Annotated[
     Path | None,
     Option("--data", help="A histories folder; the run's own training data by default."),
@@ -161,3 +170,17 @@ def open_for_command(url: str, write: bool = False) -> closing[Store]:
     # Redis may be set up for less than "power"; what a file is to keep is not known from it.
     shared = url.startswith(("redis://", "rediss://"))
     return closing(open_store(url, "process" if shared else "power", readonly=not write))
+
+
+@contextmanager
+def cluster_of(engine: str | None, address: str | None) -> Iterator[Cluster | None]:
+    """The cluster that --engine and --address name; None where this process does it all."""
+    if engine is None:
+        if address is not None:
+            raise UsageError("--address is of a cluster: give --engine ray, too")
+        yield None
+        return
+    from longrec.cluster.ray_cluster import ray_cluster
+
+    with ray_cluster(address) as cluster:
+        yield cluster

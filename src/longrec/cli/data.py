@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 from typer import Argument, Option
 
-from longrec.cli.common import Json, print_result
+from longrec.cli.common import Address, Engine, Json, cluster_of, print_result
 from longrec.cli.lists import words
 from longrec.core import console
 from longrec.core.format import parse_bytes
@@ -85,6 +85,8 @@ def prepare(
         str | None,
         Option(metavar="BYTES", help="Most memory to take: 8GiB, 500MB; else half of the free."),
     ] = None,
+    engine: Engine = None,
+    address: Address = None,
     overwrite: Annotated[
         bool, Option("--overwrite", help="Replace a histories folder that exists.")
     ] = False,
@@ -98,7 +100,13 @@ def prepare(
 
     from longrec.data.prepare import prepare as run
 
-    with console.progress_bar("reading the log") as bar:
+    most = None if memory is None else parse_bytes("--memory", memory)
+    with cluster_of(engine, address) as cluster, console.progress_bar("reading the log") as bar:
+        workers = None
+        if cluster is not None:
+            from longrec.cluster.prepare import LogWorkers
+
+            workers = LogWorkers(cluster, most)
         histories = run(
             log[0] if len(log) == 1 else log,
             out,
@@ -109,7 +117,8 @@ def prepare(
             overwrite=overwrite,
             report=console.say,
             items=items,
-            memory=None if memory is None else parse_bytes("--memory", memory),
+            memory=most,
+            workers=workers,
             progress=lambda words, share: bar(share, 1.0, words),
             user=user,
             item=item,

@@ -122,4 +122,4 @@ def _lines(loader: Loader, number: int) -> Iterable[int]:
     left_out = loader.engine.run("SELECT line FROM bad WHERE part = ?", [number])
     without = {line for (line,) in left_out}
     goes_on = loader.goes_on.get(number, False)
-    return lines_of_rows(loader.files[number], part.dialect, goes_on, without)
+    return lines_of_rows(loader.file(number), part.dialect, goes_on, without)

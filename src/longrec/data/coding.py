@@ -72,7 +72,7 @@ def code_events(
             labels[name] = words.to_list()
             value = f"coalesce(w{i}.code, -1)"
         else:
-            _refuse_null(events, name, f"x{i}", kind)
+            refuse_null(events, name)
             value = f"{value}::UTINYINT" if kind == "BOOLEAN" else value
         further.append(f"{value} AS x{i}")
     has_time = "time" in events.names
@@ -130,9 +130,10 @@ def _make_table(engine: Engine, name: str, ids: pl.Series) -> None:
         engine.run(f"CREATE OR REPLACE TABLE {name} AS SELECT * FROM {view}")
 
 
-def _refuse_null(events: Events, name: str, column: str, kind: str) -> None:
+def refuse_null(events: Events, name: str) -> None:
     """Integers and booleans have no value that says that there is none."""
-    if kind in ("FLOAT", "DOUBLE"):
+    column, kind = f"x{events.columns.index(name)}", events.types[name]
+    if kind in ("FLOAT", "DOUBLE", "VARCHAR"):
         return
     found = events.engine.row(
         f"SELECT count(*) AS n, min(row) AS first FROM events WHERE {column} IS NULL"

@@ -44,6 +44,7 @@ class Engine:
     ----------
     memory : bytes that this process may hold while it works; None: half of what is free.
     place : path beside which the hidden folder stands; None: in the system's temporary folder.
+    threads : that work; None: as many as this process may use cores.
 
     Raises
     ------
@@ -51,7 +52,9 @@ class Engine:
         When so little memory is allowed that nothing could be read.
     """
 
-    def __init__(self, memory: int | None = None, place: Path | None = None) -> None:
+    def __init__(
+        self, memory: int | None = None, place: Path | None = None, threads: int | None = None
+    ) -> None:
         import duckdb
 
         self.memory = memory
@@ -70,7 +73,7 @@ class Engine:
         settings: dict[str, str | bool | int | float | list[str]] = {
             "memory_limit": f"{limit >> 20}MiB",
             "temp_directory": str(self.work.path),
-            "threads": of_machine().number,
+            "threads": threads or of_machine().number,
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
         }

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import pyarrow as pa
+
 from longrec.data.engine import Engine
 
 
@@ -20,8 +23,14 @@ class Filters:
         """Whether something is left out."""
         return self.k_core > 1 or bool(self.dedup) or self.min_length > 1
 
-    def apply(self, engine: Engine, has_time: bool) -> dict[str, int]:
-        """Make the table `kept` of the view `coded`; -> what was left out, by reason."""
+    def apply(
+        self, engine: Engine, has_time: bool, gone: np.ndarray | None = None
+    ) -> dict[str, int]:
+        """Make the table `kept` of the view `coded`; -> what was left out, by reason.
+
+        gone : codes of the items that the k-core lacks, where others know them: the events of these
+            users alone do not tell.
+        """
         engine.run("CREATE OR REPLACE TABLE kept AS SELECT * FROM coded")
         dropped: dict[str, int] = {}
         if self.dedup:
@@ -33,7 +42,9 @@ class Filters:
             engine.run(f"CREATE OR REPLACE TABLE kept AS SELECT * FROM kept QUALIFY {first}")
             dropped["repeated_events"] = before["events"] - _counts(engine)["events"]
         if self.k_core > 1:
-            dropped |= self._drop(engine, "k_core", self._core)
+            dropped |= self._drop(
+                engine, "k_core", self._core if gone is None else self._core_of(engine, gone)
+            )
         if self.min_length > 1:
             dropped |= self._drop(engine, "short", self._short)
         return dropped
@@ -54,6 +65,15 @@ class Filters:
             for role in ("user", "item")
         ]
         return f"DELETE FROM kept WHERE {' OR '.join(rare)}"
+
+    def _core_of(self, engine: Engine, gone: np.ndarray) -> str:
+        """The same where the items that it lacks are known."""
+        lost = engine.register(pa.table({"item": pa.array(gone, pa.int32())}))
+        return (
+            f"DELETE FROM kept WHERE item IN (SELECT item FROM {lost}) OR user IN (SELECT user "
+            f"FROM kept WHERE item NOT IN (SELECT item FROM {lost}) GROUP BY 1 "
+            f"HAVING count(*) < {self.k_core})"
+        )
 
     @property
     def _short(self) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -64,26 +64,36 @@ def keep_events(
             f"{len(coded.item_ids) - old.n_items:,} new items, {found - old.n_events:,} new events"
         )
         return KeptEvents(engine, coded, "kept", *_counts(engine, coded), dropped, True)
-    coded = code_events(events)
+    kept = filtered(events, code_events(events), filters)
+    if not kept.lengths.sum():
+        raise nothing_left(events, kept.dropped)
+    for name, count in kept.dropped.items():
+        say(f"  dropped {count:,} {name.replace('_', ' ')}")
+    return replace(kept, dropped=dropped | kept.dropped)
+
+
+def filtered(
+    events: Events, coded: Coded, filters: Filters, gone: np.ndarray | None = None
+) -> KeptEvents:
+    """What filters leave of coded events; `gone` as of `Filters.apply`."""
+    engine = events.engine
     _balance(events, int(coded.user_counts.sum()), events.n_events)
     if not filters.any:
-        return KeptEvents(
-            engine, coded, "coded", coded.user_counts, coded.item_counts, dropped, True
-        )
-    losses = filters.apply(engine, coded.has_time)
-    words = {name.replace("_", " "): count for name, count in losses.items()}
+        return KeptEvents(engine, coded, "coded", coded.user_counts, coded.item_counts, {}, True)
+    losses = filters.apply(engine, coded.has_time, gone)
     lengths, counts = _counts(engine, coded)
-    if not lengths.sum():
-        told = ", ".join(f"{count:,} {name}" for name, count in words.items())
-        raise DataError(
-            f"{events.source}: the filters leave no event (dropped: {told}). Lower k_core or "
-            "min_length."
-        )
-    for name, count in words.items():
-        say(f"  dropped {count:,} {name}")
     lost = sum(count for name, count in losses.items() if name.endswith("_events"))
     _balance(events, int(lengths.sum()) + lost, events.n_events)
-    return KeptEvents(engine, coded, "kept", lengths, counts, dropped | losses, False)
+    return KeptEvents(engine, coded, "kept", lengths, counts, losses, False)
+
+
+def nothing_left(events: Events, losses: Mapping[str, int]) -> DataError:
+    """The error for filters that leave no event."""
+    told = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in losses.items())
+    return DataError(
+        f"{events.source}: the filters leave no event (dropped: {told}). Lower k_core or "
+        "min_length."
+    )
 
 
 def _counts(engine: Engine, coded: Coded) -> tuple[np.ndarray, np.ndarray]:

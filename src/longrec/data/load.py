@@ -47,7 +47,6 @@ class Loader:
     ----------
     raw : the column of the table for each role or name that is wanted.
     names : the columns of the log that are wanted.
-    files : by a part's number, a text file as it was read: itself, or a plain copy.
     goes_on : whether a row of it may go on over the end of its line.
     """
 
@@ -65,7 +64,7 @@ class Loader:
         self.queries = Queries(wanted, hex)
         self.names = self.queries.names
         self.raw = {key: f"r{i}" for i, key in enumerate(wanted)}
-        self.files: dict[int, File] = {}
+        self._files: dict[int, File] = {}
         self.goes_on: dict[int, bool] = {}
         columns = ", ".join(f"{self.raw[key]} {kind}" for key, (_, kind) in wanted.items())
         engine.run(f"CREATE TABLE raw (part INTEGER, {columns})")
@@ -134,20 +133,20 @@ class Loader:
         """The same by the engine, which refuses files in which lines end in more than one way."""
         part = self.parts[number]
         try:
-            file = self._file(number)
+            file = self.file(number)
             loaded = self._insert(number, query(file), progress)
         except engine_errors() as error:
             if "reached an invalid state" not in str(error):
                 raise
             rejected(self.engine, part, file)
-            file = self._file(number, even=True)
+            file = self.file(number, even=True)
             loaded = self._insert(number, query(file), progress)
         return loaded, rejected(self.engine, part, file)
 
     def _load_json(self, number: int, progress: Progress | None) -> None:
         part, queries = self.parts[number], self.queries
         _, bad = self._by_engine(number, lambda file: queries.json(file, part), progress)
-        asked, given, file = queries.inside(part), queries.has_any(part), self._file(number)
+        asked, given, file = queries.inside(part), queries.has_any(part), self.file(number)
         empty = " AND ".join(
             f"{self.raw[key]} IS NULL" for key, (name, _) in self.wanted.items() if name in asked
         )
@@ -174,26 +173,29 @@ class Loader:
 
     def _keep(self, number: int, bad: Sequence[BadRow]) -> None:
         """Put bad rows into their table."""
-        rows = [(number, row.line, row.cause, row.text) for row in bad]
+        self.add_bad([(number, row.line, row.cause, row.text) for row in bad])
+
+    def add_bad(self, rows: Sequence[tuple[int, int, str, str]]) -> None:
+        """Put bad rows into their table: part, line, cause, text."""
         frame = pl.DataFrame(rows, schema=["part", "line", "cause", "text"], orient="row")
         self._append("bad", frame, "SELECT *")
 
-    def _file(self, number: int, even: bool = False) -> File:
+    def file(self, number: int, even: bool = False) -> File:
         """A text file as the engine reads it: it or a copy; `even`: one whose lines end alike."""
         file = self.parts[number].file
         assert file is not None
-        if number not in self.files or even:
+        if number not in self._files or even:
             encoding = (self.encoding or encoding_of(file)).lower().replace("_", "-")
             known = encoding in ("utf-8", "utf8", "utf-8-sig")
             if known and not even and file.packing in ("", "gzip", "zstd"):
                 if file.packing == "gzip":
                     check_whole(file)
-                self.files[number] = file
+                self._files[number] = file
             else:
                 place = self.engine.work.path / f"text-{number}"
                 as_plain_text(file, "utf-8" if known else encoding, place, even)
-                self.files[number] = replace(file, path=place, packing="")
-        return self.files[number]
+                self._files[number] = replace(file, path=place, packing="")
+        return self._files[number]
 
     def _load_leniently(self, number: int) -> tuple[int, list[BadRow]]:
         """A text file as Python's csv module divides it, line by line."""
@@ -209,7 +211,7 @@ class Loader:
             loaded += self._append("raw", frame, f"SELECT {number}, {self.queries.texts(part)}")
             rows.clear()
 
-        for line, fields, wrong in rows_as_csv_has_them(self._file(number), part.dialect):
+        for line, fields, wrong in rows_as_csv_has_them(self.file(number), part.dialect):
             if wrong:
                 bad.append(BadRow(part.name, line, wrong, fields[0]))
                 continue

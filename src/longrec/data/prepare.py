@@ -7,9 +7,8 @@ filters, the order of events. They come out in order, some at a time, and are co
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
@@ -18,6 +17,7 @@ from longrec.core.arguments import check_called, check_count, check_path, check_
 from longrec.core.errors import UsageError
 from longrec.data.bad_rows import write_bad_rows
 from longrec.data.catalog import Catalog
+from longrec.data.coding import Coded
 from longrec.data.engine import StageProgress, engine_errors, unreadable
 from longrec.data.events import Events
 from longrec.data.filters import Filters
@@ -25,6 +25,7 @@ from longrec.data.histories import ITEM_TABLE, Histories, as_histories, kind_at
 from longrec.data.item_table import as_item_table
 from longrec.data.kept_events import KeptEvents, in_order, keep_events
 from longrec.data.kept_items import items_to_keep
+from longrec.data.load import Loader
 from longrec.data.outliers import Repeats, one_far_above
 from longrec.data.read import read_events
 from longrec.data.write import write_chunks
@@ -48,6 +49,7 @@ def prepare(
     escape_formulas: bool = False,
     report: Callable[[str], None] | None = None,
     progress: StageProgress | None = None,
+    workers: Workers | None = None,
     **read_options: Any,
 ) -> Histories:
     """Read a log, order it into histories, and write them to a folder.
@@ -83,6 +85,9 @@ def prepare(
         is called with each line that tells what was read and what was dropped.
     progress
         is called with what is being done and the share of it that is.
+    workers
+        processes, perhaps of several machines, that do it (`longrec.cluster.prepare`): the
+        histories are those that this process would make, in shards.
 
     Returns
     -------
@@ -99,6 +104,8 @@ def prepare(
     kind_at(out).check_replaceable(out, overwrite=overwrite)
     old = None if extend is None else as_histories("extend", extend)
     if old is not None:
+        if workers is not None:
+            raise UsageError("extend is for one machine: leave the engine (--engine) out")
         if k_core > 1 or dedup or min_length > 1:
             raise UsageError(
                 "k_core, dedup and min_length do not combine with extend, since an old user or "
@@ -115,13 +122,35 @@ def prepare(
     mine = not isinstance(source, Events)
     if mine:
         read_options = {**read_options, "memory": memory, "place": out, "progress": progress}
+        if workers is not None:
+            read_options["load"] = workers.load
+    elif workers is not None:
+        raise UsageError("events that are read already lie in this process: give the log itself")
     events = read_events(source, **read_options)
     try:
         say(events.describe())
         table = None if given is None else items_to_keep(given, events, say)
-        kept = keep_events(events, old, Filters(k_core, dedup, min_length), say)
-        told = partial(write_bad_rows, rows=events.bad_rows, escape_formulas=escape_formulas)
-        return _written(kept, events, old, out, table, overwrite, told, say, progress)
+        if table is None and old is not None:
+            table = old.item_table
+
+        def beside(folder: Path) -> None:
+            if table is not None:
+                table.write_parquet(folder / ITEM_TABLE)
+            earlier = None if old is None else old.path / BAD_ROWS
+            write_bad_rows(folder / BAD_ROWS, events.bad_rows, earlier, escape_formulas)
+
+        filters, repeats = Filters(k_core, dedup, min_length), Repeats()
+        if workers is None:
+            kept = keep_events(events, old, filters, say)
+            source = events.source if old is None else f"{old.meta.source} + {events.source}"
+            catalog, items = items_left(kept.coded, kept.counts, kept.keep_all)
+            done = write_kept(
+                *(out, kept, catalog, items, repeats, events, source, beside, overwrite, progress)
+            )
+        else:
+            done = workers.write(events, filters, out, repeats, beside, overwrite, say, progress)
+        _tell(done, repeats, events, say)
+        return done
     except engine_errors() as error:
         raise unreadable(events.source, error, "prepare it with more memory") from error
     finally:
@@ -129,61 +158,86 @@ def prepare(
             events.engine.close()
 
 
-def _written(
-    kept: KeptEvents,
-    events: Events,
-    old: Histories | None,
+class Workers(Protocol):
+    """Processes that prepare a log between them; see `longrec.cluster.prepare`."""
+
+    def load(self, loader: Loader, progress: StageProgress | None) -> None:
+        """Load all parts of a log, so that the engine's `raw` and `bad` are as of `load_here`."""
+
+    def write(
+        self,
+        events: Events,
+        filters: Filters,
+        out: Path,
+        repeats: Repeats,
+        beside: Callable[[Path], None],
+        overwrite: bool,
+        say: Callable[[str], None],
+        progress: StageProgress | None,
+    ) -> Histories:
+        """Order the events into histories in shards; counts repeats."""
+
+
+def write_kept(
     out: Path,
-    table: pl.DataFrame | None,
+    kept: KeptEvents,
+    catalog: Catalog,
+    items: np.ndarray,
+    repeats: Repeats,
+    events: Events,
+    source: str,
+    beside: Callable[[Path], None] | None,
     overwrite: bool,
-    write_bad: Callable[..., None],
-    say: Callable[[str], None],
     progress: StageProgress | None,
 ) -> Histories:
+    """Write the histories of events that stay.
+
+    Parameters
+    ----------
+    catalog, items : what items they are of, and the row there of each one before filters.
+    repeats : counts them.
+    beside : writes further files into the folder.
+    """
     coded = kept.coded
     user_ids, lengths, _ = _present(coded.user_ids, kept.lengths, kept.keep_all)
-    item_ids, counts, items = _present(coded.item_ids, kept.counts, kept.keep_all)
-    offsets = np.concatenate([[0], lengths.cumsum()])
-    repeats = Repeats()
     selected = ", ".join(coded.values)
     empty = events.engine.frame(f"SELECT {selected} FROM {kept.table} LIMIT 0")
-    extra = {name: empty[f"x{i}"].to_numpy().dtype for i, name in enumerate(coded.columns)}
-
-    def beside(folder: Path) -> None:
-        if table is not None:
-            table.write_parquet(folder / ITEM_TABLE)
-        elif old is not None and old.item_table is not None:
-            old.item_table.write_parquet(folder / ITEM_TABLE)
-        earlier = None if old is None else old.path / BAD_ROWS
-        write_bad(folder / BAD_ROWS, earlier=earlier)
-
-    histories = write_chunks(
+    return write_chunks(
         out,
         user_ids=user_ids,
-        offsets=offsets,
-        catalog=Catalog(item_ids, counts),
+        offsets=np.concatenate([[0], lengths.cumsum()]),
+        catalog=catalog,
         chunks=in_order(kept, items, repeats, progress),
         has_time=coded.has_time,
-        extra=extra,
+        extra={name: empty[f"x{i}"].to_numpy().dtype for i, name in enumerate(coded.columns)},
         labels=coded.labels,
-        source=events.source if old is None else f"{old.meta.source} + {events.source}",
+        source=source,
         time_unit=events.time_unit,
         dropped=kept.dropped,
         options=events.options,
         beside=beside,
         overwrite=overwrite,
     )
+
+
+def items_left(coded: Coded, counts: np.ndarray, keep_all: bool) -> tuple[Catalog, np.ndarray]:
+    """The catalog of items that have events, and the new row of each old one."""
+    ids, counts, rows = _present(coded.item_ids, counts, keep_all)
+    return Catalog(ids, counts), rows
+
+
+def _tell(done: Histories, repeats: Repeats, events: Events, say: Callable[[str], None]) -> None:
+    """What a person should see of what was written."""
     if repeats.count:
         say(
             f"  note  {repeats.count:,} events repeat another one of the same user, item and time: "
             'they are kept; dedup="same-time" (--dedup same-time) leaves them out'
         )
-    far = one_far_above(user_ids, lengths)
+    far = one_far_above(done.user_ids, done.lengths)
     if far is not None:
         say(f"  note  {far}")
     if events.bad_rows:
-        say(f"  note  what was left out, and why: {out / BAD_ROWS}")
-    return histories
+        say(f"  note  what was left out, and why: {done.path / BAD_ROWS}")
 
 
 def _present(

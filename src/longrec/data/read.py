@@ -32,6 +32,13 @@ from longrec.data.types import (
 IDS = ("user", "item")
 
 
+def load_here(loader: Loader, progress: StageProgress | None) -> None:
+    """Load all parts of a log, one after the other."""
+    for number, part in enumerate(loader.parts):
+        say = _watch(progress, f"reading {Path(part.name).name}", number, len(loader.parts))
+        loader.load(number, say)
+
+
 def read_events(
     source: Any,
     *,
@@ -50,6 +57,7 @@ def read_events(
     memory: int | None = None,
     place: Path | None = None,
     progress: StageProgress | None = None,
+    load: Callable[[Loader, StageProgress | None], None] = load_here,
 ) -> Events:
     """Find a log's columns, check every row, and return its events.
 
@@ -86,6 +94,8 @@ def read_events(
         path beside which a hidden folder holds what does not fit; None: the system's temporary one.
     progress
         called now and then.
+    load
+        loads all parts, where that is not done by this process alone (`longrec.cluster`).
 
     Raises
     ------
@@ -125,7 +135,7 @@ def read_events(
     _check_further(columns, type)
     engine = Engine(memory, place)
     try:
-        return _read(source, engine, stated, options, progress)
+        return _read(source, engine, stated, options, progress, load)
     except BaseException:
         engine.close()
         raise
@@ -137,6 +147,7 @@ def _read(
     stated: Mapping[str, str | None],
     options: Mapping[str, Any],
     progress: StageProgress | None,
+    load: Callable[[Loader, StageProgress | None], None],
 ) -> Events:
     notes: list[str] = []
     type, columns, time_unit = options["type"], options["columns"], options["time_unit"]
@@ -160,9 +171,7 @@ def _read(
     wanted = _wanted(parts, names, columns, engine)
     binary = bytes_without_text([column for column, kind in wanted.values()], parts, engine)
     loader = Loader(engine, parts, wanted, encoding, options["skip_bad_rows"], binary)
-    for number, part in enumerate(parts):
-        say = _watch(progress, f"reading {Path(part.name).name}", number, len(parts))
-        loader.load(number, say)
+    load(loader, progress)
     found = survey(loader, time_unit, options["time_format"])
     source = parts[0].name if len(parts) == 1 else f"{parts[0].name} … {parts[-1].name}"
     if not found.n_events:

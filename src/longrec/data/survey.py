@@ -56,10 +56,8 @@ def survey(loader: Loader, time_unit: str | None, time_format: str | None) -> Su
     """
     engine, raw, wanted = loader.engine, loader.raw, loader.wanted
     values, checks, notes = dict[str, str](), list[Check](), list[str]()
-    headers = _headers(loader)
-    again = _apart(loader, headers) if headers else []
-    if again:  # before anything is concluded from what stands in the columns
-        engine.run(f"DELETE FROM raw WHERE {headers[0].bad}")
+    # Before anything is concluded from what stands in the columns.
+    again = take_headers_out(loader)
     for key, (name, kind) in wanted.items():
         untyped = any(is_untyped(part, name) for part in loader.parts)
         if key in ("user", "item"):
@@ -119,6 +117,15 @@ def survey(loader: Loader, time_unit: str | None, time_format: str | None) -> Su
             *(*again, *bad_rows),
         ),
     )
+
+
+def take_headers_out(loader: Loader) -> list[BadRow]:
+    """Take out of a loaded log, or some of it, rows that are the names of the columns again."""
+    headers = _headers(loader)
+    again = _apart(loader, headers) if headers else []
+    if again:
+        loader.engine.run(f"DELETE FROM raw WHERE {headers[0].bad}")
+    return again
 
 
 def _headers(loader: Loader) -> list[Check]:

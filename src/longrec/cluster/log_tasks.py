@@ -1,0 +1,245 @@
+"""What workers do for a log: load some files, divide events by user, write a shard.
+
+Each call reads files in the stage, a folder that all machines see, and writes its own there, which
+take their names when they are whole: a call may be made again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from longrec.core.errors import LongrecError
+from longrec.core.files import disk_full
+from longrec.core.memory import available_memory, resident_bytes
+from longrec.data.bad_rows import BadRow
+from longrec.data.coding import code_events
+from longrec.data.engine import Engine, engine_errors, literal, path_literal, unreadable
+from longrec.data.events import Events
+from longrec.data.filters import Filters
+from longrec.data.kept_events import KeptEvents, filtered
+from longrec.data.load import Loader
+from longrec.data.outliers import Repeats
+from longrec.data.prepare import items_left, write_kept
+from longrec.data.sources import Part
+from longrec.data.survey import take_headers_out
+
+LEAST = 512 << 20
+"""Bytes that a worker may hold at least, Python and libraries included."""
+PART = 1 << 40
+"""More rows than a part has: a row's number is its part's times this, and its place there."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """Where workers work: the stage, how many share a machine, and the memory that each may hold
+    (None: its part of half of what is free)."""
+
+    stage: Path
+    beside: int
+    memory: int | None
+
+    @contextmanager
+    def engine(self, name: str, source: str) -> Iterator[Engine]:
+        """An engine of one thread for a call of that name; its errors are explained."""
+        memory = self.memory
+        if memory is None:
+            held = resident_bytes() or 0
+            memory = max((available_memory() + held) // (2 * self.beside), held + LEAST)
+        engine = Engine(memory, self.stage / name, threads=1)
+        try:
+            yield engine
+        except engine_errors() as error:
+            full = disk_full(error)
+            if full is not None:
+                place = self.stage.parent
+                raise LongrecError(f"{place}: {full}; free space on it, or use another") from error
+            raise unreadable(source, error, "run the command again") from error
+        finally:
+            engine.close()
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How parts are loaded; see `Loader`."""
+
+    room: Room
+    parts: Sequence[Part]
+    wanted: Mapping[str, tuple[str, str]]
+    encoding: str | None
+    keep_bad: bool
+    hex: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Parts that were loaded into a file: its rows, the bad ones, and of text how it goes on."""
+
+    file: Path
+    rows: int
+    bad: list[tuple[int, int, str, str]]
+    goes_on: dict[int, bool]
+
+
+def load(how: Loading, number: int, parts: Sequence[int]) -> Loaded:
+    """Load some parts of a log into a Parquet file: rowid, part, and the wanted columns."""
+    name = f"raw-{number:06}"
+    place = how.room.stage / f"{name}.parquet"
+    source = how.parts[parts[0]].name
+    with how.room.engine(name, source) as engine:
+        loader = Loader(engine, how.parts, how.wanted, how.encoding, how.keep_bad, how.hex)
+        for part in parts:
+            loader.load(part, None)
+        again = take_headers_out(loader)
+        raw = ", ".join(loader.raw.values())
+        first = "SELECT part AS of, min(rowid) AS first FROM raw GROUP BY 1"
+        numbered = f"part::BIGINT * {PART} + raw.rowid - first AS rowid"
+        _copy(engine, f"SELECT {numbered}, part, {raw} FROM raw JOIN ({first}) ON part = of", place)
+        rejected = engine.run("SELECT part, line, cause, text FROM bad ORDER BY part, line")
+        rows = engine.row("SELECT count(*) AS n FROM raw")["n"]
+        return Loaded(place, rows, [*rejected, *_of_parts(again, how.parts)], loader.goes_on)
+
+
+def _of_parts(bad: Sequence[BadRow], parts: Sequence[Part]) -> list[tuple[int, int, str, str]]:
+    numbers = {part.name: number for number, part in enumerate(parts)}
+    return [(numbers[row.file], row.line, row.cause, row.text) for row in bad]
+
+
+@dataclass(frozen=True)
+class Log:
+    """A log that was surveyed, as workers read it.
+
+    Attributes
+    ----------
+    room : Room
+    view : SQL that makes `events` of `raw`, as the survey did.
+    facts : the attributes of `Events` but for the engine and the number of rows.
+    shard : SQL that tells the shard of an event.
+    labels : words of text columns, by the column's name; none before they are known.
+    """
+
+    room: Room
+    view: str
+    facts: Mapping[str, Any]
+    shard: str
+    labels: Mapping[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def source(self) -> str:
+        """The log's name."""
+        return str(self.facts["source"])
+
+
+def divide(log: Log, number: int, raw: Path) -> int:
+    """Divide loaded rows by shard, and say which items and words they have; -> their number.
+
+    In the folder `split-N`: `shard=S/….parquet`, `items.parquet` (id, n) and `words-I.parquet`.
+    """
+    with log.room.engine(f"split-{number:06}", log.source) as engine:
+        engine.run(f"CREATE VIEW raw AS SELECT * FROM {in_parquet([raw])}")
+        engine.run(log.view)
+        with _whole(log.room.stage / f"split-{number:06}") as folder:
+            to = f"{literal(str(folder))} (FORMAT parquet, PARTITION_BY (shard))"
+            engine.run(f"COPY (SELECT *, {log.shard} AS shard FROM events) TO {to}")
+            counts = "SELECT item AS id, count(*) AS n FROM events GROUP BY 1"
+            _copy(engine, counts, folder / "items.parquet")
+            for i, name in enumerate(log.facts["columns"]):
+                if log.facts["types"][name] == "VARCHAR":
+                    words = f"SELECT DISTINCT x{i} AS id FROM events WHERE x{i} IS NOT NULL"
+                    _copy(engine, words, folder / f"words-{i}.parquet")
+        return int(engine.row("SELECT count(*) AS n FROM events")["n"])
+
+
+@dataclass(frozen=True)
+class Sifted:
+    """What filters leave of a shard: events of each item (n_items,), and what they left out."""
+
+    counts: np.ndarray
+    dropped: dict[str, int]
+
+
+def sift(log: Log, shard: int, items: Path, filters: Filters) -> Sifted:
+    """Count what filters leave of a shard; `items` as of `write`."""
+    with _kept(log, shard, pl.read_parquet(items), filters) as (_, kept):
+        return Sifted(kept.counts, kept.dropped)
+
+
+@dataclass(frozen=True)
+class Written:
+    """A shard that was written: its folder's name, None where no event is left, and counts."""
+
+    name: str | None
+    events: int
+    repeats: int
+    dropped: dict[str, int]
+
+
+def write(log: Log, shard: int, items: Path, filters: Filters, folder: Path) -> Written:
+    """Write the histories of a shard into a folder.
+
+    Parameters
+    ----------
+    items : Parquet file with the id of every item of the log, `n` events that the filters leave of
+        it in all shards, and whether it is `gone` from the k-core.
+    """
+    frame, repeats, name = pl.read_parquet(items), Repeats(), f"shard-{shard:05}"
+    with _kept(log, shard, frame, filters) as (events, kept):
+        left = int(kept.lengths.sum())
+        if not left:
+            return Written(None, 0, 0, kept.dropped)
+        catalog, rows = items_left(kept.coded, frame["n"].to_numpy(), kept.keep_all)
+        write_kept(
+            *(folder / name, kept, catalog, rows, repeats, events, events.source),
+            beside=None,
+            overwrite=True,  # an earlier call may have ended just behind its rename
+            progress=None,
+        )
+    return Written(name, left, repeats.count, kept.dropped)
+
+
+@contextmanager
+def _kept(
+    log: Log, shard: int, items: pl.DataFrame, filters: Filters
+) -> Iterator[tuple[Events, KeptEvents]]:
+    """The events of a shard, and what filters leave of them."""
+    stage = log.room.stage
+    files = sorted(stage.glob(f"split-*/shard={shard}/*.parquet"))
+    with log.room.engine(f"shard-{shard:05}", log.source) as engine:
+        engine.run(f"CREATE VIEW events AS SELECT * FROM {in_parquet(files)}")
+        count = engine.row("SELECT count(*) AS n FROM events")["n"]
+        events = Events(engine=engine, n_events=count, **log.facts)
+        coded = code_events(events, None, items["id"].alias("item"), log.labels)
+        gone = np.flatnonzero(items["gone"].to_numpy())
+        yield events, filtered(events, coded, filters, gone)
+
+
+def in_parquet(files: Iterable[Path]) -> str:
+    """Parquet files behind FROM, whatever their folders are called."""
+    paths = ", ".join(map(path_literal, files))
+    return f"read_parquet([{paths}], hive_partitioning = false)"
+
+
+def _copy(engine: Engine, query: str, place: Path) -> None:
+    """A query's rows to a Parquet file, which appears whole."""
+    part = place.with_name(f".{place.name}.part")
+    engine.run(f"COPY ({query}) TO {literal(str(part))} (FORMAT parquet)")
+    part.replace(place)
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A new folder that takes a name when it is whole, whatever an earlier call left there."""
+    part = path.with_name(f".{path.name}.part")
+    for old in (part, path):
+        shutil.rmtree(old, ignore_errors=True)
+    part.mkdir()
+    yield part
+    os.replace(part, path)

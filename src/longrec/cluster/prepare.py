@@ -1,0 +1,272 @@
+"""A log prepared by a Ray cluster: the histories that one machine would make, in shards.
+
+Files are loaded by workers, one or more at a time, into Parquet files that all machines see. This
+process looks at the columns of all of them, as it would on one machine: what is an integer, what a
+time, which row cannot be used. Workers then divide the events into ranges of user ids, so that no
+history is in two, and write each range as histories.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from longrec.cluster import log_tasks
+from longrec.cluster.log_tasks import Loading, Log, Room, in_parquet
+from longrec.cluster.ray_cluster import Cluster
+from longrec.core.errors import UsageError, our_fault
+from longrec.data.coding import refuse_null
+from longrec.data.engine import Engine, StageProgress, literal
+from longrec.data.events import Events
+from longrec.data.filters import Filters
+from longrec.data.histories import Histories
+from longrec.data.kept_events import nothing_left
+from longrec.data.load import Loader
+from longrec.data.outliers import Repeats
+from longrec.data.sources import Part
+from longrec.data.write import write_shards
+
+SHARD = 1 << 25
+"""Events of a shard, where there are more than workers could share out among them."""
+SAMPLE = 100_000
+"""Events by whose users the shards are made even."""
+GROUP = 1 << 26
+"""Bytes of files that are loaded together at most, where there are many small ones."""
+
+
+class LogWorkers:
+    """Workers of a cluster, as `longrec.prepare` takes them.
+
+    Parameters
+    ----------
+    cluster : Cluster
+    memory : bytes that each worker may hold; None: its part of half of what is free there.
+    """
+
+    def __init__(self, cluster: Cluster, memory: int | None = None) -> None:
+        self.cluster, self.memory = cluster, memory
+        self._raw: list[Path] = []
+
+    def load(self, loader: Loader, progress: StageProgress | None) -> None:
+        """See `longrec.data.prepare.Workers`."""
+        engine, parts = loader.engine, loader.parts
+        for part in parts:
+            if part.file is None:
+                raise UsageError(
+                    f"{part.name} lies in this process, and workers read files: write it to one, "
+                    "or leave the engine out"
+                )
+        how = Loading(
+            Room(engine.work.path.resolve(), self.cluster.beside, self.memory),
+            *(parts, loader.wanted, loader.encoding, loader.keep_bad, loader.queries.hex),
+        )
+        groups = _groups(parts)
+        calls = ((how, number, group) for number, group in enumerate(groups))
+        done, self._raw, rows = _told(progress, "reading the log", len(groups)), [], 0
+        for found in self.cluster.run(log_tasks.load, calls, done):
+            self._raw.append(found.file)
+            rows += found.rows
+            loader.goes_on |= found.goes_on
+            loader.add_bad(found.bad)
+        engine.run("DROP TABLE raw")
+        engine.run(f"CREATE VIEW raw AS SELECT * FROM {in_parquet(self._raw)}")
+        there = engine.row("SELECT count(*) AS n FROM raw")["n"]
+        if there != rows:
+            raise our_fault(f"{parts[0].name}: of {rows:,} rows {there:,} came from the workers")
+
+    def write(
+        self,
+        events: Events,
+        filters: Filters,
+        out: Path,
+        repeats: Repeats,
+        beside: Callable[[Path], None],
+        overwrite: bool,
+        say: Callable[[str], None],
+        progress: StageProgress | None,
+    ) -> Histories:
+        """See `longrec.data.prepare.Workers`."""
+        engine = events.engine
+        for name in events.columns:
+            refuse_null(events, name)
+        bounds = _bounds(engine, events, max(self.cluster.slots, -(-events.n_events // SHARD)))
+        log = Log(
+            Room(engine.work.path.resolve(), self.cluster.beside, self.memory),
+            engine.row("SELECT sql FROM duckdb_views() WHERE view_name = 'events'")["sql"],
+            _facts(events),
+            _shard_of("user", bounds, events.types["user"]),
+        )
+        calls = ((log, number, raw) for number, raw in enumerate(self._raw))
+        done = _told(progress, "dividing events by user", len(self._raw))
+        divided = sum(self.cluster.run(log_tasks.divide, calls, done))
+        if divided != events.n_events:
+            raise our_fault(
+                f"{events.source}: of {events.n_events:,} events {divided:,} came through"
+            )
+        splits = sorted(log.room.stage.glob("split-*/"))
+        items = in_parquet(split / "items.parquet" for split in splits)
+        counts = engine.frame(f"SELECT id, sum(n)::BIGINT AS n FROM {items} GROUP BY 1 ORDER BY 1")
+        log = replace(log, labels=_labels(engine, events, splits))
+        work = _Filtering(self.cluster, log, len(bounds) + 1, counts, progress)
+        dropped = {"bad_rows": len(events.bad_rows)} if events.bad_rows else {}
+        if events.bad_rows:
+            say(f"  left out {len(events.bad_rows):,} rows that cannot be used")
+        losses = work.apply(filters)
+        for name, count in losses.items():
+            say(f"  dropped {count:,} {name.replace('_', ' ')}")
+        if not work.counts.sum():
+            raise nothing_left(events, losses)
+
+        def write(folder: Path) -> Sequence[str]:
+            found = work.write(filters, folder.resolve())
+            left = sum(one.events for one in found)
+            if left != work.counts.sum():
+                raise our_fault(
+                    f"{events.source}: of {work.counts.sum():,} events {left:,} came out"
+                )
+            repeats.count += sum(one.repeats for one in found)
+            beside(folder)
+            return [one.name for one in found if one.name is not None]
+
+        return write_shards(
+            *(out, write),
+            source=events.source,
+            dropped=dropped | losses,
+            options=events.options,
+            overwrite=overwrite,
+        )
+
+
+class _Filtering:
+    """Filters over all shards: what one leaves out may depend on what is in the others.
+
+    Attributes
+    ----------
+    counts : (n_items,) events of each item that are left.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        log: Log,
+        shards: int,
+        items: pl.DataFrame,
+        progress: StageProgress | None,
+    ) -> None:
+        self.cluster, self.log, self.shards, self.progress = cluster, log, shards, progress
+        self.ids, self.counts = items["id"], items["n"].to_numpy()
+        self.gone = np.zeros(len(items), bool)
+        self._written = 0
+
+    def apply(self, filters: Filters) -> dict[str, int]:
+        """Count what all filters leave; -> what they leave out, by reason, as on one machine."""
+        if not filters.any:
+            return {}
+        losses, present = dict[str, int](), int((self.counts > 0).sum())
+        if filters.k_core > 1:
+            core = replace(filters, min_length=1)
+            while True:
+                losses = self._sift(core)
+                gone = self.counts < filters.k_core
+                if np.array_equal(gone, self.gone):
+                    break
+                self.gone = gone
+            losses["k_core_items"] = present - int((self.counts > 0).sum())
+            present -= losses["k_core_items"]
+        if filters.min_length > 1 or filters.k_core <= 1:
+            core_items = losses.get("k_core_items")
+            losses = self._sift(filters)
+            if core_items is not None:
+                losses["k_core_items"] = core_items
+            if "short_items" in losses:
+                losses["short_items"] = present - int((self.counts > 0).sum())
+        return losses
+
+    def _sift(self, filters: Filters) -> dict[str, int]:
+        """Count once; -> losses, summed over shards."""
+        losses, counts = dict[str, int](), np.zeros(len(self.ids), np.int64)
+        for found in self._run(log_tasks.sift, "filtering", filters):
+            counts += found.counts
+            for name, count in found.dropped.items():
+                losses[name] = losses.get(name, 0) + count
+        self.counts = counts
+        return losses
+
+    def write(self, filters: Filters, folder: Path) -> list[log_tasks.Written]:
+        """Write all shards."""
+        return self._run(log_tasks.write, "writing histories", filters, folder)
+
+    def _run(self, function: Callable[..., Any], words: str, *further: Any) -> list[Any]:
+        """Call a function for all shards, with the items as they are known now."""
+        self._written += 1
+        place = self.log.room.stage / f"items-{self._written}.parquet"
+        pl.DataFrame({"id": self.ids, "n": self.counts, "gone": self.gone}).write_parquet(place)
+        calls = ((self.log, shard, place, *further) for shard in range(self.shards))
+        done = _told(self.progress, words, self.shards)
+        return list(self.cluster.run(function, calls, done))
+
+
+def _groups(parts: Sequence[Part]) -> list[list[int]]:
+    """Numbers of parts that are loaded together, in the log's order."""
+    groups, room = list[list[int]](), 0
+    for number, part in enumerate(parts):
+        assert part.file is not None
+        size = part.file.path.stat().st_size
+        if not groups or size > room:
+            groups.append([])
+            room = GROUP
+        groups[-1].append(number)
+        room -= size
+    return groups
+
+
+def _facts(events: Events) -> dict[str, Any]:
+    """What workers are told of a log."""
+    own = {field.name: getattr(events, field.name) for field in fields(Events)}
+    del own["engine"], own["n_events"]
+    return own | {"bad_rows": (), "notes": ()}
+
+
+def _bounds(engine: Engine, events: Events, shards: int) -> list[Any]:
+    """Ids of users at which shards begin, but for the first one, by a sample of events."""
+    every = max(1, events.n_events // SAMPLE)
+    users = engine.frame(f"SELECT user FROM events WHERE hash(row) % {every} = 0 ORDER BY 1")[
+        "user"
+    ]
+    places = [len(users) * n // shards for n in range(1, shards)]
+    bounds = dict.fromkeys(users[place] for place in places if place < len(users))
+    return [user for user in bounds if user != users[0]]
+
+
+def _shard_of(user: str, bounds: Sequence[Any], kind: str, first: int = 0) -> str:
+    """How many bounds a user is not before, in SQL, by halving."""
+    if not bounds:
+        return str(first)
+    middle = len(bounds) // 2
+    value = bounds[middle]
+    if not isinstance(value, int | str):
+        value = str(value)
+    low = _shard_of(user, bounds[:middle], kind, first)
+    high = _shard_of(user, bounds[middle + 1 :], kind, first + middle + 1)
+    return f"CASE WHEN {user} < {literal(value)}::{kind} THEN {low} ELSE {high} END"
+
+
+def _labels(engine: Engine, events: Events, splits: Sequence[Path]) -> dict[str, list[str]]:
+    """Words of text columns, in order."""
+    found = {}
+    for i, name in enumerate(events.columns):
+        if events.types[name] == "VARCHAR":
+            files = in_parquet(split / f"words-{i}.parquet" for split in splits)
+            words = engine.frame(f"SELECT DISTINCT id FROM {files} ORDER BY 1")["id"]
+            found[name] = words.cast(pl.String).to_list()
+    return found
+
+
+def _told(progress: StageProgress | None, words: str, calls: int) -> Callable[[int], None] | None:
+    """Tells how many of some calls are done."""
+    return None if progress is None else lambda count: progress(words, count / max(calls, 1))
