@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import json
 import logging
 import resource
 import socket
+import struct
 import threading
 import time
+import weakref
 from contextlib import suppress
 from pathlib import Path
 
@@ -229,6 +232,73 @@ def test_a_body_that_comes_after_its_answer_costs_nothing(tmp_path: Path):
             sock.sendall(b" " * 9)
         sock.sendall(HEALTH[:20])  # and the head of the next one has its time
         assert rest(sock).startswith(b"HTTP/1.1 408")
+
+
+CHUNKED = (
+    b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
+    b"Content-Type: application/json\r\n\r\n"
+)
+
+
+SENT = {
+    "no HTTP": b"nonsense\r\n\r\n",
+    "many headers": b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 200,
+    "small chunks": CHUNKED + b"1\r\n \r\n" * 1000,
+    "answered before its end": UNREAD,
+    "half a head": HEALTH[:30],
+    "asked": HEALTH,
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("kind", SENT)
+@pytest.mark.parametrize("reset", [False, True], ids=["ended", "reset"])
+def test_nothing_is_kept_of_a_connection_that_is_gone(
+    kind: str, reset: bool, server: LocalServer, monkeypatch
+):
+    """Neither by a timer, which would keep it for seconds, nor in a circle, until Python looks for
+    garbage: who comes and goes thousands of times a second would stall and fill the server."""
+    monkeypatch.setattr(protocol, "LINGER", 3600.0)
+    kept, opened = list[weakref.ref[object]](), Connections.opened
+
+    def noted(self, one) -> None:
+        kept.append(weakref.ref(one))
+        opened(self, one)
+
+    monkeypatch.setattr(Connections, "opened", noted)
+    gc.disable()
+    try:
+        with raw(server.url) as sock:
+            sock.sendall(SENT[kind])
+            if kind not in ("half a head", "nothing"):
+                assert sock.recv(4096).startswith(b"HTTP/1.1 ")
+            if reset:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        assert within(20, lambda: kept and not any(one() for one in kept))
+    finally:
+        gc.enable()
+
+
+def within(seconds: float, holds) -> bool:
+    """Whether something comes to hold in so many seconds."""
+    end = time.monotonic() + seconds
+    while not holds() and time.monotonic() < end:
+        time.sleep(0.002)
+    return bool(holds())
+
+
+def test_chunks_may_be_many_where_they_carry_something(server: LocalServer):
+    """As a client sends that writes an event at a time."""
+    events = [{"user": "chunks", "item": FIRST, "time": n, "event_id": f"chunk-{n}-{'x' * 40}"}
+              for n in range(900)]  # fmt: skip
+    parts = [b'{"events":[', *(b"%s," % json.dumps(e).encode() for e in events[1:])]
+    parts += [json.dumps(events[0]).encode(), b"]}"]
+    with raw(server.url) as sock:
+        sock.sendall(CHUNKED.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        sock.sendall(b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts))
+        sock.sendall(b"0\r\n\r\n")
+        found = rest(sock)
+    assert found.startswith(b"HTTP/1.1 200"), found
 
 
 def test_what_is_refused_twice_is_answered_once_and_no_failure(server, caplog):

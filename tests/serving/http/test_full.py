@@ -68,6 +68,9 @@ def test_a_store_in_a_folder(tmp_path: Path) -> None:
         with files_of(MIB):
             logged = log_until_full(server)
             check_full(server, logged, "has no room to grow")
+            again = {"events": [event(number) for number in (0, 7, 14)]}
+            assert server.post("/v1/events", again).json()["accepted"] == 3
+            is_ready(server, True)  # events are taken again, where the forgotten ones were
             # Events that histories bring in are noted as left out, which takes room as well.
             noted = {"read": 1, "users": 2, "imported": 0, "left_out": 0, "whole": True}
         store = server.server.service.current.stream.store

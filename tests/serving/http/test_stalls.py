@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from models.small_models import N
 from serving.http.served import LocalServer, local_server
@@ -16,6 +17,7 @@ from serving.http.test_app import T0, events_of
 from serving.small_streams import FIRST, recommender, small_stream
 
 from longrec.serving.http import admission, readiness, service, threads
+from longrec.serving.http.answers import explained
 from longrec.serving.http.batcher import Batcher
 from longrec.serving.http.server import serve
 from longrec.serving.http.settings import Settings
@@ -149,6 +151,25 @@ def test_a_long_history_read_in_pieces_gives_what_it_gives_in_one(tmp_path: Path
         assert len(pauses) >= 3
         assert pieces.items.tolist() == whole.items.tolist()
         assert np.allclose(pieces.scores, whole.scores, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("whose", ["a user's", "one that is sent along"])
+def test_an_explanation_gives_way_all_along(whose: str, tmp_path: Path):
+    """Reading the log, or what was sent, as well as reading it through the model."""
+    events = 3000
+    history = [{"item": FIRST + n * 7 % N, "time": T0 + n, "columns": None} for n in range(events)]
+    with small_stream("elastic", tmp_path / "users") as stream:
+        body = {"item": FIRST, "top": 1, "user": "ann", "history": None}
+        if whose == "a user's":
+            log = {name: [one[name] for one in history] for name in ("item", "time")}
+            stream.observe_many(pl.DataFrame({"user": ["ann"] * events} | log))
+        else:
+            body |= {"user": None, "history": history}
+        pauses: list[int] = []
+        found = explained(stream, body, lambda *_: pauses.append(1))
+    assert found["events_read"] == events
+    read = events // (256 if whose == "a user's" else 64)  # twice, as given and as the model has it
+    assert len(pauses) >= read + 2 * events // 512
 
 
 def test_a_group_is_ranked_at_each_ones_own_k(tmp_path: Path, monkeypatch):

@@ -56,31 +56,45 @@ def test_what_a_mark_tells() -> None:
 # ---- LMDB
 
 
-@pytest.mark.parametrize("content", [b"x" * 36, None])
-def test_a_damaged_mark_is_told(content, tmp_path, caplog) -> None:
+@pytest.mark.parametrize("damage", ["another file", "a bit", "cut short", "zeros", "gone"])
+def test_a_damaged_or_missing_mark_is_told(damage, tmp_path, caplog) -> None:
     url = f"lmdb://{tmp_path}/store"
     store = open_store(url)
     log(store, b"u", event(1))
     store.close()
     file = tmp_path / "store" / "high-water"
     whole = file.read_bytes()
-    file.write_bytes(
-        whole[:20] + bytes([whole[20] ^ 4]) + whole[21:] if content is None else content
-    )
+    damaged = {
+        "another file": b"x" * 36,
+        "a bit": whole[:20] + bytes([whole[20] ^ 4]) + whole[21:],
+        "cut short": whole[:9],
+        "zeros": bytes(len(whole)),
+        "gone": None,
+    }
+    file.unlink()
+    if (content := damaged[damage]) is not None:
+        file.write_bytes(content)
     told = CliRunner().invoke(app, ["store", "verify", url])
     assert told.exit_code == 1
-    assert "counts what it acknowledged is damaged" in " ".join(told.stdout.split())
+    assert "counts what it acknowledged is damaged or gone" in " ".join(told.stdout.split())
     caplog.clear()
     store = open_store(url)
-    assert "counts what it acknowledged is damaged" in caplog.text
+    assert "counts what it acknowledged is damaged or gone" in caplog.text
     assert store.damage.counts == {"cut": 1}
     store.close()
     again = open_store(url)
     assert not again.damage.counts
     assert [problem.kind for problem in verify(again).problems] == ["losses"]
     again.close()
-    file.unlink()
+
+
+def test_a_store_without_users_needs_no_mark(tmp_path, caplog) -> None:
+    """As a crash leaves it before it was used."""
+    url = f"lmdb://{tmp_path}/store"
     open_store(url).close()
+    (tmp_path / "store" / "high-water").unlink()
+    open_store(url).close()
+    assert not caplog.records
 
 
 def roll_back(file: Path) -> None:

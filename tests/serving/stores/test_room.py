@@ -66,11 +66,37 @@ def test_a_full_store_forgets_every_user_and_goes_on(users, at_once, tmp_path: P
             gone = known[: len(known) // 2]
             assert all(store.forget(user) for user in gone)
             assert store.users(b"", 10**6) == known[len(gone) :]
-            with pytest.raises(StoreFull):
-                store.check_ready()
         store.check_ready()
         assert verify(store).problems == ()
         fill(store, users, at_once, until=20)
+        assert verify(store).problems == ()
+
+
+def test_it_is_ready_on_a_full_disk_once_what_was_forgotten_makes_room(tmp_path: Path) -> None:
+    """It writes where that was; and is full again when that is used up.
+
+    Whether it is ready before an event is written depends on how much was forgotten; afterwards
+    the event has shown it.
+    """
+    with closing(open_store(str(tmp_path / "s"), "process")) as store, files_of(4 * MIB):
+        known = fill(store, 10**6, 5)
+        with pytest.raises(StoreFull):
+            store.check_ready()
+        assert store.forget(known[0])
+        with pytest.raises(StoreFull):
+            store.check_ready()
+        assert all(store.forget(user) for user in known[1:])
+        store.check_ready()
+        again = fill(store, 10**6, 5)
+        assert again
+        with pytest.raises(StoreFull):
+            store.check_ready()
+        for user in again[: len(again) // 8]:
+            store.forget(user)
+        with pytest.raises(StoreFull):
+            store.check_ready()
+        assert fill(store, 10**6, 2, until=3)
+        store.check_ready()
         assert verify(store).problems == ()
 
 

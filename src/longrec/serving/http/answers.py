@@ -137,7 +137,7 @@ def asked_of(stream: Stream, body: dict[str, Any], pause: Pause) -> Asked:
     if several:
         named = {f"histories.{number}": history for number, history in enumerate(histories)}
     wanted = [
-        ranker.history_request(_history(stream, history, name), *also, name, pause)
+        ranker.history_request(_history(stream, history, name, pause), *also, name, pause)
         for name, history in named.items()
     ]
     return Asked(wanted, [None] * len(wanted), several, unknown)
@@ -309,10 +309,12 @@ def _check_vectors(stream: Stream) -> None:
         raise HTTPException(409, str(error)) from error
 
 
-def _history(stream: Stream, history: Sequence[Any], name: str) -> list[GivenEvent]:
+def _history(stream: Stream, history: Sequence[Any], name: str, pause: Pause) -> list[GivenEvent]:
     """A history that was sent along."""
     events: list[GivenEvent] = []
     for number, event in enumerate(history):
+        if not number % PAUSE_EVERY:
+            pause()
         if isinstance(event, dict):
             events.append(GivenEvent(**event))
         elif stream.artifact.model.reads_times:
@@ -332,9 +334,7 @@ def known_item(stream: Stream, item: Any) -> int:
     return index
 
 
-def explained(
-    stream: Stream, body: dict[str, Any], progress: Callable[..., None]
-) -> dict[str, Any]:
+def explained(stream: Stream, body: dict[str, Any], pause: Pause) -> dict[str, Any]:
     artifact, item, top = stream.artifact, body["item"], body["top"]
     try:
         check_explains(artifact.model)
@@ -345,6 +345,6 @@ def explained(
         user = body["user"]
         if user_log(stream.store, stream.engine.digest, user_key(user), 0, 0) is None:
             raise HTTPException(404, UNKNOWN_USER)
-        return stream.explain(user, item, progress).to_dict(top=top)
-    history = _history(stream, body["history"], "history")
-    return explain_given(stream.served, stream.ranker, item, history, progress).to_dict(top=top)
+        return stream.explain(user, item, pause).to_dict(top=top)
+    history = _history(stream, body["history"], "history", pause)
+    return explain_given(stream.served, stream.ranker, item, history, pause).to_dict(top=top)

@@ -41,7 +41,7 @@ from longrec.serving.http.keys import Keys
 from longrec.serving.http.model_reload import ModelReloader
 from longrec.serving.http.openapi import METRICS, PROMETHEUS, body_of, pages, problems
 from longrec.serving.http.readiness import Readiness, SharedText
-from longrec.serving.http.service import AT_ONCE, Service, is_light
+from longrec.serving.http.service import FEW, Service, is_light
 from longrec.serving.http.settings import Settings
 from longrec.serving.http.store_work import PATIENCE, StoreWork
 from longrec.serving.http.telemetry import Telemetry
@@ -153,7 +153,7 @@ class Server:
             (entries, told, asked), small = await read
             wanted = [] if asked is None else asked.wanted
             light = is_light(wanted)
-            with self._giving_way(small and light and len(entries) <= AT_ONCE):
+            with self._giving_way(small and light and len(entries) <= FEW):
                 observed, found = await served.log_and_rank(entries, wanted, len(told))
                 call.found = perf_counter()
                 if asked is None:

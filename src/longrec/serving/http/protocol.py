@@ -15,8 +15,9 @@ READ = 64 << 10
 """Bytes read at once: what one client has sent is not all handled before another's turn comes."""
 HEAD, HEADERS = 32 << 10, 100
 """Bytes of a request's head, and header lines, at most."""
-CHUNKS = 2048
-"""Chunks of a body at most: those of a few bytes each cost a thousand times what they carry."""
+CHUNKS, CHUNK = 256, 64
+"""Chunks of a body that may have any size, and bytes that each further one must bring on average:
+chunks of a few bytes cost a thousand times what they carry."""
 BETWEEN = 128 << 10
 """Bytes of a body that come without any of its content: extensions of chunks, lines at its end."""
 AHEAD = 8
@@ -85,7 +86,8 @@ def limited_protocol(seconds: float, connections: Connections) -> type[asyncio.P
         _timer: asyncio.TimerHandle | None = None
         _writing: asyncio.TimerHandle | None = None
         _rest: asyncio.TimerHandle | None = None
-        _head = _headers = _chunks = _between = 0
+        _lingering: asyncio.TimerHandle | None = None
+        _head = _headers = _chunks = _carried = _between = 0
         _wrong = WRONG
         _refused = False
 
@@ -98,11 +100,16 @@ def limited_protocol(seconds: float, connections: Connections) -> type[asyncio.P
             self._start_timer()
 
         def connection_lost(self, exc: Exception | None) -> None:
+            """Let all timers go: whatever still waits for this connection keeps it in memory, and
+            who connects thousands of times a second would fill that, and with it what Python looks
+            through for garbage while nobody is answered."""
             connections.closed(self)
             self._stop_timer()
             self._stop_waiting()
+            self._stop_lingering()
             self.resume_writing()
             super().connection_lost(exc)
+            self._unset_keepalive_if_required()  # which uvicorn leaves where the client reset it
 
         # What is read
 
@@ -121,7 +128,7 @@ def limited_protocol(seconds: float, connections: Connections) -> type[asyncio.P
                 self._refuse(413, "size", f"a chunk begins with more than {BETWEEN:,} bytes")
 
         def on_message_begin(self) -> None:
-            self._headers = self._chunks = self._between = 0
+            self._headers = self._chunks = self._carried = self._between = 0
             if len(self.pipeline) >= AHEAD:
                 self._stop(400, "ahead", f"more than {AHEAD} requests were sent ahead")
             super().on_message_begin()
@@ -139,11 +146,16 @@ def limited_protocol(seconds: float, connections: Connections) -> type[asyncio.P
 
         def on_chunk_header(self) -> None:
             self._chunks += 1
-            if self._chunks > CHUNKS:
-                self._stop(413, "size", f"the body has more than {CHUNKS:,} chunks: send larger")
+            if self._chunks > CHUNKS + self._carried // CHUNK:
+                self._stop(
+                    *(413, "size"),
+                    f"the body came in {self._chunks:,} chunks of {self._carried // self._chunks} "
+                    f"bytes each: send chunks of {CHUNK} bytes or more",
+                )
 
         def on_body(self, body: bytes) -> None:
             self._between = 0
+            self._carried += len(body)
             super().on_body(body)
 
         def on_message_complete(self) -> None:
@@ -190,7 +202,7 @@ def limited_protocol(seconds: float, connections: Connections) -> type[asyncio.P
             head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
             self.transport.write(f"{head}connection: close\r\n\r\n".encode() + body)
             self._answers.end()
-            self.loop.call_later(LINGER, self.let_go)
+            self._lingering = self.loop.call_later(LINGER, self.let_go)
 
         def _in_body(self) -> bool:
             """Whether the last request that began is still being read."""
@@ -246,6 +258,12 @@ def limited_protocol(seconds: float, connections: Connections) -> type[asyncio.P
             if self._rest is not None:
                 self._rest.cancel()
                 self._rest = None
+
+        def _stop_lingering(self) -> None:
+            """No longer for the end of what was refused."""
+            if self._lingering is not None:
+                self._lingering.cancel()
+                self._lingering = None
 
         def _stop_timer(self) -> None:
             if self._timer is not None:

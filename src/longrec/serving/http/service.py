@@ -40,8 +40,11 @@ EVENTS, ITEMS = 16, 16
 """Events of a history that are read, and items that are found, in the time of one user more."""
 TOGETHER = 16
 """Users of a large request who are ranked at once."""
-AT_ONCE, MANY_AT_ONCE = 32, 512
-"""Events of a large request that are logged at once, beside others' requests and alone."""
+FEW = 16
+"""Events of a request that are logged together with others'."""
+AT_ONCE, MANY_AT_ONCE = 8, 512
+"""Events of a larger request that are logged at once, beside others' requests and alone: a user's
+few events are taken in one after the other, many in one go."""
 MAPPED_EVERY, MAPPED = 0.5, 16 << 20
 """Seconds between two looks at how much of the store's files is mapped, and bytes that may be."""
 PATIENCE = 4.0
@@ -106,7 +109,7 @@ class ServedStream:
 
         `refused` events of the request are counted, and not logged.
         """
-        few = len(entries) <= AT_ONCE
+        few = len(entries) <= FEW
         at_once = wanted if few and is_light(wanted) else []
         observed, found = _Done([], [])
         if not few:

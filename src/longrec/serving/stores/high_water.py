@@ -39,7 +39,7 @@ class Mark(NamedTuple):
 
 
 UNREADABLE = Mark(0, 0, 0)
-"""In place of a mark that cannot be read. No store has the number 0."""
+"""In place of a mark that cannot be read, or is gone. No store has the number 0."""
 
 
 class HighWater:
@@ -103,7 +103,7 @@ class Loss(NamedTuple):
     """Writes that were acknowledged and are not in the store any more, at least so many.
 
     torn : whether it was in a power cut, without waiting for the disk: any part may be missing.
-    unknown : whether the mark is damaged, so that nobody knows what was acknowledged.
+    unknown : whether the mark is damaged or gone, so that nobody knows what was acknowledged.
     """
 
     writes: int
@@ -123,8 +123,8 @@ class Loss(NamedTuple):
             )
         if self.unknown:
             what = (
-                "the file that counts what it acknowledged is damaged: the last writes may be "
-                "missing, and nobody can tell"
+                "the file that counts what it acknowledged is damaged or gone: the last writes may "
+                "be missing, and nobody can tell"
             )
         return f"{what}. Send again what was observed since, with event ids, or restore a backup"
 

@@ -29,6 +29,7 @@ from longrec.core.lock import LOCK, lock_folder
 from longrec.serving.stores.checks import pack_meta
 from longrec.serving.stores.damage import Damage
 from longrec.serving.stores.high_water import (
+    UNREADABLE,
     HighWater,
     Loss,
     Mark,
@@ -46,10 +47,10 @@ from longrec.serving.stores.lmdb_file import (
     open_newest,
     raise_in_words,
 )
-from longrec.serving.stores.lmdb_inspect import inspect
-from longrec.serving.stores.lmdb_room import check_room
+from longrec.serving.stores.lmdb_inspect import free_bytes, inspect
+from longrec.serving.stores.lmdb_room import ROOM, check_room
 from longrec.serving.stores.lmdb_tables import OpenTables, Tables
-from longrec.serving.stores.protocol import SCHEMA, StoreDamaged, StoreUnavailable
+from longrec.serving.stores.protocol import SCHEMA, StoreDamaged, StoreFull, StoreUnavailable
 
 T = TypeVar("T")
 HIGH_WATER = "high-water"
@@ -122,6 +123,8 @@ class LmdbFolder:
         self._folder_lock: BaseFileLock | None = None
         self._file: LmdbFile | None = None
         self._synced = 0.0
+        self._refused_with: int | None = None  # free bytes, when a write was refused on a full disk
+        self._takes = False
         self._start()
 
     @classmethod
@@ -206,11 +209,30 @@ class LmdbFolder:
             return done
 
         with self._write_lock:
-            return self._use(attempt)
+            try:
+                return self._use(attempt)
+            except StoreFull:
+                self._refused_with, self._takes = self._use(_free_bytes), False
+                raise
+
+    def note_taken(self) -> None:
+        """Events were written."""
+        self._takes = self._refused_with is not None
 
     def check_room(self) -> None:
-        """Raise StoreFull where the file cannot grow."""
-        self._use(lambda file: check_room(file.env, file.path))
+        """Raise StoreFull where the file cannot grow, unless it has room within: since the last
+        refusal events were taken again, or pages enough became free, as by forgetting."""
+
+        def attempt(file: LmdbFile) -> None:
+            try:
+                check_room(file.env, file.path)
+                self._refused_with, self._takes = None, False
+            except (lmdb.MapFullError, OSError):
+                wanted = ROOM if self._refused_with is None else max(ROOM, self._refused_with + 1)
+                if not self._takes and _free_bytes(file) < wanted:
+                    raise
+
+        self._use(attempt)
 
     def inspect(self) -> list[str]:
         """What is wrong with the file's pages, and with what the file does not have any more."""
@@ -330,6 +352,8 @@ class LmdbFolder:
         """See whether the file has all that was acknowledged; else it is told, and noted in it."""
         file = self._file
         assert file is not None
+        if mark is None and _has_users(file):  # it is written before there are any
+            mark = UNREADABLE
         lost = loss(mark, Mark(file.number, file.env.info()["last_txnid"], self._run))
         if lost is None:
             return
@@ -401,6 +425,16 @@ class LmdbFolder:
 def _write_schema(new: lmdb.Environment, tables: Tables) -> None:
     with new.begin(write=True) as transaction:
         transaction.put(b"meta", pack_meta({"schema": SCHEMA}), db=tables.meta)
+
+
+def _has_users(file: LmdbFile) -> bool:
+    with file.env.begin(buffers=True) as transaction:
+        return file.open_tables(transaction).root("users").keys > 0
+
+
+def _free_bytes(file: LmdbFile) -> int:
+    with file.env.begin() as transaction:
+        return free_bytes(file.descriptor, file.page, transaction.id())
 
 
 _registry_lock, _fork_lock = threading.Lock(), threading.Lock()

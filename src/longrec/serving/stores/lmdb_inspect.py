@@ -88,6 +88,20 @@ def check_free(descriptor: int, size: int, transaction: int) -> None:
         )
 
 
+def free_bytes(descriptor: int, size: int, transaction: int) -> int:
+    """Bytes of a file's pages that the next write may take: free since before the last transaction.
+
+    0 where that cannot be read. Parameters as of `inspect`.
+    """
+    pages = Pages(descriptor, size, integers=True)
+    meta = pages.meta(transaction)
+    freed = 0
+    for since, value in () if meta is None else pages.pairs(meta.free):
+        if int.from_bytes(since, "big") < transaction:
+            freed += int.from_bytes(value[:8], "little")
+    return 0 if pages.broken else freed * size
+
+
 def _count(table: Pages, root: Root) -> int:
     return sum(1 for _ in table.pairs(root))
 

@@ -147,7 +147,9 @@ class LmdbStore:
 
     def append(self, digest: str, appends: Sequence[Append]) -> list[Appended]:
         model = bytes.fromhex(digest)
-        return self._write(lambda tables: [tables.append(model, append) for append in appends])
+        done = self._write(lambda tables: [tables.append(model, append) for append in appends])
+        self._folder.note_taken()
+        return done
 
     def put(self, digest: str, puts: Sequence[Put]) -> int:
         model = bytes.fromhex(digest)

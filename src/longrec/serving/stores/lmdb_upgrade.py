@@ -17,13 +17,16 @@ import lmdb
 from longrec.core.errors import DataError, UsageError
 from longrec.core.lock import lock_folder
 from longrec.serving.stores.checks import CHECK, event_check, head_check, pack_meta, unpack_meta
+from longrec.serving.stores.high_water import HighWater, Mark
 from longrec.serving.stores.lmdb_file import (
     copy_pairs,
+    give_rights_beside,
     make_next,
     newest_number,
     open_environment,
     raise_in_words,
 )
+from longrec.serving.stores.lmdb_folder import HIGH_WATER
 from longrec.serving.stores.lmdb_pages import Pages
 from longrec.serving.stores.lmdb_tables import BORN, EVENT_KEY, HEAD, LOG_KEY, Tables
 from longrec.serving.stores.protocol import SCHEMA, check_not_newer
@@ -48,6 +51,7 @@ def upgrade_folder(
                 with env.begin() as transaction:
                     pages = Pages(descriptor, env.stat()["psize"])
                     source = _OldTables(pages, transaction, str(folder))
+                    _mark(folder, number + 1)
                     make_next(folder, lambda new, to: source.fill(new, to, progress))
             finally:
                 os.close(descriptor)
@@ -57,6 +61,14 @@ def upgrade_folder(
         raise_in_words(error, f"lmdb://{folder}")
     finally:
         lock.release()
+
+
+def _mark(folder: Path, number: int) -> None:
+    """Mark a file that is to come as one that has acknowledged nothing: one without is told."""
+    mark = HighWater(folder / HIGH_WATER)
+    mark.write(Mark(number, 0), wait=True)
+    mark.close()
+    give_rights_beside(folder / f"store-{number - 1}.mdb", HIGH_WATER)
 
 
 class _OldTables:

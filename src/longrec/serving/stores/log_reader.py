@@ -66,10 +66,12 @@ def read_events(
     return events
 
 
-def read_log(store: Store, user: bytes, stored: StoredUser) -> Iterator[list[Event]]:
+def read_log(
+    store: Store, user: bytes, stored: StoredUser, at_once: int = EVENTS
+) -> Iterator[list[Event]]:
     """A user's whole log as `stored` has it, some events at a time; errors as of `read_events`."""
-    for after in range(0, stored.last, EVENTS):
-        yield read_events(store, user, stored, after, min(EVENTS, stored.last - after))
+    for after in range(0, stored.last, at_once):
+        yield read_events(store, user, stored, after, min(at_once, stored.last - after))
 
 
 def retry_if_replaced(store: Store, read: Callable[[], T], tries: int = TRIES) -> T:

@@ -22,7 +22,7 @@ from longrec.serving.stores.log_reader import (
 )
 from longrec.serving.stores.protocol import Event, Header, Store, read_header
 from longrec.serving.stream.id_keys import ItemIndex, id_of, item_key
-from longrec.serving.stream.recommending import Ranker
+from longrec.serving.stream.recommending import EVENTS_AT_ONCE, Ranker
 
 
 class UserLog(NamedTuple):
@@ -92,11 +92,13 @@ def explain_user(
         """The whole log."""
         [stored] = store.read(NO_MODEL, [(user, ())])
         parts, values = [np.empty((2, 0), np.int64)], list[Values]()
-        for events in read_log(store, user, stored):
+        for events in read_log(store, user, stored, EVENTS_AT_ONCE):
             found, clock = items.find([e.item for e in events]), [e.time for e in events]
             parts.append(np.array([found, clock], np.int64))
             if columns is not None:
                 values += [columns.values(e.columns) for e in events]
+            if progress is not None:
+                progress(0, 2 * stored.last)
         further = {} if columns is None else dict(zip(reads, columns.arrays(values), strict=True))
         indices, times = np.concatenate(parts, axis=1)
         return Events(indices, times, further)
@@ -114,14 +116,12 @@ def explain_given(
     ranker: Ranker,
     item: Any,
     history: Sequence[GivenEvent],
-    progress: Callable[[int, int], None] | None = None,
+    pause: Callable[..., None],
 ) -> Explanation:
     """The same for a history that is given instead of a user of the store."""
     check_explains(artifact.model)
-    reads, moments = artifact.model.reads_columns, ranker.moments(history)
+    reads, moments = artifact.model.reads_columns, ranker.moments(history, pause=pause)
     items, times, *columns = ranker.engine.arrays(moments)
     events = Events(items, times, dict(zip(reads, columns, strict=True)))
     index = find_item(artifact.catalog, item)
-    return explain_history(
-        artifact.scorer, artifact.catalog, index, events, artifact.limit, progress
-    )
+    return explain_history(artifact.scorer, artifact.catalog, index, events, artifact.limit, pause)
