@@ -187,7 +187,7 @@ def test_column_errors() -> None:
     )
     frame_error(ROWS, "both the user and the item", UsageError, user="item_id", item="item_id")
     twins = {"userId": [1], "user_id": [1], "item": [1], "time": [1]}
-    frame_error(twins, "'userId' and 'user_id' could both be the user", UsageError)
+    frame_error(twins, "'userId', 'user_id' could each be the user", UsageError)
     no_time = {"user": [1], "item": [1], "position": [1]}
     frame_error(no_time, "order='position'.*row_order=True", UsageError)
     frame_error(ROWS, "not both", UsageError, order="timestamp", row_order=True)

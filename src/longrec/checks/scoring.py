@@ -12,6 +12,7 @@ from longrec.checks.compare import CheckFailed, NotApplicable, applies, finite, 
 from longrec.checks.small_model import N_ITEMS, SmallModel
 from longrec.config.border import is_frozen
 from longrec.core.errors import UsageError
+from longrec.core.format import listed
 from longrec.models import CountingModel, build_model
 from longrec.models.common.settings import parse_settings
 
@@ -69,7 +70,7 @@ def check_groups(small: SmallModel) -> None:
         (sorted(counts.keys() - names), "in a group, but no parameters"),
         (sorted(name for name, count in counts.items() if count > 1), "in several groups"),
     ):
-        require(not wrong, f"parameter_groups: {what}: {', '.join(wrong)}")
+        require(not wrong, f"parameter_groups: {what}: {listed(wrong)}")
 
 
 def check_scores(small: SmallModel) -> None:

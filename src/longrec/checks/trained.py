@@ -9,6 +9,7 @@ from torch import Tensor
 from longrec.checks.compare import CheckFailed, require, same, same_state
 from longrec.checks.trained_model import FOLLOWS, TrainedModel
 from longrec.core.errors import DataError, UsageError
+from longrec.core.format import listed
 from longrec.models import Model, SequenceModel
 from longrec.recommender import load
 from longrec.runs.evaluate import evaluate
@@ -33,7 +34,7 @@ def check_gradients(trained: TrainedModel) -> None:
     wanted = {name for name, p in model.named_parameters() if p.requires_grad and p.numel()}
     missing = sorted(wanted - gradients.reached)
     require(
-        not missing, f"no gradient reached {', '.join(missing)}: use or remove what is not trained"
+        not missing, f"no gradient reached {listed(missing)}: use or remove what is not trained"
     )
     if gradients.interests is not None:
         for number, total in enumerate(gradients.interests.tolist()):

@@ -12,6 +12,7 @@ from longrec.artifact.folder import EVALUATION, tensors_of
 from longrec.comparison.read_runs import read_json
 from longrec.core.choices import ExcludeSeen, SplitName
 from longrec.core.errors import DataError, UsageError
+from longrec.core.format import LISTED, listed
 from longrec.data.histories import Histories
 from longrec.evaluation.metrics import CUTOFFS
 from longrec.evaluation.summary import Metrics
@@ -105,11 +106,11 @@ def chosen(runs: Sequence[Path], asked: Asked) -> list[Evaluation]:
             found.append(own)
     if lacking:
         commands = "; ".join(
-            f"longrec evaluate {shlex.quote(run)}{asked.options}" for run in lacking
+            f"longrec evaluate {shlex.quote(run)}{asked.options}" for run in lacking[:LISTED]
         )
         raise DataError(
             f"without such an evaluation (of the weights that the run has now): "
-            f"{', '.join(lacking)}. Evaluate first: {commands}"
+            f"{listed(lacking)}. Evaluate first: {commands}"
         )
     check_alike(found, own_policies=asked.exclude_seen == "auto")
     return found
@@ -125,7 +126,7 @@ def check_alike(evaluations: Sequence[Evaluation], own_policies: bool) -> None:
         for one in evaluations:
             runs_of.setdefault(one.facts[name], []).append(str(one.run))
         if len(runs_of) > 1:
-            told = "; ".join(f"{value} in {', '.join(runs)}" for value, runs in runs_of.items())
+            told = "; ".join(f"{value} in {listed(runs)}" for value, runs in runs_of.items())
             differing.append((name, told))
     if not differing:
         return

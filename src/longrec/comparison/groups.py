@@ -12,6 +12,7 @@ from longrec.comparison.plan import COMPARISON
 from longrec.comparison.read_runs import read_json
 from longrec.comparison.results import collect
 from longrec.core.errors import DataError, UsageError
+from longrec.core.format import listed
 from longrec.evaluation.report.contents import ReportRow
 from longrec.models.common.settings import stored_settings
 
@@ -51,7 +52,7 @@ def groups_of(folders: Sequence[Path]) -> tuple[list[Group], list[ReportRow]]:
     every += [run.resolve() for run in single]
     twice = {str(run) for run in every if every.count(run) > 1}
     if twice:
-        raise UsageError(f"named twice: {', '.join(sorted(twice))}; name each run once")
+        raise UsageError(f"named twice: {listed(sorted(twice))}; name each run once")
     groups += _by_seed(single)
     names = [group.name for group in groups]
     same = {name for name in names if names.count(name) > 1}

@@ -19,6 +19,7 @@ from typing import Any
 from longrec.core.arguments import check_names
 from longrec.core.choices import MOST_SEEDS
 from longrec.core.errors import DataError, UsageError
+from longrec.core.format import listed
 from longrec.core.sealed import SealedKind
 from longrec.models import MODELS, CountingModel
 from longrec.models.common.registry import config_keys
@@ -192,7 +193,7 @@ class Plan:
         missing = [name for name in begun.models if name not in self.models]
         if missing:
             raise UsageError(
-                f"{folder} also compares {', '.join(missing)}: models can be added and not left "
+                f"{folder} also compares {listed(missing)}: models can be added and not left "
                 "out; name them too, or compare in a new folder"
             )
         if self.seeds < begun.seeds:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from longrec.core.errors import UsageError
+
+LISTED, LONGEST = 10, 100
+"""Names that a message lists, and characters of each."""
 
 
 def number(value: object) -> str:
@@ -21,6 +25,15 @@ def number(value: object) -> str:
         return f"{value:,}"
     decimals = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
     return f"{value:,.{decimals}f}"
+
+
+def listed(names: Iterable[object], none: str = "none") -> str:
+    """Names for a message: "a, b, c"; of many, as a file or a request may have them, the first ones
+    and how many more there are, and of a long one its beginning."""
+    texts = [str(name) for name in names]
+    shown = [f"{one[:LONGEST]}…" if len(one) > LONGEST else one for one in texts[:LISTED]]
+    more = f" and {len(texts) - LISTED:,} more" if len(texts) > LISTED else ""
+    return ", ".join(shown) + more if shown else none
 
 
 def duration(seconds: float) -> str:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from longrec.core.errors import DataError, first_line
-from longrec.core.format import size
+from longrec.core.format import listed, size
 
 ID_BYTES = 1024
 """Bytes of an id, in the mean, up to which a catalog is read."""
@@ -68,9 +68,8 @@ def _check_claims(file: pq.ParquetFile, path: Path, n_items: int | None) -> bool
     """
     names, metadata = file.schema_arrow.names, file.metadata
     if names[:2] != ["id", "count"]:
-        shown = ", ".join(names[:20])
         raise DataError(
-            f"{path}: a catalog has the columns id and count, this file has {shown or 'none'}."
+            f"{path}: a catalog has the columns id and count, this file has {listed(names)}."
         )
     kind, of_count = (file.schema_arrow.field(n).type for n in (0, 1))
     if not any(is_such(kind) for is_such in (*TEXT, *OTHERS)):

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from longrec.core.errors import UsageError
+from longrec.core.format import listed
 from longrec.data.sources import Part
 
 # Names as people write them, most telling first; compared without case, space, "_" and "-".
@@ -74,7 +75,7 @@ def find_roles(
             found = by_plain.get(plain_name(word), [])
             if len(found) > 1:
                 problems.append(
-                    f"{' and '.join(map(repr, found))} could both be the {role} column. Name one "
+                    f"{listed(map(repr, found))} could each be the {role} column. Name one "
                     f"with {role}= (--{role})."
                 )
             if found:
@@ -97,7 +98,7 @@ def find_roles(
 
 def refusal(part: Part, problems: Iterable[str]) -> UsageError:
     """The error for a part whose columns do not do."""
-    return UsageError(f"{part.name}: {' '.join(problems)} Its columns are {', '.join(part.types)}.")
+    return UsageError(f"{part.name}: {' '.join(problems)} Its columns are {listed(part.types)}.")
 
 
 def likely_type(part: Part, used: Iterable[str]) -> str | None:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from longrec.core.errors import UsageError
+from longrec.core.format import listed
 
 TYPE = "type"
 """The column that says of which kind an event is; it is always text."""
@@ -124,7 +125,7 @@ def check_columns(
     for column in read:
         how = "--type COLUMN" if column == TYPE else f"--keep {column}"
         if column not in found:
-            there = ", ".join(map(repr, found)) or "none"
+            there = listed(map(repr, found))
             raise UsageError(
                 f"{name} reads the column {column!r} of each event, and {where} has no such column "
                 f"(there are: {there}): prepare the log again with {how}"

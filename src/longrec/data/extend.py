@@ -8,12 +8,13 @@ taken once, so that overlapping exports do no harm.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
 
 from longrec.core.errors import DataError, UsageError
+from longrec.core.format import listed
 from longrec.data.coding import Coded
 from longrec.data.engine import Engine
 from longrec.data.events import Events
@@ -37,8 +38,9 @@ def fit_events(events: Events, old: Histories) -> None:
     """
     if set(events.columns) != set(old.extra):
         raise UsageError(
-            f"{old.path} has the event columns {_listed(old.extra)}, and {events.source} was read "
-            f"with {_listed(events.columns)}: name the same with columns= (--keep)."
+            f"{old.path} has the event columns {listed(sorted(old.extra))}, and "
+            f"{events.source} was read with {listed(sorted(events.columns))}: name the same with "
+            "columns= (--keep)."
         )
     if (old.times is None) != (events.time_unit is None):
         having, lacking = (
@@ -92,8 +94,8 @@ def merge(engine: Engine, old: Histories, coded: Coded, report: Callable[[str], 
     """
     if set(coded.labels) != set(old.meta.labels):
         raise DataError(
-            f"{old.path} has text in the event columns {_listed(old.meta.labels)}, the new log in "
-            f"{_listed(coded.labels)}: convert them to one type."
+            f"{old.path} has text in the event columns {listed(sorted(old.meta.labels))}, the new "
+            f"log in {listed(sorted(coded.labels))}: convert them to one type."
         )
     _known(engine, old, coded)
     values = ", ".join(coded.values)
@@ -170,7 +172,3 @@ def _drop_duplicates(engine: Engine) -> int:
         " USING (user, item, time) WHERE number <= held)"
     )
     return int(count)
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names)) or "none"

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from longrec.core.arguments import NO_UTF8, is_utf8
 from longrec.core.errors import DataError
+from longrec.core.format import listed
 
 TEXT = (".csv", ".tsv", ".inter", ".txt", ".dat", ".data", ".psv")
 JSON_LINES = (".jsonl", ".ndjson")
@@ -194,12 +195,6 @@ def _raise(error: OSError) -> None:
 
 def _counts(name: str) -> bool:
     return name[0] not in "._"
-
-
-def listed(paths: list[Path], most: int = 5) -> str:
-    """Some paths in words."""
-    more = f" and {len(paths) - most:,} more" if len(paths) > most else ""
-    return ", ".join(map(str, paths[:most])) + more
 
 
 def kind_of(path: Path) -> str:

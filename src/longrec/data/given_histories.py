@@ -15,6 +15,7 @@ import polars as pl
 from longrec.core.arguments import described
 from longrec.core.arrays import Ints
 from longrec.core.errors import UsageError
+from longrec.core.format import listed
 from longrec.data.catalog import Catalog
 from longrec.data.event_columns import Columns
 from longrec.data.frames import as_frame, is_parquet, read_parquet
@@ -70,7 +71,7 @@ class GivenHistories:
                 given = self.columns[number] if self.columns else {}
                 if name not in given:
                     raise UsageError(
-                        f"{model} reads {' and '.join(wanted)} of each event, which these "
+                        f"{model} reads {listed(wanted)} of each event, which these "
                         f"histories do not have: give users with data=, or events such as "
                         f"{NEEDS_COLUMNS}"
                     )
@@ -119,7 +120,7 @@ def as_given_histories(given: Any, names: Mapping[str, str] | None = None) -> Gi
         for role in ("user", "item"):
             if find_name(frame.columns, role, names.get(role)) is None:
                 raise UsageError(
-                    f"histories is a frame whose columns are {', '.join(frame.columns)}: none "
+                    f"histories is a frame whose columns are {listed(frame.columns)}: none "
                     f"looks like the {role} ids, call one {role}"
                 )
         rows = (Row(f"row {n}", row) for n, row in enumerate(frame.iter_rows(named=True), 1))
@@ -209,7 +210,7 @@ def _event_of_row(
     names = {role: find_name(value, role, stated.get(role)) for role in ("user", "item", "time")}
     lacking = [role for role in ("user", "item") if names[role] is None]
     if lacking:
-        there = ", ".join(map(str, value)) or "nothing"
+        there = listed(value, "nothing")
         wanted = '{"user": …, "history": […]} or {"user": …, "item": …, "time": …}'
         problems.add(place, f"has no {' and no '.join(lacking)} (it has {there}); give {wanted}")
         return None

@@ -20,6 +20,7 @@ from typing import IO, Any, NamedTuple
 
 from longrec.core.arguments import described
 from longrec.core.errors import DataError
+from longrec.core.format import listed
 from longrec.data.columns import NAMES, plain_name
 from longrec.data.frames import is_parquet, read_parquet
 from longrec.data.text_files import BOMS
@@ -216,7 +217,7 @@ def find_name(names: Any, role: str, stated: str | None = None) -> str | None:
 
 def _no_column(name: str, columns: Sequence[str], role: str) -> str:
     return (
-        f"{name}: no column looks like the {role} ids; the columns are {', '.join(columns)}. Call "
+        f"{name}: no column looks like the {role} ids; the columns are {listed(columns)}. Call "
         f"one {role}"
     )
 

@@ -31,6 +31,7 @@ import pyarrow as pa
 
 from longrec.core.arguments import check_path, described
 from longrec.core.errors import DataError, UsageError, first_line
+from longrec.core.format import listed
 from longrec.core.sealed import SealedKind
 from longrec.core.shown import html_facts, html_table
 from longrec.data.catalog import Catalog, SortedIds, hash_ids
@@ -365,8 +366,7 @@ def _meta(place: Path, document: dict[str, Any]) -> HistoriesMeta:
     odd = {item.name for item in fields(HistoriesMeta)}.symmetric_difference(document)
     if odd:
         raise DataError(
-            f"{place} lacks or adds {', '.join(sorted(odd))}: it was edited by hand; "
-            f"{HISTORIES.mend}."
+            f"{place} lacks or adds {listed(sorted(odd))}: it was edited by hand; {HISTORIES.mend}."
         )
     return HistoriesMeta(**document)
 

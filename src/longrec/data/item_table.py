@@ -16,6 +16,7 @@ from typing import Any
 import polars as pl
 
 from longrec.core.errors import DataError, UsageError, first_line
+from longrec.core.format import listed
 from longrec.data.frames import as_frame, is_parquet, read_parquet
 from longrec.data.given_rows import NotUtf8, Problems, find_name, is_file, opened, read_rows
 
@@ -60,7 +61,7 @@ class ItemTable:
         if found is None:
             raise UsageError(
                 f"{name}: no column looks like the item ids; the columns are "
-                f"{', '.join(frame.columns)}. Call one item"
+                f"{listed(frame.columns)}. Call one item"
             )
         self.item = found
         self.items_where = lru_cache(RULES_KEPT)(self._items_where)
@@ -100,12 +101,12 @@ class ItemTable:
         near += [c for c in self.frame.columns if c.lower() == unknown[0].lower()]
         hint = f" Did you mean {near[0]!r}?" if near else ""
         return (
-            f"where names {', '.join(map(repr, unknown))}, and {self.name} has no such column."
+            f"where names {listed(map(repr, unknown))}, and {self.name} has no such column."
             f"{hint} Its columns are {self._columns()}; text stands in single quotes: {EXAMPLE}"
         )
 
     def _columns(self) -> str:
-        return ", ".join(f"{name} ({kind})" for name, kind in self.frame.schema.items())
+        return listed(f"{name} ({kind})" for name, kind in self.frame.schema.items())
 
 
 def as_item_table(given: Any, item: str | None = None, encoding: str | None = None) -> ItemTable:

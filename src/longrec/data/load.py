@@ -14,6 +14,7 @@ from functools import cached_property
 import polars as pl
 
 from longrec.core.errors import LongrecError
+from longrec.core.format import listed
 from longrec.data.bad_rows import NO_JSON, BadRow, refusal, rejected
 from longrec.data.engine import Engine, Progress, engine_errors, literal, unreadable
 from longrec.data.files import File
@@ -152,7 +153,7 @@ class Loader:
         )
         nothing = f"SELECT count(*) AS n FROM raw WHERE part = {number} AND {empty}"
         if self.engine.row(nothing)["n"]:
-            words = literal(f"has nothing of {', '.join(asked)}")
+            words = literal(f"has nothing of {listed(asked)}")
             found = self.engine.run(
                 f"SELECT line, CASE WHEN json_valid(c0) THEN {words} ELSE {literal(NO_JSON)} END, "
                 f"c0 FROM (SELECT row_number() OVER () AS line, c0 FROM {lines(file)}) "

@@ -13,6 +13,7 @@ from typing import Any
 
 from longrec.core.arguments import check_flag, check_names, check_text
 from longrec.core.errors import DataError, UsageError
+from longrec.core.format import listed
 from longrec.data.columns import ROLES, Roles, find_roles, likely_type, refusal
 from longrec.data.engine import Engine, Progress, StageProgress
 from longrec.data.event_columns import TYPE
@@ -226,7 +227,7 @@ def _one_log(
             if name not in part.types:
                 raise DataError(
                     f"{part.name} has no column {name!r}, {first.name} has: the files are not one "
-                    f"log. Its columns are {', '.join(part.types)}."
+                    f"log. Its columns are {listed(part.types)}."
                 )
     return [part for part, _ in kept], roles
 

@@ -18,6 +18,7 @@ from typing import IO, Any
 import pyarrow as pa
 
 from longrec.core.errors import DataError, LongrecError, UsageError, first_line
+from longrec.core.format import listed
 from longrec.data.engine import unreadable
 from longrec.data.files import File, open_bytes
 
@@ -78,7 +79,7 @@ def find_dialect(file: File, encoding: str | None, columns: Sequence[str]) -> Di
         if len(first) != len(columns):
             raise UsageError(
                 f"{file.name} has {len(first)} fields in its first line, and {len(columns)} "
-                f"columns are named ({', '.join(columns)}): name every column, in order."
+                f"columns are named ({listed(columns)}): name every column, in order."
             )
         return Dialect(separator, tuple(columns), 0)
     if "\0" in start:

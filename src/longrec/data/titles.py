@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from longrec.core.errors import UsageError
+from longrec.core.format import listed
 from longrec.data.histories import Histories
 from longrec.data.item_table import ItemTable
 from longrec.data.kept_items import kept_table
@@ -71,7 +72,7 @@ def _of_table(table: ItemTable, ids: list[Any]) -> dict[Any, str]:
     title = title_column(frame)
     if title is None:
         raise UsageError(
-            f"{table.name} has no column of titles; its columns are {', '.join(frame.columns)}. "
+            f"{table.name} has no column of titles; its columns are {listed(frame.columns)}. "
             "Call one title"
         )
     by_text = {str(id): id for id in ids}

@@ -21,6 +21,7 @@ from pydantic import TypeAdapter
 
 from longrec.core.arrays import Floats, Ints
 from longrec.core.errors import DataError, UsageError
+from longrec.core.format import listed
 from longrec.core.shown import html_table, html_text
 from longrec.evaluation.baseline import Baseline, Interval
 from longrec.evaluation.intervals import DRAWS, Difference, bootstrap_interval, paired_bootstrap
@@ -306,7 +307,7 @@ def _frames(ranks: Ranks) -> list[pl.DataFrame]:
     for frame in frames:
         missing = [name for name in COLUMNS if name not in frame.columns]
         if missing:
-            raise DataError(f"the ranks have no column {', '.join(missing)}; evaluate again")
+            raise DataError(f"the ranks have no column {listed(missing)}; evaluate again")
         if not len(frame):
             raise DataError(
                 "there is no target to evaluate: under leave-one-out a user needs at least 3 events"

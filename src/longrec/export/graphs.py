@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from longrec.core.errors import UsageError
+from longrec.core.format import listed
 from longrec.mixers import Context
 from longrec.models import Model, SequenceModel
 from longrec.models.common.scorer import Scorer
@@ -144,7 +145,7 @@ def check_exports(scorer: Scorer) -> Model:
         )
     if model.reads_columns:
         raise UsageError(
-            f"{model.name} reads the columns {' and '.join(model.reads_columns)} of events, and "
+            f"{model.name} reads the columns {listed(model.reads_columns)} of events, and "
             "the graphs of an export take items and times alone: serve it with `longrec serve`"
         )
     return model

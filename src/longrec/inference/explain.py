@@ -17,6 +17,7 @@ from torch import Tensor
 
 from longrec.core.arguments import check_count
 from longrec.core.errors import UsageError
+from longrec.core.format import listed
 from longrec.core.shown import html_table, html_text
 from longrec.data.catalog import Catalog
 from longrec.data.given_ids import check_id
@@ -280,7 +281,7 @@ def explain_given(
     check_times(model, moments)
     if model.reads_columns:
         raise UsageError(
-            f"{model.name} reads {' and '.join(model.reads_columns)} of each event, which this "
+            f"{model.name} reads {listed(model.reads_columns)} of each event, which this "
             "history does not have: explain for a user of histories or of a store"
         )
     items = catalog.find(history) if len(history) else np.zeros(0, np.int64)

@@ -25,6 +25,7 @@ from confluent_kafka import (
 from confluent_kafka import Message as KafkaMessage
 
 from longrec.core.errors import LongrecError, UsageError
+from longrec.core.format import listed
 from longrec.ingest.address import SourceAddress, shown
 from longrec.ingest.kafka_positions import ASK, Positions, Where, named
 from longrec.ingest.kafka_settings import NOT_OURS, client_settings, in_words, log
@@ -37,8 +38,6 @@ LOOK_EVERY = 5.0
 STALLED = 30.0
 """Seconds without a message, though there is one, after which the member begins anew."""
 MAX_STALLED = 600.0
-LISTED = 5
-"""Topics that are named where the one asked for is not there."""
 
 
 @dataclass
@@ -363,7 +362,7 @@ class KafkaSource:
         for topic in self._topics:
             if topic not in found or found[topic].error is not None:
                 names = sorted(name for name in found if not name.startswith("__"))
-                there = ", ".join(names[:LISTED]) + (", …" if len(names) > LISTED else "")
+                there = listed(names)
                 raise SourceAway(
                     f"{self._url}: there is no topic {topic!r} that this user may read (there "
                     f"{'are: ' + there if names else 'is none'}): create it, or name another one"

@@ -41,6 +41,7 @@ from torch.nn.functional import cosine_similarity, logsigmoid, pad, relu, softpl
 
 from longrec.core.bounds import MOST, Bounds
 from longrec.core.errors import UsageError
+from longrec.core.format import listed
 from longrec.mixers import Context
 from longrec.mixers.factorization_heads import POSITIVE, READ, FactorizationHeadsMixer
 from longrec.models.common.blocks import FeedForwardBlock
@@ -154,7 +155,7 @@ class DFAR(WindowedModel):
         if missing:
             raise UsageError(
                 f"negative is {self.config.negative!r}, and no event of this log has the type "
-                f"{', '.join(map(repr, missing))}: name types of {', '.join(map(repr, known))}, or "
+                f"{listed(map(repr, missing))}: name types of {listed(map(repr, known))}, or "
                 "leave negative out, which takes all of them as positive"
             )
         codes = [known.index(word) for word in self.config.words]

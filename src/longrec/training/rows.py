@@ -36,6 +36,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from longrec.core.format import listed
+
 STEPS = 1 << 16
 """Most steps in the history; then all rows are settled, at a cost shared by so many steps."""
 SMALLEST_C = 1e-6
@@ -192,7 +194,7 @@ class RowAdam:
 def check_tensors(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
     """Raise ValueError unless tensors have the names, types and shapes of those that are wanted."""
     if found.keys() != wanted.keys():
-        raise ValueError(f"the state has {sorted(found)}, not {sorted(wanted)}")
+        raise ValueError(f"the state has {listed(sorted(found))}, not {listed(sorted(wanted))}")
     for name, other in wanted.items():
         tensor = found[name]
         if tensor.shape != other.shape or tensor.dtype != other.dtype:

@@ -11,6 +11,7 @@ from torch import Tensor
 from longrec.config.border import is_frozen
 from longrec.config.training import TrainConfig
 from longrec.core.errors import UsageError
+from longrec.core.format import listed
 from longrec.core.registry import Registry
 from longrec.models.common.base import Model, Streaming
 from longrec.models.common.sequence import SequenceModel
@@ -47,7 +48,7 @@ def _check_class(name: str, cls: type[Model]) -> None:
     if shared:
         raise ValueError(
             f"{config_class.__name__} of model {name!r} has settings that training has, too: "
-            f"{', '.join(sorted(shared))}. One value would set both: rename them"
+            f"{listed(sorted(shared))}. One value would set both: rename them"
         )
     if getattr(cls, "streaming", None) not in get_args(Streaming):
         raise TypeError(f"{cls.__name__}.streaming must be one of {', '.join(get_args(Streaming))}")
@@ -83,7 +84,7 @@ def load_grown(model: Model, weights: Mapping[str, Tensor]) -> None:
     ]
     if wrong:
         raise UsageError(
-            f"{model.name}: {', '.join(wrong)} has another size with more items and is not grown: "
+            f"{model.name}: {listed(wrong)} has another size with more items and is not grown: "
             f"name it in item_tables() of {type(model).__name__}, with the other tables with a row "
             "per item"
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from longrec.core.errors import DataError, UsageError
+from longrec.core.format import listed
 from longrec.serving.maintenance.retention import models_of
 from longrec.serving.stores.checks import event_digest
 from longrec.serving.stores.encoding import pack_event
@@ -139,7 +140,7 @@ def verify(
         names = [f"{m['name']} ({m['digest'][:16]})" for m in models_of(meta, before.records)]
         raise UsageError(
             f"{store.url} has no records of this {replay.engine.name} ({replay.digest[:16]}), only "
-            f"of {', '.join(names) or 'no model'}: name the run that it serves"
+            f"of {listed(names, 'no model')}: name the run that it serves"
         )
     check = _Check(store, {*before.records, *filter(None, [meta.get("current")])}, replay)
     found = check.found

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from longrec.core.errors import UsageError
+from longrec.core.format import listed
 from longrec.data.event_columns import Columns, check_columns
 from longrec.serving.stores.packed_columns import unpack_columns
 
@@ -69,7 +70,7 @@ class LoggedColumns:
         for name in self.names:
             if name not in given:
                 raise UsageError(
-                    f"{where}: {self.model} reads {' and '.join(self.names)} of each event, and "
+                    f"{where}: {self.model} reads {listed(self.names)} of each event, and "
                     f'{name} is not there: send {{"item": …, "time": …, "columns": '
                     f'{{"{name}": …}}}}'
                 )

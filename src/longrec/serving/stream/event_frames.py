@@ -11,6 +11,7 @@ from polars import selectors as cs
 
 from longrec.core.arguments import check_names, check_text
 from longrec.core.errors import DataError, UsageError
+from longrec.core.format import listed
 from longrec.data.events import Events
 from longrec.data.frames import as_frame
 from longrec.data.moments import MAX_SECONDS
@@ -68,7 +69,7 @@ def read_rows(
             columns = [name for name in events.columns if name != event_id]
         for name in columns:
             if name not in events.columns:
-                there = ", ".join(events.columns) or "none"
+                there = listed(events.columns)
                 raise UsageError(
                     f"these events were read without the column {name!r} (with {there}): name it "
                     "in read_events"
@@ -76,8 +77,8 @@ def read_rows(
     lacking = [name for name in reads if name not in columns]
     if lacking:
         raise UsageError(
-            f"the model reads {' and '.join(reads)} of each event, and the events come without "
-            f"{' and '.join(lacking)}: name it in columns="
+            f"the model reads {listed(reads)} of each event, and the events come without "
+            f"{listed(lacking)}: name it in columns="
         )
     if "time" not in events.names:
         raise UsageError(
