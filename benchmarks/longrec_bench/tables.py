@@ -292,7 +292,9 @@ def _attack_tables(found: Row) -> Iterator[Table]:
             [found["memory"]],
             {
                 **{"requests": "requests", "MiB after 5,000": "settled_mib"},
-                **{"MiB in the end": "end_mib", "growth": "growth_mib", "answers": _answers},
+                **{"MiB in the end": "end_mib", "growth": "growth_mib"},
+                **{"of files": "settled_files_mib", "of files in the end": "end_files_mib"},
+                "answers": _answers,
             },
         )
     goals = found["goals"]

@@ -100,6 +100,7 @@ def test_the_measurement_is_whole_and_leaves_nothing(tmp_path, monkeypatch):
         (("--catalogs", "40,50"), "--catalogs has 2 values"),
         (("--mixed", "10", "--catalogs", "40"), "mixed is 10; it must be 0 or more than 5,000"),
         (("--out", "found.txt"), "name a .json file"),
+        (("--kinds", "1,000 events", "no HTTQ"), "kinds has 'no HTTQ'"),
     ],
 )
 def test_what_cannot_be_attacked_is_refused_by_name(options, words):

@@ -140,6 +140,10 @@ def serve(
             help="Time one client beside hostile ones of each kind instead, for 9 seconds each.",
         ),
     ] = False,
+    kinds: Annotated[
+        list[str] | None,
+        _list_option("NAME...", "With --attack: kinds of hostile clients, by name.", "all"),
+    ] = None,
     mixed: Annotated[
         int,
         typer.Option(
@@ -159,7 +163,7 @@ def serve(
     Example: [bold]longrec bench serve run --transports http --histories 100,10000[/bold]
     """
     if attack:
-        _bench_attack(runs or [], models, catalogs, mixed, folder, out, json)
+        _bench_attack(runs or [], models, catalogs, kinds, mixed, folder, out, json)
         return
     plan = {
         "histories": numbers("--histories", histories, HISTORIES),
@@ -178,6 +182,7 @@ def _bench_attack(
     runs: list[Path],
     models: list[str] | None,
     catalogs: list[str] | None,
+    kinds: list[str] | None,
     mixed: int,
     folder: Path,
     out: Path | None,
@@ -193,7 +198,7 @@ def _bench_attack(
     [name] = _one("--models", words(models, "elastic"))
     [items] = _one("--catalogs", numbers("--catalogs", catalogs, "3400"))
     recommender = load(_one("RUN", runs)[0]) if runs else random_recommender(name, items)
-    plan = AttackPlan(mixed=mixed)
+    plan = AttackPlan(kinds=tuple(kinds or AttackPlan.kinds), mixed=mixed)
     left = "begin again: nothing is left of the store"
     with resumable(left), console.progress_bar("attacking") as progress:
         found = bench_attack(recommender, plan, folder, progress)

@@ -44,6 +44,23 @@ def file_bytes() -> int:
     return _status_bytes("RssFile") or 0
 
 
+def own_bytes() -> int:
+    """Bytes of memory of this process that belong to no file; 0 where nobody tells."""
+    return _status_bytes("RssAnon") or 0
+
+
+def give_back_holes() -> bool:
+    """Give back what is free now between what is in use. Whether the C library does so.
+
+    By itself it keeps all but the end of its heaps: what many requests took and freed stays, in
+    holes, however little is in use.
+    """
+    try:
+        return bool(ctypes.CDLL(None).malloc_trim(0))
+    except (AttributeError, OSError):  # another C library
+        return False
+
+
 def let_go_of_files(folder: Path) -> None:
     """Take the pages of a folder's files out of this process; they stay in the system's cache.
 

@@ -354,3 +354,19 @@ def test_what_there_is_when_it_begins_is_not_looked_through_for_garbage(tmp_path
         serve(Settings(run=run, store=str(tmp_path / "users"), port=0), Signals(), ready=ready)
     assert frozen[0] > 10_000
     assert gc.get_freeze_count() == 0
+
+
+def test_what_requests_took_and_freed_is_given_back(tmp_path: Path, monkeypatch):
+    """Once the process has grown, not more often than now and then, and not without growth."""
+    grown, given_back = [0], threading.Semaphore(0)
+    monkeypatch.setattr(service, "LOOK_EVERY", 0.005)
+    monkeypatch.setattr(service, "HOLES_EVERY", 0.02)
+    monkeypatch.setattr(service, "own_bytes", lambda: grown[0])
+    monkeypatch.setattr(service, "give_back_holes", given_back.release)
+    with local_server("elastic", tmp_path):
+        assert not given_back.acquire(timeout=0.1)
+        grown[0] += service.HOLES + 1
+        assert given_back.acquire(timeout=20)
+        assert not given_back.acquire(timeout=0.1), "it has grown no further"
+        grown[0] += service.HOLES + 1
+        assert given_back.acquire(timeout=20)

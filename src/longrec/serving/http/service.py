@@ -9,14 +9,20 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import NamedTuple
 
 import numpy as np
 
 from longrec.artifact.artifact import Artifact
 from longrec.core.arrays import Ints
-from longrec.core.memory import check_room, file_bytes, let_go_of_files
+from longrec.core.memory import (
+    check_room,
+    file_bytes,
+    give_back_holes,
+    let_go_of_files,
+    own_bytes,
+)
 from longrec.retrieval.index_cache import open_index
 from longrec.serving.http import access_log
 from longrec.serving.http.batcher import Batcher
@@ -45,8 +51,11 @@ FEW = 16
 AT_ONCE, MANY_AT_ONCE = 8, 512
 """Events of a larger request that are logged at once, beside others' requests and alone: a user's
 few events are taken in one after the other, many in one go."""
-MAPPED_EVERY, MAPPED = 0.5, 16 << 20
-"""Seconds between two looks at how much of the store's files is mapped, and bytes that may be."""
+LOOK_EVERY, MAPPED = 0.5, 16 << 20
+"""Seconds between two looks at memory, and bytes of the store's files that may be mapped."""
+HOLES, HOLES_EVERY = 16 << 20, 10.0
+"""Bytes by which the process may grow before what is free in it is given back, and seconds between
+two such times: it takes some milliseconds."""
 PATIENCE = 4.0
 """Seconds that a server that stops waits for what its store is doing."""
 LOADED = ("model.safetensors", "added_score.safetensors", "catalog.parquet")
@@ -228,14 +237,18 @@ class Service:
             await asyncio.sleep(LAG_EVERY)
 
     async def _watch_memory(self) -> None:
-        """Keep pages of the store's files that were read from counting as the server's memory."""
-        begun = file_bytes()
+        """Keep pages of the store's files that were read from counting as the server's memory, and
+        what requests took and freed from staying with it."""
+        begun, own, given_back = file_bytes(), own_bytes(), monotonic()
         while True:
-            await asyncio.sleep(MAPPED_EVERY)
+            await asyncio.sleep(LOOK_EVERY)
             folder = self.current.stream.store.folder
-            if folder is not None and file_bytes() > begun + MAPPED:
-                with suppress(Exception):
+            with suppress(Exception):
+                if folder is not None and file_bytes() > begun + MAPPED:
                     await self.short.run(partial(let_go_of_files, folder))
+                if own_bytes() > own + HOLES and monotonic() - given_back > HOLES_EVERY:
+                    await self.short.run(give_back_holes)
+                    own, given_back = own_bytes(), monotonic()
 
 
 def is_light(requests: Sequence[RecommendRequest]) -> bool:
