@@ -82,6 +82,7 @@ def test_however_little_is_sorted_at_once_counts_are_exact(rows, at_once, config
     whole = counted(rows, config).state_dict()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "PAIRS_AT_ONCE", at_once)
+        patch.setattr(module, "PARTS", 1000)
         parts = counted(rows, config).state_dict()
     for name, x in whole.items():
         assert torch.equal(x, parts[name]), name
@@ -182,9 +183,26 @@ def test_followers_that_are_not_kept_are_dropped_as_soon_as_their_item_is_counte
 
     monkeypatch.setattr(module, "_joined", spy)
     monkeypatch.setattr(module, "PAIRS_AT_ONCE", 1)
+    monkeypatch.setattr(module, "PARTS", 100_000)
     few = counted(rows, TransitionsConfig(followers=2)).counted
     assert torch.equal(few.totals, whole.totals)  # what is cut counts among all that followed
     whole.cut(2)
     for name in ("starts", "followers", "times"):
         assert torch.equal(getattr(few, name), getattr(whole, name)), name
     assert joined[-2:] == [2 * N, 2 * N]
+
+
+def test_a_long_log_is_read_over_as_often_as_a_short_one(monkeypatch):
+    monkeypatch.setattr(module, "PAIRS_AT_ONCE", 8)
+    count, passes, rng = module._count, [], np.random.default_rng(0)
+
+    def spy(*given):
+        passes.append(given)
+        return count(*given)
+
+    monkeypatch.setattr(module, "_count", spy)
+    for users in (50, 5000):
+        items = torch.from_numpy(rng.integers(1, 4001, users * 8).astype(np.int32))
+        score = TransitionsScore.of(items, torch.full((users,), 8), 4000)
+        assert int(score.starts[-1]) > users
+    assert sum(len(given[0]) == 40_000 for given in passes) <= 2 * 5 * module.PARTS

@@ -11,6 +11,7 @@ from longrec.data.splits import make_split
 from longrec.evaluation.metrics import ndcg
 from longrec.evaluation.rank_targets import rank_targets
 from longrec.models.common.scorer import Scorer
+from longrec.retrieval import around
 from longrec.training import transitions
 from longrec.training.transitions import WEIGHTS, Known, count_transitions
 
@@ -29,7 +30,7 @@ def untrained(data):
 
 @pytest.mark.parametrize("model", ["elastic", "bert4rec", "dfar"])
 @pytest.mark.parametrize("policy", [True, False, "auto"])
-def test_a_weight_is_worth_what_the_ranks_say(data, model, policy):
+def test_a_weight_is_worth_what_the_ranks_say(data, model, policy, monkeypatch):
     sampled = {"loss": "sampled"} if model == "dfar" else {}
     rec = longrec.train(data, model, transitions=0, **sampled, **TINY)
     assert rec.added is None
@@ -37,6 +38,11 @@ def test_a_weight_is_worth_what_the_ranks_say(data, model, policy):
     counted = count_transitions(data, split, last=3, decay=0.5)
     known = Known.of(rec.model, data, split.validation, None)
     found = known.quality(counted, WEIGHTS, policy)
+    with monkeypatch.context() as patch:  # users and items in small blocks
+        patch.setattr(around, "NARROWEST", 7)
+        patch.setattr(around, "BLOCK", 1)
+        patch.setattr(transitions, "CELLS", 100)
+        assert known.quality(counted, WEIGHTS, policy) == pytest.approx(found)
     for number in (0, 3, len(WEIGHTS) - 1):
         scorer = Scorer(rec.model, counted.weighted(WEIGHTS[number]))
         ranks = rank_targets(scorer, data, split.validation)

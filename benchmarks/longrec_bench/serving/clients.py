@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -24,7 +24,7 @@ K = 10
 """Items asked for."""
 PATIENCE = 60.0
 """Seconds to wait for an answer."""
-START, STOP = 300.0, 40.0
+START, STOP = 900.0, 40.0
 """Seconds that a server may take to start, and to stop."""
 LOG_LINES = 5
 """Last lines of a server's log that are printed when it fails."""
@@ -77,6 +77,7 @@ class Server:
     log : a file for what it writes to standard error.
     cores : that it may use; empty: those of this process.
     plugins : modules of others that register its model and its added score.
+    further : options of `longrec serve` besides.
 
     Attributes
     ----------
@@ -93,11 +94,13 @@ class Server:
         log: Path,
         cores: set[int],
         plugins: Sequence[str] = (),
+        further: Sequence[str] = (),
     ) -> None:
         self._arguments = [
             *("serve", str(run), "--store", url),
             *("--port", "0", "--durability", durability, "--no-log-requests", "--rate", "1e9"),
             *(word for module in plugins for word in ("--plugin", module)),
+            *further,
         ]
         self._log, self._cores, self._clients = log, cores, list[HttpClient]()
 
@@ -182,9 +185,12 @@ class HttpClient(Client):
         self._socket.close()
 
     def observe(self, user: str, item: Any, time: int) -> None:
-        event = {"user": user, "item": item, "time": time}
-        answer = json.loads(self._ask("POST", "/v1/events", json.dumps({"events": [event]})))
-        assert answer["accepted"] == 1, answer
+        self.send([{"user": user, "item": item, "time": time}])
+
+    def send(self, events: Sequence[Mapping[str, Any]]) -> None:
+        """Put events in with one request, all of which must be accepted."""
+        answer = json.loads(self._ask("POST", "/v1/events", json.dumps({"events": events})))
+        assert answer["accepted"] == len(events), answer
 
     def recommend(self, user: str) -> None:
         question = json.dumps({"user": user, "k": K})

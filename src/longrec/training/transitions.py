@@ -27,8 +27,10 @@ from longrec.evaluation.rank_targets import rank_targets
 from longrec.evaluation.summary import as_served, compare_ranks
 from longrec.inference.encode import encode_targets, last_items, requests_of
 from longrec.models import CountingModel, Model, SequenceModel
+from longrec.models.common.base import AddedRows
 from longrec.models.common.scorer import Scorer
 from longrec.models.transitions import TransitionsScore, TransitionsScoreConfig
+from longrec.retrieval.around import Around
 from longrec.training.validation import Validated, draw_targets, validated
 
 READ = ((5, 0.6), (10, 0.8))
@@ -50,7 +52,7 @@ MOST_PAIRS = 1 << 27
 """Of an item and a follower that are kept, 1.5 GiB in memory and on disk: of larger catalogs
 each item keeps fewer followers than is usual, from 450 thousand items on."""
 CELLS = 1 << 20
-"""Scores that are compared at once."""
+"""Scores of targets that are compared at once."""
 
 Tell = Callable[[int, int], None]
 
@@ -206,54 +208,93 @@ class Known:
     ) -> Floats:
         """Sum of NDCG@10 as served at each weight, under the policy, or "auto" the better one."""
         sums = np.zeros((2, len(weights)))
-        block = max(1, CELLS // (self.model.n_items + 1))
+        around = Around(Scorer(self.model))
+        block = max(1, CELLS // around.holds)
         bias = counted.bias().float()
         for start in range(0, len(self.numbers), block):
             chosen = self.numbers[start : start + block]
             begin = self.histories.offsets[self.targets.users[chosen]]
             end = self.targets.positions[chosen]
-            recent = self.recent(begin, end, counted.reach)
-            added = bias.repeat(len(chosen), 1)
-            row, item, value = counted.rows(recent)
-            added[row, item] += value.float()
-            scores = self.model.score(self.h[start : start + block]).float().cpu()
+            rows = counted.rows(self.recent(begin, end, counted.reach))
             owner = torch.from_numpy(np.repeat(np.arange(len(chosen)), end - begin))
             seen = torch.from_numpy(self.histories.items[places(begin, end - begin)]).long()
             wanted = torch.from_numpy(self.targets.items[chosen]).long()
-            sums += _gains(scores, added, weights, wanted, owner, seen)
+            h = self.h[start : start + block]
+            own, blocks = around.scores(h, wanted.to(h.device))
+            served = _Served(own.float().cpu(), wanted, weights, bias, rows, owner, seen)
+            for first, scores in blocks:
+                served.look(first, scores.float().cpu())
+            sums += served.gains()
         hiding, showing = sums
         if exclude_seen == "auto":
             return cast(Floats, np.maximum(hiding, showing))
         return hiding if exclude_seen else showing
 
 
-def _gains(
-    scores: Tensor,
-    added: Tensor,
-    weights: Sequence[float],
-    wanted: Tensor,
-    owner: Tensor,
-    seen: Tensor,
-) -> Floats:
-    """Sums of NDCG@10 (2, weights), seen items hidden or shown, at each weight.
+class _Served:
+    """Where targets stand in the lists that are served at each weight, block of items by block.
 
-    scores, added : (n, N) of all items; wanted : (n,) the targets; (owner, seen) are pairs of a row
-    and an item that its user has seen.
+    Every score is the model's + weight * (bias + row's value), each operation by itself, so that
+    items of equal parts tie.
+
+    Parameters
+    ----------
+    own, wanted : (n,) the model's scores of the targets, and the targets.
+    weights : of what is added.
+    bias : (N,) added to all items.
+    rows : what is added to some items of some rows.
+    owner, seen : pairs of a row and an item that its user has seen.
     """
-    own, width = torch.arange(len(wanted)), scores.shape[1]
-    pairs = torch.unique(owner * width + seen)
-    owner, seen = pairs.div(width, rounding_mode="floor"), pairs % width
-    lost = torch.zeros(len(wanted), dtype=torch.bool)
-    lost[owner[seen == wanted[owner]]] = True
-    never = wanted == 0
-    sums = np.zeros((2, len(weights)))
-    for number, weight in enumerate(weights):
-        together = torch.add(scores, added, alpha=weight)
-        target = together[own, wanted]
-        showing = (together > target[:, None]).sum(1)
-        above = (together[owner, seen] > target[owner]).long()
-        hiding = showing.index_add(0, owner, -above)
-        for policy, (rank, out) in enumerate(((hiding, lost | never), (showing, never))):
-            gain = ndcg((rank + 1).numpy(), 10)
-            sums[policy, number] = gain[~out.numpy()].sum()
-    return sums
+
+    def __init__(
+        self,
+        own: Tensor,
+        wanted: Tensor,
+        weights: Sequence[float],
+        bias: Tensor,
+        rows: AddedRows,
+        owner: Tensor,
+        seen: Tensor,
+    ) -> None:
+        self.wanted, self.weights, self.bias = wanted, weights, bias
+        order = rows.item.argsort()
+        self.row, self.item, value = rows.row[order], rows.item[order], rows.value[order].float()
+        self.added = bias[self.item] + value
+        of_target = bias[wanted]
+        mine = self.item == wanted[self.row]
+        of_target[self.row[mine]] = self.added[mine]
+        self.targets = [own + of_target * weight for weight in weights]
+        pairs = torch.unique(seen * len(own) + owner)
+        self.seen = pairs.div(len(own), rounding_mode="floor")
+        self.owner = pairs % len(own)
+        self.lost = torch.zeros(len(own), dtype=torch.bool)
+        self.lost[self.owner[self.seen == wanted[self.owner]]] = True
+        self.above = torch.zeros(2, len(weights), len(own), dtype=torch.int64)  # all, and seen
+
+    def look(self, first: int, scores: Tensor) -> None:
+        """Count what stands above the targets among items `first`, …; scores (n, m)."""
+        bounds = torch.tensor([first, first + scores.shape[1]])
+        rows, seen = (
+            slice(*torch.searchsorted(items, bounds).tolist()) for items in (self.item, self.seen)
+        )
+        place = self.row[rows], self.item[rows] - first
+        looked = self.owner[seen], self.seen[seen] - first
+        bias, of_rows = self.bias[first : first + scores.shape[1]], scores[place]
+        together = torch.empty_like(scores)
+        for number, weight in enumerate(self.weights):
+            target = self.targets[number]
+            torch.add(scores, bias * weight, out=together)
+            together[place] = of_rows + self.added[rows] * weight
+            above, too = self.above[:, number]
+            above += (together > target[:, None]).sum(1, dtype=torch.int32)
+            too.index_add_(0, looked[0], (together[looked] > target[looked[0]]).long())
+
+    def gains(self) -> Floats:
+        """Sums of NDCG@10 (2, weights), seen items hidden or shown, at each weight."""
+        every, seen = self.above
+        never = self.wanted == 0
+        sums = np.zeros((2, len(self.weights)))
+        for policy, (above, out) in enumerate(((every - seen, self.lost | never), (every, never))):
+            for number, rank in enumerate(above + 1):
+                sums[policy, number] = ndcg(rank.numpy(), 10)[~out.numpy()].sum()
+        return sums
