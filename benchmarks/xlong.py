@@ -127,7 +127,7 @@ def measure(step: str, folder: Path, share: float) -> dict[str, Any]:
     """Run a step and say what it took."""
     words, leaves = STEPS[step]
     argv = [word.replace("FOLDER", str(folder)).replace("SHARE", f"{share:g}") for word in words]
-    begun = any((folder / name / "checkpoint").exists() for name in leaves)
+    begun = any([*(folder / name).glob("checkpoint-*")] for name in leaves)
     before, started, load = size(folder), now(), load_average()
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(
@@ -177,9 +177,9 @@ def figures(text: str) -> dict[str, Any]:
     return {}
 
 
-def cells() -> list[dict[str, Any]]:
+def read(cells: Path) -> list[dict[str, Any]]:
     """What was measured so far."""
-    lines = CELLS.read_text(encoding="utf-8").splitlines() if CELLS.exists() else []
+    lines = cells.read_text(encoding="utf-8").splitlines() if cells.exists() else []
     return [json.loads(line) for line in lines]
 
 
@@ -203,21 +203,22 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0)
     parser.add_argument("--again", action="store_true", help="measure what is measured already")
     parser.add_argument("--table", action="store_true")
+    parser.add_argument("--cells", type=Path, default=CELLS)
     given = parser.parse_args()
     if given.table:
-        show(cells())
+        show(read(given.cells))
         return
     if given.folder is None or not set(given.steps) <= set(STEPS):
         parser.error(f"give a folder, and steps of {', '.join(STEPS)}")
     given.folder.mkdir(parents=True, exist_ok=True)
     for step in given.steps or STEPS:
-        done = {(cell["step"], cell["share"]) for cell in cells()}
+        done = {(cell["step"], cell["share"]) for cell in read(given.cells)}
         if (step, given.share) in done and not given.again:
             print(f"{step} is measured already")
             continue
         cell = measure(step, given.folder, given.share)
-        CELLS.parent.mkdir(exist_ok=True)
-        with CELLS.open("a", encoding="utf-8") as file:
+        given.cells.parent.mkdir(exist_ok=True)
+        with given.cells.open("a", encoding="utf-8") as file:
             file.write(json.dumps(cell) + "\n")
         show([cell])
 

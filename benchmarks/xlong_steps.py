@@ -76,7 +76,7 @@ def measure(path: Path, name: str, words: list[str], steps: int) -> dict[str, An
             if step == WARM_UP:
                 parts.seconds.clear()
                 targets, began = 0, time.process_time()
-            batch = parts.timed("batch", Epoch.batch)(epoch, step)
+            batch = parts.timed("batch", Epoch.batch)(epoch, step % len(epoch))
             targets += fit.step(batch)[1]
             events += int(batch.lengths.sum())
             fit.status.step, fit.status.total_steps = step + 1, step + 1
@@ -107,7 +107,7 @@ def watch(fit: fitting._Fit, parts: Parts) -> None:
     """Count the time of a step's parts."""
     optimiser = fit.optimiser
     for owner, method, part in (
-        (optimiser, "refresh", "refresh"),
+        (optimiser, "read", "refresh"),
         (optimiser, "_clip", "clip"),
         (optimiser.adam, "step", "adam"),
         (fit, "encode", "encode"),
