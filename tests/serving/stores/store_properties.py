@@ -132,7 +132,7 @@ class StoreContract:
     def test_a_new_store_is_empty(self, store):
         assert read_user(store, b"u", names=[b"a"]) == StoredUser(0, 0, None, b"", (None,))
         assert store.users(b"", 10) == []
-        assert set(store.meta()) <= {"schema", "id"}
+        assert set(store.meta()) <= {"schema", "id", "place"}
         totals = store.totals()
         assert (totals.users, totals.events, sum(totals.records.values())) == (0, 0, 0)
         assert not store.forget(b"u")

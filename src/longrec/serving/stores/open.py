@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 from longrec.core.arguments import described
 from longrec.core.choices import Durability, check_choice
 from longrec.core.errors import UsageError
 from longrec.serving.stores.protocol import Store
+
+BETWEEN = r",(?=rediss?://)"
+"""What stands between the servers of one store."""
 
 
 def check_url(url: Any, durability: Any) -> str:
@@ -28,7 +32,8 @@ def scheme_of(url: str) -> tuple[str, str]:
 
 
 def open_store(url: str, durability: Durability = "power", readonly: bool = False) -> Store:
-    """Open a store: `lmdb:///folder` (or a path), `redis://host/0` or `rediss://…`.
+    """Open a store: `lmdb:///folder` (or a path), `redis://host/0`, `rediss://…`, or several Redis
+    servers, `redis://one/0,redis://two/0`, over which users are spread.
 
     Parameters
     ----------
@@ -59,9 +64,9 @@ def open_store(url: str, durability: Durability = "power", readonly: bool = Fals
                 raise UsageError(f"{url!r} names no folder: lmdb:///folder/of/the/store")
             return LmdbStore(rest, durability, readonly)
         if scheme in ("redis", "rediss"):
-            from longrec.serving.stores.redis_store import RedisStore
+            from longrec.serving.stores.spread_store import open_redis
 
-            return RedisStore(url, durability, readonly)
+            return open_redis(re.split(BETWEEN, url), durability, readonly)
     except ModuleNotFoundError as error:
         raise UsageError(
             f"a store at {scheme}:// needs the package {error.name}: pip install 'longrec[serve]'"

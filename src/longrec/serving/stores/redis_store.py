@@ -467,6 +467,10 @@ class RedisStore:
         scored = [value for user in users for value in (0, user)]
         self._client.command("ZADD", self._prefix + b"users", *scored)
 
+    def number_logs_after(self, number: int) -> None:
+        """Let the ids of logs begin behind a number, in a store that has none."""
+        self._client.command("SET", self._prefix + b"born", number)
+
     def _new_ids(self, count: int) -> range:
         """Ids of new logs."""
         end = self._client.command("INCRBY", self._prefix + b"born", count) + 1
