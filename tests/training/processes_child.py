@@ -11,7 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from models import skeletons
 from safetensors.torch import save_file
 
 from longrec.config.training import TrainConfig
@@ -33,6 +35,7 @@ def fit_all(jobs: list[dict[str, Any]], out: Path, rank: int = 0) -> None:
     A job has histories, run (its folder), name, model, training, and perhaps stop_at: the step
     after which it is cut off.
     """
+    skeletons.register(pytest.MonkeyPatch())
     told = []
     for number, job in enumerate(jobs):
         histories, run = open_histories(job["histories"]), Path(job["run"])

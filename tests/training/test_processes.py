@@ -117,6 +117,8 @@ def jobs_of(folder: Path) -> dict[str, dict[str, Any]]:
         "windows": job("elastic", {}, workers=2),
         "rows": job("elastic", {}, many, loss="sampled", **by_rows),
         "rows of two tables": job("bert4rec", {}, many, loss="gbce", context=25, **by_rows),
+        "a bias and two interests": job("two-interests", {}, many, loss="sampled", **by_rows),
+        "pairs": job("target-aware", {}, many, loss="bce", **by_rows),
         "bank": job("elastic-paper", slots, mask_share=0.3),
         "prefixes": job("hydrarec-bidirectional", {"targets": "last"}, prefixes=2),
         "one row a batch": job("elastic", {}, loss="bce", negatives=5, batch_tokens=1),
@@ -209,7 +211,8 @@ def same(one, two) -> None:
                 assert row[key] == found[key], key
 
 
-TOGETHER = ["windows", "rows", "rows of two tables", "bank", "prefixes", "one row a batch", "ended"]
+BY_ROWS = ["rows", "rows of two tables", "a bias and two interests", "pairs"]
+TOGETHER = ["windows", *BY_ROWS, "bank", "prefixes", "one row a batch", "ended"]
 
 
 @pytest.mark.slow
@@ -229,7 +232,7 @@ def test_one_goes_on_with_what_two_began(fits, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["rows", "rows of two tables", "rows from one"])
+@pytest.mark.parametrize("name", [*BY_ROWS, "rows from one"])
 def test_no_process_holds_a_table_whole_while_it_trains(fits, name):
     for rank in (0, 1):
         assert fits.of(f"two-{rank}", name)[1]["held"] <= 1501

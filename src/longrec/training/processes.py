@@ -237,8 +237,12 @@ def joined() -> Iterator[Processes]:
 
     Who has set up torch.distributed already keeps it as it is.
     """
-    if not _was_started() or dist.is_initialized():
+    if dist.is_available() and dist.is_initialized():
+        _check_cpu()
         yield Processes.here()
+        return
+    if not _was_started():
+        yield ALONE
         return
     # Tensors on the CPU are told by gloo wherever the model is.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
@@ -255,6 +259,17 @@ def joined() -> Iterator[Processes]:
         yield Processes.here()
     finally:
         dist.destroy_process_group()
+
+
+def _check_cpu() -> None:
+    """Raise UsageError where torch.distributed was set up for tensors on GPUs alone."""
+    try:
+        dist.all_reduce(torch.zeros(1))
+    except RuntimeError as error:
+        raise UsageError(
+            f"torch.distributed is set up without tensors on the CPU ({first_line(error)[:200]}): "
+            "set it up by init_process_group('cpu:gloo,cuda:nccl')"
+        ) from error
 
 
 def _was_started() -> bool:

@@ -1,0 +1,42 @@
+"""A process that follows another: it refuses to train on something else."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pytest
+
+from longrec.core.errors import DataError, LongrecError, UsageError
+from longrec.core.version import version
+from longrec.runs import together
+from longrec.runs.folder import make_plan
+from longrec.training.processes import Processes
+
+
+@pytest.fixture
+def told(monkeypatch, make_histories, ring):
+    """What rank 0 tells, to be bent; call it to get histories and follow."""
+    data = make_histories(ring(5, 9, 3, 9), n_items=9)
+    plan = asdict(make_plan(data, "hydrarec", {"dim": 8}, None))
+    document = {"plan": plan, "resume": False, "version": version()}
+    monkeypatch.setattr(Processes, "document_of_first", lambda self: document)
+    document["follow"] = lambda: together.follow(data, None, "cpu")
+    return document
+
+
+def test_other_histories_are_refused(told):
+    told["plan"]["provenance"]["data"]["fingerprint"] = "x"
+    with pytest.raises(DataError, match=r"not what the first process trains on.*every machine"):
+        told["follow"]()
+
+
+def test_another_version_is_refused(told):
+    told["version"] = "0.0.1"
+    with pytest.raises(UsageError, match=r"0\.0\.1 in the first process: install the same"):
+        told["follow"]()
+
+
+def test_without_a_plan_it_is_our_fault(told, monkeypatch):
+    monkeypatch.setattr(Processes, "document_of_first", lambda self: None)
+    with pytest.raises(LongrecError, match="no plan was told"):
+        told["follow"]()
