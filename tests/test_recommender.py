@@ -100,6 +100,25 @@ def by_hand(rec, items, times=None, k=10, exclude=True):
 # ---- what is recommended
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_users_in_blocks_get_what_they_get_at_once(data, rec, monkeypatch):
+    users = [*range(100, 140), 7, 120, None]  # unknown, twice, and none
+    among = ["i01", "i02", "i03"]
+    options = {"users": users, "data": data, "k": 4, "exclude_seen": False, "among": among}
+    options["exclude"] = [[f"i{1 + n % 9:02d}"] for n in range(len(users))]
+    whole = rec.recommend(**options)
+    read = []
+    monkeypatch.setattr("longrec.retrieval.users_lists.EVENTS", 40)
+    monkeypatch.setattr("longrec.retrieval.users_lists.USERS", 3)
+    blocks = rec.recommend(progress=lambda *done: read.append(done), **options)
+    assert_frame_equal(blocks.drop("score"), whole.drop("score"))
+    assert np.allclose(blocks["score"], whole["score"], atol=1e-6)
+    assert read == sorted(read)
+    assert read[-1][0] == read[-1][1]
+    assert len(read) > len(users) // 3
+    assert len(rec.recommend([], data)) == 0
+
+
 @pytest.mark.parametrize("name", sorted(MODELS))
 @pytest.mark.parametrize("settings", [{}, {"context": 4}])
 def test_equals_scoring_each_history_alone(data, name, settings):

@@ -15,13 +15,11 @@ import polars as pl
 from longrec.artifact.artifact import Artifact
 from longrec.artifact.targets import targets_to_rank
 from longrec.core.arguments import check_count, check_flag, check_progress
-from longrec.core.arrays import places
 from longrec.core.choices import Durability, ExcludeSeen, SplitName
 from longrec.core.errors import LongrecError, UsageError
 from longrec.core.shown import Picture
 from longrec.data.aligned import align_events
 from longrec.data.catalog import as_ids
-from longrec.data.event_columns import check_columns
 from longrec.data.given_histories import as_given_histories
 from longrec.data.given_ids import check_id, check_ids, is_list
 from longrec.data.given_rows import is_file, read_ids
@@ -52,6 +50,7 @@ from longrec.retrieval.best_items import best_items
 from longrec.retrieval.exact import ExactIndex, similar
 from longrec.retrieval.index import COLD, PERSONAL, Index
 from longrec.retrieval.restriction import Restriction, restriction, short_lists
+from longrec.retrieval.users_lists import Asked, UserWorkers, best_of_users, events_of
 from longrec.serving.stream.store_models import new_items
 from longrec.serving.stream.stream import Stream
 
@@ -256,6 +255,7 @@ class Recommender(Artifact):
         split: SplitName | None = None,
         protocol: str | None = None,
         cut: str | None = None,
+        workers: UserWorkers | None = None,
     ) -> pl.DataFrame:
         """The k best items for users of some data, or for histories given as item ids.
 
@@ -293,6 +293,9 @@ class Recommender(Artifact):
             events before its target.
         protocol, cut : str or None
             How the log is cut then; as the recommender was trained if left out.
+        workers : UserWorkers or None
+            Processes, perhaps of several machines, that recommend to users of the data
+            (`longrec.cluster.scoring`). The rows are the same.
 
         Returns
         -------
@@ -322,9 +325,10 @@ class Recommender(Artifact):
         if split is not None:
             if users is not None or histories is not None:
                 raise UsageError("give users, histories or split, one of them")
-            if any(one is not None for one in (exclude, among, where)):
+            if any(one is not None for one in (exclude, among, where, workers)):
                 raise UsageError(
-                    "a split gives the lists that evaluate ranks: leave exclude, among, where out"
+                    "a split gives the lists that evaluate ranks: leave exclude, among, where and "
+                    "workers out"
                 )
             data = self.data(data)
             found, told = self._for_targets(data, split, protocol, cut, k, hides_seen, progress)
@@ -334,18 +338,26 @@ class Recommender(Artifact):
         if protocol is not None or cut is not None:
             raise UsageError("protocol and cut go with split, test or validation: give that too")
         if histories is None:
-            ids, events, lengths, told = self._of_users(users, data)
+            data = self.data(data)
+            ids, rows, told = self._rows_of(users, data)
+            limits, more = self._restriction(len(ids), exclude, among, where, items, data)
+            asked = Asked(k, hides_seen, limits)
+            best, count = best_of_users(self, self.index, data, rows, asked, progress, workers)
+            read = int(data.lengths[rows[rows >= 0]].sum())
+            told += unknown_events(count, read, data.catalog, self.catalog)
         else:
             if users is not None or data is not None:
                 raise UsageError("give either users (with data) or histories, not both")
+            if workers is not None:
+                raise UsageError("workers read users' histories from data: leave them out")
             given = as_given_histories(histories, self.names)
             ids, lengths = given.users, given.lengths
             columns = given.read_columns(self.name, self.columns) if self.columns else {}
             indices = given.find_items(self.catalog)
             events = Events(indices, given.times, columns)
             told = unknown_items(given.items, indices, self.catalog)
-        limits, more = self._restriction(len(ids), exclude, among, where, items, data)
-        best = best_items(self, self.index, events, lengths, k, hides_seen, limits, progress)
+            limits, more = self._restriction(len(ids), exclude, among, where, items)
+            best = best_items(self, self.index, events, lengths, k, hides_seen, limits, progress)
         counts = np.count_nonzero(best.items, axis=1)
         restricted = limits.common is not None or limits.own is not None
         why = _WHY[hides_seen, restricted]
@@ -404,21 +416,14 @@ class Recommender(Artifact):
         item = self.names.get("item")
         return restriction(self.catalog, users, exclude, among, where, table, item)
 
-    def _of_users(
-        self, users: Any, data: Histories | str | Path | None
-    ) -> tuple[pl.Series, Events, np.ndarray, list[str]]:
-        """Users of the data, None: all: ids, events, how many are whose, and what to tell."""
+    def _rows_of(self, users: Any, data: Histories) -> tuple[pl.Series, np.ndarray, list[str]]:
+        """Users of the data, None: all: their ids, rows, -1 where unknown, and what to tell."""
         users = read_ids(users, "user", self.names.get("user")) if is_file(users) else users
-        given = None if users is None else check_ids("users", users, "a list of user ids")
-        data = self.data(data)
-        told = list[str]()
-        if given is None:
-            rows, ids = np.arange(data.n_users), data.user_ids
-        else:
-            rows, ids = data.find_users(given), as_ids(given, data.user_ids.dtype, "user")
-            told += unknown_users(given, rows, data.user_ids, str(data.path))
-        events, lengths = self._events_of(data, rows)
-        return ids, events, lengths, told + unknown_events(events.items, data.catalog, self.catalog)
+        if users is None:
+            return data.user_ids, np.arange(data.n_users), []
+        given = check_ids("users", users, "a list of user ids")
+        rows, ids = data.find_users(given), as_ids(given, data.user_ids.dtype, "user")
+        return ids, rows, unknown_users(given, rows, data.user_ids, str(data.path))
 
     def explain(
         self,
@@ -481,22 +486,9 @@ class Recommender(Artifact):
                 f"user {user!r} is not in {data.path}: give one that is"
                 + (f" (likely cause: {cause})" if cause else "")
             )
-        events, _ = self._events_of(data, row)
+        events, _ = events_of(self, data, row)
         check_times(model, events.times)
         return explain_history(self.scorer, catalog, index, events, self.limit, progress)
-
-    def _events_of(self, data: Histories, rows: np.ndarray) -> tuple[Events, np.ndarray]:
-        """The events of some users in this catalog's item indices, and how many are whose.
-
-        Row -1 is a user without events; item 0 is an item that the catalog does not have. Text of
-        columns that the model reads is in the codes that it was trained with.
-        """
-        check_columns(self.name, self.columns, data.columns, data.path, self.columns)
-        lengths = np.where(rows >= 0, data.lengths[rows], 0)
-        where = places(np.where(rows >= 0, data.offsets[:-1][rows], 0), lengths)
-        items = align_events(data.items[where], data.catalog, self.catalog)
-        times = None if data.times is None else data.times[where]
-        return Events(items, times, data.read_columns(self.columns, where)), lengths
 
     def _for_targets(
         self,
@@ -535,9 +527,9 @@ class Recommender(Artifact):
                 "policy": np.where(lists.cold, COLD, PERSONAL)[row],
             }
         )
-        told = unknown_events(
-            align_events(data.items, data.catalog, self.catalog), data.catalog, self.catalog
-        )
+        read = align_events(data.items, data.catalog, self.catalog)
+        count = int(np.count_nonzero(read == 0))
+        told = unknown_events(count, len(read), data.catalog, self.catalog)
         counts = np.count_nonzero(lists.items, axis=1)
         users, why = data.user_ids.gather(wanted.users), _WHY[exclude_seen, False]
         told += short_lists(users, counts, k, "users", why, _SEEN_TOO if exclude_seen else "")

@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from longrec.cli.common import EXCLUDE_SEEN, Data, History, Json, Plugin, Run, SeenItems
+from longrec.cli.common import (
+    EXCLUDE_SEEN,
+    Address,
+    Data,
+    Engine,
+    History,
+    Json,
+    Plugin,
+    Run,
+    SeenItems,
+    cluster_of,
+)
 from longrec.cli.evaluate import Cut, Protocol, one_cut
 from longrec.cli.rows import EscapeFormulas, Form, OutFile, chosen_format, write_rows
 from longrec.core import console
@@ -75,6 +86,8 @@ def recommend(
     form: Form = None,
     out: OutFile = None,
     escape_formulas: EscapeFormulas = False,
+    engine: Engine = None,
+    address: Address = None,
     plugin: Plugin = None,
     json: Json = False,
 ) -> None:
@@ -93,6 +106,8 @@ def recommend(
             "give one of --user ID..., --user-file, --history ITEM..., --history-file, --all and "
             "--split"
         )
+    if engine is not None and not everybody:
+        raise UsageError("--engine goes with --all: a few users are recommended to at once")
     own_events = history or history_file
     if own_events and data is not None:
         raise UsageError("--history brings its own events: leave --data out")
@@ -105,7 +120,15 @@ def recommend(
     given = as_given_histories(files[1] if history_file is not None else [history or []], names)
     hides = EXCLUDE_SEEN[exclude_seen]
     console.say(seen_items_line(recommender, hides))
-    with console.progress_bar("recommending") as progress:
+    with (
+        cluster_of(engine, address) as cluster,
+        console.progress_bar("recommending") as progress,
+    ):
+        workers = None
+        if cluster is not None:
+            from longrec.cluster.scoring import ScoringWorkers
+
+            workers = ScoringWorkers(cluster, plugin or ())
         found = recommender.recommend(
             users,
             data,
@@ -116,6 +139,7 @@ def recommend(
             split=split,
             protocol=protocol,
             cut=one_cut(cut),
+            workers=workers,
             **limits,
         )
     if chosen == "json" and split is None:

@@ -95,14 +95,14 @@ def unknown_items(
     return [f"{unknown_line(what, unknown, len(given), 'the model', catalog.ids)}. {so}"]
 
 
-def unknown_events(items: np.ndarray, source: Catalog, catalog: Catalog) -> list[str]:
-    """What to tell of events in data with another catalog, read as item indices: no line or one."""
-    count = int(np.count_nonzero(items == 0))
+def unknown_events(count: int, read: int, source: Catalog, catalog: Catalog) -> list[str]:
+    """What to tell of events in data with another catalog, of which `count` are of items that the
+    recommender does not know: no line or one."""
     if not count:
         return []
     unknown = source.ids.filter(catalog.find(source.ids) == 0)
     known = catalog.ids
-    line = unknown_line("items of events", unknown, len(items), "the model", known, count)
+    line = unknown_line("items of events", unknown, read, "the model", known, count)
     return [f"{line}. They are skipped"]
 
 

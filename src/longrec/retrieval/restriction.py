@@ -39,6 +39,11 @@ class Restriction(NamedTuple):
     common: np.ndarray | None = None
     own: Callable[[int], np.ndarray | None] | None = None
 
+    def behind(self, users: int) -> Restriction:
+        """The same without the first users, so that the next one has the number 0."""
+        own = self.own
+        return self if own is None else Restriction(self.common, lambda user: own(user + users))
+
     def row(self, user: int) -> np.ndarray | None:
         """The bits of what a user, by its number, is not to get."""
         own = None if self.own is None else self.own(user)

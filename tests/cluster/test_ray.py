@@ -1,4 +1,4 @@
-"""A log prepared by several processes is the log prepared by one; and what becomes of faults."""
+"""What several processes prepare and recommend is what one does; and what becomes of faults."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from longrec.cli import main as cli
 from longrec.cluster import log_tasks
 from longrec.cluster.prepare import LogWorkers, _bounds, _shard_of
 from longrec.cluster.ray_cluster import Cluster, _check_answers, ray_cluster
+from longrec.cluster.scoring import score_block
 from longrec.core.errors import DataError, LongrecError, UsageError
 from longrec.data.engine import Engine
 from longrec.data.histories import Histories
@@ -211,6 +212,42 @@ def test_the_command_line_prepares_with_ray(
         cli.main()
     assert not end.value.code
     assert longrec.open_histories(tmp_path / "out").n_events == 299
+
+
+@pytest.mark.slow
+def test_the_command_line_recommends_with_ray(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = np.random.default_rng(2)
+    users, items = draw.integers(0, 70, 900), [f"i{one}" for one in draw.integers(0, 40, 900)]
+    frame = pl.DataFrame({"user": users, "item": items, "time": np.arange(900)})
+    data = longrec.prepare(frame, tmp_path / "histories", time_unit="s")
+    settings = {"dim": 8, "layers": 1, "heads": 1, "experts": 2, "ffn_dim": 8, "transitions": 0}
+    longrec.train(data, model="elastic", out=tmp_path / "run", max_epochs=1, **settings)
+    monkeypatch.setattr("longrec.retrieval.users_lists.EVENTS", 200)
+
+    def lists(name: str, *more: str) -> pl.DataFrame:
+        words = ["longrec", "recommend", str(tmp_path / "run"), "--all", "-k", "4", *more]
+        monkeypatch.setattr("sys.argv", [*words, "--out", str(tmp_path / name)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert not end.value.code
+        return pl.read_parquet(tmp_path / name)
+
+    assert lists("many.parquet", "--engine", "ray").equals(lists("one.parquet"))
+    among = ["--exclude", "i3", "i7", "--exclude-seen", "no"]
+    many, one = lists("many.parquet", "--engine", "ray", *among), lists("one.parquet", *among)
+    assert many.equals(one)
+    assert many["user"].unique(maintain_order=True).to_list() == data.users.to_list()
+    assert not many["item"].is_in(["i3", "i7"]).any()
+    (tmp_path / "run" / "model.safetensors").write_bytes(b"another")
+    with pytest.raises(DataError, match=r"model\.safetensors is not what was saved"):
+        list(
+            cluster.run(
+                score_block,
+                [((str(tmp_path / "run"), "1", "no", "f", ()), np.arange(3), 4, True, None)],
+            )
+        )
 
 
 @pytest.mark.slow
