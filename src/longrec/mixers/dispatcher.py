@@ -220,7 +220,7 @@ class DispatcherMixer(StreamingMixer):
         )
         y, logits, sums, z = dispatcher_by_chunks(inputs, size, want_logits)
         state = None
-        if past is not None:
+        if past is not None and sums is not None and z is not None:
             mean = sums / z.clamp_min(MIN_WEIGHT)[..., None]
             # Rows without events stay at log 0, and must not send its gradient back.
             log_weight = z.masked_fill(z == 0, 1.0).log()

@@ -9,10 +9,12 @@ N = H B K. With S and z the sums before a chunk and everything else restricted t
     S, z after it: 2^-F_C (S + w^T [k', v]), 2^-F_C (z + sum w)
 
 Chunks depend on each other through S and z alone, so the rest is done for a few of them at a time,
-while all of it stays in a core's cache. Where nothing may be forgotten, S and z go on in float64
-from chunk to chunk (`LASTING`), and are rounded where a chunk reads them. Backward is written by
-hand: it stores the inputs, w, and S and z before each chunk, and computes the rest again. Powers
-are of 2, which processors compute faster than those of e; scores and rates are given in that unit.
+while all of it stays in a core's cache. One chunk that nothing comes before, and whose end nobody
+asks for, has no S: short histories are trained on so. Where nothing may be forgotten, S and z go
+on in float64 from chunk to chunk (`LASTING`), and are rounded where a chunk reads them. Backward is
+written by hand: it stores the inputs, w, and S and z before each chunk, and computes the rest
+again. Powers are of 2, which processors compute faster than those of e; scores and rates are given
+in that unit.
 """
 
 from __future__ import annotations
@@ -45,8 +47,8 @@ class ChunkInputs(NamedTuple):
     forget : (H, B or 1, T or C, R) or None, what is forgotten at each event, times log2(e); with C
         rows every chunk forgets alike;
     is_real : (B, T) or None, 1 at real events, 0 at padding;
-    sums, z : (H, B, R, 2 d) and (H, B, R), S = P z and z before the first event; or None for
-        nothing. Those after the last event are of their type.
+    sums, z : (H, B, R, 2 d) and (H, B, R), S = P z and z before the first event, and those after
+        the last one are given, of their type; or None for nothing, and nothing is given.
     """
 
     q: Tensor
@@ -61,30 +63,32 @@ class ChunkInputs(NamedTuple):
 
 def dispatcher_by_chunks(
     inputs: ChunkInputs, size: int, want_logits: bool = False
-) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """The dispatcher over T events in chunks of `size`, which divides T.
 
     Returns
     -------
-    (Tensor, Tensor or None, Tensor, Tensor)
+    (Tensor, Tensor or None, Tensor or None, Tensor or None)
         y (H, B, T, d), its logits over experts (H, B, T, R) if wanted, and S and z after the last
-        event.
+        event if there were some before the first.
     """
     # Sums over a history are never kept in half precision.
     with torch.autocast(inputs.q.device.type, enabled=False):
         if torch.is_grad_enabled():
             return _DispatcherByChunks.apply(size, want_logits, *inputs)  # type: ignore[no-any-return, no-untyped-call]
-        return _forward(inputs, size, want_logits)[:4]
+        y, logits, last_sums, last_z, *_ = _forward(inputs, size, want_logits)
+        return (y, logits, None, None) if inputs.sums is None else (y, logits, last_sums, last_z)
 
 
 class _DispatcherByChunks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, size: int, want_logits: bool, *inputs: Any) -> tuple[Tensor | None, ...]:
-        y, logits, *saved = _forward(ChunkInputs(*inputs), size, want_logits)
+        given = ChunkInputs(*inputs)
+        y, logits, *saved = _forward(given, size, want_logits)
         ctx.set_materialize_grads(False)
         ctx.size = size
         ctx.save_for_backward(*inputs, *saved)
-        return y, logits, saved[0], saved[1]
+        return (y, logits, None, None) if given.sums is None else (y, logits, saved[0], saved[1])
 
     @staticmethod
     @once_differentiable
@@ -96,8 +100,13 @@ class _DispatcherByChunks(torch.autograd.Function):
 
 def _forward(
     inputs: ChunkInputs, size: int, want_logits: bool
-) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """y, logits, S and z after the last event; w (NK, C, R); S and z before chunks, (N, K, ...)."""
+) -> tuple[
+    Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor, Tensor | None, Tensor | None
+]:
+    """y, logits, S and z after the last event; w (NK, C, R); S and z before chunks, (N, K, ...).
+
+    S and z are None of a chunk that is alone.
+    """
     heads, batch, events, width = inputs.q.shape
     experts, chunks, rows = inputs.queries.shape[1], events // size, heads * batch
     scores, _ = _scores(inputs)
@@ -110,31 +119,49 @@ def _forward(
         w = w.mul_(inputs.is_real.view(len(inputs.is_real), chunks, size, 1))
     w = w.view(rows * chunks, size, experts)
     q, pairs = (part.view(rows * chunks, size, -1) for part in (inputs.q, inputs.pairs))
-    added_sums = torch.bmm(w.transpose(1, 2), pairs).view(rows, chunks, experts, -1)
-    added_z = w.sum(1).view(rows, chunks, experts)
-    decay = _chunk_decay(inputs, size)
-    if decay is not None:
-        added_sums, added_z = added_sums.mul_(decay[..., None]), added_z.mul_(decay)
-    sums, last_sums = _scan(added_sums, decay, inputs.sums)
-    z, last_z = _scan(added_z, decay, inputs.z)
-
-    sums_before, z_before = sums.flatten(0, 1), z.flatten(0, 1)
+    before, sums, z, last_sums, last_z = None, None, None, None, None
+    if not _is_alone(inputs, size):
+        added_sums = torch.bmm(w.transpose(1, 2), pairs).view(rows, chunks, experts, -1)
+        added_z = w.sum(1).view(rows, chunks, experts)
+        decay = _chunk_decay(inputs, size)
+        if decay is not None:
+            added_sums, added_z = added_sums.mul_(decay[..., None]), added_z.mul_(decay)
+        sums, last_sums = _scan(added_sums, decay, inputs.sums)
+        z, last_z = _scan(added_z, decay, inputs.z)
+        last_sums = last_sums.unflatten(0, (heads, batch))
+        last_z = last_z.unflatten(0, (heads, batch))
+        before = _Before(sums.flatten(0, 1), z.flatten(0, 1))
     mask = w.new_ones(size, size).tril_()
     y = w.new_empty(rows * chunks, size, width)
     logits = torch.empty_like(w) if want_logits else None
     for block in _blocks(w):
-        read = _read(q[block], pairs[block], w[block], sums_before[block], z_before[block], mask)
-        torch.bmm(read.a, read.sums[..., width:], out=y[block])
-        y[block].baddbmm_(read.aw, read.pairs[..., width:])
+        read = _read(q[block], pairs[block], w[block], _some(before, block), mask)
+        torch.bmm(read.aw, read.pairs[..., width:], out=y[block])
+        if read.sums is not None:
+            y[block].baddbmm_(read.a, read.sums[..., width:])
         if logits is not None:
             logits[block] = read.logits
     return (
         y.view(heads, batch, events, width),
         None if logits is None else logits.view(heads, batch, events, experts),
-        last_sums.unflatten(0, (heads, batch)),
-        last_z.unflatten(0, (heads, batch)),
-        *(w, sums, z),
+        *(last_sums, last_z, w, sums, z),
     )
+
+
+class _Before(NamedTuple):
+    """S (M, R, 2 d) and z (M, R) before M chunks."""
+
+    sums: Tensor
+    z: Tensor
+
+
+def _some(before: _Before | None, block: slice) -> _Before | None:
+    return None if before is None else _Before(before.sums[block], before.z[block])
+
+
+def _is_alone(inputs: ChunkInputs, size: int) -> bool:
+    """Whether the events are one chunk, nothing before them and their end not asked for."""
+    return inputs.sums is None and inputs.q.shape[2] == size
 
 
 def _blocks(x: Tensor) -> list[slice]:
@@ -166,13 +193,13 @@ class _Read(NamedTuple):
     """What the events of M chunks read, and what it is made of; backward makes it again.
 
     q : (M, C, d), times SMALL / sqrt d; pairs : (M, C, 2 d), [k', v];
-    sums : (M, R, 2 d), S before the chunk; z, logits, share, a : (M, C, R), z_t, L, softmax_R(L)
-    and A = share / z; qk, aw : (M, C, C), E = tril(Q K'^T) and tril(A w^T).
+    sums : (M, R, 2 d), S before the chunk, or None; z, logits, share, a : (M, C, R), z_t, L,
+    softmax_R(L) and A = share / z; qk, aw : (M, C, C), E = tril(Q K'^T) and tril(A w^T).
     """
 
     q: Tensor
     pairs: Tensor
-    sums: Tensor
+    sums: Tensor | None
     z: Tensor
     qk: Tensor
     logits: Tensor
@@ -181,15 +208,17 @@ class _Read(NamedTuple):
     aw: Tensor
 
 
-def _read(
-    q: Tensor, pairs: Tensor, w: Tensor, sums: Tensor, z_before: Tensor, mask: Tensor
-) -> _Read:
-    """q (M, C, d), [k', v] (M, C, 2 d), w (M, C, R); S and z before, (M, R, 2 d) and (M, R)."""
+def _read(q: Tensor, pairs: Tensor, w: Tensor, before: _Before | None, mask: Tensor) -> _Read:
+    """q (M, C, d), [k', v] (M, C, 2 d), w (M, C, R)."""
     width = q.shape[-1]
     q = q * (SMALL * width**-0.5)
     qk = torch.bmm(q, pairs[..., :width].transpose(1, 2)).mul_(mask)
-    z = w.cumsum(1).add_(z_before[:, None]).clamp_min_(MIN_WEIGHT)
-    logits = torch.bmm(qk, w).baddbmm_(q, sums[..., :width].transpose(1, 2))
+    z, logits, sums = w.cumsum(1), torch.bmm(qk, w), None
+    if before is not None:
+        sums = before.sums
+        z = z.add_(before.z[:, None])
+        logits = logits.baddbmm_(q, sums[..., :width].transpose(1, 2))
+    z = z.clamp_min_(MIN_WEIGHT)
     logits = logits.div_(z).mul_(1 / SMALL)
     share = logits.softmax(-1)
     a = share / z
@@ -249,34 +278,86 @@ def _per_chunk(decay: Tensor | None, added: Tensor) -> Sequence[Tensor | None]:
 def _backward(
     inputs: ChunkInputs,
     size: int,
-    saved: tuple[Tensor, ...],
+    saved: tuple[Any, ...],
     grads: tuple[Tensor | None, ...],
 ) -> ChunkInputs:
     """Gradients of the inputs, from those of y, logits, and S and z after the last event."""
     heads, batch, events, width = inputs.q.shape
     experts, chunks, rows = inputs.queries.shape[1], events // size, heads * batch
-    (w, sums, z, last_sums, last_z), (grad_y, grad_logits, grad_sums, grad_z) = saved, grads
-    last_sums, last_z = last_sums.to(w.dtype), last_z.to(w.dtype)
+    (w, sums, z, *_), (grad_y, grad_logits, grad_sums, grad_z) = saved, grads
     q, pairs = (part.view(rows * chunks, size, -1) for part in (inputs.q, inputs.pairs))
-    sums_before, z_before = sums.flatten(0, 1), z.flatten(0, 1)
-    d = _ChunkGrads(*(torch.empty_like(x) for x in (q, pairs, w, sums_before, z_before)))
+    before = d_before = None
+    if sums is not None and z is not None:
+        before = _Before(sums.flatten(0, 1), z.flatten(0, 1))
+        d_before = _Before(torch.empty_like(before.sums), torch.empty_like(before.z))
+    d = _ChunkGrads(torch.empty_like(q), torch.empty_like(pairs), torch.empty_like(w), d_before)
     mask = w.new_ones(size, size).tril_()
     dy = None if grad_y is None else grad_y.reshape(rows * chunks, size, width)
     d_logits = None if grad_logits is None else grad_logits.reshape(w.shape)
     for block in _blocks(w):
-        read = _read(q[block], pairs[block], w[block], sums_before[block], z_before[block], mask)
+        read = _read(q[block], pairs[block], w[block], _some(before, block), mask)
         _read_back(
             *(read, w[block], mask),
             torch.zeros_like(read.q) if dy is None else dy[block],
             None if d_logits is None else d_logits[block],
-            _ChunkGrads(*(part[block] for part in d)),
+            _ChunkGrads(d.q[block], d.pairs[block], d.w[block], _some(d_before, block)),
         )
-    decay = _chunk_decay(inputs, size)
-    d_last_sums, d_last_z = (
-        None if g is None else g.flatten(0, 1).to(w.dtype) for g in (grad_sums, grad_z)
+    d_forgotten, d_first = None, None
+    if before is None:
+        d.w.mul_(w)
+    else:
+        d_forgotten, d_first = _sums_back(inputs, size, saved, (grad_sums, grad_z), d)
+    ds = d.w.mul_(LN2)
+    dq, d_pairs = d.q.view(inputs.q.shape), d.pairs.view(inputs.pairs.shape)
+    del d, d_before  # what follows needs their memory
+    d_forget = None
+    if inputs.forget is not None:
+        d_within = ds.view(heads, batch, chunks, size, experts)
+        d_forget = _forget_back(d_within, d_forgotten, inputs.forget, mask)
+    # s = <query, k> / |k|
+    scores, inverse = _scores(inputs)
+    ds, key = ds.view(scores.shape), inputs.k.flatten(1, 2)
+    along = scores.mul_(ds).sum(-1, keepdim=True).mul_(inverse).mul_(inverse)
+    ds = ds.mul_(inverse)
+    dk = torch.bmm(ds, inputs.queries).addcmul_(key, along, value=-1).view(inputs.k.shape)
+    d_sums = d_z = None
+    if d_first is not None and inputs.sums is not None and inputs.z is not None:
+        d_sums = d_first.sums.view(inputs.sums.shape).to(inputs.sums)
+        d_z = d_first.z.view(inputs.z.shape).to(inputs.z)
+    return ChunkInputs(
+        *(dq, dk, d_pairs),
+        torch.bmm(ds.transpose(1, 2), key),
+        *(d_forget, None, d_sums, d_z),
     )
-    d_sums, d_first_sums = _scan_back(d.sums.view(sums.shape), decay, d_last_sums)
-    d_z, d_first_z = _scan_back(d.z.view(z.shape), decay, d_last_z)
+
+
+def _sums_back(
+    inputs: ChunkInputs,
+    size: int,
+    saved: tuple[Any, ...],
+    grads: Sequence[Tensor | None],
+    d: _ChunkGrads,
+) -> tuple[Tensor | None, _Before]:
+    """Add to the gradients of w and [k', v] what comes through S and z after each chunk.
+
+    Parameters
+    ----------
+    saved : w, S and z before each chunk, and after the last event.
+    grads : of S and z after the last event.
+
+    Returns
+    -------
+    d_forgotten, d_first
+        The gradients of F_C (N, K, R), None where nothing is forgotten, and of S and z before the
+        first event.
+    """
+    w, sums, z, last_sums, last_z = saved
+    last_sums, last_z = last_sums.to(w.dtype), last_z.to(w.dtype)
+    chunks, experts, decay = sums.shape[1], w.shape[2], _chunk_decay(inputs, size)
+    d_last_sums, d_last_z = (None if g is None else g.flatten(0, 1).to(w.dtype) for g in grads)
+    assert d.before is not None
+    d_sums, d_first_sums = _scan_back(d.before.sums.view(sums.shape), decay, d_last_sums)
+    d_z, d_first_z = _scan_back(d.before.z.view(z.shape), decay, d_last_z)
     d_forgotten = None
     if decay is not None:
         # Of what is forgotten over a whole chunk: S_{c+1} itself is lost for each unit of it.
@@ -289,41 +370,22 @@ def _backward(
         d_forgotten[:, -1] += (d_sums[:, -1] * last_sums.view(d_first_sums.shape)).sum(-1)
         d_forgotten *= -LN2
         d_sums, d_z = d_sums.mul_(decay[..., None]), d_z.mul_(decay)
-    d_sums, d_z = d_sums.view(sums_before.shape), d_z.view(rows * chunks, 1, experts)
+    d_sums, d_z = d_sums.view(d.before.sums.shape), d_z.view(len(w), 1, experts)
+    pairs = inputs.pairs.view(len(w), size, -1)
     for block in _blocks(w):
         dw = d.w[block].add_(d_z[block])
         dw.baddbmm_(pairs[block], d_sums[block].transpose(1, 2)).mul_(w[block])
         d.pairs[block].baddbmm_(w[block], d_sums[block])
-    ds = d.w.mul_(LN2)
-    dq, d_pairs = d.q.view(inputs.q.shape), d.pairs.view(inputs.pairs.shape)
-    del d, d_sums  # what follows needs their memory
-    d_forget = None
-    if d_forgotten is not None and inputs.forget is not None:
-        d_within = ds.view(heads, batch, chunks, size, experts)
-        d_forget = _forget_back(d_within, d_forgotten, inputs.forget, mask)
-    # s = <query, k> / |k|
-    scores, inverse = _scores(inputs)
-    ds, key = ds.view(scores.shape), inputs.k.flatten(1, 2)
-    along = scores.mul_(ds).sum(-1, keepdim=True).mul_(inverse).mul_(inverse)
-    ds = ds.mul_(inverse)
-    dk = torch.bmm(ds, inputs.queries).addcmul_(key, along, value=-1).view(inputs.k.shape)
-    return ChunkInputs(
-        *(dq, dk, d_pairs),
-        torch.bmm(ds.transpose(1, 2), key),
-        *(d_forget, None),
-        None if inputs.sums is None else d_first_sums.view(inputs.sums.shape).to(inputs.sums),
-        None if inputs.z is None else d_first_z.view(inputs.z.shape).to(inputs.z),
-    )
+    return d_forgotten, _Before(d_first_sums, d_first_z)
 
 
 class _ChunkGrads(NamedTuple):
-    """Gradients of q, [k', v] and w of M chunks, and of S and z before them."""
+    """Gradients of q, [k', v] and w of M chunks, and of what stands before them, if anything."""
 
     q: Tensor
     pairs: Tensor
     w: Tensor
-    sums: Tensor
-    z: Tensor
+    before: _Before | None
 
 
 def _read_back(
@@ -335,9 +397,11 @@ def _read_back(
     key, value = pairs[..., :width], pairs[..., width:]
     # Y = A S_v + tril(A w^T) V
     d_aw = torch.bmm(dy, value.transpose(1, 2)).mul_(mask)
-    da = torch.bmm(dy, sums[..., width:].transpose(1, 2)).baddbmm_(d_aw, w)
+    da = torch.bmm(d_aw, w)
+    if sums is not None and d.before is not None:
+        da.baddbmm_(dy, sums[..., width:].transpose(1, 2))
+        d.before.sums[..., width:] = torch.bmm(a.transpose(1, 2), dy)
     dw = torch.bmm(d_aw.transpose(1, 2), a)
-    d.sums[..., width:] = torch.bmm(a.transpose(1, 2), dy)
     d.pairs[..., width:] = torch.bmm(aw.transpose(1, 2), dy)
     # A = softmax(L) / z: its gradient times itself is all that is needed of it.
     da = da.mul_(a)
@@ -349,24 +413,30 @@ def _read_back(
     du = d_logits.div_(z)
     d_qk = torch.bmm(du, w.transpose(1, 2)).mul_(mask)
     torch.bmm(d_qk, key, out=d.q)
-    d.q.baddbmm_(du, sums[..., :width]).mul_(width**-0.5)
     q = q.mul_(1 / SMALL)
-    d.sums[..., :width] = torch.bmm(du.transpose(1, 2), q)
+    if sums is not None and d.before is not None:
+        d.q.baddbmm_(du, sums[..., :width])
+        d.before.sums[..., :width] = torch.bmm(du.transpose(1, 2), q)
+        torch.sum(dz, 1, out=d.before.z)
+    d.q.mul_(width**-0.5)
     d.pairs[..., :width] = torch.bmm(d_qk.transpose(1, 2), q)
     dw.baddbmm_(qk.transpose(1, 2), du, alpha=1 / SMALL)
     # z_t = z + sum_{u<=t} w_u: a sum from the chunk's end, and not a difference of two of them.
     torch.baddbmm(dw, mask.t().expand_as(qk), dz, out=d.w)
-    torch.sum(dz, 1, out=d.z)
 
 
-def _forget_back(d_within: Tensor, d_forgotten: Tensor, forget: Tensor, mask: Tensor) -> Tensor:
+def _forget_back(
+    d_within: Tensor, d_forgotten: Tensor | None, forget: Tensor, mask: Tensor
+) -> Tensor:
     """Gradient of what is forgotten at each event, from those of F and of the chunks' decay.
 
-    d_within : (H, B, K, C, R), of F at the event and after; d_forgotten : (N, K, R), of F_C.
+    d_within : (H, B, K, C, R), of F at the event and after; d_forgotten : (N, K, R), of F_C; None:
+    of a chunk that is alone.
     """
     heads, batch, chunks, size, experts = d_within.shape
     shape = forget.unflatten(2, (-1, size)).shape
-    d_forgotten = d_forgotten.view(heads, batch, chunks, 1, experts).sum_to_size(
-        *shape[:3], 1, experts
-    )
-    return (torch.matmul(mask.t(), d_within.sum_to_size(*shape)) + d_forgotten).flatten(2, 3)
+    d_forget: Tensor = torch.matmul(mask.t(), d_within.sum_to_size(*shape))
+    if d_forgotten is not None:
+        parts = d_forgotten.view(heads, batch, chunks, 1, experts)
+        d_forget += parts.sum_to_size(*shape[:3], 1, experts)
+    return d_forget.flatten(2, 3)
