@@ -33,9 +33,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What there is by now stays: collections of garbage need not go through it again."""
+    """What there is by now stays: collections of garbage need not go through it, and are rarer."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10 * gc.get_threshold()[0])
     gc.enable()
 
 
