@@ -16,7 +16,7 @@ a million, are scored in full: nothing is lost.
 from __future__ import annotations
 
 import copy
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ import torch
 from longrec.core.arrays import Ints
 from longrec.core.processor import multiplies_int8
 from longrec.retrieval.index import allowed
-from longrec.retrieval.top_k import Best, best_vector, score_items, threshold
+from longrec.retrieval.top_k import Best, Peaks, best_vector, score_items
 
 TOP = 127
 ROWS = 65_536
@@ -149,23 +149,22 @@ def multiplies_exactly(width: int) -> bool:
 
 def _candidates(scores: np.ndarray, margin: float, k: int, excluded: np.ndarray | None) -> Ints:
     """Items among which the k best are: rounded scores (n_items + 1,) err by half a margin."""
+    peaks = Peaks(scores)
     if excluded is None:
-        return _at_least(scores, float(threshold(scores, k)) - margin)
+        return _at_least(peaks, float(peaks.threshold(k)) - margin)
     wanted = 2 * k
     while True:
-        level = threshold(scores, wanted)
-        items = allowed(excluded, _at_least(scores, level))
+        level = float(peaks.threshold(wanted))
+        items = allowed(excluded, _at_least(peaks, level - margin))
+        found = scores[items]
         if len(items) >= k:
-            break
+            kth = np.partition(found, len(items) - k)[len(items) - k]
+            if kth >= level:  # else some may be missing
+                return items[found >= float(kth) - margin]
         wanted *= 4
-    kth = np.partition(scores[items], len(items) - k)[len(items) - k]
-    least = float(kth) - margin
-    if least >= level:
-        return items[scores[items] >= least]
-    return allowed(excluded, _at_least(scores, least))
 
 
-def _at_least(scores: np.ndarray, least: Any) -> Ints:
+def _at_least(peaks: Peaks, least: float) -> Ints:
     """Items of a score of at least so much, but for the padding."""
-    items = np.flatnonzero(scores >= least)
+    items = peaks.at_least(least)
     return items[1:] if len(items) and items[0] == 0 else items

@@ -37,23 +37,44 @@ def best_vector(products: np.ndarray, users: int) -> np.ndarray:
     return found
 
 
+class Peaks:
+    """Scores (m,) in blocks, of each of which the best one is known: where high ones are wanted,
+    few blocks are looked at."""
+
+    def __init__(self, scores: np.ndarray) -> None:
+        block = max(1, min(LARGEST, len(scores) // BLOCKS))
+        self._scores, self._whole = scores, len(scores) - len(scores) % block
+        self._blocks = scores[: self._whole].reshape(-1, block)
+        self._peaks = self._blocks.max(1)
+
+    def threshold(self, k: int) -> Any:
+        """A score that at least k of all reach, near the k-th best; the lowest one if there are
+        fewer. With few k it is the k-th best of the blocks' best ones."""
+        if k >= len(self._scores):
+            return self._scores.min()
+        among = self._scores if 4 * k >= len(self._peaks) else self._peaks
+        return np.partition(among, len(among) - k)[len(among) - k]
+
+    def at_least(self, least: Any) -> Ints:
+        """The places, ascending, of all scores that are at least so much."""
+        high = np.flatnonzero(self._peaks >= least)
+        if 4 * len(high) > len(self._peaks):
+            return np.flatnonzero(self._scores >= least)
+        block, place = np.nonzero(self._blocks[high] >= least)
+        end = self._whole + np.flatnonzero(self._scores[self._whole :] >= least)
+        return np.concatenate([high[block] * self._blocks.shape[1] + place, end])
+
+
 def threshold(scores: np.ndarray, k: int) -> Any:
-    """A score that at least k of all scores (m,) reach, near the k-th best; the lowest one if there
-    are fewer. With few k it is the k-th best of the blocks' best ones."""
-    if k >= len(scores):
-        return scores.min()
-    block = max(1, min(LARGEST, len(scores) // BLOCKS))
-    whole = len(scores) - len(scores) % block
-    peaks = scores[:whole].reshape(-1, block).max(1)
-    if 4 * k >= len(peaks):
-        peaks = scores
-    return np.partition(peaks, len(peaks) - k)[len(peaks) - k]
+    """As `Peaks.threshold`."""
+    return Peaks(scores).threshold(k)
 
 
 def best_of(scores: np.ndarray, k: int) -> Best:
     """The k best items of scores (m,), but for those of -inf."""
-    least = threshold(scores, k)
-    items = np.flatnonzero(scores >= least if least > -np.inf else scores > least)
+    peaks = Peaks(scores)
+    least = peaks.threshold(k)
+    items = peaks.at_least(least) if least > -np.inf else np.flatnonzero(scores > least)
     return best_of_items(items, scores[items], k)
 
 
