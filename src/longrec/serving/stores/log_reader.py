@@ -67,11 +67,13 @@ def read_events(
 
 
 def read_log(
-    store: Store, user: bytes, stored: StoredUser, at_once: int = EVENTS
+    store: Store, user: bytes, stored: StoredUser, at_once: int | None = None
 ) -> Iterator[list[Event]]:
-    """A user's whole log as `stored` has it, some events at a time; errors as of `read_events`."""
-    for after in range(0, stored.last, at_once):
-        yield read_events(store, user, stored, after, min(at_once, stored.last - after))
+    """A user's whole log as `stored` has it, some events at a time, `EVENTS` unless said otherwise;
+    errors as of `read_events`."""
+    most = at_once or EVENTS
+    for after in range(0, stored.last, most):
+        yield read_events(store, user, stored, after, min(most, stored.last - after))
 
 
 def retry_if_replaced(store: Store, read: Callable[[], T], tries: int = TRIES) -> T:
