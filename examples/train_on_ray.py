@@ -44,7 +44,9 @@ def main() -> None:
             # Small numbers are told as tensors on the CPU, by gloo, wherever the model is.
             torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if args.gpu else "gloo"),
             scaling_config=ScalingConfig(num_workers=args.processes, use_gpu=args.gpu),
-            run_config=RunConfig(name=f"{args.run.name}.ray", storage_path=str(args.run.resolve().parent)),
+            run_config=RunConfig(
+                name=f"{args.run.name}.ray", storage_path=str(args.run.resolve().parent)
+            ),
         ).fit()
 
 
