@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from longrec.core.arrays import Ints, places
+from longrec.core.arrays import Ints
 from longrec.models.common.base import AddedRows
 from longrec.models.common.pairs import Pairs, firsts, summed
 
@@ -238,13 +238,21 @@ def most_frequent(
     long = number > most
     if not long.any():
         return number, followers, times
-    row = np.repeat(np.arange(len(number)), number)
-    at = np.flatnonzero(long[row])
-    order = at[np.lexsort((followers[at], -times[at], row[at]))]
-    ranks = places(np.zeros(long.sum(), np.int64), number[long])
-    kept = np.ones(len(row), np.bool_)
-    kept[order[ranks >= most]] = False
-    return np.minimum(number, most), followers[kept], times[kept]
+    at = np.flatnonzero(np.repeat(long, number))
+    sizes, values = number[long], times[at]
+    row = np.repeat(np.arange(len(sizes)), sizes)
+    # A row's keys ascend as times fall; sorted by value, which is quick, they give its last one.
+    different = np.unique(values)
+    key = (row + 1) * len(different) - 1 - np.searchsorted(different, values)
+    last = np.sort(key)[sizes.cumsum() - sizes + most - 1]
+    kept = key < last[row]
+    room = most - np.bincount(row[kept], minlength=len(sizes))
+    ties = np.flatnonzero(key == last[row])
+    of = row[ties]
+    kept[ties[np.arange(len(of)) - np.searchsorted(of, of) < room[of]]] = True
+    every = np.ones(len(times), np.bool_)
+    every[at] = kept
+    return np.minimum(number, most), followers[every], times[every]
 
 
 def ranges(pairs: Ints, at_once: int) -> list[tuple[int, int]]:
@@ -274,11 +282,12 @@ def _count(
     for start in range(0, len(where), size):
         at = where[start : start + size]
         left = ends[np.searchsorted(ends, at, side="right")] - 1 - at
-        number = np.minimum(left, reach)
-        step = places(np.ones_like(number), number)
-        before, after = np.repeat(at, number), np.repeat(at, number) + step
-        key = (log[before].astype(np.int64) - low) * (n_items + 1) + log[after]
-        found.append(_occurrences(key * reach + step - 1))
+        row = (log[at].astype(np.int64) - low) * (n_items + 1)
+        keys = []
+        for step in range(1, reach + 1):
+            here = left >= step
+            keys.append((row[here] + log[at[here] + step]) * reach + step - 1)
+        found.append(_occurrences(np.concatenate(keys)))
     if len(found) == 1:
         return found[0]
     return summed(*(_joined([part[n] for part in found], np.int64) for n in (0, 1)))
