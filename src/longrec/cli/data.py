@@ -23,7 +23,7 @@ def prepare(
         Argument(
             metavar="LOG...",
             help="CSV, TSV, JSON lines, Parquet or RecBole .inter, packed or not: files, a folder, "
-            "or a glob.",
+            "a glob, or an address (s3://…).",
             show_default=False,
         ),
     ],

@@ -19,6 +19,7 @@ import pyarrow as pa
 from longrec.core.arguments import NO_UTF8, is_utf8
 from longrec.core.errors import DataError
 from longrec.core.format import listed
+from longrec.data.object_store import copy_log
 
 TEXT = (".csv", ".tsv", ".inter", ".txt", ".dat", ".data", ".psv")
 JSON_LINES = (".jsonl", ".ndjson")
@@ -47,6 +48,7 @@ class File:
     packing : "gzip", "zstd", "bz2", or "" for none.
     partition : columns that the folders above it name, as "date=2024-01-30" does.
     searched : whether it was found in a folder, and not named by itself.
+    origin : its address, of a file that was copied from an object store.
     """
 
     path: Path
@@ -54,11 +56,12 @@ class File:
     packing: str = ""
     partition: Mapping[str, str | None] = field(default_factory=dict)
     searched: bool = False
+    origin: str = ""
 
     @property
     def name(self) -> str:
         """What errors call it."""
-        return str(self.path)
+        return self.origin or str(self.path)
 
     @property
     def extension(self) -> str:
@@ -120,6 +123,20 @@ def find_files(pattern: str, note: Callable[[str], None]) -> list[File]:
     except OSError as error:
         place = error.filename or path
         raise DataError(f"{place} cannot be read ({error.strerror}).") from error
+
+
+def find_objects(address: str, folder: Path, note: Callable[[str], None]) -> list[File]:
+    """The same of an address in an object store, whose objects are copied below a folder."""
+    pattern, root = copy_log(address, folder)
+
+    def shown(text: str) -> str:
+        return text.replace(f"{root}/", f"{root.name}://")
+
+    try:
+        found = find_files(pattern, lambda line: note(shown(line)))
+    except DataError as error:
+        raise DataError(shown(str(error))) from None
+    return [replace(file, origin=shown(str(file.path))) for file in found]
 
 
 def in_order(files: Iterable[File], note: Callable[[str], None]) -> list[File]:

@@ -18,7 +18,6 @@ each shard, all of one catalog. It opens as one, the users of the first shard fi
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -30,15 +29,17 @@ import polars as pl
 import pyarrow as pa
 
 from longrec.core.arguments import check_path, described
-from longrec.core.errors import DataError, UsageError, first_line
+from longrec.core.errors import DataError, UsageError
 from longrec.core.format import listed
 from longrec.core.sealed import SealedKind
 from longrec.core.shown import html_facts, html_table
-from longrec.data.catalog import Catalog, SortedIds, hash_ids
+from longrec.data.catalog import Catalog, SortedIds
 from longrec.data.event_columns import Column, Columns
 from longrec.data.given_ids import check_id, is_list
 from longrec.data.history_frames import event_frame, span
-from longrec.data.joined import Joined, parts_of
+from longrec.data.joined import Joined
+from longrec.data.mapped import content_digest, map_columns, view
+from longrec.data.object_store import address_of, copy_histories
 from longrec.data.unknown_ids import likely_cause
 
 SCHEMA_VERSION = 1
@@ -344,6 +345,8 @@ def as_histories(name: str, given: Any) -> Histories:
 def open_histories(path: Path | str) -> Histories:
     """Open a histories folder; memory-maps it and reads only ids and offsets.
 
+    One in an object store (`s3://…`, `gs://…`) is copied to the user's cache first.
+
     Raises
     ------
     UsageError
@@ -353,6 +356,9 @@ def open_histories(path: Path | str) -> Histories:
         inconsistent. A change of bytes that keeps every size is found by `Histories.verify`.
     """
     path = check_path("path", path, "the path of a histories folder")
+    address = address_of(path)
+    if address is not None:
+        path = copy_histories(address, (SHARDS.document, HISTORIES.document))
     kind = kind_at(path)
     read = _open_shards if kind is SHARDS else _open_one
     return kind.read_whole(
@@ -435,84 +441,32 @@ def _open_one(path: Path, meta: HistoriesMeta) -> Histories:
                 f"{path / name} has {found:,} bytes, meta.json says {meta.files.get(name)!s}: the "
                 f"file was truncated or changed; {HISTORIES.mend}."
             )
-    users = _map_columns(path / "users.arrow", {"id": None}, meta.n_users)
-    offsets = _map_columns(path / "offsets.arrow", {"offset": pa.int64()}, meta.n_users + 1)
+    users = map_columns(path / "users.arrow", {"id": None}, meta.n_users, HISTORIES.mend)
+    offsets = map_columns(
+        path / "offsets.arrow", {"offset": pa.int64()}, meta.n_users + 1, HISTORIES.mend
+    )
     types = {"item": pa.int32()} | ({"time": pa.int64()} if meta.has_time else {})
-    events = _map_columns(path / "events.arrow", types, meta.n_events)
+    events = map_columns(path / "events.arrow", types, meta.n_events, HISTORIES.mend)
     catalog = Catalog.load(path / "catalog.parquet")
     if catalog.n_items != meta.n_items:
         raise DataError(
             f"{path / 'catalog.parquet'} has {catalog.n_items} items, "
             f"meta.json says {meta.n_items}."
         )
-    bounds = _view(offsets["offset"])
+    bounds = view(offsets["offset"])
     if bounds[0] != 0 or bounds[-1] != meta.n_events or (np.diff(bounds) < 0).any():
         raise DataError(f"{path / 'offsets.arrow'}: offsets do not rise from 0 to {meta.n_events}.")
     return Histories(
         path=path,
         meta=meta,
-        items=_view(events["item"]),
-        times=_view(events["time"]) if meta.has_time else None,
+        items=view(events["item"]),
+        times=view(events["time"]) if meta.has_time else None,
         offsets=bounds,
         user_ids=pl.Series("user", pl.from_arrow(users["id"])),
         catalog=catalog,
-        extra={name: _view(events[name]) for name in events if name not in ("item", "time")},
+        extra={name: view(events[name]) for name in events if name not in ("item", "time")},
         stamps=stamps,
     )
-
-
-def content_digest(
-    user_ids: pl.Series,
-    offsets: np.ndarray,
-    items: np.ndarray,
-    times: np.ndarray | None,
-    item_ids: pl.Series,
-    extra: Mapping[str, np.ndarray],
-) -> str:
-    """SHA-256 of everything that training can see."""
-    hasher = hashlib.sha256()
-    hash_ids(hasher, user_ids)
-    hash_ids(hasher, item_ids)
-    for name, column in {"offset": offsets, "item": items, "time": times, **extra}.items():
-        if column is not None:
-            hasher.update(column_head(name, column.dtype, len(column)))
-            for part in parts_of(column):
-                hasher.update(part.data)
-    return hasher.hexdigest()
-
-
-def column_head(name: str, dtype: np.dtype[Any], rows: int) -> bytes:
-    """What the digest takes of a column before its bytes."""
-    return f"{name}:{dtype.str}:{rows}".encode()
-
-
-def _map_columns(
-    path: Path, types: Mapping[str, pa.DataType | None], rows: int
-) -> dict[str, pa.Array]:
-    """Columns of a file, each one slice of the mapped file; those of `types` must be there."""
-    try:
-        with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
-            if reader.num_record_batches != 1:
-                raise DataError(f"{path} has {reader.num_record_batches} record batches, not 1.")
-            batch = reader.get_batch(0)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} is damaged ({first_line(error)}): {HISTORIES.mend}.") from error
-    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
-    for name, kind in types.items():
-        if name not in columns or (kind is not None and columns[name].type != kind):
-            raise DataError(f"{path} has no column {name!r} of type {kind or 'any'}.")
-    for name, column in columns.items():
-        if len(column) != rows or column.null_count:
-            raise DataError(
-                f"{path}: column {name!r} has {len(column)} rows ({column.null_count} null), "
-                f"expected {rows}."
-            )
-    return columns
-
-
-def _view(column: pa.Array) -> np.ndarray:
-    view: np.ndarray = column.to_numpy(zero_copy_only=True)
-    return view
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -26,6 +26,7 @@ from longrec.data.item_table import as_item_table
 from longrec.data.kept_events import KeptEvents, in_order, keep_events
 from longrec.data.kept_items import items_to_keep
 from longrec.data.load import Loader
+from longrec.data.object_store import address_of
 from longrec.data.outliers import Repeats, one_far_above
 from longrec.data.read import read_events
 from longrec.data.write import write_chunks
@@ -99,6 +100,11 @@ def prepare(
     if dedup not in DEDUPS:
         raise UsageError(f"dedup is {dedup!r}; give True, False or 'same-time'.")
     out = check_path("out", out)
+    if address_of(out) is not None:
+        raise UsageError(
+            f"out is {str(out)!r}: histories are written to a disk; copy the folder to the store "
+            "afterwards (aws s3 cp --recursive, gcloud storage cp -r)"
+        )
     check_called("report", report, "there is something to tell")
     check_progress(progress)
     kind_at(out).check_replaceable(out, overwrite=overwrite)

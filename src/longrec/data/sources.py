@@ -19,8 +19,9 @@ from polars import selectors
 
 from longrec.core.errors import DataError, UsageError, first_line
 from longrec.data.engine import Engine, engine_errors, literal, path_literal, unreadable
-from longrec.data.files import File, find_files, in_order
+from longrec.data.files import File, find_files, find_objects, in_order
 from longrec.data.frames import FRAME_ERRORS, arrow_of, open_frame, refuse_twins
+from longrec.data.object_store import address_of
 from longrec.data.text_files import Dialect, EmptyFile, find_dialect, open_text
 
 TEXT = "VARCHAR"
@@ -125,7 +126,16 @@ def open_source(
     if isinstance(source, list | tuple) and all(isinstance(one, str | Path) for one in source):
         if not source:
             raise UsageError("An empty list of files was given. Name at least one.")
-        files = in_order((file for one in source for file in find_files(str(one), note)), note)
+        place = engine.work.path
+        found = []
+        for one in source:
+            address = address_of(one)
+            found += (
+                find_files(str(one), note)
+                if address is None
+                else find_objects(address, place, note)
+            )
+        files = in_order(found, note)
         parts = []
         for file in files:
             try:

@@ -25,11 +25,11 @@ from longrec.data.histories import (
     SHARDS,
     Histories,
     HistoriesMeta,
-    column_head,
     kind_at,
     open_histories,
     shards_as_one,
 )
+from longrec.data.mapped import column_head
 
 ITEM = np.dtype(np.int32)
 TIME = np.dtype(np.int64)
