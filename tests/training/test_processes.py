@@ -11,14 +11,18 @@ import numpy as np
 import pytest
 import torch
 from forking import run_code
+from models.small_models import SEQUENCE, make, sequences
 from safetensors.torch import load_file
 from small_histories import tiny_histories, walks
 from training.processes_child import fit_all
 
 from longrec.data.batches import TrainingData
 from longrec.data.sampling import Masking, Prefixes
+from longrec.mixers import Context
 from longrec.mixers.product_keys import SPARSE_ROWS
-from longrec.models import MODELS, build_model
+from longrec.models import MODELS, SequenceModel, build_model
+from longrec.training.losses import binary_cross_entropy
+from longrec.training.objective import Objective, _scores, minimised
 from longrec.training.optimiser import Optimiser
 from longrec.training.processes import ALONE, Processes, meeting_place
 
@@ -92,6 +96,35 @@ def test_missing_moments_are_refused(missing):
         del tensors[name]
     with pytest.raises(ValueError, match=r"the optimiser's state, parameter .*norm"):
         optimiser.load(tensors)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SEQUENCE)
+def test_gradients_of_parts_add_up_to_those_of_the_batch(name):
+    """A loss is a mean over targets, and no row of a batch changes what another one gives."""
+    model = make(name, dropout=0.0).train()
+    assert isinstance(model, SequenceModel)
+    items, times = sequences(4, 12)
+    masked = items % 3 == 0 if model.targets == "masked" else None
+    targets, negatives = items.roll(-1, 1), torch.arange(1, 6)
+    objective = Objective(lambda: negatives, lambda *x: binary_cross_entropy(*_scores(*x)))
+
+    def gradients(*parts: slice) -> dict[str, torch.Tensor]:
+        for part in parts:
+            hidden = None if masked is None else masked[part]
+            lengths = torch.full((len(items[part]),), items.shape[1])
+            h = model.hidden(items[part], Context(lengths=lengths, times=times[part]), hidden)
+            own = targets[part].flatten()
+            loss = minimised(objective, model, h.flatten(0, 1), own, negatives, {})
+            (loss * (len(own) / targets.numel())).backward()
+        found = {n: p.grad.to_dense() for n, p in model.named_parameters() if p.grad is not None}
+        model.zero_grad()
+        return found
+
+    whole, parts = gradients(slice(0, 4)), gradients(slice(0, 1), slice(1, 4))
+    assert whole.keys() == parts.keys()
+    for key, x in whole.items():
+        torch.testing.assert_close(parts[key], x, rtol=1e-7, atol=1e-10, msg=key)
 
 
 # ---- two processes
