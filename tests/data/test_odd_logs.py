@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import signal
+from concurrent.futures import wait
 from threading import Timer
 from uuid import UUID
 
@@ -248,6 +249,25 @@ def test_the_engine_stops_at_ctrl_c(tmp_path) -> None:
     finally:
         engine.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_engine_stops_at_ctrl_c_while_it_is_handed_its_work(tmp_path, monkeypatch) -> None:
+    """Where there is one core, the thread works before who handed it over goes on."""
+    engine = Engine(place=tmp_path / "h")
+    submit = engine._thread.submit
+
+    def handed_over(work):
+        monkeypatch.undo()
+        submit(work)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine._thread, "submit", handed_over)
+    with pytest.raises(KeyboardInterrupt):
+        engine.run("SELECT sum(range * 3 % 7) FROM range(20_000_000_000)")
+    through = wait([engine._thread.submit(int)], timeout=5).done
+    engine._base.interrupt()
+    engine.close()
+    assert through
 
 
 def test_how_far_a_query_is_is_told(tmp_path) -> None:

@@ -110,13 +110,14 @@ class Engine:
 
     def _carry_out(self, work: Callable[[], R], progress: Progress | None = None) -> R:
         """Let the engine work in a thread of its own: it looks at no Ctrl-C while it does."""
-        future = self._thread.submit(work)
         try:
+            future = self._thread.submit(work)
             while not wait([future], timeout=0.2).done:
                 if progress is not None:
                     progress(max(self._base.query_progress(), 0) / 100)
         except BaseException:
-            while not wait([future], timeout=0.05).done:  # it may not have begun when it was told
+            last = self._thread.submit(int)  # behind the work, which may be there without a future
+            while not wait([last], timeout=0.05).done:  # it may not have begun when it was told
                 self._base.interrupt()
             raise
         return future.result()
