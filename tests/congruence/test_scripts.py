@@ -70,11 +70,12 @@ def play_with(
     server: LocalServer,
     redis: RedisServer | None = None,
     grows: bool = True,
+    length: int = 40,
 ) -> None:
     """Let some parties play the script of a seed, which decides the policy on seen items, too."""
     rec = recommender(name, exclude_seen=seed % 2 == 0)
     grows &= isinstance(rec.model, SequenceModel)  # what counts is trained again
-    steps = [step for step in script(seed) if grows or step != Simply("grow")]
+    steps = [step for step in script(seed, length) if grows or step != Simply("grow")]
     with ExitStack() as stack:
         others = {}
         for number, party in enumerate(parties):
@@ -87,8 +88,9 @@ def play_with(
 
 @pytest.mark.parametrize("name", [name for name in STREAMING if name not in LATER])
 def test_a_stream_answers_as_the_library_does(name: str, tmp_path: Path, server):
+    """With a short script, which has every kind of step, too."""
     seed = list(STREAMING).index(name)
-    play_with(name, seed, ["lmdb"], tmp_path, server, grows=name in GROWING)
+    play_with(name, seed, ["lmdb"], tmp_path, server, grows=name in GROWING, length=24)
 
 
 @pytest.mark.parametrize("name", OTHERS)

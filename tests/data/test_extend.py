@@ -50,7 +50,7 @@ def by_definition(old: list[tuple], new: list[tuple]) -> dict:
     return {user: sorted(events, key=lambda event: event[1]) for user, events in found.items()}
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(ROWS, ROWS)
 def test_extending_is_its_definition(tmp_path_factory, first, second) -> None:
     folder = tmp_path_factory.mktemp("extend")
