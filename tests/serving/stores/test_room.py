@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import random
 import resource
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from own_mounts import run_with_mounts
 from serving.maintenance.small_stores import MODEL, record
 
 from longrec.serving.maintenance.verify import verify
@@ -128,15 +127,9 @@ def test_a_look_for_room_leaves_the_file_as_it_is(tmp_path: Path) -> None:
 
 
 IN_TMPFS = """
-set -e
-mount -t tmpfs -o size=4m tmpfs "$1"
-exec "$2" -c '
-import sys
-from pathlib import Path
-sys.path[:0] = sys.argv[2:]
+mount("-t", "tmpfs", "-o", "size=4m", "tmpfs", sys.argv[1])
 from serving.stores.test_room import on_a_small_disk
 on_a_small_disk(Path(sys.argv[1]))
-' "$1" "${@:3}"
 """
 
 
@@ -161,8 +154,5 @@ def on_a_small_disk(disk: Path) -> None:
 
 
 def test_a_full_disk(tmp_path: Path) -> None:
-    command = ["unshare", "-rm", "bash", "-c", IN_TMPFS, "bash", str(tmp_path), sys.executable]
-    done = subprocess.run([*command, *sys.path], capture_output=True, text=True, timeout=100)
-    if "unshare" in done.stderr or "mount:" in done.stderr:
-        pytest.skip(f"no file system may be mounted here: {done.stderr.strip()}")
-    assert "all is well" in done.stdout, done.stderr
+    told = run_with_mounts(IN_TMPFS, tmp_path)
+    assert "all is well" in told, told

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
+from own_mounts import run_with_mounts
 from serving.maintenance.small_stores import EVENTS, fill, logs_of, serve
 
 from longrec.serving.maintenance.about import about_store
@@ -178,32 +177,19 @@ def _raised(work: Callable[[], object]) -> str:
 
 
 READ_ONLY = """
-set -e
-mount --bind "$1/s" "$1/s"
-mount -o remount,bind,ro "$1/s"
-exec "$2" -c '
-import sys
-from pathlib import Path
-sys.path[:0] = sys.argv[2:]
+place = sys.argv[1]
+mount("--bind", f"{place}/s", f"{place}/s")
+mount("-o", "remount,bind,ro", f"{place}/s")
 from serving.stores.test_store_rights import look
-look(sys.argv[1] + "/s", Path(sys.argv[1]) / "backup")
+look(f"{place}/s", Path(place) / "backup")
 print("all is well")
-' "$1" "${@:3}"
 """
-
-
-def on_a_read_only_mount(path: Path) -> str:
-    command = ["unshare", "-rm", "bash", "-c", READ_ONLY, "bash", str(path), sys.executable]
-    done = subprocess.run([*command, *sys.path], capture_output=True, text=True, timeout=100)
-    if "unshare" in done.stderr or "mount:" in done.stderr:
-        pytest.skip(f"nothing may be mounted here: {done.stderr.strip()}")
-    return done.stdout + done.stderr
 
 
 def test_a_read_only_mount(place: Path) -> None:
     make(place / "s")
-    assert "all is well" in on_a_read_only_mount(place)
+    assert "all is well" in run_with_mounts(READ_ONLY, place)
     with closing(open_store(str(place / "s"), "process")):  # its server, on the other side
-        told = on_a_read_only_mount(place)
+        told = run_with_mounts(READ_ONLY, place)
     assert StoreUnavailable.__name__ in told
     assert "is being written to" in told
