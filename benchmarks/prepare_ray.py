@@ -4,8 +4,8 @@ python benchmarks/prepare_ray.py 4000000          # events: this process alone
 python benchmarks/prepare_ray.py 4000000 2        # by two workers
 python benchmarks/prepare_ray.py 4000000 2 800    # MiB that each may hold
 
-Printed are seconds, seconds of processor of each stage (the workers' and this process's), the most
-that a worker and this process held, and the most disk beside the log, per million events.
+Printed are seconds, seconds of processor of this process and of the workers, what each holds, and
+the most disk beside the log, per million events.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections import defaultdict
 from pathlib import Path
 
 import polars as pl
@@ -45,9 +44,9 @@ def workers() -> list[psutil.Process]:
     return [p for p in psutil.Process().children(recursive=True) if p.name().startswith("ray::")]
 
 
-def seconds_of_processor() -> float:
-    """Of this process and its workers."""
-    times = [psutil.Process().cpu_times(), *(one.cpu_times() for one in workers())]
+def seconds_of_workers() -> float:
+    """Seconds of processor that they have taken."""
+    times = [one.cpu_times() for one in workers()]
     return sum(one.user + one.system for one in times)
 
 
@@ -75,35 +74,27 @@ def main(events: str, processes: str = "0", limit: str = "0") -> None:
 
             ray.init(address="local", num_cpus=int(processes), object_store_memory=128 << 20)
             many = LogWorkers(Cluster(), memory)
-        stages, last = defaultdict[str, float](float), ["", seconds_of_processor()]
         disk, done = [0], threading.Event()
 
         def watch() -> None:
             while not done.wait(0.5):
                 disk[0] = max(disk[0], bytes_under(folder / "out"))
 
-        def progress(words: str, share: float) -> None:
-            now = seconds_of_processor()
-            stages[str(last[0])] += now - float(last[1])
-            last[:] = [words.partition(" part-")[0], now]
-
         watcher = threading.Thread(target=watch)
         watcher.start()
-        began = time.perf_counter()
-        histories = prepare(
-            folder / "log", folder / "out" / "h", memory=memory, workers=many, progress=progress
-        )
-        seconds = time.perf_counter() - began
-        progress("", 1.0)
+        began, own, before = time.perf_counter(), time.process_time(), seconds_of_workers()
+        histories = prepare(folder / "log", folder / "out" / "h", memory=memory, workers=many)
+        seconds, own = time.perf_counter() - began, time.process_time() - own
+        others = seconds_of_workers() - before
         done.set()
         watcher.join()
         held = [one.memory_info().rss / 2**20 for one in workers()]
         size = histories.n_events / 1e6
-        told = ", ".join(f"{word} {one / size:.2f}" for word, one in stages.items() if one > 0.05)
         print(
             f"{histories.n_events:,} events by {processes} workers: {seconds:.1f} s; seconds of "
-            f"processor per million: {told}; this process {peak_mib():,.0f} MiB, a worker "
-            f"{max(held, default=0):,.0f} MiB; {disk[0] / size / 1e6:.1f} MB of disk per million"
+            f"processor per million: {own / size:.2f} of this process, {others / size:.2f} of "
+            f"workers; this process {peak_mib():,.0f} MiB, a worker {max(held, default=0):,.0f} "
+            f"MiB; {disk[0] / size / 1e6:.1f} MB of disk per million"
         )
 
 

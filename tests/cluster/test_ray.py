@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import socket
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 
 import longrec
 from longrec.cli import main as cli
+from longrec.cli.common import cluster_of
 from longrec.cluster import log_tasks
 from longrec.cluster.prepare import LogWorkers, _bounds, _shard_of
 from longrec.cluster.ray_cluster import Cluster, _check_answers, ray_cluster
@@ -252,6 +254,13 @@ def test_the_command_line_recommends_with_ray(
 
 @pytest.mark.slow
 def test_a_cluster_that_is_there_answers(cluster: Cluster) -> None:
+    def without(name: str) -> None:
+        raise ModuleNotFoundError(f"No module named {name!r}")
+
+    with pytest.raises(LongrecError, match="install this one on all of them"):
+        list(cluster.run(without, [("longrec.data",)]))
+    with pytest.raises(ModuleNotFoundError, match="plugin"):
+        list(cluster.run(without, [("plugin",)]))
     import ray
 
     _check_answers(ray.get_runtime_context().gcs_address)
@@ -273,6 +282,18 @@ def test_an_address_where_nobody_answers_is_told_soon(monkeypatch: pytest.Monkey
     for address in ("ray://head:10001", "head", ":1", "head:port"):
         with pytest.raises(UsageError, match="give HOST:PORT"):
             ray_cluster(address).__enter__()
+
+
+def test_what_ray_says_is_no_part_of_results(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("longrec.cluster.ray_cluster.ray_cluster", nullcontext)
+    with cluster_of("ray", None):
+        print("(raylet) A worker died")
+    print("[]")
+    assert capsys.readouterr() == ("[]\n", "(raylet) A worker died\n")
+    with pytest.raises(UsageError, match="--engine ray, too"), cluster_of(None, "head:6379"):
+        pass
 
 
 def test_every_user_is_in_one_shard() -> None:

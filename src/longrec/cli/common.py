@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -182,5 +183,6 @@ def cluster_of(engine: str | None, address: str | None) -> Iterator[Cluster | No
         return
     from longrec.cluster.ray_cluster import ray_cluster
 
-    with ray_cluster(address) as cluster:
+    # Ray says on standard output when a worker is lost, and results may be written there.
+    with redirect_stdout(sys.stderr), ray_cluster(address) as cluster:
         yield cluster

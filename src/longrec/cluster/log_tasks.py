@@ -54,6 +54,8 @@ class Room:
         if memory is None:
             held = resident_bytes() or 0
             memory = max((available_memory() + held) // (2 * self.beside), held + LEAST)
+        if not self.stage.is_dir():
+            raise LongrecError(f"{self.stage} is gone: the command has ended, or this is no folder")
         engine = Engine(memory, self.stage / name, threads=1)
         try:
             yield engine

@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -24,7 +25,9 @@ RETRIES = 3
 """Times that a call is made again whose process was lost."""
 WAIT = 5.0
 """Seconds in which an address has to answer."""
-AT_ONCE = 4
+PATIENCE = 600.0
+"""Seconds that calls under way are waited for when one has failed."""
+AT_ONCE = 2
 """Calls that are handed in for each processor, so that none waits and few results lie about."""
 _STORE = 128 << 20
 """Bytes of shared memory for results, where the cluster is of this machine alone."""
@@ -92,13 +95,20 @@ class Cluster:
                     done(count)
                 yield result
         except ray.exceptions.RayTaskError as error:
+            if "No module named 'longrec" in str(error):
+                raise LongrecError(
+                    "a machine of the Ray cluster has no longrec, or another version: install this "
+                    "one on all of them"
+                ) from None
             raise (error.cause if isinstance(error.cause, Exception) else error) from None
         except ray.exceptions.RayError as error:
             raise _lost(error) from None
         finally:
-            for one in pending:
-                with suppress(Exception):
-                    ray.cancel(one, force=True)
+            # What is under way still writes, and is waited for: to cancel it ends this process
+            # where its answer comes at that moment (a check in Ray 2.60 that fails). Ctrl-C waits
+            # for none.
+            if pending and not isinstance(sys.exc_info()[1], KeyboardInterrupt):
+                ray.wait(list(pending), num_returns=len(pending), timeout=PATIENCE)
 
 
 def _explained(function: Callable[..., Any], *arguments: Any) -> Any:
