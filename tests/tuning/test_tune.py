@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 import sys
 import time
 from dataclasses import asdict
@@ -14,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli.running import longrec as command
+from forking import run_command
 from small_histories import tiny_histories, walks
 from stops import told_of_steps
 
@@ -239,14 +237,14 @@ def test_killed_in_the_middle_of_a_trial_it_goes_on(histories, tmp_path):
     argv = ["tune", str(histories.path), "--model", "hydrarec", "--budget", "9", "--out", str(out)]
     argv += ["--search", "dropout=0..0.5", "--trials", "2", "--set", *settings]
     for wait in (2, 5):
-        child = subprocess.Popen([sys.executable, "-m", "longrec", *argv])
-        while not (out / "trials").is_dir():
-            assert child.poll() is None
-            time.sleep(0.05)
-        time.sleep(wait / 10)
-        os.kill(child.pid, signal.SIGKILL)
-        child.wait()
-    assert subprocess.run([sys.executable, "-m", "longrec", *argv]).returncode == 0
+        with run_command(*argv) as child:
+            while not (out / "trials").is_dir():
+                assert child.poll() is None
+                time.sleep(0.05)
+            time.sleep(wait / 10)
+            child.kill()
+    with run_command(*argv) as child:
+        assert child.wait() == 0
     results = json.loads((out / "results.json").read_text())
     alone = longrec.train(histories, "hydrarec", **TINY | {"max_epochs": 40})
     wanted = alone.provenance["training"]["validation"]["served/ndcg@10"]
