@@ -20,6 +20,15 @@ gc.disable()  # while tests are imported and collected, of which next to nothing
 os.environ.pop("COLUMNS", None)  # readline sets it to 80, which workers inherit
 torch.set_num_threads(1)
 os.environ.update(ONE_THREAD)  # also in processes that tests start
+LONG = (
+    "test_scripts",
+    "test_graphs",
+    "test_properties",
+    "test_resume",
+    "test_other_device",
+    "test_tune",
+)
+"""Files that take longest, in one of the suites: begun last they would keep one worker alone."""
 STATE = tempfile.TemporaryDirectory(prefix="longrec-state-")
 os.environ["XDG_STATE_HOME"] = STATE.name
 settings.register_profile("longrec", deadline=None, derandomize=True)
@@ -30,6 +39,11 @@ def pytest_configure(config: pytest.Config) -> None:
     """Where several workers run tests, one process forks for all of them."""
     if getattr(config.option, "numprocesses", None):
         address_of_session()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first; all others in their order."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
 
 
 def pytest_collection_finish() -> None:
