@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -145,24 +146,35 @@ def test_new_items_count_without_a_hand_s_work(quick, tmp_path: Path) -> None:
 # ---- processes
 
 
+class Seeds(NamedTuple):
+    """A run, histories that take some pages, and a store's content after an undisturbed rebuild."""
+
+    run: Path
+    histories: Path
+    digest: str
+    wanted: dict[bytes, tuple]
+
+
 @pytest.fixture(scope="module")
-def seeds(tmp_path_factory) -> tuple[Path, Path, Recommender]:
-    """A run and histories that take some pages."""
+def seeds(tmp_path_factory) -> Seeds:
     folder = tmp_path_factory.mktemp("seeds")
     rec = recommender("elastic")
     many_histories(folder / "histories", rec, 900, 24)
-    return rec.save(folder / "run"), folder / "histories", rec
+    with rec.open_stream(str(folder / "undisturbed"), "process") as stream:
+        stream.observe("u00899", LIVE, T0 + 60)
+        stream.rebuild(folder / "histories")
+        wanted = contents(stream.store, stream.engine.digest)
+    return Seeds(rec.save(folder / "run"), folder / "histories", rec.state_digest, wanted)
 
 
-def seed_half(url: str, seeds, number: int, part: float) -> None:
+def seed_half(url: str, seeds: Seeds, number: int, part: float) -> None:
     """Seed a store in a server that a signal ends once so much is done.
 
     On a busy machine the seeding may have ended before the signal comes: what the store must hold
     after the next start is the same.
     """
-    run, histories, _ = seeds
-    options = ("--data", histories, "--durability", "process", "--no-log-requests")
-    with ServeProcess(run, url, *options) as child:
+    options = ("--data", seeds.histories, "--durability", "process", "--no-log-requests")
+    with ServeProcess(seeds.run, url, *options) as child:
         assert any("filling the store from" in line for line in child.output)
         ask(child, "/v1/events", events_of("u00899", [LIVE], T0 + 60))
         end = time.monotonic() + 60
@@ -177,11 +189,10 @@ def seed_half(url: str, seeds, number: int, part: float) -> None:
         assert time.monotonic() - begun < 20
 
 
-def check_seeded(url: str, seeds, tmp_path: Path) -> None:
+def check_seeded(url: str, seeds: Seeds) -> None:
     """End it in another server, and hold what is there against an undisturbed rebuild."""
-    run, histories, rec = seeds
-    options = ("--data", histories, "--durability", "process", "--no-log-requests")
-    with ServeProcess(run, url, *options) as child:
+    options = ("--data", seeds.histories, "--durability", "process", "--no-log-requests")
+    with ServeProcess(seeds.run, url, *options) as child:
         wait_for(lambda: child.client.get("/v1/model").json()["store"] is None)
         assert child.stop() == 0
         [done] = [one for one in lines_of(child) if one["event"].startswith("seeding: done")]
@@ -189,20 +200,16 @@ def check_seeded(url: str, seeds, tmp_path: Path) -> None:
         if done["event"] == "seeding: done":  # or the server before had ended it
             counts |= {"users": 900, "imported": 900 * 24}
         assert counts.items() <= done.items()
-    with rec.open_stream(str(tmp_path / "undisturbed"), "process") as stream:
-        stream.observe("u00899", LIVE, T0 + 60)
-        stream.rebuild(histories)
-        wanted = contents(stream.store, stream.engine.digest)
     store = open_store(url, "process", readonly=True)
-    found = contents(store, rec.state_digest)
+    found = contents(store, seeds.digest)
     store.close()
-    assert found == wanted
+    assert found == seeds.wanted
 
 
 def test_killed_while_it_fills_a_store_it_goes_on_at_the_next_start(seeds, tmp_path: Path) -> None:
     url = f"lmdb://{tmp_path}/users"
     seed_half(url, seeds, signal.SIGKILL, 0.3)
-    check_seeded(url, seeds, tmp_path)
+    check_seeded(url, seeds)
 
 
 @pytest.mark.slow
@@ -213,8 +220,8 @@ def test_ended_anywhere_while_it_fills_a_store(kind, number, part, seeds, tmp_pa
     if kind == "lmdb":
         url = f"lmdb://{tmp_path}/users"
         seed_half(url, seeds, number, part)
-        check_seeded(url, seeds, tmp_path)
+        check_seeded(url, seeds)
     else:
         with RedisServer(tmp_path / "redis", appendfsync="everysec") as redis:
             seed_half(redis.url, seeds, number, part)
-            check_seeded(redis.url, seeds, tmp_path)
+            check_seeded(redis.url, seeds)
