@@ -242,7 +242,7 @@ CHUNKED = (
 
 SENT = {
     "no HTTP": b"nonsense\r\n\r\n",
-    "many headers": b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 200,
+    "many headers": b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 8000,
     "small chunks": CHUNKED + b"1\r\n \r\n" * 1000,
     "answered before its end": UNREAD,
     "half a head": HEALTH[:30],
@@ -277,6 +277,23 @@ def test_nothing_is_kept_of_a_connection_that_is_gone(
         assert within(20, lambda: kept and not any(one() for one in kept))
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("kind", ["no HTTP", "many headers", "small chunks"])
+def test_what_is_refused_waits_and_is_answered_once(kind: str, server: LocalServer, monkeypatch):
+    """Who connects and is refused again and again waits, and others do not."""
+    with raw(server.url) as sock:
+        sock.sendall(SENT[kind])
+        found = rest(sock)
+    assert found.startswith(b"HTTP/1.1 4")
+    assert found.count(b"HTTP/1.1 4") == 1
+    monkeypatch.setattr(protocol, "REST", 3600.0)
+    with raw(server.url) as sock:
+        sock.sendall(SENT[kind])
+        assert ask(server).startswith(b"HTTP/1.1 200")
+        sock.settimeout(0.02)
+        with pytest.raises(TimeoutError):
+            sock.recv(1)
 
 
 def within(seconds: float, holds) -> bool:

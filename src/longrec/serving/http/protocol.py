@@ -22,6 +22,9 @@ BETWEEN = 128 << 10
 """Bytes of a body that come without any of its content: extensions of chunks, lines at its end."""
 AHEAD = 8
 """Requests that a client may send before the first one is answered."""
+REST = 0.05
+"""Seconds until what no route sees is refused: who connects and is refused again and again costs
+little, however fast."""
 LINGER = 2.0
 """Seconds that a client may go on sending after it was refused, or answered before its end."""
 WRONG = 400, "http", "this is no request of HTTP/1.1"
@@ -61,11 +64,16 @@ class _Answers:
             self.write(b"")
 
     def end(self) -> None:
-        """Send nothing more; a client that still sends, and would lose what it has not read if the
-        connection closed, may go on."""
+        """Send nothing more but `last`."""
         self.flush()
         self._ended = True
-        self._transport.write_eof()
+
+    def last(self, data: bytes) -> None:
+        """Send what is last; a client that still sends, and would lose what it has not read if the
+        connection closed, may go on."""
+        if not self._transport.is_closing():
+            self._transport.write(data)
+            self._transport.write_eof()
 
     def close(self) -> None:
         """Close, once all is sent."""
@@ -186,6 +194,8 @@ def limited_protocol(seconds: float, connections: Connections) -> type[asyncio.P
 
         def _refuse(self, status: int, code: str, message: str) -> None:
             """Answer what no route sees, and close; after the answer that is under way, if any."""
+            if self._refused:
+                return
             if self._rest is not None:  # it was answered
                 self.let_go()
                 return
@@ -200,8 +210,14 @@ def limited_protocol(seconds: float, connections: Connections) -> type[asyncio.P
             body = problem(code, message)
             head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
             head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
-            self.transport.write(f"{head}connection: close\r\n\r\n".encode() + body)
             self._answers.end()
+            self.flow.pause_reading()
+            refusal = f"{head}connection: close\r\n\r\n".encode() + body
+            self._lingering = self.loop.call_later(REST, self._answer_refused, refusal)
+
+        def _answer_refused(self, refusal: bytes) -> None:
+            self._answers.last(refusal)
+            self.flow.resume_reading()
             self._lingering = self.loop.call_later(LINGER, self.let_go)
 
         def _in_body(self) -> bool:
@@ -260,7 +276,7 @@ def limited_protocol(seconds: float, connections: Connections) -> type[asyncio.P
                 self._rest = None
 
         def _stop_lingering(self) -> None:
-            """No longer for the end of what was refused."""
+            """No longer for the answer to what was refused, or for its end."""
             if self._lingering is not None:
                 self._lingering.cancel()
                 self._lingering = None
