@@ -185,7 +185,7 @@ def test_training_on_shards_is_training_on_one_folder(
     metrics, lists = [], []
     for name, data in zip(("whole", "shards"), pair, strict=True):
         run = longrec.train(
-            data, model="elastic", out=tmp_path / name, max_epochs=1, dim=8, seed=1, experts=2
+            data, model="elastic", out=tmp_path / name, max_epochs=3, dim=8, seed=1, experts=2
         )
         metrics.append(longrec.evaluate(run, data, split="test"))
         lists.append(longrec.load(tmp_path / name).recommend(data=data.path, k=3))

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from longrec.core.errors import LongrecError, UsageError, first_line
@@ -163,6 +164,10 @@ def ray_cluster(address: str | None) -> Iterator[Cluster]:
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address is not None and (Path.home() / ".ray" / "auth_token").is_file():
+        # `ray start` asks for the token where there is one, and who connects has to be told to.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         import ray
     except ImportError as error:
@@ -172,7 +177,6 @@ def ray_cluster(address: str | None) -> Iterator[Cluster]:
     if ray.is_initialized():
         yield Cluster()
         return
-    address = address or os.environ.get("RAY_ADDRESS")
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is None or address == "local":
         options |= {"address": "local", "num_cpus": of_machine().number}
@@ -213,5 +217,6 @@ def _check_answers(address: str) -> None:
 def _nobody(address: str, cause: str) -> LongrecError:
     return LongrecError(
         f"no Ray cluster answers at {address} ({cause[:160]}): start one (ray start --head), name "
-        "the address that it printed, or leave --address out to use this machine alone"
+        "the address that it printed (its token is in ~/.ray/auth_token here, too), or leave "
+        "--address out to use this machine alone"
     )
