@@ -71,14 +71,16 @@ def test_the_measurement_is_whole_and_leaves_nothing(tmp_path, monkeypatch):
     def start(self, log):
         return run_command(*self._arguments, stdin=subprocess.DEVNULL, stderr=log)
 
-    def plan(mixed: int) -> AttackPlan:
-        return AttackPlan(kinds=("healthz flood", "no JSON"), rounds=1, seconds=0.4, mixed=mixed)
+    def plan(kinds: tuple[str, ...], mixed: int) -> AttackPlan:
+        return AttackPlan(kinds=kinds, rounds=1, seconds=0.4, mixed=mixed)
 
     monkeypatch.setattr(Server, "_start", start)
     monkeypatch.setattr(attack, "SETTLED", 20)
+    monkeypatch.setattr(attack, "CALM", 0.01)
     monkeypatch.setattr("longrec_bench.serving.attack.AttackPlan", plan)
     out = tmp_path / "found.json"
     options = ("--attack", "--models", "last-item", "--catalogs", 40, "--mixed", 40)
+    options += ("--kinds", "healthz flood", "no JSON")
     done = longrec_bench("serve", *options, "--folder", tmp_path, "--out", out, "--json")
     assert done.exit_code == 0, done.output
     found = json.loads(out.read_text())

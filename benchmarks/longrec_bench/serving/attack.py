@@ -40,6 +40,8 @@ SETTLED, GROWTH = 5000, 50.0
 """Mixed requests after which memory is expected to have settled, and MiB it may grow from then."""
 START = 1.0
 """Seconds that hostile clients get to begin."""
+CALM = 12.0
+"""Seconds after mixed requests until memory is looked at: a server gives back what they freed."""
 PATIENCE = 3600.0
 """Seconds that mixed requests may take."""
 
@@ -227,6 +229,7 @@ def _mixed(server: Server, requests: int, progress: Progress) -> Row:
             time.sleep(0.2)
         for status, number in attackers.end().items():
             answers[status] = answers.get(status, 0) + number
+        time.sleep(CALM)
         memory = process.memory_info()
         of_files = getattr(memory, "shared", 0)  # pages that the system may take back
         found[f"{name}_mib"] = (memory.rss - of_files) / 2**20

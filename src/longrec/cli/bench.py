@@ -191,6 +191,7 @@ def _bench_attack(
     """Measure one recommender, a run's or one of random weights, beside hostile clients."""
     from longrec.recommender import load
     from longrec_bench.serving.attack import AttackPlan, bench_attack
+    from longrec_bench.serving.hostile import KINDS
     from longrec_bench.serving.users import random_recommender
     from longrec_bench.tables import print_result
 
@@ -198,7 +199,7 @@ def _bench_attack(
     [name] = _one("--models", words(models, "elastic"))
     [items] = _one("--catalogs", numbers("--catalogs", catalogs, "3400"))
     recommender = load(_one("RUN", runs)[0]) if runs else random_recommender(name, items)
-    plan = AttackPlan(kinds=tuple(kinds or AttackPlan.kinds), mixed=mixed)
+    plan = AttackPlan(kinds=tuple(kinds or KINDS), mixed=mixed)
     left = "begin again: nothing is left of the store"
     with resumable(left), console.progress_bar("attacking") as progress:
         found = bench_attack(recommender, plan, folder, progress)

@@ -53,7 +53,7 @@ AT_ONCE, MANY_AT_ONCE = 8, 512
 few events are taken in one after the other, many in one go."""
 LOOK_EVERY, MAPPED = 0.5, 16 << 20
 """Seconds between two looks at memory, and bytes of the store's files that may be mapped."""
-HOLES, HOLES_EVERY = 16 << 20, 10.0
+HOLES, HOLES_EVERY = 16 << 20, 5.0
 """Bytes by which the process may grow before what is free in it is given back, and seconds between
 two such times: it takes some milliseconds."""
 PATIENCE = 4.0
