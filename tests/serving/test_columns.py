@@ -349,9 +349,7 @@ def test_http(trained, tmp_path):
             assert words in refused.json()["error"]["message"]
         del history[2]["columns"]["type"]
         refused = server.post("/v1/recommendations", {"history": history})
-        assert (
-            "history.2: typed-elastic reads type and weight" in refused.json()["error"]["message"]
-        )
+        assert "history.2: typed-elastic reads type, weight" in refused.json()["error"]["message"]
 
 
 def test_data_without_a_column_is_refused(trained, tmp_path):
@@ -373,9 +371,9 @@ def test_data_without_a_column_is_refused(trained, tmp_path):
     )
     with pytest.raises(UsageError, match="text in it where training had numbers"):
         longrec.evaluate(rec, numbers)
-    with pytest.raises(UsageError, match="type and weight"):
+    with pytest.raises(UsageError, match="type, weight of each event"):
         rec.recommend(histories=[[1, 2]])
-    with pytest.raises(UsageError, match="type and weight of events, and the graphs"):
+    with pytest.raises(UsageError, match="type, weight of events, and the graphs"):
         check_exports(rec.scorer)
     with open_stream(trained, "typed", str(tmp_path / "users")) as stream:
         with pytest.raises(UsageError, match="no column 'type'"):

@@ -222,7 +222,7 @@ def test_a_loaded_optimiser_goes_on_bit_for_bit(sparse, at):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.pop("scale.exp_avg"), r"parameter scale: the state has \['exp_avg_sq', 'st"),
+        (lambda t: t.pop("scale.exp_avg"), r"parameter scale: the state has exp_avg_sq, st"),
         (lambda t: t.update({"scale.exp_avg": torch.zeros(2)}), r"scale: exp_avg is .*\(2,\)"),
         (lambda t: t.update({"9.step": torch.zeros(())}), "has 9.step"),  # as it was numbered once
         (lambda t: t.update({"rows.other.marks": torch.zeros(3)}), "has rows.other.marks"),
