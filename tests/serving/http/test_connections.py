@@ -279,6 +279,18 @@ def test_nothing_is_kept_of_a_connection_that_is_gone(
         gc.enable()
 
 
+def test_one_that_is_reset_while_its_refusal_is_sent_is_let_go(server: LocalServer, monkeypatch):
+    monkeypatch.setattr(protocol, "LINGER", 3600.0)
+
+    def gone(self) -> None:
+        raise OSError(107, "Transport endpoint is not connected")
+
+    monkeypatch.setattr(asyncio.selector_events._SelectorSocketTransport, "write_eof", gone)
+    with raw(server.url) as sock, suppress(ConnectionResetError):
+        sock.sendall(SENT["no HTTP"])
+        rest(sock)  # ends
+
+
 @pytest.mark.parametrize("kind", ["no HTTP", "many headers", "small chunks"])
 def test_what_is_refused_waits_and_is_answered_once(kind: str, server: LocalServer, monkeypatch):
     """Who connects and is refused again and again waits, and others do not."""

@@ -73,7 +73,10 @@ class _Answers:
         connection closed, may go on."""
         if not self._transport.is_closing():
             self._transport.write(data)
-            self._transport.write_eof()
+            try:
+                self._transport.write_eof()
+            except OSError:  # the client has reset it, which nobody read while it was refused
+                self._transport.abort()
 
     def close(self) -> None:
         """Close, once all is sent."""
