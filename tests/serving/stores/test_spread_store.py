@@ -11,6 +11,8 @@ from serving.stores.store_properties import StoreContract
 from longrec.core.errors import DataError, UsageError
 from longrec.serving.stores.open import open_store
 from longrec.serving.stores.protocol import Store
+from longrec.serving.stores.redis_store import RedisStore
+from longrec.serving.stores.spread_store import PLACE
 
 pytestmark = pytest.mark.slow  # the contract again, beside that of one server
 _names = itertools.count()
@@ -78,6 +80,25 @@ def test_a_store_with_users_is_not_spread_by_a_longer_list(shared_server):
     again = open_store(alone)
     assert again.users(b"", 9) == [USERS[0]]
     again.close()
+
+
+def test_a_first_opening_that_was_killed_is_gone_on_with(shared_server):
+    """Some servers know their places then; and who opens at the same time may log already."""
+    first, second, third = urls_of(shared_server)
+    whole = f"{first},{second},{third}"
+    open_store(whole).close()
+    store = RedisStore(second, "process", False)
+    store.change_meta(lambda meta: meta.pop(PLACE))
+    store.close()
+    store = open_store(whole)
+    send(store, {user: [event_of(number, 1)] for number, user in enumerate(USERS)})
+    ids = [one.log_id for one in store.read("", [(user, ()) for user in USERS])]
+    store._stores[1].number_logs_after(0)  # by who looked before
+    store.forget(USERS[0])
+    send(store, {USERS[0]: [event_of(0, 2)]})
+    [new] = store.read("", [(USERS[0], ())])
+    assert len({*ids, new.log_id}) == len(USERS) + 1
+    store.close()
 
 
 def test_a_password_is_never_shown(shared_server):

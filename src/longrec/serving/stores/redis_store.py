@@ -468,8 +468,8 @@ class RedisStore:
         self._client.command("ZADD", self._prefix + b"users", *scored)
 
     def number_logs_after(self, number: int) -> None:
-        """Let the ids of logs begin behind a number, in a store that has none."""
-        self._client.command("SET", self._prefix + b"born", number)
+        """Let the ids of logs begin behind a number, unless one was given already."""
+        self._client.command("SETNX", self._prefix + b"born", number)
 
     def _new_ids(self, count: int) -> range:
         """Ids of new logs."""

@@ -75,8 +75,8 @@ class SpreadStore:
         found = [meta.get(PLACE) for meta in metas]
         if found == wanted:
             return
-        used = any(store.users(b"", 1) for store in self._stores)
-        if readonly or used or any(found):
+        fits = all(one in (None, place) for one, place in zip(found, wanted, strict=True))
+        if readonly or not fits or any(store.users(b"", 1) for store in self._stores):
             raise DataError(
                 f"{self.url}: {_words(found, number)}. Give all servers of one store, in the order "
                 "in which it was made; to spread users over others, back the store up and restore "
@@ -187,7 +187,7 @@ def _note_place(place: list[Any], meta: dict[str, Any]) -> None:
 
 def _words(found: Sequence[Any], number: int) -> str:
     """What is wrong with the servers' places."""
-    if not all(found):
+    if any(one is None for one in found):
         return "some of these servers are of no store that several hold together"
     if len({(of, first) for _, of, first in found}) > 1:
         return "these servers are of several stores"
