@@ -1,29 +1,22 @@
-"""The command line in the process of a comparison's run: it ends with its parent, and is measured.
-
-Ctrl-C in a terminal is for the parent alone, which stops this process by SIGTERM.
-"""
+"""The command line in the process of a comparison's run, which is measured."""
 
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 
 from longrec.cli.main import main as command_line
-from longrec.core.child import die_first_of_memory, end_with_parent
+from longrec.core.child import begin_as_child
 from longrec.core.files import write_file
 from longrec.core.memory import peak_bytes, resident_bytes
 
 
 def main() -> None:
     """Run `longrec` with the arguments after the first, which is a file for what it used."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    end_with_parent()
-    die_first_of_memory()
+    begin_as_child()
     import torch
 
     import longrec.runs.evaluate

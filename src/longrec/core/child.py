@@ -82,6 +82,14 @@ def why_it_failed(status: int, output: str) -> str:
 # ---- the child's end
 
 
+def begin_as_child() -> None:
+    """Leave Ctrl-C to the parent, which stops this process by SIGTERM, and end with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    end_with_parent()
+    die_first_of_memory()
+
+
 def end_with_parent() -> None:
     """End this process, as a kill would, once its standard input closes."""
 
