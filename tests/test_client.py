@@ -79,15 +79,16 @@ def test_models_without_vectors_say_so(case: str, tmp_path):
 
 def test_a_service_that_is_away_is_waited_for():
     """It is busy twice, then answers; what is sent each time is the same."""
-    bodies = []
+    bodies, at_midnight = [], False
 
     class Busy(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             bodies.append(self.rfile.read(int(self.headers["content-length"])))
             busy = len(bodies) < 3
             self.send_response(503 if busy else 200)
-            self.send_header("retry-after", "0.01")
-            body = b"<html>away</html>" if busy else b'{"accepted":1}'
+            self.send_header("retry-after", "Mon, 30 Nov 2026" if at_midnight else "0.01")
+            page = busy or self.path != "/v1/events"
+            body = b"<html>away</html>" if page else b'{"accepted":1}'
             self.send_header("content-length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -103,7 +104,11 @@ def test_a_service_that_is_away_is_waited_for():
             assert client.log(events("ann", HISTORY[:1])) == {"accepted": 1}
         assert len(set(bodies)) == 1
         bodies.clear()
+        at_midnight = True
         with Client(url, patience=0) as client, pytest.raises(ServiceError, match="503"):
+            client.recommend("ann")
+        bodies += [b""] * 2
+        with Client(url) as client, pytest.raises(ServiceError, match="no longrec answers there"):
             client.recommend("ann")
     finally:
         server.shutdown()

@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, Self
 from urllib.parse import quote
 
@@ -25,6 +26,7 @@ from longrec.core.errors import LongrecError, UsageError
 
 BUSY = (429, 503)
 """Answers after which the same request may be sent again."""
+NOT_OURS = "no longrec answers there"
 CONNECTIONS = 64
 """Connections that are kept open."""
 
@@ -149,15 +151,24 @@ class Client:
                 failed = ServiceError(None, "away", f"{self.url} gave no answer: {error}")
             else:
                 if answer.ok:
-                    found: dict[str, Any] = answer.json()
-                    return found
+                    return _document(answer)
                 failed = _refusal(answer)
                 if answer.status_code not in BUSY:
                     raise failed
-                wait = float(answer.headers.get("retry-after", wait))
+                with suppress(ValueError):  # a proxy may say a date
+                    wait = float(answer.headers.get("retry-after", wait))
             if time.monotonic() + wait > end:
                 raise failed
             time.sleep(wait)
+
+
+def _document(answer: requests.Response) -> dict[str, Any]:
+    """What a service answers."""
+    try:
+        found: dict[str, Any] = answer.json()
+    except ValueError:
+        raise ServiceError(answer.status_code, "http", NOT_OURS) from None
+    return found
 
 
 def _refusal(answer: requests.Response) -> ServiceError:
@@ -166,4 +177,4 @@ def _refusal(answer: requests.Response) -> ServiceError:
         said = answer.json()["error"]
         return ServiceError(answer.status_code, said["code"], said["message"])
     except (ValueError, LookupError, TypeError):  # a proxy's page
-        return ServiceError(answer.status_code, "http", answer.reason or "no longrec answers there")
+        return ServiceError(answer.status_code, "http", answer.reason or NOT_OURS)

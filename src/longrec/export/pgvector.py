@@ -31,7 +31,7 @@ class Postgres:
 
     def __init__(self, connection: psycopg.Connection[Any], table: str, name: str) -> None:
         self.connection, self.name = connection, name
-        self.table, self._asked = sql.Identifier(table), table
+        self.table, self._asked, self._looked_at = sql.Identifier(table), table, 0
 
     def replace(self, items: Items, sent: Callable[[int], None]) -> None:
         size = items.vectors.shape[1]
@@ -76,8 +76,10 @@ class Postgres:
         asked = "SELECT item, -(vector <#> %s) FROM {} ORDER BY vector <#> %s LIMIT %s"
         statement = sql.SQL(asked).format(self.table)
         with self._told():
-            # The index cannot find more than it looks at.
-            self._run("SET hnsw.ef_search = {}", sql.Literal(min(1000, max(LOOKED_AT, k))))
+            if self._looked_at < (wanted := min(1000, max(LOOKED_AT, k))):
+                # The index cannot find more than it looks at; the connection remembers it.
+                self._run("SET hnsw.ef_search = {}", sql.Literal(wanted))
+                self._looked_at = wanted
             return self.connection.execute(statement, (vector, vector, k)).fetchall()
 
     def close(self) -> None:

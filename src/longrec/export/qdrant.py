@@ -21,10 +21,11 @@ SECONDS = 60
 
 
 class Qdrant:
-    """See `VectorStore`; `collection` is the alias that is asked."""
+    """See `VectorStore`; `collection` is the alias that is asked, `served` whether by a server:
+    without one all items are looked at."""
 
-    def __init__(self, client: QdrantClient, collection: str, name: str) -> None:
-        self.client, self.collection, self.name = client, collection, name
+    def __init__(self, client: QdrantClient, collection: str, name: str, served: bool) -> None:
+        self.client, self.collection, self.name, self.served = client, collection, name, served
 
     def replace(self, items: Items, sent: Callable[[int], None]) -> None:
         new = f"{self.collection}.{items.model[:12]}"
@@ -75,12 +76,13 @@ class Qdrant:
         return None
 
     def search(self, vector: np.ndarray, k: int) -> Sequence[tuple[Any, float]]:
+        looked_at = models.SearchParams(hnsw_ef=max(LOOKED_AT, k)) if self.served else None
         with self._told():
             found = self.client.query_points(
                 self.collection,
                 query=vector.tolist(),
                 limit=k,
-                search_params=models.SearchParams(hnsw_ef=max(LOOKED_AT, k)),
+                search_params=looked_at,
             )
         return [((point.payload or {})["item"], point.score) for point in found.points]
 
@@ -111,7 +113,7 @@ def open_qdrant(url: str) -> Qdrant:
             client = QdrantClient(path=folder)
         except (OSError, RuntimeError) as error:
             raise VectorStoreError(f"{folder} cannot be opened: {error}") from error
-        return Qdrant(client, collection, url)
+        return Qdrant(client, collection, url, served=False)
     client = QdrantClient(
         host=parts.hostname,
         port=parts.port or 6333,
@@ -120,4 +122,4 @@ def open_qdrant(url: str) -> Qdrant:
         timeout=SECONDS,
         check_compatibility=False,
     )
-    return Qdrant(client, collection, url)
+    return Qdrant(client, collection, url, served=True)
