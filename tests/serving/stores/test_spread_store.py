@@ -101,6 +101,23 @@ def test_a_first_opening_that_was_killed_is_gone_on_with(shared_server):
     store.close()
 
 
+def test_who_begins_a_store_at_the_same_time_leaves_it_its_id(shared_server, monkeypatch):
+    [url] = urls_of(shared_server, 1)
+    store = open_store(url)
+    meta, looked = RedisStore.meta, []
+    begun = meta(store)
+
+    def empty_at_first(self):
+        looked.append(self)
+        return {} if len(looked) == 1 else meta(self)
+
+    monkeypatch.setattr(RedisStore, "meta", empty_at_first)
+    again = open_store(url)
+    assert meta(again) == begun
+    store.close()
+    again.close()
+
+
 def test_a_password_is_never_shown(shared_server):
     wrong = f"redis://:secret@127.0.0.1:{shared_server.port}/0"
     with pytest.raises(Exception, match="127") as raised:

@@ -129,7 +129,8 @@ class RedisStore:
                 raise DataError(f"{self.url}: there is no store of users under this prefix{was}")
             if was:
                 log.warning("%s: a new store is begun%s", self.url, was)
-            self.change_meta(lambda new: new.update(schema=SCHEMA, id=secrets.token_hex(8)))
+            new = {"schema": SCHEMA, "id": secrets.token_hex(8)}
+            self.change_meta(lambda there: there.update(new | there))  # others may have begun it
             meta = self.meta()
         self._mark = Mark(int(meta["id"], 16), self._count_writes())
         self._lose(loss(mark, self._mark))
