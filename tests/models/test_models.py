@@ -240,3 +240,17 @@ def test_a_model_without_a_frozen_config_is_refused(of_model):
 
     with pytest.raises(TypeError, match="must be a frozen dataclass"):
         register_model("nameless")(Nameless)
+
+
+@dataclass(frozen=True)
+class Plain:
+    dim: int = 8
+
+
+def test_a_sequence_model_whose_config_lacks_the_settings_of_all_is_refused():
+    class Own(SequenceModel):
+        streaming = "exact"
+        config_class = Plain
+
+    with pytest.raises(TypeError, match="Plain, must be a subclass of SequenceConfig"):
+        register_model("own")(Own)

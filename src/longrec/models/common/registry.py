@@ -14,6 +14,7 @@ from longrec.core.errors import UsageError
 from longrec.core.format import listed
 from longrec.core.registry import Registry
 from longrec.models.common.base import Model, Streaming
+from longrec.models.common.config import SequenceConfig
 from longrec.models.common.sequence import SequenceModel
 
 MODELS: Registry[type[Model]] = Registry("model")
@@ -44,6 +45,11 @@ def _check_class(name: str, cls: type[Model]) -> None:
     config_class: Any = getattr(cls, "config_class", None)
     if not is_frozen(config_class):
         raise TypeError(f"{cls.__name__}.config_class must be a frozen dataclass")
+    if issubclass(cls, SequenceModel) and not issubclass(config_class, SequenceConfig):
+        raise TypeError(
+            f"{cls.__name__} is a SequenceModel: its config_class, {config_class.__name__}, must "
+            "be a subclass of SequenceConfig, whose settings SequenceModel reads"
+        )
     shared = config_keys(config_class).keys() & config_keys(TrainConfig).keys()
     if shared:
         raise ValueError(
