@@ -66,8 +66,8 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every file is loaded by a call of its own, and there are more shards than processes."""
-    monkeypatch.setattr("longrec.cluster.prepare.GROUP", 1)
+    """The first file is cut, and there are more shards than processes."""
+    monkeypatch.setattr("longrec.cluster.portions.MOST", 20_000)
     monkeypatch.setattr("longrec.cluster.prepare.SHARD", 500)
 
 
@@ -78,6 +78,12 @@ def both(cluster: Cluster, log: Any, place: Path, **options: Any) -> tuple[Histo
     workers = LogWorkers(cluster)
     many = longrec.prepare(log, place / "many", overwrite=True, workers=workers, **options)
     return one, many
+
+
+def replace_tasks(monkeypatch: pytest.MonkeyPatch, tasks: type) -> None:
+    """Let the command hand in other calls than those of `log_tasks`."""
+    for room in ("prepare", "reading"):
+        monkeypatch.setattr(f"longrec.cluster.{room}.log_tasks", tasks)
 
 
 def is_same(one: Histories, many: Histories) -> bool:
@@ -151,7 +157,7 @@ def test_a_worker_that_is_killed_is_replaced(
         divide, sift = log_tasks.divide, log_tasks.sift
 
     Replaced.load, Replaced.write = staticmethod(load), staticmethod(write)
-    monkeypatch.setattr("longrec.cluster.prepare.log_tasks", Replaced)
+    replace_tasks(monkeypatch, Replaced)
     one, many = both(cluster, log, tmp_path)
     assert is_same(one, many)
     assert killed.exists()
@@ -190,7 +196,7 @@ def test_a_full_disk_under_the_workers_is_told(
         load, sift, write = log_tasks.load, log_tasks.sift, log_tasks.write
 
     Replaced.divide = staticmethod(divide)
-    monkeypatch.setattr("longrec.cluster.prepare.log_tasks", Replaced)
+    replace_tasks(monkeypatch, Replaced)
     with pytest.raises(LongrecError, match=r"disk .*full .*free space on it") as error:
         longrec.prepare(log, tmp_path / "out", skip_bad_rows=True, workers=LogWorkers(cluster))
     assert "\n" not in str(error.value)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from longrec.core.errors import LongrecError
+from longrec.cluster.portions import ENCODING, PART, Portion, marks_in
+from longrec.core.errors import DataError, LongrecError
 from longrec.core.files import disk_full
 from longrec.core.memory import available_memory, resident_bytes
 from longrec.data.bad_rows import BadRow
@@ -29,13 +30,10 @@ from longrec.data.kept_events import KeptEvents, filtered
 from longrec.data.load import Loader
 from longrec.data.outliers import Repeats
 from longrec.data.prepare import items_left, write_kept
-from longrec.data.sources import Part
 from longrec.data.survey import take_headers_out
 
 LEAST = 512 << 20
 """Bytes that a worker may hold at least, Python and libraries included."""
-PART = 1 << 40
-"""More rows than a part has: a row's number is its part's times this, and its place there."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,6 @@ class Loading:
     """How parts are loaded; see `Loader`."""
 
     room: Room
-    parts: Sequence[Part]
     wanted: Mapping[str, tuple[str, str]]
     encoding: str | None
     keep_bad: bool
@@ -83,36 +80,62 @@ class Loading:
 
 @dataclass(frozen=True)
 class Loaded:
-    """Parts that were loaded into a file: its rows, the bad ones, and of text how it goes on."""
+    """A portion that was loaded into a file.
+
+    Attributes
+    ----------
+    file : with columns rowid, part and the wanted ones.
+    rows : in the file.
+    read : of the portion, and some perhaps taken out.
+    bad : part, line, cause and text of rows that are none; lines of a piece are counted there.
+    again, goes_on : see `Loader`.
+    marks : how many line ends and quote marks a piece of text has.
+    """
 
     file: Path
     rows: int
+    read: int
     bad: list[tuple[int, int, str, str]]
+    again: list[BadRow]
     goes_on: dict[int, bool]
+    marks: tuple[int, int] = (0, 0)
 
 
-def load(how: Loading, number: int, parts: Sequence[int]) -> Loaded:
-    """Load some parts of a log into a Parquet file: rowid, part, and the wanted columns."""
+def load(how: Loading, number: int, portion: Portion) -> Loaded | None:
+    """Load a portion of a log into a Parquet file; None: it is no piece that can stand alone."""
     name = f"raw-{number:06}"
     place = how.room.stage / f"{name}.parquet"
-    source = how.parts[parts[0]].name
-    with how.room.engine(name, source) as engine:
-        loader = Loader(engine, how.parts, how.wanted, how.encoding, how.keep_bad, how.hex)
-        for part in parts:
-            loader.load(part, None)
-        again = take_headers_out(loader)
-        raw = ", ".join(loader.raw.values())
-        first = "SELECT part AS of, min(rowid) AS first FROM raw GROUP BY 1"
-        numbered = f"part::BIGINT * {PART} + raw.rowid - first AS rowid"
-        _copy(engine, f"SELECT {numbered}, part, {raw} FROM raw JOIN ({first}) ON part = of", place)
-        rejected = engine.run("SELECT part, line, cause, text FROM bad ORDER BY part, line")
-        rows = engine.row("SELECT count(*) AS n FROM raw")["n"]
-        return Loaded(place, rows, [*rejected, *_of_parts(again, how.parts)], loader.goes_on)
-
-
-def _of_parts(bad: Sequence[BadRow], parts: Sequence[Part]) -> list[tuple[int, int, str, str]]:
-    numbers = {part.name: number for number, part in enumerate(parts)}
-    return [(numbers[row.file], row.line, row.cause, row.text) for row in bad]
+    parts, piece = portion.parts, portion.is_piece
+    with how.room.engine(name, parts[0].name) as engine:
+        encoding, keep_bad = (ENCODING, True) if piece else (how.encoding, how.keep_bad)
+        loader = Loader(engine, parts, how.wanted, encoding, keep_bad, how.hex)
+        try:
+            for part in range(len(parts)):
+                loader.load(part, None)
+        except DataError:
+            portion.check()
+            if piece and parts[0].untyped:  # the whole file tells what is wrong with it
+                return None
+            raise
+        portion.check()
+        firsts = "SELECT part AS of, min(rowid) AS first FROM raw GROUP BY 1"
+        engine.run(f"CREATE TABLE firsts AS {firsts}")
+        read = engine.row("SELECT count(*) AS n FROM raw")["n"]
+        if how.keep_bad:  # else all are told at once
+            take_headers_out(loader)
+        own = f"(part + {portion.first})::BIGINT"
+        row = f"{own} * {PART} + {portion.begin} + raw.rowid - first"
+        values = ", ".join([f"{row} AS rowid", f"{own} AS part", *loader.raw.values()])
+        _copy(engine, f"SELECT {values} FROM raw JOIN firsts ON part = of", place)
+        return Loaded(
+            place,
+            rows=engine.row("SELECT count(*) AS n FROM raw")["n"],
+            read=read,
+            bad=engine.run(f"SELECT {own}, line, cause, text FROM bad ORDER BY part, line"),
+            again=loader.again,
+            goes_on={number + portion.first: so for number, so in loader.goes_on.items()},
+            marks=marks_in(loader.file(0).path) if piece and parts[0].untyped else (0, 0),
+        )
 
 
 @dataclass(frozen=True)

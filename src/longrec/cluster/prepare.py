@@ -19,6 +19,7 @@ import polars as pl
 from longrec.cluster import log_tasks
 from longrec.cluster.log_tasks import Loading, Log, Room, in_parquet
 from longrec.cluster.ray_cluster import Cluster
+from longrec.cluster.reading import Reading, told
 from longrec.core.errors import UsageError, our_fault
 from longrec.data.coding import refuse_null
 from longrec.data.engine import Engine, StageProgress, literal
@@ -28,15 +29,12 @@ from longrec.data.histories import Histories
 from longrec.data.kept_events import nothing_left
 from longrec.data.load import Loader
 from longrec.data.outliers import Repeats
-from longrec.data.sources import Part
 from longrec.data.write import write_shards
 
 SHARD = 1 << 25
 """Events of a shard, where there are more than workers could share out among them."""
 SAMPLE = 100_000
 """Events by whose users the shards are made even."""
-GROUP = 1 << 26
-"""Bytes of files that are loaded together at most, where there are many small ones."""
 
 
 class LogWorkers:
@@ -63,21 +61,17 @@ class LogWorkers:
                 )
         how = Loading(
             Room(engine.work.path.resolve(), self.cluster.beside, self.memory),
-            *(parts, loader.wanted, loader.encoding, loader.keep_bad, loader.queries.hex),
+            *(loader.wanted, loader.encoding, loader.keep_bad, loader.queries.hex),
         )
-        groups = _groups(parts)
-        calls = ((how, number, group) for number, group in enumerate(groups))
-        done, self._raw, rows = _told(progress, "reading the log", len(groups)), [], 0
-        for found in self.cluster.run(log_tasks.load, calls, done):
-            self._raw.append(found.file)
-            rows += found.rows
-            loader.goes_on |= found.goes_on
-            loader.add_bad(found.bad)
+        reading = Reading(self.cluster, how, loader, progress)
+        self._raw = reading.read()
         engine.run("DROP TABLE raw")
         engine.run(f"CREATE VIEW raw AS SELECT * FROM {in_parquet(self._raw)}")
         there = engine.row("SELECT count(*) AS n FROM raw")["n"]
-        if there != rows:
-            raise our_fault(f"{parts[0].name}: of {rows:,} rows {there:,} came from the workers")
+        if there != reading.rows:
+            raise our_fault(
+                f"{parts[0].name}: of {reading.rows:,} rows {there:,} came from the workers"
+            )
 
     def write(
         self,
@@ -102,7 +96,7 @@ class LogWorkers:
             _shard_of("user", bounds, events.types["user"]),
         )
         calls = ((log, number, raw) for number, raw in enumerate(self._raw))
-        done = _told(progress, "dividing events by user", len(self._raw))
+        done = told(progress, "dividing events by user", len(self._raw))
         divided = sum(self.cluster.run(log_tasks.divide, calls, done))
         if divided != events.n_events:
             raise our_fault(
@@ -207,22 +201,8 @@ class _Filtering:
         place = self.log.room.stage / f"items-{self._written}.parquet"
         pl.DataFrame({"id": self.ids, "n": self.counts, "gone": self.gone}).write_parquet(place)
         calls = ((self.log, shard, place, *further) for shard in range(self.shards))
-        done = _told(self.progress, words, self.shards)
+        done = told(self.progress, words, self.shards)
         return list(self.cluster.run(function, calls, done))
-
-
-def _groups(parts: Sequence[Part]) -> list[list[int]]:
-    """Numbers of parts that are loaded together, in the log's order."""
-    groups, room = list[list[int]](), 0
-    for number, part in enumerate(parts):
-        assert part.file is not None
-        size = part.file.path.stat().st_size
-        if not groups or size > room:
-            groups.append([])
-            room = GROUP
-        groups[-1].append(number)
-        room -= size
-    return groups
 
 
 def _facts(events: Events) -> dict[str, Any]:
@@ -265,8 +245,3 @@ def _labels(engine: Engine, events: Events, splits: Sequence[Path]) -> dict[str,
             words = engine.frame(f"SELECT DISTINCT id FROM {files} ORDER BY 1")["id"]
             found[name] = words.cast(pl.String).to_list()
     return found
-
-
-def _told(progress: StageProgress | None, words: str, calls: int) -> Callable[[int], None] | None:
-    """Tells how many of some calls are done."""
-    return None if progress is None else lambda count: progress(words, count / max(calls, 1))

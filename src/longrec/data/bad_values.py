@@ -5,6 +5,7 @@ The first of them is an error with its file, line and value; or all are kept apa
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -88,7 +89,13 @@ def _rows(
         f"SELECT part, rowid, {ticks}, concat_ws(',', {', '.join(values)}) FROM raw "
         f"WHERE {only} ORDER BY rowid{limit}"
     )
-    return [(part, row - loader.starts[part] + 1, tick, text) for part, row, tick, text in found]
+    firsts = list(loader.starts)
+
+    def in_part(row: int) -> int:
+        first = firsts[bisect_right(firsts, row) - 1]
+        return row - first + loader.starts[first] + 1
+
+    return [(part, in_part(row), tick, text) for part, row, tick, text in found]
 
 
 def _original(loader: Loader, check: Check, number: int, row: int) -> Any:

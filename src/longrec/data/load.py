@@ -24,7 +24,8 @@ from longrec.data.sources import HINTS, Part
 from longrec.data.text_files import (
     as_plain_text,
     check_whole,
-    encoding_of,
+    copy_piece,
+    encoding_to_read,
     rows_as_csv_has_them,
 )
 
@@ -49,6 +50,7 @@ class Loader:
     raw : the column of the table for each role or name that is wanted.
     names : the columns of the log that are wanted.
     goes_on : whether a row of it may go on over the end of its line.
+    again : rows of the table that were the names of the columns again, and were taken out of it.
     """
 
     def __init__(
@@ -67,14 +69,17 @@ class Loader:
         self.raw = {key: f"r{i}" for i, key in enumerate(wanted)}
         self._files: dict[int, File] = {}
         self.goes_on: dict[int, bool] = {}
+        self.again: list[BadRow] = []
         columns = ", ".join(f"{self.raw[key]} {kind}" for key, (_, kind) in wanted.items())
         engine.run(f"CREATE TABLE raw (part INTEGER, {columns})")
         engine.run("CREATE TABLE bad (part INTEGER, line BIGINT, cause VARCHAR, text VARCHAR)")
 
     @cached_property
     def starts(self) -> dict[int, int]:
-        """The `rowid` of each part's first row."""
-        return dict(self.engine.run("SELECT part, min(rowid) FROM raw GROUP BY part"))
+        """The `rowid` of the first row of each part, or piece of one, in order, and how many rows
+        that part has before it."""
+        firsts = self.engine.run("SELECT min(rowid) AS n FROM raw GROUP BY part ORDER BY n")
+        return {first: 0 for (first,) in firsts}
 
     def load(self, number: int, progress: Progress | None) -> None:
         """Load a part by its number.
@@ -183,18 +188,22 @@ class Loader:
 
     def file(self, number: int, even: bool = False) -> File:
         """A text file as the engine reads it: it or a copy; `even`: one whose lines end alike."""
-        file = self.parts[number].file
+        part = self.parts[number]
+        file = part.file
         assert file is not None
         if number not in self._files or even:
-            encoding = (self.encoding or encoding_of(file)).lower().replace("_", "-")
-            known = encoding in ("utf-8", "utf8", "utf-8-sig")
-            if known and not even and file.packing in ("", "gzip", "zstd"):
+            if part.span is not None:
+                place = self.engine.work.path / f"piece-{number}"
+                copy_piece(file, part.span, place)
+                file = replace(file, path=place, origin=file.name)
+            encoding = encoding_to_read(file, self.encoding)
+            if encoding == "utf-8" and not even and file.packing in ("", "gzip", "zstd"):
                 if file.packing == "gzip":
                     check_whole(file)
                 self._files[number] = file
             else:
                 place = self.engine.work.path / f"text-{number}"
-                as_plain_text(file, "utf-8" if known else encoding, place, even)
+                as_plain_text(file, encoding, place, even)
                 self._files[number] = replace(file, path=place, packing="")
         return self._files[number]
 

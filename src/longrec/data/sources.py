@@ -48,6 +48,7 @@ class Part:
     types : its columns in order, and the engine's type of each.
     file, dialect : of what is a file, and of a text file.
     frame : of what is none.
+    span : where it begins and ends, of a piece of a file: rows of Parquet, bytes of text.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Part:
     file: File | None = None
     dialect: Dialect | None = None
     frame: pl.DataFrame | pl.LazyFrame | None = None
+    span: tuple[int, int] | None = None
     _views: dict[tuple[str, ...], str] = field(default_factory=dict, repr=False)
 
     @property
@@ -73,8 +75,13 @@ class Part:
         if self.frame is None:
             assert self.file is not None
             inside = [name for name in self.types if name not in self.partition]
-            scanned = f"read_parquet({path_literal(self.file.path)}, hive_partitioning = false)"
-            return f"{scanned} AS t({_numbered(inside)})"
+            columns, options = _numbered(inside), "hive_partitioning = false"
+            if self.span is None:
+                return f"read_parquet({path_literal(self.file.path)}, {options}) AS t({columns})"
+            options += ", file_row_number = true"
+            rows = f"read_parquet({path_literal(self.file.path)}, {options}) AS t({columns}, n)"
+            begin, end = self.span
+            return f"(SELECT {columns} FROM {rows} WHERE n >= {begin} AND n < {end}) AS t"
         key = tuple(names)
         if key not in self._views:
             table = arrow_of(

@@ -57,7 +57,7 @@ def survey(loader: Loader, time_unit: str | None, time_format: str | None) -> Su
     engine, raw, wanted = loader.engine, loader.raw, loader.wanted
     values, checks, notes = dict[str, str](), list[Check](), list[str]()
     # Before anything is concluded from what stands in the columns.
-    again = take_headers_out(loader)
+    take_headers_out(loader)
     for key, (name, kind) in wanted.items():
         untyped = any(is_untyped(part, name) for part in loader.parts)
         if key in ("user", "item"):
@@ -114,18 +114,18 @@ def survey(loader: Loader, time_unit: str | None, time_format: str | None) -> Su
         notes=tuple(notes),
         bad_rows=(
             *(BadRow(loader.parts[n].name, *row) for n, *row in rejected),
-            *(*again, *bad_rows),
+            *(*loader.again, *bad_rows),
         ),
     )
 
 
-def take_headers_out(loader: Loader) -> list[BadRow]:
+def take_headers_out(loader: Loader) -> None:
     """Take out of a loaded log, or some of it, rows that are the names of the columns again."""
     headers = _headers(loader)
     again = _apart(loader, headers) if headers else []
     if again:
         loader.engine.run(f"DELETE FROM raw WHERE {headers[0].bad}")
-    return again
+    loader.again += again
 
 
 def _headers(loader: Loader) -> list[Check]:

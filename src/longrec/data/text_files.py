@@ -125,6 +125,12 @@ def encoding_of(file: File) -> str:
     return next((name for mark, name in BOMS.items() if start.startswith(mark)), "utf-8")
 
 
+def encoding_to_read(file: File, stated: str | None) -> str:
+    """A file's encoding, as stated or by its first bytes: "utf-8" with or without a mark."""
+    found = (stated or encoding_of(file)).lower().replace("_", "-")
+    return "utf-8" if found in ("utf8", "utf-8-sig") else found
+
+
 def _head(file: File, size: int) -> bytes:
     """The first bytes of a file, unpacked."""
     try:
@@ -158,6 +164,34 @@ def check_whole(file: File) -> None:
                 pass
     except (OSError, pa.ArrowException) as error:
         raise damaged(file, error) from error
+
+
+def piece_ends(file: File, size: int) -> list[int]:
+    """Where a file that is not packed can be cut into pieces of some bytes each: behind line ends,
+    and at its end."""
+    ends, whole = list[int](), file.path.stat().st_size
+    with file.path.open("rb") as raw:
+        for place in range(size, whole, size):
+            if ends and place <= ends[-1]:
+                continue
+            raw.seek(place - 1)
+            whole_line = raw.readline(size).endswith(b"\n")
+            end = raw.tell()
+            # A mark of UTF-8 inside of a file would be one at the beginning of a piece.
+            marked = raw.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
+            if whole_line and not marked and end < whole:
+                ends.append(end)
+    return [*ends, whole]
+
+
+def copy_piece(file: File, span: tuple[int, int], path: Path) -> None:
+    """Write some bytes of a file, from a place to another."""
+    begin, end = span
+    with file.path.open("rb") as raw, path.open("wb") as out:
+        raw.seek(begin)
+        while begin < end and (block := raw.read(min(BLOCK, end - begin))):
+            out.write(block)
+            begin += len(block)
 
 
 def as_plain_text(file: File, encoding: str, path: Path, even: bool) -> None:
