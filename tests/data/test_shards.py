@@ -164,6 +164,11 @@ def test_a_shard_that_was_changed_is_told(tmp_path: Path) -> None:
     shutil.copytree(stranger.path / "shard-0001", shards.path / "shard-0001")
     with pytest.raises(DataError, match=r"shard-0001 is not the shard that shards.json names"):
         open_histories(shards.path)
+    shutil.rmtree(shards.path / "shard-0001")
+    (shards.path / "shard-0001").symlink_to(shards.path)
+    with pytest.raises(DataError, match=r"shards/shard-0001 is not a histories folder"):
+        open_histories(shards.path)
+    (shards.path / "shard-0001").unlink()
     document = json.loads((shards.path / "shards.json").read_text())
     document["shards"] = {"shard-0000": document["shards"]["shard-0000"]}
     (shards.path / "shards.json").write_text(json.dumps(document))

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,15 @@ from longrec.data.coding import code_events
 from longrec.data.engine import Engine, engine_errors, literal, path_literal, unreadable
 from longrec.data.events import Events
 from longrec.data.filters import Filters
-from longrec.data.kept_events import KeptEvents, filtered
+from longrec.data.histories import Histories, open_histories
+from longrec.data.kept_events import KeptEvents, extended, filtered
 from longrec.data.load import Loader
 from longrec.data.outliers import Repeats
 from longrec.data.prepare import items_left, write_kept
 from longrec.data.survey import take_headers_out
 
+EMPTY = "no-events.parquet"
+"""The file of the stage with the columns of events: in a shard of old histories none may be new."""
 LEAST = 512 << 20
 """Bytes that a worker may hold at least, Python and libraries included."""
 
@@ -126,7 +130,7 @@ def load(how: Loading, number: int, portion: Portion) -> Loaded | None:
         own = f"(part + {portion.first})::BIGINT"
         row = f"{own} * {PART} + {portion.begin} + raw.rowid - first"
         values = ", ".join([f"{row} AS rowid", f"{own} AS part", *loader.raw.values()])
-        _copy(engine, f"SELECT {values} FROM raw JOIN firsts ON part = of", place)
+        copy(engine, f"SELECT {values} FROM raw JOIN firsts ON part = of", place)
         return Loaded(
             place,
             rows=engine.row("SELECT count(*) AS n FROM raw")["n"],
@@ -139,6 +143,36 @@ def load(how: Loading, number: int, portion: Portion) -> Loaded | None:
 
 
 @dataclass(frozen=True)
+class Old:
+    """Histories that a log is put behind.
+
+    Attributes
+    ----------
+    path, fingerprint : of their folder, which all machines see.
+    bounds : the row of the first user of each shard, and their number; further shards have none.
+    """
+
+    path: Path
+    fingerprint: str
+    bounds: list[int]
+
+    def of_shard(self, shard: int) -> Histories:
+        """Those of the users of a shard."""
+        histories = _opened(self.path, self.fingerprint)
+        first, end = (self.bounds[min(shard + n, len(self.bounds) - 1)] for n in (0, 1))
+        return histories.of_users(first, end)
+
+
+@lru_cache(maxsize=1)
+def _opened(path: Path, fingerprint: str) -> Histories:
+    """Histories, opened once for all calls of a command."""
+    found = open_histories(path)
+    if found.fingerprint != fingerprint:
+        raise DataError(f"{path} was replaced while it was in use: run the command again.")
+    return found
+
+
+@dataclass(frozen=True)
 class Log:
     """A log that was surveyed, as workers read it.
 
@@ -147,7 +181,9 @@ class Log:
     room : Room
     view : SQL that makes `events` of `raw`, as the survey did.
     facts : the attributes of `Events` but for the engine and the number of rows.
-    shard : SQL that tells the shard of an event.
+    shard : SQL that tells the shard of an event whose user has none in `known`.
+    known : Parquet file with `id` and `shard` of users that histories have already; or None.
+    old : those histories, which are extended; or None.
     labels : words of text columns, by the column's name; none before they are known.
     """
 
@@ -155,6 +191,8 @@ class Log:
     view: str
     facts: Mapping[str, Any]
     shard: str
+    known: Path | None = None
+    old: Old | None = None
     labels: Mapping[str, list[str]] = field(default_factory=dict)
 
     @property
@@ -173,28 +211,42 @@ def divide(log: Log, number: int, raw: Path) -> int:
         engine.run(log.view)
         with _whole(log.room.stage / f"split-{number:06}") as folder:
             to = f"{literal(str(folder))} (FORMAT parquet, PARTITION_BY (shard))"
-            engine.run(f"COPY (SELECT *, {log.shard} AS shard FROM events) TO {to}")
+            shard, of = log.shard, "events"
+            if log.known is not None:
+                shard = f"coalesce(known.shard, {shard})"
+                of += f" LEFT JOIN {in_parquet([log.known])} AS known ON events.user = known.id"
+            engine.run(f"COPY (SELECT events.*, {shard} AS shard FROM {of}) TO {to}")
             counts = "SELECT item AS id, count(*) AS n FROM events GROUP BY 1"
-            _copy(engine, counts, folder / "items.parquet")
+            copy(engine, counts, folder / "items.parquet")
             for i, name in enumerate(log.facts["columns"]):
                 if log.facts["types"][name] == "VARCHAR":
                     words = f"SELECT DISTINCT x{i} AS id FROM events WHERE x{i} IS NOT NULL"
-                    _copy(engine, words, folder / f"words-{i}.parquet")
+                    copy(engine, words, folder / f"words-{i}.parquet")
         return int(engine.row("SELECT count(*) AS n FROM events")["n"])
 
 
 @dataclass(frozen=True)
 class Sifted:
-    """What filters leave of a shard: events of each item (n_items,), and what they left out."""
+    """What is left of a shard.
+
+    Attributes
+    ----------
+    counts : events of each item (n_items,).
+    dropped : what was left out, by reason.
+    users : of it, before filters.
+    late : see `KeptEvents`.
+    """
 
     counts: np.ndarray
     dropped: dict[str, int]
+    users: int
+    late: int
 
 
 def sift(log: Log, shard: int, items: Path, filters: Filters) -> Sifted:
-    """Count what filters leave of a shard; `items` as of `write`."""
+    """Count what filters leave of a shard, or old histories and it have; `items` as of `write`."""
     with _kept(log, shard, pl.read_parquet(items), filters) as (_, kept):
-        return Sifted(kept.counts, kept.dropped)
+        return Sifted(kept.counts, kept.dropped, len(kept.coded.user_ids), kept.late)
 
 
 @dataclass(frozen=True)
@@ -236,12 +288,18 @@ def _kept(
 ) -> Iterator[tuple[Events, KeptEvents]]:
     """The events of a shard, and what filters leave of them."""
     stage = log.room.stage
-    files = sorted(stage.glob(f"split-*/shard={shard}/*.parquet"))
+    files = [stage / EMPTY, *sorted(stage.glob(f"split-*/shard={shard}/*.parquet"))]
     with log.room.engine(f"shard-{shard:05}", log.source) as engine:
         engine.run(f"CREATE VIEW events AS SELECT * FROM {in_parquet(files)}")
         count = engine.row("SELECT count(*) AS n FROM events")["n"]
         events = Events(engine=engine, n_events=count, **log.facts)
-        coded = code_events(events, None, items["id"].alias("item"), log.labels)
+        ids = items["id"].alias("item")
+        if log.old is not None:
+            old = log.old.of_shard(shard)
+            coded = code_events(events, old.user_ids, ids, log.labels)
+            yield events, extended(events, old, coded)
+            return
+        coded = code_events(events, None, ids, log.labels)
         gone = np.flatnonzero(items["gone"].to_numpy())
         yield events, filtered(events, coded, filters, gone)
 
@@ -252,7 +310,7 @@ def in_parquet(files: Iterable[Path]) -> str:
     return f"read_parquet([{paths}], hive_partitioning = false)"
 
 
-def _copy(engine: Engine, query: str, place: Path) -> None:
+def copy(engine: Engine, query: str, place: Path) -> None:
     """A query's rows to a Parquet file, which appears whole."""
     part = place.with_name(f".{place.name}.part")
     engine.run(f"COPY ({query}) TO {literal(str(part))} (FORMAT parquet)")

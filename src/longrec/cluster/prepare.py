@@ -8,7 +8,7 @@ history is in two, and write each range as histories.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,17 @@ import numpy as np
 import polars as pl
 
 from longrec.cluster import log_tasks
-from longrec.cluster.log_tasks import Loading, Log, Room, in_parquet
+from longrec.cluster.log_tasks import Loading, Log, Old, Room, in_parquet
 from longrec.cluster.ray_cluster import Cluster
 from longrec.cluster.reading import Reading, told
 from longrec.core.errors import UsageError, our_fault
-from longrec.data.coding import refuse_null
+from longrec.data.coding import known_first, refuse_null
 from longrec.data.engine import Engine, StageProgress, literal
 from longrec.data.events import Events
+from longrec.data.extend import fit_events
 from longrec.data.filters import Filters
 from longrec.data.histories import Histories
-from longrec.data.kept_events import nothing_left
+from longrec.data.kept_events import nothing_left, tell_extended, with_earlier
 from longrec.data.load import Loader
 from longrec.data.outliers import Repeats
 from longrec.data.write import write_shards
@@ -76,6 +77,7 @@ class LogWorkers:
     def write(
         self,
         events: Events,
+        old: Histories | None,
         filters: Filters,
         out: Path,
         repeats: Repeats,
@@ -88,13 +90,10 @@ class LogWorkers:
         engine = events.engine
         for name in events.columns:
             refuse_null(events, name)
-        bounds = _bounds(engine, events, max(self.cluster.slots, -(-events.n_events // SHARD)))
-        log = Log(
-            Room(engine.work.path.resolve(), self.cluster.beside, self.memory),
-            engine.row("SELECT sql FROM duckdb_views() WHERE view_name = 'events'")["sql"],
-            _facts(events),
-            _shard_of("user", bounds, events.types["user"]),
-        )
+        stage = engine.work.path.resolve()
+        log_tasks.copy(engine, "SELECT * FROM events LIMIT 0", stage / log_tasks.EMPTY)
+        room = Room(stage, self.cluster.beside, self.memory)
+        log, shards = self._in_shards(room, events, old)
         calls = ((log, number, raw) for number, raw in enumerate(self._raw))
         done = told(progress, "dividing events by user", len(self._raw))
         divided = sum(self.cluster.run(log_tasks.divide, calls, done))
@@ -105,16 +104,24 @@ class LogWorkers:
         splits = sorted(log.room.stage.glob("split-*/"))
         items = in_parquet(split / "items.parquet" for split in splits)
         counts = engine.frame(f"SELECT id, sum(n)::BIGINT AS n FROM {items} GROUP BY 1 ORDER BY 1")
-        log = replace(log, labels=_labels(engine, events, splits))
-        work = _Filtering(self.cluster, log, len(bounds) + 1, counts, progress)
+        if old is not None:
+            counts = pl.DataFrame({"id": known_first(old.catalog.ids, counts["id"]), "n": 0})
+        labels = _labels(engine, events, splits, {} if old is None else old.meta.labels)
+        work = _Filtering(self.cluster, replace(log, labels=labels), shards, counts, progress)
         dropped = {"bad_rows": len(events.bad_rows)} if events.bad_rows else {}
         if events.bad_rows:
             say(f"  left out {len(events.bad_rows):,} rows that cannot be used")
         losses = work.apply(filters)
-        for name, count in losses.items():
-            say(f"  dropped {count:,} {name.replace('_', ' ')}")
-        if not work.counts.sum():
-            raise nothing_left(events, losses)
+        dropped |= losses
+        if old is None:
+            for name, count in losses.items():
+                say(f"  dropped {count:,} {name.replace('_', ' ')}")
+            if not work.counts.sum():
+                raise nothing_left(events, losses)
+        else:
+            sizes = work.users, len(counts), int(work.counts.sum())
+            tell_extended(old, *sizes, losses["duplicate_events"], work.late, say)
+            dropped = with_earlier(dropped, old)
 
         def write(folder: Path) -> Sequence[str]:
             found = work.write(filters, folder.resolve())
@@ -129,19 +136,50 @@ class LogWorkers:
 
         return write_shards(
             *(out, write),
-            source=events.source,
-            dropped=dropped | losses,
+            source=events.source if old is None else f"{old.meta.source} + {events.source}",
+            dropped=dropped,
             options=events.options,
             overwrite=overwrite,
         )
 
+    def _in_shards(self, room: Room, events: Events, old: Histories | None) -> tuple[Log, int]:
+        """The log as workers read it, and how many shards its users are divided into.
+
+        Users of old histories come first and in their order, as on one machine.
+        """
+        engine, known, before, ours = events.engine, None, 0, None
+        if old is not None:
+            events = fit_events(events, old)
+            wanted = self._shards(old.n_events)
+            places = np.arange(wanted) * old.n_events // wanted
+            rows = np.unique(np.searchsorted(old.offsets, places, "right") - 1)
+            rows[0] = 0
+            ours = Old(old.path.resolve(), old.fingerprint, [*rows.tolist(), old.n_users])
+            known, before = room.stage / "known.parquet", len(rows)
+            shard = np.searchsorted(rows, np.arange(old.n_users), "right") - 1
+            pl.DataFrame({"id": old.user_ids, "shard": shard}).write_parquet(known)
+        bounds = _bounds(engine, events, self._shards(events.n_events), known)
+        log = Log(
+            room,
+            engine.row("SELECT sql FROM duckdb_views() WHERE view_name = 'events'")["sql"],
+            _facts(events),
+            _shard_of("user", bounds, events.types["user"], before),
+            known,
+            ours,
+        )
+        return log, before + len(bounds) + 1
+
+    def _shards(self, events: int) -> int:
+        return max(self.cluster.slots, -(-events // SHARD))
+
 
 class _Filtering:
-    """Filters over all shards: what one leaves out may depend on what is in the others.
+    """What is left of all shards: what a filter leaves out may depend on what is in the others.
 
     Attributes
     ----------
     counts : (n_items,) events of each item that are left.
+    users, late : of all shards; see `Sifted`.
     """
 
     def __init__(
@@ -155,10 +193,12 @@ class _Filtering:
         self.cluster, self.log, self.shards, self.progress = cluster, log, shards, progress
         self.ids, self.counts = items["id"], items["n"].to_numpy()
         self.gone = np.zeros(len(items), bool)
-        self._written = 0
+        self.users = self.late = self._written = 0
 
     def apply(self, filters: Filters) -> dict[str, int]:
         """Count what all filters leave; -> what they leave out, by reason, as on one machine."""
+        if self.log.old is not None:
+            return self._sift(filters)
         if not filters.any:
             return {}
         losses, present = dict[str, int](), int((self.counts > 0).sum())
@@ -184,8 +224,10 @@ class _Filtering:
     def _sift(self, filters: Filters) -> dict[str, int]:
         """Count once; -> losses, summed over shards."""
         losses, counts = dict[str, int](), np.zeros(len(self.ids), np.int64)
+        self.users = self.late = 0
         for found in self._run(log_tasks.sift, "filtering", filters):
             counts += found.counts
+            self.users, self.late = self.users + found.users, self.late + found.late
             for name, count in found.dropped.items():
                 losses[name] = losses.get(name, 0) + count
         self.counts = counts
@@ -212,12 +254,16 @@ def _facts(events: Events) -> dict[str, Any]:
     return own | {"bad_rows": (), "notes": ()}
 
 
-def _bounds(engine: Engine, events: Events, shards: int) -> list[Any]:
-    """Ids of users at which shards begin, but for the first one, by a sample of events."""
+def _bounds(engine: Engine, events: Events, shards: int, known: Path | None = None) -> list[Any]:
+    """Ids of users at which shards begin, but for the first one, by a sample of events.
+
+    known : Parquet file with the `id` of users that are in other shards.
+    """
     every = max(1, events.n_events // SAMPLE)
-    users = engine.frame(f"SELECT user FROM events WHERE hash(row) % {every} = 0 ORDER BY 1")[
-        "user"
-    ]
+    query = f"SELECT user FROM events WHERE hash(row) % {every} = 0"
+    if known is not None:
+        query += f" AND user NOT IN (SELECT id FROM {in_parquet([known])})"
+    users = engine.frame(f"{query} ORDER BY 1")["user"]
     places = [len(users) * n // shards for n in range(1, shards)]
     bounds = dict.fromkeys(users[place] for place in places if place < len(users))
     return [user for user in bounds if user != users[0]]
@@ -236,12 +282,15 @@ def _shard_of(user: str, bounds: Sequence[Any], kind: str, first: int = 0) -> st
     return f"CASE WHEN {user} < {literal(value)}::{kind} THEN {low} ELSE {high} END"
 
 
-def _labels(engine: Engine, events: Events, splits: Sequence[Path]) -> dict[str, list[str]]:
-    """Words of text columns, in order."""
+def _labels(
+    engine: Engine, events: Events, splits: Sequence[Path], known: Mapping[str, list[str]]
+) -> dict[str, list[str]]:
+    """Words of text columns, those that are known first, then others in order."""
     found = {}
     for i, name in enumerate(events.columns):
         if events.types[name] == "VARCHAR":
             files = in_parquet(split / f"words-{i}.parquet" for split in splits)
             words = engine.frame(f"SELECT DISTINCT id FROM {files} ORDER BY 1")["id"]
-            found[name] = words.cast(pl.String).to_list()
+            old = pl.Series("id", known.get(name, []), dtype=pl.String)
+            found[name] = known_first(old, words.cast(pl.String)).to_list()
     return found

@@ -8,7 +8,7 @@ taken once, so that overlapping exports do no harm.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -24,8 +24,8 @@ from longrec.data.types import INTEGERS, shown
 WHOLE = (*INTEGERS, "UBIGINT")
 
 
-def fit_events(events: Events, old: Histories) -> None:
-    """Give the events ids of the histories' types, in the view `events`.
+def fit_events(events: Events, old: Histories) -> Events:
+    """The events with ids of the histories' types, in the view `events`.
 
     Integers of another width become theirs, and integers become text where theirs is text.
 
@@ -50,7 +50,7 @@ def fit_events(events: Events, old: Histories) -> None:
             f"{having} has times and {lacking} has none: give both logs times, or prepare both "
             "without (leave the time column out and use --row-order or --order)."
         )
-    engine, casts = events.engine, []
+    engine, casts, types = events.engine, [], dict(events.types)
     for role, ids in (("user", old.user_ids), ("item", old.catalog.ids)):
         with engine.seen(pa.table({"id": ids.head(0).to_arrow()})) as view:
             [(_, ours, *_)] = engine.run(f"DESCRIBE SELECT id FROM {view}")
@@ -69,6 +69,7 @@ def fit_events(events: Events, old: Histories) -> None:
                 f"{events.source}: a {role} id does not fit the type {shown(ours)} of {old.path}. "
                 f"Prepare the old log again with a wider type of {events.names[role]!r}."
             )
+        types[role] = ours
         casts.append(f"TRY_CAST({role} AS {ours}) AS {role}")
     if casts:
         [(sql,)] = engine.run("SELECT sql FROM duckdb_views() WHERE view_name = 'events'")
@@ -76,12 +77,13 @@ def fit_events(events: Events, old: Histories) -> None:
         engine.run(
             f"CREATE OR REPLACE VIEW events AS SELECT * REPLACE ({', '.join(casts)}) FROM ({query})"
         )
+    return replace(events, types=types)
 
 
-def merge(engine: Engine, old: Histories, coded: Coded, report: Callable[[str], None]) -> int:
+def merge(engine: Engine, old: Histories, coded: Coded) -> tuple[int, int]:
     """Make the table `kept` of the events of both logs, `key` being their order within a user.
 
-    -> how many duplicates were left out.
+    -> how many duplicates were left out, and how many new events came late.
 
     Parameters
     ----------
@@ -89,8 +91,6 @@ def merge(engine: Engine, old: Histories, coded: Coded, report: Callable[[str], 
         with the view `coded` of the new events, whose ids begin with the old ones.
     old
         the histories.
-    report
-        is called with lines on what was skipped and what came late.
     """
     if set(coded.labels) != set(old.meta.labels):
         raise DataError(
@@ -106,8 +106,6 @@ def merge(engine: Engine, old: Histories, coded: Coded, report: Callable[[str], 
     for i, name in enumerate(coded.columns):
         _same_kind(engine, old, name, f"x{i}")
     skipped = _drop_duplicates(engine) if coded.has_time else 0
-    if coded.has_time:
-        report(f"  skipped {skipped:,} events that {old.path} holds already")
     # A log may be in an order of its own (order=, row_order=), which is kept whatever its times:
     # an event then counts as happening no earlier than those before it.
     clock = "max(time) OVER (PARTITION BY user ORDER BY place ROWS UNBOUNDED PRECEDING)"
@@ -127,12 +125,7 @@ def merge(engine: Engine, old: Histories, coded: Coded, report: Callable[[str], 
         "(SELECT user, max(clock) AS latest FROM kept WHERE source = 0 GROUP BY 1) k "
         "ON f.user = k.user WHERE f.source = 1 AND f.clock < k.latest"
     )["n"]
-    if late:
-        report(
-            f"  {late:,} events are older than their user's last event in {old.path}: they take "
-            "their place in time"
-        )
-    return skipped
+    return skipped, int(late)
 
 
 def _known(engine: Engine, old: Histories, coded: Coded) -> None:

@@ -249,6 +249,19 @@ class Histories:
             )
         return self._events(*self.offsets[row : row + 2].tolist())
 
+    def of_users(self, first: int, end: int) -> Histories:
+        """Those of some rows of users, to be read and not to be saved."""
+        low, high = (int(place) for place in self.offsets[[first, end]])
+        return replace(
+            self,
+            meta=replace(self.meta, n_users=end - first, n_events=high - low),
+            items=self.items[low:high],
+            times=None if self.times is None else self.times[low:high],
+            offsets=self.offsets[first : end + 1] - low,
+            user_ids=self.user_ids[first:end],
+            extra={name: column[low:high] for name, column in self.extra.items()},
+        )
+
     def to_polars(self) -> pl.DataFrame:
         """All events, user by user: columns user and those of `history`, in memory.
 
@@ -359,7 +372,10 @@ def open_histories(path: Path | str) -> Histories:
     address = address_of(path)
     if address is not None:
         path = copy_histories(address, (SHARDS.document, HISTORIES.document))
-    kind = kind_at(path)
+    return _open(path, kind_at(path))
+
+
+def _open(path: Path, kind: SealedKind) -> Histories:
     read = _open_shards if kind is SHARDS else _open_one
     return kind.read_whole(
         path, lambda document, _: read(path, _meta(path / kind.document, document))
@@ -385,7 +401,7 @@ def _open_shards(path: Path, meta: HistoriesMeta) -> Histories:
             raise DataError(f"{path / SHARDS.document} names {name!r}, which is no shard's folder.")
         if not (path / name).is_dir():
             raise DataError(f"{path / name} is missing: {SHARDS.mend}.")
-        shards.append(open_histories(path / name))
+        shards.append(_open(path / name, HISTORIES))
         if shards[-1].fingerprint != fingerprint:
             raise DataError(
                 f"{path / name} is not the shard that {SHARDS.document} names: it was changed or "

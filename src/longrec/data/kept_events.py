@@ -30,6 +30,7 @@ class KeptEvents:
     lengths, counts : events of each user and item, (n,) each; 0 for those that were left out.
     dropped : what was left out, by reason.
     keep_all : whether ids stay that have no events, as old ones do.
+    late : new events that are older than their user's last one in histories that are extended.
     """
 
     engine: Engine
@@ -39,37 +40,70 @@ class KeptEvents:
     counts: np.ndarray
     dropped: dict[str, int]
     keep_all: bool
+    late: int = 0
 
 
 def keep_events(
     events: Events, old: Histories | None, filters: Filters, say: Callable[[str], None]
 ) -> KeptEvents:
     """Code the events, then merge them with the old ones or filter them; `say` is told of it."""
-    engine = events.engine
     dropped = {"bad_rows": len(events.bad_rows)} if events.bad_rows else {}
     if events.bad_rows:
         say(f"  left out {len(events.bad_rows):,} rows that cannot be used")
     if old is not None:
-        fit_events(events, old)
+        events = fit_events(events, old)
         coded = code_events(events, old.user_ids, old.catalog.ids, old.meta.labels)
-        duplicates = merge(engine, old, coded, say)
-        before = dict(old.meta.dropped)
-        dropped["duplicate_events"] = duplicates + before.pop("duplicate_events", 0)
-        for name, count in before.items():
-            dropped[name] = dropped.get(name, 0) + count
-        found = engine.row("SELECT count(*) AS n FROM kept")["n"]
-        _balance(events, found + duplicates, events.n_events + old.n_events)
-        say(
-            f"  beside {old.path}: {len(coded.user_ids) - old.n_users:,} new users, "
-            f"{len(coded.item_ids) - old.n_items:,} new items, {found - old.n_events:,} new events"
-        )
-        return KeptEvents(engine, coded, "kept", *_counts(engine, coded), dropped, True)
+        kept = extended(events, old, coded)
+        sizes = len(coded.user_ids), len(coded.item_ids), int(kept.lengths.sum())
+        tell_extended(old, *sizes, kept.dropped["duplicate_events"], kept.late, say)
+        return replace(kept, dropped=with_earlier(dropped | kept.dropped, old))
     kept = filtered(events, code_events(events), filters)
     if not kept.lengths.sum():
         raise nothing_left(events, kept.dropped)
     for name, count in kept.dropped.items():
         say(f"  dropped {count:,} {name.replace('_', ' ')}")
     return replace(kept, dropped=dropped | kept.dropped)
+
+
+def extended(events: Events, old: Histories, coded: Coded) -> KeptEvents:
+    """Old histories and coded events, whose ids begin with the old ones, merged."""
+    engine = events.engine
+    duplicates, late = merge(engine, old, coded)
+    lengths, counts = _counts(engine, coded)
+    _balance(events, int(lengths.sum()) + duplicates, events.n_events + old.n_events)
+    dropped = {"duplicate_events": duplicates}
+    return KeptEvents(engine, coded, "kept", lengths, counts, dropped, True, late)
+
+
+def tell_extended(
+    old: Histories,
+    users: int,
+    items: int,
+    events: int,
+    duplicates: int,
+    late: int,
+    say: Callable[[str], None],
+) -> None:
+    """Say what came to old histories, by what there is now."""
+    if old.times is not None:
+        say(f"  skipped {duplicates:,} events that {old.path} holds already")
+    if late:
+        say(
+            f"  {late:,} events are older than their user's last event in {old.path}: they take "
+            "their place in time"
+        )
+    say(
+        f"  beside {old.path}: {users - old.n_users:,} new users, {items - old.n_items:,} new "
+        f"items, {events - old.n_events:,} new events"
+    )
+
+
+def with_earlier(dropped: Mapping[str, int], old: Histories) -> dict[str, int]:
+    """What was left out of a log and of the one before it, by reason."""
+    both = dict(dropped)
+    for name, count in old.meta.dropped.items():
+        both[name] = both.get(name, 0) + count
+    return both
 
 
 def filtered(

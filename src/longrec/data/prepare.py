@@ -110,8 +110,6 @@ def prepare(
     kind_at(out).check_replaceable(out, overwrite=overwrite)
     old = None if extend is None else as_histories("extend", extend)
     if old is not None:
-        if workers is not None:
-            raise UsageError("extend is for one machine: leave the engine (--engine) out")
         if k_core > 1 or dedup or min_length > 1:
             raise UsageError(
                 "k_core, dedup and min_length do not combine with extend, since an old user or "
@@ -154,7 +152,9 @@ def prepare(
                 *(out, kept, catalog, items, repeats, events, source, beside, overwrite, progress)
             )
         else:
-            done = workers.write(events, filters, out, repeats, beside, overwrite, say, progress)
+            done = workers.write(
+                *(events, old, filters, out, repeats, beside, overwrite, say, progress)
+            )
         _tell(done, repeats, events, say)
         return done
     except engine_errors() as error:
@@ -173,6 +173,7 @@ class Workers(Protocol):
     def write(
         self,
         events: Events,
+        old: Histories | None,
         filters: Filters,
         out: Path,
         repeats: Repeats,
@@ -181,7 +182,7 @@ class Workers(Protocol):
         say: Callable[[str], None],
         progress: StageProgress | None,
     ) -> Histories:
-        """Order the events into histories in shards; counts repeats."""
+        """Order the events into histories in shards, behind old ones if any; counts repeats."""
 
 
 def write_kept(
