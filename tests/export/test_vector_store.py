@@ -1,96 +1,98 @@
-"""Item vectors in Qdrant and in Postgres: what is found there, and that a push is whole or not."""
+"""Item vectors in Qdrant, Milvus and Postgres: what is found, and that a push is whole or not."""
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections.abc import Iterator
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from contextlib import closing
 
-import numpy as np
-import polars as pl
 import pytest
 from export.small_exports import small
+from export.small_pushes import (
+    VECTOR,
+    Killed,
+    MilvusServer,
+    die,
+    exact,
+    found,
+    ids_found,
+    items_of,
+    keep,
+    made,
+    make_another,
+    need,
+    postgres_server,
+)
 from serving.small_streams import recommender
 
 from longrec.core.errors import UsageError
 from longrec.export import vector_store as module
-from longrec.export.push import best, open_vector_store, push
-from longrec.export.vector_store import Items, VectorStoreError
+from longrec.export.push import open_vector_store, push
+from longrec.export.vector_store import VectorStoreError
 from longrec.models.common.added_score import PopularityScore
 
-pytestmark = pytest.mark.slow  # Qdrant's client takes seconds to import, Postgres to begin
+pytestmark = pytest.mark.slow  # the clients take seconds to import, Postgres to begin
 
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[str]:
-    """A real server, and a database in it; of root's it runs as another user, who must see it."""
-    pgserver = pytest.importorskip("pgserver")
-    with TemporaryDirectory(prefix="postgres-", ignore_cleanup_errors=True) as folder:
-        Path(folder).chmod(0o755)
-        server = pgserver.get_server(folder)
-        yield server.get_uri()
-        server.cleanup()
+    with postgres_server() as uri:
+        yield uri
 
 
-@pytest.fixture(params=["qdrant", "postgres"])
+@pytest.fixture(scope="module")
+def milvus(tmp_path_factory) -> Iterator[MilvusServer]:
+    server = MilvusServer(tmp_path_factory.mktemp("milvus"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["qdrant", "milvus", "milvus-server", "postgres"])
 def url(request, tmp_path) -> str:
+    name = "".join(c for c in request.node.name if c.isalnum())[:50].lower()
     if request.param == "qdrant":
-        return f"qdrant://{tmp_path}/store/items"
-    table = "".join(c for c in request.node.name if c.isalnum())[:50].lower()
-    return request.getfixturevalue("postgres") + f"&table={table}"
+        need("qdrant_client")
+        return f"qdrant://{tmp_path}/store/{name}"
+    if request.param == "milvus":
+        need("milvus_lite")
+        return f"milvus://{tmp_path}/store/shop.db/{name}"
+    if request.param == "milvus-server":
+        return request.getfixturevalue("milvus").url.replace("items", name)
+    return request.getfixturevalue("postgres") + f"&table={name}"
 
 
-def items_of(seed: int, n: int = 24, dim: int = 8, text: bool = False) -> Items:
-    vectors = np.random.default_rng(seed).normal(size=(n, dim)).astype(np.float32)
-    ids = pl.Series("id", np.arange(n) + 10 * seed)
-    if text:
-        ids = ids.cast(pl.String) + "'\"é"
-    return Items(ids, np.arange(n), vectors, f"{seed:064x}")
-
-
-def found(url: str, vector: np.ndarray, k: int = 10) -> list[tuple[object, float]]:
-    store = open_vector_store(url)
-    try:
-        return list(store.search(vector, k))
-    finally:
-        store.close()
-
-
-def keep(url: str, items: Items, sent=lambda sent: None) -> None:
-    store = open_vector_store(url)
-    try:
-        store.replace(items, sent)
-    finally:
-        store.close()
-
-
-def exact(items: Items, vector: np.ndarray, k: int = 10) -> list[object]:
-    return items.ids.gather(np.argsort(-(items.vectors @ vector))[:k]).to_list()
+def name_of(url: str) -> str:
+    return url.rpartition("table=")[2].rpartition("/")[2]
 
 
 @pytest.mark.parametrize("text", [False, True])
 def test_what_is_kept_is_found_and_replaced_as_a_whole(url: str, text: bool, monkeypatch):
     monkeypatch.setattr(module, "BATCH", 16)
-    vector = np.random.default_rng(9).normal(size=8).astype(np.float32)
-    one, other = items_of(1, text=text), items_of(2, n=20, dim=8, text=text)
+    one, other = items_of(1, text=text), items_of(2, n=20, text=text)
     told: list[int] = []
     keep(url, one, told.append)
     assert told == [16, 24]
-    assert [item for item, _ in found(url, vector)] == exact(one, vector)
-    score = found(url, vector, 1)[0][1]
-    assert score == pytest.approx(float((one.vectors @ vector).max()), rel=1e-5)
-
-    class Killed(BaseException): ...
-
-    def die(sent: int) -> None:
-        raise Killed
-
+    assert ids_found(url) == exact(one)
+    score = found(url, VECTOR, 1)[0][1]
+    assert score == pytest.approx(float((one.vectors @ VECTOR).max()), rel=1e-5)
     with pytest.raises(Killed):
         keep(url, other, die)
-    assert [item for item, _ in found(url, vector)] == exact(one, vector)
+    assert ids_found(url) == exact(one)
     for items in (other, other, one):  # the same again, and back to the first
         keep(url, items)
-        assert [item for item, _ in found(url, vector)] == exact(items, vector)
+        assert ids_found(url) == exact(items)
+
+
+def test_what_a_push_cut_short_leaves_goes_with_the_next_one(url: str):
+    for seed in (2, 3):
+        with pytest.raises(Killed):
+            keep(url, items_of(seed, n=4), die)
+    keep(url, items_of(1, n=4))
+    with pytest.raises(Killed):
+        keep(url, items_of(4, n=4, dim=5), die)
+    keep(url, items_of(2, n=4, dim=5))
+    assert len([name for name in made(url) if name.startswith(name_of(url))]) == 1
 
 
 @pytest.mark.parametrize("case", ["elastic", "limarec"])
@@ -106,57 +108,108 @@ def test_a_push_is_measured(case: str, url: str):
     assert steps[-1][0] == steps[-1][1]
 
 
-def test_what_no_push_made_stays(url: str, postgres: str):
-    import psycopg
-
-    if url.startswith("qdrant"):
-        from qdrant_client import QdrantClient, models
-
-        folder, _, name = url.removeprefix("qdrant://").rpartition("/")
-        client = QdrantClient(path=folder)
-        wanted = models.VectorParams(size=3, distance=models.Distance.DOT)
-        client.create_collection(name, vectors_config=wanted)
-        client.close()
-    else:
-        table = url.rpartition("=")[2]
-        with psycopg.connect(postgres) as connection:
-            connection.execute(f'CREATE TABLE "{table}" (a int)')
-    with pytest.raises(UsageError, match="that no push made: choose another name"):
+def test_what_no_push_made_stays(url: str):
+    make_another(url, name_of(url))
+    with pytest.raises(UsageError, match=r"that no push made.*: choose another name"):
         keep(url, items_of(1))
+    with pytest.raises(VectorStoreError) as raised:
+        found(url, VECTOR)
+    assert "\n" not in str(raised.value)
+    if "postgres" not in url:
+        alias = url + "2"
+        make_another(alias, name_of(url) + "3", alias=name_of(alias))
+        with pytest.raises(UsageError, match=r"leads to one, .*3': choose another name"):
+            keep(alias, items_of(1))
+        assert name_of(url) + "3" in made(url)
+
+
+def test_what_is_not_there_or_of_another_size_is_told(url: str):
+    with pytest.raises(VectorStoreError, match="nothing is kept there: bring it with"):
+        found(url, VECTOR)
+    keep(url, items_of(1, n=4))
+    with pytest.raises(VectorStoreError) as raised:
+        found(url, VECTOR[:5])
+    assert "\n" not in str(raised.value)
+
+
+def test_a_reader_sees_one_push_or_the_other(milvus: MilvusServer):
+    one, other = items_of(1, n=100), items_of(2, n=100)
+    keep(milvus.url, one)
+    over, answers = threading.Event(), list[list[object]]()
+
+    def read() -> None:
+        with closing(open_vector_store(milvus.url)) as store:
+            while not over.is_set():
+                answers.append([item for item, _ in store.search(VECTOR, 10)])
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        for items in (other, one, other):
+            keep(milvus.url, items)
+    finally:
+        over.set()
+        reader.join()
+    assert answers
+    assert all(answer in (exact(one), exact(other)) for answer in answers)
+
+
+def test_a_server_that_is_gone_in_the_middle_is_told_and_the_next_push_is_whole(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(module, "BATCH", 16)
+    server = MilvusServer(tmp_path / "milvus")
+    keep(server.url, items_of(1))
+    with pytest.raises(VectorStoreError, match="see that Milvus runs there"):
+        keep(server.url, items_of(2), lambda sent: server.stop())
+    server.start()
+    try:
+        keep(server.url, items_of(2))
+        assert ids_found(server.url) == exact(items_of(2))
+        assert len(made(server.url)) == 1
+    finally:
+        server.stop()
+
+
+def test_items_that_are_sent_again_are_there_once(milvus: MilvusServer):
+    with closing(open_vector_store(milvus.url)) as store:
+        send = store.client.upsert
+
+        def twice(*given, **named) -> None:  # as the client does whose answer was lost
+            send(*given, **named)
+            send(*given, **named)
+
+        store.client.upsert = twice
+        store.replace(items_of(1), lambda sent: None)
+        store.client.upsert = lambda *given, **named: None
+        with pytest.raises(VectorStoreError, match="0 of 24 items are there; push again"):
+            store.replace(items_of(2), lambda sent: None)
+    assert ids_found(milvus.url) == exact(items_of(1))
 
 
 @pytest.mark.parametrize(
-    ("wrong", "words"),
+    "away",
     [
-        ("redis://host/0", "no vector store begins with 'redis'"),
-        ("items", "no vector store begins with 'items'"),
-        ("qdrant://host", "names no collection"),
-        ("qdrant://items", "names no collection"),
-        ("qdrant://u:secret@host/items", "set QDRANT_API_KEY"),
-        ("postgresql://u:secret@host/shop", "host/shop names no table"),
+        "qdrant://127.0.0.1:{}/items",
+        "milvus://127.0.0.1:{}/items",
+        "milvuss://127.0.0.1:{}/items",
+        "postgresql://u:secret@127.0.0.1:{}/shop?table=items",
     ],
 )
-def test_urls_that_name_nothing_say_what_to_give(wrong: str, words: str):
-    with pytest.raises(UsageError, match=words) as raised:
-        open_vector_store(wrong)
-    assert "secret" not in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    "away", ["qdrant://127.0.0.1:9/items", "postgresql://u:secret@127.0.0.1:9/shop?table=items"]
-)
-def test_a_store_that_is_away_is_told_in_a_line(away: str):
-    with pytest.raises(VectorStoreError) as raised:
-        keep(away, items_of(1))
-    assert "127.0.0.1:9" in str(raised.value)
-    assert "secret" not in str(raised.value)
-    assert "\n" not in str(raised.value)
+def test_a_store_that_is_away_or_silent_is_told_in_a_line(away: str, monkeypatch):
+    for name in ("milvus.ANSWERED", "qdrant.ANSWERED", "pgvector.SECONDS"):
+        monkeypatch.setattr(f"longrec.export.{name}", 1)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        for port in (9, silent.getsockname()[1]):
+            with pytest.raises(VectorStoreError, match=r"; see that \w+ runs there") as raised:
+                keep(away.format(port), items_of(1))
+            assert f"127.0.0.1:{port}" in str(raised.value)
+            assert "secret" not in str(raised.value)
+            assert "\n" not in str(raised.value)
 
 
 def test_models_without_vectors_are_refused_before_anything_is_asked():
     with pytest.raises(UsageError, match="has no vectors of them"):
         push(recommender("popularity"), "qdrant://127.0.0.1:9/items")
-
-
-def test_the_best_of_several_vectors():
-    assert best([[("a", 2.0), ("b", 1.0)], [("b", 3.0), ("c", 0.0)]], 2) == [("b", 3.0), ("a", 2.0)]

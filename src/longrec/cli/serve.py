@@ -92,7 +92,8 @@ def push(
         str,
         Argument(
             metavar="URL",
-            help="qdrant://host:6333/COLLECTION, qdrant:///folder/COLLECTION (no server), or "
+            help="qdrant://host:6333/COLLECTION, milvus://host:19530/COLLECTION, "
+            "qdrant:///folder/COLLECTION or milvus:///folder/NAME.db/COLLECTION (no server), or "
             "postgresql://user@host/database?table=NAME.",
             show_default=False,
         ),

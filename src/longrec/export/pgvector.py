@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode
 
 import numpy as np
 import psycopg
 from pgvector.psycopg import register_vector
 from psycopg import sql
 
-from longrec.core.errors import UsageError
-from longrec.export.vector_store import EXAMPLES, LOOKED_AT, Items, VectorStoreError
+from longrec.core.errors import UsageError, first_line
+from longrec.export.vector_store import LOOKED_AT, NOTHING, Items, VectorStoreError
+from longrec.export.vector_url import EXAMPLES, taken_apart, unreadable
 
 SECONDS = 10
 """How long a connection may take to come about."""
@@ -99,21 +101,30 @@ def told(name: str) -> Iterator[None]:
     """Says in one line what the database refuses."""
     try:
         yield
+    except psycopg.errors.UndefinedTable as error:
+        raise VectorStoreError(f"{name}: {NOTHING}") from error
     except psycopg.Error as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise VectorStoreError(f"{name}: {reason}") from error
+        away = isinstance(error, psycopg.OperationalError)
+        mend = "; see that Postgres runs there, and lets this user in" if away else ""
+        raise VectorStoreError(f"{name}: {first_line(error)}{mend}") from error
 
 
 def open_postgres(url: str) -> Postgres:
     """`postgresql://user@host/database?table=NAME`; a password from PGPASSWORD or ~/.pgpass."""
-    parts = urlsplit(url)
+    parts = taken_apart(url)
+    user, _, host = parts.netloc.rpartition("@")
+    if (
+        parts.fragment
+        or "@" in user + parts.path + parts.query
+        or re.search("%(?![0-9a-fA-F]{2})", user)
+    ):
+        raise unreadable(url)  # parts of a password, which would be shown as those of an address
     given = dict(parse_qsl(parts.query))
     table = given.pop("table", "")
-    host = parts.netloc.rpartition("@")[2]
-    name = urlunsplit(parts._replace(netloc=host, query=""))
+    name = f"{parts.scheme}://{host}{parts.path}"
     if not table:
         raise UsageError(f"{name} names no table: give {EXAMPLES}")
-    address = urlunsplit(parts._replace(query=urlencode(given)))
+    address = f"{parts.scheme}://{parts.netloc}{parts.path}?{urlencode(given)}"
     with told(name):
         connection = psycopg.connect(address, autocommit=True, connect_timeout=SECONDS)
         try:

@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import numpy as np
 
 from longrec.artifact.artifact import Artifact
 from longrec.core.errors import UsageError
-from longrec.export.vector_store import EXAMPLES, Items, VectorStore
+from longrec.export.vector_store import Items, VectorStore, plain
+from longrec.export.vector_url import EXAMPLES
 from longrec.retrieval.equal_lengths import of_items, of_users
 from longrec.retrieval.recall import K, queries_of
 
@@ -50,21 +50,27 @@ def open_vector_store(url: str) -> VectorStore:
     VectorStoreError
         When nobody answers.
     """
-    scheme = urlsplit(url).scheme
+    scheme = url.partition("://")[0] if "://" in url else ""
+    extra = "milvus" if scheme in ("milvus", "milvuss") else "vectors"
     try:
         if scheme in ("qdrant", "qdrants"):
             from longrec.export.qdrant import open_qdrant
 
             return open_qdrant(url)
+        if scheme in ("milvus", "milvuss"):
+            from longrec.export.milvus import open_milvus
+
+            return open_milvus(url)
         if scheme in ("postgresql", "postgres"):
             from longrec.export.pgvector import open_postgres
 
             return open_postgres(url)
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"{scheme}:// needs the package {error.name}: pip install 'longrec[vectors]'"
+            f"{scheme}:// needs the package {error.name}: pip install 'longrec[{extra}]'"
         ) from error
-    raise UsageError(f"no vector store begins with {(scheme or url)!r}: give {EXAMPLES}")
+    begins = f"no vector store begins with {scheme!r}" if scheme else "that is no URL"
+    raise UsageError(f"{begins}: give {EXAMPLES}")
 
 
 def push(
@@ -80,7 +86,9 @@ def push(
     artifact : Artifact
     url : str
         `qdrant://host:6333/COLLECTION` (`qdrants` with TLS, a key from QDRANT_API_KEY),
-        `qdrant:///folder/COLLECTION` without a server, or `postgresql://…/database?table=NAME`.
+        `qdrant:///folder/COLLECTION` without a server; `milvus://host:19530/COLLECTION`
+        (`milvuss` with TLS, a login from MILVUS_TOKEN), `milvus:///folder/NAME.db/COLLECTION`
+        without a server; or `postgresql://…/database?table=NAME`.
     progress : callable
         Called with (done, of all, what is being done).
 
@@ -94,7 +102,8 @@ def push(
     artifact = artifact.on_cpu()
     artifact.check_has_vectors()
     vectors = of_items(artifact.scorer.item_vectors().detach()[1:].float().numpy())
-    items = Items(artifact.catalog.ids, artifact.catalog.counts, vectors, artifact.state_digest)
+    ids = plain(artifact.catalog.ids)
+    items = Items(ids, artifact.catalog.counts, vectors, artifact.state_digest)
     with closing(open_vector_store(url)) as store:
         total = len(items.ids) + ASKED
         store.replace(items, lambda sent: progress(sent, total, "items"))

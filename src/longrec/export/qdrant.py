@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 from qdrant_client import QdrantClient, models
-from qdrant_client.http.exceptions import ApiException
+from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
 
-from longrec.core.errors import UsageError
-from longrec.export.vector_store import EXAMPLES, LOOKED_AT, Items, VectorStoreError
+from longrec.core.errors import UsageError, first_line
+from longrec.export.vector_store import (
+    ANSWERED,
+    LOOKED_AT,
+    NOT_OURS,
+    NOTHING,
+    Items,
+    VectorStoreError,
+    copies_of,
+    copy_of,
+)
+from longrec.export.vector_url import Place
 
 SECONDS = 60
 """How long one request may take."""
+MARK = "."
+"""Stands between parts of collections' names."""
+KEY = "give a key that may do it in QDRANT_API_KEY"
+MENDS = {401: KEY, 403: KEY, 404: NOTHING}
+"""What to do about answers of a server."""
 
 
 class Qdrant:
@@ -28,12 +42,11 @@ class Qdrant:
         self.client, self.collection, self.name, self.served = client, collection, name, served
 
     def replace(self, items: Items, sent: Callable[[int], None]) -> None:
-        new = f"{self.collection}.{items.model[:12]}"
         with self._told():
-            old = self._collection()
-            if old == new:  # the same model again: it answers until the copy is whole
-                new += ".again"
-            self.client.delete_collection(new)  # of a push that was cut short
+            old, left = self._copies()
+            for name in left:
+                self.client.delete_collection(name)
+            new = copy_of(items.model, self.collection, MARK, old)
             size = items.vectors.shape[1]
             wanted = models.VectorParams(size=size, distance=models.Distance.DOT)
             self.client.create_collection(new, vectors_config=wanted)
@@ -62,18 +75,12 @@ class Qdrant:
             if old is not None:
                 self.client.delete_collection(old)
 
-    def _collection(self) -> str | None:
-        """What is asked now."""
-        named = self.client.get_aliases().aliases
-        for alias in named:
-            if alias.alias_name == self.collection:
-                return alias.collection_name
-        if self.client.collection_exists(self.collection):
-            raise UsageError(
-                f"{self.collection!r} is a collection that no push made: choose another name, or "
-                "delete it first"
-            )
-        return None
+    def _copies(self) -> tuple[str | None, list[str]]:
+        """The collection that is asked now, and those of pushes that were cut short."""
+        names = [each.name for each in self.client.get_collections().collections]
+        aliases = self.client.get_aliases().aliases
+        leads = {alias.alias_name: alias.collection_name for alias in aliases}
+        return copies_of(self.collection, MARK, names, leads)
 
     def search(self, vector: np.ndarray, k: int) -> Sequence[tuple[Any, float]]:
         looked_at = models.SearchParams(hnsw_ef=max(LOOKED_AT, k)) if self.served else None
@@ -84,42 +91,69 @@ class Qdrant:
                 limit=k,
                 search_params=looked_at,
             )
-        return [((point.payload or {})["item"], point.score) for point in found.points]
+        items = [(point.payload or {}).get("item") for point in found.points]
+        if None in items:
+            raise VectorStoreError(f"{self.name}: {NOT_OURS}")
+        return [(item, point.score) for item, point in zip(items, found.points, strict=True)]
 
     def close(self) -> None:
         self.client.close()
 
     @contextmanager
     def _told(self) -> Iterator[None]:
-        """Says in one line what the store refuses."""
-        try:
+        with told(self.name):
             yield
-        except (ApiException, OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise VectorStoreError(f"{self.name}: {reason}; see that Qdrant runs there") from error
+
+
+@contextmanager
+def told(name: str) -> Iterator[None]:
+    """Says in one line what the store refuses."""
+    try:
+        yield
+    except (ApiException, OSError, ValueError) as error:
+        reason, mend = first_line(error), "see that Qdrant runs there, and whether with TLS"
+        if isinstance(error, UnexpectedResponse):
+            reason, mend = _refused(error, mend)
+        elif isinstance(error, ValueError):  # of a folder
+            mend = NOTHING if "not found" in reason else "push the run that made these vectors"
+        raise VectorStoreError(f"{name}: {reason}; {mend}") from error
+
+
+def _refused(error: UnexpectedResponse, otherwise: str) -> tuple[str, str]:
+    """What a server says, and what to do; `otherwise` where that is not Qdrant."""
+    try:
+        reason = str(error.structured()["status"]["error"])
+    except (ValueError, LookupError, TypeError):
+        status = error.status_code
+        return f"{status} {error.reason_phrase}", KEY if status in (401, 403) else otherwise
+    return reason, MENDS.get(error.status_code or 0, "see Qdrant's log")
 
 
 def open_qdrant(url: str) -> Qdrant:
     """`qdrant://host:6333/COLLECTION`, or `qdrant:///folder/COLLECTION` without a server."""
-    parts = urlsplit(url)
-    folder, _, collection = parts.path.rpartition("/")
-    if not collection or bool(parts.hostname) == bool(folder):
-        raise UsageError(f"{url!r} names no collection: give {EXAMPLES}")
-    if parts.password:
-        raise UsageError("a key does not belong into a URL: set QDRANT_API_KEY")
-    if not parts.hostname:
+    place = Place.parse(url, 6333, "QDRANT_API_KEY")
+    if place.host is None:
         try:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            client = QdrantClient(path=folder)
+            Path(place.folder).mkdir(parents=True, exist_ok=True)
+            client = QdrantClient(path=place.folder)
         except (OSError, RuntimeError) as error:
-            raise VectorStoreError(f"{folder} cannot be opened: {error}") from error
-        return Qdrant(client, collection, url, served=False)
-    client = QdrantClient(
-        host=parts.hostname,
-        port=parts.port or 6333,
-        https=parts.scheme == "qdrants",
-        api_key=os.environ.get("QDRANT_API_KEY"),
-        timeout=SECONDS,
-        check_compatibility=False,
-    )
-    return Qdrant(client, collection, url, served=True)
+            raise VectorStoreError(
+                f"{place.folder} cannot be opened: {first_line(error)}"
+            ) from error
+        return Qdrant(client, place.collection, url, served=False)
+    if place.folder:
+        raise UsageError(f"{url!r} has more than a collection's name after the host")
+
+    def client_of(seconds: int) -> QdrantClient:
+        return QdrantClient(
+            host=place.host,
+            port=place.port,
+            https=url.startswith("qdrants:"),
+            api_key=os.environ.get("QDRANT_API_KEY"),
+            timeout=seconds,
+            check_compatibility=False,
+        )
+
+    with told(url), closing(client_of(ANSWERED)) as first:
+        first.get_aliases()
+    return Qdrant(client_of(SECONDS), place.collection, url, served=True)
