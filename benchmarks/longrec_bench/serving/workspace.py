@@ -114,7 +114,8 @@ def _redis_keys(store: str) -> Iterator[tuple[Callable[[str], str], str]]:
 
     -> what gives the URL of the store of a name, and the Redis's own without its password.
     """
-    from longrec.serving.stores.redis_client import RedisAddress, RedisClient
+    from longrec.serving.stores.redis_address import RedisAddress
+    from longrec.serving.stores.redis_client import RedisClient
 
     address, parts = RedisAddress.parse(store), urlsplit(store)
     prefix = f"{address.prefix.decode()}bench-{uuid4().hex[:12]}:"

@@ -166,10 +166,10 @@ def go_on(out: Path, again: str) -> str:
 
 def open_for_command(url: str, write: bool = False) -> closing[Store]:
     """A store for as long as a command takes; beside its writer unless it is written to."""
-    from longrec.serving.stores.open import open_store
+    from longrec.serving.stores.open import SHARED, open_store, scheme_of
 
     # Redis may be set up for less than "power"; what a file is to keep is not known from it.
-    shared = url.startswith(("redis://", "rediss://"))
+    shared = scheme_of(url)[0] in SHARED
     return closing(open_store(url, "process" if shared else "power", readonly=not write))
 
 

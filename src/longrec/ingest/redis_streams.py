@@ -24,7 +24,8 @@ from longrec.ingest.address import SourceAddress, shown
 from longrec.ingest.redis_scripts import JOIN, LEAVE, READ
 from longrec.ingest.source import Begin, Begun, Message, Notes, SourceAway, event_id
 from longrec.serving.stores.protocol import StoreFull, StoreUnavailable
-from longrec.serving.stores.redis_client import RedisAddress, RedisClient
+from longrec.serving.stores.redis_address import RedisAddress
+from longrec.serving.stores.redis_client import RedisClient
 
 PREFIX = "longrec:consume:"
 """What the keys of leases begin with."""

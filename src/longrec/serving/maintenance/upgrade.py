@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from longrec.core.errors import UsageError
-from longrec.serving.stores.open import scheme_of
+from longrec.serving.stores.open import SHARED, scheme_of
 
 Progress = Callable[[int, int], None]
 
@@ -55,4 +55,6 @@ def upgrade(url: str, progress: Progress | None = None) -> Upgraded:
         from longrec.serving.stores.redis_upgrade import upgrade_server
 
         return Upgraded(*upgrade_server(url, progress))
+    if scheme in SHARED:
+        raise UsageError(f"give the master's own address, redis://host/0, in place of {scheme}://…")
     raise UsageError(f"{scheme}:// is no store that can be carried over")

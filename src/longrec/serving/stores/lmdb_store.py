@@ -55,6 +55,11 @@ class LmdbStore:
         self.folder = self._folder.path
         self._readonly, self._closed = readonly, False
 
+    parts = 1
+
+    def part_of(self, user: bytes) -> int:
+        return 0
+
     @property
     def damage(self) -> Damage:
         return self._folder.damage

@@ -11,7 +11,9 @@ from longrec.core.choices import Durability, check_choice
 from longrec.core.errors import UsageError
 from longrec.serving.stores.protocol import Store
 
-BETWEEN = r",(?=rediss?://)"
+SHARED = ("redis", "rediss", "redis+sentinel", "rediss+sentinel")
+"""Schemes of stores that several processes share."""
+BETWEEN = rf",(?=(?:{'|'.join(map(re.escape, SHARED))})://)"
 """What stands between the servers of one store."""
 
 
@@ -32,7 +34,8 @@ def scheme_of(url: str) -> tuple[str, str]:
 
 
 def open_store(url: str, durability: Durability = "power", readonly: bool = False) -> Store:
-    """Open a store: `lmdb:///folder` (or a path), `redis://host/0`, `rediss://…`, or several Redis
+    """Open a store: `lmdb:///folder` (or a path), `redis://host/0`, `rediss://…` with TLS, the
+    master that Sentinels know, `redis+sentinel://one:26379,two:26379/NAME/0`, or several Redis
     servers, `redis://one/0,redis://two/0`, over which users are spread.
 
     Parameters
@@ -63,7 +66,7 @@ def open_store(url: str, durability: Durability = "power", readonly: bool = Fals
             if not rest:
                 raise UsageError(f"{url!r} names no folder: lmdb:///folder/of/the/store")
             return LmdbStore(rest, durability, readonly)
-        if scheme in ("redis", "rediss"):
+        if scheme in SHARED:
             from longrec.serving.stores.spread_store import open_redis
 
             return open_redis(re.split(BETWEEN, url), durability, readonly)
@@ -76,4 +79,7 @@ def open_store(url: str, durability: Durability = "power", readonly: bool = Fals
             f"stores in SQLite were of longrec 0.1.0; carry this one over with: longrec store "
             f"restore {url} lmdb:///a/new/folder"
         )
-    raise UsageError(f"{scheme}:// is no store; use lmdb:///folder, redis://host/0 or rediss://…")
+    raise UsageError(
+        f"{scheme}:// is no store; use lmdb:///folder, redis://host/0, rediss://… or "
+        "redis+sentinel://host:26379/NAME/0"
+    )

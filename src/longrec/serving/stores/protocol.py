@@ -36,6 +36,11 @@ SCHEMA = 3
 `longrec store upgrade`; a store of a newer version is refused."""
 
 
+LOG_ID, RUNS = 2**53 - 1, 2**10
+"""The bits of a log's id that are the log's own, and how many runs of a server the others tell
+apart: what was read in another one counts as replaced, and is read again."""
+
+
 class StoreUnavailable(LongrecError):
     """The store cannot be reached. An event that was being written may be in the log or not."""
 
@@ -192,6 +197,13 @@ class Store(Protocol):
     @property
     def folder(self) -> Path | None:
         """Where files may stand that are made of the log; None: nowhere."""
+
+    @property
+    def parts(self) -> int:
+        """Of how many servers it is: one may be away while others answer."""
+
+    def part_of(self, user: bytes) -> int:
+        """On which of them, from 0, a user is."""
 
     @property
     def damage(self) -> Damage:

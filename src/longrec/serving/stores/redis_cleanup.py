@@ -39,12 +39,15 @@ class RedisCleanup:
     def forget_unfinished(self, logs: Sequence[LogRef]) -> None:
         self._client.command("HDEL", self._prefix + b"old", *[log.log_id for log in logs])
 
-    def erase(self, log: LogRef) -> bool:
-        """Delete a log, its records and bitmaps; -> False if it is a user's and has grown."""
+    def erase(self, log: LogRef, run: str = "") -> bool:
+        """Delete a log, its records and bitmaps; -> False if it is a user's and has grown.
+
+        run : in which it was read and must be still; "": any.
+        """
+        found = (log.user, log.log_id, log.length)
         steps = range(-(-log.length // ERASED_EVENTS))
         return all(
-            self._client.run("erase", log.user, log.log_id, log.length, step) == b"1"
-            for step in steps
+            self._client.run("erase", *found, step, run, settled=True) == b"1" for step in steps
         )
 
     def erase_unfinished(self) -> None:
@@ -68,7 +71,7 @@ class RedisCleanup:
     def abandon(self, user: bytes) -> None:
         """Forget a user whose log cannot be found; it goes when `erase_abandoned` is called."""
         self._client.command("SET", self._prefix + b"abandoned", b"1")
-        self._client.command("UNLINK", self._prefix + b"user:" + user)
+        self._client.command("UNLINK", self._prefix + b"user:" + user, settled=True)
 
     def erase_abandoned(self) -> None:
         """Delete all that is of no user's log, where such logs are known to be."""

@@ -17,7 +17,7 @@ log can be built beside the old one.
     old                     hash: LOG -> time, length and user, of logs being built or deleted
     done:SEQUENCE           number, time and answer of the last call of a sequence (numbered.lua)
     writes                  how many numbered calls have written (high_water.py)
-    run                     the server's run that was seen last (redis_settings.py)
+    run                     the server's run that writes now, and `writes` when it began
 
 The checksums are those of checks.py. Clients make them; where a script makes an event's number or a
 bit part of one, it goes on by xor.
@@ -27,6 +27,11 @@ file as a transaction. If Redis dies while it writes one, its next start drops w
 it, but may leave that in the file, and the start after that carries it out: events would be there
 twice. And what is one command shares one sync, however many users it is about; commands that are
 sent together need not.
+
+**A run of the server** (lua/begin_run.lua) begins when Redis is started, or a replica becomes the
+master. What was read in another run may not be there any more, or be another event of the same
+number; so a record, a bitmap or a rewritten log is written only in the run in which it was read.
+Ids of logs then begin behind a gap: some may have been given that this server does not know of.
 """
 
 from __future__ import annotations
@@ -70,7 +75,9 @@ CALL_KEYS = 3600
 
 NUMBERED = frozenset(("append", "put", "replace", "change_meta"))
 """Scripts that must be done once, also where their answer is lost."""
-SCRIPTS = NUMBERED | {"read", "events", "users", "count", "erase", "unlist", "drop"}
+SCRIPTS = NUMBERED | {"read", "events", "users", "count", "erase", "unlist", "drop", "begin_run"}
+ID_GAP = 2**20
+"""Ids of logs that are left out when a run begins."""
 
 _HEAD = struct.Struct("<II")
 
@@ -86,6 +93,7 @@ def load_scripts() -> dict[str, tuple[str, str]]:
         "PAGE_BYTES": PAGE_BYTES,
         "EMPTY_PAGE": EMPTY_PAGE,
         "ERASED_EVENTS": ERASED_EVENTS,
+        "ID_GAP": ID_GAP,
         "ID_AND_COLUMNS": ID_AND_COLUMNS,
         "LONGEST_ID": LONGEST_ID,
         "HEADER_BYTES": HEADER.size,
@@ -155,8 +163,8 @@ def log_pairs(user: bytes, events: Sequence[Event], log_id: int) -> Iterator[tup
             yield b"id:%d:%b" % (log_id, event.event_id), digest
 
 
-def append_arguments(digest: str, append: Append, new_id: int) -> list[Any]:
-    """What append.lua is given of one."""
+def append_arguments(digest: str, append: Append, log_id: int, new_id: int) -> list[Any]:
+    """What append.lua is given of one, whose log was read under an id."""
     user = append.user
     events = [
         value
@@ -168,7 +176,7 @@ def append_arguments(digest: str, append: Append, new_id: int) -> list[Any]:
     ]
     items = [value for item in append.seen for value in (item, bit_check(item % PAGE_ITEMS))]
     return [
-        *(user, crc32(user), append.log_id, append.last, pack_version(append.version), new_id),
+        *(user, crc32(user), log_id, append.last, pack_version(append.version), new_id),
         *(append.record or b"", owner_check(bytes.fromhex(digest), user)),
         *(len(append.events), len(append.seen), *events, *items),
     ]

@@ -13,7 +13,12 @@ from redis.exceptions import BusyLoadingError, ResponseError
 
 from longrec.core.choices import Durability
 from longrec.core.errors import LongrecError, UsageError
-from longrec.serving.stores.redis_client import error_text
+from longrec.serving.stores.redis_errors import error_text
+from longrec.serving.stores.redis_layout import load_scripts
+
+
+class IsReplica(LongrecError):
+    """The server is a replica of another one, and takes no writes."""
 
 
 class _Setting(NamedTuple):
@@ -98,25 +103,37 @@ def check_server(connection: Any, durability: Durability, url: str) -> str:
     return info.get("run_id", "")
 
 
-def end_transaction(connection: Any, key: bytes, run: str) -> None:
-    """End a transaction that is half in the append-only file of a server that was started anew.
+def begin_run(connection: Any, prefix: bytes, run: str) -> tuple[str, int]:
+    """Note in the store, once, that a run of a server has begun (lua/begin_run.lua).
 
-    If Redis dies while it writes one, its next start may leave the beginning in the file. Were it
-    not ended, it would take in all that is written after it, and a later start would drop that.
-    Longrec writes no transaction but this one, which holds nothing; others on the server may.
+    That also ends a transaction that is half in the append-only file of a server that was started
+    anew. If Redis dies while it writes one, its next start may leave the beginning in the file.
+    Were it not ended, it would take in all that is written after it, and a later start would drop
+    that. Longrec writes no transaction but this one; others on the server may.
 
     Parameters
     ----------
     connection : redis.Connection
-    key : bytes
-        Where the run is noted for which this was done.
+    prefix : bytes
+        Of the store's keys.
     run : str
         The server's.
+
+    Returns
+    -------
+    run, writes
+        The run that is noted now, and how many numbered calls had written when it began.
     """
-    if _ask(connection, [("GET", key)], _NO_ROOM) != [run.encode()]:
-        note = ("SET", key, run)  # two of them: one alone is not written as a transaction
-        # No room: then nothing else is written either, and what is there can be read.
-        _ask(connection, [("MULTI",), note, note, ("EXEC",)], _NO_ROOM)
+    # No room: then nothing else is written either, and what is there can be read.
+    digest, text = load_scripts()["begin_run"]
+    unknown = f"{_NO_ROOM}|NOSCRIPT|NoScript"
+    [found] = _ask(connection, [("EVALSHA", digest, 0, prefix, run)], unknown)
+    if found is None:
+        [found] = _ask(connection, [("EVAL", text, 0, prefix, run)], _NO_ROOM)
+    if found is None:
+        [found] = _ask(connection, [("GET", prefix + b"run")], _NO_ROOM)
+    noted, _, writes = (found or b"").partition(b" ")
+    return noted.decode("ascii", "replace"), as_number(writes)
 
 
 def read_number(connection: Any, key: bytes) -> int:
@@ -151,7 +168,7 @@ def _check_usable(info: dict[str, str], url: str) -> None:
         raise UsageError(f"{url} is a Redis in mode {mode}; longrec needs a single server")
     if info.get("role") == "slave":
         master = f"{info.get('master_host')}:{info.get('master_port')}"
-        raise LongrecError(f"{url} is a read-only replica: give the URL of its master, {master}")
+        raise IsReplica(f"{url} is a read-only replica: give the URL of its master, {master}")
 
 
 def _ask(connection: Any, commands: list[tuple[Any, ...]], tolerated: str) -> list[Any]:

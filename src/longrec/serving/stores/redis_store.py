@@ -9,11 +9,11 @@ process : `appendfsync everysec` does. Events survive the end of the process tha
     Redis itself is killed while its disk syncs, what it acknowledged meanwhile may be lost, up to
     two seconds of it; in a power cut more.
 
-Not supported is Redis Cluster, and the promises are those of one server: a failover to a replica of
-Redis may lose what was acknowledged. Give it a server of its own: one that other programs write
-transactions to (MULTI, or scripts that write several keys) may lose events if it is killed while it
-writes one, and again soon after the next start. Redis's snapshots (dump.rdb) are backups, and hold
-users that were forgotten until the next one.
+Behind Sentinels a call is acknowledged when a replica has it, too, which becomes the master if the
+master dies (docs/decisions/0065-fail-over.md). Redis Cluster is not supported. Give it a server of
+its own: one that other programs write transactions to (MULTI, or scripts that write several keys)
+may lose events if it is killed while it writes one, and again soon after the next start. Redis's
+snapshots (dump.rdb) are backups, and hold users that were forgotten until the next one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from functools import partial
 from itertools import chain, islice
 from typing import Any, TypeVar
 from zlib import crc32
@@ -38,17 +37,10 @@ from longrec.serving.stores.checks import (
     unpack_pages,
 )
 from longrec.serving.stores.damage import Damage, log
-from longrec.serving.stores.high_water import (
-    UNREADABLE,
-    HighWater,
-    Loss,
-    Mark,
-    loss,
-    note_loss,
-    path_of,
-)
+from longrec.serving.stores.high_water import UNREADABLE
 from longrec.serving.stores.protocol import (
     DAMAGED,
+    LOG_ID,
     SCHEMA,
     Append,
     Appended,
@@ -62,8 +54,10 @@ from longrec.serving.stores.protocol import (
     check_schema,
     version_of,
 )
+from longrec.serving.stores.redis_address import RedisAddress
 from longrec.serving.stores.redis_cleanup import LogRef, RedisCleanup
-from longrec.serving.stores.redis_client import RedisAddress, RedisClient
+from longrec.serving.stores.redis_client import RedisClient
+from longrec.serving.stores.redis_errors import no_store, out_of_memory
 from longrec.serving.stores.redis_layout import (
     BLOCK_EVENTS,
     ERASED_EVENTS,
@@ -76,13 +70,8 @@ from longrec.serving.stores.redis_layout import (
     unpack_block,
     unpack_head,
 )
-from longrec.serving.stores.redis_settings import (
-    as_number,
-    check_server,
-    end_transaction,
-    parse_info,
-    read_number,
-)
+from longrec.serving.stores.redis_runs import Run, Runs
+from longrec.serving.stores.redis_settings import parse_info
 
 T = TypeVar("T")
 ROOM = 1 << 20
@@ -94,24 +83,21 @@ READ_USERS, LISTED_USERS, DROPPED_USERS = 256, 1000, 20
 
 
 class RedisStore:
-    """A `Store` at `redis://user:password@host:6379/0?prefix=longrec:`, or `rediss://…`.
+    """A `Store` at `redis://user:password@host:6379/0?prefix=longrec:`, or `rediss://…`, or where
+    Sentinels say: see redis_address.py.
 
     All its keys begin with the prefix; errors are those of `open_store`.
     """
 
-    folder = None
+    folder, parts = None, 1
 
     def __init__(self, url: str, durability: Durability, readonly: bool) -> None:
-        address = RedisAddress.parse(url)
+        self._address = address = RedisAddress.parse(url)
         self.url, self.durability, self._prefix = address.public_url, durability, address.prefix
-        self._client = RedisClient(address, self._check_connection)
+        self._runs, self._readonly = Runs(address, durability, readonly), readonly
+        self._client = RedisClient(address, self._runs.check)
         self._cleanup = RedisCleanup(self._client, self.url, self._prefix)
-        self.damage, self._readonly = Damage(self.url), readonly
-        self._digests: set[str] = set()
-        self._high_water = HighWater(path_of(self.url))
-        self._run, self._mark = "", Mark(0, 0)
-        self.lost: Loss | None = None
-        self._unnoted: Loss | None = None
+        self._digests: set[tuple[Run, str]] = set()
         try:
             self._open()
         except BaseException:
@@ -120,7 +106,7 @@ class RedisStore:
 
     def _open(self) -> None:
         """Find the store, or make it; and see whether it has all that was acknowledged."""
-        mark, meta = self._high_water.read(), self.meta()
+        mark, meta = self._runs.read_mark(), self.meta()
         check_schema(meta, self.url)
         if "schema" not in meta:
             size = f" with {mark.writes:,} writes" if mark and mark is not UNREADABLE else ""
@@ -132,48 +118,46 @@ class RedisStore:
             new = {"schema": SCHEMA, "id": secrets.token_hex(8)}
             self.change_meta(lambda there: there.update(new | there))  # others may have begun it
             meta = self.meta()
-        self._mark = Mark(int(meta["id"], 16), self._count_writes())
-        self._lose(loss(mark, self._mark))
+        # What replicas do not have was not acknowledged to anybody.
+        settled = not self._readonly
+        writes = self._client.command("GET", self._prefix + b"writes", settled=settled)
+        self._runs.begin(int(meta["id"], 16), writes, mark)
 
-    def _count_writes(self) -> int:
-        """How many numbered calls have written."""
-        return as_number(self._client.command("GET", self._prefix + b"writes"))
+    @property
+    def damage(self) -> Damage:
+        """What was found damaged."""
+        return self._runs.damage
 
-    def _lose(self, lost: Loss | None) -> None:
-        """Tell what the store has lost; the next call that writes notes it there."""
-        if lost is not None:
-            self.lost = self._unnoted = lost
-            self.damage.note("cut", where=str(lost))
+    @damage.setter
+    def damage(self, damage: Damage) -> None:
+        self._runs.damage = damage
 
     def _run_once(self, script: str, *arguments: Any) -> Any:
         """The answer of a numbered script, after which the mark is set."""
-        lost, self._unnoted = self._unnoted, None
-        if lost is not None:
-            self.change_meta(partial(note_loss, lost=lost))
+        if (note := self._runs.take_unnoted()) is not None:
+            self.change_meta(note)
         answer = self._client.run_once(script, *arguments)
-        if self._client.writes > self._mark.writes and self._mark.of:
-            self._mark = self._mark._replace(writes=self._client.writes)
-            self._high_water.write(self._mark)
+        self._runs.acknowledged(self._client.writes)
         return answer
 
     def read(
         self, digest: str, asked: Sequence[tuple[bytes, Sequence[bytes]]], seen: bool = False
     ) -> list[StoredUser]:
-        answers, found = [], []
+        model, found = bytes.fromhex(digest), list[StoredUser]()
         for start in range(0, len(asked), READ_USERS):
             part = asked[start : start + READ_USERS]
             users = [value for user, ids in part for value in (user, len(ids), *ids)]
-            answers += self._client.run("read", digest, int(seen), *users)
-        model = bytes.fromhex(digest)
-        for answer, (user, ids) in zip(answers, asked, strict=True):
-            if answer is None:
-                found.append(StoredUser(0, 0, None, b"", (None,) * len(ids)))
-            else:
-                found.append(self._stored_user(model, user, answer))
+            answers, run = self._client.read("read", digest, int(seen), *users)
+            for answer, (user, ids) in zip(answers, part, strict=True):
+                if answer is None:
+                    found.append(StoredUser(0, 0, None, b"", (None,) * len(ids)))
+                else:
+                    one = self._stored_user(model, user, answer)
+                    found.append(one._replace(log_id=run.given(one.log_id)))
         return found
 
     def _stored_user(self, model: bytes, user: bytes, answer: list[Any]) -> StoredUser:
-        """A user of whom read.lua gave this."""
+        """A user of whom read.lua gave this, with the id of the log as the server has it."""
         log_id, length = self._find_log(user, answer[0])
         _, record, packed_list, pages, known = answer
         version = version_of(record)
@@ -205,11 +189,14 @@ class RedisStore:
         return found
 
     def events(self, user: bytes, log_id: int, after: int, limit: int) -> list[Event]:
-        head, *blocks = self._client.run("events", user, log_id, after, after + limit - 1)
+        stored_id = log_id & LOG_ID
+        (head, *blocks), run = self._client.read(
+            "events", user, stored_id, after, after + limit - 1
+        )
         if head is None:
             return []
         found, length = self._find_log(user, head)
-        if found != log_id:
+        if run.given(found) != log_id:
             return []
         first = after - after % BLOCK_EVENTS
         events: list[Event] = []
@@ -220,7 +207,7 @@ class RedisStore:
         events = events[after - first : max(after + limit - first, 0)]
         for number, event in enumerate(events, after + 1):
             if event is DAMAGED:
-                self.damage.note("event", where=f"event {number} of log {log_id}")
+                self.damage.note("event", where=f"event {number} of log {stored_id}")
         return events
 
     def append(self, digest: str, appends: Sequence[Append]) -> list[Appended]:
@@ -234,17 +221,19 @@ class RedisStore:
         for append in appends:
             if len(append.events) > CALL_EVENTS:
                 done[append.user] = self._append_long(digest, append)
+        self._add_digest(digest)  # again, if another server has become the master
         return [done[append.user] for append in appends]
 
     def put(self, digest: str, puts: Sequence[Put]) -> int:
         self._add_digest(digest)
-        calls = []
+        calls, run = [], self._runs.now
         for put in puts:
             packed_list, pages = pack_pages(owner_check(bytes.fromhex(digest), put.user), put.seen)
-            call = [put.user, crc32(put.user), put.log_id, pack_version(put.version)]
+            call = [put.user, crc32(put.user), run.stored(put.log_id), pack_version(put.version)]
             call += [put.record, packed_list, *pages.values()]
             calls.append((call, len(put.record) + len(put.seen), 2 + len(pages)))
-        return sum(int(self._run_once("put", digest, *chain(*part))) for part in in_parts(calls))
+        parts = in_parts(calls)
+        return sum(int(self._run_once("put", digest, run.name, *chain(*part))) for part in parts)
 
     def rewrite(self, rewrites: Sequence[Rewrite]) -> list[bool]:
         """Each log is built beside the old one, however long, and takes its place in one step.
@@ -255,12 +244,13 @@ class RedisStore:
             return [self.rewrite([r])[0] if r.events else self._forget_if_same(r) for r in rewrites]
         if not rewrites:
             return []
+        run = self._runs.now
         new_logs = [
             LogRef(log_id, len(rewrite.events), rewrite.user)
             for log_id, rewrite in zip(self._new_ids(len(rewrites)), rewrites, strict=True)
         ]
-        old_logs = [LogRef(rewrite.log_id, rewrite.last, rewrite.user) for rewrite in rewrites]
-        unfinished = new_logs + [log for log in old_logs if log.log_id]
+        old_logs = [LogRef(run.stored(one.log_id), one.last, one.user) for one in rewrites]
+        unfinished = new_logs + [log for log in old_logs if log.log_id > 0]
         self._cleanup.note_unfinished(unfinished)
         pairs = chain.from_iterable(
             log_pairs(rewrite.user, rewrite.events, log.log_id)
@@ -278,10 +268,11 @@ class RedisStore:
             )
             for old, new in zip(old_logs, new_logs, strict=True)
         ]
-        done = [flag for part in in_parts(calls) for flag in self._replace(list(chain(*part)))]
+        parts = in_parts(calls)
+        done = [flag for part in parts for flag in self._replace(run.name, *chain(*part))]
         for old, new, replaced in zip(old_logs, new_logs, done, strict=True):
             garbage = old if replaced else new
-            if garbage.log_id:
+            if garbage.log_id > 0:
                 self._cleanup.erase(garbage)
         self._cleanup.forget_unfinished(unfinished)
         return done
@@ -298,8 +289,8 @@ class RedisStore:
             if not stored.log_id:
                 self._client.run("unlist", user)
                 return found
-            found, log = True, LogRef(stored.log_id, stored.last, user)
-            damaged = self._is_damaged(log)
+            damaged = self._is_damaged(user, stored)
+            found, log = True, LogRef(stored.log_id & LOG_ID, stored.last, user)
             if log.length <= ERASED_EVENTS:
                 self._cleanup.erase(log)
             else:
@@ -310,21 +301,26 @@ class RedisStore:
             if damaged:
                 self._cleanup.erase_ids(log.log_id)
 
-    def _is_damaged(self, log: LogRef) -> bool:
-        """Whether some event of a log is."""
-        steps = range(0, log.length, ERASED_EVENTS)
-        parts = (self.events(log.user, log.log_id, after, ERASED_EVENTS) for after in steps)
+    def _is_damaged(self, user: bytes, stored: StoredUser) -> bool:
+        """Whether some event of a user's log is."""
+        steps = range(0, stored.last, ERASED_EVENTS)
+        parts = (self.events(user, stored.log_id, after, ERASED_EVENTS) for after in steps)
         return any(DAMAGED in part for part in parts)
 
     def _forget_if_same(self, rewrite: Rewrite) -> bool:
         """Forget a user whose log is still the one that a rewrite is to replace."""
+        run = self._runs.now
+        log = LogRef(run.stored(rewrite.log_id), rewrite.last, rewrite.user)
         [stored] = self._client.run("read", "", 0, rewrite.user, 0)
         head = None if stored is None else unpack_head(rewrite.user, stored[0])
-        if rewrite.log_id != (0 if head is None else head[0]):
+        if log.log_id != (0 if head is None else head[0]):
             return False
-        done = self._cleanup.erase(LogRef(rewrite.log_id, rewrite.last, rewrite.user))
+        done = self._cleanup.erase(log, run.name)
         self._client.run("unlist", rewrite.user)
         return done
+
+    def part_of(self, user: bytes) -> int:
+        return 0
 
     def users(self, after: bytes, limit: int) -> list[bytes]:
         return list(islice(chain.from_iterable(self._user_pages(after, limit)), limit))
@@ -364,12 +360,12 @@ class RedisStore:
 
     def check_ready(self) -> None:
         # Changes nothing, and is refused as every other write is.
-        self._client.command("SETNX", self._prefix + b"meta", b"{}")
+        self._client.command("SETNX", self._prefix + b"meta", b"{}", settled=True)
         memory = parse_info(self._client.command("INFO", "memory"))
         # What Redis holds a write's size against; a small one may be taken where others are not.
         used = int(memory["used_memory"]) - int(memory.get("mem_not_counted_for_evict", 0))
         if 0 < int(memory.get("maxmemory", 0)) < used + ROOM:
-            raise self._client.out_of_memory()
+            raise out_of_memory(self.url)
 
     def compact(self) -> tuple[int, int]:
         """Write Redis's append-only file anew, without what was deleted; -> its bytes.
@@ -383,7 +379,7 @@ class RedisStore:
 
     def inspect(self) -> list[str]:
         """What no checksum tells: users who are not listed, ids that logs will get twice."""
-        found = [] if self.lost is None else [str(self.lost)]
+        found = [] if self._runs.lost is None else [str(self._runs.lost)]
         listed = set(chain.from_iterable(self._user_pages(b"", LISTED_USERS)))
         beginning, last, unlisted = self._prefix + b"user:", 0, 0
         for keys in self._client.keys(beginning):
@@ -402,28 +398,17 @@ class RedisStore:
 
     def close(self) -> None:
         self._client.close()
-        self._high_water.close()
-
-    def _check_connection(self, connection: Any) -> None:
-        run = check_server(connection, self.durability, self.url)
-        if not self._readonly:
-            end_transaction(connection, self._prefix + b"run", run)
-        if self._run not in ("", run):  # it was started anew: with all that was acknowledged?
-            writes = read_number(connection, self._prefix + b"writes")
-            lost = loss(self._mark, self._mark._replace(writes=writes))
-            if lost is not None:
-                self._mark, self._client.writes = self._mark._replace(writes=writes), writes
-            self._lose(lost)
-        self._run = run
+        self._runs.close()
 
     def _append(self, digest: str, appends: Sequence[Append]) -> list[Appended]:
         """Appends that are one step."""
-        new_ids: dict[bytes, int] = {}
+        new_ids, run = dict[bytes, int](), self._runs.now
         while True:
             arguments = chain.from_iterable(
-                append_arguments(digest, append, new_ids.get(append.user, 0)) for append in appends
+                append_arguments(digest, one, run.stored(one.log_id), new_ids.get(one.user, 0))
+                for one in appends
             )
-            answer = self._run_once("append", digest, *arguments)
+            answer = self._run_once("append", digest, run.name, *arguments)
             if isinstance(answer, bytes):
                 break
             self._list_users(answer)
@@ -452,16 +437,16 @@ class RedisStore:
                 log_id = self.read(digest, [(append.user, ())])[0].log_id
         return Appended(tuple(new), done.last, done.current)
 
-    def _replace(self, arguments: Sequence[Any]) -> list[bool]:
+    def _replace(self, *arguments: Any) -> list[bool]:
         while not isinstance(answer := self._run_once("replace", *arguments), bytes):
             self._list_users(answer)
         return [flag == ord("1") for flag in answer]
 
     def _add_digest(self, digest: str) -> None:
-        """Note the digest of a model whose records will be in the store."""
-        if digest not in self._digests:
+        """Note the digest of a model whose records will be in the store, in each run anew."""
+        while (noted := (self._runs.now, digest)) not in self._digests:
             self._client.command("SADD", self._prefix + b"digests", digest)
-            self._digests.add(digest)
+            self._digests.add(noted)
 
     def _list_users(self, users: Sequence[bytes]) -> None:
         """List new users, before they are there: one that is not listed would never be found."""
@@ -470,7 +455,7 @@ class RedisStore:
 
     def number_logs_after(self, number: int) -> None:
         """Let the ids of logs begin behind a number, unless one was given already."""
-        self._client.command("SETNX", self._prefix + b"born", number)
+        self._client.command("SETNX", self._prefix + b"born", number, settled=True)
 
     def _new_ids(self, count: int) -> range:
         """Ids of new logs."""
@@ -493,5 +478,5 @@ class RedisStore:
         text = self._client.command("GET", self._prefix + b"meta") or b""
         meta = unpack_meta(text) if text else {}
         if meta is None:
-            raise self._client.no_store()
+            raise no_store(self._address)
         return text, meta

@@ -20,8 +20,9 @@ from longrec.core.errors import DataError, UsageError
 from longrec.serving.stores.checks import pack_meta, unpack_meta
 from longrec.serving.stores.encoding import unpack_event
 from longrec.serving.stores.protocol import SCHEMA, Event, check_not_newer
+from longrec.serving.stores.redis_address import RedisAddress
 from longrec.serving.stores.redis_cleanup import RedisCleanup
-from longrec.serving.stores.redis_client import RedisAddress, RedisClient
+from longrec.serving.stores.redis_client import RedisClient
 from longrec.serving.stores.redis_layout import BLOCK_EVENTS, in_parts, log_pairs, pack_head
 from longrec.serving.stores.redis_settings import check_server
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, closing
 from functools import partial
 from itertools import islice
@@ -62,6 +63,7 @@ class SpreadStore:
                 raise UsageError(f"{self.url} names a store twice: give each server once")
             self._check_places(readonly)
             opened.pop_all()
+        self.parts = len(self._stores)
         self.damage = Damage(self.url)
         for store in self._stores:
             self.damage.counts.update(store.damage.counts)
@@ -86,12 +88,11 @@ class SpreadStore:
             store.number_logs_after(place[0] << LOGS)  # no two logs have one id
             store.change_meta(partial(_note_place, place))
 
-    def _at(self, user: bytes) -> int:
-        """Which server has a user."""
-        return crc32(user) % len(self._stores)
+    def part_of(self, user: bytes) -> int:
+        return crc32(user) % self.parts
 
     def _of(self, user: bytes) -> RedisStore:
-        return self._stores[self._at(user)]
+        return self._stores[self.part_of(user)]
 
     def _each(
         self,
@@ -110,7 +111,7 @@ class SpreadStore:
         """The servers that have some of these users, and the places of theirs."""
         places: dict[int, list[int]] = defaultdict(list)
         for number, user in enumerate(users):
-            places[self._at(user)].append(number)
+            places[self.part_of(user)].append(number)
         for at, numbers in places.items():
             yield self._stores[at], numbers
 
@@ -165,8 +166,18 @@ class SpreadStore:
         )
 
     def check_ready(self) -> None:
-        for store in self._stores:
-            store.check_ready()
+        """See that some server answers: the users of the others are refused one by one."""
+        threads = ThreadPoolExecutor(self.parts)
+        try:
+            asked = [threads.submit(store.check_ready) for store in self._stores]
+            errors = []
+            for one in as_completed(asked):
+                if (error := one.exception()) is None:
+                    return
+                errors.append(error)
+            raise errors[0]
+        finally:
+            threads.shutdown(wait=False)  # who is away has been waited for long enough
 
     def compact(self) -> tuple[int, int]:
         sizes = [store.compact() for store in self._stores]

@@ -30,7 +30,7 @@ from longrec.serving.stores.log_reader import (
     read_users,
     user_pages,
 )
-from longrec.serving.stores.protocol import Store, StoredUser
+from longrec.serving.stores.protocol import LOG_ID, Store, StoredUser
 from longrec.serving.stream.id_keys import ItemIndex
 
 
@@ -114,7 +114,7 @@ class _Pass:
     def page(self, users: Sequence[bytes]) -> None:
         """Count what is new of some users."""
         stored = read_users(self._store, NO_MODEL, users)
-        ids = np.array([one.log_id for _, one in stored], np.int64)
+        ids = np.array([one.log_id & LOG_ID for _, one in stored], np.int64)
         known, of_before = self._before.logs, len(self._before.logs)
         at = np.searchsorted(known, ids)
         found = at < of_before
@@ -133,7 +133,7 @@ class _Pass:
             for keys in self._new_events(user, one, done):
                 if row < 0:
                     row = of_before + len(self._born)
-                    self._born.append(one.log_id)
+                    self._born.append(one.log_id & LOG_ID)
                 if part and part[-1].row == row:  # a tail is that of before the part
                     self._count(part)
                     part, size = [], 0

@@ -1,5 +1,5 @@
 -- Log events, and write each record that was made from the log and the record that stand here.
--- Arguments: digest.
+-- Arguments: digest; the server's run in which logs and records were read.
 --   Per user: user; checksum of the user; id and length of the log, version of the record that the new
 --   one was made from; id of the log if the user is a new one, or 0; record, or ''; checksum of the
 --   owner of the bitmap; counts of events and of items.
@@ -84,7 +84,8 @@ local function add_items(digest, log_id, owner, count)
   write_later(page_list_key(digest, log_id), table.concat(packed))
 end
 
-local digest = arguments(1)
+local digest, run = arguments(2)
+local same_run = is_run(run)
 local answers, unlisted = {}, {}
 while arguments_left() do
   local user, user_check, read_id, read_length, read_version, new_id, record, owner, events, items =
@@ -99,7 +100,7 @@ while arguments_left() do
     local check = head_check(user_check, log_id, length)
     write_later(user_key(user), log_id .. ' ' .. length .. ' ' .. check)
   end
-  local current = record ~= '' and not flags:find('0') and read_id == (stored_id or '0')
+  local current = same_run and record ~= '' and not flags:find('0') and read_id == (stored_id or '0')
     and read_length == (stored_length or '0') and read_version == record_version(digest, log_id)
   if current then
     write_later(record_key(digest, log_id), record)

@@ -19,6 +19,12 @@ end
 
 local prefix = arguments(1)
 local users_key, digests_key, meta_key = prefix .. 'users', prefix .. 'digests', prefix .. 'meta'
+local run_key, born_key, writes_key = prefix .. 'run', prefix .. 'born', prefix .. 'writes'
+
+-- Whether this is the run of the server in which a caller read what it goes by.
+local function is_run(run)
+  return run == ((call('GET', run_key) or ''):match('^%S+') or '')
+end
 
 local function user_key(user)
   return prefix .. 'user:' .. user

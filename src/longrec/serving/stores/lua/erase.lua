@@ -1,9 +1,13 @@
 -- Delete a log, in steps of ERASED_EVENTS events; in the first also what models have of it, and the
 -- user, if it is the user's log.
--- Arguments: user; id and length of the log; number of the step, from 0.
--- -> '1', or '0' if it is the user's log and has grown.
+-- Arguments: user; id and length of the log; number of the step, from 0; the server's run in which
+-- the log was read, or '' where that does not matter.
+-- -> '1', or '0' if it is the user's log and has grown, or the run is another one.
 
-local user, log_id, length, step = arguments(4)
+local user, log_id, length, step, run = arguments(5)
+if run ~= '' and not is_run(run) then
+  return '0'
+end
 local keys, stored_id, stored_length = {}, log_of(user)
 if stored_id == log_id then
   if step ~= '0' or stored_length ~= length then

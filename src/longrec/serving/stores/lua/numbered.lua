@@ -4,7 +4,6 @@
 -- Arguments: sequence; number of the call in it; time in seconds.
 
 local sequence, call_number, call_time = arguments(3)
-local writes_key = prefix .. 'writes'
 local done_key = prefix .. 'done:' .. sequence
 local done_number, done_answer = (call('GET', done_key) or ''):match('^(%d+) %d+ (.*)$')
 if done_number == call_number then
