@@ -62,8 +62,8 @@ class Watched:
         master = self.master
         return [server for server in self.servers if server is not master]
 
-    def start_sentinel(self) -> None:
-        """Start it, and wait until it knows master and replicas."""
+    def start_sentinel(self, alone: bool = False) -> None:
+        """Start it, and wait until it knows master and replicas, unless these are away."""
         config = self.folder / "sentinel.conf"
         if not config.exists():
             lines = [
@@ -81,7 +81,7 @@ class Watched:
             ["redis-server", config, "--sentinel"], stdout=subprocess.DEVNULL
         )
         self._until(self._hurry)
-        self._until(lambda: all(map(self._is_known, self.replicas)))
+        self._until(lambda: alone or all(map(self._is_known, self.replicas)))
 
     def kill_sentinel(self) -> None:
         if self.sentinel is not None:
@@ -93,20 +93,22 @@ class Watched:
         """kill -9 of the master; -> it, once another one has taken over."""
         killed = self.master
         killed.kill()
-        self._until(lambda: self.master is not killed)
+        self.until_moved(killed)
         return killed
+
+    def until_moved(self, server: RedisServer) -> None:
+        """Wait until another one than this is the master."""
+        self._until(lambda: self.master is not server)
+
+    def until_follows(self, server: RedisServer) -> None:
+        """Wait until a server is a replica of the master, and the Sentinel knows it."""
+        self._until(lambda: server.port in self._attached(self.master) and self._is_known(server))
 
     def start_as_replica(self, server: RedisServer) -> None:
         """Start a former master as an operator has it: a replica of the one there is now."""
-        master = self.master
-        server.settings["replicaof"] = f"127.0.0.1 {master.port}"
+        server.settings["replicaof"] = f"127.0.0.1 {self.master.port}"
         server.start()
-        self._until(lambda: server.port in self._attached(master) and self._is_known(server))
-
-    def count(self, server: RedisServer) -> int:
-        """How many writes a server has."""
-        with server.client() as client:
-            return int(client.get("longrec:writes") or 0)
+        self.until_follows(server)
 
     def _attached(self, server: RedisServer) -> list[int]:
         """Ports of the replicas that follow a master."""

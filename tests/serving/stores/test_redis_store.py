@@ -239,10 +239,10 @@ def test_what_was_left_half_done_goes_when_it_is_compacted(store, admin, monkeyp
     run, change = store._client.run, store._client.run_once
 
     def killing(call):
-        def killed(script, *arguments):
+        def killed(script, *arguments, **options):
             if script == at:
                 raise KeyboardInterrupt
-            return call(script, *arguments)
+            return call(script, *arguments, **options)
 
         return killed
 

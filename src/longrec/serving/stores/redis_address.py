@@ -40,7 +40,7 @@ class RedisAddress(NamedTuple):
     public_url : the URL without credentials and options;
     prefix : what all keys begin with;
     options : what redis-py's connections take;
-    replicas : how many replicas must have a write before it is acknowledged;
+    replicas : how many replicas must have a write before it is acknowledged; None: all there are;
     sentinels : hosts and ports of Sentinels, none: the options say where the server is;
     master : what they call it; login : what Sentinels are logged in with.
     """
@@ -48,7 +48,7 @@ class RedisAddress(NamedTuple):
     public_url: str
     prefix: bytes
     options: dict[str, Any]
-    replicas: int = 0
+    replicas: int | None = 0
     sentinels: Sequence[tuple[str, int]] = ()
     master: str = ""
     login: dict[str, str] = {}  # noqa: RUF012  nobody changes it
@@ -75,7 +75,7 @@ class RedisAddress(NamedTuple):
             query = parse_qsl(parts.query)
             rest = urlencode([(name, value) for name, value in query if name not in _OWN])
             own = {name: value for name, value in query if name in _OWN}
-            replicas = int(own.get("replicas", watched))
+            replicas = int(own["replicas"]) if "replicas" in own else None if watched else 0
             sentinels, master = _sentinels(parts) if watched else ([], "")
             if watched:
                 login, at, _ = parts.netloc.rpartition("@")
@@ -90,7 +90,7 @@ class RedisAddress(NamedTuple):
             host, port = parts.hostname or "localhost", parts.port or 6379
         except ValueError:  # its own text may have parts of a password: nothing is raised from it
             readable = False
-        if not readable or replicas < 0:
+        if not readable or (replicas or 0) < 0:
             example = "host:26379,host:26379/NAME/0" if watched else "host:6379/0"
             raise UsageError(
                 f"the URL {scheme}://… cannot be read: write {scheme}://user:password@{example}, "

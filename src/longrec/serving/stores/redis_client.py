@@ -6,7 +6,8 @@ the processor's time per call than all the rest (docs/decisions/0013-redis.md). 
 - A call that only reads, or may be done twice, is simply sent again for some seconds. One that must
   be done once is numbered (lua/numbered.lua), in a sequence that no other call uses meanwhile.
 - Each new connection is checked before anything is sent over it (redis_settings.py).
-- Behind Sentinels each new connection is to the master that they name then.
+- Behind Sentinels a connection is to the master that they name; after a failure, and each second,
+  they are asked again.
 - A write that replicas must have waits for them in the same exchange (WAIT); where they are too
   few, the call fails as if its answer were lost: it is sent again, to the master there is then.
 - A server that is away is asked by one call at a time once some seconds have passed; others are
@@ -21,7 +22,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import chain
 from typing import Any
 
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
@@ -40,7 +40,7 @@ from longrec.serving.stores.protocol import StoreUnavailable
 from longrec.serving.stores.redis_address import RedisAddress
 from longrec.serving.stores.redis_errors import TooFewReplicas, in_words, is_transient
 from longrec.serving.stores.redis_layout import load_scripts
-from longrec.serving.stores.redis_sentinel import find_master
+from longrec.serving.stores.redis_sentinel import Sentinels
 
 PATIENCE = 6.0
 """Seconds for which a call that failed is sent again."""
@@ -48,6 +48,8 @@ TIMEOUTS = {"socket_timeout": 10.0, "socket_connect_timeout": 3.0}
 """Seconds to wait for an answer and for a connection, unless the URL says others."""
 WAIT = 1.0
 """Seconds that replicas have to take a write before it is sent again, or half of socket_timeout."""
+LOOK = 1.0
+"""Seconds for which it counts what Sentinels said."""
 _BACKOFF = ExponentialWithJitterBackoff(base=0.01, cap=0.5)
 
 
@@ -59,55 +61,66 @@ class _Connection:
     run : what the check of the connection gave, when it was last made.
     """
 
-    def __init__(self, connection: Any, address: RedisAddress) -> None:
-        self._connection, self._address = connection, address
+    def __init__(self, connection: Any, replicas: int, sentinels: Sentinels | None) -> None:
+        self._connection, self._replicas, self._sentinels = connection, replicas, sentinels
         self.sequence, self.number = os.urandom(8).hex(), 0
         self.run: Any = None
-        self._is_open = False
-        milliseconds = max(1, int(1000 * min(WAIT, connection.socket_timeout / 2)))
-        self._wait = connection.pack_command("WAIT", address.replicas, milliseconds)
+        self._is_open, self._closed, self._look_after = False, 0.0, 0.0
+        self._milliseconds = max(1, int(1000 * min(WAIT, connection.socket_timeout / 2)))
 
     def send(self, *command: Any, settled: bool = False) -> Any:
         """The answer to a command; `settled`: once as many replicas have it as must."""
         connection = self._connection
-        settled = settled and self._address.replicas > 0
         try:
-            if not self._is_open:
-                if self._address.sentinels:
-                    connection.host, connection.port = find_master(self._address)
-                connection.connect()
-                self._is_open = True
+            self._open()
+            settled = settled and self._replicas > 0
             packed = connection.pack_command(*command)
-            connection.send_packed_command([b"".join(chain(packed, self._wait if settled else ()))])
+            if settled:
+                packed += connection.pack_command("WAIT", self._replicas, self._milliseconds)
+            connection.send_packed_command([b"".join(packed)])
             try:
                 answer: Any = connection.read_response()
             except ResponseError as error:
                 answer = error
-            if settled:
-                self._check_replicas(connection.read_response())
+            found = connection.read_response() if settled else self._replicas
+            if isinstance(answer, ReadOnlyError) and self._sentinels is not None:
+                raise ConnectionError("this master has become a replica")
+            if isinstance(answer, ResponseError):
+                raise answer
+            if found < self._replicas:
+                raise TooFewReplicas(
+                    f"{found} of {self._replicas} replicas have what was written: start one "
+                    "(replicaof …), or say by ?replicas= how many must have it"
+                )
+            return answer
         except ResponseError:
             raise
         except BaseException:  # an answer may still come, and would be taken for the next one's
             self.close()
             raise
-        if isinstance(answer, ReadOnlyError) and self._address.sentinels:
-            raise ConnectionError("this master has become a replica") from None
-        if isinstance(answer, ResponseError):
-            raise answer
-        return answer
 
     def close(self) -> None:
         """Close it; it is made anew when something is sent."""
-        self._is_open = False
+        self._is_open, self._closed, self._look_after = False, time.monotonic(), 0.0
         self._connection.disconnect()
 
-    def _check_replicas(self, found: int) -> None:
-        wanted = self._address.replicas
-        if found < wanted:
-            raise TooFewReplicas(
-                f"{found} of {wanted} replicas have what was written: start one (replicaof …), or "
-                f"say by ?replicas= how many must have it"
-            )
+    def _open(self) -> None:
+        """See that it is connected, and to the master, if there are Sentinels."""
+        if self._sentinels is not None and (now := time.monotonic()) > self._look_after:
+            try:
+                master = self._sentinels.master(max(now - LOOK, self._closed))
+            except ConnectionError:  # an open one goes on where Sentinels are away
+                if not self._is_open:
+                    raise
+            else:
+                if (master.host, master.port) != (self._connection.host, self._connection.port):
+                    self.close()
+                    self._connection.host, self._connection.port = master.host, master.port
+                self._replicas = master.replicas
+            self._look_after = now + LOOK
+        if not self._is_open:
+            self._connection.connect()
+            self._is_open = True
 
 
 class _Away:
@@ -164,6 +177,7 @@ class RedisClient:
         """In a process: what is a parent's is not used."""
         self._pid, self._idle = os.getpid(), list[_Connection]()
         self._away = {False: _Away(), True: _Away()}
+        self._sentinels = Sentinels(self._address) if self._address.sentinels else None
 
     def command(self, *command: Any, settled: bool = False) -> Any:
         """The answer to a command that changes nothing, or may be done twice.
@@ -263,7 +277,7 @@ class RedisClient:
                             raise in_words(error, self._address, changing) from None
                         if failures > 1 and too_late:
                             raise in_words(error, self._address, changing) from error
-                        if self._address.sentinels:
+                        if self._sentinels is not None:
                             connection.close()  # to ask where the master is
                         time.sleep(_BACKOFF.compute(failures - 1))
                     else:
@@ -301,5 +315,5 @@ class RedisClient:
             retry=Retry(NoBackoff(), 0),
             redis_connect_func=connected,
         )
-        made = _Connection(raw, self._address)
+        made = _Connection(raw, self._address.replicas or 0, self._sentinels)
         return made

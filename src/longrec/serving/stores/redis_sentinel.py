@@ -1,64 +1,116 @@
-"""Where the master is that Sentinels watch: asked for each new connection, since it may move."""
+"""Where the master is that Sentinels watch, and how many replicas follow it: both may change."""
 
 from __future__ import annotations
 
 import re
+import threading
+import time
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis.backoff import NoBackoff
 from redis.connection import SSLConnection
-from redis.exceptions import ConnectionError, RedisError, ResponseError
+from redis.exceptions import ConnectionError, RedisError
 from redis.retry import Retry
-from redis.sentinel import MasterNotFoundError, Sentinel
+from redis.sentinel import Sentinel
 
 from longrec.core.errors import LongrecError
 from longrec.serving.stores.redis_address import RedisAddress
 
 TIMEOUT = 1.0
-"""Seconds that a Sentinel has to answer before the next one is asked."""
+"""Seconds that a Sentinel has to answer."""
 
 
-def find_master(address: RedisAddress) -> tuple[str, int]:
-    """Host and port of the master, as the first Sentinel has it that knows one that is up.
+class Master(NamedTuple):
+    """Host and port; and how many replicas must have a write before it is acknowledged.
 
-    Raises
-    ------
-    ConnectionError
-        When none does, for now.
-    LongrecError
-        When they refuse the login.
+    Where the address does not say: all that the Sentinels see follow it, since they may choose any
+    of them as the next master; one at least.
     """
-    options: dict[str, Any] = {
-        name: value for name, value in address.options.items() if name.startswith("ssl_")
-    }
-    if address.options.get("connection_class") is SSLConnection:
-        options["ssl"] = True
-    options |= address.login | {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT}
-    options |= {"protocol": 2, "retry": Retry(NoBackoff(), 0)}
-    silent = []
-    for host, port in address.sentinels:
-        sentinel = Sentinel(  # type: ignore[no-untyped-call]
-            [(host, port)], sentinel_kwargs=options
-        )
+
+    host: str
+    port: int
+    replicas: int
+
+
+class Sentinels:
+    """What the Sentinels of an address say; for any number of threads."""
+
+    def __init__(self, address: RedisAddress) -> None:
+        self._address, self._lock = address, threading.Lock()
+        self._asked, self._found = float("-inf"), Master("", 0, 0)
+
+    def master(self, since: float) -> Master:
+        """The master as it was at some time after `since`, on the monotonic clock.
+
+        Raises
+        ------
+        ConnectionError
+            When there is none for now.
+        LongrecError
+            When a Sentinel refuses the login.
+        """
+        with self._lock:
+            if self._asked < since:
+                asked = time.monotonic()
+                self._found, self._asked = self._ask(), asked
+            return self._found
+
+    def _ask(self) -> Master:
+        """Ask all of them: one alone may not know yet that another one is replacing the master."""
+        name, silent = self._address.master, list[str]()
+        states: list[tuple[dict[str, Any], list[dict[str, Any]]]] = []
+        for host, port in self._address.sentinels:
+            try:
+                found = self._ask_one(host, port)
+            except (RedisError, OSError) as error:
+                if re.search("[Aa]uthentication|WRONGPASS|NOAUTH", str(error)):
+                    raise LongrecError(
+                        f"{self._address.public_url}: the Sentinel at {host}:{port} refuses the "
+                        "login: give ?sentinel_password=…, and ?sentinel_username=… if it has one"
+                    ) from None
+                silent.append(f"{host}:{port}: {str(error)[:200]}")
+            else:
+                states += [] if found is None else [found]
+        if not states:
+            words = f"no Sentinel knows a master {name!r}"
+            if silent:
+                raise ConnectionError(f"{words}, and these do not answer: {'; '.join(silent)}")
+            raise ConnectionError(
+                f"{words}: is that its name in sentinel.conf (sentinel monitor NAME …)?"
+            )
+        state, followers = max(states, key=lambda one: int(one[0]["config-epoch"]))
+        where = f"{state['ip']}:{state['port']}"
+        if any("failover_in_progress" in one["flags"] for one, _ in states):
+            raise ConnectionError(f"a replica is taking over from the master {name!r}, {where}")
+        if not state["is_master"] or state["is_sdown"] or state["is_odown"]:
+            raise ConnectionError(f"the master {name!r}, {where}, does not answer its Sentinels")
+        replicas = self._address.replicas
+        if replicas is None:
+            replicas = max(1, sum(map(_follows, followers)))
+        return Master(str(state["ip"]), int(state["port"]), replicas)
+
+    def _ask_one(self, host: str, port: int) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
+        """What a Sentinel says of the master and of its replicas; None: it knows no such master."""
+        options: dict[str, Any] = {
+            name: value for name, value in self._address.options.items() if name.startswith("ssl_")
+        }
+        options |= self._address.login | {"protocol": 2, "retry": Retry(NoBackoff(), 0)}
+        options |= {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT}
+        options["ssl"] = self._address.options.get("connection_class") is SSLConnection
+        group = Sentinel([(host, port)], sentinel_kwargs=options)  # type: ignore[no-untyped-call]
+        [sentinel] = group.sentinels
         try:
-            found = sentinel.discover_master(address.master)  # type: ignore[no-untyped-call]
-            return str(found[0]), int(found[1])
-        except (MasterNotFoundError, ResponseError) as error:
-            why = str(error)
+            state = sentinel.sentinel_masters().get(self._address.master)
+            if state is None:
+                return None
+            return state, sentinel.sentinel_slaves(self._address.master)
         finally:
             with suppress(RedisError):
-                sentinel.sentinels[0].close()
-        if re.search("[Aa]uthentication|WRONGPASS|NOAUTH", why):
-            raise LongrecError(
-                f"{address.public_url}: the Sentinel at {host}:{port} refuses the login: give "
-                "?sentinel_password=…, and ?sentinel_username=… where it has one"
-            )
-        if " : " in why:  # what redis-py found stands behind its own description of the Sentinel
-            silent.append(f"{host}:{port}: {why.rpartition(' - ')[2][:200]}")
-    words = f"no Sentinel knows a master {address.master!r} that is up"
-    if silent:
-        raise ConnectionError(f"{words}, and these do not answer: {'; '.join(silent)}")
-    raise ConnectionError(
-        f"{words}: is that its name in sentinel.conf (sentinel monitor NAME …), and is it running?"
-    )
+                sentinel.close()
+
+
+def _follows(replica: dict[str, Any]) -> bool:
+    """Whether a replica is up and follows, as a Sentinel saw it last."""
+    away = replica["is_sdown"] or replica["is_odown"] or replica["is_disconnected"]
+    return not away and replica.get("master-link-status") == "ok"
