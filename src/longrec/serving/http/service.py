@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from time import monotonic, perf_counter
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -25,8 +25,8 @@ from longrec.core.memory import (
 )
 from longrec.retrieval.index_cache import open_index
 from longrec.serving.http import access_log
-from longrec.serving.http.batcher import Batcher
 from longrec.serving.http.errors import Busy
+from longrec.serving.http.lanes import Lanes
 from longrec.serving.http.settings import Settings
 from longrec.serving.http.telemetry import Telemetry
 from longrec.serving.http.threads import Courtesy, Pause, Threads, in_thread
@@ -36,6 +36,8 @@ from longrec.serving.stream.recommending import Recommendation, RecommendRequest
 from longrec.serving.stream.stream import Stream
 from longrec.serving.stream.user_log import record_lag
 from longrec.serving.stream.writer import Counts, Entry, Observed
+
+T = TypeVar("T")
 
 SHORT, LARGE, LONG = ("short", 2, 64), ("large", 1, 64), ("long", 1, 8)
 """Threads, and how much may be asked at once: of what is rarely asked, of requests that are larger
@@ -81,14 +83,16 @@ class ServedStream:
     ) -> None:
         self.stream, self._telemetry = stream, telemetry
         self._large, self._courtesy, self._queue = large, courtesy, queue
-        self.events: Batcher[_Events, _Done] = Batcher(
+        self.events: Lanes[_Events, _Done] = Lanes(
             "events",
+            stream.store,
             partial(_log_each, stream),
             queue,
             partial(telemetry.batch, "events", "log"),
         )
-        self.queries: Batcher[list[RecommendRequest], list[Recommendation]] = Batcher(
+        self.queries: Lanes[list[RecommendRequest], list[Recommendation]] = Lanes(
             "queries",
+            stream.store,
             lambda batches: _recommend_each(stream, batches),
             queue,
             partial(telemetry.batch, "recommendations", "rank"),
@@ -124,8 +128,7 @@ class ServedStream:
         if not few:
             observed = await self._log_in_parts(entries)
         elif entries or at_once:
-            work = _Events(entries, at_once)
-            observed, found = await self.events.submit(work, len(entries) + len(at_once))
+            observed, found = await self._log(entries, at_once)
         self._telemetry.events(Counts().plus(observed), refused)
         if isinstance(found, BaseException):
             raise found
@@ -133,6 +136,37 @@ class ServedStream:
             return observed, await self.rank(wanted)
         self._count_cold(found)
         return observed, found
+
+    async def _log(self, entries: list[Entry], wanted: list[RecommendRequest]) -> _Done:
+        """Log events, then find what is wanted, all of a user in the user's lane."""
+        if self.events.count == 1:
+            work = _Events(entries, wanted), len(entries) + len(wanted)
+            return (await self.events.submit({0: work}))[0]
+        logged = self.events.split(entry.user for entry in entries)
+        asked = self.events.split(request.user for request in wanted)
+        works = {}
+        for lane in logged.keys() | asked.keys():
+            own = [entries[place] for place in logged.get(lane, ())]
+            own_wanted = [wanted[place] for place in asked.get(lane, ())]
+            works[lane] = _Events(own, own_wanted), len(own) + len(own_wanted)
+        done = await self.events.submit(works)
+        observed = _in_order(logged, {lane: done[lane].observed for lane in logged})
+        found: dict[int, list[Recommendation]] = {}
+        for lane in asked:
+            of_lane = done[lane].found
+            if isinstance(of_lane, BaseException):
+                return _Done(observed, of_lane)
+            found[lane] = of_lane
+        return _Done(observed, _in_order(asked, found))
+
+    async def _rank_light(self, requests: list[RecommendRequest]) -> list[Recommendation]:
+        """The best items for some users, found in the lanes of each."""
+        if self.queries.count == 1:
+            return (await self.queries.submit({0: (requests, len(requests))}))[0]
+        asked = self.queries.split(request.user for request in requests)
+        works = {lane: [requests[place] for place in places] for lane, places in asked.items()}
+        found = await self.queries.submit({lane: (w, len(w)) for lane, w in works.items()})
+        return _in_order(asked, found)
 
     async def _log_in_parts(self, entries: list[Entry]) -> list[Observed]:
         if self._waiting and self._waiting + len(entries) > self._queue:
@@ -145,7 +179,7 @@ class ServedStream:
                     began, alone = perf_counter(), self._courtesy.alone
                     end = len(observed) + (MANY_AT_ONCE if alone else AT_ONCE)
                     part = entries[len(observed) : end]
-                    observed += (await self.events.submit(_Events(part, []), len(part)))[0]
+                    observed += (await self._log(part, [])).observed
                     await self._courtesy.give_way(perf_counter() - began)
         finally:
             self._waiting -= len(entries)
@@ -155,7 +189,7 @@ class ServedStream:
         """The best items for some users, found together with those for other requests; where that
         takes much longer than most, beside them, and in parts between which others' come first."""
         if is_light(requests):
-            answers = await self.queries.submit(requests, len(requests))
+            answers = await self._rank_light(requests)
         else:
             answers = await self._large.run_long(partial(_rank_in_parts, self.stream, requests))
         self._count_cold(answers)
@@ -272,6 +306,12 @@ def _rank_in_parts(
             answers.append(found)
         pause()
     return answers
+
+
+def _in_order(places: Mapping[int, list[int]], found: Mapping[int, Sequence[T]]) -> list[T]:
+    """What was found in lanes, in the order in which it was asked for."""
+    pairs = [pair for lane, own in places.items() for pair in zip(own, found[lane], strict=True)]
+    return [one for _, one in sorted(pairs, key=lambda pair: pair[0])]
 
 
 class _Events(NamedTuple):

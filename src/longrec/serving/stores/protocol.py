@@ -23,7 +23,8 @@ it returns. All may be called from any thread.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
@@ -279,6 +280,14 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Release it; closing twice is nothing."""
+
+
+def by_part(store: Store, users: Iterable[bytes]) -> dict[int, list[int]]:
+    """Per server of a store the places of those of some users who are on it."""
+    places: dict[int, list[int]] = defaultdict(list)
+    for place, user in enumerate(users):
+        places[store.part_of(user)].append(place)
+    return places
 
 
 def read_header(record: bytes) -> Header:

@@ -101,7 +101,8 @@ class Sentinels:
         group = Sentinel([(host, port)], sentinel_kwargs=options)  # type: ignore[no-untyped-call]
         [sentinel] = group.sentinels
         try:
-            state = sentinel.sentinel_masters().get(self._address.master)
+            masters: Any = sentinel.sentinel_masters()
+            state = masters.get(self._address.master)
             if state is None:
                 return None
             return state, sentinel.sentinel_slaves(self._address.master)

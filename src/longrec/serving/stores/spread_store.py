@@ -9,7 +9,7 @@ of how many, so that a list in another order, or one that lacks a server, is ref
 from __future__ import annotations
 
 import heapq
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, closing
@@ -29,6 +29,7 @@ from longrec.serving.stores.protocol import (
     Rewrite,
     StoredUser,
     Totals,
+    by_part,
 )
 from longrec.serving.stores.redis_store import RedisStore
 
@@ -109,10 +110,7 @@ class SpreadStore:
 
     def _parts(self, users: Sequence[bytes]) -> Iterator[tuple[RedisStore, list[int]]]:
         """The servers that have some of these users, and the places of theirs."""
-        places: dict[int, list[int]] = defaultdict(list)
-        for number, user in enumerate(users):
-            places[self.part_of(user)].append(number)
-        for at, numbers in places.items():
+        for at, numbers in by_part(self, users).items():
             yield self._stores[at], numbers
 
     def read(

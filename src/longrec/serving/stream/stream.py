@@ -37,7 +37,7 @@ from longrec.retrieval.index import Index
 from longrec.retrieval.restriction import short_lists
 from longrec.serving.records.engine import Engine
 from longrec.serving.stores.open import check_url, open_store
-from longrec.serving.stores.protocol import Store, StoreFull
+from longrec.serving.stores.protocol import Store, StoreFull, by_part
 from longrec.serving.stream.ahead import DAY, Clock
 from longrec.serving.stream.answer_frames import AnswerFrames
 from longrec.serving.stream.dropping import drop_event
@@ -106,10 +106,13 @@ class Stream:
         self.added = artifact.added
         on_skipped = partial(note_skipping, store, artifact)
         self.writer = Writer(store, engine, self.items, on_skipped, Clock(max_ahead))
-        self._commits: GroupCommit[Sequence[Entry], list[Observed]] = GroupCommit(self.writer.write)
-        self._requests: GroupCommit[RecommendRequest, Recommendation] = GroupCommit(
-            self.ranker.recommend_each
-        )
+        # For each server of the store: who is on one of them does not wait for another one.
+        self._commits: list[GroupCommit[Sequence[Entry], list[Observed]]] = [
+            GroupCommit(self.writer.write) for _ in range(store.parts)
+        ]
+        self._requests: list[GroupCommit[RecommendRequest, Recommendation]] = [
+            GroupCommit(self.ranker.recommend_each) for _ in range(store.parts)
+        ]
         ids = artifact.catalog.ids
         numbers = ids.dtype.is_integer() and not ids.null_count()
         self.ids = ids.to_numpy() if numbers else ids  # which takes longer to index
@@ -337,7 +340,8 @@ class Stream:
         excluded, _ = self.ranker.excluded(exclude, among, where)
         if is_list(user):
             return self._recommend_to(user, k, excluded, exclude_seen)
-        found = self._requests.submit(self.ranker.request(user, k, excluded, exclude_seen))
+        request = self.ranker.request(user, k, excluded, exclude_seen)
+        found = self._requests[self.store.part_of(request.user or b"")].submit(request)
         if len(found.items) < k:
             left = f"{len(found.items)} of {k} items are left: {FEWER_LEFT}"
             warnings.warn(left if len(found.items) else NOTHING_LEFT, UserWarning, stacklevel=2)
@@ -549,9 +553,26 @@ class Stream:
         }
 
     def _submit(self, rows: Sequence[Entry]) -> list[Observed]:
-        observed = self._commits.submit(rows)
+        if self.store.parts == 1:
+            observed = self._commits[0].submit(rows)
+        else:
+            observed = self._submit_by_part(rows)
         self._warn_of(self.writer.longest)
         return observed
+
+    def _submit_by_part(self, rows: Sequence[Entry]) -> list[Observed]:
+        """The same, each server's users apart; where one is away, the others' events are logged."""
+        found: dict[int, Observed] = {}
+        failed: LongrecError | None = None
+        for part, places in by_part(self.store, [row.user for row in rows]).items():
+            try:
+                observed = self._commits[part].submit([rows[place] for place in places])
+                found.update(zip(places, observed, strict=True))
+            except LongrecError as error:
+                failed = error
+        if failed is not None:
+            raise failed
+        return [found[place] for place in range(len(rows))]
 
     def _warn_of(self, events: int) -> None:
         """Warn once if a user has far more events than the model was trained to read."""

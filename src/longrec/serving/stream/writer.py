@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import compress
 from time import monotonic
 from typing import Any, NamedTuple
@@ -24,6 +26,8 @@ from longrec.serving.stores.protocol import (
     Store,
     StoreDamaged,
     StoredUser,
+    StoreFull,
+    StoreUnavailable,
     next_version,
 )
 from longrec.serving.stream.ahead import Clock
@@ -84,7 +88,7 @@ class Counts(NamedTuple):
 
 
 class Writer:
-    """Logs events of any users; one thread at a time.
+    """Logs events; for any number of threads, of one user's events one at a time.
 
     Parameters
     ----------
@@ -109,6 +113,7 @@ class Writer:
     ) -> None:
         self.store, self.engine, self.items, self.clock = store, engine, items, clock
         self._on_skipped, self._tell_after = on_skipped, 0.0
+        self._count_lock = threading.Lock()
         self.counts = Counts()
         self.groups = self.replayed = self.longest = 0
 
@@ -146,8 +151,9 @@ class Writer:
             outcomes = self._append(entries, users)
         except StoreDamaged as error:  # and wrote nothing
             return self._write_each(batches, error)
-        self.groups += 1
-        self.counts = self.counts.plus(outcomes)
+        with self._count_lock:
+            self.groups += 1
+            self.counts = self.counts.plus(outcomes)
         ends = np.cumsum([len(batch) for batch in batches]).tolist()
         return [outcomes[end - len(batch) : end] for batch, end in zip(batches, ends, strict=True)]
 
@@ -173,7 +179,8 @@ class Writer:
         records, _ = records_of(self.engine, stored, self.store.damage)
         before = int(records["sequence"].sum())
         replayed = catch_up(self.store, self.engine, self.items, keys, stored, records)
-        self.replayed += int(records["sequence"].sum()) - before
+        with self._count_lock:
+            self.replayed += int(records["sequence"].sum()) - before
         new, late, conflicting = [], set[int](), set[int]()
         for numbers, asked, one, clock in zip(
             of_user.values(), event_ids, stored, records[TIME].tolist(), strict=True
@@ -222,7 +229,8 @@ class Writer:
             if not all(found.new):  # others logged events of these ids meanwhile
                 conflicting |= self._conflicting(entries, set(numbers) - logged)
         longest = int((records["sequence"] - records["skipped"]).max())
-        self.longest = max(self.longest, longest)
+        with self._count_lock:
+            self.longest = max(self.longest, longest)
         return [
             Observed(number in logged, entry.item > 0, number in late, number in conflicting)
             for number, entry in enumerate(entries)
@@ -241,8 +249,10 @@ class Writer:
     def _tell_of_skipped(self) -> None:
         now = monotonic()
         if now >= self._tell_after:
-            self._tell_after = now + TELL_EVERY
-            self._on_skipped()
+            # It is noted on one server, and these may be events of users of another one.
+            with suppress(StoreUnavailable, StoreFull):
+                self._on_skipped()
+                self._tell_after = now + TELL_EVERY
 
 
 class _Users(NamedTuple):
