@@ -28,6 +28,7 @@ class Watched:
         self.servers: list[RedisServer] = []
         self.sentinel: subprocess.Popen[bytes] | None = None
         self.port = free_port()
+        self.tls = {k.replace("_", "-"): v for k, v in settings.items() if k.startswith("tls")}
         try:
             for number in range(1 + replicas):
                 own = {"replicaof": f"127.0.0.1 {self.servers[0].port}"} if number else {}
@@ -48,12 +49,17 @@ class Watched:
 
     @property
     def url(self) -> str:
-        return f"redis+sentinel://127.0.0.1:{self.port}/{NAME}/0"
+        return f"redis{'s' if self.tls else ''}+sentinel://127.0.0.1:{self.port}/{NAME}/0"
+
+    def client(self) -> redis.Redis:
+        """Of the Sentinel."""
+        options = {"ssl": True, "ssl_ca_certs": self.tls["tls-ca-cert-file"]} if self.tls else {}
+        return redis.Redis("127.0.0.1", self.port, **options)
 
     @property
     def master(self) -> RedisServer:
         """The one that the Sentinel names."""
-        with redis.Redis(port=self.port) as client:
+        with self.client() as client:
             _, port = client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME)
         return next(server for server in self.servers if server.port == int(port))
 
@@ -75,7 +81,10 @@ class Watched:
                 f"sentinel down-after-milliseconds {NAME} 300",
                 f"sentinel failover-timeout {NAME} 2000",
                 f"sentinel parallel-syncs {NAME} 9",
+                *(f"{name} {value}" for name, value in self.tls.items()),
             ]
+            if self.tls:
+                lines[0] = f"port 0\ntls-port {self.port}"
             config.write_text("\n".join(lines) + "\n")
         self.sentinel = subprocess.Popen(
             ["redis-server", config, "--sentinel"], stdout=subprocess.DEVNULL
@@ -119,14 +128,14 @@ class Watched:
 
     def _hurry(self) -> bool:
         """Let the Sentinel look every tenth of a second, and not every ten seconds."""
-        with redis.Redis(port=self.port) as client:
+        with self.client() as client:
             for name in ("INFO-PERIOD", "PUBLISH-PERIOD", "PING-PERIOD"):
                 client.execute_command("SENTINEL", "DEBUG", name, 100)
         return True
 
     def _is_known(self, server: RedisServer) -> bool:
         """Whether the Sentinel has it as a replica that follows the master."""
-        with redis.Redis(port=self.port) as client:
+        with self.client() as client:
             found = client.sentinel_slaves(NAME)
         return any(
             one["port"] == server.port

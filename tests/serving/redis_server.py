@@ -46,7 +46,8 @@ class RedisServer:
     wrapped : list of str
         A command that it is started by, such as strace.
     settings
-        Those of redis.conf, "_" for "-"; beside `GOOD`, or instead of what that says.
+        Those of redis.conf, "_" for "-"; beside `GOOD`, or instead of what that says. With a
+        `tls_cert_file` it speaks TLS alone.
     """
 
     def __init__(self, folder: Path, wrapped: list[str] | None = None, **settings: str) -> None:
@@ -66,7 +67,7 @@ class RedisServer:
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        return f"redis{'s' if self.tls else ''}://127.0.0.1:{self.port}/0"
 
     def empty(self, number: int) -> str:
         """The address of one of its 16 databases, emptied."""
@@ -76,12 +77,20 @@ class RedisServer:
 
     def client(self, **options: Any) -> redis.Redis:
         password = self.settings.get("requirepass")
-        return redis.Redis(port=self.port, **({"password": password} | options))
+        own: dict[str, Any] = {"password": password}
+        if self.tls:
+            own |= {"ssl": True, "ssl_ca_certs": self.settings["tls-ca-cert-file"]}
+        return redis.Redis("127.0.0.1", self.port, **(own | options))
+
+    @property
+    def tls(self) -> bool:
+        return "tls-cert-file" in self.settings
 
     def start(self) -> None:
         """Start it on the files that are there, and wait until it has loaded them."""
         settings = {
             "port": str(self.port),
+            **({"port": "0", "tls-port": str(self.port)} if self.tls else {}),
             "bind": "127.0.0.1",
             "dir": str(self.folder),
             "save": "",

@@ -22,18 +22,30 @@ MAY_BE_IN = (
 )
 _TRANSIENT = r"\b(LOADING|BUSY|MASTERDOWN|NOREPLICAS|TRYAGAIN|UNBLOCKED)\b"
 """In errors of a server that will soon answer otherwise."""
+_CERTIFICATE = "?ssl_certfile=/path/client.pem&ssl_keyfile=/path/client.key"
 _TLS = {
     "CERTIFICATE_VERIFY_FAILED": "its certificate is not trusted: give the file of the authority "
     "that signed it, ?ssl_ca_certs=/path/ca.pem, and call it by a name that stands in the "
     "certificate",
-    "CERTIFICATE_REQUIRED|certificate required": "it wants a certificate of its clients: give one, "
-    "?ssl_certfile=/path/client.pem&ssl_keyfile=/path/client.key",
+    "CERTIFICATE_REQUIRED|certificate required": "it wants a certificate of its clients: "
+    f"give one, {_CERTIFICATE}",
     "WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE|record layer failure|wrong version number": "it "
     "speaks no TLS at this port: write redis:// instead of rediss://, or give its tls-port",
     "NO_CERTIFICATE_OR_CRL|NO_START_LINE|PEM lib|KEY_VALUES_MISMATCH": "a file of ?ssl_… is no "
     "certificate or key in PEM, or the key is of another certificate: give the right one",
 }
 """What does not change by trying again, and the mend."""
+
+
+_HINTS = {
+    "redis": {"closed by server|reset by peer": " (if it speaks TLS here: write rediss://)"},
+    "rediss": {
+        "Timeout connecting": " (if it speaks no TLS here: write redis://)",
+        "EOF occurred|closed by server|reset by peer|Broken pipe": " (if it wants certificates of "
+        f"its clients: {_CERTIFICATE})",
+    },
+}
+"""What may be the cause of an error that a server gives as well while it ends."""
 
 
 class TooFewReplicas(ConnectionError):
@@ -73,9 +85,8 @@ def in_words(error: RedisError, address: RedisAddress, changing: bool) -> Longre
         return StoreUnavailable(f"{url} cannot be reached: {mend}. What it said: {answer}")
     if is_transient(error):
         what = "does not acknowledge" if isinstance(error, TooFewReplicas) else "cannot be reached"
-        hint = ""
-        if url.startswith("redis:") and re.search("closed by server|reset by peer", answer):
-            hint = " (if it speaks TLS at this port: write rediss://)"
+        hints = _HINTS["rediss" if url.startswith("rediss") else "redis"]
+        hint = next((hint for pattern, hint in hints.items() if re.search(pattern, answer)), "")
         return StoreUnavailable(f"{url} {what}: {answer}{hint}{MAY_BE_IN if changing else ''}")
     text = error_text(error)
     if "DAMAGED" in text:
