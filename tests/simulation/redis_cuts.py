@@ -77,10 +77,10 @@ def cut_often(
         try:
             written = int(store._client.command("GET", b"longrec:writes"))
             lost = last.writes - written
-            assert (store.lost is not None) == (lost > 0)
+            assert (store._runs.lost is not None) == (lost > 0)
             told += lost > 0
             store.damage.counts.clear()
-            store.lost = None
+            store._runs.lost = None
             check_store(store, step, False, number % 4 == 1)
         finally:
             store.close()

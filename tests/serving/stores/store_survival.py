@@ -42,6 +42,7 @@ from longrec.core.choices import Durability
 from longrec.core.errors import DataError, UsageError
 from longrec.serving.stores.open import open_store
 from longrec.serving.stores.protocol import (
+    LOG_ID,
     Append,
     Event,
     Put,
@@ -115,9 +116,10 @@ def check_logs(store: Store) -> list[int]:
 
 
 def state_of(store: Store) -> tuple[Any, ...]:
-    """All that can be read of a small store."""
+    """All that can be read of a small store, whatever run of its server it is."""
     users = store.users(b"", 100)
-    found = [read_user(store, user, digest) for user in users for digest in (DIGEST, OTHER)]
+    read = [read_user(store, user, digest) for user in users for digest in (DIGEST, OTHER)]
+    found = [one._replace(log_id=one.log_id & LOG_ID) for one in read]
     return users, found, [events_of(store, user) for user in users], store.meta()
 
 
