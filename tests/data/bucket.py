@@ -33,6 +33,8 @@ def served(folder: Path) -> Iterator[str]:
             asked = {name: values[0] for name, values in parse_qs(url.query).items()}
             if "list-type" in asked:
                 return self.answer(200, listing(place, asked.get("prefix", "")).encode())
+            if self.command == "HEAD" and place.is_dir() and place.parent == folder:
+                return self.answer(200, b"")  # a bucket
             if not place.is_file():
                 return self.answer(404, f"{BEGIN}<Error><Code>NoSuchKey</Code></Error>".encode())
             content = place.read_bytes()

@@ -72,8 +72,35 @@ def test_histories_in_a_store_are_copied_once(store: Path, tmp_path: Path) -> No
     shutil.rmtree(store / "histories")
     shutil.copytree(other.path, store / "histories")
     assert longrec.open_histories("s3://bucket/histories").fingerprint == other.fingerprint
-    with pytest.raises(DataError, match=r"s3://bucket/log holds no histories: it has no shards"):
+    with pytest.raises(
+        DataError, match=r"s3://bucket/log: no histories are there, it has no shards"
+    ):
         longrec.open_histories("s3://bucket/log")
+    with pytest.raises(DataError, match="there is no bucket 'bucke'"):
+        longrec.open_histories("s3://bucke/log")
+
+
+@pytest.mark.slow
+def test_a_copy_that_is_not_what_was_written_is_not_kept(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_log(store / "log")
+    longrec.prepare(store / "log", store / "histories")
+    copy = Objects.copy
+
+    def other(self: Objects, key: str, place: Path) -> None:
+        copy(self, key, place)
+        if key.endswith("events.arrow"):  # of another version, whose sizes are the same
+            content = bytearray(place.read_bytes())
+            content[len(content) // 2] ^= 1
+            place.write_bytes(content)
+
+    monkeypatch.setattr(Objects, "copy", other)
+    with pytest.raises(DataError, match="s3://bucket/histories is damaged, or was changed while"):
+        longrec.open_histories("s3://bucket/histories")
+    assert not list((tmp_path / "cache").rglob("events.arrow"))
+    monkeypatch.setattr(Objects, "copy", copy)
+    longrec.open_histories("s3://bucket/histories").verify()
 
 
 @pytest.mark.slow
@@ -81,6 +108,8 @@ def test_no_message_has_who_may_read(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = []
+    with pytest.raises(DataError, match=r"^s3://bucke/log: there is no bucket 'bucke'\.$"):
+        longrec.prepare("s3://bucke/log", tmp_path / "out")
     for address in ("s3://bucket/none", f"s3://{KEY}:{SECRET}@bucket/x", f"s3://b/x?key={SECRET}"):
         with pytest.raises(LongrecError) as error:
             longrec.prepare(address, tmp_path / "out")
@@ -93,6 +122,10 @@ def test_no_message_has_who_may_read(
     assert "leave it out" in told[1]
     assert "option 'key'" in told[2]
     assert "cannot be read" in told[3]
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    with pytest.raises(LongrecError, match=r"can be reached, and run the command again") as error:
+        longrec.prepare("s3://bucket/log", tmp_path / "out")
+    told.append(str(error.value))
     for line in told:
         assert SECRET not in line
         assert KEY not in line

@@ -371,7 +371,11 @@ def open_histories(path: Path | str) -> Histories:
     path = check_path("path", path, "the path of a histories folder")
     address = address_of(path)
     if address is not None:
-        path = copy_histories(address, (SHARDS.document, HISTORIES.document))
+        path = copy_histories(
+            address,
+            (SHARDS.document, HISTORIES.document),
+            lambda copy: _open(copy, kind_at(copy)).verify(),
+        )
     return _open(path, kind_at(path))
 
 

@@ -10,8 +10,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,8 +103,18 @@ class Objects:
             pattern = _pattern(self.path)
             keys = [key for key in keys if pattern.fullmatch(key)]
         if not keys:
-            raise DataError(f"{self.shown}: no such object, and none below it.")
+            raise self.lacks("no such object, and none below it")
         return keys
+
+    def lacks(self, what: str) -> DataError:
+        """The error for something that is not there, or for a bucket that is not."""
+        import pyarrow.fs as fs
+
+        bucket = self.path.partition("/")[0]
+        with suppress(OSError):  # who may read some objects may perhaps not ask for the bucket
+            if self.store.get_file_info(bucket).type == fs.FileType.NotFound:
+                what = f"there is no bucket {bucket!r}"
+        return DataError(f"{self.shown}: {what}.")
 
     def copy(self, key: str, place: Path) -> None:
         """Copy an object to a file."""
@@ -134,10 +144,18 @@ class Objects:
             full = disk_full(error)
             if full is not None:
                 raise LongrecError(f"{full}; free space on it, or use another one") from None
+            line = first_line(error)
+            mend = (
+                f"see whether the address is right, and whether {', '.join(SECRETS[:2])} or "
+                "AWS_PROFILE, AWS_REGION and AWS_ENDPOINT_URL say who may read there"
+            )
+            if "NETWORK_CONNECTION" in line:
+                mend = (
+                    "see whether AWS_ENDPOINT_URL is right and the store can be reached, and run "
+                    "the command again"
+                )
             raise DataError(
-                f"{self.shown} cannot be read ({_masked(first_line(error))[:300]}): see whether "
-                f"the address is right, and whether {', '.join(SECRETS[:2])} or AWS_PROFILE, "
-                "AWS_REGION and AWS_ENDPOINT_URL say who may read there."
+                f"{self.shown} cannot be read ({_masked(line)[:300]}): {mend}."
             ) from None  # what the library says may have keys in it
 
 
@@ -151,17 +169,20 @@ def copy_log(address: str, folder: Path) -> tuple[str, Path]:
     return str(root / objects.path), root
 
 
-def copy_histories(address: str, documents: Sequence[str]) -> Path:
+def copy_histories(address: str, documents: Sequence[str], verify: Callable[[Path], None]) -> Path:
     """The copy of a histories folder in the user's cache; copied if need be, whole or not at all.
 
+    Parameters
+    ----------
     documents : the files of which a folder of histories has one.
+    verify : raises DataError unless a folder is what was written.
     """
     import pooch
 
     objects = Objects(address)
     text = next((one for one in map(objects.read, documents) if one is not None), None)
     if text is None:
-        raise DataError(f"{objects.shown} holds no histories: it has no {' or '.join(documents)}.")
+        raise objects.lacks(f"no histories are there, it has no {' or '.join(documents)}")
     try:
         version = str(json.loads(text)["fingerprint"])
     except (ValueError, KeyError, TypeError) as error:
@@ -172,6 +193,13 @@ def copy_histories(address: str, documents: Sequence[str]) -> Path:
         with writing_folder(place) as folder:
             for key in objects.names():
                 objects.copy(key, folder / key.removeprefix(f"{objects.path}/"))
+            try:
+                verify(folder)  # a folder that is replaced meanwhile would be half of each
+            except DataError as error:
+                raise DataError(
+                    f"{objects.shown} is damaged, or was changed while it was copied: run the "
+                    "command again, and if that is no help, copy the folder there again."
+                ) from error
     return place
 
 
