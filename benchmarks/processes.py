@@ -2,6 +2,7 @@
 
     python benchmarks/processes.py FOLDER --processes 1 2 --loss full
     python benchmarks/processes.py FOLDER --processes 1 2 --loss sampled --items 300000
+    python benchmarks/processes.py FOLDER --processes 2 --against ddp fsdp2
 
 Each number of processes trains the same model on the same made-up walks with the same batches, one
 thread per process, and its steps after the first ten are measured: seconds that passed, seconds of
@@ -15,6 +16,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -25,7 +28,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from torch import distributed as dist
 
 from longrec.config.training import TrainConfig
 from longrec.data.catalog import Catalog
@@ -34,10 +36,11 @@ from longrec.data.splits import make_split
 from longrec.data.write import write_histories
 from longrec.models import MODELS, build_model
 from longrec.training import fit as fitting
-from longrec.training.processes import joined, meeting_place
+from longrec.training.meeting import joined, meeting_place
 
 WARM = 10
-sent = 0
+ACKED = struct.Struct("=120xQ")
+"""The bytes that a connection's other end has got, in the system's `tcp_info`."""
 
 
 def make_histories(path: Path, users: int, items: int, events: int) -> None:
@@ -62,32 +65,22 @@ def histories_of(args: argparse.Namespace) -> Path:
     return Path(args.folder, f"histories-{args.users}-{args.items}-{args.events}")
 
 
-def count_bytes() -> None:
-    """Count what the calls of torch.distributed give to others, in `sent`."""
-
-    def counted(name: str, share: Any) -> None:
-        call = getattr(dist, name)
-
-        def wrapped(*args: Any, **kwargs: Any) -> Any:
-            global sent
-            sent += int(share(args))
-            return call(*args, **kwargs)
-
-        setattr(dist, name, wrapped)
-
-    number = dist.get_world_size()
-    # A ring gives 2 (N - 1) / N of what is summed.
-    counted("all_reduce", lambda a: 2 * (number - 1) / number * a[0].nbytes)
-    counted("all_gather", lambda a: (number - 1) * a[1].nbytes)
-    counted("all_to_all_single", lambda a: (number - 1) / number * a[1].nbytes)
+def given() -> int:
+    """Bytes that this process has given to others by TCP, as the system counts them (Linux)."""
+    found = 0
+    for file in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # it is closed by now, or no connection
+            if os.readlink(file).startswith("socket:"):
+                with socket.socket(fileno=os.dup(int(file.name))) as one:
+                    info = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, ACKED.size)
+                    found += ACKED.unpack(info)[0]
+    return found
 
 
 def train(args: argparse.Namespace) -> None:
     """Train in this process and those that it has been started with."""
     torch.set_num_threads(1)
     with joined() as processes:
-        if processes.number > 1:
-            count_bytes()
         histories = open_histories(histories_of(args))
         torch.manual_seed(0)
         settings = {"dim": args.dim, "ffn_dim": 4 * args.dim, "dropout": 0.0}
@@ -97,28 +90,33 @@ def train(args: argparse.Namespace) -> None:
         config = TrainConfig(
             max_epochs=1, batch_tokens=args.batch_tokens, loss=args.loss, validation_users=1
         )
-        times = []
+        times, losses = [], []
 
         def look(report: Any) -> None:
             if report.validating is None:
-                times.append((time.perf_counter(), time.process_time(), sent))
+                losses.append(report.loss)
+                times.append((time.perf_counter(), time.process_time(), given()))
                 if len(times) == WARM + args.steps:
                     raise KeyboardInterrupt
 
         run = args.folder / "run"
         run.mkdir(exist_ok=True)
+        if args.by != "ours":
+            from wrapped_steps import WRAPPED
+
+            fitting._Fit = WRAPPED[args.by]
         split = make_split(config.protocol, histories)
         with suppress(KeyboardInterrupt):
             fitting.fit(model, histories, split, config, run, show=look)
         span = np.subtract(times[-1], times[WARM - 1]) / (len(times) - WARM)
         path = args.folder / f"{processes.number}-{processes.rank}.json"
-        path.write_text(json.dumps(span.tolist()))
+        path.write_text(json.dumps([span.tolist(), losses]))
 
 
-def measure(args: argparse.Namespace, number: int) -> list[float]:
-    """Seconds, of the processor at most, and bytes given, all per step."""
+def measure(args: argparse.Namespace, number: int, by: str) -> tuple[list[float], list[float]]:
+    """Seconds, of the processor at most, and bytes given, all per step; and the steps' losses."""
     store, shared = meeting_place(number)
-    words = [sys.executable, __file__, *sys.argv[1:], "--child"]
+    words = [sys.executable, __file__, *sys.argv[1:], "--child", "--by", by]
     children = [
         subprocess.Popen(
             words, env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
@@ -129,10 +127,10 @@ def measure(args: argparse.Namespace, number: int) -> list[float]:
     if any(statuses):
         sys.exit("a process failed")
     del store
-    spans = [
+    found = [
         json.loads((args.folder / f"{number}-{rank}.json").read_text()) for rank in range(number)
     ]
-    return np.max(spans, axis=0).tolist()
+    return np.max([span for span, _ in found], axis=0).tolist(), found[0][1]
 
 
 def main() -> None:
@@ -147,7 +145,11 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=130)
     parser.add_argument("--batch-tokens", type=int, default=8192)
     parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument(
+        "--against", nargs="+", default=[], choices=["ddp", "fsdp2"], help="torch's own wrappers"
+    )
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--by", default="ours", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
         train(args)
@@ -155,10 +157,18 @@ def main() -> None:
     args.folder.mkdir(parents=True, exist_ok=True)
     if not histories_of(args).exists():
         make_histories(histories_of(args), args.users, args.items, args.events)
-    print("processes  s per step  of the processor  MiB given")
+    print("processes  sums by  s per step  of the processor  MiB given  losses differ by")
+    first: list[float] = []
     for number in args.processes:
-        seconds, processor, given = measure(args, number)
-        print(f"{number:9}  {seconds:10.3f}  {processor:16.3f}  {given / 2**20:9.2f}", flush=True)
+        for by in ["ours", *(args.against if number > 1 else [])]:
+            (seconds, processor, sent), losses = measure(args, number, by)
+            first = first or losses
+            apart = np.abs(np.subtract(losses, first)).max()
+            print(
+                f"{number:9}  {by:7}  {seconds:10.3f}  {processor:16.3f}  {sent / 2**20:9.2f}  "
+                f"{apart:.1e}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -11,10 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from cli.running import longrec
 from forking import Forked, run_code
 from small_histories import tiny_histories, walks
 
+from longrec import refit, train
 from longrec.artifact.artifact import Artifact
 from longrec.cli.processes import _wait
 
@@ -70,11 +72,11 @@ def test_another_number_than_torchruns_is_refused(monkeypatch, capsys, tmp_path)
 class Training:
     """A training in two processes, their pids, and what it says."""
 
-    def __init__(self, *arguments: object) -> None:
-        words = ("train", *arguments, "--processes", 2)
+    def __init__(self, *arguments: object, verb: str = "train", number: int = 2) -> None:
+        words = (verb, *arguments, "--processes", number)
         self.parent: Forked = run_code(CODE, *words, stderr=subprocess.PIPE, text=True)
         self.pids: list[int] = []
-        while len(self.pids) < 2:
+        while len(self.pids) < number:
             line = self.parent.stderr.readline()
             assert line, "it ended before its processes began"
             if line.startswith("child "):
@@ -140,5 +142,31 @@ def test_whatever_ends_it_nothing_is_left_and_it_goes_on(tmp_path, capsys):
     assert said.count("error") == 1
     assert "started with dim=8, not 16" in said
 
+    before, training = newest(run), Training(histories, "--out", run, "--resume")
+    wait_until(lambda: newest(run) > before)
+    os.kill(training.pids[0], signal.SIGTERM)
+    status, said = training.end()
+    assert (status, said.splitlines()[-1]) == (1, f"error: interrupted; {go_on}")
+    assert training.all_ended()
+
     assert longrec("train", histories, "--out", run, "--resume", "--epochs", 1) == 0
     assert Artifact.load(run).provenance["training"]["stop"] == "max_epochs"
+
+
+@pytest.mark.slow
+def test_more_processes_than_users_refit_as_one(tmp_path):
+    rows = [[1, 2, 3, 4, 1, 2, 3], [2, 3, 4, 1, 2, 4]]
+    histories = tiny_histories(tmp_path / "histories", rows, n_items=4)
+    run, one, many = (tmp_path / name for name in ("run", "one", "many"))
+    quick = {"dim": 8, "layers": 1, "ffn_dim": 8, "dropout": 0.0, "max_epochs": 2}
+    train(histories, "elastic", run, **quick, loss="sampled", negatives=2)
+    refit(run, one)
+    status, said = Training(run, "--out", many, verb="refit", number=3).end()
+    assert status == 0, said
+    found, whole = Artifact.load(many), Artifact.load(one)
+    for name, x in whole.model.state_dict().items():
+        torch.testing.assert_close(found.model.state_dict()[name], x, rtol=1e-4, atol=1e-6)
+    ended = [a.provenance["training"] for a in (found, whole)]
+    assert ended[0]["processes"] == 3
+    assert ended[0]["events"] == ended[1]["events"] == 11 * ended[1]["epochs"]
+    assert found.provenance["refit"] == whole.provenance["refit"]

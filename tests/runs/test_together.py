@@ -36,6 +36,17 @@ def test_another_version_is_refused(told):
         told["follow"]()
 
 
+def test_another_call_is_refused(monkeypatch):
+    """Each process tells its own; nothing but a number of processes is asked of torch."""
+    first = {"model": "'elastic'", "dim": "16"}
+    monkeypatch.setattr(Processes, "document_of_first", lambda self, mine: first)
+    Processes(1, 2).check_same({"model": "elastic", "dim": 16})
+    with pytest.raises(UsageError, match=r"process 2 of 2 .*dim 8, the first one with 16: give"):
+        Processes(1, 2).check_same({"model": "elastic", "dim": 8})
+    with pytest.raises(UsageError, match=r"with dim left out, the first one with 16"):
+        Processes(1, 2).check_same({"model": "elastic"})
+
+
 def test_without_a_plan_it_is_our_fault(told, monkeypatch):
     monkeypatch.setattr(Processes, "document_of_first", lambda self: None)
     with pytest.raises(LongrecError, match="no plan was told"):

@@ -22,7 +22,7 @@ from longrec.data.histories import open_histories
 from longrec.data.splits import make_split
 from longrec.models import MODELS, build_model
 from longrec.training.fit import fit
-from longrec.training.processes import joined
+from longrec.training.meeting import joined
 
 
 class Stopped(BaseException):
@@ -40,7 +40,7 @@ def fit_all(jobs: list[dict[str, Any]], out: Path, rank: int = 0) -> None:
     for number, job in enumerate(jobs):
         histories, run = open_histories(job["histories"]), Path(job["run"])
         run.mkdir(exist_ok=True)
-        torch.manual_seed(0)
+        torch.manual_seed(rank)  # as if generators differed: all begin with what rank 0 draws
         config_class = MODELS[job["name"]].config_class
         model = build_model(job["name"], config_class(**job["model"]), histories.n_items).double()
         config = TrainConfig(**job["training"])

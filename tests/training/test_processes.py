@@ -22,9 +22,10 @@ from longrec.mixers import Context
 from longrec.mixers.product_keys import SPARSE_ROWS
 from longrec.models import MODELS, SequenceModel, build_model
 from longrec.training.losses import binary_cross_entropy
+from longrec.training.meeting import meeting_place
 from longrec.training.objective import Objective, _scores, minimised
 from longrec.training.optimiser import Optimiser
-from longrec.training.processes import ALONE, Processes, meeting_place
+from longrec.training.processes import ALONE, Processes
 
 CHILD = "from training.processes_child import main; main()"
 TWO = [Processes(rank, 2) for rank in range(2)]

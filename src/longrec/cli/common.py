@@ -58,6 +58,16 @@ Config = Annotated[
 Epochs = Annotated[
     int | None, Option(min=0, help="Most passes over the events; the setting max_epochs.")
 ]
+Number = Annotated[
+    int,
+    Option(
+        "--processes",
+        min=1,
+        max=1024,
+        help="Processes that train together, each its part of a batch: of this machine, or of the "
+        "cluster.",
+    ),
+]
 Overwrite = Annotated[
     bool, Option("--overwrite", help="Replace what stands in --out, if it is of the same kind.")
 ]
@@ -174,8 +184,13 @@ def open_for_command(url: str, write: bool = False) -> closing[Store]:
 
 
 @contextmanager
-def cluster_of(engine: str | None, address: str | None) -> Iterator[Cluster | None]:
-    """The cluster that --engine and --address name; None where this process does it all."""
+def cluster_of(
+    engine: str | None, address: str | None, processors: int = 1
+) -> Iterator[Cluster | None]:
+    """The cluster that --engine and --address name; None where this machine's processes do it all.
+
+    One of this machine alone has at least so many `processors`.
+    """
     if engine is None:
         if address is not None:
             raise UsageError("--address is of a cluster: give --engine ray, too")
@@ -184,5 +199,5 @@ def cluster_of(engine: str | None, address: str | None) -> Iterator[Cluster | No
     from longrec.cluster.ray_cluster import ray_cluster
 
     # Ray says on standard output when a worker is lost, and results may be written there.
-    with redirect_stdout(sys.stderr), ray_cluster(address) as cluster:
+    with redirect_stdout(sys.stderr), ray_cluster(address, processors) as cluster:
         yield cluster

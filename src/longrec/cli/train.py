@@ -9,19 +9,20 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from longrec.cli.common import (
+    Address,
     Config,
     Data,
     Device,
+    Engine,
     Epochs,
     Histories,
     Json,
+    Number,
     Overwrite,
     Plugin,
     Run,
     Settings,
-    go_on,
     plugin_words,
-    resumable,
     settings_of_call,
 )
 from longrec.cli.completion import complete_model
@@ -80,14 +81,9 @@ def train(
     ] = False,
     overwrite: Overwrite = False,
     device: Device = "auto",
-    processes: Annotated[
-        int,
-        Option(
-            min=1,
-            max=1024,
-            help="Processes of this machine that train together; each takes its part of a batch.",
-        ),
-    ] = 1,
+    processes: Number = 1,
+    engine: Engine = None,
+    address: Address = None,
     plugin: Plugin = None,
     json: Json = False,
 ) -> None:
@@ -95,53 +91,44 @@ def train(
 
     Example: [bold]longrec train histories --model elastic --out run --set dim=64[/bold]
     """
-    import shlex
     from inspect import signature
 
-    from longrec.cli.processes import processes_of
+    from longrec.cli.processes import trained_by
     from longrec.data.histories import open_histories
     from longrec.runs.train import train as run
 
     plugins = plugin_words(plugin)
-    several = ["--processes", str(processes)] if processes > 1 else []
-    words = ["longrec", "train", str(histories), "--out", str(out), *several, *plugins]
-
-    def again() -> str:
-        return go_on(out, shlex.join(words))
-
-    mine = processes_of(processes, again)
-    if mine is None:
-        return
-    if mine.rank:
-        console.be_silent()
     values = settings_of_call(
         settings, max_epochs=epochs, max_minutes=minutes, seed=seed, context=context
     )
     for key in values.keys() & signature(run).parameters.keys():
         raise UsageError(f"{key} is no setting; it has an option of its own, see --help")
-    data = open_histories(histories)
-    console.say(
-        f"{histories}: {data.n_users:,} users, {data.n_items:,} items, {data.n_events:,} events"
-    )
-    console.say(str(used()))
-    if mine.number > 1:
-        console.say(f"processes: {mine.number}")
-    with resumable(again):
-        recommender = run(
-            data,
-            model,
-            out,
-            warm_start=warm_start,
-            final=final,
-            recipe=recipe,
-            config=config,
-            resume=resume,
-            overwrite=overwrite,
-            device=device,
-            progress=True,
-            **values,
+
+    def call() -> dict[str, Any]:
+        data = open_histories(histories)
+        console.say(
+            f"{histories}: {data.n_users:,} users, {data.n_items:,} items, {data.n_events:,} events"
         )
-    if not mine.rank:
+        if engine is None:
+            console.say(str(used()))
+        return {
+            "histories": data if engine is None else histories,
+            "model": model,
+            "out": out,
+            "warm_start": warm_start,
+            "final": final,
+            "recipe": recipe,
+            "config": config,
+            "resume": resume,
+            "overwrite": overwrite,
+            "device": device,
+            **values,
+        }
+
+    words = ["longrec", "train", str(histories), "--out", str(out), *plugins]
+    who = processes, engine, address
+    recommender = trained_by(*who, run, call, words, out, plugin or ())
+    if recommender is not None:
         print_training(recommender, out, plugins, json)
 
 
@@ -152,6 +139,9 @@ def refit(
     resume: Annotated[bool, Option("--resume", help="Go on with an interrupted refit.")] = False,
     overwrite: Overwrite = False,
     device: Device = "auto",
+    processes: Number = 1,
+    engine: Engine = None,
+    address: Address = None,
     plugin: Plugin = None,
     json: Json = False,
 ) -> None:
@@ -159,25 +149,31 @@ def refit(
 
     Example: [bold]longrec refit run --out final[/bold]
     """
-    import shlex
-
+    from longrec.cli.processes import trained_by
     from longrec.recommender import load
     from longrec.runs.refit import refit as train_on_all
 
     plugins = plugin_words(plugin)
     on = [] if data is None else ["--data", str(data)]
-    again = shlex.join(["longrec", "refit", str(run), "--out", str(out), *on, *plugins])
-    measured = load(run)
-    console.say(str(used()))
-    with resumable(lambda: go_on(out, again)):
-        final = train_on_all(
-            *(measured, out, data),
-            resume=resume,
-            overwrite=overwrite,
-            device=device,
-            progress=True,
-        )
-    print_training(final, out, plugins, json)
+
+    def call() -> dict[str, Any]:
+        measured = load(run)
+        if engine is None:
+            console.say(str(used()))
+        return {
+            "run": measured if engine is None else run,
+            "out": out,
+            "histories": data,
+            "resume": resume,
+            "overwrite": overwrite,
+            "device": device,
+        }
+
+    words = ["longrec", "refit", str(run), "--out", str(out), *on, *plugins]
+    who = processes, engine, address
+    final = trained_by(*who, train_on_all, call, words, out, plugin or ())
+    if final is not None:
+        print_training(final, out, plugins, json)
 
 
 def models(

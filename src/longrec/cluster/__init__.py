@@ -1,1 +1,1 @@
-"""Work shared out to processes of a Ray cluster: logs prepared, and users recommended to."""
+"""Work for processes of a Ray cluster: logs prepared, models trained, users recommended to."""

@@ -30,14 +30,20 @@ PATIENCE = 600.0
 """Seconds that calls under way are waited for when one has failed."""
 AT_ONCE = 2
 """Calls that are handed in for each processor, so that none waits and few results lie about."""
+NO_LONGREC = (
+    "a machine of the Ray cluster has no longrec, or another version: install this one on all of "
+    "them"
+)
 _STORE = 128 << 20
 """Bytes of shared memory for results, where the cluster is of this machine alone."""
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_BACKEND_LOG_LEVEL": "error",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
-"""Nothing is sent home, no card is hidden from who asks for none, and nobody is told of retries."""
+"""Nothing is sent home, no card is hidden from who asks for none, nobody is told of retries, and no
+process looks whether a machine is about to go: its training goes on elsewhere when it has gone."""
 _SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 _HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _SETTINGS
 """How a client of HTTP/2, which Ray speaks, begins; who speaks it answers with settings, too."""
@@ -50,12 +56,14 @@ class Cluster:
     ----------
     slots : calls that it works on at once.
     beside : those among them that share a machine, at most.
+    gpus : of all machines.
     """
 
     def __init__(self) -> None:
         import ray
 
-        self.slots = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        there = ray.cluster_resources()
+        self.slots, self.gpus = max(1, int(there.get("CPU", 1))), int(there.get("GPU", 0))
         nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
         self.beside = max(1, *nodes)
 
@@ -80,7 +88,7 @@ class Cluster:
         """
         import ray
 
-        task = ray.remote(num_cpus=1, max_retries=RETRIES)(_explained)
+        task = ray.remote(num_cpus=1, max_retries=RETRIES)(explained)
         left, pending = iter(calls), deque[Any]()
         try:
             count = 0
@@ -96,11 +104,8 @@ class Cluster:
                     done(count)
                 yield result
         except ray.exceptions.RayTaskError as error:
-            if "No module named 'longrec" in str(error):
-                raise LongrecError(
-                    "a machine of the Ray cluster has no longrec, or another version: install this "
-                    "one on all of them"
-                ) from None
+            if lacks_longrec(error):
+                raise LongrecError(NO_LONGREC) from None
             raise (error.cause if isinstance(error.cause, Exception) else error) from None
         except ray.exceptions.RayError as error:
             raise _lost(error) from None
@@ -112,7 +117,12 @@ class Cluster:
                 ray.wait(list(pending), num_returns=len(pending), timeout=PATIENCE)
 
 
-def _explained(function: Callable[..., Any], *arguments: Any) -> Any:
+def lacks_longrec(error: BaseException) -> bool:
+    """Whether a worker failed for want of this longrec."""
+    return "No module named 'longrec" in str(error)
+
+
+def explained(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function in a worker; what its user can mend is an error of ours."""
     try:
         return function(*arguments)
@@ -145,7 +155,7 @@ def _lost(error: Exception) -> LongrecError:
 
 
 @contextmanager
-def ray_cluster(address: str | None) -> Iterator[Cluster]:
+def ray_cluster(address: str | None, processors: int = 1) -> Iterator[Cluster]:
     """Connect to a Ray cluster, or start one of this machine's processes that ends with the block.
 
     A process that is connected already stays so, whatever the address.
@@ -154,6 +164,7 @@ def ray_cluster(address: str | None) -> Iterator[Cluster]:
     ----------
     address : "host:port" as `ray start --head` printed it, "auto" for the one that runs on this
         machine; None: what RAY_ADDRESS says, or else a new one of this machine alone.
+    processors : that a new one has at least.
 
     Raises
     ------
@@ -179,7 +190,7 @@ def ray_cluster(address: str | None) -> Iterator[Cluster]:
         return
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is None or address == "local":
-        options |= {"address": "local", "num_cpus": of_machine().number}
+        options |= {"address": "local", "num_cpus": max(of_machine().number, processors)}
         options |= {"include_dashboard": False, "object_store_memory": _STORE}
     else:
         _check_answers(address)

@@ -33,7 +33,8 @@ from longrec.runs.warm_start import (
     without_trained,
 )
 from longrec.training.fit import fit
-from longrec.training.processes import Processes, device_here
+from longrec.training.meeting import device_here
+from longrec.training.processes import Processes
 from longrec.training.progress import OnEpoch, Show
 from longrec.training.recipe import chosen_lines
 from longrec.training.transitions import count_transitions, find_transitions

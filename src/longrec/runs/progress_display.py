@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.progress import BarColumn, SpinnerColumn, TextColumn
 
@@ -87,6 +88,14 @@ class TrainingProgress:
         if self.max_minutes is not None:
             left = min(left, 60 * self.max_minutes - status.seconds)
         return max(left, 0)
+
+
+def line_of_log(row: Mapping[str, Any]) -> str:
+    """What is told of an epoch of a training that goes on elsewhere, by the row of its log."""
+    ndcg10 = row["ndcg10"]
+    found = "" if ndcg10 is None or math.isnan(ndcg10) else f"NDCG@10 {ndcg10:.4f}"
+    words = (f"epoch {row['epoch']}", found, _loss(row["loss"], 4), duration(row["seconds"]))
+    return "  ".join(filter(None, words))
 
 
 def fitting(parts: Sequence[str], room: int) -> str:

@@ -21,10 +21,14 @@ from longrec.runs.folder import (
     read_plan,
     write_plan,
 )
+from longrec.runs.together import dismiss, follow, lead
 from longrec.runs.warm_start import name_of, origin, reopen
+from longrec.training.meeting import joined
+from longrec.training.processes import Processes
 from longrec.training.progress import OnEpoch
 
 
+@joined()
 def refit(
     run: Recommender | str | Path,
     out: str | Path | None = None,
@@ -42,6 +46,9 @@ def refit(
     warm-started from; it trains for the epochs after which the run was best, with no validation.
     An epoch has more events than the run's had, and so more steps. What comes of it cannot be
     evaluated on these events: the run speaks for it.
+
+    Several processes refit together as they train together (`longrec.train`); all read the run and
+    its histories at the same paths.
 
     Parameters
     ----------
@@ -78,7 +85,7 @@ def refit(
     DataError
         When histories or run are damaged, or the histories gone or changed.
     LongrecError
-        When training cannot go on.
+        When training cannot go on, or another of its processes has ended.
     """
     check_flag("resume", resume)
     check_flag("overwrite", overwrite)
@@ -87,6 +94,11 @@ def refit(
     measured = run if isinstance(run, Recommender) else load(run)
     data = measured.data(histories)
     old = _started_from(measured)
+    processes = Processes.here()
+    digest = origin(measured)["digest"]
+    processes.check_same({"run": digest, "resume": resume, "overwrite": overwrite})
+    if processes.rank:
+        return follow(data, old, device)
     about = describe_run(data, measured.name, measured.train_config.seed, old)
     plan = plan_refit(measured, about)
     if out is None:
@@ -94,7 +106,11 @@ def refit(
             if wanted:
                 raise UsageError(f"{word} needs the folder of the refit: pass out=")
         with tempfile.TemporaryDirectory(prefix="longrec-") as temporary:
-            return carry_out(data, plan, old, Path(temporary), False, device, progress, on_epoch)
+            lead(plan, False)
+            run = Path(temporary)
+            final = carry_out(data, plan, old, run, False, device, progress, on_epoch)
+        dismiss()
+        return final
     folder = check_path("out", out)
     with locked_run(folder, resume, overwrite):
         begun = read_plan(folder) if resume else None
@@ -104,17 +120,19 @@ def refit(
             clear_run(folder)
             write_plan(folder, plan)
         else:
-            if begun.refit is None or begun.refit["digest"] != origin(measured)["digest"]:
+            if begun.refit is None or begun.refit["digest"] != digest:
                 raise UsageError(
                     f"{folder} was not begun as a refit of {name_of(measured)}: resume it as it "
                     "was begun, or name another folder"
                 )
             check_resumable(begun, data, folder, plan.model, plan.settings, old)
             plan = begun
-        recommender = carry_out(data, plan, old, folder, resume, device, progress, on_epoch)
-        recommender.save(folder)
-        end_run(folder, recommender)
-    return recommender
+        lead(plan, resume)
+        final = carry_out(data, plan, old, folder, resume, device, progress, on_epoch)
+        final.save(folder)
+        end_run(folder, final)
+    dismiss()
+    return final
 
 
 def _started_from(measured: Recommender) -> Recommender | None:

@@ -35,10 +35,12 @@ from longrec.runs.folder import (
 )
 from longrec.runs.together import dismiss, follow, lead
 from longrec.runs.warm_start import reopen
-from longrec.training.processes import joined
+from longrec.training.meeting import joined
+from longrec.training.processes import Processes
 from longrec.training.progress import OnEpoch
 
 
+@joined()
 def train(
     histories: Histories | str | Path,
     model: str | None = None,
@@ -122,6 +124,7 @@ def train(
         When training cannot go on: nothing to train on, a loss that is not finite, another of its
         processes that has ended.
     """
+    processes = Processes.here()
     data = as_histories("histories", histories)
     check_flag("final", final)
     check_flag("resume", resume)
@@ -135,32 +138,31 @@ def train(
     if model is not None:
         check_model(model)
     old = warm_start if isinstance(warm_start, Recommender | None) else load(warm_start)
-    with joined() as processes:
-        if processes.rank:
-            return follow(data, old, device)
-        if out is None:
-            for word, wanted in (("resume", resume), ("final", final), ("overwrite", overwrite)):
-                if wanted:
-                    raise UsageError(f"{word} needs the run's folder: pass out=")
-            with tempfile.TemporaryDirectory(prefix="longrec-") as temporary:
-                run = Path(temporary)
-                plan = make_plan(data, model, settings, old, recipe=recipe, config=of_file)
-                lead(plan, False)
-                found = carry_out(data, plan, old, run, False, device, progress, on_epoch)
-        else:
-            folder = check_path("out", out)
+    call = {"model": model, "final": final, "recipe": recipe, "resume": resume}
+    processes.check_same(call | {"overwrite": overwrite} | settings)
+    if processes.rank:
+        return follow(data, old, device)
+    if out is None:
+        for word, wanted in (("resume", resume), ("final", final), ("overwrite", overwrite)):
+            if wanted:
+                raise UsageError(f"{word} needs the run's folder: pass out=")
+        with tempfile.TemporaryDirectory(prefix="longrec-") as temporary:
+            run = Path(temporary)
+            plan = make_plan(data, model, settings, old, recipe=recipe, config=of_file)
+            lead(plan, False)
+            found = carry_out(data, plan, old, run, False, device, progress, on_epoch)
+    else:
+        folder = check_path("out", out)
 
-            def new() -> Plan:
-                return make_plan(
-                    data, model, settings, old, final=final, recipe=recipe, config=of_file
-                )
+        def new() -> Plan:
+            return make_plan(data, model, settings, old, final=final, recipe=recipe, config=of_file)
 
-            def again(begun: Plan) -> Plan:
-                return check_resumable(begun, data, folder, model, settings, old, final, recipe)
+        def again(begun: Plan) -> Plan:
+            return check_resumable(begun, data, folder, model, settings, old, final, recipe)
 
-            with locked_run(folder, resume, overwrite):
-                found = _train_in(folder, new, again, data, old, resume, device, progress, on_epoch)
-        dismiss()
+        with locked_run(folder, resume, overwrite):
+            found = _train_in(folder, new, again, data, old, resume, device, progress, on_epoch)
+    dismiss()
     return found
 
 

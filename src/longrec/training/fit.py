@@ -187,6 +187,7 @@ class _Fit:
         self.model, self.data, self.config, self.folder = model, data, config, run
         self.show, self.on_epoch, self.device = show, on_epoch, device
         self.processes = Processes.here()
+        self.processes.as_first(model.state_dict().values())
         self.final = split.protocol == ALL
         precision = choose_precision(config.precision, device)
         self.status = FitStatus(precision=self.processes.document_of_first(precision))

@@ -4,18 +4,15 @@ A step's batch is formed as by one process, and each process takes its part of i
 the same weights and do the same update, by gradients that are summed over them, so that how many
 there are changes rounding alone. With one process nothing here does anything.
 
-They are torch.distributed's: started by torchrun or `longrec train --processes N`, or by whoever
-has called `init_process_group`. What ranks tell each other is numbers, JSON and tensors, never a
-pickle.
+They are torch.distributed's (meeting.py). What ranks tell each other is numbers, JSON and tensors,
+never a pickle.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import socket
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -25,6 +22,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from longrec.core.errors import LongrecError, UsageError, first_line
+from longrec.core.format import duration
 
 ALONE_FROM = 1 << 16
 """Numbers from which a tensor travels by itself, where it stands; smaller ones go as one."""
@@ -92,6 +90,30 @@ class Processes(NamedTuple):
         with _together():
             dist.broadcast(told, 0)
         return json.loads(told.numpy().tobytes())
+
+    def check_same(self, call: Mapping[str, object]) -> None:
+        """Raise UsageError where this process was called otherwise than rank 0."""
+        mine = {name: repr(value) for name, value in call.items()}
+        first = self.document_of_first(mine)
+        for name in first | mine:
+            if first.get(name) != mine.get(name):
+                raise UsageError(
+                    f"process {self.rank + 1} of {self.number} was started with {name} "
+                    f"{mine.get(name, 'left out')}, the first one with "
+                    f"{first.get(name, 'left out')}: give all the same command"
+                )
+
+    def as_first(self, tensors: Iterable[Tensor]) -> None:
+        """Put in the place of each tensor what rank 0 has there.
+
+        Generators give other last bits on other processors, seeded alike or not.
+        """
+        for x in tensors if self.number > 1 else ():
+            flat = x.detach().contiguous()
+            if flat.numel():
+                with _together():
+                    dist.broadcast(flat.flatten().view(torch.uint8), 0)
+                x.detach().copy_(flat)
 
     def tensors_of_first(self, tensors: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """The tensors on the CPU that rank 0 has; the others give none."""
@@ -186,106 +208,13 @@ def _together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        said = first_line(error)[:200]
+        if re.search("time(d )?out", said, re.IGNORECASE):
+            raise ProcessLost(
+                f"another process of this training did not answer within "
+                f"{duration(PATIENCE.total_seconds())} ({said}): see whether its machine and the "
+                "network are up, and start all again with --resume"
+            ) from error
         raise ProcessLost(
-            "this training lost another of its processes, whose own line says why "
-            f"({first_line(error)[:200]})"
+            f"this training lost another of its processes, whose own line says why ({said})"
         ) from error
-
-
-def started_with() -> Processes:
-    """This process and those that torchrun or we have started with it, met or not."""
-    return (
-        Processes(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
-        if _was_started()
-        else ALONE
-    )
-
-
-def meeting_place(number: int) -> tuple[object, dict[str, str]]:
-    """Where so many processes of this machine, and none of another, meet.
-
-    Returns
-    -------
-    store, variables
-        What serves them as long as it is kept, and what `joined` reads of each one's environment,
-        besides its RANK and LOCAL_RANK.
-    """
-    listening = socket.socket()
-    listening.bind(("127.0.0.1", 0))
-    listening.listen()
-    host, port = listening.getsockname()
-    store = dist.TCPStore(  # type: ignore[attr-defined]
-        *(host, port, None, True, timedelta(seconds=30), False),
-        master_listen_fd=listening.detach(),
-    )
-    variables = {
-        "MASTER_ADDR": host,
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": str(number),
-        "LOCAL_WORLD_SIZE": str(number),
-        "TORCHELASTIC_RUN_ID": "longrec",
-        "TORCHELASTIC_USE_AGENT_STORE": "True",
-    }
-    if sys.platform == "linux":  # gloo asks the network for this machine's own name otherwise
-        variables["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
-    return store, variables
-
-
-@contextmanager
-def joined() -> Iterator[Processes]:
-    """Meet the other processes that torchrun or we have started with this one, if there are any.
-
-    Who has set up torch.distributed already keeps it as it is.
-    """
-    if dist.is_available() and dist.is_initialized():
-        _check_cpu()
-        yield Processes.here()
-        return
-    if not _was_started():
-        yield ALONE
-        return
-    # Tensors on the CPU are told by gloo wherever the model is.
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    try:
-        dist.init_process_group(backend, timeout=PATIENCE)
-    except (RuntimeError, ValueError) as error:
-        at = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        raise UsageError(
-            f"the {os.environ.get('WORLD_SIZE')} processes of this training did not meet at {at} "
-            f"({first_line(error)[:200]}): see that every machine reaches that address, and start "
-            "all of them with the same torchrun call"
-        ) from error
-    try:
-        yield Processes.here()
-    finally:
-        dist.destroy_process_group()
-
-
-def _check_cpu() -> None:
-    """Raise UsageError where torch.distributed was set up for tensors on GPUs alone."""
-    try:
-        dist.all_reduce(torch.zeros(1))
-    except RuntimeError as error:
-        raise UsageError(
-            f"torch.distributed is set up without tensors on the CPU ({first_line(error)[:200]}): "
-            "set it up by init_process_group('cpu:gloo,cuda:nccl')"
-        ) from error
-
-
-def _was_started() -> bool:
-    names = ("TORCHELASTIC_RUN_ID", "RANK", "WORLD_SIZE")
-    return all(name in os.environ for name in names) and int(os.environ["WORLD_SIZE"]) > 1
-
-
-def device_here(device: torch.device) -> torch.device:
-    """Of a device without a number, this process's own one of its machine."""
-    if str(device) != "cuda" or not _was_started():
-        return device
-    own, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    if own >= there:
-        raise UsageError(
-            f"process {own} of this machine has no GPU of its own, of {there}: start as many "
-            "processes as there are, or train on the CPU (--device cpu)"
-        )
-    torch.cuda.set_device(own)
-    return torch.device("cuda", own)
