@@ -29,6 +29,7 @@ QUICK |= {"batch_tokens": 200, "learning_rate": 1e-2, "warmup_steps": 5}
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # Ray Train starts nine processes, and after the kill again
 def test_a_worker_is_killed_and_the_model_is_that_of_processes_of_this_machine(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
