@@ -8,9 +8,11 @@ import time
 import pytest
 from redis.exceptions import AuthenticationError
 from serving.redis_sentinel import Watched
+from serving.redis_server import RedisServer
 from serving.stores.store_jobs import event_of, send
 from serving.stores.store_properties import (
     DIGEST,
+    OTHER,
     event,
     events_of,
     log,
@@ -24,7 +26,15 @@ from serving.stores.store_survival import check_logs
 from longrec.core.errors import LongrecError, UsageError
 from longrec.serving.stores import redis_client
 from longrec.serving.stores.open import open_store
-from longrec.serving.stores.protocol import LOG_ID, Put, Rewrite, StoreUnavailable
+from longrec.serving.stores.protocol import (
+    LOG_ID,
+    Append,
+    Put,
+    Rewrite,
+    Store,
+    StoredUser,
+    StoreUnavailable,
+)
 from longrec.serving.stores.redis_address import RedisAddress
 from longrec.serving.stores.redis_sentinel import Sentinels
 
@@ -86,53 +96,90 @@ def test_what_no_replica_has_is_not_acknowledged_and_else_its_loss_is_told(
 ):
     monkeypatch.setattr(redis_client, "WAIT", 0.1)
     store, careless = open_store(watched.url), open_store(watched.url + "?replicas=0")
-    log(store, b"u", event(1))
+    for user in (b"u", b"gone"):
+        log(store, user, event(1))
     master, replicas = watched.master, watched.replicas
     for replica in replicas:
         replica.kill()
     refused = step(read_user(store, b"u"), b"u", [event(2)])
     with monkeypatch.context() as patched:
         patched.setattr(redis_client, "PATIENCE", 0.0)
-        for call in (lambda: store.append(DIGEST, [refused]), lambda: store.forget(b"u")):
+        for call in (lambda: store.append(DIGEST, [refused]), lambda: store.forget(b"gone")):
             with pytest.raises(StoreUnavailable, match=r"acknowledge: 0 of \d replicas have"):
                 call()
-    # What is read now will not be there: u is forgotten, others are known to this master alone.
-    log(careless, b"u", event(3), event(4))
-    log(careless, b"new", event(1))
-    lost, new = read_user(store, b"u"), read_user(careless, b"new")
+    # This master alone has it, and a user, and a digest, of which the careless one was told.
+    lost = read_user(store, b"u")
     assert lost.last == 2
+    careless.append(OTHER, [Append(b"new", 0, 0, 0, [event(1)], None, ())])
+    new = read_user(careless, b"new")
     master.kill()
     for replica in replicas:
         replica.start()
 
-    assert events_of(store, b"u") == [event(1)]
-    log(store, b"u", event(2))
-    assert events_of(store, b"u") == [event(1), event(2)]
-    assert events_of(careless, b"u") == [event(1), event(2)]
+    assert events_of(store, b"u") == events_of(store, b"gone") == [event(1)]
+    log(store, b"u", event(9))
     assert not store.damage.counts  # nothing that was acknowledged to it
+    assert read_user(careless, b"u").last == 2
     assert careless.damage.counts == {"cut": 1}
-    log(careless, b"other", event(1))
-    assert careless.meta()["losses"][0]["writes"] == 3
-
-    # It has as many events, and its record the version: still it is another log.
-    assert read_user(store, b"u").last == lost.last
-    assert store.events(b"u", lost.log_id, 0, 9) == []
-    assert not store.rewrite([Rewrite(b"u", lost.log_id, lost.last, [event(5)])])[0]
-    assert not store.rewrite([Rewrite(b"u", lost.log_id, lost.last, [])])[0]
-    late = lost._replace(record=read_user(store, b"u").record)
-    assert store.put(DIGEST, [Put(b"u", late.log_id, late.version, record(9, 2), b"")]) == 0
-    [appended] = store.append(DIGEST, [step(late, b"u", [event(6)])])
-    assert appended == ((True,), 3, False)
-    assert events_of(store, b"u") == [event(1), event(2), event(6)]
+    careless.append(OTHER, [Append(b"other", 0, 0, 0, [event(1)], None, ())])
+    assert careless.meta()["losses"][0]["writes"] == 2
     assert read_user(store, b"other").log_id & LOG_ID != new.log_id & LOG_ID
     with watched.master.client() as client:
-        assert client.smembers("longrec:digests") == {DIGEST.encode()}
+        assert client.smembers("longrec:digests") == {DIGEST.encode(), OTHER.encode()}
+
+    # The log is as long, the record has its version: what was read is of another log all the same.
+    now = read_user(store, b"u")
+    assert (now.last, now.version) == (lost.last, lost.version)
+    check_replaced(store, lost)
+    assert events_of(store, b"u") == [event(1), event(9), event(6)]
+    [again] = store.append(DIGEST, [refused])
+    assert again.new == (True,)
     store.close()
     careless.close()
 
 
+def check_replaced(store: Store, read: StoredUser) -> None:
+    """By what was read of u in another run only events are written."""
+    assert store.events(b"u", read.log_id, 0, 9) == []
+    assert not store.rewrite([Rewrite(b"u", read.log_id, read.last, [event(5)])])[0]
+    assert not store.rewrite([Rewrite(b"u", read.log_id, read.last, [])])[0]
+    assert store.put(DIGEST, [Put(b"u", read.log_id, read.version, record(9, 2), b"")]) == 0
+    [appended] = store.append(DIGEST, [step(read, b"u", [event(6)])])
+    assert appended == ((True,), read.last + 1, False)
+
+
 @slow
-def test_a_former_master_is_not_written_to(watched, patient):
+def test_a_run_that_ends_within_a_call_counts_as_another_one(tmp_path, monkeypatch):
+    with RedisServer(tmp_path) as server:
+        store = open_store(server.url)
+        log(store, b"u", event(1), event(2))
+
+        def within(call):
+            """What a call gives, before whose last command the server is started anew."""
+            run_once = store._client.run_once
+
+            def restarted(*arguments):
+                server.kill()
+                server.start()
+                return run_once(*arguments)
+
+            with monkeypatch.context() as patched:
+                patched.setattr(store._client, "run_once", restarted)
+                return call(read_user(store, b"u"))
+
+        assert not within(lambda u: store.rewrite([Rewrite(b"u", u.log_id, 2, [event(5)])]))[0]
+        put = within(
+            lambda u: store.put(DIGEST, [Put(b"u", u.log_id, u.version, record(9, 2), b"")])
+        )
+        assert put == 0
+        [appended] = within(lambda u: store.append(DIGEST, [step(u, b"u", [event(3)])]))
+        assert appended == ((True,), 3, False)
+        assert events_of(store, b"u") == [event(1), event(2), event(3)]
+        store.close()
+
+
+@slow
+def test_a_former_master_is_not_written_to(watched, monkeypatch, patient):
     """One that was killed comes back as a master; one that slept wakes as one."""
     store = open_store(watched.url)
     log(store, b"u", event(0))
@@ -148,7 +195,8 @@ def test_a_former_master_is_not_written_to(watched, patient):
 
     slept = watched.master
     assert slept in replicas
-    time.sleep(redis_client.LOOK)  # and it is known that a second replica follows again
+    time.sleep(redis_client.LOOK)  # then it is seen that a second replica follows again
+    monkeypatch.setattr(redis_client, "LOOK", 3600.0)  # and not looked before each call
     log(store, b"u", event(6))
     slept.pause()
     watched.until_moved(slept)
