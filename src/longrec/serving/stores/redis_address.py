@@ -102,7 +102,10 @@ class RedisAddress(NamedTuple):
         prefix = own.get("prefix", PREFIX)
         if prefix != PREFIX:
             public_url += "?" + urlencode({"prefix": prefix})
-        _check_options(public_url, options, scheme.startswith("rediss"))
+        tls = scheme.startswith("rediss")
+        _check_options(public_url, options, tls)
+        if tls and options.get("ssl_cert_reqs") != "none":
+            options.setdefault("ssl_check_hostname", True)  # redis-py before 6 does not by default
         if watched:
             del options["host"]
         login_names = ("username", "password")
