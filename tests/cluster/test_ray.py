@@ -207,19 +207,20 @@ def test_a_full_disk_under_the_workers_is_told(
 def test_the_command_line_prepares_with_ray(
     cluster: Cluster, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = [
-        "longrec",
-        "prepare",
-        str(log / "day-2.csv"),
-        "--out",
-        str(tmp_path / "out"),
-        "--skip-bad-rows",
-    ]
-    monkeypatch.setattr("sys.argv", [*words, "--engine", "ray"])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    assert not end.value.code
-    assert longrec.open_histories(tmp_path / "out").n_events == 299
+    def prepare(name: str, out: str, *more: str) -> Histories:
+        words = ["longrec", "prepare", str(log / name), "--out", str(tmp_path / out)]
+        monkeypatch.setattr("sys.argv", [*words, "--skip-bad-rows", *more])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert not end.value.code
+        return longrec.open_histories(tmp_path / out)
+
+    first = prepare("day-2.csv", "out", "--engine", "ray")
+    assert first.n_events == 299
+    extend = "--extend", str(first.path)
+    both = prepare("day-1.csv", "both", *extend, "--engine", "ray")
+    assert both.fingerprint == prepare("day-1.csv", "here", *extend).fingerprint
+    assert both.n_events > first.n_events
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from longrec.cluster import log_tasks
-from longrec.cluster.log_tasks import Loading, Log, Old, Room, in_parquet
+from longrec.cluster.log_tasks import EMPTY, Loading, Log, Old, Room, copy, in_parquet
 from longrec.cluster.ray_cluster import Cluster
 from longrec.cluster.reading import Reading, told
 from longrec.core.errors import UsageError, our_fault
@@ -91,7 +91,7 @@ class LogWorkers:
         for name in events.columns:
             refuse_null(events, name)
         stage = engine.work.path.resolve()
-        log_tasks.copy(engine, "SELECT * FROM events LIMIT 0", stage / log_tasks.EMPTY)
+        copy(engine, "SELECT * FROM events LIMIT 0", stage / EMPTY)
         room = Room(stage, self.cluster.beside, self.memory)
         log, shards = self._in_shards(room, events, old)
         calls = ((log, number, raw) for number, raw in enumerate(self._raw))
