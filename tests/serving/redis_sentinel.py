@@ -78,8 +78,8 @@ class Watched:
                 f"logfile {self.folder / 'sentinel.log'}",
                 f"dir {self.folder}",
                 f"sentinel monitor {NAME} 127.0.0.1 {self.servers[0].port} 1",
-                f"sentinel down-after-milliseconds {NAME} 300",
-                f"sentinel failover-timeout {NAME} 2000",
+                f"sentinel down-after-milliseconds {NAME} 600",
+                f"sentinel failover-timeout {NAME} 1000",
                 f"sentinel parallel-syncs {NAME} 9",
                 *(f"{name} {value}" for name, value in self.tls.items()),
             ]
