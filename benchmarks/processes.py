@@ -151,6 +151,8 @@ def main() -> None:
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--by", default="ours", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.against and args.loss != "full":
+        parser.error("torch's wrappers sum dense gradients: --against goes with --loss full")
     if args.child:
         train(args)
         return

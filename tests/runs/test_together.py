@@ -6,10 +6,12 @@ from dataclasses import asdict
 
 import pytest
 
+import longrec
 from longrec.core.errors import DataError, LongrecError, UsageError
 from longrec.core.version import version
 from longrec.runs import together
 from longrec.runs.folder import make_plan
+from longrec.runs.warm_start import origin
 from longrec.training.processes import Processes
 
 
@@ -45,6 +47,19 @@ def test_another_call_is_refused(monkeypatch):
         Processes(1, 2).check_same({"model": "elastic", "dim": 8})
     with pytest.raises(UsageError, match=r"with dim left out, the first one with 16"):
         Processes(1, 2).check_same({"model": "elastic"})
+
+
+def test_what_is_compared_is_all_that_a_call_says(monkeypatch, make_histories, ring, tmp_path):
+    data = make_histories(ring(5, 9, 3, 9), n_items=9)
+    old = longrec.train(data, "popularity")
+    compared = []
+    monkeypatch.setattr(Processes, "check_same", lambda self, call: compared.append(dict(call)))
+    longrec.train(data, out=tmp_path / "run", warm_start=old, seed=3, overwrite=True)
+    longrec.refit(longrec.train(data, "popularity"), overwrite=True, out=tmp_path / "final")
+    digest = origin(old)["digest"]
+    asked = {"model": None, "warm_start": digest, "final": False, "recipe": "own", "resume": False}
+    assert compared[0] == asked | {"overwrite": True, "seed": 3}
+    assert compared[-1] == {"run": digest, "resume": False, "overwrite": True}
 
 
 def test_without_a_plan_it_is_our_fault(told, monkeypatch):

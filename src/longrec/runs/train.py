@@ -34,7 +34,7 @@ from longrec.runs.folder import (
     write_plan,
 )
 from longrec.runs.together import dismiss, follow, lead
-from longrec.runs.warm_start import reopen
+from longrec.runs.warm_start import origin, reopen
 from longrec.training.meeting import joined
 from longrec.training.processes import Processes
 from longrec.training.progress import OnEpoch
@@ -138,8 +138,9 @@ def train(
     if model is not None:
         check_model(model)
     old = warm_start if isinstance(warm_start, Recommender | None) else load(warm_start)
-    call = {"model": model, "final": final, "recipe": recipe, "resume": resume}
-    processes.check_same(call | {"overwrite": overwrite} | settings)
+    started = None if old is None else origin(old)["digest"]
+    call = {"model": model, "warm_start": started, "final": final, "recipe": recipe}
+    processes.check_same(call | {"resume": resume, "overwrite": overwrite} | settings)
     if processes.rank:
         return follow(data, old, device)
     if out is None:
