@@ -1,8 +1,8 @@
 """Memory of this process: what it holds, what it could take, and what becomes of freed tensors.
 
 By itself the C library glibc gives large freed blocks back to the system and fetches them again,
-page by page, at each step of a training. `keep_freed_memory` ends that; with another C library the
-functions that ask for it return False and change nothing.
+page by page, at each step of a training. `freed_memory_kept` ends that; with another C library the
+functions that ask for it change nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import ctypes
 import mmap
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from errno import ENOMEM
 from pathlib import Path
 
@@ -30,8 +30,8 @@ _WORDS = (
     *("failed to map segment", "can't start new thread"),
 )
 """Of what PyTorch, the linker and Python say for want of it, in errors of general classes."""
-_SMALL = 1 << 16
-"""Bytes of blocks that are given back at once, where they are."""
+_SMALL, _LARGE = 1 << 16, 1 << 25
+"""Bytes of blocks that are given back at once, where they are: all but the small, or the large."""
 
 
 def resident_bytes() -> int | None:
@@ -167,6 +167,19 @@ def out_of_memory(error: BaseException) -> str | None:
     facts = [first_line(error)] if text else []
     facts += [] if resident is None else [f"{resident / 2**20:,.0f} MiB are held"]
     return f"not enough memory ({'; '.join(facts)}): {ALLOW}"
+
+
+@contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Keep what is freed meanwhile; at the end it is given back, and from then on large blocks are
+    at once."""
+    keep_freed_memory()
+    try:
+        yield
+    finally:
+        _set_malloc(_MMAP_THRESHOLD, _LARGE)
+        _set_malloc(_TRIM_THRESHOLD, 2 * _LARGE)
+        give_back_holes()
 
 
 def keep_freed_memory() -> bool:

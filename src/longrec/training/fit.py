@@ -26,7 +26,7 @@ from longrec.artifact.training_log import ValidationRow, frame_of, write_log
 from longrec.config.training import TrainConfig, refuse_unread
 from longrec.core.errors import DataError, LongrecError
 from longrec.core.generators import generators_kept, seed_by
-from longrec.core.memory import keep_freed_memory
+from longrec.core.memory import freed_memory_kept
 from longrec.data.batches import Batch, TrainingData
 from longrec.data.histories import Histories
 from longrec.data.sampling import Masking, Prefixes
@@ -134,9 +134,11 @@ def fit(
             f"{histories.path}: no user has two training events under the protocol "
             f"{split.protocol!r}, so there is nothing to train on"
         )
-    with generators_kept(device):
-        trained = _Fit(model, data, split, config, run, show, on_epoch, device)
-        return trained.run(resume, validate_first)
+    kept = freed_memory_kept() if device.type == "cpu" else nullcontext()
+    with generators_kept(device), kept:  # what trained is gone when `kept` gives its memory back
+        return _Fit(model, data, split, config, run, show, on_epoch, device).run(
+            resume, validate_first
+        )
 
 
 def training_data(
@@ -220,6 +222,7 @@ class _Fit:
         else:
             self.shards.give_whole(self.model, self.best)
         self.model.eval()
+        self.model.zero_grad()  # a gradient is as large as its table
         best = next((row for row in status.rows if row.ndcg10 == status.best), None)
         return FitResult(
             stop=status.stop or "max_epochs",
@@ -238,8 +241,6 @@ class _Fit:
     def train(self, validate_first: bool) -> None:
         """Go on from where it stands to the end, validating and saving."""
         status, config = self.status, self.config
-        if self.device.type == "cpu":
-            keep_freed_memory()
         self.start = self.clock() - status.seconds
         self.saved_at = status.seconds
         if validate_first and not status.total_steps and not status.rows:
