@@ -1,4 +1,4 @@
-"""A real server of Milvus (2.3, from the package `milvus`, 58 MB, which nothing else here needs)."""
+"""A real server of Milvus (2.3, from the package `milvus`, 58 MB, for this alone)."""
 
 from __future__ import annotations
 
