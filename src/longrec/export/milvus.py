@@ -57,7 +57,7 @@ class Milvus:
         self._dim: int | None = None
 
     def replace(self, items: Items, sent: Callable[[int], None]) -> None:
-        with self._told():
+        with told(self.name):
             old, left = self._copies()
             for name in left:
                 self.client.drop_collection(name, timeout=SECONDS)
@@ -134,7 +134,7 @@ class Milvus:
             time.sleep(PAUSE)
 
     def search(self, vector: np.ndarray, k: int) -> Sequence[tuple[Any, float]]:
-        with self._told():
+        with told(self.name):
             if len(vector) != self._dim:
                 self._dim = self._size()
             if len(vector) != self._dim:
@@ -169,11 +169,6 @@ class Milvus:
             from milvus_lite.server_manager import server_manager_instance
 
             server_manager_instance.release_server(self.file)
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        with told(self.name):
-            yield
 
 
 @contextmanager

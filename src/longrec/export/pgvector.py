@@ -44,7 +44,7 @@ class Postgres:
             )
         kind = sql.SQL("bigint" if items.ids.dtype.is_integer() else "text")
         new = sql.Identifier(f"{self._asked}__new")
-        with self._told(), self.connection.transaction():
+        with told(self.name), self.connection.transaction():
             self._check_ours()
             self._run(TABLE, new, kind, sql.Literal(size))
             columns = sql.SQL("COPY {} FROM STDIN WITH (FORMAT BINARY)").format(new)
@@ -77,7 +77,7 @@ class Postgres:
     def search(self, vector: np.ndarray, k: int) -> Sequence[tuple[Any, float]]:
         asked = "SELECT item, -(vector <#> %s) FROM {} ORDER BY vector <#> %s LIMIT %s"
         statement = sql.SQL(asked).format(self.table)
-        with self._told():
+        with told(self.name):
             if self._looked_at < (wanted := min(1000, max(LOOKED_AT, k))):
                 # The index cannot find more than it looks at; the connection remembers it.
                 self._run("SET hnsw.ef_search = {}", sql.Literal(wanted))
@@ -89,11 +89,6 @@ class Postgres:
 
     def _run(self, text: str, *parts: sql.Composable) -> None:
         self.connection.execute(sql.SQL(text).format(*parts))
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        with told(self.name):
-            yield
 
 
 @contextmanager

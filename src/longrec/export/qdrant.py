@@ -42,7 +42,7 @@ class Qdrant:
         self.client, self.collection, self.name, self.served = client, collection, name, served
 
     def replace(self, items: Items, sent: Callable[[int], None]) -> None:
-        with self._told():
+        with told(self.name):
             old, left = self._copies()
             for name in left:
                 self.client.delete_collection(name)
@@ -84,7 +84,7 @@ class Qdrant:
 
     def search(self, vector: np.ndarray, k: int) -> Sequence[tuple[Any, float]]:
         looked_at = models.SearchParams(hnsw_ef=max(LOOKED_AT, k)) if self.served else None
-        with self._told():
+        with told(self.name):
             found = self.client.query_points(
                 self.collection,
                 query=vector.tolist(),
@@ -98,11 +98,6 @@ class Qdrant:
 
     def close(self) -> None:
         self.client.close()
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        with told(self.name):
-            yield
 
 
 @contextmanager

@@ -63,6 +63,19 @@ def event_of(writer, number, named=True, size=0):
     return Event(writer * 10**7 + number, item, name if named else None)
 
 
+def send_until(stop, store, writer, sent, users):
+    """Log a writer's events of two users, half of them with ids, until `stop`, which it sets at its
+    own end; sent[writer] counts them."""
+    try:
+        while not stop.is_set():
+            some = [event_of(writer, sent[writer] + n, named=n % 2 > 0) for n in range(4)]
+            done = send(store, dict(zip(users, (some[:2], some[2:]), strict=True)))
+            assert all(one.new == (True, True) for one in done.values())
+            sent[writer] += 4
+    finally:
+        stop.set()
+
+
 def send_numbers(store, numbers, size=0):
     """Log the events of writer 0 with some numbers; -> per user the result."""
     events = {}

@@ -9,7 +9,7 @@ import pytest
 from redis.exceptions import AuthenticationError
 from serving.redis_sentinel import Watched
 from serving.redis_server import RedisServer
-from serving.stores.store_jobs import event_of, send
+from serving.stores.store_jobs import event_of, send, send_until
 from serving.stores.store_properties import (
     DIGEST,
     OTHER,
@@ -61,14 +61,7 @@ def test_masters_are_killed_and_nothing_is_lost_or_logged_twice(watched, shared_
     stores, sent, stop = [open_store(url) for _ in range(3)], [0, 0, 0], threading.Event()
 
     def work(writer: int) -> None:
-        try:
-            while not stop.is_set():
-                some = [event_of(writer, sent[writer] + n, named=n % 2 > 0) for n in range(4)]
-                done = send(stores[writer], {PEOPLE[0]: some[:2], PEOPLE[1 + writer]: some[2:]})
-                assert all(one.new == (True, True) for one in done.values())
-                sent[writer] += 4
-        finally:
-            stop.set()
+        send_until(stop, stores[writer], writer, sent, [PEOPLE[0], PEOPLE[1 + writer]])
 
     def kill() -> None:
         try:

@@ -13,7 +13,7 @@ from forking import kills
 from serving.redis_server import RedisServer
 from serving.stores.cutting_proxy import CuttingProxy
 from serving.stores.redis_calls import changing_calls
-from serving.stores.store_jobs import DIGEST, USERS, event_of, send
+from serving.stores.store_jobs import DIGEST, USERS, event_of, send, send_until
 from serving.stores.store_properties import event, events_of, log, read_user, step, together
 from serving.stores.store_survival import check_logs
 
@@ -115,14 +115,7 @@ def test_kills_of_the_server(tmp_path):
         stores = [open_store(server.url) for _ in sent]
 
         def work(writer: int) -> None:
-            try:
-                while not stop.is_set():
-                    some = [event_of(writer, sent[writer] + n, named=n % 2 > 0) for n in range(4)]
-                    done = send(stores[writer], {USERS[0]: some[:2], USERS[1 + writer]: some[2:]})
-                    assert all(one.new == (True, True) for one in done.values())
-                    sent[writer] += 4
-            finally:
-                stop.set()
+            send_until(stop, stores[writer], writer, sent, [USERS[0], USERS[1 + writer]])
 
         def kill() -> None:
             try:
