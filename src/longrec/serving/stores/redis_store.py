@@ -10,10 +10,11 @@ process : `appendfsync everysec` does. Events survive the end of the process tha
     two seconds of it; in a power cut more.
 
 Behind Sentinels a call is acknowledged when all replicas that they see have it, too, since any may
-be the next master (docs/decisions/0065-fail-over.md). Redis Cluster is not supported. Give it a server of
-its own: one that other programs write transactions to (MULTI, or scripts that write several keys)
-may lose events if it is killed while it writes one, and again soon after the next start. Redis's
-snapshots (dump.rdb) are backups, and hold users that were forgotten until the next one.
+be the next master (docs/decisions/0065-fail-over.md). Redis Cluster is not supported. Give it a
+server of its own: one that other programs write transactions to (MULTI, or scripts that write
+several keys) may lose events if it is killed while it writes one, and again soon after the next
+start. Redis's snapshots (dump.rdb) are backups, and hold users that were forgotten until the next
+one.
 """
 
 from __future__ import annotations
