@@ -24,9 +24,10 @@ from longrec.core.errors import UsageError
 from longrec.models.common.scorer import Scorer
 from longrec.retrieval import cells as making
 from longrec.retrieval import top_k
-from longrec.retrieval.approximate import CellIndex, checked_vectors
+from longrec.retrieval.approximate import CellIndex
 from longrec.retrieval.cells import build_cells
 from longrec.retrieval.exact import ExactIndex
+from longrec.retrieval.vectors import checked_vectors
 
 pytest.importorskip("faiss")
 
@@ -35,7 +36,8 @@ def index_of(scorer: Scorer, per_cell: int = 4, probes: int | None = None) -> Ce
     """Cells of so few items that small catalogs have many; all are looked into by default."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(making, "PER_CELL", per_cell)
-        cells = build_cells(checked_vectors(scorer))
+        vectors = checked_vectors(scorer)
+        cells = build_cells(vectors.part(0, len(vectors)))
     return CellIndex(scorer, cells, probes or cells.nlist)
 
 

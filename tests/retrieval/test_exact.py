@@ -31,6 +31,7 @@ from longrec.retrieval import exact, top_k
 from longrec.retrieval import int8_scan as scan
 from longrec.retrieval.exact import ExactIndex
 from longrec.retrieval.int8_scan import Scan
+from longrec.retrieval.vectors import ItemVectors
 
 
 @given(problems(), st.sampled_from([1, 70, 1 << 22]))
@@ -222,7 +223,9 @@ def test_a_scan_scores_few_items_in_full(monkeypatch, biased):
         return top_k.score_items(vectors, items, user, k)
 
     monkeypatch.setattr(scan, "score_items", counted)
-    Scan(vectors, biased).search(users, 10, None)
+    whole = torch.from_numpy(vectors)
+    apart = ItemVectors(whole[:, :-1], whole[:, -1]) if biased else ItemVectors(whole)
+    Scan(apart).search(users, 10, None)
     assert np.median(scored) < 3_000
     assert max(scored) < 20_000
 

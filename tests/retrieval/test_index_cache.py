@@ -17,10 +17,11 @@ from typer.testing import CliRunner
 
 from longrec.cli.app import app
 from longrec.core.errors import DataError, UsageError
+from longrec.core.shared import AVAILABLE
 from longrec.recommender import Recommender, load
 from longrec.retrieval import index_cache as stored
 from longrec.retrieval.approximate import CellIndex
-from longrec.retrieval.cells import cells_of
+from longrec.retrieval.cells import arrays_of, cells_of, lists_of
 from longrec.retrieval.exact import ExactIndex
 from longrec.retrieval.index_cache import FILE, SAVED_INDEX, open_index
 
@@ -63,6 +64,27 @@ def test_it_is_kept_and_read_again(tmp_path: Path):
     assert torch.equal(new.index.search(h, 5).items, again.index.search(h, 5).items)
 
 
+@pytest.mark.skipif(not AVAILABLE, reason="no files in memory alone here")
+def test_cells_that_processes_hold_once_are_searched_to_the_bit(tmp_path: Path):
+    import faiss
+
+    rec = saved(tmp_path)
+    held = [open_index(load(tmp_path / "run"), "approximate").index for _ in range(2)]
+    for index in held:
+        assert isinstance(index, CellIndex)
+        lists = faiss.downcast_InvertedLists(index.cells.invlists)
+        assert isinstance(lists, faiss.OnDiskInvertedLists)
+    width = held[0].cells.d
+    own = cells_of(lists_of(arrays_of(held[0].cells), rec.catalog.n_items, width), width)
+    alone = CellIndex(rec.scorer, own, held[0].probes, held[0].recall)
+    h = torch.randn(9, rec.model_config.dim)
+    expected = alone.search(h, 5)
+    for index in held:
+        found = index.search(h, 5)
+        assert torch.equal(found.items, expected.items)
+        assert torch.equal(found.scores, expected.scores)
+
+
 def test_one_that_is_edited_or_of_other_vectors_is_built_anew(tmp_path: Path):
     rec = saved(tmp_path)
     open_index(rec, "approximate")
@@ -97,15 +119,15 @@ def test_a_forged_one_is_built_anew_and_faiss_reads_no_file(tmp_path: Path, monk
     content, words = file.read_bytes(), json.loads(about.read_text())
     good = load_arrays(content)
     size = good["codes"].shape
-    assert cells_of(good, *size).ntotal == len(good["cell"])
+    assert int(lists_of(good, *size)["sizes"].sum()) == len(good["cell"])
     beyond, below, nan = (good[name].copy() for name in ("cell", "cell", "centroids"))
     beyond[0], below[0], nan[0, 0] = len(nan), -1, np.nan
     wider = np.repeat(good["codes"], 2, 1)
     for wrong in ({"cell": beyond}, {"cell": below}, {"centroids": nan}, {"codes": wider}):
         with pytest.raises(DataError):
-            cells_of(good | wrong, *size)
+            lists_of(good | wrong, *size)
     with pytest.raises(DataError):
-        cells_of({k: x for k, x in good.items() if k != "range"}, *size)
+        lists_of({k: x for k, x in good.items() if k != "range"}, *size)
     header = b'{"codes": {"dtype": "BF16", "shape": [1], "data_offsets": [0, 2]}}'
     odd = len(header).to_bytes(8, "little") + header + b"ab"
     for wrong in (odd, b"\xff" * 8 + content[8:], content[:-1], b""):

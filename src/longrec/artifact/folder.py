@@ -17,6 +17,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -29,12 +30,15 @@ from longrec.core.errors import DataError, LongrecError, first_line
 from longrec.core.files import disk_full
 from longrec.core.rights import as_usual
 from longrec.core.sealed import SealedKind, is_of_type
+from longrec.core.shared import is_held, key_of_file, shared
 from longrec.data.catalog import Catalog
 
 FILES = ("model.safetensors", "catalog.parquet", "provenance.json")
 ADDED = "added_score.safetensors"
 ANSWERS = "known_answers.json"
 """Of runs of format 2; those of format 1, of earlier versions of longrec, have none."""
+COPIES = 3
+"""Of a file that are in memory at once while it is loaded: as it is, as tensors, and shared."""
 LONGEST_HEADER = 4 << 20
 """Bytes of the names and shapes of tensors: a model of 30,000 tensors has fewer."""
 RECOMMENDER = SealedKind(
@@ -197,7 +201,8 @@ def _read(folder: Path, config: dict[str, Any], files: Mapping[str, Path]) -> Sa
     if answers is None and config["format"] != 1:
         _damaged(where, f"digests lacks {ANSWERS}")
     # Every model has a number for each item: no catalog is read that is larger than the weights.
-    weights = _load_tensors(files[FILES[0]])
+    digests, checked = config["digests"], answers is not None
+    weights = _load_tensors(files[FILES[0]], digests[FILES[0]], checked)
     numbers = sum(tensor.numel() for tensor in weights.values())
     if items > numbers:
         _damaged(where, f"{FILES[0]} has {numbers:,} numbers, and items is {items:,}")
@@ -205,8 +210,8 @@ def _read(folder: Path, config: dict[str, Any], files: Mapping[str, Path]) -> Sa
         catalog = Catalog.load(files[FILES[1]], items)
     except DataError as error:
         raise DataError(f"{error} {RECOMMENDER.mend.capitalize()}.") from error
-    added = _load_tensors(files[ADDED]) if ADDED in files else {}
-    tensors = _tensors_in(config["digests"])
+    added = _load_tensors(files[ADDED], digests[ADDED], checked) if ADDED in files else {}
+    tensors = _tensors_in(digests)
     return Saved(config, weights, catalog, provenance, added, answers, tensors)
 
 
@@ -245,7 +250,17 @@ def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     as_usual(path)
 
 
-def _load_tensors(path: Path) -> dict[str, Tensor]:
+def _load_tensors(path: Path, digest: str, checked: bool) -> dict[str, Tensor]:
+    """The tensors of a file with a digest, held once by processes of one machine.
+
+    Only those are that are compared with known answers afterwards (`checked`): whoever changed the
+    file since its digest was taken is found out, and nobody else gets what is under that digest.
+    """
+    read = partial(_read_tensors, path)
+    return shared(key_of_file(digest), read) if checked else read()
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         with path.open("rb") as file:
             header = int.from_bytes(file.read(8), "little")
@@ -255,6 +270,21 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
         return load(path.read_bytes())
     except (OSError, SafetensorError) as error:
         raise DataError(f"{path} is damaged ({first_line(error)}): {RECOMMENDER.mend}.") from error
+
+
+def bytes_to_load(folder: Path) -> int:
+    """Bytes that loading a recommender takes, at most; tensors that are held already take none.
+
+    0 where there is no recommender, or none that can be loaded: who tries is told why.
+    """
+    digests = _entry(folder / RECOMMENDER.document, "digests")
+    needed = 0
+    for name in (*FILES, ADDED):
+        digest = digests.get(name) if isinstance(digests, dict) else None
+        with suppress(OSError):
+            if not (isinstance(digest, str) and is_held(key_of_file(digest))):
+                needed += COPIES * (folder / name).stat().st_size
+    return needed
 
 
 def digest_of_tensors(weights: Mapping[str, Tensor], added: Mapping[str, Tensor] | None) -> str:

@@ -22,6 +22,7 @@ from longrec.core.generators import generators_kept
 from longrec.core.registry import missing_from
 from longrec.models import Model, build_model
 from longrec.models.common.added_score import ADDED_SCORES, AddedScore, check_added_score
+from longrec.models.common.sequence import tables_follow
 
 M = TypeVar("M", bound=nn.Module)
 FURTHER_NUMBERS, FURTHER_CALLS = 1 << 22, 3000
@@ -85,7 +86,7 @@ def restore_model(
     model = _built(lambda: build_model(name, config, n_items), weights, where, document)
     check_tensors(where, weights, model)
     try:
-        model.load_state_dict(weights)
+        _take(model, weights)
         model.check_counts()
     except (RuntimeError, KeyError, ValueError) as error:
         raise DataError(
@@ -118,7 +119,7 @@ def restore_added(
         config = make_config(cls.config_class, about["config"])
         added = _built(lambda: cls(config, n_items), counted, where, document)
         check_tensors(where, counted, added)
-        added.load_state_dict(counted)
+        _take(added, counted)
         check_added_score(added, n_items)
     except (UsageError, RuntimeError, ValueError, TypeError, KeyError, IndexError) as error:
         raise DataError(
@@ -128,9 +129,19 @@ def restore_added(
     return added.eval()
 
 
+def _take(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Load tensors without a copy, but for a file that has them in other types than the module.
+
+    Raises what `load_state_dict` raises.
+    """
+    own = module.state_dict()
+    alike = all(own[name].dtype == x.dtype for name, x in tensors.items() if name in own)
+    module.load_state_dict(tensors, assign=alike)
+
+
 def _built(build: Callable[[], M], tensors: Mapping[str, Tensor], where: Path, document: Path) -> M:
     try:
-        with generators_kept(), _Bounded(tensors):
+        with generators_kept(), tables_follow(), _Bounded(tensors):
             return build()
     except _TooLarge:
         raise DataError(

@@ -47,7 +47,7 @@ from longrec.export.parity import BIAS, TOLERANCE, check_parity
 from longrec.export.rows import Counted, counted_rows, write_rows
 from longrec.models import Model, SequenceModel
 from longrec.retrieval.approximate import RESCORED, CellIndex
-from longrec.retrieval.cells import faiss_package
+from longrec.retrieval.cells import arrays_of, cells_of, faiss_package, lists_of
 from longrec.retrieval.index_cache import FILE, open_index
 from longrec.serving.records.record import flat
 
@@ -237,7 +237,10 @@ def _copy_index(artifact: Artifact, work: Path) -> dict[str, Any] | None:
         return None
     index = open_index(artifact, "approximate").index
     assert isinstance(index, CellIndex)
-    faiss_package().write_index(index.cells, str(work / INDEX))
+    arrays, width = arrays_of(index.cells), index.cells.d
+    # faiss would write where lists stand that processes hold together, and not what is in them.
+    whole = cells_of(lists_of(arrays, index.n_items, width), width)
+    faiss_package().write_index(whole, str(work / INDEX))
     return {
         "file": INDEX,
         "name": index.name,

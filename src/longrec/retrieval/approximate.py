@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from longrec.core.errors import UsageError
 from longrec.models.common.scorer import Scorer
 from longrec.retrieval.cells import faiss_package
-from longrec.retrieval.index import TopK, all_allowed, count_allowed, vectors_of
+from longrec.retrieval.index import TopK, all_allowed, count_allowed
 from longrec.retrieval.top_k import Best, as_top_k, score_items, search_with_rows
+from longrec.retrieval.vectors import checked_vectors
 
 RESCORED = 4
 """Items found in 8 bits, for each one wanted, that are scored in full."""
@@ -101,20 +101,3 @@ class CellIndex:
         else:
             items = all_allowed(excluded, self.n_items)
         return score_items(self._vectors, items, user, k)
-
-
-def checked_vectors(scorer: Scorer) -> np.ndarray:
-    """Item vectors (n_items + 1, D), to be put into cells.
-
-    Raises
-    ------
-    UsageError
-        When there are none, or the model is on another device.
-    """
-    vectors, model = vectors_of(scorer), scorer.model
-    if vectors is None:
-        raise UsageError(
-            f"{model.name} on {model.device} has no approximate index, which is for vectors of "
-            "items on the CPU: use the exact one"
-        )
-    return vectors

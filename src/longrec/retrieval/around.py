@@ -18,6 +18,7 @@ from longrec.models.common.scorer import Scorer
 from longrec.retrieval.exact import InFull
 from longrec.retrieval.int8_scan import SLACK
 from longrec.retrieval.top_k import products_of_pairs
+from longrec.retrieval.vectors import ItemVectors
 
 BLOCK, BLOCK_ON_GPU = 1 << 20, 1 << 26
 """Scores of a block: near to a core they stay in its cache."""
@@ -50,8 +51,7 @@ class Around:
     def __init__(self, scorer: Scorer) -> None:
         self._scorer, self._full, self.holds = scorer, None, scorer.n_items + 1
         if scorer.has_vectors:
-            self._vectors = scorer.item_vectors().detach()
-            self._full = InFull(self._vectors.cpu().numpy(), self._vectors)
+            self._full = InFull(ItemVectors.of(scorer))
             self.holds = NARROWEST
 
     @torch.inference_mode()
@@ -103,20 +103,22 @@ class Around:
     def _blocks(
         self, users: Tensor, whole: np.ndarray, own: Tensor, slack: Tensor, rows: AddedRows | None
     ) -> Iterator[Block]:
+        assert self._full is not None
+        vectors = self._full.vectors
         n, interests = users.shape[:2]
         at_once = BLOCK_ON_GPU if users.is_cuda else BLOCK
         width = max(NARROWEST, at_once // max(1, n * interests))
         flat = users.flatten(0, 1)
         low, high = (own - slack)[:, None], (own + slack)[:, None]
-        for first in range(1, len(self._vectors), width):
-            some = self._vectors[first : first + width]
-            scores = (flat @ some.t()).unflatten(0, (n, interests))
+        for first in range(1, len(vectors), width):
+            end = min(first + width, len(vectors))
+            scores = vectors.products(flat, first, end).unflatten(0, (n, interests))
             scores = scores[:, 0] if interests == 1 else scores.amax(1)
             here = None
             if rows is not None:
-                here = _between(rows, first, first + len(some))
+                here = _between(rows, first, end)
                 scores[here.row, here.item - first] += here.value
-            if self._vectors.shape[1] > 1:  # a sum of one product has one order
+            if vectors.width > 1:  # a sum of one product has one order
                 near = ~((scores < low) | (scores > high))
                 self._settle(scores, near, whole, first, here)
             yield Block(first, scores)
@@ -140,7 +142,8 @@ class Around:
     def _exactly(self, users: np.ndarray, row: Tensor, items: Tensor) -> Tensor:
         assert self._full is not None
         pairs = items.cpu().numpy(), users, row.cpu().numpy()
-        return torch.from_numpy(products_of_pairs(self._full.vectors, *pairs)).to(self._vectors)
+        vectors = self._full.vectors
+        return torch.from_numpy(products_of_pairs(vectors, *pairs)).to(vectors.own)
 
 
 def _by_item(rows: AddedRows, users: Tensor) -> AddedRows:

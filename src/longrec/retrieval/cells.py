@@ -12,19 +12,22 @@ first. So what is kept are plain arrays, whose shapes follow from the vectors th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from itertools import pairwise
 from math import log2
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from longrec.core.errors import DataError, UsageError
+from longrec.core.shared import file_of, is_shared
 
 PER_CELL, ROUNDS, SAMPLED = 250, 8, 64
 """Items of a cell on average; rounds of k-means that make cells, and items per cell they read."""
 ADDED = 100_000
 """Items put into cells at once."""
+EIGHT = 8
+"""Room in a cell is for a multiple of so many items: indices begin at a multiple of 8 bytes."""
 Shapes = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
 
 
@@ -81,8 +84,15 @@ def arrays_of(cells: Any) -> dict[str, np.ndarray]:
     }
 
 
-def cells_of(arrays: Mapping[str, np.ndarray], n_items: int, width: int) -> Any:
-    """The cells that arrays describe, which search as those do that the arrays were made of.
+def lists_of(arrays: Mapping[str, np.ndarray], n_items: int, width: int) -> dict[str, Tensor]:
+    """What is in each cell, from arrays; of what processes hold once, where they do.
+
+    Returns
+    -------
+    dict
+        "centroids" and "range" as they are; "sizes" (cells,) int64, items of each; "lists" uint8,
+        for each cell the codes of its items and then their indices in 8 bytes each, both with
+        room for `EIGHT` times some items.
 
     Raises
     ------
@@ -97,18 +107,74 @@ def cells_of(arrays: Mapping[str, np.ndarray], n_items: int, width: int) -> Any:
         raise DataError("its cells have values that are no numbers")
     if cell.min() < 0 or cell.max() >= len(centroids):
         raise DataError("it has items in cells that there are none of")
-    faiss, cells = faiss_package(), _empty(n_items, width)
-    cells.quantizer.add(np.ascontiguousarray(centroids))
-    faiss.copy_array_to_vector(np.ascontiguousarray(arrays["range"]).ravel(), cells.sq.trained)
     order = np.argsort(cell, kind="stable")
     ids, sorted_codes = order + 1, codes[order]
-    ends = np.searchsorted(cell[order], np.arange(len(centroids) + 1)).tolist()
-    for number, (begin, end) in enumerate(pairwise(ends)):
-        if end > begin:
-            part = faiss.swig_ptr(ids[begin:end]), faiss.swig_ptr(sorted_codes[begin:end])
-            cells.invlists.add_entries(number, end - begin, *part)
-    cells.is_trained, cells.ntotal = True, n_items
+    sizes = np.bincount(cell, minlength=len(centroids)).astype(np.int64)
+    places = _places(sizes, width)
+    lists, first = np.zeros(places[-1].end, np.uint8), 0
+    for size, place in zip(sizes.tolist(), places, strict=True):
+        part = slice(first, first := first + size)
+        lists[place.codes : place.codes + size * width] = sorted_codes[part].ravel()
+        lists[place.ids : place.ids + 8 * size] = ids[part].view(np.uint8)
+    made = {"centroids": centroids, "range": arrays["range"], "sizes": sizes, "lists": lists}
+    return {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in made.items()}
+
+
+def cells_of(lists: Mapping[str, Tensor], width: int) -> Any:
+    """The cells of `lists_of`, which search as those do that the arrays were made of.
+
+    Lists that processes hold once are read where they are.
+    """
+    faiss, sizes = faiss_package(), lists["sizes"].numpy()
+    cells = _empty(int(sizes.sum()), width)
+    cells.quantizer.add(lists["centroids"].numpy())
+    faiss.copy_array_to_vector(lists["range"].numpy().ravel(), cells.sq.trained)
+    places, content = _places(sizes, width), lists["lists"]
+    if is_shared(content):
+        cells.replace_invlists(_lists_in_a_file(content, sizes.tolist(), places, width), True)
+    else:
+        every = content.numpy()
+        for number, (size, place) in enumerate(zip(sizes.tolist(), places, strict=True)):
+            if size:
+                codes = every[place.codes : place.ids]
+                ids = every[place.ids : place.end].view(np.int64)
+                cells.invlists.add_entries(number, size, faiss.swig_ptr(ids), faiss.swig_ptr(codes))
+    cells.is_trained, cells.ntotal = True, int(sizes.sum())
     return cells
+
+
+def _lists_in_a_file(content: Tensor, sizes: list[int], places: list[_Place], width: int) -> Any:
+    """Lists that faiss maps, read alone, from the file that a tensor stands in."""
+    lists = faiss_package().OnDiskInvertedLists()
+    lists.nlist, lists.code_size, lists.read_only = len(sizes), width, True
+    lists.prefetch_nthread = 0  # what is in memory need not be fetched by threads of their own
+    lists.lists.resize(len(sizes))
+    with file_of(content) as (path, first):
+        for number, (size, place) in enumerate(zip(sizes, places, strict=True)):
+            one = lists.lists.at(number)
+            one.size, one.capacity, one.offset = size, place.room, first + place.codes
+        lists.filename, lists.totsize = path, first + len(content)
+        lists.do_mmap()
+    lists.this.disown()  # the cells own them
+    return lists
+
+
+class _Place(NamedTuple):
+    """Where in "lists" the codes and indices of a cell begin, and how many it has room for."""
+
+    codes: int
+    ids: int
+    end: int
+    room: int
+
+
+def _places(sizes: np.ndarray, width: int) -> list[_Place]:
+    places, end = [], 0
+    for size in sizes.tolist():
+        room = -(-size // EIGHT) * EIGHT
+        begin, end = end, end + room * (width + 8)
+        places.append(_Place(begin, begin + room * width, end, room))
+    return places
 
 
 def _n_cells(n_items: int) -> int:

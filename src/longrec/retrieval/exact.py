@@ -34,6 +34,7 @@ from longrec.retrieval.top_k import (
     search_with_rows,
     threshold,
 )
+from longrec.retrieval.vectors import ItemVectors
 
 AT_ONCE = 1 << 22
 """Scores held at once."""
@@ -66,26 +67,24 @@ class ExactIndex:
         self._scan: Scan | InFull | None = None
         if not scorer.has_vectors:
             return
-        vectors = scorer.item_vectors().detach()
-        whole = vectors.cpu().numpy()
+        vectors = ItemVectors.of(scorer)
         if in_8_bits is None:
             in_8_bits = (
-                self._device.type == "cpu"
-                and whole.dtype == np.float32
+                vectors.on_cpu
+                and vectors.own.dtype == torch.float32
                 and self.n_items >= LARGE
-                and pays(whole.shape[1] - scorer.has_bias)
+                and pays(vectors.own.shape[1])
             )
-        self._scan = Scan(whole, scorer.has_bias) if in_8_bits else InFull(whole, vectors)
+        self._scan = Scan(vectors) if in_8_bits else InFull(vectors)
 
     def with_scorer(self, scorer: Scorer) -> Self:
         """The same with another added score; see `Index`."""
         made = copy.copy(self)
         made._scorer = scorer
-        if isinstance(self._scan, Scan):
-            made._scan = self._scan.with_bias(scorer.item_vectors().detach().numpy())
-        elif self._scan is not None:
-            vectors = scorer.item_vectors().detach()
-            made._scan = InFull(vectors.cpu().numpy(), vectors)
+        if self._scan is not None:
+            vectors = self._scan.vectors.with_bias_of(scorer)
+            scan = self._scan
+            made._scan = scan.with_bias(vectors) if isinstance(scan, Scan) else InFull(vectors)
         return made
 
     @property
@@ -167,15 +166,11 @@ class InFull:
 
     Parameters
     ----------
-    vectors : ndarray
-        (n_items + 1, D), row 0 is padding; kept, not copied.
-    on_device : Tensor
-        The same where they are multiplied.
+    vectors : ItemVectors
     """
 
-    def __init__(self, vectors: np.ndarray, on_device: Tensor) -> None:
-        self.vectors, self._on_device = vectors, on_device
-        self._largest = float(np.einsum("nd,nd->n", vectors, vectors).max()) ** 0.5
+    def __init__(self, vectors: ItemVectors) -> None:
+        self.vectors, self._largest = vectors, vectors.largest()
 
     def search(self, users: np.ndarray, k: int, excluded: np.ndarray | None) -> list[Best]:
         """The k best items for each user; see `Scan.search`."""
@@ -194,10 +189,10 @@ class InFull:
     def near(self, users: np.ndarray) -> np.ndarray:
         """Scores of all items, new memory (n, n_items + 1), each within half a `slack`."""
         flat = users.reshape(-1, users.shape[2])
-        if self._on_device.device.type == "cpu":
-            return best_vector(flat @ self.vectors.T, len(users))
-        rows = torch.from_numpy(flat).to(self._on_device.device)
-        return best_vector((rows @ self._on_device.t()).cpu().numpy(), len(users))
+        if self.vectors.on_cpu:
+            return best_vector(self.vectors.products_on_cpu(flat), len(users))
+        rows = torch.from_numpy(flat).to(self.vectors.own.device)
+        return best_vector(self.vectors.products(rows).cpu().numpy(), len(users))
 
     def slack(self, users: np.ndarray) -> np.ndarray:
         """How far apart two scores of a user may be found of which one is not below the other."""
@@ -237,7 +232,7 @@ def similar(vectors: Tensor, items: Ints, k: int, restriction: Restriction = ANY
     sizes = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
     unit = vectors / sizes.clamp_min(torch.finfo(vectors.dtype).tiny)
     whole, n_items = unit.cpu().numpy(), len(vectors) - 1
-    index, width = InFull(whole, unit), min(k, n_items)
+    index, width = InFull(ItemVectors(unit)), min(k, n_items)
     found: list[Best] = []
     at_once = max(1, ROW_BYTES // row_bytes(n_items))
     for start in range(0, len(items), at_once):

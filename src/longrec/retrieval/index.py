@@ -12,7 +12,6 @@ from torch import Tensor
 
 from longrec.core.arrays import Ints
 from longrec.models.common.scorer import Scorer
-from longrec.models.common.sequence import SequenceModel
 
 ROW_BYTES = 1 << 25
 """Bytes of rows of bits that are in memory at once."""
@@ -74,18 +73,6 @@ class Index(Protocol):
 
         This one stays as it is. What is made of the model's vectors alone is shared.
         """
-
-
-def vectors_of(scorer: Scorer) -> np.ndarray | None:
-    """Item vectors (n_items + 1, D), the bias among them, of scores that are products on the CPU.
-
-    They are not copied where there is no bias. None where scores are no products of vectors, nor of
-    a counting model, whose biases are no directions.
-    """
-    of_vectors = scorer.has_vectors and isinstance(scorer.model, SequenceModel)
-    if of_vectors and scorer.model.device.type == "cpu":
-        return scorer.item_vectors().detach().numpy()
-    return None
 
 
 def row_bytes(n_items: int) -> int:

@@ -26,11 +26,13 @@ from longrec.core.errors import DataError, first_line
 from longrec.core.files import digest_of_file, sync, write_file
 from longrec.core.rights import as_usual
 from longrec.core.sealed import SealedKind
-from longrec.retrieval.approximate import CellIndex, checked_vectors
-from longrec.retrieval.cells import arrays_of, build_cells, cells_of, shapes_of
+from longrec.core.shared import shared
+from longrec.retrieval.approximate import CellIndex
+from longrec.retrieval.cells import arrays_of, build_cells, cells_of, lists_of, shapes_of
 from longrec.retrieval.exact import ExactIndex
-from longrec.retrieval.index import Index, vectors_of
+from longrec.retrieval.index import Index
 from longrec.retrieval.recall import queries_of, recall, search_each
+from longrec.retrieval.vectors import ItemVectors, checked_vectors, vectors_of
 
 Progress = Callable[[float, float, str], None]
 
@@ -94,28 +96,33 @@ def open_index(
         if kind == "exact" or not large or vectors_of(artifact.scorer) is None:
             return IndexWithFacts(exact, {})
     vectors = checked_vectors(artifact.scorer)
-    digest = hashlib.sha256(np.ascontiguousarray(vectors).data).hexdigest()
+    digest = vectors.digest()
     saved = _read(artifact, vectors, digest)
     index, document = saved or _build(artifact, vectors, digest, progress)
+    if saved is None:  # what was saved can be held together with others
+        index, document = _read(artifact, vectors, digest) or (index, document)
     facts = {key: document.get(key) for key in FACTS} | {"new": saved is None}
     return IndexWithFacts(index, facts)
 
 
 def _read(
-    artifact: Artifact, vectors: np.ndarray, digest: str
+    artifact: Artifact, vectors: ItemVectors, digest: str
 ) -> tuple[CellIndex, dict[str, Any]] | None:
     """The index that was saved, if there is one, whole, of these vectors; and its document."""
     folder = artifact.folder
     if folder is None:
         return None
-    n_items, width = artifact.catalog.n_items, vectors.shape[1]
+    n_items, width = artifact.catalog.n_items, vectors.width
     try:
         document = SAVED_INDEX.read(folder)
         if document["vectors"] != digest:
             return None
-        cells = cells_of(
-            _read_arrays(folder / FILE, document["sha256"], n_items, width), n_items, width
+        size, sha256 = (n_items, width), document["sha256"]
+        key = hashlib.sha256(f"{size} {sha256}".encode()).hexdigest()
+        lists = shared(
+            f"cells-{key}", lambda: lists_of(_read_arrays(folder / FILE, sha256, *size), *size)
         )
+        cells = cells_of(lists, width)
     except (DataError, OSError):
         return None  # built anew
     probes, found = document["looked_into"], document["recall"]
@@ -146,11 +153,11 @@ def _read_arrays(path: Path, digest: str, n_items: int, width: int) -> dict[str,
 
 
 def _build(
-    artifact: Artifact, vectors: np.ndarray, digest: str, progress: Progress | None
+    artifact: Artifact, vectors: ItemVectors, digest: str, progress: Progress | None
 ) -> tuple[CellIndex, dict[str, Any]]:
     """A new index, saved if that can be; and its document."""
     begun = perf_counter()
-    cells = build_cells(vectors, progress)
+    cells = build_cells(vectors.part(0, len(vectors)), progress)
     seconds = perf_counter() - begun
     if progress is not None:
         progress(0, 1, "measuring recall")

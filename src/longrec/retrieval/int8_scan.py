@@ -16,19 +16,21 @@ a million, are scored in full: nothing is lost.
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Self
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from longrec.core.arrays import Ints
 from longrec.core.processor import multiplies_int8
+from longrec.core.shared import shared
 from longrec.retrieval.index import allowed
 from longrec.retrieval.top_k import Best, Peaks, best_vector, score_items
+from longrec.retrieval.vectors import ROWS, ItemVectors
 
 TOP = 127
-ROWS = 65_536
-"""Items rounded at once."""
 AT_ONCE = 8
 """Users for whom the items are read once; more would need more memory than it saves time."""
 TRIED = 256
@@ -39,42 +41,33 @@ SLACK = 1e-5
 
 
 class Scan:
-    """Vectors in 8 bits beside the full ones.
+    """Vectors in 8 bits beside the full ones; held once by all processes where those are.
 
     Parameters
     ----------
-    vectors : ndarray
-        (n_items + 1, D) float32, row 0 is padding; kept, not copied.
-    biased : bool
-        Whether the last coordinate is a bias, that of users being 1. It is not rounded: it may be
-        so much larger than the others that these would be lost.
+    vectors : ItemVectors
+        In float32, on the CPU. A bias is not rounded: it may be so much larger than the other
+        coordinates that these would be lost.
     """
 
-    def __init__(self, vectors: np.ndarray, biased: bool = False) -> None:
-        self.vectors = vectors
-        self._width = vectors.shape[1] - biased
-        self._bias = vectors[:, -1].copy() if biased else None
-        own = vectors[:, : self._width]
-        self._scale = max(float(own.max()), -float(own.min())) / TOP or 1.0
-        rounded = np.empty(own.shape, np.int8)
-        lost = size = 0.0
-        for start in range(0, len(vectors), ROWS):
-            part = own[start : start + ROWS]
-            whole = np.rint(part / self._scale)
-            rounded[start : start + ROWS] = whole
-            whole *= self._scale
-            size = max(size, float(np.linalg.norm(whole, axis=1).max()))
-            lost = max(lost, float(np.linalg.norm(part - whole, axis=1).max()))
-        self._size, self._lost = size, lost
-        self._bias_slack = 4 * SLACK * float(np.abs(vectors[:, self._width :]).max(initial=0))
-        self._rounded = torch.from_numpy(rounded).t()
+    def __init__(self, vectors: ItemVectors) -> None:
+        self._width = vectors.own.shape[1]
+        make = partial(_rounded, vectors.host)
+        made = shared(f"int8-{vectors.digest(with_bias=False)}", make) if vectors.shared else make()
+        self._scale, self._size, self._lost = made["scale_size_lost"].tolist()
+        self._rounded = made["rounded"].t()
+        self._set_bias(vectors)
 
-    def with_bias(self, vectors: np.ndarray) -> Self:
+    def with_bias(self, vectors: ItemVectors) -> Self:
         """The same for vectors that differ in the bias alone: what was rounded is shared."""
         made = copy.copy(self)
-        made.vectors, made._bias = vectors, vectors[:, -1].copy()
-        made._bias_slack = 4 * SLACK * float(np.abs(made._bias).max())
+        made._set_bias(vectors)
         return made
+
+    def _set_bias(self, vectors: ItemVectors) -> None:
+        self.vectors, self._bias = vectors, vectors.host_bias
+        largest = 0.0 if self._bias is None else float(np.abs(self._bias).max())
+        self._bias_slack = 4 * SLACK * largest
 
     def search(self, users: np.ndarray, k: int, excluded: np.ndarray | None) -> list[Best]:
         """The k best items for each user.
@@ -116,6 +109,22 @@ class Scan:
                 items = _candidates(scores[row], float(margins[row]), k, bits)
                 found.append(score_items(self.vectors, items, user, k))
         return found
+
+
+def _rounded(own: np.ndarray) -> dict[str, Tensor]:
+    """Vectors (N, D) in 8 bits; what they are multiplied by, the longest, and what is lost."""
+    scale = max(float(own.max()), -float(own.min())) / TOP or 1.0
+    rounded = np.empty(own.shape, np.int8)
+    lost = size = 0.0
+    for start in range(0, len(own), ROWS):
+        part = own[start : start + ROWS]
+        whole = np.rint(part / scale)
+        rounded[start : start + ROWS] = whole
+        whole *= scale
+        size = max(size, float(np.linalg.norm(whole, axis=1).max()))
+        lost = max(lost, float(np.linalg.norm(part - whole, axis=1).max()))
+    numbers = torch.tensor([scale, size, lost], dtype=torch.float64)
+    return {"rounded": torch.from_numpy(rounded), "scale_size_lost": numbers}
 
 
 def pays(width: int) -> bool:

@@ -11,6 +11,7 @@ import torch
 from longrec.core.arrays import Ints
 from longrec.models.common.base import AddedRows
 from longrec.retrieval.index import TopK, all_allowed, allowed, as_bits, count_allowed
+from longrec.retrieval.vectors import ItemVectors
 
 BLOCKS, LARGEST = 128, 1024
 """Blocks that scores are cut into, at least, and scores of one at most."""
@@ -88,27 +89,29 @@ def best_of_items(items: Ints, scores: np.ndarray, k: int) -> Best:
     return Best(items[order], scores[order])
 
 
-def score_items(vectors: np.ndarray, items: Ints, user: np.ndarray, k: int) -> Best:
+def score_items(vectors: ItemVectors, items: Ints, user: np.ndarray, k: int) -> Best:
     """The k best of some items, whose indices ascend, for one user (R, D), each scored in full."""
     return best_of_items(items, products(vectors, items, user), k)
 
 
-def products(vectors: np.ndarray, items: Ints, user: np.ndarray) -> np.ndarray:
+def products(vectors: ItemVectors, items: Ints, user: np.ndarray) -> np.ndarray:
     """Scores (m,) of some items for one user (R, D).
 
     Each is summed in the same order whichever items are asked for, unlike in a matrix product, so
     that an item's score is the same to the bit however it was found.
     """
-    some = vectors.take(items, 0)
+    some = vectors.take(items)
     scores: np.ndarray = np.einsum("md,d->m", some, user[0])
     for interest in user[1:]:
         np.maximum(scores, np.einsum("md,d->m", some, interest), out=scores)
     return scores
 
 
-def products_of_pairs(vectors: np.ndarray, items: Ints, users: np.ndarray, row: Ints) -> np.ndarray:
+def products_of_pairs(
+    vectors: ItemVectors, items: Ints, users: np.ndarray, row: Ints
+) -> np.ndarray:
     """Scores (m,) of items for users row (m,) of (n, R, D), each the one that `products` gives."""
-    some = vectors.take(items, 0)
+    some = vectors.take(items)
     scores: np.ndarray = np.einsum("md,md->m", some, users[row, 0])
     for interest in range(1, users.shape[1]):
         np.maximum(scores, np.einsum("md,md->m", some, users[row, interest]), out=scores)
@@ -116,7 +119,7 @@ def products_of_pairs(vectors: np.ndarray, items: Ints, users: np.ndarray, row: 
 
 
 def search_or_score(
-    search: Search, vectors: np.ndarray, users: np.ndarray, k: int, excluded: np.ndarray | None
+    search: Search, vectors: ItemVectors, users: np.ndarray, k: int, excluded: np.ndarray | None
 ) -> list[Best]:
     """The best items of each user: searched for, or all scored where few items are allowed.
 
@@ -124,8 +127,7 @@ def search_or_score(
     ----------
     search : callable
         Asked for the users to whom many items are allowed.
-    vectors : ndarray
-        (n_items + 1, D), row 0 is padding.
+    vectors : ItemVectors
     users : ndarray
         (n, R, D).
     k : int
@@ -155,7 +157,7 @@ def search_or_score(
 
 def search_with_rows(
     search: Search,
-    vectors: np.ndarray,
+    vectors: ItemVectors,
     users: np.ndarray,
     k: int,
     excluded: np.ndarray | None,

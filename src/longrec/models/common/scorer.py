@@ -134,13 +134,18 @@ class Scorer:
         Where there is a bias, it is the last coordinate; otherwise the model's own are given,
         without a copy.
         """
+        vectors, bias = self.vectors_and_bias()
+        return vectors if bias is None else torch.cat([vectors, bias[:, None]], 1)
+
+    def vectors_and_bias(self) -> tuple[Tensor, Tensor | None]:
+        """The same apart: (n_items + 1, D), the model's own, and (n_items + 1,) of their type."""
         bias = self.bias()
         if isinstance(self.model, CountingModel):
             assert bias is not None
-            return bias[:, None]
+            return bias[:, None], None
         assert isinstance(self.model, SequenceModel)
         vectors = self.model.item_vectors()
-        return vectors if bias is None else torch.cat([vectors, bias.to(vectors)[:, None]], 1)
+        return vectors, None if bias is None else bias.to(vectors)
 
     def _bias_of_model(self) -> Tensor | None:
         if isinstance(self.model, CountingModel):

@@ -9,7 +9,9 @@ that streams and puts vectors of its own among the events overrides `prefill_blo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, NamedTuple, cast
@@ -27,6 +29,7 @@ from longrec.models.common.gaps import NEVER, GapVectors
 
 PAIRS_AT_ONCE, PAIRS_BLOCK = 1 << 16, 64
 """Pairs of a target-aware model that are scored at once, at most, and in whole blocks."""
+_drawn: ContextVar[bool] = ContextVar("_drawn", default=True)
 
 
 class UserState(NamedTuple):
@@ -416,7 +419,19 @@ def _rounded_up(number: int, step: int) -> int:
     return -(-number // step) * step
 
 
+@contextmanager
+def tables_follow() -> Iterator[None]:
+    """Tables of items are not drawn in this block: what is in them is loaded after it."""
+    before = _drawn.set(False)
+    try:
+        yield
+    finally:
+        _drawn.reset(before)
+
+
 def _item_table(n_items: int, dim: int) -> nn.Parameter:
+    if not _drawn.get():
+        return nn.Parameter(torch.zeros(n_items + 1, dim))
     table = torch.randn(n_items + 1, dim) * 0.02
     table[0] = 0
     return nn.Parameter(table)

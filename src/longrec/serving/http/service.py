@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from longrec.artifact.artifact import Artifact
+from longrec.artifact.folder import bytes_to_load
 from longrec.core.arrays import Ints
 from longrec.core.memory import (
     check_room,
@@ -60,8 +61,6 @@ HOLES, HOLES_EVERY = 16 << 20, 5.0
 two such times: it takes some milliseconds."""
 PATIENCE = 4.0
 """Seconds that a server that stops waits for what its store is doing."""
-LOADED = ("model.safetensors", "added_score.safetensors", "catalog.parquet")
-"""Files of a run that are read whole."""
 LAG_EVERY, LAG_USERS = 15.0, 512
 """Seconds between two looks at how far records are behind, and users looked at each time."""
 
@@ -366,8 +365,7 @@ def load_run(run: Path) -> Artifact:
     LongrecError
         When it cannot be loaded, or does not fit; the message says why.
     """
-    sizes = [path.stat().st_size for name in LOADED if (path := run / name).is_file()]
-    check_room(3 * sum(sizes), str(run))  # the files, their tensors, and the model's
+    check_room(bytes_to_load(run), str(run))
     return Artifact.load(run)
 
 
