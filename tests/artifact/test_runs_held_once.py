@@ -157,6 +157,15 @@ def test_a_file_that_changed_since_is_told_although_another_one_holds_its_tensor
     assert (held.model.items == 3).all()
 
 
+def test_a_file_of_holes_is_not_looked_through_although_another_one_holds_its_tensors(tmp_path):
+    small_recommender(3).save(tmp_path / "run")
+    held = Artifact.load(tmp_path / "run")
+    os.truncate(tmp_path / "run" / "model.safetensors", 1 << 43)
+    with pytest.raises(DataError, match="of memory are free"):
+        Artifact.load(tmp_path / "run")
+    assert (held.model.items == 3).all()
+
+
 def test_a_run_is_let_go_of_with_its_recommender(tmp_path):
     small_recommender(5).save(tmp_path / "run")
     free = bytes_to_load(tmp_path / "run")

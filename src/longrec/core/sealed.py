@@ -237,7 +237,7 @@ class SealedKind:
                 f"this folder): {self.mend}."
             )
         if self.whole_in_memory:
-            self._check_sizes(folder, dict.fromkeys(self.files) | digests)
+            self._check_sizes(folder, {*self.files, *digests})
         places = {}
         for name in dict.fromkeys((*self.files, *digests)):
             path: Path | None = folder / name
@@ -255,13 +255,12 @@ class SealedKind:
             places[name] = path
         return places
 
-    def _check_sizes(self, folder: Path, digests: Mapping[str, Any]) -> None:
+    def _check_sizes(self, folder: Path, names: Iterable[str]) -> None:
         """Raise DataError for a file that does not fit in memory, before it is looked through."""
         free = available_memory()
-        for name, digest in digests.items():
+        for name in names:
             with suppress(OSError):  # missing: told later
-                found = (folder / name).stat().st_size
-                if found > free and not _is_held(digest):
+                if (found := (folder / name).stat().st_size) > free:
                     raise DataError(
                         f"{folder / name} has {size(found)}, and {size(free)} of memory are free: "
                         f"use a larger machine, or {self.mend}."
@@ -390,13 +389,6 @@ def read_json(path: Path, mend: str, most_bytes: int = MOST_BYTES) -> dict[str, 
     if not isinstance(content, dict):
         raise DataError(f"{path} is damaged (it holds no JSON object): {mend}.")
     return content
-
-
-def _is_held(digest: Any) -> bool:
-    """Whether another process holds what is in a file: reading it takes no memory then."""
-    from longrec.core.shared import is_held, key_of_file  # which takes PyTorch
-
-    return isinstance(digest, str) and is_held(key_of_file(digest))
 
 
 def is_of_type(value: object, kind: type | tuple[type, ...]) -> bool:

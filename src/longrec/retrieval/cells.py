@@ -145,14 +145,14 @@ def cells_of(lists: Mapping[str, Tensor], width: int) -> Any:
 
 def _lists_in_a_file(content: Tensor, sizes: list[int], places: list[_Place], width: int) -> Any:
     """Lists that faiss maps, read alone, from the file that a tensor stands in."""
-    lists = faiss_package().OnDiskInvertedLists()
+    faiss = faiss_package()
+    lists, one = faiss.OnDiskInvertedLists(), faiss.OnDiskOneList()
     lists.nlist, lists.code_size, lists.read_only = len(sizes), width, True
     lists.prefetch_nthread = 0  # what is in memory need not be fetched by threads of their own
-    lists.lists.resize(len(sizes))
     with file_of(content) as (path, first):
-        for number, (size, place) in enumerate(zip(sizes, places, strict=True)):
-            one = lists.lists.at(number)
+        for size, place in zip(sizes, places, strict=True):
             one.size, one.capacity, one.offset = size, place.room, first + place.codes
+            lists.lists.push_back(one)  # a copy
         lists.filename, lists.totsize = path, first + len(content)
         lists.do_mmap()
     lists.this.disown()  # the cells own them
