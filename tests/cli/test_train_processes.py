@@ -69,6 +69,29 @@ def test_another_number_than_torchruns_is_refused(monkeypatch, capsys, tmp_path)
     assert "torchrun has started 3 processes: leave it out" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["evaluate", "run"], ["recommend", "run", "--all"], ["compare", "histories"]),
+        *(
+            ["prepare", "log.csv"],
+            ["store", "verify", "lmdb://users"],
+            ["push", "run", "qdrant:///x"],
+        ),
+    ],
+)
+def test_what_processes_do_not_share_is_refused_under_torchrun(monkeypatch, capsys, words):
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("TORCHELASTIC_RUN_ID", "x")):
+        monkeypatch.setenv(name, value)
+    assert longrec(*words) == 2
+    said = capsys.readouterr().err
+    assert f"each would do all of `longrec {words[0]}`: call it without torchrun" in said
+    assert said.count("\n") == 1
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    assert longrec(*words) == 2
+    assert "WORLD_SIZE='two'" in capsys.readouterr().err
+
+
 class Training:
     """A training in two processes, their pids, and what it says."""
 

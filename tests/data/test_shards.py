@@ -196,3 +196,59 @@ def test_training_on_shards_is_training_on_one_folder(
         lists.append(longrec.load(tmp_path / name).recommend(data=data.path, k=3))
     assert metrics[0]["ndcg@10"] == metrics[1]["ndcg@10"]
     assert lists[0].equals(lists[1])
+
+
+WRONG = {
+    "n_users": ["12", None, 1.5, True, -1, 10**30, [], {}, "\ud800"],
+    "n_items": ["x", None, -1, 29.0],
+    "n_events": [{}, False, 1e308],
+    "has_time": ["yes", 1, None, False],
+    "time_unit": [5, [], "\ud800"],
+    "first_time": ["x", 1.5, None, 1 << 63, 1 << 62],
+    "last_time": [[], True, -(1 << 62)],
+    "dropped": [[], {"dedup": "x"}, {"dedup": -1}, 5],
+    "source": [None, 5, "\udcff"],
+    "fingerprint": [5, None, {}, "x", "A" * 64],
+    "created": [5, {}],
+    "files": [[], {"users.arrow": "x"}, {"users.arrow": True}],
+    "labels": [{"type": "x"}, {"type": [1]}, []],
+    "options": [None, 5, {"user": 5}, {"columns": "x"}, {"row_order": "no"}, {"odd": 1}],
+    "shards": [{"shard-0000": 5}, {"shard-0000": None}, {"\ud800": "0" * 64}],
+}
+"""Of each field values that no `prepare` writes."""
+
+
+def test_what_no_prepare_writes_is_told_by_its_field(tmp_path: Path) -> None:
+    whole = made_up(tmp_path / "whole")
+    shards = in_shards(whole, tmp_path / "shards", [10])
+    for place in (whole.path / "meta.json", shards.path / "shards.json"):
+        document = json.loads(place.read_text())
+        assert WRONG.keys() == {"shards"} | document.keys() - {"schema_version"}
+        for name, values in WRONG.items():
+            for value in values:
+                place.write_text(json.dumps(document | {name: value}))
+                with pytest.raises(DataError) as told:
+                    open_histories(place.parent)
+                assert str(place) in str(told.value), (name, value)
+                assert name in str(told.value), (name, value, str(told.value))
+                assert "prepare the log again" in str(told.value), (name, value)
+                assert "\n" not in str(told.value)
+                assert str(told.value).encode(), "it can be printed"
+                assert len(str(told.value)) < 400 + len(str(place)), (name, value)
+        place.write_text(json.dumps(document))
+        open_histories(place.parent).verify()
+    place = whole.path / "meta.json"
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"shards": {"x": "0" * 64}}))
+    with pytest.raises(DataError, match=r"meta\.json has shards, which shards\.json alone names"):
+        open_histories(whole.path)
+
+
+def test_labels_that_events_have_and_the_document_lacks_are_found(tmp_path: Path) -> None:
+    whole = made_up(tmp_path / "whole")
+    place = whole.path / "meta.json"
+    document = json.loads(place.read_text())
+    [name] = document["labels"]
+    document["labels"][name].pop()
+    place.write_text(json.dumps(document))
+    with pytest.raises(DataError, match=f"labels of {name}"):
+        open_histories(whole.path).verify()

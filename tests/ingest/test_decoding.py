@@ -102,6 +102,15 @@ def test_letters_are_kept_whole_and_once(tmp_path: Path):
     assert documents[0]["reason"] == "the message is no JSON"
 
 
+@pytest.mark.parametrize("other", [{"value": b"}"}, {"time": 5.0}, {"key": b"k"}])
+def test_another_message_at_a_known_place_has_a_letter_of_its_own(tmp_path: Path, other):
+    """As of a topic that was made anew, or another broker's of the same name."""
+    path, first = tmp_path / "dead.jsonl", message(b"{", "1")
+    for one in (first, first._replace(**other), first):
+        DeadLetters(path).keep([DeadLetter(one, "format", "the message is no JSON")])
+    assert [json.loads(line)["offset"] for line in path.read_text().splitlines()] == ["1", "1"]
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_disk_that_is_full_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from longrec.ingest import dead_letters

@@ -27,8 +27,11 @@ from longrec.cli import (
 )
 from longrec.cli.command import Command, Group
 from longrec.core import threads as core_threads
+from longrec.core.started import refuse_several
 from longrec.serving.http import signals
 
+SHARED = "train", "refit"
+"""Commands whose work several processes of torchrun share."""
 SMALL = "serve", "store"
 """Commands whose work is many small pieces: a few records at a time."""
 
@@ -67,6 +70,8 @@ def top(
 
         typer.echo(f"longrec {of_longrec()}")
         raise typer.Exit
+    if ctx.invoked_subcommand is not None and ctx.invoked_subcommand not in SHARED:
+        refuse_several(ctx.invoked_subcommand)
     small = ctx.invoked_subcommand in SMALL
     core_threads.use(core_threads.choose(threads, small))  # before NumPy and PyTorch are imported
     if ctx.invoked_subcommand is None:

@@ -19,7 +19,7 @@ each shard, all of one catalog. It opens as one, the users of the first shard fi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -30,7 +30,6 @@ import pyarrow as pa
 
 from longrec.core.arguments import check_path, described
 from longrec.core.errors import DataError, UsageError
-from longrec.core.format import listed
 from longrec.core.sealed import SealedKind
 from longrec.core.shown import html_facts, html_table
 from longrec.data.catalog import Catalog, SortedIds
@@ -39,6 +38,7 @@ from longrec.data.given_ids import check_id, is_list
 from longrec.data.history_frames import event_frame, span
 from longrec.data.joined import Joined
 from longrec.data.mapped import content_digest, map_columns, view
+from longrec.data.meta import HistoriesMeta, read_meta
 from longrec.data.object_store import address_of, copy_histories
 from longrec.data.unknown_ids import likely_cause
 
@@ -72,30 +72,6 @@ SHARDS = SealedKind(
 def kind_at(path: Path) -> SealedKind:
     """Of which of the two kinds a folder of histories is; the first where nothing is yet."""
     return SHARDS if (path / SHARDS.document).is_file() else HISTORIES
-
-
-@dataclass(frozen=True)
-class HistoriesMeta:
-    """What `meta.json` says; times are in seconds since 1970 (UTC), None when the log had none."""
-
-    schema_version: int
-    n_users: int
-    n_items: int
-    n_events: int
-    has_time: bool
-    time_unit: str | None
-    first_time: int | None
-    last_time: int | None
-    dropped: dict[str, int]
-    source: str
-    fingerprint: str
-    created: str
-    files: dict[str, int] = field(default_factory=dict)
-    labels: dict[str, list[str]] = field(default_factory=dict)
-    options: dict[str, Any] = field(default_factory=dict)
-    shards: dict[str, str] = field(default_factory=dict)
-    """The folder and the fingerprint of each shard, in the order of their users; {}: it has none.
-    """
 
 
 @dataclass(frozen=True, eq=False)
@@ -325,6 +301,13 @@ class Histories:
                 f"{self.path}: event {bad} has item {int(self.items[bad])}, "
                 f"outside 1..{self.n_items}: {HISTORIES.mend}."
             )
+        for name in self.meta.labels.keys() & self.extra.keys():
+            words = self.meta.labels[name]
+            if self.n_events and self.extra[name].max() >= len(words):
+                raise DataError(
+                    f"{self.path / self._document} has {len(words)} labels of {name}, and events "
+                    f"have more: {HISTORIES.mend}."
+                )
         found = self.digest()
         if found != self.fingerprint:
             raise DataError(
@@ -382,19 +365,8 @@ def open_histories(path: Path | str) -> Histories:
 def _open(path: Path, kind: SealedKind) -> Histories:
     read = _open_shards if kind is SHARDS else _open_one
     return kind.read_whole(
-        path, lambda document, _: read(path, _meta(path / kind.document, document))
+        path, lambda document, _: read(path, read_meta(path / kind.document, document))
     )
-
-
-def _meta(place: Path, document: dict[str, Any]) -> HistoriesMeta:
-    # Histories of before 0.2 do not tell how they were read; those without shards name none.
-    document = {"options": {}, "shards": {}} | document
-    odd = {item.name for item in fields(HistoriesMeta)}.symmetric_difference(document)
-    if odd:
-        raise DataError(
-            f"{place} lacks or adds {listed(sorted(odd))}: it was edited by hand; {HISTORIES.mend}."
-        )
-    return HistoriesMeta(**document)
 
 
 def _open_shards(path: Path, meta: HistoriesMeta) -> Histories:
@@ -417,6 +389,12 @@ def _open_shards(path: Path, meta: HistoriesMeta) -> Histories:
             f"{path / SHARDS.document} says {meta.n_users:,} users and {meta.n_events:,} events, "
             f"its {len(shards)} shards have {found[0]:,} and {found[1]:,}: {SHARDS.mend}."
         )
+    for name, one in zip(meta.shards, shards, strict=True):
+        for key in ("n_items", "has_time", "labels"):
+            if getattr(one.meta, key) != getattr(meta, key):
+                raise DataError(
+                    f"{path / SHARDS.document} has another {key} than {name}: {SHARDS.mend}."
+                )
     return shards_as_one(path, meta, shards)
 
 
@@ -454,6 +432,11 @@ def shards_as_one(path: Path, meta: HistoriesMeta, shards: Sequence[Histories]) 
 
 
 def _open_one(path: Path, meta: HistoriesMeta) -> Histories:
+    if meta.shards:
+        raise DataError(
+            f"{path / HISTORIES.document} has shards, which {SHARDS.document} alone names: "
+            f"{HISTORIES.mend}."
+        )
     stamps = {name: _stamp(path / name) for name in FILES}
     for name, (found, _) in stamps.items():
         if found != meta.files.get(name):

@@ -43,5 +43,5 @@ def seconds(time: Any) -> int:
             f"time is {described(time)}; give seconds since 1970 (UTC) as a number, or a datetime"
         )
     if not -MAX_SECONDS <= whole <= MAX_SECONDS:
-        raise UsageError(f"time is {whole}, which looks like milliseconds: give seconds")
+        raise UsageError(f"time is {described(whole)}, which looks like milliseconds: give seconds")
     return whole

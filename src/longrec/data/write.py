@@ -24,12 +24,12 @@ from longrec.data.histories import (
     SCHEMA_VERSION,
     SHARDS,
     Histories,
-    HistoriesMeta,
     kind_at,
     open_histories,
     shards_as_one,
 )
 from longrec.data.mapped import column_head
+from longrec.data.meta import HistoriesMeta
 
 ITEM = np.dtype(np.int32)
 TIME = np.dtype(np.int64)

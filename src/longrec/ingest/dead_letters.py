@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -54,7 +55,7 @@ class DeadLetters:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._known: dict[tuple[str, str], None] | None = None  # the last ones, in their order
+        self._known: dict[bytes, None] | None = None  # the last ones, in their order
         if path.is_dir() or not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
             raise UsageError(f"--dead-letters {path} is no file that can be written")
 
@@ -73,8 +74,9 @@ class DeadLetters:
             fcntl.flock(file, fcntl.LOCK_EX)
             end = os.fstat(file).st_size
             known = self._read(file, end)
-            new = {(one.message.partition, one.message.offset): one for one in letters}
-            lines = [_line(one) for place, one in new.items() if place not in known]
+            documents = [_document(one) for one in letters]
+            new = {_identity(one): json.dumps(one).encode() + b"\n" for one in documents}
+            lines = [line for identity, line in new.items() if identity not in known]
             if end and os.pread(file, 1, end - 1) != b"\n":  # whoever wrote was killed
                 lines.insert(0, b"\n")
             try:
@@ -88,14 +90,13 @@ class DeadLetters:
         finally:
             os.close(file)
 
-    def _read(self, file: int, end: int) -> dict[tuple[str, str], None]:
-        """The places of the letters at the file's end."""
+    def _read(self, file: int, end: int) -> dict[bytes, None]:
+        """Which messages have letters at the file's end."""
         if self._known is None:
             self._known, start = {}, max(end - TAIL, 0)
             for line in os.pread(file, end - start, start).splitlines():
-                with suppress(ValueError, KeyError, TypeError):
-                    document = json.loads(line)
-                    self._known[document["partition"], document["offset"]] = None
+                with suppress(ValueError, AttributeError):
+                    self._known[_identity(json.loads(line))] = None
         return self._known
 
 
@@ -106,14 +107,24 @@ def _write(file: int, data: bytes, at: int) -> None:
     os.fsync(file)
 
 
-def _line(letter: DeadLetter) -> bytes:
+def _identity(document: Mapping[str, Any]) -> bytes:
+    """Of a letter's message, and of no other one: where it stands, when it came, what it holds.
+
+    The place alone is not enough: a topic that is made anew has the same offsets again, and another
+    broker's topic may have the same name.
+    """
+    own = {name: value for name, value in document.items() if name not in ("kind", "reason")}
+    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).digest()
+
+
+def _document(letter: DeadLetter) -> dict[str, Any]:
     message, kind, reason = letter
     value: Any = message.value
     if isinstance(value, Mapping):
         value = {name.decode("utf-8", "replace"): _shown(one) for name, one in value.items()}
     else:
         value = _shown(value)
-    document = {
+    return {
         "partition": message.partition,
         "offset": message.offset,
         "kind": kind,
@@ -122,7 +133,6 @@ def _line(letter: DeadLetter) -> bytes:
         "key": _shown(message.key),
         "value": value,
     }
-    return json.dumps(document).encode() + b"\n"
 
 
 def _shown(value: bytes | None) -> Any:

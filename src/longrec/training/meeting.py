@@ -19,6 +19,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from longrec.core.errors import UsageError, first_line
 from longrec.core.format import duration, listed
+from longrec.core.started import rank_and_number
 from longrec.training.processes import ALONE, PATIENCE, Processes
 
 MEETING = timedelta(minutes=10)
@@ -27,11 +28,7 @@ MEETING = timedelta(minutes=10)
 
 def started_with() -> Processes:
     """This process and those that torchrun or we have started with it, met or not."""
-    return (
-        Processes(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
-        if _was_started()
-        else ALONE
-    )
+    return Processes(*rank_and_number())
 
 
 def meeting_place(number: int) -> tuple[object, dict[str, str]]:
@@ -74,7 +71,7 @@ def joined() -> Iterator[Processes]:
         _check_cpu()
         yield Processes.here()
         return
-    if not _was_started():
+    if started_with() == ALONE:
         yield ALONE
         return
     # Tensors on the CPU are told by gloo wherever the model is.
@@ -118,14 +115,9 @@ def _check_cpu() -> None:
         ) from error
 
 
-def _was_started() -> bool:
-    names = ("TORCHELASTIC_RUN_ID", "RANK", "WORLD_SIZE")
-    return all(name in os.environ for name in names) and int(os.environ["WORLD_SIZE"]) > 1
-
-
 def device_here(device: torch.device) -> torch.device:
     """Of a device without a number, this process's own one of its machine."""
-    if str(device) != "cuda" or not _was_started():
+    if str(device) != "cuda" or started_with() == ALONE:
         return device
     own, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if own >= there:
