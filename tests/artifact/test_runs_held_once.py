@@ -16,6 +16,7 @@ import torch
 from artifact.saving_jobs import small_recommender
 from serving.small_streams import recommender
 
+from longrec.artifact import folder
 from longrec.artifact.artifact import Artifact
 from longrec.artifact.folder import bytes_to_load
 from longrec.config.training import TrainConfig
@@ -36,6 +37,7 @@ from pathlib import Path
 import psutil, torch
 
 torch.set_num_threads(1)
+from longrec.artifact import folder
 from longrec.artifact.artifact import Artifact
 from longrec.retrieval.index_cache import open_index
 
@@ -166,6 +168,14 @@ def test_a_file_of_holes_is_not_looked_through_although_another_one_holds_its_te
     assert (held.model.items == 3).all()
 
 
+def test_what_was_written_over_since_its_digest_was_taken_is_held_by_nobody(tmp_path):
+    small_recommender(3).save(tmp_path / "run")
+    weights, digest = tmp_path / "run" / "model.safetensors", "0" * 64
+    with pytest.raises(DataError, match="written over while it was read"):
+        folder._load_tensors(weights, digest, checked=True)
+    assert not shared.is_held(folder.key_of_file(digest))
+
+
 def test_a_run_is_let_go_of_with_its_recommender(tmp_path):
     small_recommender(5).save(tmp_path / "run")
     free = bytes_to_load(tmp_path / "run")
@@ -180,10 +190,22 @@ def test_a_run_is_let_go_of_with_its_recommender(tmp_path):
     assert bytes_to_load(tmp_path / "run") == free
 
 
+def test_of_counts_of_other_types_than_the_models_all_are_held_once(tmp_path):
+    rec = recommender("item-knn")
+    rec.save(tmp_path / "run")
+    found = Artifact.load(tmp_path / "run").model.state_dict()
+    assert {name for name, tensor in found.items() if not is_shared(tensor)} == set()
+    for name, tensor in rec.model.state_dict().items():
+        assert found[name].dtype == tensor.dtype, name
+        assert torch.equal(found[name], tensor), name
+
+
 def test_weights_of_another_type_become_the_models(tmp_path):
     rec = recommender("hydrarec")
-    rec.model.double()
+    rec.model.items.data = rec.model.items.double()
     rec.save(tmp_path / "run")
     found = Artifact.load(tmp_path / "run").model
     assert {x.dtype for x in found.parameters()} == {torch.float32}
     assert torch.equal(found.items, rec.model.items.float())
+    own = [name for name, x in found.named_parameters() if not is_shared(x)]
+    assert own == ["items"], "the others are held once all the same"

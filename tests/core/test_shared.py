@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import mmap
 import os
 import socket
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -71,24 +73,24 @@ def test_what_one_writes_no_other_sees(key):
 
 def test_nobody_can_change_it_or_cut_it_short(key):
     held = shared(key, lambda: {"x": torch.ones(5000)})["x"]
-    with file_of(held) as (path, first):
-        size = os.stat(path).st_size
-        with open(path, "rb") as file:
-            assert file.read()[first:][: held.nbytes] == held.numpy().tobytes()
-        writer = os.open(path, os.O_RDWR)
-        for change in (
-            lambda: os.ftruncate(writer, 0),
-            lambda: os.ftruncate(writer, 2 * size),
-            lambda: os.pwrite(writer, b"x", first),
-        ):
-            with pytest.raises(PermissionError):
-                change()
-        os.close(writer)
+    path, first = file_of(held)
+    size = os.stat(path).st_size
+    with open(path, "rb") as file:
+        assert file.read()[first:][: held.nbytes] == held.numpy().tobytes()
+    writer = os.open(path, os.O_RDWR)
+    for change in (
+        lambda: os.ftruncate(writer, 0),
+        lambda: os.ftruncate(writer, 2 * size),
+        lambda: os.pwrite(writer, b"x", first),
+    ):
+        with pytest.raises(PermissionError):
+            change()
+    os.close(writer)
     assert held.sum() == 5000
 
 
 def test_what_is_not_sealed_or_of_another_user_is_no_offer(key, monkeypatch):
-    begun = os.memfd_create(f"longrec-{sharing.LAYOUT}-{key}")
+    begun = os.memfd_create(sharing._name(key))
     assert not is_held(key)
     held = shared(key, lambda: {"x": torch.ones(5)})
     assert is_held(key)
@@ -99,16 +101,101 @@ def test_what_is_not_sealed_or_of_another_user_is_no_offer(key, monkeypatch):
     assert not is_held(key)
 
 
-@pytest.mark.parametrize("refused", ["memfd_create", "posix_fallocate"])
-def test_without_room_each_holds_its_own(key, monkeypatch, refused):
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+def refuse(*_: object, **__: object) -> None:
+    raise OSError(12, "Cannot allocate memory")
 
-    monkeypatch.setattr(os, refused, full)
+
+@pytest.mark.parametrize(
+    ("where", "name", "instead"),
+    [
+        (os, "memfd_create", refuse),
+        (os, "posix_fallocate", refuse),
+        (os, "dup", refuse),
+        (mmap, "mmap", refuse),
+        (sharing, "available_memory", lambda: 100),  # taken all the same, the process is killed
+        (sharing, "PROCESSES", Path("/none")),
+        (socket, "socket", refuse),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_without_room_or_rights_each_holds_its_own(key, monkeypatch, where, name, instead):
+    """Whether it would be the first one, or another one holds it."""
+    for begun in (False, True):
+        held = shared(key, lambda: {"x": torch.ones(5)}) if begun else {}
+        with monkeypatch.context() as patched:
+            patched.setattr(where, name, instead)
+            assert shared(key, lambda: {"x": torch.ones(5)})["x"].tolist() == [1] * 5
+        held.clear()
+
+
+@pytest.mark.parametrize("name", ["memfd_create", "posix_fallocate"])
+def test_nothing_is_offered_of_which_there_is_no_room(key, monkeypatch, name):
+    monkeypatch.setattr(os, name, refuse)
     found = shared(key, lambda: {"x": torch.ones(5)})["x"]
-    assert found.tolist() == [1] * 5
     assert not is_shared(found)
     assert not is_held(key)
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_a_file_of_that_name_of_another_layout_is_passed_over(key):
+    strange = os.memfd_create(sharing._name(key), os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.write(strange, (5).to_bytes(8, "little") + b"[1, 2")
+    sharing._seal(strange)
+    before = open_files()
+    one = shared(key, lambda: {"x": torch.ones(5)})["x"]
+    assert shared(key, never)["x"].tolist() == one.tolist() == [1] * 5
+    path, first = file_of(one)
+    with open(path, "rb") as file:
+        assert file.read()[first:][: one.nbytes] == one.numpy().tobytes(), "its own file"
+    del one
+    assert open_files() == before
+    os.close(strange)
+
+
+def test_what_another_container_or_version_holds_is_no_offer(key, monkeypatch):
+    held = shared(key, lambda: {"x": torch.ones(5)})
+    link = os.readlink
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "readlink", lambda path: link(path) + str(path) * ("ns/" in str(path)))
+        assert not is_held(key)
+    with monkeypatch.context() as patched:
+        patched.setattr(sharing, "version", lambda: "another")
+        assert not is_held(key)
+    assert is_held(key)
+    assert held
+
+
+def test_of_a_number_that_is_of_a_pipe_by_now_nothing_is_waited_for_or_kept(key, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    pipe = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    before = open_files()
+    assert not list(sharing._sealed("self", [str(pipe)], os.geteuid()))
+    assert open_files() == before
+    os.close(pipe)
+
+
+def test_of_many_open_files_no_names_are_read_where_nothing_is_mapped(key, monkeypatch):
+    monkeypatch.setattr(sharing, "MANY", 0)
+    link, read = os.readlink, []
+    monkeypatch.setattr(os, "readlink", lambda path: read.append(str(path)) or link(path))
+    assert not is_held(key)
+    assert not any("/fd/" in path for path in read)
+    held = shared(key, lambda: {"x": torch.ones(5)})
+    assert is_held(key)
+    assert held
+
+
+def test_reloads_leave_no_file_open_and_nothing_mapped(key):
+    held = shared(key, lambda: {"x": torch.ones(5)})
+    before = open_files()
+    for _ in range(20):
+        shared(key, never)
+    assert open_files() == before
+    assert Path("/proc/self/maps").read_text().count(key) == 1
+    assert held
 
 
 def test_on_systems_without_such_files_each_holds_its_own(key, monkeypatch):
@@ -139,15 +226,6 @@ def test_of_several_who_begin_at_once_one_makes_it(key):
     assert len(makes) == 1
     assert len(found) == 3
     assert all(is_shared(one["x"]) for one in found)
-
-
-def test_one_who_takes_too_long_is_not_waited_for(key, monkeypatch):
-    monkeypatch.setattr(sharing, "PATIENCE", 0.0)
-    with socket.socket(socket.AF_UNIX) as stuck:
-        stuck.bind(f"\0longrec-{sharing.LAYOUT}-{key}-{os.geteuid()}")
-        found = shared(key, lambda: {"x": torch.ones(5)})["x"]
-    assert found.tolist() == [1] * 5
-    assert not is_held(key)
 
 
 def test_what_cannot_be_made_is_told_and_waits_for_nobody(key):

@@ -253,21 +253,24 @@ def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 def _load_tensors(path: Path, digest: str, checked: bool) -> dict[str, Tensor]:
     """The tensors of a file with a digest, held once by processes of one machine.
 
-    Only those are that are compared with known answers afterwards (`checked`): whoever changed the
-    file since its digest was taken is found out, and nobody else gets what is under that digest.
+    Only those are that are compared with known answers afterwards (`checked`).
     """
-    read = partial(_read_tensors, path)
+    read = partial(_read_tensors, path, digest)
     return shared(key_of_file(digest), read) if checked else read()
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def _read_tensors(path: Path, digest: str) -> dict[str, Tensor]:
     try:
         with path.open("rb") as file:
             header = int.from_bytes(file.read(8), "little")
         if header > LONGEST_HEADER:
             _damaged(path, f"its list of tensors would have {header:,} bytes")
         # Read, not mapped: who cuts a mapped file short, as copying over it does, ends the process.
-        return load(path.read_bytes())
+        content = path.read_bytes()
+        # It may have been replaced since its digest was taken, and others get what is read now.
+        if hashlib.sha256(content).hexdigest() != digest:
+            _damaged(path, "its digest differs: it was written over while it was read")
+        return load(content)
     except (OSError, SafetensorError) as error:
         raise DataError(f"{path} is damaged ({first_line(error)}): {RECOMMENDER.mend}.") from error
 
@@ -281,9 +284,11 @@ def bytes_to_load(folder: Path) -> int:
     needed = 0
     for name in (*FILES, ADDED):
         digest = digests.get(name) if isinstance(digests, dict) else None
+        held = (
+            name in (FILES[0], ADDED) and isinstance(digest, str) and is_held(key_of_file(digest))
+        )
         with suppress(OSError):
-            if not (isinstance(digest, str) and is_held(key_of_file(digest))):
-                needed += COPIES * (folder / name).stat().st_size
+            needed += 0 if held else COPIES * (folder / name).stat().st_size
     return needed
 
 

@@ -130,13 +130,23 @@ def restore_added(
 
 
 def _take(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Load tensors without a copy, but for a file that has them in other types than the module.
+    """Load tensors without a copy, but for those that a file has in other types than the module.
 
     Raises what `load_state_dict` raises.
     """
-    own = module.state_dict()
-    alike = all(own[name].dtype == x.dtype for name, x in tensors.items() if name in own)
-    module.load_state_dict(tensors, assign=alike)
+
+    # Asked before each part is loaded, which may first give its buffers the types of the file.
+    def in_its_types(part: nn.Module, stored: dict[str, Tensor], prefix: str, *_: Any) -> None:
+        for name, own in (*part._parameters.items(), *part._buffers.items()):
+            if own is not None and prefix + name in stored:
+                stored[prefix + name] = stored[prefix + name].to(own.dtype)
+
+    hooks = [part.register_load_state_dict_pre_hook(in_its_types) for part in module.modules()]
+    try:
+        module.load_state_dict(tensors, assign=True)
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _built(build: Callable[[], M], tensors: Mapping[str, Tensor], where: Path, document: Path) -> M:

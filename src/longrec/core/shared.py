@@ -10,35 +10,38 @@ says all about what is in it, and map it. It is gone with the last process that 
     tensors    one behind the other, each from a multiple of `ALIGNED` bytes on
 
 A tensor may be written to: a process gets copies of its own of the pages that it changes. Where
-the system has no such files (Linux has), or no room for one, each process holds its own tensors.
+the system has no such files (Linux has), no room for one, or hides which files processes have open,
+each process holds its own tensors: sharing never is what fails.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import mmap
 import os
-import socket
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, finalize
 
 import torch
 from torch import Tensor
 
+from longrec.core.memory import available_memory
+from longrec.core.one_maker import one_maker
+from longrec.core.version import version
+
 ALIGNED = 64
 """Bytes of a line of a processor's cache, as PyTorch's own tensors begin at."""
-LAYOUT = 1
+LAYOUT = 2
 """Of the above: another one has other names."""
-PATIENCE, LOOK_EVERY = 60.0, 0.02
-"""Seconds that another process which is making the same is waited for, and between two looks."""
+MANY = 200
+"""Open files from which it is looked first whether a process has mapped what is sought: some have
+ten thousands of connections open."""
 PROCESSES = Path("/proc")
-_maps: WeakKeyDictionary[mmap.mmap, str] = WeakKeyDictionary()
-"""What is mapped, and its name."""
+_maps: WeakKeyDictionary[mmap.mmap, int] = WeakKeyDictionary()
+"""What is mapped, and the file, which is open as long."""
 AVAILABLE = hasattr(os, "memfd_create")
 """Whether this system has files that are in memory alone."""
 
@@ -60,18 +63,18 @@ def shared(key: str, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tens
     dict
         Tensors by their names; shared ones where the system can.
     """
-    if not AVAILABLE:
+    if not _possible():
         return dict(make())
     name = _name(key)
     found = _find(name)
-    if found is not None:
-        return found
-    with _one_at_a_time(name) as first:
-        found = _find(name)
-        if found is None:
-            made = dict(make())
-            found = _offer(name, made) if first else None
-    return made if found is None else found
+    if found is None:
+        with one_maker(name):
+            found = _find(name)
+            if found is None:
+                made = dict(make())
+                found = _offer(name, made)
+                return made if found is None else found
+    return found
 
 
 def key_of_file(digest: str) -> str:
@@ -81,7 +84,7 @@ def key_of_file(digest: str) -> str:
 
 def is_held(key: str) -> bool:
     """Whether a process holds the tensors of a key: another one needs no memory for them."""
-    file = next(_offers(_name(key)), None) if AVAILABLE else None
+    file = next(_offers(_name(key)), None) if _possible() else None
     if file is not None:
         os.close(file)
     return file is not None
@@ -92,60 +95,99 @@ def is_shared(tensor: Tensor) -> bool:
     return _place(tensor) is not None
 
 
-@contextmanager
-def file_of(tensor: Tensor) -> Iterator[tuple[str, int]]:
-    """The path of the file that a shared tensor stands in, good within the block, and the place of
-    its first byte there: for libraries that map files themselves."""
-    name, first = _place(tensor) or ("", 0)
-    file = next(_offers(name))
-    try:
-        yield f"/proc/self/fd/{file}", first
-    finally:
-        os.close(file)
+def file_of(tensor: Tensor) -> tuple[str, int]:
+    """The path of the file that a shared tensor stands in, as it was made, good while the tensor is
+    held, and the place of its first byte there: for libraries that map files themselves.
+
+    Raises
+    ------
+    ValueError
+        When the tensor is not shared.
+    """
+    place = _place(tensor)
+    if place is None:
+        raise ValueError("the tensor is this process's own, in no file")
+    return f"/proc/self/fd/{place[0]}", place[1]
 
 
-def _place(tensor: Tensor) -> tuple[str, int] | None:
-    """In which file a tensor stands, and where."""
-    for mapped, name in list(_maps.items()):
-        begin = torch.frombuffer(mapped, dtype=torch.uint8, count=1).data_ptr()
-        if begin <= tensor.data_ptr() < begin + len(mapped):
-            return name, tensor.data_ptr() - begin
+def _place(tensor: Tensor) -> tuple[int, int] | None:
+    """In which open file a tensor stands, and where."""
+    for reference in _maps.keyrefs():  # a list: another thread may map something meanwhile
+        mapped = reference()
+        if mapped is not None:
+            begin = torch.frombuffer(mapped, dtype=torch.uint8, count=1).data_ptr()
+            if begin <= tensor.data_ptr() < begin + len(mapped):
+                return _maps[mapped], tensor.data_ptr() - begin
     return None
 
 
+def _possible() -> bool:
+    """Whether there are such files here, and processes see each other's."""
+    return AVAILABLE and (PROCESSES / "self" / "fd").is_dir()
+
+
 def _name(key: str) -> str:
-    return f"longrec-{LAYOUT}-{key}"
+    # Another version may make other tensors of the same things.
+    return f"longrec-{version()}-{LAYOUT}-{key}"
 
 
 def _find(name: str) -> dict[str, Tensor] | None:
     for file in _offers(name):
         try:
-            return _map(file, name)
+            return _map(file)
+        except Exception:  # no memory, no further files, or one that is not of this layout
+            continue
         finally:
             os.close(file)
     return None
 
 
 def _offers(name: str) -> Iterator[int]:
-    """Files of that name, open to be read, that processes of this user have sealed."""
+    """Files of that name, open to be read, that processes of this user have sealed.
+
+    Only of those beside this one: from the host those in containers are seen, too, whose user of
+    the same number is another one.
+    """
     link, user = f"/memfd:{name} (deleted)", os.geteuid()
-    for process in os.listdir(PROCESSES):
-        if not process.isdigit():
-            continue
-        with suppress(OSError):  # it has ended, or belongs to another user
-            folder = f"{PROCESSES}/{process}/fd"
-            for number in os.listdir(folder):
-                try:
-                    if os.readlink(f"{folder}/{number}") != link:
-                        continue
-                    file = os.open(f"{folder}/{number}", os.O_RDONLY | os.O_CLOEXEC)
-                except OSError:  # closed just now
-                    continue
-                # One that is not sealed yet is being written; one of another user is no offer.
-                if os.fstat(file).st_uid == user and _is_sealed(file):
-                    yield file
-                else:
-                    os.close(file)
+    with suppress(OSError):
+        here = os.readlink(PROCESSES / "self" / "ns" / "pid")
+        for process in filter(str.isdigit, os.listdir(PROCESSES)):
+            with suppress(OSError):  # it has ended, or does not show its files
+                if os.stat(f"{PROCESSES}/{process}").st_uid == user:
+                    numbers = _files_named(link, process)
+                    if numbers and os.readlink(f"{PROCESSES}/{process}/ns/pid") == here:
+                        yield from _sealed(process, numbers, user)
+
+
+def _files_named(link: str, process: str) -> list[str]:
+    """Numbers of a process's open files that are called so."""
+    numbers, found = os.listdir(f"{PROCESSES}/{process}/fd"), []
+    if len(numbers) > MANY:
+        maps = Path(f"{PROCESSES}/{process}/maps").read_bytes()
+        numbers = numbers if os.fsencode(link) in maps else []
+    for number in numbers:
+        with suppress(OSError):  # closed just now
+            if os.readlink(f"{PROCESSES}/{process}/fd/{number}") == link:
+                found.append(number)
+    return found
+
+
+def _sealed(process: str, numbers: list[str], user: int) -> Iterator[int]:
+    """Open those of a process's files that are a user's, in memory alone and sealed."""
+    import fcntl  # which Windows has not
+
+    for number in numbers:
+        with suppress(OSError):
+            # By now the number may be of something else, such as a pipe, which would be waited for.
+            rights = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+            file = os.open(f"{PROCESSES}/{process}/fd/{number}", rights)
+            try:
+                # One that is not sealed yet is being written.
+                seals = fcntl.fcntl(file, fcntl.F_GET_SEALS)
+                if os.fstat(file).st_uid == user and seals & _seals() == _seals():
+                    yield os.dup(file)
+            finally:
+                os.close(file)
 
 
 def _offer(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
@@ -158,30 +200,34 @@ def _offer(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None
         end += -(-tensor.nbytes // ALIGNED) * ALIGNED
     header = json.dumps(places).encode()
     begin = -(-(8 + len(header)) // ALIGNED) * ALIGNED
+    if begin + end > available_memory():  # who takes it all the same is killed
+        return None
     try:
         file = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     except OSError:
         return None
     try:
-        os.posix_fallocate(file, 0, begin + end)  # told here if there is no room, and not later
+        os.posix_fallocate(file, 0, begin + end)  # told here if a limit forbids it, and not later
         with open(file, "wb", closefd=False) as writer:
             writer.write(len(header).to_bytes(8, "little") + header)
             for key, tensor in flat.items():
                 writer.seek(begin + places[key][2])
                 writer.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
         _seal(file)
-        return _map(file, name)
+        return _map(file)
     except OSError:
         return None
     finally:
         os.close(file)
 
 
-def _map(file: int, name: str) -> dict[str, Tensor]:
+def _map(file: int) -> dict[str, Tensor]:
     """The tensors in a sealed file, which is open, and found by others, as long as they are."""
     # A copy of pages that are written to, and of no others.
     mapped = mmap.mmap(file, 0, access=mmap.ACCESS_COPY)
-    _maps[mapped] = name
+    kept = os.dup(file)
+    finalize(mapped, os.close, kept)
+    _maps[mapped] = kept
     length = int.from_bytes(mapped[:8], "little")
     begin = -(-(8 + length) // ALIGNED) * ALIGNED
     tensors = {}
@@ -202,38 +248,7 @@ def _seal(file: int) -> None:
     fcntl.fcntl(file, fcntl.F_ADD_SEALS, _seals())
 
 
-def _is_sealed(file: int) -> bool:
-    import fcntl
-
-    return fcntl.fcntl(file, fcntl.F_GET_SEALS) & _seals() == _seals()
-
-
 def _seals() -> int:
     import fcntl
 
     return fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
-
-
-@contextmanager
-def _one_at_a_time(name: str) -> Iterator[bool]:
-    """Keep other processes of this user from making the same meanwhile.
-
-    Gives False where one of them does so for longer than `PATIENCE`. The lock is a name of a
-    socket, of which no file is left: it ends with its process.
-    """
-    with socket.socket(socket.AF_UNIX) as lock:
-        yield _bound(lock, f"\0{name}-{os.geteuid()}", time.monotonic() + PATIENCE)
-
-
-def _bound(lock: socket.socket, name: str, until: float) -> bool:
-    while True:
-        try:
-            lock.bind(name)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:  # no such names here: two may make the same
-                return True
-            if time.monotonic() >= until:
-                return False
-            time.sleep(LOOK_EVERY)
-        else:
-            return True

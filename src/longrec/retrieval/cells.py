@@ -149,12 +149,12 @@ def _lists_in_a_file(content: Tensor, sizes: list[int], places: list[_Place], wi
     lists, one = faiss.OnDiskInvertedLists(), faiss.OnDiskOneList()
     lists.nlist, lists.code_size, lists.read_only = len(sizes), width, True
     lists.prefetch_nthread = 0  # what is in memory need not be fetched by threads of their own
-    with file_of(content) as (path, first):
-        for size, place in zip(sizes, places, strict=True):
-            one.size, one.capacity, one.offset = size, place.room, first + place.codes
-            lists.lists.push_back(one)  # a copy
-        lists.filename, lists.totsize = path, first + len(content)
-        lists.do_mmap()
+    path, first = file_of(content)
+    for size, place in zip(sizes, places, strict=True):
+        one.size, one.capacity, one.offset = size, place.room, first + place.codes
+        lists.lists.push_back(one)  # a copy
+    lists.filename, lists.totsize = path, first + len(content)
+    lists.do_mmap()
     lists.this.disown()  # the cells own them
     return lists
 
