@@ -155,3 +155,18 @@ def test_told_to_stop_it_finishes_what_it_has_read(stream: Stream, tmp_path: Pat
     assert source.kept == {"a": 2}
     assert logged(stream.store, "ann") == [0, 1]
     assert source.calls == ["poll", "commit", "close"]
+
+
+def test_how_much_of_a_run_of_garbage_is_read_again_is_told(stream: Stream, tmp_path: Path):
+    """What came before a time without messages was kept at the source by then."""
+    source = ListSource({"a": [b"{"] * 2})
+    one = consumer(stream, source, tmp_path, dead=5, until_end=False)
+    more = iter([[b"{"] * 3])
+
+    def progress(line: str) -> None:
+        if source.kept == {"a": 2}:
+            source.partitions["a"] += next(more, [])
+
+    with pytest.raises(LongrecError, match=r"5 messages in a row .* begins with the last 3 of"):
+        one.run(progress)
+    assert source.kept == {"a": 2}

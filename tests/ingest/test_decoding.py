@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -13,6 +14,7 @@ from longrec.core.errors import DataError, UsageError
 from longrec.ingest.address import SourceAddress
 from longrec.ingest.dead_letters import DeadLetter, DeadLetters
 from longrec.ingest.decoding import BadMessage, make_decoder
+from longrec.ingest.open import open_source
 from longrec.ingest.source import Message, parse_begin
 
 
@@ -53,7 +55,8 @@ def test_avro_is_read_with_and_without_a_registrys_header(tmp_path: Path):
     out = io.BytesIO()
     fastavro.schemaless_writer(out, fastavro.parse_schema(schema), {"user": "ann", "n": 7})
     body = out.getvalue()
-    plain, framed = make_decoder("avro", path), make_decoder("avro-registry", path)
+    plain = make_decoder("avro", [str(path)])
+    framed = make_decoder("avro-registry", [f"9={path}"])
     assert plain(message(body)) == {"user": "ann", "n": 7}
     assert framed(message(b"\0\0\0\0\x09" + body)) == {"user": "ann", "n": 7}
     for decode, wrong in [
@@ -67,14 +70,39 @@ def test_avro_is_read_with_and_without_a_registrys_header(tmp_path: Path):
             decode(message(wrong))
     path.write_text('{"type": "what"}')
     with pytest.raises(DataError, match="no Avro schema"):
-        make_decoder("avro", path)
+        make_decoder("avro", [str(path)])
 
 
 def test_a_schema_goes_with_avro():
     with pytest.raises(UsageError, match="--schema"):
         make_decoder("avro")
     with pytest.raises(UsageError, match="--schema"):
-        make_decoder("json", Path("x.avsc"))
+        make_decoder("json", ["x.avsc"])
+
+
+def test_a_schema_that_was_changed_is_never_read_as_another(tmp_path: Path):
+    fastavro = pytest.importorskip("fastavro")
+    names, given, messages = ("user", "item"), [], []
+    for number, fields in ((7, names), (8, names[::-1])):
+        schema = {
+            "type": "record",
+            "name": "Event",
+            "fields": [{"name": name, "type": "string"} for name in fields],
+        }
+        path, out = tmp_path / f"{number}.avsc", io.BytesIO()
+        path.write_text(json.dumps(schema))
+        fastavro.schemaless_writer(out, fastavro.parse_schema(schema), {"user": "ann", "item": "x"})
+        given.append(f"{number}={path}")
+        messages.append(message(b"\0" + number.to_bytes(4, "big") + out.getvalue()))
+    both = make_decoder("avro-registry", given)
+    assert [both(one) for one in messages] == [{"user": "ann", "item": "x"}] * 2
+    first = make_decoder("avro-registry", given[:1])
+    assert first(messages[0])["user"] == "ann"
+    with pytest.raises(BadMessage, match="is of schema 8: give it as --schema 8=FILE"):
+        first(messages[1])
+    for wrong in ([], [str(path)], ["x=y"], ["-1=y"], ["7="], [f"{1 << 32}=y"], [*given, given[0]]):
+        with pytest.raises(UsageError, match="--schema"):
+            make_decoder("avro-registry", wrong)
 
 
 def test_letters_are_kept_whole_and_once(tmp_path: Path):
@@ -167,3 +195,30 @@ def test_where_a_group_begins():
     assert parse_begin("1970-01-01T01:00+01:00") == 0
     with pytest.raises(UsageError, match="--from"):
         parse_begin("yesterday")
+
+
+@pytest.mark.parametrize("broker", ["h:99999", "h:65536", "h:0"])
+def test_a_port_that_is_none_is_told(broker: str):
+    with pytest.raises(UsageError, match="is no broker; write host:9092"):
+        SourceAddress.parse(f"kafka://{broker}/t")
+
+
+@pytest.mark.parametrize("group", ["", "a\0b", "x" * 250, "a\nb", "\udcff"])
+@pytest.mark.parametrize("url", ["kafka://h:9092/t", "redis://h:6379/0/s"])
+def test_a_group_that_has_no_name_is_told(url: str, group: str):
+    """Kafka's client would end the process by an assertion."""
+    with pytest.raises(UsageError, match="--group is"):
+        open_source(SourceAddress.parse(url), group, "earliest", 30.0, None, None)
+
+
+def test_a_full_disk_names_the_file_of_letters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from longrec.core.files import disk_full
+    from longrec.ingest import dead_letters
+
+    def full(*written: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(dead_letters.os, "pwrite", full)
+    with pytest.raises(OSError, match="No space") as told:
+        DeadLetters(tmp_path / "dead.jsonl").keep([DeadLetter(message(b"a", "1"), "format", "x")])
+    assert "dead.jsonl: the disk is full" in disk_full(told.value)

@@ -93,3 +93,7 @@ def test_a_field_that_is_missing_is_named(name):
 def test_assignments_are_checked(assignments):
     with pytest.raises(UsageError, match="--map"):
         FieldMap(assignments)
+
+
+def test_names_that_nobody_reads_are_known():
+    assert FieldMap(["usr=user", "type='view'", "user=u"], ["type"]).unread == ["usr"]

@@ -311,6 +311,20 @@ def test_what_was_read_in_front_of_a_problem_is_handed_out(broker, source, monke
     assert offsets(read(one, 2)) == ["0:4", "0:5"]
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("stats_cb", "x"), ("oauth_cb", "x"), ("default.topic.config", "x")),
+        *(("security.protocol", "hunter2"), ("queued.max.messages.kbytes", "0")),
+    ],
+)
+def test_a_setting_that_the_client_refuses_is_told_in_a_line_without_its_value(source, key, value):
+    with pytest.raises(UsageError, match="--client: .*librdkafka's settings") as told:
+        source("t", **{key: value}).open()
+    assert "\n" not in str(told.value)
+    assert f'"{value}"' not in str(told.value)
+
+
 def test_a_callback_asks_nothing_of_the_client(source):
     from confluent_kafka import TopicPartition
 
@@ -336,9 +350,10 @@ def test_what_is_wrong_is_told_with_its_mend(broker, source, stream, tmp_path, m
     path = tmp_path / "client"
     path.write_text("# TLS\nsecurity.protocol = PLAINTEXT\n\n")
     assert kafka_settings.read_client_file(path) == {"security.protocol": "PLAINTEXT"}
-    path.write_text("enable.auto.commit=true")
-    with pytest.raises(UsageError, match="line 1"):
-        kafka_settings.read_client_file(path)
+    for line in ("enable.auto.commit=true", "auto.commit.enable=true", "client.id=a\0b"):
+        path.write_text(line)
+        with pytest.raises(UsageError, match="line 1"):
+            kafka_settings.read_client_file(path)
     from confluent_kafka import KafkaError
 
     for code, words in {

@@ -177,6 +177,17 @@ def test_an_answer_that_was_lost_loses_nothing(client, source, monkeypatch, word
     assert read(one, 3) == [3, 4, 5]
 
 
+def test_a_lost_answer_of_a_group_that_was_made_anew_loses_nothing(client, source, monkeypatch):
+    add(client, "a", range(6))
+    one = source("a", session=30.0)
+    one.open()
+    one.commit(one.poll(3, 5))
+    client.xgroup_destroy("a", GROUP)
+    assert one.poll(3, 0) == [], "now it makes the group anew, from the beginning"
+    lose_one_answer(monkeypatch, "XREADGROUP", ConnectionError("cut"))
+    assert read(one, 6) == [0, 1, 2, 3, 4, 5]
+
+
 def test_a_call_that_was_cancelled_leaves_no_answer_to_the_next(client, source, monkeypatch):
     add(client, "a", range(6))
     one = source("a")

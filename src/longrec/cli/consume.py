@@ -71,7 +71,12 @@ def consume(
         ),
     ] = None,
     schema: Annotated[
-        Path | None, Option(metavar="FILE", help="Avro schema (.avsc) of the messages.")
+        list[str] | None,
+        Option(
+            metavar="FILE|NUMBER=FILE...",
+            help="Avro schema (.avsc) of the messages; of avro-registry each one they name, with "
+            "the registry's number.",
+        ),
     ] = None,
     field: Annotated[
         str, Option(help="Field of a Redis entry that holds the JSON or Avro.")
@@ -145,7 +150,7 @@ def consume(
         if kind == "fields" and address.scheme in KAFKA:
             raise UsageError("--format fields is for Redis; messages of Kafka are json or avro")
         kind = kind or ("json" if address.scheme in KAFKA else "fields")
-        decode, letters = make_decoder(kind, schema, field), DeadLetters(dead_letters)
+        decode, letters = make_decoder(kind, schema or (), field), DeadLetters(dead_letters)
         FieldMap(fields or ())  # a mistake is told before the model is loaded
         notes = Notes(console.say)
         telemetry = Telemetry(notes)
@@ -163,11 +168,17 @@ def consume(
         )
         with stream, _progress() as progress:
             columns = stream.engine.columns
+            fields_of = FieldMap(fields or (), () if columns is None else columns.names)
+            if fields_of.unread:
+                console.say(
+                    f"--map: {', '.join(fields_of.unread)}: no field of an event, and no column "
+                    "that the model reads; logged as a further column"
+                )
             consumer = Consumer(
                 stream,
                 open_source(address, group, first, session, Begun(stream.store), notes, client),
                 decode,
-                FieldMap(fields or (), () if columns is None else columns.names),
+                fields_of,
                 letters,
                 notes,
                 telemetry,

@@ -62,7 +62,9 @@ def _kafka(rest: str) -> tuple[str, tuple[str, ...]]:
         )
     brokers = [server for server in servers.split(",") if server]
     for server in brokers:
-        if not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^:\s?#]+)(:\d{1,5})?", server):
+        found = re.fullmatch(r"(?:\[[0-9a-fA-F:]+\]|[^:\s?#]+)(?::([0-9]{1,5}))?", server)
+        # The client would take what is left of a larger port behind 65,536.
+        if found is None or not 0 < int(found[1] or 1) < 1 << 16:
             raise UsageError(f"kafka://{servers}: {server!r} is no broker; write host:9092")
     if not brokers or not topics:
         raise UsageError("the source kafka://… must be kafka://broker:9092/topic")

@@ -172,11 +172,11 @@ class Consumer:
         self._letters.keep(letters)
         kinds = Counter(one.kind for one in letters)
         self._dead = 0 if len(letters) < len(messages) else self._dead + len(letters)
-        if self._dead and self._limits.dead and self._dead >= self._limits.dead:
-            raise self._too_many(letters[-1])
         # Of a run of dead letters nothing is kept until an event comes, or nothing more: where it
         # ends with an error the same messages are read again, with another --map, say.
         self._held += messages
+        if self._dead and self._limits.dead and self._dead >= self._limits.dead:
+            raise self._too_many(letters[-1])
         try:
             if not self._dead or not self._limits.dead:
                 self._commit_held()
@@ -310,9 +310,10 @@ class Consumer:
 
     def _too_many(self, last: DeadLetter) -> LongrecError:
         where = f"{last.message.partition} at {last.message.offset}"
+        again = "first" if len(self._held) == self._dead else f"last {len(self._held):,}"
         return LongrecError(
             f"{self._source.url}: {self._dead:,} messages in a row are no events, the last, {where}"
             f", since {last.reason}. See --map and --format; they are kept in "
-            f"{self._letters.path}, and the same command begins with the first of them again "
+            f"{self._letters.path}, and the same command begins with the {again} of them again "
             "(--dead-limit 0 goes on past any number)"
         )

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from longrec.core.errors import UsageError
+from longrec.core.files import naming
 from longrec.ingest.source import Message
 
 TAIL, KNOWN = 8 << 20, 100_000
@@ -56,7 +57,9 @@ class DeadLetters:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._known: dict[bytes, None] | None = None  # the last ones, in their order
-        if path.is_dir() or not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+        if (path.exists() and not (path.is_file() or path.is_char_device())) or not (
+            path.parent.is_dir() and os.access(path.parent, os.W_OK)
+        ):
             raise UsageError(f"--dead-letters {path} is no file that can be written")
 
     def keep(self, letters: Sequence[DeadLetter]) -> None:
@@ -80,7 +83,8 @@ class DeadLetters:
             if end and os.pread(file, 1, end - 1) != b"\n":  # whoever wrote was killed
                 lines.insert(0, b"\n")
             try:
-                _write(file, b"".join(lines), end)
+                with naming(self.path):
+                    _write(file, b"".join(lines), end)
             except OSError:
                 os.ftruncate(file, end)
                 raise

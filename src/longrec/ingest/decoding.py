@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,38 +13,80 @@ from longrec.core.errors import DataError, UsageError
 from longrec.ingest.source import Message
 
 HEADER = 5
-"""Bytes that a schema registry's clients put in front: 0, and the schema's number."""
+"""Bytes that a schema registry's clients put in front: 0, and the schema's number in four."""
+MOST_NUMBER = (1 << 32) - 1
 
 Decode = Callable[[Message], Mapping[str, Any]]
+_Reader = Callable[[bytes], Mapping[str, Any]]
 
 
 class BadMessage(DataError):
     """A message that is no document of its format."""
 
 
-def make_decoder(kind: MessageFormat, schema: Path | None = None, field: str = "value") -> Decode:
+def make_decoder(kind: MessageFormat, schemas: Sequence[str] = (), field: str = "value") -> Decode:
     """What makes documents of messages; it raises BadMessage for those that are none.
 
     Parameters
     ----------
     kind : what the messages are.
-    schema : file with an Avro schema (.avsc), which the messages were written with.
+    schemas : of avro the file with the schema (.avsc) that the messages were written with; of
+        avro-registry one for each schema that they name, "NUMBER=FILE" with the registry's number.
     field : of an entry of a Redis stream, that which holds the JSON or Avro.
 
     Raises
     ------
     UsageError
-        When the schema is missing, or not needed, or fastavro is not installed.
+        When a schema is missing, or not needed, or fastavro is not installed.
     DataError
-        When the file holds no schema.
+        When a file holds no schema.
     """
-    if kind in ("avro", "avro-registry"):
-        if schema is None:
-            raise UsageError(f"--format {kind} needs the schema: --schema FILE.avsc")
-        return _avro(schema, HEADER if kind == "avro-registry" else 0, field)
-    if schema is not None:
+    if kind == "avro":
+        if len(schemas) != 1:
+            raise UsageError(f"--format avro needs one schema, not {len(schemas)}: --schema FILE")
+        read = _avro(Path(schemas[0]))
+        return lambda message: read(_bytes(message, field))
+    if kind == "avro-registry":
+        return _of_registry({number: _avro(path) for number, path in _numbered(schemas)}, field)
+    if schemas:
         raise UsageError("--schema is for --format avro and avro-registry")
     return _fields if kind == "fields" else lambda message: _json(_bytes(message, field))
+
+
+def _numbered(schemas: Sequence[str]) -> list[tuple[int, Path]]:
+    """Files of schemas with their numbers in the registry."""
+    found: dict[int, Path] = {}
+    for given in schemas:
+        number, _, path = given.partition("=")
+        digits = number.isascii() and number.isdigit() and len(number) <= 10
+        if not digits or int(number) > MOST_NUMBER or not path:
+            raise UsageError(
+                f"--schema is {given!r}; --format avro-registry needs the registry's number of "
+                "each schema, --schema 7=FILE: a message of another one would be read wrongly"
+            )
+        if int(number) in found:
+            raise UsageError(f"--schema has number {int(number)} twice")
+        found[int(number)] = Path(path)
+    if not found:
+        raise UsageError(
+            "--format avro-registry needs the schemas: --schema 7=FILE, its number first"
+        )
+    return list(found.items())
+
+
+def _of_registry(readers: Mapping[int, _Reader], field: str) -> Decode:
+    def decode(message: Message) -> Mapping[str, Any]:
+        value = _bytes(message, field)
+        if len(value) < HEADER or value[0] != 0:
+            raise BadMessage("the message does not begin as a schema registry's do: --format avro")
+        number = int.from_bytes(value[1:HEADER], "big")
+        if (read := readers.get(number)) is None:
+            raise BadMessage(
+                f"the message is of schema {number}: give it as --schema {number}=FILE"
+            )
+        return read(value[HEADER:])
+
+    return decode
 
 
 def _bytes(message: Message, field: str) -> bytes:
@@ -86,7 +128,7 @@ def _no_number(word: str) -> NoReturn:
     raise ValueError(word)
 
 
-def _avro(path: Path, header: int, field: str) -> Decode:
+def _avro(path: Path) -> _Reader:
     try:
         import fastavro
     except ModuleNotFoundError as error:
@@ -100,11 +142,8 @@ def _avro(path: Path, header: int, field: str) -> Decode:
     except Exception as error:  # whatever fastavro says of a schema that is none
         raise DataError(f"{path} holds no Avro schema: {type(error).__name__}") from error
 
-    def decode(message: Message) -> Mapping[str, Any]:
-        value = _bytes(message, field)
-        if header and (len(value) < header or value[0] != 0):
-            raise BadMessage("the message does not begin as a schema registry's do: --format avro")
-        body = BytesIO(value[header:])
+    def read(value: bytes) -> Mapping[str, Any]:
+        body = BytesIO(value)
         try:
             document = fastavro.schemaless_reader(body, schema, None)
         except Exception as error:  # it raises what its parts happen to raise
@@ -115,4 +154,4 @@ def _avro(path: Path, header: int, field: str) -> Decode:
             raise BadMessage("the schema is of no record")
         return document
 
-    return decode
+    return read

@@ -24,11 +24,11 @@ from confluent_kafka import (
 )
 from confluent_kafka import Message as KafkaMessage
 
-from longrec.core.errors import LongrecError, UsageError
+from longrec.core.errors import LongrecError
 from longrec.core.format import listed
 from longrec.ingest.address import SourceAddress, shown
 from longrec.ingest.kafka_positions import ASK, Positions, Where, named
-from longrec.ingest.kafka_settings import NOT_OURS, client_settings, in_words, log
+from longrec.ingest.kafka_settings import NOT_OURS, client_settings, in_words, log, refused
 from longrec.ingest.source import Begin, Begun, Message, Notes, SourceAway, event_id
 
 START = 10.0
@@ -90,6 +90,7 @@ class KafkaSource:
         self._positions = Positions(self._topics, group, begin, begun, notes)
         self._notes = notes
         self._settings = client_settings(address.server, group, session, client)
+        self._client = client
         self._url = shown(address.scheme, address.server, address.names)
         self._consumer: Consumer | None = None
         self._places: dict[Where, _Place] = {}
@@ -109,10 +110,8 @@ class KafkaSource:
     def open(self) -> None:
         try:
             self._consumer = Consumer(self._settings | {"error_cb": self._told}, logger=log)
-        except KafkaException as error:
-            raise UsageError(
-                f"--client: {error.args[0].str()}: these are librdkafka's settings, KEY=VALUE"
-            ) from None
+        except (KafkaException, TypeError, AttributeError, ValueError) as error:
+            raise refused(error, self._client) from None
         self._problem, self._told_error, self._given = None, None, []
         try:
             try:

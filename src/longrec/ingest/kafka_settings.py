@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException
 
 from longrec.core.errors import LongrecError, UsageError, first_line
 from longrec.ingest.source import SourceAway
@@ -15,7 +15,7 @@ OURS = {
     *("bootstrap.servers", "group.id", "enable.auto.commit", "enable.auto.offset.store"),
     *("auto.offset.reset", "enable.partition.eof", "session.timeout.ms", "group.protocol"),
     *("partition.assignment.strategy", "metadata.broker.list", "auto.commit.interval.ms"),
-    *("group.instance.id", "heartbeat.interval.ms"),
+    *("group.instance.id", "heartbeat.interval.ms", "auto.commit.enable", "offset.store.method"),
 }
 """What a file of settings may not change: the promises of `longrec consume` stand on them."""
 QUEUE_KIB = 16_384
@@ -72,8 +72,19 @@ def read_client_file(path: Path) -> dict[str, str]:
             raise UsageError(f"{path}, line {number}, is not KEY=VALUE")
         if (key := key.strip()) in OURS:
             raise UsageError(f"{path}, line {number}: {key} is longrec's to set; delete the line")
+        if "\0" in line:
+            raise UsageError(f"{path}, line {number}: {key!a:.40} has a NUL byte")
         settings[key] = value.strip()
     return settings
+
+
+def refused(error: Exception, settings: dict[str, str]) -> UsageError:
+    """What librdkafka, or its Python side, says of settings; without their values."""
+    said = error.args[0].str() if isinstance(error, KafkaException) else str(error)
+    words = first_line(Exception(said))
+    for value in settings.values():
+        words = words.replace(f'"{value}"', "its value") if value else words
+    return UsageError(f"--client: {words}: these are librdkafka's settings, KEY=VALUE")
 
 
 def client_settings(

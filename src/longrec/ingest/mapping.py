@@ -191,6 +191,10 @@ class FieldMap:
         columns.
     reads : sequence of str
         Columns that the model reads: those without an expression are taken as they are named.
+
+    Attributes
+    ----------
+    unread : names given that are neither of an event nor of a column that the model reads.
     """
 
     def __init__(self, assignments: Sequence[str] = (), reads: Sequence[str] = ()) -> None:
@@ -205,6 +209,7 @@ class FieldMap:
             if name in given:
                 raise UsageError(f"--map has {name} twice")
             given[name] = Expression(text)
+        self.unread = [name for name in given if name not in {*REQUIRED, EVENT_ID, *reads}]
         for name in (*REQUIRED, EVENT_ID, *reads):
             if name not in given:
                 given[name] = Expression(f'"{name}"')

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from longrec.core.arguments import is_utf8
 from longrec.core.errors import UsageError
 from longrec.ingest.address import KAFKA, SourceAddress
 from longrec.ingest.source import Begin, Begun, Notes, Source
+
+MOST_GROUP = 249
+"""Characters of a group's name."""
 
 
 def open_source(
@@ -39,6 +43,11 @@ def open_source(
     UsageError
         When a package is not installed, or the file cannot be used.
     """
+    if not 1 <= len(group) <= MOST_GROUP or not group.isprintable() or not is_utf8(group):
+        raise UsageError(
+            f"--group is {group[:40]!a}; give a name of 1 to {MOST_GROUP} characters that can be "
+            "printed"
+        )
     try:
         if address.scheme in KAFKA:
             from longrec.ingest.kafka import KafkaSource

@@ -262,6 +262,8 @@ class RedisStreams:
         if problem.startswith(b"NOGROUP"):
             self._check_stream(stream)
             self._make_group(stream)
+            # It begins before what was seen here, behind which a lost answer would be looked for.
+            self._places.pop(stream, None)
             self._renew_after = 0.0
             return
         raise LongrecError(f"{self._url}: Redis answered: {problem.decode('utf-8', 'replace')}")
