@@ -319,7 +319,7 @@ def test_what_was_read_in_front_of_a_problem_is_handed_out(broker, source, monke
     ],
 )
 def test_a_setting_that_the_client_refuses_is_told_in_a_line_without_its_value(source, key, value):
-    with pytest.raises(UsageError, match="--client: .*librdkafka's settings") as told:
+    with pytest.raises(UsageError, match=r"--client: .*librdkafka's settings") as told:
         source("t", **{key: value}).open()
     assert "\n" not in str(told.value)
     assert f'"{value}"' not in str(told.value)

@@ -17,7 +17,7 @@ def test_who_does_not_come_is_named(monkeypatch):
     store, variables = meeting.meeting_place(3)
     for name, value in {**variables, "RANK": "1", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
-    store.set("longrec/0", "here")
+    store.set("longrec/here/0", "here")
     monkeypatch.setattr(meeting, "MEETING", timedelta(seconds=2))
     with (
         pytest.raises(UsageError, match=r"within 2\.0 s; not there: 2 \(.*same torchrun") as error,
@@ -25,6 +25,22 @@ def test_who_does_not_come_is_named(monkeypatch):
     ):
         pass
     assert "\n" not in str(error.value)
+
+
+def test_nobody_goes_on_while_another_one_still_connects(monkeypatch):
+    """Who went on and ended with an error was a broken network to who still connected."""
+    store, variables = meeting.meeting_place(2)
+    for name, value in {**variables, "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    store.set("longrec/here/0", "here")
+    monkeypatch.setattr(meeting, "MEETING", timedelta(seconds=0.3))
+    monkeypatch.setattr(meeting.dist, "init_process_group", lambda *_, **__: None)
+    monkeypatch.setattr(meeting.dist, "destroy_process_group", lambda: None)
+    with pytest.raises(UsageError, match="not connected: 0 "), meeting.joined():
+        pass
+    store.set("longrec/connected/0", "connected")
+    with meeting.joined() as found:
+        assert not found.rank
 
 
 def test_one_that_does_not_answer_is_told_apart_from_one_that_ended(monkeypatch):

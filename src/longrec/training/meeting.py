@@ -79,17 +79,20 @@ def joined() -> Iterator[Processes]:
     own, missing = started_with(), ""
     try:
         store, _, _ = next(rendezvous("env://", timeout=MEETING))
-        keys = [f"longrec/{rank}" for rank in range(own.number)]
-        store.set(keys[own.rank], "here")
-        try:
-            store.wait(keys, MEETING)
-        except RuntimeError:
-            absent = [str(rank) for rank, key in enumerate(keys) if not store.check([key])]
-            missing = f"; not there: {listed(absent)}"
-            raise
-        dist.init_process_group(
-            backend, store=store, rank=own.rank, world_size=own.number, timeout=PATIENCE
-        )
+        for step in ("here", "connected"):
+            keys = [f"longrec/{step}/{rank}" for rank in range(own.number)]
+            if step == "connected":
+                dist.init_process_group(
+                    backend, store=store, rank=own.rank, world_size=own.number, timeout=PATIENCE
+                )
+            # Nobody goes on while another one connects, who would take its end for the network's.
+            store.set(keys[own.rank], step)
+            try:
+                store.wait(keys, MEETING)
+            except RuntimeError:
+                absent = [str(rank) for rank, key in enumerate(keys) if not store.check([key])]
+                missing = f"; not {'there' if step == 'here' else step}: {listed(absent)}"
+                raise
     except (RuntimeError, ValueError) as error:
         at = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise UsageError(
