@@ -291,6 +291,18 @@ def test_an_address_where_nobody_answers_is_told_soon(monkeypatch: pytest.Monkey
             ray_cluster(address).__enter__()
 
 
+def test_a_cluster_of_this_machine_that_is_gone_is_told_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:1\n")
+    with pytest.raises(LongrecError, match="no Ray cluster answers at 127.0.0.1:1 "):
+        ray_cluster("auto").__enter__()
+
+
 def test_what_ray_says_is_no_part_of_results(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

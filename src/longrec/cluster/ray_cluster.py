@@ -162,8 +162,8 @@ def ray_cluster(address: str | None, processors: int = 1) -> Iterator[Cluster]:
 
     Parameters
     ----------
-    address : "host:port" as `ray start --head` printed it, "auto" for the one that runs on this
-        machine; None: what RAY_ADDRESS says, or else a new one of this machine alone.
+    address : "host:port" as `ray start --head` printed it, "auto" for the one that was started on
+        this machine last; None: what RAY_ADDRESS says, or else a new one of this machine alone.
     processors : that a new one has at least.
 
     Raises
@@ -193,8 +193,8 @@ def ray_cluster(address: str | None, processors: int = 1) -> Iterator[Cluster]:
         options |= {"address": "local", "num_cpus": max(of_machine().number, processors)}
         options |= {"include_dashboard": False, "object_store_memory": _STORE}
     else:
+        options["address"] = address = _of_this_machine() if address == "auto" else address
         _check_answers(address)
-        options["address"] = address
     try:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -203,6 +203,16 @@ def ray_cluster(address: str | None, processors: int = 1) -> Iterator[Cluster]:
         yield Cluster()
     finally:
         ray.shutdown()
+
+
+def _of_this_machine() -> str:
+    """Where the cluster is that `ray start` began here last, by the note that it keeps.
+
+    The note stays when a cluster is killed, and Ray itself asks there for many minutes.
+    """
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    note = Path(folder) / "ray" / "ray_current_cluster"
+    return note.read_text().strip() if note.is_file() else "auto"
 
 
 def _check_answers(address: str) -> None:
