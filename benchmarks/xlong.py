@@ -3,12 +3,13 @@
     python benchmarks/xlong.py FOLDER                         # every step that is not done yet
     python benchmarks/xlong.py FOLDER prepare train-elastic   # some of them
     python benchmarks/xlong.py FOLDER --share 0.1             # a log of a tenth of the size
-    python benchmarks/xlong.py --table                        # the cells that there are
+    python benchmarks/xlong.py FOLDER --table                 # what was measured there
+    python benchmarks/xlong.py --table                        # what is published
 
-Each step is a real command in a process of its own. A finished one is a line of
-benchmarks/xlong/cells.jsonl and is not done again (`--again` does); a training that was killed goes
-on from its last checkpoint, and its line, marked "resumed", has the time of the last part alone.
-FOLDER takes some 12 GB.
+Each step is a real command in a process of its own. A finished one is a line of FOLDER/cells.jsonl
+and is not done again (`--again` does); a training that was killed goes on from its last checkpoint,
+and its line, marked "resumed", has the time of the last part alone. FOLDER takes some 12 GB. What
+is published is written by `--cells benchmarks/xlong/cells.jsonl`.
 
 Memory is the most that the step's processes held at once, the mapped files among it that the system
 takes back where it needs memory; "own" is what they held but for these. Disk is what the step left,
@@ -34,7 +35,7 @@ from longrec.core.machine import load_average, machine, versions
 from longrec_bench.measurement import now
 
 HERE = Path(__file__).parent
-CELLS = HERE / "xlong" / "cells.jsonl"
+PUBLISHED = HERE / "xlong" / "cells.jsonl"
 TRAINING = (
     *("loss=sampled", "batch_tokens=8000", "learning_rate=0.003", "max_epochs=1"),
     *("validation_users=1000", "checkpoint_minutes=5"),
@@ -203,22 +204,23 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0)
     parser.add_argument("--again", action="store_true", help="measure what is measured already")
     parser.add_argument("--table", action="store_true")
-    parser.add_argument("--cells", type=Path, default=CELLS)
+    parser.add_argument("--cells", type=Path, help="a file of cells; otherwise FOLDER/cells.jsonl")
     given = parser.parse_args()
+    cells = given.cells or (given.folder / "cells.jsonl" if given.folder else PUBLISHED)
     if given.table:
-        show(read(given.cells))
+        show(read(cells))
         return
     if given.folder is None or not set(given.steps) <= set(STEPS):
         parser.error(f"give a folder, and steps of {', '.join(STEPS)}")
     given.folder.mkdir(parents=True, exist_ok=True)
     for step in given.steps or STEPS:
-        done = {(cell["step"], cell["share"]) for cell in read(given.cells)}
+        done = {(cell["step"], cell["share"]) for cell in read(cells)}
         if (step, given.share) in done and not given.again:
             print(f"{step} is measured already")
             continue
         cell = measure(step, given.folder, given.share)
-        given.cells.parent.mkdir(exist_ok=True)
-        with given.cells.open("a", encoding="utf-8") as file:
+        cells.parent.mkdir(exist_ok=True)
+        with cells.open("a", encoding="utf-8") as file:
             file.write(json.dumps(cell) + "\n")
         show([cell])
 

@@ -21,9 +21,10 @@ def run(*argv: object) -> str:
 
 @pytest.mark.slow
 def test_a_small_log_goes_through_the_first_steps_once(tmp_path: Path) -> None:
-    cells, folder = tmp_path / "cells.jsonl", tmp_path / "work"
+    folder = tmp_path / "work"
+    cells = folder / "cells.jsonl"
     command = ROOT / "benchmarks" / "xlong.py", folder, "log", "prepare", "--share", "0.001"
-    run(*command, "--cells", cells)
+    run(*command)
     found = [json.loads(line) for line in cells.read_text().splitlines()]
     assert [cell["step"] for cell in found] == ["log", "prepare"]
     assert all(cell["memory"] > 0 and cell["disk"] > 0 for cell in found)
@@ -31,10 +32,11 @@ def test_a_small_log_goes_through_the_first_steps_once(tmp_path: Path) -> None:
     histories = longrec.open_histories(folder / "histories")
     assert (histories.n_users, histories.n_items) == (70, 2123)
     assert 0.7 < histories.n_events / 66_800 < 1.3
-    assert run(*command, "--cells", cells).splitlines() == [
+    assert run(*command).splitlines() == [
         "log is measured already",
         "prepare is measured already",
     ]
+    assert "| prepare | 0.001 |" in run(ROOT / "benchmarks" / "xlong.py", folder, "--table")
     steps = ROOT / "benchmarks" / "xlong_steps.py"
     timed = json.loads(run(steps, folder / "histories", "elastic", "--steps", 1))
     assert timed["step_ms"] > timed["encode_ms"] > 0 < timed["refresh_ms"]

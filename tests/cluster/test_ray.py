@@ -299,7 +299,7 @@ def test_a_cluster_of_this_machine_that_is_gone_is_told_soon(
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     (tmp_path / "ray").mkdir()
     (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:1\n")
-    with pytest.raises(LongrecError, match="no Ray cluster answers at 127.0.0.1:1 "):
+    with pytest.raises(LongrecError, match=r"no Ray cluster answers at 127\.0\.0\.1:1 "):
         ray_cluster("auto").__enter__()
 
 

@@ -62,7 +62,7 @@ def train_on(
         import ray.train
     except ImportError as error:
         raise UsageError(
-            f"Ray Train cannot be used ({first_line(error)}): pip install 'ray[train]', on every "
+            f"Ray Train cannot be used ({first_line(error)}): pip install 'longrec[ray]', on every "
             "machine of the cluster"
         ) from error
     gpu = _takes_gpus(cluster, number, str(call["device"]))

@@ -15,6 +15,7 @@ import pytest
 from serving.http.served import LocalServer, local_server
 from serving.small_streams import FIRST
 
+from longrec.serving.http import access_log
 from longrec.serving.http.access_log import JsonLines
 from longrec.serving.http.admission import RateLimiter
 
@@ -141,6 +142,19 @@ def test_too_many_requests_are_told_when_to_come_again(tmp_path: Path):
         assert int(refused.headers["retry-after"]) >= 1
         assert server.client.get("/v1/model", headers=bearer(OTHER)).status_code == 200
         assert server.client.get("/healthz").status_code == 200
+
+
+def test_a_balancers_questions_fill_no_log_while_all_is_well(tmp_path: Path, monkeypatch):
+    lines: list[tuple] = []
+    monkeypatch.setattr(access_log, "write_request", lambda *line: lines.append(line[1:4]))
+    with local_server("elastic", tmp_path, settings={"log_requests": True}) as server:
+        for path in ("/healthz", "/readyz", "/v1/model"):
+            assert server.client.get(path).status_code == 200
+        assert server.client.post("/healthz").status_code == 405
+        until = time.monotonic() + 60
+        while len(lines) < 2 and time.monotonic() < until:  # a line is written behind the answer
+            time.sleep(0.01)
+    assert lines == [("GET", "/v1/model", 200), ("POST", "/healthz", 405)]
 
 
 def test_rates_fill_again_and_stay_few(monkeypatch):

@@ -4,6 +4,7 @@ import re
 import traceback
 
 import pytest
+import redis
 from serving.redis_server import RedisServer, free_port
 from serving.stores.store_properties import event, events_of, log
 
@@ -11,9 +12,25 @@ from longrec.core.errors import LongrecError, UsageError
 from longrec.serving.stores import redis_client
 from longrec.serving.stores.open import open_store
 from longrec.serving.stores.protocol import StoreUnavailable
+from longrec.serving.stores.redis_errors import in_words
 
 PASSWORD = "s3cret/pass#w%rd?"
 QUOTED = "s3cret%2Fpass%23w%25rd%3F"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Error 104 while writing to socket. Connection reset by peer.",
+        "Error 32 while writing to socket. Broken pipe.",
+        "DENIED Redis is running in protected mode because …",
+    ],
+)
+def test_a_server_that_answers_its_own_machine_alone_is_told_with_the_mend(said):
+    address = redis_client.RedisAddress.parse("redis://10.0.0.1:6379/0")
+    told = str(in_words(redis.ConnectionError(said), address, changing=False))
+    assert "set requirepass" in told
+    assert "write rediss://" in told
 
 
 @pytest.fixture

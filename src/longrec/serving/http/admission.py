@@ -267,7 +267,8 @@ class Admission:
         self._telemetry.request(route, method, status, seconds)
         if call.found:
             self._telemetry.stage("reply", now - call.found)
-        if self._settings.log_requests:
+        # A balancer asks several times a second whether all is well: only that it is not is news.
+        if self._settings.log_requests and not (path in PUBLIC and status == 200):
             access_log.write_request(request_id, method, route, status, seconds)
 
 

@@ -38,7 +38,10 @@ _TLS = {
 
 
 _HINTS = {
-    "redis": {"closed by server|reset by peer": " (if it speaks TLS here: write rediss://)"},
+    "redis": {
+        "closed by server|reset by peer|Broken pipe|protected mode": " (without a password it "
+        "answers its own machine alone: set requirepass; if it speaks TLS here: write rediss://)"
+    },
     "rediss": {
         "Timeout connecting": " (if it speaks no TLS here: write redis://)",
         "EOF occurred|closed by server|reset by peer|Broken pipe": " (if it wants certificates of "
