@@ -130,6 +130,8 @@ def test_files_without_a_header(tmp_path) -> None:
         (["20240130", "20240201"], [JANUARY, FEBRUARY]),
         (["20240130235900", "20240201000100"], [JANUARY + 86_340, FEBRUARY + 60]),
         (["202401300001", "202402010000"], [JANUARY + 60, FEBRUARY]),
+        (["2024013003", "2024020100"], [JANUARY + 10_800, FEBRUARY]),
+        (["202402", "202402"], [FEBRUARY, FEBRUARY]),
         (
             ["2024-01-30 10:00:00+00", "2024-01-30 11:00:00.25+00"],
             [JANUARY + 36_000, JANUARY + 39_600.25],
@@ -237,6 +239,13 @@ def test_words_for_missing_values_are_pointed_out(tmp_path) -> None:
     notes = read_events(write(tmp_path / "log.csv", f"{HEAD}\n{rows}")).notes
     assert "4 rows have a user that spells a missing value" in notes[0]
     assert "'NULL' 1 times" in notes[0]
+
+
+def test_every_spelling_of_a_missing_value_is_pointed_out(tmp_path) -> None:
+    words = ["nil", "Nil", "#N/A", "n/a", "(null)", "<null>", "Unknown", "-", "NaN", "ann"]
+    rows = "".join(f"{n},{word},{n}\n" for n, word in enumerate(words))
+    notes = read_events(write(tmp_path / "log.csv", f"{HEAD}\n{rows}")).notes
+    assert "9 rows have an item that spells a missing value" in notes[0]
 
 
 def test_a_folder_says_what_it_takes(tmp_path) -> None:

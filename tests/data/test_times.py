@@ -76,6 +76,15 @@ def test_small_numbers_count_as_seconds() -> None:
     assert events_of([0.25, 1.5]).time_unit == "s"
 
 
+@pytest.mark.parametrize("last", [30_012_024, 12_312_024, 240_130, 5])
+def test_numbers_that_may_be_dates_of_another_form_are_pointed_out(last: int) -> None:
+    (note,) = events_of([last - 1, last]).notes
+    assert "all times lie in 1970" in note
+    assert "time_format=" in note
+    assert not events_of([last - 1, last], time_unit="s").notes
+    assert not events_of([last, SECONDS]).notes
+
+
 def test_the_unit_can_be_stated() -> None:
     events = events_of([0, 1500], time_unit="ms")
     assert (events.time_unit, events.last_time) == ("ms", 1.5)

@@ -17,7 +17,7 @@ from longrec.data.event_columns import TYPE
 from longrec.data.load import Loader
 from longrec.data.log_times import LogTimes
 from longrec.data.sources import TEXT
-from longrec.data.times import implausible, too_far
+from longrec.data.times import all_in_1970, implausible, too_far
 from longrec.data.types import (
     MISSING_WORDS,
     before_point,
@@ -102,6 +102,8 @@ def survey(loader: Loader, time_unit: str | None, time_format: str | None) -> Su
         )
     per_second = times.per_second if times else 1
     first, last = (None if at is None else at / per_second for at in (kept["first"], kept["last"]))
+    if time_unit is None and times and last is not None:
+        notes += all_in_1970(times.unit, last)
     described = engine.run("DESCRIBE events")
     rejected = engine.run("SELECT part, line, cause, text FROM bad ORDER BY part, line")
     return Survey(
@@ -187,8 +189,9 @@ def _ids(loader: Loader, role: str, untyped: bool, notes: list[str]) -> str:
         spelt = ", ".join(f"{word!r} {count:,} times" for word, count in missing)
         rows = sum(count for _, count in missing)
         notes.append(
-            f"{rows:,} rows have a {role} that spells a missing value ({spelt}): each such word is "
-            f"taken for one {role}. Leave these rows out of the log if that is wrong."
+            f"{rows:,} rows have {'an' if role == 'item' else 'a'} {role} that spells a missing "
+            f"value ({spelt}): each such word is taken for one {role}. Leave "
+            "these rows out of the log if that is wrong."
         )
     return value
 

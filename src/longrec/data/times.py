@@ -1,10 +1,10 @@
 """Times of any kind to seconds: which unit a part's times are in, and what is no time.
 
 A numeric column's unit is the one in which most of its values lie between 1970 and 2100; the four
-ranges do not overlap except in the first weeks of 1970. Numbers most of which are dates as
-20240130 are dates. Text is numbers or one of the formats below, whichever reads most of it.
-Everything stays in its own precision until events are sorted: truncating first would tie events
-that are not tied.
+ranges do not overlap except in the first weeks of 1970. Numbers most of which are dates
+as 20240130 or 202401 are dates; where others all lie in 1970, a note asks whether they are, too.
+Text is numbers or one of the formats below, whichever reads most of it. Everything stays in its own
+precision until events are sorted: truncating first would tie events that are not tied.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from longrec.data.types import FLOATS, MOMENTS, NANOSECONDS, is_decimal
 
 PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 UNITS = (*PER_SECOND, "datetime")
-YEAR_2100 = 4_102_444_800  # seconds
+YEAR_1971, YEAR_2100 = 31_536_000, 4_102_444_800  # seconds
 WORDS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
-COMPACT = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
+COMPACT = {6: "%Y%m", 8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
 """Dates as whole numbers, by their digits."""
 ISO = "ISO"
 FORMATS = (
@@ -197,6 +197,18 @@ def implausible(value: str, per_second: int, *, known: bool) -> str:
     if not known and per_second > 1:
         bad += f" OR {number} <= {YEAR_2100 * per_second / 1000.0!r}"
     return f"({bad})"
+
+
+def all_in_1970(unit: str, last: float) -> list[str]:
+    """A note where numbers end so soon, at `last` seconds, that they may be dates of an unknown
+    form, such as 30012024: the digits of a day, a month and a year are all below that; or none."""
+    if unit == "datetime" or last >= YEAR_1971:
+        return []
+    return [
+        "all times lie in 1970, taken for seconds since then. That is right for times that count "
+        "from 0; for dates say how they are written with time_format= (--time-format), for "
+        "example %d%m%Y"
+    ]
 
 
 def too_far(value: str, per_second: int) -> str:

@@ -27,10 +27,15 @@ ZONED = "TIMESTAMP WITH TIME ZONE"
 MOMENTS = ("DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", ZONED, *NANOSECONDS)
 INTEGER = r"-?(?:0|[1-9][0-9]*)"
 """The one spelling that an integer has: "007" is text."""
-MISSING_WORDS = (
-    *("NULL", "null", "Null", "None", "NONE", "none", "nan", "NaN", "NAN", "NA", "N/A"),
-    *("\\N", "<NA>", "undefined", "NaT"),
+_MISSING = (
+    *("null", "none", "nil", "nan", "na", "n/a", "n.a.", "nat", "undefined", "missing", "unknown"),
+    *("<na>", "<null>", "(null)", "[null]", "#n/a", "#null!", "\\n", "-", "--", "?"),
 )
+MISSING_WORDS = (
+    *dict.fromkeys(form for w in _MISSING for form in (w, w.upper(), w.capitalize())),
+    *("NaN", "NaT"),
+)
+"""What programs write for a missing value, in the letters that they use."""
 _SHOWN = {
     **{
         "VARCHAR": "text",
