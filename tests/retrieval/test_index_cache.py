@@ -208,3 +208,16 @@ def test_streams_use_the_index_that_they_are_given(tmp_path: Path):
         assert (both["score"] - both["score_exact"]).abs().max() < 1e-5
         assert not set(a["item"]) & set(rec.catalog.ids[:5])
         assert isinstance(a, pl.DataFrame)
+
+
+def test_lists_that_cannot_be_mapped_a_second_time_are_read(tmp_path: Path, monkeypatch):
+    rec = saved(tmp_path)
+    h = torch.randn(3, rec.model.width, generator=torch.Generator().manual_seed(0))
+    recent = torch.arange(1, 3 * rec.scorer.reach + 1).view(3, -1)
+    mapped = open_index(rec, "approximate").index.search(h, 5, None, recent)
+    monkeypatch.setattr("longrec.retrieval.cells.file_of", lambda tensor: ("/none", 0))
+    opened = open_index(rec, "approximate")
+    assert not opened.facts["new"]
+    read = opened.index.search(h, 5, None, recent)
+    assert read.items.tolist() == mapped.items.tolist()
+    assert torch.equal(read.scores, mapped.scores)

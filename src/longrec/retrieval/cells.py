@@ -130,8 +130,9 @@ def cells_of(lists: Mapping[str, Tensor], width: int) -> Any:
     cells.quantizer.add(lists["centroids"].numpy())
     faiss.copy_array_to_vector(lists["range"].numpy().ravel(), cells.sq.trained)
     places, content = _places(sizes, width), lists["lists"]
-    if is_shared(content):
-        cells.replace_invlists(_lists_in_a_file(content, sizes.tolist(), places, width), True)
+    in_a_file = _lists_in_a_file(content, sizes.tolist(), places, width)
+    if in_a_file is not None:
+        cells.replace_invlists(in_a_file, True)
     else:
         every = content.numpy()
         for number, (size, place) in enumerate(zip(sizes.tolist(), places, strict=True)):
@@ -144,7 +145,10 @@ def cells_of(lists: Mapping[str, Tensor], width: int) -> Any:
 
 
 def _lists_in_a_file(content: Tensor, sizes: list[int], places: list[_Place], width: int) -> Any:
-    """Lists that faiss maps, read alone, from the file that a tensor stands in."""
+    """Lists that faiss maps, read alone, from the file that a tensor stands in; None where it is in
+    none, or can be mapped no second time, for want of descriptors or addresses."""
+    if not is_shared(content):
+        return None
     faiss = faiss_package()
     lists, one = faiss.OnDiskInvertedLists(), faiss.OnDiskOneList()
     lists.nlist, lists.code_size, lists.read_only = len(sizes), width, True
@@ -154,7 +158,10 @@ def _lists_in_a_file(content: Tensor, sizes: list[int], places: list[_Place], wi
         one.size, one.capacity, one.offset = size, place.room, first + place.codes
         lists.lists.push_back(one)  # a copy
     lists.filename, lists.totsize = path, first + len(content)
-    lists.do_mmap()
+    try:
+        lists.do_mmap()
+    except RuntimeError:
+        return None
     lists.this.disown()  # the cells own them
     return lists
 
