@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -22,6 +23,8 @@ from serving.http.test_app import T0, check_answer, events_of
 from serving.redis_server import RedisServer
 from serving.small_streams import FIRST, UNKNOWN, recommender
 
+from longrec.core.files import digest_of_file
+from longrec.core.shared import key_of_file
 from longrec.recommender import load
 from longrec.serving.stores.open import open_store
 
@@ -230,6 +233,10 @@ def test_the_model_is_changed_under_load_without_a_failed_request(
         model = child.client.get("/v1/model").json()
         assert (model["name"], model["swap"]) == ("hydrarec", None)
         assert 'longrec_swaps_total{outcome="done"} 2.0' in child.client.get("/metrics").text
+        # What the models of before had in memory is let go of at once, without a look for garbage.
+        weights = Path("/proc", str(child.process.pid), "maps")
+        held = key_of_file(digest_of_file(link / "model.safetensors"))
+        wait_for(lambda: set(re.findall(r"file-\w+", weights.read_text())) <= {held})
         child.process.send_signal(signal.SIGHUP)  # the same model again
         wait_for(lambda: any("nothing to do" in line for line in child.output))
         served = load(other)  # the same weights and records, another policy

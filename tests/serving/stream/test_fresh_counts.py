@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import shutil
 import tempfile
 import threading
 import time
 import warnings
+import weakref
 from contextlib import ExitStack, closing
 
 import numpy as np
@@ -237,7 +239,7 @@ def test_a_table_is_swapped_whole(tmp_path):
         request = [stream.ranker.request("u1", 20)]
         answers = []
         for table, index in zip(tables, indexes, strict=True):
-            stream._serve(table, index)
+            stream.ranker.serve(table, index)
             found = stream.ranker.recommend(request)
             answers.append((found.items.tolist(), found.scores.tolist()))
         assert answers[0] != answers[1]
@@ -247,7 +249,7 @@ def test_a_table_is_swapped_whole(tmp_path):
             number = 0
             while not done.wait(0.0005):
                 number += 1
-                stream._serve(tables[number % 2], indexes[number % 2])
+                stream.ranker.serve(tables[number % 2], indexes[number % 2])
 
         swapping = threading.Thread(target=swap)
         swapping.start()
@@ -313,3 +315,20 @@ def test_exact_sums_hold_past_single_precision():
     for times in (2.0**24, 1.0, 2.0**-20, 2.0**32):
         many = many.counting(none, Pairs(key, np.array([times])))
     assert many.times.item() == 2.0**32 + 2.0**24 + 1 + 2.0**-20
+
+
+def test_a_closed_stream_lets_go_of_all_that_it_held_without_a_look_for_garbage(tmp_path):
+    """Or a service whose model is changed keeps the old ones, and the first one for ever."""
+    rec = with_transitions()
+    gc.disable()
+    try:
+        stream = open_fresh(f"lmdb://{tmp_path}/users", rec)
+        stream.observe("ann", FIRST, 1)
+        stream.recommend("ann", 2)
+        fresh(stream).refresh()
+        held = [weakref.ref(one) for one in (stream, stream.ranker, stream.fresh)]
+        stream.close()
+        del stream
+        assert [one() for one in held] == [None] * 3
+    finally:
+        gc.enable()

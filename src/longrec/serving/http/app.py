@@ -71,7 +71,7 @@ class Server:
     reloader: ModelReloader
 
     def __init__(self, settings: Settings, stream: Stream, keys: Keys) -> None:
-        self._settings, self._stream = settings, stream
+        self._settings, self._first = settings, [stream]
         self.telemetry = Telemetry()
         routes = FastAPI(
             title="longrec",
@@ -133,7 +133,8 @@ class Server:
 
     @asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        self.service = Service(self._settings, self._stream, self.telemetry)
+        # Kept by the service alone: once the model is changed the first one is let go of.
+        self.service = Service(self._settings, self._first.pop(), self.telemetry)
         self.store_work = StoreWork(self.service)
         self.reloader = ModelReloader(self.service, self.store_work)
         self.store_work.begin()

@@ -68,10 +68,7 @@ def serve(
             f"keys: pass --keys FILE (or set {VARIABLE}), or --without-keys if a proxy checks them"
         )
     with _listening(settings) as sock:
-        histories = None if settings.data is None else open_histories(settings.data)
-        stream = open_stream(settings, progress=progress)
-        need = need_of(stream, histories)
-        server = Server(settings, stream, keys)
+        server, need = _opened(settings, keys, progress)
         host, port = sock.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         before = sys.getswitchinterval()
@@ -80,12 +77,21 @@ def serve(
             asyncio.run(
                 _run(
                     *(settings, server, sock, signals),
-                    lambda: ready and ready(address, stream, need),
+                    lambda: ready and ready(address, server.service.current.stream, need),
                 )
             )
         finally:
             sys.setswitchinterval(before)
             gc.unfreeze()
+
+
+def _opened(
+    settings: Settings, keys: Keys, progress: Callable[[float, float, str], None] | None
+) -> tuple[Server, Need | None]:
+    """A server, and what its store needs. Who serves keeps no stream: its model may be changed."""
+    histories = None if settings.data is None else open_histories(settings.data)
+    stream = open_stream(settings, progress=progress)
+    return Server(settings, stream, keys), need_of(stream, histories)
 
 
 class HttpServer(uvicorn.Server):

@@ -259,15 +259,17 @@ class Service:
 
     async def _watch_lag(self) -> None:
         """Measure now and then how many records are behind their logs."""
-        telemetry = self.telemetry
         while True:
-            with suppress(Exception), self.current.in_use() as stream:  # the store may be away
-                digest = stream.engine.digest
-                lag = partial(record_lag, stream.store, digest, self._after, LAG_USERS)
-                users, behind, self._after = await self.short.run(lag)
-                telemetry.checked_records.set(users)
-                telemetry.lagging_records.set(behind)
+            with suppress(Exception):  # the store may be away
+                await self._measure_lag()
             await asyncio.sleep(LAG_EVERY)
+
+    async def _measure_lag(self) -> None:
+        with self.current.in_use() as stream:
+            lag = partial(record_lag, stream.store, stream.engine.digest, self._after, LAG_USERS)
+            users, behind, self._after = await self.short.run(lag)
+        self.telemetry.checked_records.set(users)
+        self.telemetry.lagging_records.set(behind)
 
     async def _watch_memory(self) -> None:
         """Keep pages of the store's files that were read from counting as the server's memory, and

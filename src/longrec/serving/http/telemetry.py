@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
@@ -30,6 +31,11 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 OUTCOMES = ("accepted", "duplicate", "unknown", "late", "conflicting")
 """What becomes of events, as `Counts` has it."""
 STAGES = ("parse", "queue", "log", "rank", "reply")
+NOTHING_COUNTED: dict[str, Any] = {
+    **dict.fromkeys(("events_of_training", "events_of_log"), 0),
+    **dict.fromkeys(("age_s", "serves")),
+}
+"""The figures of counts of which there are none."""
 
 
 class Telemetry:
@@ -150,13 +156,13 @@ class Telemetry:
         counts = stream.store.damage.counts
         for kind in KINDS:
             self._damage.labels(kind).set_function(partial(counts.__getitem__, kind))
-        if stream.fresh is not None:
-            figures = stream.fresh.figures
-            training, log = (self._counted.labels(name) for name in ("training", "log"))
-            training.set_function(lambda: figures()["events_of_training"])
-            log.set_function(lambda: figures()["events_of_log"])
-            self._counts_age.set_function(lambda: figures()["age_s"] or -1)
-            self._log_serves.set_function(lambda: figures()["serves"] == "log")
+        # Where nothing is counted too: else the model of before would be told of, and kept.
+        figures = NOTHING_COUNTED.copy if stream.fresh is None else stream.fresh.figures
+        training, log = (self._counted.labels(name) for name in ("training", "log"))
+        training.set_function(lambda: figures()["events_of_training"])
+        log.set_function(lambda: figures()["events_of_log"])
+        self._counts_age.set_function(lambda: figures()["age_s"] or -1)
+        self._log_serves.set_function(lambda: figures()["serves"] == "log")
 
     def keys(self, keys: Keys) -> None:
         """Whose keys and flaws are told."""

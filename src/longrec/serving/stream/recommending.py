@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -16,9 +16,11 @@ from longrec.core.arguments import check_count, check_text, described
 from longrec.core.arrays import Ints
 from longrec.core.choices import ExcludeSeen
 from longrec.core.errors import DataError, UsageError
+from longrec.data.catalog import Catalog
 from longrec.data.given_histories import GivenEvent
 from longrec.data.item_table import RULES_KEPT, ItemTable
 from longrec.data.moments import seconds
+from longrec.models.common.added_score import AddedScore
 from longrec.models.common.gaps import NEVER
 from longrec.retrieval.equal_lengths import of_users
 from longrec.retrieval.index import Index, allowed, as_bits, row_bytes
@@ -106,6 +108,7 @@ class Ranker:
 
     Attributes
     ----------
+    index, added : how items are found now, and the added score that serves, or None.
     replayed : how many events were replayed so far, of records that were behind.
     """
 
@@ -120,11 +123,17 @@ class Ranker:
     ) -> None:
         self._artifact, self.catalog = artifact, artifact.catalog
         self.store, self.engine = store, engine
-        self.items, self.index = items, index
-        self._table = None if table is None else cache(table)  # read when a rule comes first
-        self._rule_bits = lru_cache(RULES_KEPT)(self._barred_by)
+        self.items, self.index, self.added = items, index, artifact.added
+        read = None if table is None else cache(table)  # when a rule comes first
+        # No method of this object, which would hold itself: once the model is changed, the old one
+        # would stay in memory until Python looks for garbage.
+        self._rule_bits = lru_cache(RULES_KEPT)(partial(_barred_by, self.catalog, read))
         self.replayed, self._count_lock = 0, threading.Lock()
         self._mask_bytes = row_bytes(self.catalog.n_items)
+
+    def serve(self, added: AddedScore, index: Index) -> None:
+        """Let another added score serve; the index has it in all its parts."""
+        self.index, self.added = index, added
 
     def request(
         self,
@@ -196,14 +205,6 @@ class Ranker:
         wanted = self._indices(among, "among", pause)
         others = ~as_bits(wanted, n_items)
         return others if bits is None else others | bits, unknown + wanted.count(0)
-
-    def _barred_by(self, rule: str) -> np.ndarray:
-        """The items for which a rule is not true, as `RecommendRequest.excluded`."""
-        if self._table is None:
-            raise UsageError(
-                "where is a rule by an item table: open the stream with one, open_stream(…, items=)"
-            )
-        return rule_bits(self.catalog, self._table(), rule)
 
     def recommend_each(
         self, requests: Sequence[RecommendRequest], pause: Pause | None = None
@@ -513,3 +514,12 @@ def _rows_without_numbers(h: np.ndarray, items: Ints, scores: np.ndarray) -> lis
         return []
     finite = (np.isfinite(scores) | (items == 0)).all(1) & np.isfinite(h).reshape(len(h), -1).all(1)
     return np.flatnonzero(~finite).tolist()
+
+
+def _barred_by(catalog: Catalog, table: Callable[[], ItemTable] | None, rule: str) -> np.ndarray:
+    """The items for which a rule is not true, as `RecommendRequest.excluded`."""
+    if table is None:
+        raise UsageError(
+            "where is a rule by an item table: open the stream with one, open_stream(…, items=)"
+        )
+    return rule_bits(catalog, table(), rule)

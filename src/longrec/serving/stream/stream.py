@@ -83,7 +83,6 @@ class Stream:
     Attributes
     ----------
     artifact : whose model it is.
-    added : the added score that serves now; None without one.
     ids : (n_items,) item ids, that of item index i at i - 1.
     fresh : what keeps transitions fresh, or None.
     store, engine, items, writer, ranker : its parts, for a server that gathers requests itself.
@@ -103,7 +102,6 @@ class Stream:
         index = index or ExactIndex(artifact.scorer)
         self.items = ItemIndex(artifact.catalog)
         self.ranker = Ranker(artifact, store, engine, self.items, index, table)
-        self.added = artifact.added
         on_skipped = partial(note_skipping, store, artifact)
         self.writer = Writer(store, engine, self.items, on_skipped, Clock(max_ahead))
         # For each server of the store: who is on one of them does not wait for another one.
@@ -123,7 +121,7 @@ class Stream:
         self._frames = AnswerFrames(self.ids)
         self.fresh: FreshCounts | None = None
         if fresh_counts is not None and isinstance(artifact.added, TransitionsScore):
-            parts = store, artifact, self.items, index, fresh_counts, self._serve
+            parts = store, artifact, self.items, index, fresh_counts, self.ranker.serve
             self.fresh = FreshCounts(*parts)
             self.fresh.start()
 
@@ -182,13 +180,14 @@ class Stream:
         return self.ranker.index
 
     @property
+    def added(self) -> AddedScore | None:
+        """The added score that serves now; None without one."""
+        return self.ranker.added
+
+    @property
     def served(self) -> Artifact:
         """The recommender with the added score that serves now."""
         return replace(self.artifact, added=self.added)
-
-    def _serve(self, added: AddedScore, index: Index) -> None:
-        """Let another added score serve; the index has it in all its parts."""
-        self.ranker.index, self.added = index, added
 
     def observe(
         self,
