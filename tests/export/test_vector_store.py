@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from export.small_exports import small
@@ -121,6 +122,33 @@ def test_what_no_push_made_stays(url: str):
         with pytest.raises(UsageError, match=r"leads to one, .*3': choose another name"):
             keep(alias, items_of(1))
         assert name_of(url) + "3" in made(url)
+
+
+def test_a_table_whose_comment_speaks_of_pushes_stays(postgres: str):
+    import psycopg
+
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        for number, comment in enumerate(["what longrec push reads", '"longrec push"', "[1]"]):
+            name = f"spoken{number}"
+            connection.execute(f"CREATE TABLE {name} (a int)")
+            connection.execute(f"COMMENT ON TABLE {name} IS '{comment}'")
+            with pytest.raises(UsageError, match="that no push made"):
+                keep(f"{postgres}&table={name}", items_of(1))
+
+
+@pytest.mark.parametrize("content", [b"\0{", b"", b"{}", b"[1]"])
+def test_a_damaged_folder_of_qdrant_is_told_in_a_line(tmp_path: Path, content: bytes):
+    need("qdrant_client")
+    url = f"qdrant://{tmp_path}/store/items"
+    keep(url, items_of(1))
+    [vectors] = tmp_path.glob("store/collection/*/storage.sqlite")
+    for file in (vectors, tmp_path / "store" / "meta.json"):
+        if not content and file == vectors:  # a new database, for SQLite
+            continue
+        file.write_bytes(content)
+        with pytest.raises(VectorStoreError, match="remove it and push again, or name") as raised:
+            found(url, VECTOR)
+        assert "\n" not in str(raised.value)
 
 
 def test_what_is_not_there_or_of_another_size_is_told(url: str):

@@ -14,6 +14,7 @@ import psycopg
 from pgvector.psycopg import register_vector
 from psycopg import sql
 
+from longrec.core.arguments import is_utf8
 from longrec.core.errors import UsageError, first_line
 from longrec.export.vector_store import LOOKED_AT, NOTHING, Items, VectorStoreError
 from longrec.export.vector_url import EXAMPLES, taken_apart, unreadable
@@ -23,6 +24,10 @@ SECONDS = 10
 MOST = 2000
 """Numbers of a vector that pgvector's index takes."""
 MADE_BY = "longrec push"
+NEW = "__new"
+"""Behind the name of a table that is not whole yet."""
+LONGEST = 63 - len(NEW)
+"""Bytes of a table's name: of more Postgres cuts off the end without a word."""
 TABLE = (
     "CREATE TABLE {} (index bigint PRIMARY KEY, item {} UNIQUE, count bigint, vector vector({}))"
 )
@@ -43,7 +48,7 @@ class Postgres:
                 "train a smaller dim"
             )
         kind = sql.SQL("bigint" if items.ids.dtype.is_integer() else "text")
-        new = sql.Identifier(f"{self._asked}__new")
+        new = sql.Identifier(self._asked + NEW)
         with told(self.name), self.connection.transaction():
             self._check_ours()
             self._run(TABLE, new, kind, sql.Literal(size))
@@ -68,7 +73,7 @@ class Postgres:
         asked = "SELECT obj_description(to_regclass(%s)), to_regclass(%s) IS NOT NULL"
         named = sql.Identifier(self._asked).as_string(self.connection)
         found = self.connection.execute(asked, (named, named)).fetchone()
-        if found is not None and found[1] and MADE_BY not in (found[0] or ""):
+        if found is not None and found[1] and not _made_by_push(found[0]):
             raise UsageError(
                 f"{self._asked!r} is a table that no push made: choose another name, or drop it "
                 "first"
@@ -89,6 +94,15 @@ class Postgres:
 
     def _run(self, text: str, *parts: sql.Composable) -> None:
         self.connection.execute(sql.SQL(text).format(*parts))
+
+
+def _made_by_push(comment: str | None) -> bool:
+    """Whether a table's comment is what `replace` writes."""
+    try:
+        about = json.loads(comment or "")
+    except ValueError:
+        return False
+    return isinstance(about, dict) and about.get("made by") == MADE_BY
 
 
 @contextmanager
@@ -114,11 +128,19 @@ def open_postgres(url: str) -> Postgres:
         or re.search("%(?![0-9a-fA-F]{2})", user)
     ):
         raise unreadable(url)  # parts of a password, which would be shown as those of an address
-    given = dict(parse_qsl(parts.query))
+    pairs = parse_qsl(parts.query)
+    given = dict(pairs)
     table = given.pop("table", "")
     name = f"{parts.scheme}://{host}{parts.path}"
     if not table:
         raise UsageError(f"{name} names no table: give {EXAMPLES}")
+    if len(pairs) > len({key for key, _ in pairs}):
+        raise UsageError(f"{name} has an option twice: give each once")
+    if not table.isprintable() or not is_utf8(table) or len(table.encode()) > LONGEST:
+        raise UsageError(
+            f"{table[:LONGEST]!a} is no name for a table: up to {LONGEST} bytes "
+            "of what can be printed"
+        )
     address = f"{parts.scheme}://{parts.netloc}{parts.path}?{urlencode(given)}"
     with told(name):
         connection = psycopg.connect(address, autocommit=True, connect_timeout=SECONDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -127,6 +128,11 @@ def _refused(error: UnexpectedResponse, otherwise: str) -> tuple[str, str]:
 def open_qdrant(url: str) -> Qdrant:
     """`qdrant://host:6333/COLLECTION`, or `qdrant:///folder/COLLECTION` without a server."""
     place = Place.parse(url, 6333, "QDRANT_API_KEY")
+    if not re.fullmatch(r"\w[\w.@+ -]{0,199}", place.collection):
+        raise UsageError(
+            f"{place.collection[:200]!a} is no name for a collection of Qdrant here: letters, "
+            "digits, and behind the first one also '_', '.', '@', '+', '-' and spaces"
+        )
     if place.host is None:
         try:
             Path(place.folder).mkdir(parents=True, exist_ok=True)
@@ -134,6 +140,12 @@ def open_qdrant(url: str) -> Qdrant:
         except (OSError, RuntimeError) as error:
             raise VectorStoreError(
                 f"{place.folder} cannot be opened: {first_line(error)}"
+            ) from error
+        except Exception as error:  # it raises what its parts happen to raise
+            raise VectorStoreError(
+                f"{place.folder} cannot be opened ({type(error).__name__}: {first_line(error)}): "
+                "it is damaged, or none of Qdrant's; remove it and push again, or name another "
+                "folder"
             ) from error
         return Qdrant(client, place.collection, url, served=False)
     if place.folder:
