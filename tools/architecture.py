@@ -337,6 +337,7 @@ WALKS = (
         "From a run's folder to an answer over HTTP",
         (
             "* serving/http/server.py:serve",
+            "serving/http/server.py:_opened",
             "serving/http/service.py:open_stream",
             "serving/http/service.py:load_run",
             "artifact/artifact.py:Artifact.load",
