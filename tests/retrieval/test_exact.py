@@ -25,6 +25,7 @@ from retrieval.problems import (
     problems,
 )
 
+from longrec.core.errors import UsageError
 from longrec.mixers import Context
 from longrec.models.common.scorer import Scorer
 from longrec.retrieval import exact, top_k
@@ -247,3 +248,8 @@ def test_no_scan_where_products_of_8_bits_are_cut_off():
         env=os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"},
         check=True,
     )
+
+
+def test_a_type_that_arrays_cannot_have_is_told():
+    with pytest.raises(UsageError, match=r"are in torch.bfloat16, .*model\.float\(\)"):
+        ItemVectors(torch.zeros(3, 2, dtype=torch.bfloat16))

@@ -10,6 +10,7 @@ import hashlib
 from typing import Self
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from longrec.core.arrays import Ints
@@ -37,9 +38,19 @@ class ItemVectors:
     host, host_bias : both as arrays, on the CPU.
     width : D'.
     shared : whether other processes hold the own ones, too.
+
+    Raises
+    ------
+    UsageError
+        When they are of a type that arrays cannot have.
     """
 
     def __init__(self, own: Tensor, bias: Tensor | None = None) -> None:
+        if own.dtype == torch.bfloat16:
+            raise UsageError(
+                f"the item vectors are in {own.dtype}, which NumPy does not have: turn the model "
+                "into another type before items are searched (model.float())"
+            )
         self.own, self.bias = own, bias
         self.host: np.ndarray = own.cpu().numpy()
         self.host_bias: np.ndarray | None = None if bias is None else bias.cpu().numpy()
