@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from redis.exceptions import AuthenticationError
+from redis.exceptions import AuthenticationError, ConnectionError
 from serving.redis_sentinel import Watched
 from serving.redis_server import RedisServer
 from serving.stores.store_jobs import event_of, send, send_until
@@ -270,3 +270,50 @@ def test_a_login_of_sentinels_is_told_apart(monkeypatch):
     monkeypatch.setattr(Sentinels, "_ask_one", ask)
     with pytest.raises(LongrecError, match=r"Sentinel at one:1 refuses .*\?sentinel_password"):
         open_store("redis+sentinel://one:1/shop/0")
+
+
+def test_a_silent_sentinel_is_not_waited_for_while_another_one_answers(monkeypatch):
+    """It is asked beside the others, and heard again once it answers."""
+    asked, answers, begun = threading.Semaphore(0), threading.Event(), []
+
+    def state(port: int, epoch: int) -> tuple[dict[str, object], list[dict[str, object]]]:
+        down = dict.fromkeys(("is_sdown", "is_odown"), False)
+        about = {"ip": "db", "port": port, "config-epoch": epoch, "flags": "", "is_master": True}
+        return about | down, []
+
+    def ask(self, host, port):
+        if host == "heard":
+            return state(1, 1)
+        if not begun:
+            begun.append(host)
+            raise TimeoutError("timed out")
+        asked.release()
+        assert answers.wait(60)
+        return state(2, 2)
+
+    monkeypatch.setattr(Sentinels, "_ask_one", ask)
+    sentinels = Sentinels(RedisAddress.parse("redis+sentinel://silent:1,heard:1/shop/0"))
+    for _ in range(3):
+        assert sentinels.master(time.monotonic()).port == 1
+    assert asked.acquire(timeout=60)
+    assert not asked.acquire(blocking=False), "by one thread at a time"
+    answers.set()
+    end = time.monotonic() + 60
+    while sentinels.master(time.monotonic()).port == 1:
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+def test_where_all_sentinels_were_silent_all_are_asked_again(monkeypatch):
+    def ask(self, host, port):
+        raise TimeoutError("timed out")
+
+    sentinels = Sentinels(RedisAddress.parse("redis+sentinel://one:1,two:1/shop/0"))
+    for _ in range(2):
+        with monkeypatch.context() as patched:
+            patched.setattr(Sentinels, "_ask_one", ask)
+            with pytest.raises(ConnectionError, match=r"do not answer: (one|two):1: timed out; "):
+                sentinels.master(time.monotonic())
+    monkeypatch.setattr(Sentinels, "_ask_one", lambda self, host, port: None)
+    with pytest.raises(ConnectionError, match="is that its name"):
+        sentinels.master(time.monotonic())

@@ -117,7 +117,7 @@ class _Connection:
                     self.close()
                     self._connection.host, self._connection.port = master.host, master.port
                 self._replicas = master.replicas
-            self._look_after = now + LOOK
+            self._look_after = time.monotonic() + LOOK  # the asking may have taken long
         if not self._is_open:
             self._connection.connect()
             self._is_open = True

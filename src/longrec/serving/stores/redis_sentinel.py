@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import threading
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -33,12 +35,23 @@ class Master(NamedTuple):
     replicas: int
 
 
+_Place = tuple[str, int]
+_State = tuple[dict[str, Any], list[dict[str, Any]]]
+"""What a Sentinel says of a master and of its replicas."""
+
+
 class Sentinels:
-    """What the Sentinels of an address say; for any number of threads."""
+    """What the Sentinels of an address say; for any number of threads.
+
+    One that did not answer is asked beside the others from then on, and not waited for while any
+    of these does: it may stand on the machine whose loss the others have to tell of.
+    """
 
     def __init__(self, address: RedisAddress) -> None:
         self._address, self._lock = address, threading.Lock()
         self._asked, self._found = float("-inf"), Master("", 0, 0)
+        self._silent: dict[_Place, str] = {}
+        self._tried = set[_Place]()
 
     def master(self, since: float) -> Master:
         """The master as it was at some time after `since`, on the monotonic clock.
@@ -58,24 +71,18 @@ class Sentinels:
 
     def _ask(self) -> Master:
         """Ask all of them: one alone may not know yet that another one is replacing the master."""
-        name, silent = self._address.master, list[str]()
-        states: list[tuple[dict[str, Any], list[dict[str, Any]]]] = []
-        for host, port in self._address.sentinels:
-            try:
-                found = self._ask_one(host, port)
-            except (RedisError, OSError) as error:
-                if re.search("[Aa]uthentication|WRONGPASS|NOAUTH", str(error)):
-                    raise LongrecError(
-                        f"{self._address.public_url}: the Sentinel at {host}:{port} refuses the "
-                        "login: give ?sentinel_password=…, and ?sentinel_username=… if it has one"
-                    ) from None
-                silent.append(f"{host}:{port}: {str(error)[:200]}")
-            else:
-                states += [] if found is None else [found]
+        name, silent = self._address.master, list(self._silent)
+        states = self._answers([one for one in self._address.sentinels if one not in silent])
+        if states:
+            for place in silent:
+                self._try_beside(place)
+        else:
+            states = self._answers(silent)
         if not states:
             words = f"no Sentinel knows a master {name!r}"
-            if silent:
-                raise ConnectionError(f"{words}, and these do not answer: {'; '.join(silent)}")
+            if self._silent:
+                errors = "; ".join(list(self._silent.values()))
+                raise ConnectionError(f"{words}, and these do not answer: {errors}")
             raise ConnectionError(
                 f"{words}: is that its name in sentinel.conf (sentinel monitor NAME …)?"
             )
@@ -90,7 +97,45 @@ class Sentinels:
             replicas = max(1, sum(map(_follows, followers)))
         return Master(str(state["ip"]), int(state["port"]), replicas)
 
-    def _ask_one(self, host: str, port: int) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
+    def _answers(self, places: Sequence[_Place]) -> list[_State]:
+        """What those say who know the master; all are asked at once."""
+        if not places:
+            return []
+        with ThreadPoolExecutor(len(places), "longrec-sentinels") as threads:
+            found = list(threads.map(self._answer, places))
+        return [one for one in found if one is not None]
+
+    def _answer(self, place: _Place) -> _State | None:
+        """What one says; None: it knows no such master, or is silent, which is noted."""
+        host, port = place
+        try:
+            found = self._ask_one(host, port)
+        except (RedisError, OSError) as error:
+            if re.search("[Aa]uthentication|WRONGPASS|NOAUTH", str(error)):
+                raise LongrecError(
+                    f"{self._address.public_url}: the Sentinel at {host}:{port} refuses the "
+                    "login: give ?sentinel_password=…, and ?sentinel_username=… if it has one"
+                ) from None
+            self._silent[place] = f"{host}:{port}: {str(error)[:200]}"
+            return None
+        self._silent.pop(place, None)
+        return found
+
+    def _try_beside(self, place: _Place) -> None:
+        """Ask one that was silent in a thread of its own, unless that is being done."""
+
+        def ask() -> None:
+            try:
+                with suppress(LongrecError):  # told when it is asked with the others
+                    self._answer(place)
+            finally:
+                self._tried.discard(place)
+
+        if place not in self._tried:
+            self._tried.add(place)
+            threading.Thread(target=ask, name="longrec-sentinel", daemon=True).start()
+
+    def _ask_one(self, host: str, port: int) -> _State | None:
         """What a Sentinel says of the master and of its replicas; None: it knows no such master."""
         options: dict[str, Any] = {
             name: value for name, value in self._address.options.items() if name.startswith("ssl_")
