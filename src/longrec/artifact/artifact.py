@@ -30,6 +30,7 @@ from longrec.config.training import TrainConfig
 from longrec.core.arguments import check_path, described
 from longrec.core.choices import ExcludeSeen
 from longrec.core.errors import DataError, LongrecError, UsageError
+from longrec.core.files import digest_of_config
 from longrec.core.generators import generators_kept
 from longrec.core.shown import html_facts, html_table
 from longrec.data.catalog import Catalog
@@ -196,6 +197,23 @@ class Artifact:
     def catalog_version(self) -> str:
         """Hex digest of the items' ids, in their order."""
         return self.catalog.digest
+
+    @property
+    def answers_as(self) -> str:
+        """Hex digest of all that an answer depends on, as it was loaded or saved.
+
+        A refit changes what an added score has counted, and how popular items are, and neither the
+        state digest nor the catalog's version.
+        """
+        return digest_of_config(
+            {
+                "state": self.state_digest,
+                "tensors": self.saved_tensors,
+                "catalog": digest_of_catalog(self.catalog),
+                "exclude_seen": self.exclude_seen,
+                "added": None if self.added is None else self._about_added,
+            }
+        )
 
     @property
     def scorer(self) -> Scorer:

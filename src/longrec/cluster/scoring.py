@@ -45,7 +45,7 @@ class ScoringWorkers:
                 "exclude, among and where are of all users here: give one list, or rule"
             )
         run, place = str(artifact.folder.resolve()), str(data.path.resolve())
-        opened = run, _version(artifact), place, data.fingerprint, self.plugins
+        opened = run, artifact.answers_as, place, data.fingerprint, self.plugins
         what = asked.k, asked.exclude_seen, asked.limits.common
         yield from self.cluster.run(score_block, ((opened, block, *what) for block in blocks))
 
@@ -65,17 +65,18 @@ def score_block(
 
 @lru_cache(maxsize=1)
 def _open(
-    run: str, version: str, histories: str, fingerprint: str, plugins: tuple[str, ...]
+    run: str,
+    answers_as: str,
+    histories: str,
+    fingerprint: str,
+    plugins: tuple[str, ...],
 ) -> tuple[Recommender, Histories]:
     """The recommender and the data, read once for all calls of a command."""
     for module in plugins:
         load_plugin(module)
     recommender, data = load(Path(run)), open_histories(Path(histories))
-    if _version(recommender) != version or data.fingerprint != fingerprint:
-        changed = run if _version(recommender) != version else histories
+    same = recommender.answers_as == answers_as
+    if not same or data.fingerprint != fingerprint:
+        changed = histories if same else run
         raise DataError(f"{changed} was replaced while it was in use: run the command again.")
     return recommender, data
-
-
-def _version(artifact: Artifact) -> str:
-    return f"{artifact.state_digest} {artifact.catalog_version}"

@@ -7,7 +7,6 @@ import logging
 import threading
 from pathlib import Path
 
-from longrec.artifact.artifact import Artifact
 from longrec.artifact.folder import RECOMMENDER
 from longrec.serving.http import access_log
 from longrec.serving.http.errors import words_of
@@ -104,7 +103,7 @@ class ModelReloader:
         self._report("loading", 0)
         artifact = load_run(settings.run)
         self._report("loading", 1)
-        if _what_serves(artifact) == _what_serves(old.artifact):
+        if artifact.answers_as == old.artifact.answers_as:
             return None
         stream = open_stream(
             settings,
@@ -143,13 +142,3 @@ def _document(run: Path) -> bytes | None:
         return (run / RECOMMENDER.document).read_bytes()
     except OSError:
         return None
-
-
-def _what_serves(artifact: Artifact) -> tuple[object, ...]:
-    """All of a recommender that an answer depends on."""
-    added = artifact.added
-    return (
-        *(artifact.state_digest, artifact.catalog_version, artifact.saved_tensors),
-        artifact.exclude_seen,
-        None if added is None else (added.name, added.config),
-    )
