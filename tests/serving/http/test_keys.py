@@ -111,6 +111,30 @@ def test_keys_from_a_pipe_are_read_once():
         os.close(ours)
 
 
+def test_what_an_editor_puts_at_the_beginning_is_no_part_of_a_key(file):
+    file.write_bytes(f"\ufeff{OLD}\r\n{NEW}\r\n".encode())
+    keys = Keys(file)
+    assert keys.knows(OLD)
+    assert keys.knows(NEW)
+    assert not keys.flaws
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no such pipes here")
+def test_a_pipe_in_place_of_the_file_stops_nobody_and_lets_nobody_in(file, caplog):
+    keys, known = Keys(file), []
+    file.unlink()
+    os.mkfifo(file)
+    asking = threading.Thread(target=lambda: known.append(keys.knows(OLD)), daemon=True)
+    with caplog.at_level(logging.INFO, "longrec.serve"):
+        asking.start()
+        asking.join(10)
+    assert known == [None]
+    assert "no plain file" in logged(caplog)[0]["problem"]
+    file.unlink()
+    file.write_text(f"{OLD}\n")
+    assert keys.knows(OLD)
+
+
 def test_a_server_does_not_start_without_a_key_and_names_the_flaw(tmp_path: Path, monkeypatch):
     file = tmp_path / "keys"
     with pytest.raises(DataError, match="keys: the file of API keys cannot be read"):

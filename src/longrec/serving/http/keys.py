@@ -55,7 +55,7 @@ class Keys:
     def __init__(self, file: Path | None = None) -> None:
         self._file: Path | None = file
         self._stamp: _Stamp | None = None
-        self._found = _Found([], [])
+        self._found, self._asked = _Found([], []), False
         if file is None:
             self._found = _find_keys(os.environ.get(VARIABLE, "").split())
             if self._found.flaws:
@@ -94,21 +94,18 @@ class Keys:
         """Take what a file says now; where that is something else, log it, and what is wrong."""
         before, self._stamp = self._found, _stamp(file)
         try:
-            with file.open("rb") as opened:
-                content = opened.read(MOST_BYTES + 1)
-            if len(content) > MOST_BYTES:
-                raise OSError(f"it has more than {MOST_BYTES:,} bytes")
+            content = _content(file, first=not self._asked)
         except OSError as error:
             why = error.strerror or str(error)
             found = _Found([], [], f"the file of API keys cannot be read: {why}")
             self._stamp = None  # it is tried again
         else:
-            lines = content.decode("utf-8", "surrogateescape").splitlines()
+            lines = content.decode("utf-8-sig", "surrogateescape").splitlines()
             found = _find_keys([line.strip() for line in lines])
             if not found.digests:
                 flaws = [f"; line {number} {what}" for number, what in found.flaws[:SHOWN]]
                 found = found._replace(problem="holds no API key" + "".join(flaws))
-        self._found = found
+        self._found, self._asked = found, True
         if found != before:
             for number, what in found.flaws[:SHOWN]:
                 access_log.write("keys: a line is none", logging.ERROR, line=number, problem=what)
@@ -124,6 +121,22 @@ class _Found(NamedTuple):
     digests: list[bytes]
     flaws: list[tuple[int, str]]
     problem: str = ""
+
+
+def _content(file: Path, first: bool) -> bytes:
+    """What is in a file of keys; OSError where it cannot be read, or is some other file.
+
+    first : whether nobody waits yet, so that a pipe may take its time.
+    """
+    # Of a pipe that nobody writes to, opening alone would stop the service for good.
+    at_once = 0 if first else getattr(os, "O_NONBLOCK", 0)  # Windows has no such pipes
+    with open(file, "rb", opener=lambda path, flags: os.open(path, flags | at_once)) as opened:
+        if not first and not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+            raise OSError("it is no plain file any more")
+        content: bytes = opened.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise OSError(f"it has more than {MOST_BYTES:,} bytes")
+    return content
 
 
 def _find_keys(lines: list[str]) -> _Found:
