@@ -310,3 +310,36 @@ def test_a_mistake_is_told_in_a_line(
     assert "hunter2" not in printed.err
     assert not list(tmp_path.iterdir()), "nothing is left behind"
     assert sorted(made.rglob("*")) == before
+
+
+@pytest.mark.parametrize("scheme", ["s3", "S3", "https"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["prepare", "URL", "--out", "x"], ["prepare", "log.csv", "--out", "URL"]),
+        *(["train", "URL", "--out", "x"], ["train", "h", "--out", "URL"], ["evaluate", "URL"]),
+        *(["recommend", "URL", "--all"], ["refit", "URL", "--out", "x"], ["info", "URL"]),
+        *(["push", "URL", "qdrant:///x/y"], ["export", "URL", "x"], ["serve", "URL"]),
+    ],
+    ids=" ".join,
+)
+def test_a_password_in_an_address_is_never_shown(capsys, scheme: str, words: list[str]):
+    url = f"{scheme}://shop:hunter2@bucket/x"
+    assert longrec(*[url if word == "URL" else word for word in words]) in (1, 2)
+    said = capsys.readouterr()
+    assert "hunter2" not in said.err + said.out
+
+
+def test_a_password_in_an_address_is_in_no_error():
+    from longrec.artifact.artifact import Artifact
+    from longrec.core.errors import LongrecError
+    from longrec.data.prepare import prepare
+
+    for call in (
+        lambda url: Artifact.load(url),
+        lambda url: prepare("log.csv", url),
+        lambda url: prepare(url, "x"),
+    ):
+        with pytest.raises(LongrecError) as told:
+            call("s3a://shop:hunter2@bucket/x")
+        assert "hunter2" not in str(told.value)

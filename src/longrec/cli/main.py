@@ -88,9 +88,10 @@ def _warnings_in_one_line() -> Iterator[None]:
 
 
 def _fail(message: str, status: int, tell: Tell | None) -> NoReturn:
+    from longrec.core.arguments import without_passwords
     from longrec.core.console import fail
 
-    (tell or fail)(message)
+    (tell or fail)(without_passwords(message))
     sys.exit(status)
 
 

@@ -7,6 +7,7 @@ line's help imports this file, and no numpy.
 from __future__ import annotations
 
 import os
+import re
 from numbers import Integral, Number, Real
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,20 @@ def check_path(name: str, value: Any, wanted: str = "the path of a folder") -> P
         raise UsageError(f"{name} is {described(value)}; give {wanted}")
     if not is_utf8(path):
         raise UsageError(f"{name} is {path!r}, {NO_UTF8}: give it another name")
+    if without_passwords(path) != path:
+        raise UsageError(
+            f"{name} has a name or a password in it (NAME:PASSWORD@): leave it out, and "
+            f"give {wanted}"
+        )
     return Path(path)
+
+
+_LOGIN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:/{1,3})(?!user:password@)[^/\s:@]*:[^\s'\"]*@")
+
+
+def without_passwords(text: str) -> str:
+    """Text in which addresses, `scheme://NAME:PASSWORD@…`, have no names and no passwords."""
+    return _LOGIN.sub(r"\1…@", text)
 
 
 NO_UTF8 = "which is no text: its bytes are not UTF-8"

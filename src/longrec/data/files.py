@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
-from longrec.core.arguments import NO_UTF8, is_utf8
+from longrec.core.arguments import NO_UTF8, is_utf8, without_passwords
 from longrec.core.errors import DataError
 from longrec.core.format import listed
 from longrec.data.object_store import copy_log
@@ -109,7 +109,8 @@ def find_files(pattern: str, note: Callable[[str], None]) -> list[File]:
         if path.exists():
             return [named(path)]
         if not any(mark in pattern for mark in "*?["):
-            raise DataError(f"{pattern}: no such file or folder.")
+            store = " Object stores are s3://… and gs://…." if "://" in pattern else ""
+            raise DataError(f"{without_passwords(pattern)}: no such file or folder.{store}")
         found = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
         if "**" in pattern:  # which finds the folders and what is in them
             found = [one for one in found if one.is_file()]
