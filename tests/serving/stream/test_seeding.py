@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from serving.redis_server import RedisServer
 from serving.small_streams import (
     FIRST,
+    UNKNOWN,
     check_best,
     frame_of,
     grown,
@@ -194,6 +196,19 @@ def test_new_items_are_applied_to_the_records_that_skipped_them(url: str, monkey
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         big.open_stream(url, "process").close()
+
+
+def test_a_note_for_another_server_holds_up_no_event(tmp_path, monkeypatch) -> None:
+    """That events of unknown items are skipped is noted on one server, which may be silent."""
+    silent = threading.Event()
+    with small_stream("hydrarec", tmp_path / "s") as stream:
+        monkeypatch.setattr(stream.store, "parts", 2, raising=False)
+        monkeypatch.setattr(stream.writer, "_on_skipped", lambda: silent.wait(60))
+        for time in (1, 2):
+            assert not stream.observe("u", UNKNOWN, time).known
+            assert stream.writer._telling.locked(), "it is still being noted"
+        silent.set()
+        assert stream.writer._telling.acquire(timeout=60)
 
 
 def test_a_replica_with_fewer_items_that_goes_on_is_made_up_for(tmp_path, monkeypatch) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from longrec.core.arrays import Ints
-from longrec.core.errors import DataError
+from longrec.core.errors import DataError, LongrecError
 from longrec.data.moments import seconds
 from longrec.serving.records.engine import Engine
 from longrec.serving.records.record import TIME
@@ -26,16 +26,15 @@ from longrec.serving.stores.protocol import (
     Store,
     StoreDamaged,
     StoredUser,
-    StoreFull,
-    StoreUnavailable,
     next_version,
 )
 from longrec.serving.stream.ahead import Clock
 from longrec.serving.stream.catch_up import catch_up, records_of
 from longrec.serving.stream.id_keys import ItemIndex, event_key, item_key, user_key
 
-TELL_EVERY = 10.0
-"""Seconds between two times that it is told that events are skipped."""
+TELL_EVERY, TELL_PATIENCE = 10.0, 0.1
+"""Seconds between two times that it is told that events are skipped, and that events wait for it
+which may be of another server."""
 
 
 class Entry(NamedTuple):
@@ -113,6 +112,7 @@ class Writer:
     ) -> None:
         self.store, self.engine, self.items, self.clock = store, engine, items, clock
         self._on_skipped, self._tell_after = on_skipped, 0.0
+        self._telling = threading.Lock()
         self._count_lock = threading.Lock()
         self.counts = Counts()
         self.groups = self.replayed = self.longest = 0
@@ -247,12 +247,21 @@ class Writer:
         }
 
     def _tell_of_skipped(self) -> None:
-        now = monotonic()
-        if now >= self._tell_after:
-            # It is noted on one server, and these may be events of users of another one.
-            with suppress(StoreUnavailable, StoreFull):
+        """Have it noted first, which is done on one server of a store: events of users of others
+        wait for it no longer than it takes where that server is there."""
+        if monotonic() < self._tell_after or not self._telling.acquire(blocking=False):
+            return
+        telling = threading.Thread(target=self._tell, name="longrec-skipped", daemon=True)
+        telling.start()
+        telling.join(None if self.store.parts == 1 else TELL_PATIENCE)
+
+    def _tell(self) -> None:
+        try:
+            with suppress(LongrecError):  # away, full, or closed meanwhile: it is tried again
                 self._on_skipped()
-                self._tell_after = now + TELL_EVERY
+                self._tell_after = monotonic() + TELL_EVERY
+        finally:
+            self._telling.release()
 
 
 class _Users(NamedTuple):
