@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -118,3 +120,98 @@ def test_a_service_that_is_away_is_waited_for():
         client.recommend("ann")
     with pytest.raises(UsageError, match="give one such as"):
         Client("localhost:8000")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(
+            "127.0.0.1:8000",
+            "ftp://x",
+            "http://",
+            "http://h:99999",
+            "http://h:x",
+            "http://h?a=b",
+            5,
+        ),
+        *("http://shop:hunter2@h", "https://h:8000:x@y", "x://shop:hunter2@h"),
+    ],
+)
+def test_an_address_that_is_none_is_told_without_its_password(url):
+    with pytest.raises(UsageError, match="url ") as told:
+        Client(url)
+    assert "hunter2" not in str(told.value)
+
+
+@pytest.mark.parametrize("key", ["hunter2\nx", "hunter2☃", b"hunter2", 5])
+def test_a_key_that_no_header_holds_is_not_shown(key):
+    with pytest.raises(UsageError, match="key is no text") as told:
+        Client("http://127.0.0.1:9", key)
+    assert "hunter2" not in str(told.value)
+
+
+def test_what_cannot_be_sent_is_told_before_it_is_sent():
+    with Client("http://127.0.0.1:9", patience=0) as client:
+        for call in (
+            lambda: client.user_vectors("ann"),
+            lambda: client.user_vectors([object()]),
+            lambda: client.log([{"user": 1, "item": 2, "time": float("nan")}]),
+            lambda: client.log([["ann"]]),
+            lambda: client.recommend({1}),
+        ):
+            with pytest.raises(UsageError):
+                call()
+
+
+class _Answers(BaseHTTPRequestHandler):
+    """Says what it is told to say, and keeps what it was sent."""
+
+    body, status, retry = b"[]", 200, ""
+    sent: ClassVar[list[dict]] = []
+
+    def do_POST(self) -> None:
+        length = int(self.headers["content-length"])
+        self.sent.append(json.loads(self.rfile.read(length)))
+        self.send_response(self.status)
+        self.send_header("retry-after", self.retry)
+        self.send_header("content-length", str(len(self.body)))
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def other(monkeypatch):
+    monkeypatch.setattr(_Answers, "sent", [])
+    with HTTPServer(("127.0.0.1", 0), _Answers) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        with Client(f"http://127.0.0.1:{server.server_port}", patience=0.0) as client:
+            yield client
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("body", [b"[]", b"{}", b"null", b"<html>", b'{"items": 1}'])
+def test_an_answer_of_another_service_is_told(other: Client, monkeypatch, body: bytes):
+    monkeypatch.setattr(_Answers, "body", body)
+    with pytest.raises(ServiceError, match="no longrec answers there"):
+        other.user_vectors(["ann"])
+
+
+@pytest.mark.parametrize("retry", ["nan", "-5", "inf", "Wed, 21 Oct 2026 07:28:00 GMT"])
+def test_a_time_to_wait_that_is_none_is_left_out(other: Client, monkeypatch, retry: str):
+    monkeypatch.setattr(_Answers, "status", 503)
+    monkeypatch.setattr(_Answers, "retry", retry)
+    with pytest.raises(ServiceError):
+        other.user_vectors(["ann"])
+
+
+def test_numbers_of_numpy_are_numbers_and_no_id_is_an_id_of_its_own(other: Client, monkeypatch):
+    monkeypatch.setattr(_Answers, "body", b"{}")
+    other.log([{"user": np.int64(3), "item": "x", "time": np.float64(5.5), "event_id": None}])
+    [event] = _Answers.sent[0]["events"]
+    assert (event["user"], event["time"]) == (3, 5.5)
+    assert len(event["event_id"]) == 32

@@ -11,18 +11,19 @@ It needs no PyTorch.
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, NamedTuple, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import numpy as np
 import requests
 from requests.adapters import HTTPAdapter
 
-from longrec.core.errors import LongrecError, UsageError
+from longrec.core.arguments import described, without_passwords
+from longrec.core.errors import LongrecError, UsageError, first_line
 
 BUSY = (429, 503)
 """Answers after which the same request may be sent again."""
@@ -71,8 +72,9 @@ class Client:
     def __init__(
         self, url: str, key: str | None = None, *, timeout: float = 10.0, patience: float = 30.0
     ) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise UsageError(f"url is {url!r}; give one such as http://127.0.0.1:8000")
+        _check_url(url)
+        if key is not None and not (isinstance(key, str) and key.isascii() and key.isprintable()):
+            raise UsageError("key is no text of ASCII characters that can be printed")
         self.url, self.timeout, self.patience = url.rstrip("/"), timeout, patience
         self._session = requests.Session()
         for scheme in ("http://", "https://"):
@@ -108,12 +110,12 @@ class Client:
         dict
             accepted, duplicates, unknown, model; and what the service did not take, `problems`.
         """
-        body: dict[str, Any] = {
-            "events": [{"event_id": uuid.uuid4().hex, **event} for event in events]
-        }
+        body: dict[str, Any] = {"events": [_with_id(event) for event in events]}
         if recommend is not None:
             body["recommend"] = dict(recommend)
-        return self._ask("POST", "/v1/events", body)
+        found: dict[str, Any]
+        (found,) = self._ask("POST", "/v1/events", body)
+        return found
 
     def recommend(self, user: str | int, k: int = 10, **further: Any) -> list[dict[str, Any]]:
         """The k best items for a user, {"item", "score", "rank"} each, best first.
@@ -121,53 +123,100 @@ class Client:
         `further` goes along: `exclude`, `among`, `exclude_seen`.
         """
         body = {"user": user, "k": k, **further}
-        found: list[dict[str, Any]] = self._ask("POST", "/v1/recommendations", body)["items"]
+        found: list[dict[str, Any]]
+        (found,) = self._ask("POST", "/v1/recommendations", body, "items")
         return found
 
     def user_vectors(self, users: Sequence[str | int]) -> UserVectors:
         """Vectors of up to 1,000 users, by which a vector store finds what `longrec push` brought:
         an item's score is the largest product of its vector there and one of the user's."""
-        answer = self._ask("POST", "/v1/vectors", {"users": list(users)})
-        vectors = [np.array(user["vectors"], np.float32) for user in answer["users"]]
-        return UserVectors(
-            [one if len(one) else one.reshape(0, 0) for one in vectors], answer["model"]
-        )
+        if isinstance(users, str | bytes | Mapping):
+            raise UsageError("users is one text; give a list of users' ids")
+        answers, model = self._ask("POST", "/v1/vectors", {"users": list(users)}, "users", "model")
+        vectors = [np.array(user["vectors"], np.float32) for user in answers]
+        return UserVectors([one if len(one) else one.reshape(0, 0) for one in vectors], model)
 
     def forget(self, user: str | int) -> bool:
         """Erase all that is kept of a user; -> whether there was something."""
         path = "/v1/users/" + quote(str(user), safe="")
-        forgotten: bool = self._ask("DELETE", path)["forgotten"]
+        forgotten: bool
+        (forgotten,) = self._ask("DELETE", path, None, "forgotten")
         return forgotten
 
-    def _ask(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+    def _ask(self, method: str, path: str, body: Any = None, *fields: str) -> list[Any]:
+        """The fields of an answer; without any the whole of it."""
+        data, headers = _encoded(body), {"content-type": "application/json"}
         end = time.monotonic() + self.patience
         while True:
             wait = 1.0
             try:
                 answer = self._session.request(
-                    method, self.url + path, json=body, timeout=self.timeout
+                    method, self.url + path, data=data, headers=headers, timeout=self.timeout
                 )
             except requests.RequestException as error:
                 failed = ServiceError(None, "away", f"{self.url} gave no answer: {error}")
             else:
                 if answer.ok:
-                    return _document(answer)
+                    found = _document(answer, fields)
+                    return [found[field] for field in fields] if fields else [found]
                 failed = _refusal(answer)
                 if answer.status_code not in BUSY:
                     raise failed
-                with suppress(ValueError):  # a proxy may say a date
-                    wait = float(answer.headers.get("retry-after", wait))
+                said = answer.headers.get("retry-after", "")
+                if said.isascii() and said.isdigit():  # a proxy may say a date
+                    wait = float(said)
             if time.monotonic() + wait > end:
                 raise failed
             time.sleep(wait)
 
 
-def _document(answer: requests.Response) -> dict[str, Any]:
-    """What a service answers."""
+def _check_url(url: Any) -> None:
+    """Raise UsageError, with nothing secret in it, for what is no service's address."""
+    address = url if isinstance(url, str) else ""
     try:
-        found: dict[str, Any] = answer.json()
+        parts = urlsplit(address)
+        there = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of a port
+        there = False
+    if not there or "?" in address or "#" in address:
+        raise UsageError(
+            f"url is {without_passwords(described(url))}; give one such as http://127.0.0.1:8000"
+        )
+    if "@" in address:
+        raise UsageError("url has a user or a password in it: leave it out, and give key=")
+
+
+def _with_id(event: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(event, Mapping):
+        raise UsageError(f"an event is {described(event)}; give a mapping of user, item and time")
+    given = event.get("event_id")
+    return {**event, "event_id": uuid.uuid4().hex if given is None else given}
+
+
+def _encoded(body: Any) -> bytes | None:
+    """JSON of a body, NumPy's numbers as numbers."""
+    if body is None:
+        return None
+    try:
+        return json.dumps(body, default=_number, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"what is to be sent cannot be JSON ({first_line(error)[:100]})") from None
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"it has a {type(value).__name__}; give text, numbers, lists or mappings")
+
+
+def _document(answer: requests.Response, fields: Sequence[str]) -> dict[str, Any]:
+    """What a service answers, which has these fields."""
+    try:
+        found = answer.json()
     except ValueError:
-        raise ServiceError(answer.status_code, "http", NOT_OURS) from None
+        found = None
+    if not isinstance(found, dict) or not found.keys() >= set(fields):
+        raise ServiceError(answer.status_code, "http", NOT_OURS)
     return found
 
 
