@@ -37,7 +37,7 @@ def of(user: str, number: int, item: int = FIRST + 1) -> dict[str, Any]:
 
 
 def test_users_of_a_server_that_answers_do_not_wait_for_another_one(tmp_path, monkeypatch):
-    with served(tmp_path) as (server, one, _), ThreadPoolExecutor(12) as threads:
+    with served(tmp_path) as (server, one, _), ThreadPoolExecutor(16) as threads:
         stream = server.server.service.current.stream
         assert [stream.store.part_of(user.encode()) for user in (BOB, FRED, ANN)] == [0, 0, 1]
         for user in (ANN, BOB):
@@ -49,12 +49,15 @@ def test_users_of_a_server_that_answers_do_not_wait_for_another_one(tmp_path, mo
             threads.submit(server.post, "/v1/events", of(BOB, 9)),
             threads.submit(server.post, "/v1/recommendations", {"user": BOB, "k": 3}),
             threads.submit(server.post, "/v1/events", {**of(FRED, 9), **recommend(FRED)}),
+            *(threads.submit(server.client.get, f"/v1/users/{user}") for user in 2 * [BOB, FRED]),
         ]
         mine = [
             threads.submit(call, *arguments)
             for call, *arguments in 4
             * [
                 (server.post, "/v1/events", of(ANN, 9)),
+                (server.post, "/v1/events", of(ANN, 9, UNKNOWN)),
+                (server.client.get, f"/v1/users/{ANN}"),
                 (server.post, "/v1/events", {**of(ANN, 10), **recommend(ANN)}),
                 (server.post, "/v1/recommendations", {"user": ANN, "k": 3}),
                 (server.post, "/v1/recommendations", {"history": [FIRST], "k": 3}),

@@ -168,7 +168,7 @@ class Server:
         with self.service.current.in_use() as stream:
             body, _ = await self._read(call, schemas.DropIn, lambda body, pause: body)
             drop = partial(stream.drop_event, body["user"], body["event_id"], body["number"])
-            dropped = await self.service.short.run(drop)
+            dropped = await self.service.short(user_key(body["user"])).run(drop)
         return dumps({"dropped": dropped})
 
     async def recommend(self, call: Call) -> bytes:
@@ -223,16 +223,16 @@ class Server:
         key = user_key(user)
         with self.service.current.in_use() as stream:
             show = partial(shown_user, stream, key, after, limit)
-            answer = await self.service.short.run_long(show)
+            answer = await self.service.short(key).run_long(show)
         if answer is None:
             raise HTTPException(404, UNKNOWN_USER)
         return _reply(request, answer)
 
     async def forget_user(self, user: str, request: Request) -> Response:
         """Erase all that is kept of a user: log, event ids, records."""
-        user_key(user)
+        key = user_key(user)
         with self.service.current.in_use() as stream:
-            forgotten = await self.service.short.run(lambda: stream.forget(user))
+            forgotten = await self.service.short(key).run(lambda: stream.forget(user))
         return _reply(request, schemas.Forgotten(forgotten=forgotten))
 
     async def get_similar(

@@ -222,9 +222,9 @@ class Service:
     def __init__(self, settings: Settings, stream: Stream, telemetry: Telemetry) -> None:
         self.settings, self.telemetry = settings, telemetry
         self.courtesy = Courtesy()
-        self.short, self.large, self.long = (
-            Threads(*one, self.courtesy) for one in (SHORT, LARGE, LONG)
-        )
+        self.large, self.long = (Threads(*one, self.courtesy) for one in (LARGE, LONG))
+        parts = stream.store.parts
+        self._short = [Threads(*SHORT, self.courtesy) for _ in range(parts + (parts > 1))]
         self.current = self._served(stream)
         telemetry.watch("events", lambda: self.current.events.waiting)
         telemetry.watch("recommendations", lambda: self.current.queries.waiting)
@@ -232,6 +232,11 @@ class Service:
             asyncio.create_task(watch) for watch in (self._watch_lag(), self._watch_memory())
         ]
         self._after = b""
+
+    def short(self, user: bytes | None = None) -> Threads:
+        """Threads for what is rarely asked about a user, or of no one server of the store: as in
+        `Lanes` what is asked of one server waits for no other one, which may be silent."""
+        return self._short[-1 if user is None else self.current.stream.store.part_of(user)]
 
     async def replace(self, stream: Stream) -> Stream:
         """Serve another stream from now on; -> the old one, once no request uses it."""
@@ -248,7 +253,7 @@ class Service:
         try:
             async with asyncio.timeout(PATIENCE):
                 await self.current.drain()
-                for lane in (self.short, self.large, self.long):
+                for lane in (*self._short, self.large, self.long):
                     await lane.close()
                 await in_thread(self.current.stream.close)
         except TimeoutError:
@@ -267,7 +272,7 @@ class Service:
     async def _measure_lag(self) -> None:
         with self.current.in_use() as stream:
             lag = partial(record_lag, stream.store, stream.engine.digest, self._after, LAG_USERS)
-            users, behind, self._after = await self.short.run(lag)
+            users, behind, self._after = await self.short().run(lag)
         self.telemetry.checked_records.set(users)
         self.telemetry.lagging_records.set(behind)
 
@@ -280,9 +285,9 @@ class Service:
             folder = self.current.stream.store.folder
             with suppress(Exception):
                 if folder is not None and file_bytes() > begun + MAPPED:
-                    await self.short.run(partial(let_go_of_files, folder))
+                    await self.short().run(partial(let_go_of_files, folder))
                 if own_bytes() > own + HOLES and monotonic() - given_back > HOLES_EVERY:
-                    await self.short.run(give_back_holes)
+                    await self.short().run(give_back_holes)
                     own, given_back = own_bytes(), monotonic()
 
 
