@@ -161,13 +161,15 @@ def _offers(name: str) -> Iterator[int]:
 
 def _files_named(link: str, process: str) -> list[str]:
     """Numbers of a process's open files that are called so."""
-    numbers, found = os.listdir(f"{PROCESSES}/{process}/fd"), []
-    if len(numbers) > MANY:
+    folder, found = f"{PROCESSES}/{process}/fd", list[str]()
+    many = os.stat(folder).st_size > MANY  # how many there are since Linux 6.2, and 0 before
+    numbers = [] if many else os.listdir(folder)
+    if many or len(numbers) > MANY:
         maps = Path(f"{PROCESSES}/{process}/maps").read_bytes()
-        numbers = numbers if os.fsencode(link) in maps else []
+        numbers = os.listdir(folder) if os.fsencode(link) in maps else []
     for number in numbers:
         with suppress(OSError):  # closed just now
-            if os.readlink(f"{PROCESSES}/{process}/fd/{number}") == link:
+            if os.readlink(f"{folder}/{number}") == link:
                 found.append(number)
     return found
 
