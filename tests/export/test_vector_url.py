@@ -66,6 +66,7 @@ def test_places_that_are_wrong_show_no_key(rest: str, words: str):
         ("qdrant://host/shop/items", "more than a collection's name"),
         ("milvus://host/my-items", "'my-items' is no name for a collection of Milvus"),
         ("milvus:///folder/items", "/folder must end in .db"),
+        ("milvus://host/a/b/items", "more than a database and a collection"),
         ("qdrant:///folder/a*b", "'a\\*b' is no name for a collection of Qdrant"),
         ("qdrant:///folder/..", "is no name for a collection of Qdrant"),
         ("postgresql://u:secret@host/shop", "//host/shop names no table"),

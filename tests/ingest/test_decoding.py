@@ -130,6 +130,16 @@ def test_letters_are_kept_whole_and_once(tmp_path: Path):
     assert documents[0]["reason"] == "the message is no JSON"
 
 
+def test_a_letter_has_every_field_whatever_its_name(tmp_path: Path):
+    path, fields = tmp_path / "dead.jsonl", {b"\xff": b"1", b"\xfe": b"2", b"a": b"\xff"}
+    DeadLetters(path).keep([DeadLetter(message(fields), "format", "bytes")])
+    assert json.loads(path.read_text())["value"] == {
+        "\\xff": "1",
+        "\\xfe": "2",
+        "a": {"base64": "/w=="},
+    }
+
+
 @pytest.mark.parametrize("other", [{"value": b"}"}, {"time": 5.0}, {"key": b"k"}])
 def test_another_message_at_a_known_place_has_a_letter_of_its_own(tmp_path: Path, other):
     """As of a topic that was made anew, or another broker's of the same name."""

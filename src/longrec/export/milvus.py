@@ -231,6 +231,8 @@ def open_milvus(url: str) -> Milvus:
                 "open, and that it may be written to"
             ) from error
         return Milvus(client, place.collection, url, file=place.folder)
+    if "/" in place.folder.strip("/"):
+        raise UsageError(f"{url!r} has more than a database and a collection after the host")
     host = f"[{place.host}]" if ":" in place.host else place.host
     with told(url):
         client = MilvusClient(

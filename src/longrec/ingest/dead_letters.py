@@ -125,7 +125,8 @@ def _document(letter: DeadLetter) -> dict[str, Any]:
     message, kind, reason = letter
     value: Any = message.value
     if isinstance(value, Mapping):
-        value = {name.decode("utf-8", "replace"): _shown(one) for name, one in value.items()}
+        # Names stay apart, whatever bytes they are of.
+        value = {name.decode("utf-8", "backslashreplace"): _shown(v) for name, v in value.items()}
     else:
         value = _shown(value)
     return {
