@@ -34,6 +34,13 @@ sys.meta_path.insert(0, Without())
 import longrec
 for name in longrec.__all__:
     getattr(longrec, name)
+from longrec.serving.stores.open import open_store
+try:
+    open_store("lmdb:///users")
+except longrec.LongrecError as error:
+    assert "lmdb:// needs Linux or macOS: Python has no fcntl" in str(error), error
+    sys.exit()
+sys.exit("a store was opened")
 """
 
 
@@ -78,5 +85,5 @@ def test_where_nothing_can_be_written_it_says_so(tmp_path):
             lock_folder(folder, "taken")
 
 
-def test_all_public_names_import_where_python_has_no_fcntl():
+def test_where_python_has_no_fcntl_all_public_names_import_and_a_store_says_what_it_needs():
     assert run_code(WITHOUT_FCNTL).wait() == 0

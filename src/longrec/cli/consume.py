@@ -15,7 +15,7 @@ from typer import Argument, Option
 from longrec.cli.common import AnotherCatalog, Json, Plugin, Run, print_result
 from longrec.core import console
 from longrec.core.choices import Durability, MessageFormat
-from longrec.core.errors import UsageError
+from longrec.core.errors import UsageError, absent
 from longrec.serving.http import signals
 
 if TYPE_CHECKING:
@@ -132,13 +132,11 @@ def consume(
     """
     try:
         from longrec.ingest.consume import Consumer, Limits
+        from longrec.ingest.dead_letters import DeadLetters
         from longrec.ingest.telemetry import Telemetry
     except ModuleNotFoundError as error:
-        raise UsageError(
-            f"consuming needs the package {error.name}: pip install 'longrec[kafka]'"
-        ) from error
+        raise absent("consuming", error, "kafka") from error
     from longrec.ingest.address import KAFKA, SourceAddress
-    from longrec.ingest.dead_letters import DeadLetters
     from longrec.ingest.decoding import make_decoder
     from longrec.ingest.mapping import FieldMap
     from longrec.ingest.open import open_source

@@ -13,7 +13,7 @@ from typer import Argument, Context, Option
 from longrec.cli.common import AnotherCatalog, Json, Overwrite, Plugin, Run, print_result
 from longrec.core import console
 from longrec.core.choices import Durability, IndexKind
-from longrec.core.errors import UsageError
+from longrec.core.errors import absent
 from longrec.core.threads import used
 
 if TYPE_CHECKING:
@@ -186,9 +186,7 @@ def serve(
         from longrec.serving.http.server import serve as run_server
         from longrec.serving.http.settings import Settings
     except ModuleNotFoundError as error:
-        raise UsageError(
-            f"the server needs the package {error.name}: pip install 'longrec[serve]'"
-        ) from error
+        raise absent("the server", error, "serve") from error
 
     from longrec.artifact.policy import seen_items_line
 

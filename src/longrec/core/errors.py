@@ -6,6 +6,8 @@ line returns: 2 when the call itself was wrong, 1 when the call was fine and the
 
 from __future__ import annotations
 
+import sys
+
 
 class LongrecError(Exception):
     """A failure explained to its user (exit status 1)."""
@@ -21,6 +23,22 @@ class UsageError(LongrecError):
 
 class DataError(LongrecError):
     """A file or its content cannot be used: missing, damaged, of another version, out of range."""
+
+
+def absent(what: str, error: ModuleNotFoundError, extra: str) -> UsageError:
+    """The error for what needs a module that is not here.
+
+    Parameters
+    ----------
+    what : what needs it, as the message begins.
+    error : by which it is known.
+    extra : of longrec, which installs it, if it is none of Python's own, as Windows lacks some.
+    """
+    if error.name in sys.stdlib_module_names:
+        mend = f"Linux or macOS: Python has no {error.name} on this system"
+    else:
+        mend = f"the package {error.name}: pip install 'longrec[{extra}]'"
+    return UsageError(f"{what} needs {mend}")
 
 
 def our_fault(what: str) -> DataError:

@@ -30,7 +30,7 @@ import torch
 
 from longrec.artifact.artifact import Artifact
 from longrec.artifact.provenance import command, commit
-from longrec.core.errors import UsageError
+from longrec.core.errors import UsageError, absent
 from longrec.core.machine import versions
 from longrec.core.sealed import SealedKind
 from longrec.data.catalog import Catalog
@@ -121,9 +121,7 @@ def _check_graphs(model: SequenceModel) -> None:
         try:
             import_module(package)
         except ModuleNotFoundError as error:
-            raise UsageError(
-                f"exporting needs the package {error.name}: pip install 'longrec[export]'"
-            ) from error
+            raise absent("exporting", error, "export") from error
     if torch_version() < TORCH:
         raise UsageError(
             f"exporting needs PyTorch {'.'.join(map(str, TORCH))} or newer, and this is "

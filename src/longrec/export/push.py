@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from longrec.artifact.artifact import Artifact
-from longrec.core.errors import UsageError
+from longrec.core.errors import UsageError, absent
 from longrec.export.vector_store import Items, VectorStore, plain
 from longrec.export.vector_url import EXAMPLES
 from longrec.retrieval.equal_lengths import of_items, of_users
@@ -66,9 +66,7 @@ def open_vector_store(url: str) -> VectorStore:
 
             return open_postgres(url)
     except ModuleNotFoundError as error:
-        raise UsageError(
-            f"{scheme}:// needs the package {error.name}: pip install 'longrec[{extra}]'"
-        ) from error
+        raise absent(f"{scheme}://", error, extra) from error
     begins = f"no vector store begins with {scheme!r}" if scheme else "that is no URL"
     raise UsageError(f"{begins}: give {EXAMPLES}")
 

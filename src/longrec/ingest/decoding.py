@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from longrec.core.choices import MessageFormat
-from longrec.core.errors import DataError, UsageError
+from longrec.core.errors import DataError, UsageError, absent
 from longrec.ingest.source import Message
 
 HEADER = 5
@@ -132,9 +132,7 @@ def _avro(path: Path) -> _Reader:
     try:
         import fastavro
     except ModuleNotFoundError as error:
-        raise UsageError(
-            f"Avro needs the package {error.name}: pip install 'longrec[kafka]'"
-        ) from error
+        raise absent("Avro", error, "kafka") from error
     try:
         schema = fastavro.parse_schema(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:

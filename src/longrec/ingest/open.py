@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from longrec.core.arguments import is_utf8
-from longrec.core.errors import UsageError
+from longrec.core.errors import UsageError, absent
 from longrec.ingest.address import KAFKA, SourceAddress
 from longrec.ingest.source import Begin, Begun, Notes, Source
 
@@ -61,6 +61,4 @@ def open_source(
 
         return RedisStreams(address, group, begin, session, begun, notes)
     except ModuleNotFoundError as error:
-        raise UsageError(
-            f"{address.scheme}:// needs the package {error.name}: pip install 'longrec[kafka]'"
-        ) from error
+        raise absent(f"{address.scheme}://", error, "kafka") from error

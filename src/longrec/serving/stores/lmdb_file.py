@@ -12,6 +12,7 @@ name beside a living reader would be taken up at a wrong place, and be lost.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import stat
@@ -175,10 +176,6 @@ def keep_writers_out(folder: Path, url: str) -> int:
     StoreUnavailable
         When somebody writes to it.
     """
-    try:
-        import fcntl
-    except ModuleNotFoundError:  # Windows
-        return os.open(os.devnull, os.O_RDONLY)
     try:
         guard = os.open(folder / LOCK, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -8,7 +8,7 @@ from typing import Any
 
 from longrec.core.arguments import described
 from longrec.core.choices import Durability, check_choice
-from longrec.core.errors import UsageError
+from longrec.core.errors import UsageError, absent
 from longrec.serving.stores.protocol import Store
 
 SHARED = ("redis", "rediss", "redis+sentinel", "rediss+sentinel")
@@ -71,9 +71,7 @@ def open_store(url: str, durability: Durability = "power", readonly: bool = Fals
 
             return open_redis(re.split(BETWEEN, url), durability, readonly)
     except ModuleNotFoundError as error:
-        raise UsageError(
-            f"a store at {scheme}:// needs the package {error.name}: pip install 'longrec[serve]'"
-        ) from error
+        raise absent(f"a store at {scheme}://", error, "serve") from error
     if scheme == "sqlite":
         raise UsageError(
             f"stores in SQLite were of longrec 0.1.0; carry this one over with: longrec store "
