@@ -28,7 +28,7 @@ class Whole(nn.Module):
 
     def forward(self, batch: Batch, targets: Tensor, negatives: Tensor) -> Tensor:
         [fit] = self.fit
-        h = fit.encode(batch)[batch.targets > 0]
+        h = fit.reader.read(batch)[batch.targets > 0]
         return minimised(fit.objective, fit.model, h, targets, negatives, {})
 
 

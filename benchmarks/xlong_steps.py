@@ -110,7 +110,7 @@ def watch(fit: fitting._Fit, parts: Parts) -> None:
         (optimiser, "read", "refresh"),
         (optimiser, "_clip", "clip"),
         (optimiser.adam, "step", "adam"),
-        (fit, "encode", "encode"),
+        (fit.reader, "read", "encode"),
         *((rows, "step", "rows") for rows in optimiser.rows.values()),
     ):
         setattr(owner, method, parts.timed(part, getattr(owner, method)))

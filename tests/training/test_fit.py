@@ -49,7 +49,7 @@ def test_windows_with_carried_state_give_the_loss_of_whole_histories(
         for batch in data.epoch(0).batches():
             real = batch.targets > 0
             with torch.no_grad():
-                h = fitted.encode(batch)[real]
+                h = fitted.reader.read(batch)[real]
             loss = full_cross_entropy(h[:, None], model.item_vectors(), batch.targets[real])
             total, events = total + loss.item() * int(real.sum()), events + int(real.sum())
         return total / events, events
@@ -66,12 +66,12 @@ def test_the_state_between_windows_is_detached(tmp_path, histories):
     fitted = fitting._Fit(model, data, split, TrainConfig(**QUICK), tmp_path, None)
     carried = 0
     for batch in data.epoch(0).batches():
-        fitted.encode(batch).sum().backward()
-        assert (fitted.state is not None) == batch.carries
-        if fitted.state is not None:
+        fitted.reader.read(batch).sum().backward()
+        assert (fitted.reader.state is not None) == batch.carries
+        if fitted.reader.state is not None:
             carried += 1
-            assert not fitted.state.output.requires_grad
-            assert not fitted.state.layers[0].mean.requires_grad
+            assert not fitted.reader.state.output.requires_grad
+            assert not fitted.reader.state.layers[0].mean.requires_grad
     assert carried > 3
 
 

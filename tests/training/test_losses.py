@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from longrec.training import losses
 from longrec.training.losses import (
+    Taught,
     binary_cross_entropy,
     full_cross_entropy,
     generalised_binary_cross_entropy,
@@ -79,6 +80,29 @@ def test_the_best_of_several_vectors_and_a_bias_count(monkeypatch, interests, bi
         leaves["bias"] = bias.requires_grad_()
     got = full_cross_entropy(users, items, targets, leaves.get("bias"))
     same_gradients(got, reference(users, items, targets, leaves.get("bias")), leaves)
+
+
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("interests", [1, 3])
+@pytest.mark.parametrize("share", [0.3, 1.0])
+@pytest.mark.parametrize("at_once", [1, 3300, 1 << 19])
+def test_what_teachers_say_has_its_share(monkeypatch, at_once, share, interests, biased):
+    monkeypatch.setattr(losses, "LOGITS_AT_ONCE", at_once)
+    _, items, targets = problem(70, 41, 6)
+    users = torch.randn(70, interests, 6).double().requires_grad_()
+    theirs, table = torch.randn(70, 9).double(), torch.randn(41, 9).double()
+    leaves, bias = {"users": users, "items": items}, None
+    if biased:
+        bias = leaves["bias"] = torch.randn(41).double().requires_grad_()
+    said = theirs @ table.t() if bias is None else theirs @ table.t() + bias.detach()
+    logits = (users @ items.t()).amax(1)
+    logits = logits if bias is None else logits + bias
+    chances, found = said[:, 1:].softmax(1), logits[:, 1:].log_softmax(1)
+    wanted = -(chances * found).sum(1).mean() * share
+    wanted = wanted + (1 - share) * reference(users, items, targets, bias)
+    taught = Taught(theirs, table, None if bias is None else bias.detach(), share)
+    got = full_cross_entropy(users, items, targets, bias, taught=taught)
+    same_gradients(got, wanted, leaves)
 
 
 def test_a_vector_that_is_never_best_gets_no_gradient():

@@ -55,6 +55,10 @@ class TrainConfig:
         softmax with logQ correction, "gbce" or "bce".
     negatives : negatives per batch, shared by its targets; every loss but "full" draws them.
     gbce_t : calibration of the loss "gbce", 0 (plain BCE) to 1.
+    teachers : folders of runs, with commas between, from whose mean the model learns as well
+        (distillation): runs that stream exactly, trained on the same histories under the same
+        protocol. The loss is "full" then.
+    teacher_share : how much of the loss they have, the rest being what really came next.
     mask_share : chance of an event to be hidden when a model's `targets` is "masked".
     mask_last : chance of a row to have its last event alone hidden when `targets` is "masked".
     prefixes : prefixes drawn per history and epoch when a model's `targets` is "last".
@@ -88,6 +92,8 @@ class TrainConfig:
     loss: LossName = "full"
     negatives: Annotated[int, Bounds(ge=1, le=MOST)] = 512
     gbce_t: Annotated[float, Bounds(ge=0, le=1)] = 0.75
+    teachers: str | None = None
+    teacher_share: Annotated[float, Bounds(gt=0, le=1)] = 0.7
     mask_share: Annotated[float, Bounds(gt=0, lt=1)] = 0.2
     mask_last: Annotated[float, Bounds(ge=0, le=1)] = 0.1
     prefixes: Annotated[int, Bounds(ge=1, le=MOST)] = 4
@@ -100,8 +106,13 @@ class TrainConfig:
         if self.loss == "full":
             fact = "loss is 'full', which draws none"
             refuse_unread(self, ("negatives",), fact, "loss=sampled (or gbce, bce)")
+        else:
+            fact = f"loss is {self.loss!r}, and teachers speak of all items"
+            refuse_unread(self, ("teachers",), fact, "loss=full")
         if self.loss != "gbce":
             refuse_unread(self, ("gbce_t",), f"loss is {self.loss!r}", "loss=gbce")
+        if self.teachers is None:
+            refuse_unread(self, ("teacher_share",), "there are no teachers", "teachers=RUN,RUN")
         if self.protocol != "global-time":
             fact = f"protocol is {self.protocol!r}"
             refuse_unread(self, ("cut",), fact, "protocol=global-time")

@@ -18,7 +18,7 @@ from longrec.data.event_columns import check_columns
 from longrec.data.histories import Histories
 from longrec.data.splits import Split, make_split, training_counts
 from longrec.inference.encode import check_times
-from longrec.models import build_model
+from longrec.models import SequenceModel, build_model
 from longrec.models.common.settings import parse_settings
 from longrec.recommender import Recommender
 from longrec.runs.baselines import validate_baselines
@@ -29,6 +29,7 @@ from longrec.runs.warm_start import (
     describe_start,
     inherit_weights,
     measure_gain,
+    reopen,
     start_messages,
     without_trained,
 )
@@ -37,6 +38,7 @@ from longrec.training.meeting import device_here
 from longrec.training.processes import Processes
 from longrec.training.progress import OnEpoch, Show
 from longrec.training.recipe import chosen_lines
+from longrec.training.teachers import check_teachers
 from longrec.training.transitions import count_transitions, find_transitions
 from longrec.training.validation import named, policy_of
 
@@ -74,6 +76,12 @@ def carry_out(
     if show is True and plan.refit is None and "chosen" in about:
         for line in chosen_lines(about["chosen"]):
             console.say(line)
+    networks: list[SequenceModel] = []
+    if "teachers" in about:
+        teachers = [reopen(one) for one in about["teachers"]]
+        networks = check_teachers(teachers, data, model, config)
+        if show is True:
+            console.say(f"teachers: {len(teachers)}, for {config.teacher_share:g} of the loss")
     if old is not None:
         old_data = OldHistories.of(old, data)
         about["warm_start"] = about["warm_start"] | describe_start(old, data, split, old_data)
@@ -90,7 +98,9 @@ def carry_out(
     ) as report:
         started = old is not None
         result = fit(
-            *(model, data, split, config, run, resume, report, started, on_epoch), device=place
+            *(model, data, split, config, run, resume, report, started, on_epoch),
+            device=place,
+            teachers=networks,
         )
     data.check()
     training = asdict(result)

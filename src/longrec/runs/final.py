@@ -23,8 +23,9 @@ from longrec.runs.evaluations import read_evaluations
 from longrec.runs.folder import MEASURED, Plan, has_ended
 from longrec.runs.warm_start import OldHistories, in_new_period, name_of, origin
 
-RECIPE = ("recipe", "chosen")
-"""What tells of a measured run by which recipe its settings came about: a refit has the same."""
+KEPT = ("recipe", "chosen", "teachers")
+"""What tells of a measured run by which recipe its settings came about, and whom it learnt from: a
+refit has the same."""
 
 
 def plan_refit(measured: Artifact, about: Mapping[str, Any]) -> Plan:
@@ -75,7 +76,7 @@ def plan_refit(measured: Artifact, about: Mapping[str, Any]) -> Plan:
     }
     if warm is not None:
         refit["gain"] = warm.get("gain")
-    chosen = {key: measured.provenance[key] for key in RECIPE if key in measured.provenance}
+    chosen = {key: measured.provenance[key] for key in KEPT if key in measured.provenance}
     policy = measured.provenance.get("policy", {"decided": "default"})
     return Plan(
         measured.name,

@@ -32,7 +32,7 @@ from longrec.models.common.settings import (
     stored_settings,
     with_recipe,
 )
-from longrec.recommender import Recommender
+from longrec.recommender import Recommender, load
 from longrec.runs.warm_start import name_of, origin
 from longrec.training.checkpoint import PREFIX, drop_checkpoints, has_checkpoint
 from longrec.training.log_statistics import LogStatistics
@@ -41,6 +41,8 @@ from longrec.training.recipe import Chosen, choose
 DEFAULT_MODEL = "elastic"
 LIMITS = ("max_epochs", "max_minutes")
 """Settings that say when a run ends at the latest: one that goes on may be given more."""
+OF_ITS_EVENTS = ("teachers", "teacher_share")
+"""Settings that a warm start does not inherit: teachers were trained on the same events."""
 MEASURED = "measured"
 """Of a run that is trained for service: the folder inside of the run that was measured first."""
 BEGUN_RUN = SealedKind(
@@ -123,6 +125,8 @@ def make_plan(
         # Of a final run those by which it was measured: its own has nothing to validate.
         measured = old.provenance.get("refit", {}).get("settings", {})
         inherited = asdict(old.train_config) | measured
+        for key in OF_ITS_EVENTS:
+            inherited.pop(key)
         everything = _checked(name, own | inherited | dict(settings))
         for key, value in own.items():
             if everything[key] != value:
@@ -137,6 +141,8 @@ def make_plan(
             "train: train with --final (final=True), or a run as ever and then `longrec refit RUN`"
         )
     about = describe_run(data, name, everything["seed"], old)
+    if everything["teachers"] is not None:
+        about["teachers"] = [origin(load(run)) for run in _folders(everything["teachers"])]
     if recipe != "own":
         about["recipe"] = recipe
     if chosen is not None:
@@ -144,6 +150,13 @@ def make_plan(
     if config is not None:
         about["config"] = config.about()
     return Plan(name, everything, about, final)
+
+
+def _folders(teachers: str) -> list[str]:
+    folders = [text.strip() for text in teachers.split(",")]
+    if not all(folders):
+        raise UsageError(f"teachers is {teachers!r}: give folders of runs, with commas between")
+    return folders
 
 
 def _chosen(data: Histories, model: str | None, checks: str, settings: Mapping[str, Any]) -> Chosen:

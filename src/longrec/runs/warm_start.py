@@ -44,7 +44,7 @@ def origin(old: Artifact) -> dict[str, Any]:
 
 
 def reopen(begun: Mapping[str, Any]) -> Recommender:
-    """Load the recommender of a warm start again, for a run that is resumed.
+    """Load a recommender again that a run was started from, or learns from, by its origin.
 
     Raises
     ------
@@ -58,11 +58,11 @@ def reopen(begun: Mapping[str, Any]) -> Recommender:
     try:
         old = load(begun["run"])
     except DataError as error:
-        raise DataError(f"{error} (The run was started from its weights.)") from error
+        raise DataError(f"{error} (The training needs its weights.)") from error
     if origin(old)["digest"] != begun["digest"]:
         raise DataError(
-            f"{begun['run']} holds other weights than those that the run was started from: put "
-            "them back, or train in a new folder."
+            f"{begun['run']} holds other weights than when the training began, which needs those: "
+            "put them back, or train in a new folder."
         )
     return old
 

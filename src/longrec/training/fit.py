@@ -11,7 +11,7 @@ what is decided by a clock, a caller or a disk is decided by rank 0.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -31,10 +31,8 @@ from longrec.data.batches import Batch, TrainingData
 from longrec.data.histories import Histories
 from longrec.data.sampling import Masking, Prefixes
 from longrec.data.splits import ALL, Split
-from longrec.mixers import Context
-from longrec.mixers.base import map_state
 from longrec.mixers.product_keys import watch_usage
-from longrec.models import CountingModel, Model, SequenceModel, UserState
+from longrec.models import CountingModel, Model, SequenceModel
 from longrec.models.common.config import check_targets
 from longrec.models.common.scorer import Scorer
 from longrec.training.checkpoint import load_checkpoint
@@ -64,6 +62,7 @@ from longrec.training.progress import (
 )
 from longrec.training.ranking import rank_in_shards
 from longrec.training.shards import Shards
+from longrec.training.teachers import Teachers
 from longrec.training.validation import (
     draw_targets,
     named,
@@ -71,6 +70,7 @@ from longrec.training.validation import (
     rank_together,
     validated,
 )
+from longrec.training.windows import WindowReader
 
 PARTS = ("model", "average", "optimizer", "carried")  # of a checkpoint, besides the best weights
 
@@ -86,6 +86,7 @@ def fit(
     validate_first: bool = False,
     on_epoch: OnEpoch | None = None,
     device: torch.device | None = None,
+    teachers: Sequence[SequenceModel] = (),
 ) -> FitResult:
     """Train `model` in place and leave it with its best validated weights, in eval mode.
 
@@ -110,6 +111,9 @@ def fit(
     device : torch.device or None
         Where it is trained; None: where it is. It stays there, but for one whose tables of items
         were in parts on several devices: that one is whole on the CPU in the end.
+    teachers : sequence of SequenceModel
+        From which the model learns as well, by the config's `teacher_share`; they let
+        `teachers.check_teachers` pass, and are moved to the device.
 
     Returns
     -------
@@ -136,9 +140,8 @@ def fit(
         )
     kept = freed_memory_kept() if device.type == "cpu" else nullcontext()
     with generators_kept(device), kept:  # what trained is gone when `kept` gives its memory back
-        return _Fit(model, data, split, config, run, show, on_epoch, device).run(
-            resume, validate_first
-        )
+        fitted = _Fit(model, data, split, config, run, show, on_epoch, device, teachers)
+        return fitted.run(resume, validate_first)
 
 
 def training_data(
@@ -184,6 +187,7 @@ class _Fit:
         show: Show | None = None,
         on_epoch: OnEpoch | None = None,
         device: torch.device | None = None,
+        teachers: Sequence[SequenceModel] = (),
     ) -> None:
         device = device or model.device
         self.model, self.data, self.config, self.folder = model, data, config, run
@@ -205,7 +209,8 @@ class _Fit:
         self.optimiser = Optimiser(model, self.average, config, self.processes, self.shards)
         self.objective = make_objective(config, data, self.device, self.products)
         self.validation = draw_targets(split.validation, config.validation_users, config.seed)
-        self.state: UserState | None = None
+        self.reader = WindowReader(model)
+        self.teachers = Teachers(teachers, config.teacher_share, self.device) if teachers else None
         self.writer = CheckpointWriter(run)
         self.clock = CLOCKS[config.clock]
         self.start = self.clock()  # as if all had been done in this process
@@ -298,13 +303,16 @@ class _Fit:
             seed_by((*place, self.processes.rank), self.device)
         if len(batch.items):
             with self.autocast():
-                h = self.encode(batch)[real]
+                h = self.reader.read(batch)[real]
+                taught = None if self.teachers is None else self.teachers.read(batch, real)
             h = h.to(torch.promote_types(h.dtype, torch.float32))
             further = {name: x[real] for name, x in (batch.target_columns or {}).items()}
-            loss = minimised(self.objective, self.model, h, targets, negatives, further)
+            given = h, targets, negatives, further, taught
+            loss = minimised(self.objective, self.model, *given)
         else:  # fewer rows than processes
             loss = None
-            self.state = self.model.initial_state(0) if batch.carries else None
+            for reader in self.readers:
+                reader.pass_over(batch)
         mine = 0.0 if loss is None else float(loss.detach()) * len(targets)
         own = mine, float(len(targets)), float(batch.lengths.sum())
         value, number, events = self.processes.sums(*own)
@@ -319,21 +327,10 @@ class _Fit:
         self.optimiser.step(status.total_steps)
         return value, int(number), int(events)
 
-    def encode(self, batch: Batch) -> Tensor:
-        """h (B, T, D), from the state of the window before where there is one."""
-        ctx = Context(lengths=batch.lengths, times=batch.times, columns=batch.columns)
-        if batch.continues is None and not batch.carries:
-            masked = batch.targets > 0 if self.model.targets == "masked" else None
-            return self.model.hidden(batch.items, ctx, masked)
-        keep = batch.continues
-        if keep is None:
-            state = self.model.initial_state(len(batch.items))
-        else:
-            assert self.state is not None, "a batch continues another, whose state is not here"
-            state = map_state(lambda part: part[keep], self.state)
-        h, state = self.model.prefill(batch.items, state, ctx)
-        self.state = map_state(Tensor.detach, state) if batch.carries else None
-        return h
+    @property
+    def readers(self) -> list[WindowReader]:
+        """All that carry states from one batch to the next."""
+        return [self.reader, *([] if self.teachers is None else self.teachers.readers)]
 
     @property
     def products(self) -> torch.dtype:
@@ -428,10 +425,8 @@ class _Fit:
     def save(self) -> None:
         """Begin to write a checkpoint of everything that the next step depends on."""
         self.saved_at = self.status.seconds
-        carried: list[Tensor] = []
-        if self.state is not None:
-            map_state(lambda part: carried.append(part) or part, self.state)  # type: ignore[func-returns-value]
-        carried = [self.processes.all(part) for part in carried]
+        parts_of = [part for reader in self.readers for part in reader.carried()]
+        carried = [self.processes.all(part) for part in parts_of]
         parts = {
             "model": self.optimiser.weights(),
             "average": self.optimiser.averages_of_weights(),
@@ -491,8 +486,9 @@ class _Fit:
         carried = parts["carried"]
         if carried:
             own = self.processes.part(len(carried["0"]))
-            leaves = iter([carried[str(n)][own].to(self.device) for n in range(len(carried))])
-            self.state = map_state(lambda _: next(leaves), self.model.initial_state(1))
+            leaves = iter([carried[str(n)][own] for n in range(len(carried))])
+            for reader in self.readers:
+                reader.carry(leaves, self.device)
 
 
 def _below(part: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ table, of which row 0 is padding.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -24,14 +24,35 @@ RARE = 1e-30
 """A chance below this may have lost its digits, and its logarithm is found from the logits."""
 
 
+class Taught(NamedTuple):
+    """What teachers say comes next: softmax(t), t_i = <v, f_i> + c_i.
+
+    Attributes
+    ----------
+    users : v, (n, W).
+    items : f, (N, W); row 0 (padding) takes no part.
+    bias : c, (N,), or None.
+    share : of the loss that this has, from 0 to 1; the targets have the rest.
+    """
+
+    users: Tensor
+    items: Tensor
+    bias: Tensor | None
+    share: float
+
+
 def full_cross_entropy(
     users: Tensor,
     items: Tensor,
     targets: Tensor,
     bias: Tensor | None = None,
     products: torch.dtype | None = None,
+    taught: Taught | None = None,
 ) -> Tensor:
     """Mean cross-entropy over all items: -log softmax(s)[target], s_i = max_r <u_r, e_i> + b_i.
+
+    With teachers the mean of (1 - share) times that and of share times -sum_i q_i log softmax(s)_i,
+    q being what they say.
 
     Rows are taken in chunks, and each chunk's gradient is computed while its logits are at hand,
     so that forward and backward together store n x R x D and N x D numbers and never n x N.
@@ -53,6 +74,8 @@ def full_cross_entropy(
         the largest score: .02 at 5, .06 at 15, a third of that on average, and next to nothing over
         many targets, since the errors have both signs. Gradients are summed over chunks in float32,
         and the target's own share of them is exact.
+    taught : Taught or None
+        No gradient goes to what is in it.
 
     Returns
     -------
@@ -60,7 +83,7 @@ def full_cross_entropy(
         Scalar, float32 at least.
     """
     kind = products or users.dtype
-    found = _FullCrossEntropy.apply(users, items, bias, targets, kind)  # type: ignore[no-untyped-call]
+    found = _FullCrossEntropy.apply(users, items, bias, targets, kind, taught)  # type: ignore[no-untyped-call]
     return cast(Tensor, found)
 
 
@@ -73,6 +96,7 @@ class _FullCrossEntropy(torch.autograd.Function):
         bias: Tensor | None,
         targets: Tensor,
         products: torch.dtype,
+        taught: Taught | None,
     ) -> Tensor:
         kind = torch.promote_types(users.dtype, torch.float32)
         vectors, table = users.to(products), items[1:].to(products)
@@ -90,6 +114,8 @@ class _FullCrossEntropy(torch.autograd.Function):
         # The last chunk is filled up with zeros: each shape gets a kernel of its own.
         filled = vectors.new_zeros(rows, interests, width)
         total = torch.zeros((), dtype=kind, device=users.device)
+        share = 0.0 if taught is None else taught.share
+        said = None if taught is None else _in_type(taught, products)
         for start in range(0, n, rows):
             chunk = slice(start, start + rows)
             part, wanted = vectors[chunk], targets[chunk, None] - 1
@@ -101,6 +127,11 @@ class _FullCrossEntropy(torch.autograd.Function):
             torch.softmax(best, -1, out=chances)
             chance = chances[:real].gather(1, wanted)[:, 0].to(kind)
             total += _sum_nll(chance, part[:real], table, biases, wanted)
+            if said is not None:
+                likely = _likely(said, chunk)
+                hit = best[:real].gather(1, wanted).sum(dtype=kind)
+                total += share * (hit - torch.sum(likely * best[:real], dtype=kind))
+                chances[:real].sub_(likely, alpha=share)
             shares = chances
             if won is not None:  # each item's share at the interest that gave its score
                 shares = logits.zero_().scatter_(1, won[:, None], chances[:, None]).flatten(0, 1)
@@ -116,20 +147,34 @@ class _FullCrossEntropy(torch.autograd.Function):
                 winner[chunk] = won[:real].gather(1, wanted)[:, 0]
         # d loss / d logits = softmax - one_hot, over n for the mean: here the one_hot.
         own = torch.arange(n, device=users.device), winner
-        to_users[own] -= items[targets]
-        to_items.index_add_(0, targets, users[own].to(kind), alpha=-1)
+        to_users[own] -= (1 - share) * items[targets]
+        to_items.index_add_(0, targets, users[own].to(kind), alpha=share - 1)
         if bias is not None and to_bias is not None:
-            to_bias -= torch.bincount(targets, minlength=size + 1)
+            to_bias -= (1 - share) * torch.bincount(targets, minlength=size + 1).to(kind)
             to_bias = to_bias.div_(n).to(bias.dtype)
         to_users, to_items = to_users.div_(n), to_items.div_(n)
         ctx.save_for_backward(to_users.to(users.dtype), to_items.to(items.dtype), to_bias)
         return total / n
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         to_users, to_items, to_bias = ctx.saved_tensors
         to_bias = None if to_bias is None else to_bias * grads[0]
-        return to_users * grads[0], to_items * grads[0], to_bias, None, None
+        return to_users * grads[0], to_items * grads[0], to_bias, None, None, None
+
+
+def _in_type(taught: Taught, products: torch.dtype) -> Taught:
+    """The same in the type of products, without the padding item."""
+    bias = None if taught.bias is None else taught.bias[1:].to(products)
+    return taught._replace(
+        users=taught.users.to(products), items=taught.items[1:].to(products), bias=bias
+    )
+
+
+def _likely(said: Taught, chunk: slice) -> Tensor:
+    """How likely teachers think each item in these rows."""
+    scores = said.users[chunk] @ said.items.t()
+    return torch.softmax(scores if said.bias is None else scores.add_(said.bias), -1)
 
 
 def _scores(

@@ -21,6 +21,7 @@ from longrec.data.splits import training_counts
 from longrec.models import SequenceModel
 from longrec.models.common.sequence import PAIRS_AT_ONCE
 from longrec.training.losses import (
+    Taught,
     binary_cross_entropy,
     full_cross_entropy,
     generalised_binary_cross_entropy,
@@ -35,11 +36,12 @@ class Objective(NamedTuple):
     """What is minimised, in two parts, so that a step knows which items it reads.
 
     draw : () -> negatives (m,) int64 for one step.
-    loss : (model, h (n, W), targets (n,), negatives (m,)) -> their mean loss.
+    loss : (model, h (n, W), targets (n,), negatives (m,), what teachers say or None) -> their mean
+        loss.
     """
 
     draw: Callable[[], Tensor]
-    loss: Callable[[SequenceModel, Tensor, Tensor, Tensor], Tensor]
+    loss: Callable[[SequenceModel, Tensor, Tensor, Tensor, Taught | None], Tensor]
 
 
 def check_loss(model: SequenceModel, config: TrainConfig) -> None:
@@ -83,7 +85,9 @@ def make_objective(
         """Negatives are drawn from all items alike, as these losses' papers do."""
         return torch.randint(1, n_items + 1, (config.negatives,), device=device)
 
-    def loss(model: SequenceModel, h: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
+    def loss(
+        model: SequenceModel, h: Tensor, targets: Tensor, negatives: Tensor, _: Taught | None
+    ) -> Tensor:
         return pairwise(*_scores(model, h, targets, negatives))
 
     return Objective(draw, loss)
@@ -96,6 +100,7 @@ def minimised(
     targets: Tensor,
     negatives: Tensor,
     columns: Mapping[str, Tensor],
+    taught: Taught | None = None,
 ) -> Tensor:
     """What a step minimises: the loss over the targets that are wanted, and the model's own terms.
 
@@ -109,12 +114,17 @@ def minimised(
         (n,) and (m,) int64.
     columns : mapping
         Of the targets (n,), those that the model reads.
+    taught : Taught or None
+        What teachers say of them; the loss over all items alone learns from it.
     """
     wanted = model.wanted(columns)
     if wanted is None:
-        loss = objective.loss(model, h, targets, negatives)
+        loss = objective.loss(model, h, targets, negatives, taught)
     elif bool(wanted.any()):
-        loss = objective.loss(model, h[wanted], targets[wanted], negatives) * wanted.to(h).mean()
+        if taught is not None:
+            taught = taught._replace(users=taught.users[wanted])
+        chosen = h[wanted], targets[wanted], negatives, taught
+        loss = objective.loss(model, *chosen) * wanted.to(h).mean()
     else:
         loss = h.sum() * 0.0
     own = model.own_loss(h, targets, columns)
@@ -126,9 +136,11 @@ def _full(products: torch.dtype, device: torch.device) -> Objective:
     # In float32 h's own type counts: a model may be trained in float64.
     kind = None if products == torch.float32 else products
 
-    def loss(model: SequenceModel, h: Tensor, targets: Tensor, _: Tensor) -> Tensor:
+    def loss(
+        model: SequenceModel, h: Tensor, targets: Tensor, _: Tensor, taught: Taught | None
+    ) -> Tensor:
         users, items, bias = model.user_vectors(h), model.item_vectors(), model.item_bias()
-        return full_cross_entropy(users, items, targets, bias, kind)
+        return full_cross_entropy(users, items, targets, bias, kind, taught)
 
     return Objective(lambda: none, loss)
 
@@ -146,7 +158,9 @@ def _sampled(number: int, data: TrainingData, device: torch.device) -> Objective
         drawn = torch.searchsorted(cumulative, at, right=True)
         return drawn.clamp_max(len(cumulative) - 1)
 
-    def loss(model: SequenceModel, h: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
+    def loss(
+        model: SequenceModel, h: Tensor, targets: Tensor, negatives: Tensor, _: Taught | None
+    ) -> Tensor:
         return sampled_softmax(*_scores(model, h, targets, negatives), log_expected[negatives])
 
     return Objective(draw, loss)
