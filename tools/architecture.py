@@ -307,7 +307,7 @@ WALKS = (
             "training/objective.py:make_objective",
             "* training/fit.py:_Fit.run_epoch",
             "training/fit.py:_Fit.step",
-            "training/fit.py:_Fit.encode",
+            "training/windows.py:WindowReader.read",
             "models/common/sequence.py:SequenceModel.prefill",
             "* training/objective.py:_full",
             "training/losses.py:full_cross_entropy",

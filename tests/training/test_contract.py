@@ -92,7 +92,7 @@ def test_a_loss_is_the_definition_by_the_models_own_scores(
     counts[0] = 0
     found = []
     for form in (
-        lambda h: chosen.loss(model, h, targets, negatives),
+        lambda h: chosen.loss(model, h, targets, negatives, None),
         lambda h: by_definition(model, h, targets, negatives, loss, counts / counts.sum()),
     ):
         value = form(model.hidden(items).flatten(0, 1))

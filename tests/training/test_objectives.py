@@ -64,10 +64,10 @@ def test_what_training_reads_of_a_masked_batch_is_hidden(tmp_path, histories, mo
     hidden = batch.targets > 0
     other = replace(batch, items=torch.where(hidden, batch.items % 30 + 1, batch.items))
     with torch.no_grad():
-        assert torch.equal(fitted.encode(batch), fitted.encode(other))
+        assert torch.equal(fitted.reader.read(batch), fitted.reader.read(other))
         seen = torch.where(hidden | (batch.items == 0), batch.items, batch.items % 30 + 1)
-        changed = fitted.encode(replace(batch, items=seen))
-    assert not torch.allclose(fitted.encode(batch)[hidden], changed[hidden])
+        changed = fitted.reader.read(replace(batch, items=seen))
+    assert not torch.allclose(fitted.reader.read(batch)[hidden], changed[hidden])
 
 
 @pytest.mark.parametrize("name", ["bert4rec", "hydrarec-bidirectional"])
