@@ -33,13 +33,18 @@ def fit_all(jobs: list[dict[str, Any]], out: Path, rank: int = 0) -> None:
     """Fit model after model, in float64, so that rounding is far below what is compared.
 
     A job has histories, run (its folder), name, model, training, and perhaps stop_at: the step
-    after which it is cut off.
+    after which it is cut off, and teachers: models, as they are drawn.
     """
     skeletons.register(pytest.MonkeyPatch())
     told = []
     for number, job in enumerate(jobs):
         histories, run = open_histories(job["histories"]), Path(job["run"])
         run.mkdir(exist_ok=True)
+        torch.manual_seed(7)
+        teachers = [
+            build_model(taught_by, MODELS[taught_by].config_class(dim=6, layers=1), 25).double()
+            for taught_by in job.get("teachers", ())
+        ]
         torch.manual_seed(rank)  # as if generators differed: all begin with what rank 0 draws
         config_class = MODELS[job["name"]].config_class
         model = build_model(job["name"], config_class(**job["model"]), histories.n_items).double()
@@ -61,7 +66,10 @@ def fit_all(jobs: list[dict[str, Any]], out: Path, rank: int = 0) -> None:
         said = None if asked is None else (lambda p, asked=asked: p.epoch >= asked and rank == 0)
         result: dict[str, Any] = {}
         try:
-            found = fit(model, histories, split, config, run, True, look, on_epoch=said)
+            asked_for = run, True, look
+            found = fit(
+                *(model, histories, split, config, *asked_for), on_epoch=said, teachers=teachers
+            )
             result = asdict(found)
         except LongrecError as error:
             result["error"] = str(error)

@@ -108,7 +108,7 @@ def test_gradients_of_parts_add_up_to_those_of_the_batch(name):
     items, times = sequences(4, 12)
     masked = items % 3 == 0 if model.targets == "masked" else None
     targets, negatives = items.roll(-1, 1), torch.arange(1, 6)
-    objective = Objective(lambda: negatives, lambda *x: binary_cross_entropy(*_scores(*x)))
+    objective = Objective(lambda: negatives, lambda *x: binary_cross_entropy(*_scores(*x[:4])))
 
     def gradients(*parts: slice) -> dict[str, torch.Tensor]:
         for part in parts:
@@ -139,7 +139,7 @@ def jobs_of(folder: Path) -> dict[str, dict[str, Any]]:
     by_rows = {"negatives": 20, "weight_decay": 0.1}
 
     def job(name: str, model: dict[str, Any], histories: Path = few, **more: Any) -> dict[str, Any]:
-        rest = {key: more.pop(key) for key in ("stop_at", "end_after") if key in more}
+        rest = {key: more.pop(key) for key in ("stop_at", "end_after", "teachers") if key in more}
         training = {"max_epochs": 2, "batch_tokens": 200, "window": 16, "warmup_steps": 5}
         training |= {"learning_rate": 1e-2, "checkpoint_minutes": 60.0, "precision": "float32"}
         model = {"dim": 8, "layers": 2, "ffn_dim": 16, "dropout": 0.0} | model
@@ -149,6 +149,7 @@ def jobs_of(folder: Path) -> dict[str, dict[str, Any]]:
     slots = {"memory_slots": SPARSE_ROWS}
     return {
         "windows": job("elastic", {}, workers=2),
+        "taught": job("elastic", {}, teachers=["elastic", "lrurec"]),
         "rows": job("elastic", {}, many, loss="sampled", **by_rows),
         "rows of two tables": job("bert4rec", {}, many, loss="gbce", context=25, **by_rows),
         "a bias and two interests": job("two-interests", {}, many, loss="sampled", **by_rows),
@@ -246,7 +247,7 @@ def same(one, two) -> None:
 
 
 BY_ROWS = ["rows", "rows of two tables", "a bias and two interests", "pairs"]
-TOGETHER = ["windows", *BY_ROWS, "bank", "prefixes", "one row a batch", "ended"]
+TOGETHER = ["windows", "taught", *BY_ROWS, "bank", "prefixes", "one row a batch", "ended"]
 
 
 @pytest.mark.slow

@@ -58,7 +58,8 @@ class Teachers:
                     f"a {reader.model.name} has {vectors.shape[1]} vectors of each user, and "
                     "cannot teach: its scores are no products"
                 )
-            users.append(vectors.squeeze(1).float() / len(self.readers))
+            kind = torch.promote_types(vectors.dtype, torch.float32)
+            users.append(vectors.squeeze(1).to(kind) / len(self.readers))
         return Taught(torch.cat(users, 1), self._items, self._bias, self.share)
 
 
