@@ -27,6 +27,7 @@ def hides(rec: Recommender) -> None:
     rec.exclude_seen = not rec.exclude_seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [refitted, popular, hides])
 def test_what_a_worker_reads_is_what_the_command_has(
     tmp_path: Path, make_histories: MakeHistories, change
