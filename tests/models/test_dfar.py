@@ -20,6 +20,7 @@ from longrec.core.errors import UsageError
 from longrec.mixers import Context
 from longrec.models.dfar import DFAR
 from longrec.ops.factorization_heads import factorization_heads, naive_factorization_heads
+from longrec.training.losses import Taught
 from longrec.training.objective import Objective, minimised
 
 NEGATIVE = "view, cart"
@@ -126,12 +127,16 @@ def test_what_training_minimises_is_the_definition():
     wanted = wanted + (0.7 * cosines - 0.3 * logsigmoid(sign * (yes - no))).mean()
     near(model.own_loss(h, targets, {"type": types}), wanted)
 
-    def hits(model, h, targets, negatives):
+    def hits(model, h, targets, negatives, taught):
+        assert taught is None or len(taught.users) == len(h)
         return softplus(-model.score(h, targets[:, None])).mean()
 
     objective = Objective(lambda: targets[:0], hits)
     whole = minimised(objective, model, h, targets, targets[:0], {"type": types})
     near(whole, wanted + softplus(-yes[[0, 2]]).sum() / 3)
+    taught = Taught(torch.zeros(3, 2), torch.zeros(31, 2), None, 0.5)
+    given = h, targets, targets[:0], {"type": types}, taught
+    near(minimised(objective, model, *given), whole)
     none = minimised(objective, model, h, targets, targets[:0], {"type": torch.full((3,), 1)})
     assert torch.isfinite(none)
 
