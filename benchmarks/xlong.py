@@ -148,6 +148,7 @@ def measure(step: str, folder: Path, share: float) -> dict[str, Any]:
         watch.join()
     if child.returncode:
         sys.exit(f"{step} ended with status {child.returncode}; the same command goes on")
+    os.sync()  # what is not written yet has no blocks on some file systems
     shown = ["python" if word == sys.executable else word.replace(f"{HERE}/", "") for word in words]
     here = machine()
     return {
