@@ -98,7 +98,7 @@ class Watch(threading.Thread):
 
     def run(self) -> None:
         looked = 0.0
-        while not self.ended.wait(0.5):
+        while True:  # a look at once, for a step that ends soon
             with suppress(psutil.Error, OSError, KeyError):  # one ended just now
                 family = [self.process, *self.process.children(recursive=True)]
                 held = [holds(one.pid) for one in family]
@@ -106,6 +106,8 @@ class Watch(threading.Thread):
                 self.own = max(self.own, sum(own for _, own in held))
             if time.monotonic() - looked > 5:
                 self.disk, looked = max(self.disk, size(self.folder)), time.monotonic()
+            if self.ended.wait(0.5):
+                return
 
 
 def holds(pid: int) -> tuple[int, int]:
