@@ -60,6 +60,8 @@ def measured(recommender: longrec.Recommender) -> dict[str, Any]:
         bare = recommender.with_added_score(None)
         alone = longrec.evaluate(bare, exclude_seen=policy, baselines=False, progress=False)
     settings = changed_settings(recommender.model_config, recommender.train_config)
+    if "teachers" in settings:  # where they stood is of no use to others
+        settings["teachers"] = len(about["teachers"])
     return {
         "digest": recommender.state_digest,
         "model": recommender.name,
