@@ -23,7 +23,9 @@ HERE = Path(__file__).resolve()
 CELLS = HERE.with_suffix("") / "cells.jsonl"
 IMAGES = HERE.parents[1] / "docs" / "images"
 METRICS = ("served/ndcg@10", "served/hr@10")
-NOT_OF_A_RECIPE = ("clock", "workers", "max_minutes", "seed", "validation_users")
+NOT_OF_A_RECIPE = (
+    *("clock", "workers", "max_minutes", "seed", "validation_users", "checkpoint_minutes"),
+)
 
 
 def main(word: str, *given: str) -> None:
