@@ -12,13 +12,22 @@ from longrec.training import meeting
 from longrec.training.processes import Processes, ProcessLost
 
 
-@pytest.mark.slow
-def test_who_does_not_come_is_named(monkeypatch):
-    store, variables = meeting.meeting_place(3)
+def second_of(number, seconds, monkeypatch):
+    """This process becomes the second of so many, of whom the first is there and waits so long.
+
+    Gives the store that they meet at, which ends with it.
+    """
+    store, variables = meeting.meeting_place(number)
     for name, value in {**variables, "RANK": "1", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
     store.set("longrec/here/0", "here")
-    monkeypatch.setattr(meeting, "MEETING", timedelta(seconds=2))
+    monkeypatch.setattr(meeting, "MEETING", timedelta(seconds=seconds))
+    return store
+
+
+@pytest.mark.slow
+def test_who_does_not_come_is_named(monkeypatch):
+    _store = second_of(3, 2, monkeypatch)
     with (
         pytest.raises(UsageError, match=r"within 2\.0 s; not there: 2 \(.*same torchrun") as error,
         meeting.joined(),
@@ -29,11 +38,7 @@ def test_who_does_not_come_is_named(monkeypatch):
 
 def test_nobody_goes_on_while_another_one_still_connects(monkeypatch):
     """Who went on and ended with an error was a broken network to who still connected."""
-    store, variables = meeting.meeting_place(2)
-    for name, value in {**variables, "RANK": "1", "LOCAL_RANK": "1"}.items():
-        monkeypatch.setenv(name, value)
-    store.set("longrec/here/0", "here")
-    monkeypatch.setattr(meeting, "MEETING", timedelta(seconds=0.3))
+    store = second_of(2, 0.3, monkeypatch)
     monkeypatch.setattr(meeting.dist, "init_process_group", lambda *_, **__: None)
     monkeypatch.setattr(meeting.dist, "destroy_process_group", lambda: None)
     with pytest.raises(UsageError, match="not connected: 0 "), meeting.joined():
