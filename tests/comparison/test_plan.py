@@ -32,6 +32,8 @@ def test_variants_have_their_own_settings_and_the_common_ones():
     assert second.settings == {"dim": "16", "memory_slots": "256", "max_minutes": "2.0"}
     assert third.counted  # and has no width to set
     assert third.settings == {"max_minutes": "2.0"}
+    taught = plan("popularity", settings={"teachers": "a,b", "teacher_share": "0.5"})
+    assert taught.entry("popularity").settings == {"max_minutes": "2.0"}
 
 
 def test_seeds_are_runs_of_their_own_but_for_counted_models(tmp_path):

@@ -45,6 +45,8 @@ def test_the_cost_per_user_does_not_grow_with_the_number_of_users():
 
 @pytest.mark.parametrize("reach", [0, 1, 3])
 def test_last_items_are_the_latest_first(reach):
+    none = np.zeros(1, np.int64)
+    assert last_items(np.zeros(0, np.int32), none, none, reach).tolist() == [[0] * reach]
     items = np.array([5, 6, 7, 8, 9], np.int32)
     found = last_items(items, np.array([0, 1, 3, 5]), np.array([3, 1, 5, 5]), reach)
     assert found.tolist() == [row[:reach] for row in ([7, 6, 5], [0, 0, 0], [9, 8, 0], [0, 0, 0])]

@@ -153,7 +153,7 @@ def test_teachers_that_changed_or_are_gone_are_told(data, place, teacher):
         ({"protocol": "global-time"}, "was trained on other events"),
         ({"teachers": None, "teacher_share": 0.5}, "there are no teachers"),
         ({"teachers": "a,,b"}, "teachers is 'a,,b'"),
-        ({"teachers": "nowhere"}, "nowhere"),
+        ({"teachers": "nowhere"}, "teachers is 'nowhere': give folders .* nowhere: no such folder"),
         ({"teacher_share": 0}, "teacher_share"),
     ],
 )
@@ -169,10 +169,11 @@ def test_what_cannot_be_is_told_before_anything_is_trained(data, place, teacher,
     [
         ("sasrec", {"dim": 8, "layers": 1}, "streams exactly"),
         ("transitions", {}, "streams exactly"),
+        ("limarec", {"dim": 8, "layers": 1}, "limarec has 4 vectors of each user"),
     ],
 )
 def test_who_cannot_teach_is_told(data, place, name, settings, message):
-    teacher = longrec.train(data, name, place / name, max_epochs=1, **settings)
+    teacher = longrec.train(data, name, place / name, max_epochs=0, **settings)
     with pytest.raises(UsageError, match=message):
         longrec.train(data, "elastic", max_epochs=1, **TINY, teachers=str(teacher.folder))
 
@@ -185,3 +186,26 @@ def test_teachers_of_other_items_or_of_all_events_are_told(data, place, teacher)
     final = longrec.refit(teacher, place / "of all")
     with pytest.raises(UsageError, match="it may know targets"):
         longrec.train(data, "elastic", max_epochs=1, teachers=str(final.folder))
+
+
+def test_who_went_on_from_other_weights_is_told(data, place, teacher):
+    """A warm start may go on from a run on all events, whose targets it would hand on."""
+    longrec.train(data, out=place / "went on", warm_start=teacher, max_epochs=0)
+    with pytest.raises(
+        UsageError, match=r"went on from .*one \(warm start\), which may know targets"
+    ):
+        longrec.train(data, "elastic", max_epochs=1, teachers=str(place / "went on"))
+
+
+def test_whoever_would_be_replaced_cannot_teach(data, teacher, tmp_path):
+    own = tmp_path / "own"
+    shutil.copytree(teacher.folder, own)
+    shutil.copytree(teacher.folder, own / "measured")
+    files = sorted(own.rglob("*"))
+    for folder in (own, own / "measured"):
+        with pytest.raises(UsageError, match=r"teachers has .*, which this training replaces"):
+            longrec.train(data, "elastic", own, overwrite=True, teachers=str(folder))
+    taught = longrec.train(data, "elastic", max_epochs=1, teachers=str(own), **TINY, **QUICK)
+    with pytest.raises(UsageError, match=r"teachers has .*, which this training replaces"):
+        longrec.refit(taught, own, overwrite=True)
+    assert sorted(own.rglob("*")) == files

@@ -10,7 +10,8 @@ from small_histories import tiny_histories, walks
 from longrec.data.splits import make_split
 from longrec.models import MODELS
 from longrec.models.common.registry import config_keys
-from longrec.models.common.settings import parse_settings
+from longrec.models.common.sequence import scores_pairs
+from longrec.models.common.settings import go_together, parse_settings
 from longrec.training.log_statistics import LogStatistics, microseconds
 from longrec.training.recipe import (
     FULL_EPOCHS,
@@ -145,6 +146,19 @@ def test_what_is_given_stays_and_the_rest_follows_it():
     odd = choose(SHORT, "elastic", {"dim": 98})
     assert odd.settings["heads"] == 2, "three heads would not divide 98"
     assert "context None: as set" in chosen_lines(choose(LONG, None, {"context": None}).about())
+
+
+def test_what_is_chosen_goes_with_what_is_given():
+    every = [(name, {"dim": dim}) for name in MODELS for dim in (32, 96)]
+    for name, given in every:
+        if not go_together(name, given):
+            continue
+        for log in (LONG, MANY):
+            settings = choose(log, name, given).settings
+            assert go_together(name, settings | given), (name, given)
+            assert settings.get("loss") == "sampled" or not scores_pairs(MODELS[name])
+        taught = {"teachers": "one,two", **given}
+        assert go_together(name, choose(MANY, name, taught).settings | taught), (name, given)
 
 
 def test_settings_of_the_second_model_are_all_the_first_one_s():

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sqlite3
 import sys
 import time
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,12 +20,13 @@ from stops import told_of_steps
 
 import longrec
 from longrec.config.toml_file import read_config_file
-from longrec.core.errors import LongrecError, UsageError
+from longrec.core.errors import DataError, LongrecError, UsageError
 from longrec.core.lock import locked
 from longrec.evaluation.summary import summarise_ranks
 from longrec.tuning.results import runs_of
 from longrec.tuning.search import validation_ranks
-from longrec.tuning.study import optuna_package
+from longrec.tuning.space import space_of
+from longrec.tuning.study import Study, optuna_package
 
 try:
     optuna_package()
@@ -125,6 +129,22 @@ def test_what_was_stopped_goes_on_where_it_was(histories, place, found, quick):
     assert trial.end == "ended"
     assert trial.ndcg10 == found.defaults.ndcg10
     assert [len(points) for points in trial.curves.values()] == [2]
+
+
+def test_what_is_not_whole_is_told_before_time_is_spent(histories, place, found, tmp_path):
+    shutil.copytree(place / "found", tmp_path / "gone")
+    shutil.rmtree(tmp_path / "gone" / "trials" / "0")
+    with pytest.raises(DataError, match=r"trials/0 is gone, which trial 0 made: .*--overwrite"):
+        search(histories, tmp_path / "gone", trials=9)
+    shutil.copytree(place / "found", tmp_path / "damaged")
+    with closing(sqlite3.connect(tmp_path / "damaged" / "trials.sqlite3")) as store, store:
+        store.execute("delete from trial_user_attributes where key = 'ndcg10'")
+    with pytest.raises(DataError, match=r"damaged: trial 0 has ended, and does not tell"):
+        search(histories, tmp_path / "damaged", trials=9)
+
+
+def test_any_seed_of_training_will_do(tmp_path):
+    Study(tmp_path, {"elastic": space_of("elastic", {}, {}, {})}, 1 << 62)
 
 
 def test_who_is_behind_ends_early(histories, place, quick):

@@ -90,3 +90,6 @@ def test_what_belongs_to_the_width_grows_with_it():
     space = space_of("elastic", {}, {"ffn_dim": 100}, {"dim": "64,128", "heads": "1,2"})
     grown = space.with_width({**space.begin, **wide})
     assert (grown["ffn_dim"], grown["heads"]) == (100, 2)
+    space = space_of("dfar", {}, {"loss": "sampled"}, {"dim": "32,64"})
+    grown = space.with_width({**space.begin, "dim": 32})
+    assert (grown["ffn_dim"], grown["heads"]) == (128, 2), "one head would be refused"

@@ -30,7 +30,7 @@ from longrec.models.common.settings import (
     with_recipe,
 )
 from longrec.runs.baselines import BASELINES
-from longrec.runs.folder import DEFAULT_MODEL
+from longrec.runs.folder import DEFAULT_MODEL, OF_ITS_EVENTS
 
 COMPARISON = SealedKind(
     "a comparison",
@@ -151,7 +151,11 @@ class Plan:
             model = check_model(name)
         if issubclass(MODELS[name], CountingModel):  # others' settings are not for it
             known = config_keys(MODELS[name].config_class)
-            common = {k: v for k, v in common.items() if k in known or not _is_of_a_model(k)}
+            common = {
+                k: v
+                for k, v in common.items()
+                if k in known or not (_is_of_a_model(k) or k in OF_ITS_EVENTS)
+            }
         own = setting_texts(with_recipe(name, recipe, own))
         settings = common | own | {"max_minutes": str(self.budget)}
         try:

@@ -176,8 +176,10 @@ def last_items(items: np.ndarray, begin: Ints, end: Ints, reach: int) -> Tensor:
         (n, reach) int64, the latest first; 0 where a stretch has no more.
     """
     at = end[:, None] - 1 - np.arange(reach)
-    found = np.where(at >= begin[:, None], items[np.maximum(at, 0)], 0)
-    return torch.from_numpy(found.astype(np.int64))
+    found = np.zeros(at.shape, np.int64)
+    inside = at >= begin[:, None]
+    found[inside] = items[at[inside]]
+    return torch.from_numpy(found)
 
 
 def check_times(model: Model, times: object, of_log: bool = False) -> None:

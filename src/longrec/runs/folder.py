@@ -142,7 +142,7 @@ def make_plan(
         )
     about = describe_run(data, name, everything["seed"], old)
     if everything["teachers"] is not None:
-        about["teachers"] = [origin(load(run)) for run in _folders(everything["teachers"])]
+        about["teachers"] = _teachers(everything["teachers"])
     if recipe != "own":
         about["recipe"] = recipe
     if chosen is not None:
@@ -152,11 +152,28 @@ def make_plan(
     return Plan(name, everything, about, final)
 
 
-def _folders(teachers: str) -> list[str]:
-    folders = [text.strip() for text in teachers.split(",")]
+def _teachers(given: str) -> list[dict[str, Any]]:
+    """What identifies each of the runs that a run learns from."""
+    folders = [text.strip() for text in given.split(",")]
+    told = f"teachers is {given!r}: give folders of runs, with commas between"
     if not all(folders):
-        raise UsageError(f"teachers is {teachers!r}: give folders of runs, with commas between")
-    return folders
+        raise UsageError(told)
+    try:
+        return [origin(load(Path(folder).expanduser())) for folder in folders]
+    except DataError as error:
+        raise DataError(f"{told}. {error}") from error
+
+
+def check_apart(run: Path, plan: Plan) -> None:
+    """Raise UsageError where a run would replace a run that it learns from.
+
+    Such a one could neither go on nor be refitted: both ask for the teachers' weights.
+    """
+    for one in plan.provenance.get("teachers", ()):
+        if Path(one["run"]).is_relative_to(run.resolve()):
+            raise UsageError(
+                f"teachers has {one['run']}, which this training replaces: train in another folder"
+            )
 
 
 def _chosen(data: Histories, model: str | None, checks: str, settings: Mapping[str, Any]) -> Chosen:

@@ -12,6 +12,7 @@ from longrec.recommender import Recommender, load
 from longrec.runs.carry_out import carry_out
 from longrec.runs.final import plan_refit
 from longrec.runs.folder import (
+    check_apart,
     check_resumable,
     clear_run,
     describe_run,
@@ -117,6 +118,7 @@ def refit(
         if begun is None:
             if resume and has_ended(folder):
                 raise UsageError(f"{folder} holds a trained recommender; it needs no --resume")
+            check_apart(folder, plan)
             clear_run(folder)
             write_plan(folder, plan)
         else:

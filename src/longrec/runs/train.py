@@ -21,6 +21,7 @@ from longrec.runs.folder import (
     LIMITS,
     MEASURED,
     Plan,
+    check_apart,
     check_more,
     check_resumable,
     clear_run,
@@ -182,6 +183,7 @@ def _train_in(
     begun = _plan_to_resume(folder) if resume else None
     if begun is None:
         plan = new()
+        check_apart(folder, plan)
         clear_run(folder)
     else:
         plan = again(begun)

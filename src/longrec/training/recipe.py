@@ -17,6 +17,8 @@ from typing import Any
 from longrec.config.training import TrainConfig
 from longrec.models import MODELS, CountingModel
 from longrec.models.common.registry import config_keys
+from longrec.models.common.sequence import scores_pairs
+from longrec.models.common.settings import go_together
 from longrec.training.log_statistics import WIDTH, LogStatistics, microseconds
 
 MODELS_OF_CHOICE = ("elastic", "lrurec")
@@ -169,6 +171,10 @@ def _model(log: LogStatistics, given: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _loss(asked: _Asked) -> tuple[str, str]:
+    if asked.known["teachers"] is not None:
+        return "full", "teachers speak of all items"
+    if scores_pairs(MODELS[asked.model]):
+        return "sampled", f"{asked.model} scores each pair of a history and an item by a network"
     full, sampled = (microseconds(asked.log, loss, WIDTH) for loss in ("full", "sampled"))
     epochs = asked.epochs("full", WIDTH)
     if epochs < FULL_EPOCHS and full > 2 * sampled:
@@ -204,8 +210,8 @@ def _ffn_dim(asked: _Asked) -> tuple[int, str]:
 
 def _heads(asked: _Asked) -> tuple[int, str]:
     grown = asked.grown("heads")
-    if asked.dim % grown:
-        return asked.known["heads"], f"{grown} would not divide the width"
+    if not go_together(asked.model, {**asked.known, "heads": grown}):
+        return asked.known["heads"], f"{asked.model} of width {asked.dim} cannot have {grown}"
     return grown, "they grow with the width"
 
 

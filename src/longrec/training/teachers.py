@@ -53,11 +53,6 @@ class Teachers:
         users = []
         for reader in self.readers:
             vectors = reader.model.user_vectors(reader.read(batch)[real])
-            if vectors.shape[1] > 1:
-                raise UsageError(
-                    f"a {reader.model.name} has {vectors.shape[1]} vectors of each user, and "
-                    "cannot teach: its scores are no products"
-                )
             kind = torch.promote_types(vectors.dtype, torch.float32)
             users.append(vectors.squeeze(1).to(kind) / len(self.readers))
         return Taught(torch.cat(users, 1), self._items, self._bias, self.share)
@@ -95,21 +90,41 @@ def check_teachers(
                 "one vector of a user (`longrec models` lists what streams)"
             )
         if network.reads_columns:
-            raise UsageError(f"{who} reads {', '.join(network.reads_columns)}: not built")
+            raise UsageError(
+                f"{who} reads {', '.join(network.reads_columns)} of each event: take one that "
+                "reads items and times alone"
+            )
+        with torch.no_grad():
+            vectors = network.user_vectors(network.items.new_zeros(1, network.width))
+        if vectors.shape[1] > 1:
+            raise UsageError(
+                f"{who} has {vectors.shape[1]} vectors of each user, so that its scores are no "
+                "products: take one that has one"
+            )
         if teacher.catalog.digest != data.catalog.digest:
             raise UsageError(
                 f"{who} knows other items than {data.path}: train it on these histories"
             )
         same = teacher.provenance.get("data", {}).get("fingerprint") == data.fingerprint
         own = teacher.train_config
-        if config.protocol != ALL and not (
-            same and (own.protocol, own.cut) == (config.protocol, config.cut)
-        ):
+        if config.protocol == ALL:
+            pass
+        elif not same or (own.protocol, own.cut) != (config.protocol, config.cut):
             raise UsageError(
-                f"{who} was trained on other events (protocol {own.protocol!r}, "
-                f"{'these' if same else 'other'} histories), so that it may know targets of this "
-                f"training: take one that was trained on these histories under {config.protocol!r}"
+                f"{who} was trained on other events ({'these' if same else 'other'} histories, "
+                f"{_cut(own)}), so that it may know targets of this training: take one that was "
+                f"trained on these histories under {_cut(config)}"
+            )
+        elif "warm_start" in teacher.provenance:
+            raise UsageError(
+                f"{who} went on from {teacher.provenance['warm_start']['run']} (warm start), which "
+                "may know targets of this training: take one that began anew"
             )
         check_times(network, data.times, of_log=True)
         found.append(network)
     return found
+
+
+def _cut(config: TrainConfig) -> str:
+    """How a training cuts histories, in words."""
+    return f"{config.protocol!r}" + ("" if config.cut is None else f" with cut {config.cut!r}")

@@ -14,17 +14,18 @@ from longrec.artifact.targets import targets_to_rank
 from longrec.comparison.report import provenance_facts
 from longrec.config.training import ClockName
 from longrec.core import console
-from longrec.core.errors import LongrecError, UsageError
+from longrec.core.errors import DataError, LongrecError, UsageError
 from longrec.core.files import disk_full
 from longrec.data.histories import Histories
 from longrec.evaluation.rank_targets import rank_targets
 from longrec.evaluation.summary import Ranks, as_served, compare_ranks
 from longrec.models.common.settings import parse_settings
 from longrec.recommender import Recommender, load
+from longrec.runs.folder import has_ended
 from longrec.training.progress import Progress
 from longrec.training.validation import draw_targets
 from longrec.tuning.page import write_results
-from longrec.tuning.plan import FEWEST, RUNS, Plan, clear
+from longrec.tuning.plan import FEWEST, RUNS, STORE, Plan, clear
 from longrec.tuning.results import ENDS, Gain, Tuning, runs_of
 from longrec.tuning.space import Space
 from longrec.tuning.study import Begun, Study, Trial
@@ -57,6 +58,7 @@ class Search:
 
     def run(self) -> Tuning:
         """Try until the budget is spent, or there is nothing more to try."""
+        self.check_begun()
         self.study.take_up()
         nothing_new = 0
         with self.progress():
@@ -75,6 +77,23 @@ class Search:
         first = next(iter(self.logs.values()))
         write_results(tuning, provenance_facts(provenance(first, self.seed)))
         return tuning
+
+    def check_begun(self) -> None:
+        """Raise DataError where what an earlier process left is not whole, before time is spent."""
+        mend = "begin anew (--overwrite, overwrite=True)"
+        for trial in self.study.trials():
+            known = trial.model in self.spaces and {*trial.ndcg10} == {*self.logs}
+            if trial.gain is not None and not (trial.end == "ended" and known):
+                raise DataError(
+                    f"{self.folder / STORE} is damaged: trial {trial.number} has ended, and does "
+                    f"not tell what it reached on each log: {mend}."
+                )
+        for one in filter(None, (self.study.reference(), self.study.best())):
+            for run in runs_of(self.folder, self.plan, one).values():
+                if not has_ended(run):
+                    raise DataError(
+                        f"{run} is gone, which trial {one.number} made: put it back, or {mend}."
+                    )
 
     def why_stop(self, left: float, nothing_new: int) -> str | None:
         """Why no further trial is begun; None: one is."""

@@ -15,7 +15,7 @@ from longrec.config.training import TrainConfig
 from longrec.core.errors import UsageError
 from longrec.models import MODELS, CountingModel
 from longrec.models.common.registry import config_keys
-from longrec.models.common.settings import parse_settings
+from longrec.models.common.settings import go_together, parse_settings
 from longrec.tuning.values import Choices, Range, Value, values_of
 
 if TYPE_CHECKING:
@@ -79,8 +79,9 @@ class Space:
             old = self.begin.get(key)
             if key in self.given or key in self.searched or not isinstance(old, int):
                 continue
-            grown = max(1, round(old * wide / narrow))
-            settings[key] = old if key == "heads" and wide % grown else grown
+            wider = {**settings, key: max(1, round(old * wide / narrow))}
+            if key != "heads" or go_together(self.model, wider):
+                settings = wider
         return settings
 
     def changed(self, settings: Mapping[str, Value]) -> dict[str, Value]:

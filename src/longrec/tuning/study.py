@@ -29,6 +29,8 @@ FIRST_RUNG, KEPT = RESOURCE // 8, 2
 half (1 of KEPT) of those that came so far."""
 RANDOM = 6
 """Trials drawn at random before the others teach what to try."""
+SEEDS = 1 << 32
+"""As many Optuna's sampler tells apart."""
 End = Literal["ended", "pruned", "refused", "failed", "same", "interrupted", ""]
 """How a trial ended; "": it has not."""
 
@@ -165,7 +167,7 @@ class Study:
             ) from error
         # From another seed after each pause: the same numbers drawn again would be the same trials.
         self._study.sampler = self._optuna.samplers.TPESampler(
-            seed=seed + drawn, n_startup_trials=RANDOM
+            seed=(seed + drawn) % SEEDS, n_startup_trials=RANDOM
         )
 
     def trials(self) -> list[Trial]:

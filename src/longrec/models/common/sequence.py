@@ -144,7 +144,7 @@ class SequenceModel(Model):
     @property
     def target_aware(self) -> bool:
         """Whether h and a candidate are scored together, so that users have no vectors."""
-        return type(self).score_pairs is not SequenceModel.score_pairs
+        return scores_pairs(type(self))
 
     def embed(self, items: Tensor, ctx: Context, masked: Tensor | None = None) -> Tensor:
         """items (B, T) -> what the first block reads, (B, T, D).
@@ -413,6 +413,11 @@ class SequenceModel(Model):
                 how = f"the last {self.max_length} events"
             mend = "" if self.streams_as is None else f". For a stream, train {self.streams_as}"
             raise ValueError(f"{self.name} {why}: it is served by reading {how} again{mend}")
+
+
+def scores_pairs(cls: type[Model]) -> bool:
+    """Whether models of a class are target-aware."""
+    return issubclass(cls, SequenceModel) and cls.score_pairs is not SequenceModel.score_pairs
 
 
 def _rounded_up(number: int, step: int) -> int:

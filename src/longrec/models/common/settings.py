@@ -66,6 +66,15 @@ def parse_settings(model: str, values: Mapping[str, Any]) -> tuple[Any, TrainCon
     return config, build_config(TrainConfig, for_training, ())
 
 
+def go_together(model: str, values: Mapping[str, Any]) -> bool:
+    """Whether a model can be had with these settings."""
+    try:
+        parse_settings(model, values)
+    except UsageError:
+        return False
+    return True
+
+
 def check_settings(model: str, values: Mapping[str, Any], where: str) -> None:
     """Raise UsageError for settings of a file that are unknown, or no values of their keys.
 
