@@ -134,7 +134,7 @@ def test_teachers_that_changed_or_are_gone_are_told(data, place, teacher):
     run = longrec.train(data, "elastic", place / "of changed", max_epochs=1, **taught)
     other = longrec.train(data, "elastic", max_epochs=1, seed=9, **TINY, **QUICK)
     other.save(place / "changed")
-    with pytest.raises(DataError, match="holds other weights"):
+    with pytest.raises(DataError, match=r"teachers has .* holds other weights"):
         longrec.refit(run)
     shutil.rmtree(place / "changed")
     with pytest.raises(LongrecError, match="changed"):
@@ -169,7 +169,7 @@ def test_what_cannot_be_is_told_before_anything_is_trained(data, place, teacher,
     [
         ("sasrec", {"dim": 8, "layers": 1}, "streams exactly"),
         ("transitions", {}, "streams exactly"),
-        ("limarec", {"dim": 8, "layers": 1}, "limarec has 4 vectors of each user"),
+        ("limarec", {"dim": 8, "layers": 1}, r"the teacher .*limarec has 4 vectors of each user"),
     ],
 )
 def test_who_cannot_teach_is_told(data, place, name, settings, message):

@@ -386,7 +386,7 @@ def test_resume_wants_the_weights_that_the_run_was_started_from(both, other, run
     with pytest.raises(UsageError, match="started from other weights, not from"):
         longrec.train(both, out=out, resume=True, warm_start=other)
     shutil.rmtree(source)
-    with pytest.raises(DataError, match="The training needs its weights"):
+    with pytest.raises(DataError, match="warm_start has it, and the training needs its weights"):
         longrec.train(both, out=out, resume=True)
     other.save(source)
     with pytest.raises(DataError, match="holds other weights"):

@@ -143,6 +143,13 @@ def test_what_is_not_whole_is_told_before_time_is_spent(histories, place, found,
         search(histories, tmp_path / "damaged", trials=9)
 
 
+def test_a_search_that_goes_on_may_be_given_less(histories, place, found, tmp_path, quick):
+    shutil.copytree(place / "found", tmp_path / "less")
+    less = search(histories, tmp_path / "less", budget=1e-6, trials=9)
+    assert less.stop == "budget"
+    assert len(less.trials) < 9
+
+
 def test_any_seed_of_training_will_do(tmp_path):
     Study(tmp_path, {"elastic": space_of("elastic", {}, {}, {})}, 1 << 62)
 

@@ -78,7 +78,7 @@ def carry_out(
             console.say(line)
     networks: list[SequenceModel] = []
     if "teachers" in about:
-        teachers = [reopen(one) for one in about["teachers"]]
+        teachers = [reopen(one, "teachers") for one in about["teachers"]]
         networks = check_teachers(teachers, data, model, config)
         if show is True:
             console.say(f"teachers: {len(teachers)}, for {config.teacher_share:g} of the loss")

@@ -161,7 +161,7 @@ def _teachers(given: str) -> list[dict[str, Any]]:
     try:
         return [origin(load(Path(folder).expanduser())) for folder in folders]
     except DataError as error:
-        raise DataError(f"{told}. {error}") from error
+        raise UsageError(f"{told}. {error}") from error
 
 
 def check_apart(run: Path, plan: Plan) -> None:

@@ -43,8 +43,13 @@ def origin(old: Artifact) -> dict[str, Any]:
     }
 
 
-def reopen(begun: Mapping[str, Any]) -> Recommender:
+def reopen(begun: Mapping[str, Any], named: str = "warm_start") -> Recommender:
     """Load a recommender again that a run was started from, or learns from, by its origin.
+
+    Parameters
+    ----------
+    begun : what `origin` gave.
+    named : what named it, for messages.
 
     Raises
     ------
@@ -58,11 +63,12 @@ def reopen(begun: Mapping[str, Any]) -> Recommender:
     try:
         old = load(begun["run"])
     except DataError as error:
-        raise DataError(f"{error} (The training needs its weights.)") from error
+        why = f"({named} has it, and the training needs its weights: put it back where it was.)"
+        raise DataError(f"{error} {why}") from error
     if origin(old)["digest"] != begun["digest"]:
         raise DataError(
-            f"{begun['run']} holds other weights than when the training began, which needs those: "
-            "put them back, or train in a new folder."
+            f"{named} has {begun['run']}, which holds other weights than when the training began, "
+            "which needs those: put them back, or train in a new folder."
         )
     return old
 

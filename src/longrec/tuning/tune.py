@@ -115,9 +115,14 @@ def tune(
         of_file = read_config_file(check_path("config", config, "the path of a TOML file"))
         model, begin = model or of_file.model, of_file.settings
     begun = read_plan(folder)  # refuses a folder with other things before anything is written
+    begun = None if overwrite else begun
     if trial_minutes is None:
-        going_on = begun is not None and not overwrite
-        trial_minutes = begun.trial_minutes if going_on and begun else budget / TRIALS
+        trial_minutes = budget / TRIALS if begun is None else begun.trial_minutes
+    if trial_minutes > budget and begun is None:  # a search that goes on may be given less
+        raise UsageError(
+            f"trial_minutes is {trial_minutes:g}; it must be above 0 and at most the budget, which "
+            f"is {budget:g} minutes"
+        )
     plan = Plan(
         histories=tuple(str(one.path.resolve()) for one in logs),
         fingerprints=tuple(one.fingerprint for one in logs),
