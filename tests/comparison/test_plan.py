@@ -34,6 +34,8 @@ def test_variants_have_their_own_settings_and_the_common_ones():
     assert third.settings == {"max_minutes": "2.0"}
     taught = plan("popularity", settings={"teachers": "a,b", "teacher_share": "0.5"})
     assert taught.entry("popularity").settings == {"max_minutes": "2.0"}
+    with pytest.raises(UsageError, match="bert4rec learns to fill in what is hidden"):
+        taught.entry("bert4rec")
 
 
 def test_seeds_are_runs_of_their_own_but_for_counted_models(tmp_path):

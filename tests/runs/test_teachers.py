@@ -148,7 +148,7 @@ def test_teachers_that_changed_or_are_gone_are_told(data, place, teacher):
     ("settings", "message"),
     [
         ({"model": "bert4rec"}, "learns to fill in"),
-        ({"model": "transitions"}, "teachers"),
+        ({"model": "transitions"}, "is counted and learns from nobody"),
         ({"loss": "sampled"}, "teachers speak of all items"),
         ({"protocol": "global-time"}, "was trained on other events"),
         ({"teachers": None, "teacher_share": 0.5}, "there are no teachers"),

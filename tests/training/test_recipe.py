@@ -158,7 +158,8 @@ def test_what_is_chosen_goes_with_what_is_given():
             assert go_together(name, settings | given), (name, given)
             assert settings.get("loss") == "sampled" or not scores_pairs(MODELS[name])
         taught = {"teachers": "one,two", **given}
-        assert go_together(name, choose(MANY, name, taught).settings | taught), (name, given)
+        if go_together(name, taught):
+            assert go_together(name, choose(MANY, name, taught).settings | taught), (name, given)
 
 
 def test_settings_of_the_second_model_are_all_the_first_one_s():

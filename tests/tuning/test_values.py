@@ -78,6 +78,8 @@ def test_what_is_fixed_is_not_searched_and_what_is_given_begins():
     assert space.begin["dropout"] == 0.1
     with pytest.raises(UsageError, match="both searched and fixed"):
         space_of("elastic", {}, {"dim": 32}, {"dim": "32,64"})
+    with pytest.raises(UsageError, match="learns from nobody"):
+        space_of("transitions", {}, {"teachers": "a"}, {})
     with pytest.raises(UsageError, match="the same targets"):
         space_of("elastic", {}, {}, {"cut": "2018-01-01,2019-01-01"})
 

@@ -79,7 +79,7 @@ def carry_out(
     networks: list[SequenceModel] = []
     if "teachers" in about:
         teachers = [reopen(one, "teachers") for one in about["teachers"]]
-        networks = check_teachers(teachers, data, model, config)
+        networks = check_teachers(teachers, data, config)
         if show is True:
             console.say(f"teachers: {len(teachers)}, for {config.teacher_share:g} of the loss")
     if old is not None:

@@ -22,7 +22,7 @@ from longrec.data.batches import Batch
 from longrec.data.histories import Histories
 from longrec.data.splits import ALL
 from longrec.inference.encode import check_times
-from longrec.models import Model, SequenceModel
+from longrec.models import SequenceModel
 from longrec.training.losses import Taught
 from longrec.training.windows import WindowReader
 
@@ -59,7 +59,7 @@ class Teachers:
 
 
 def check_teachers(
-    teachers: Sequence[Artifact], data: Histories, model: Model, config: TrainConfig
+    teachers: Sequence[Artifact], data: Histories, config: TrainConfig
 ) -> list[SequenceModel]:
     """The networks of recommenders from which a model may learn on histories.
 
@@ -69,13 +69,6 @@ def check_teachers(
         When one knows other items, has seen events that this training must not see, or gives no
         products of one vector per user, event by event.
     """
-    if not isinstance(model, SequenceModel):
-        raise UsageError(f"{model.name} is counted and learns from nobody: leave teachers out")
-    if model.targets == "masked":
-        raise UsageError(
-            f"teachers say what comes next, and {model.name} learns to fill in what is hidden: "
-            "leave teachers out"
-        )
     found = []
     for teacher in teachers:
         who = f"the teacher {teacher.name if teacher.folder is None else teacher.folder}"

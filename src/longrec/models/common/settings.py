@@ -18,6 +18,7 @@ from longrec.core.arguments import check_text
 from longrec.core.choices import Recipe, check_choice
 from longrec.core.errors import UsageError
 from longrec.core.registry import missing_from
+from longrec.models.common.base import CountingModel
 from longrec.models.common.config import check_targets
 from longrec.models.common.registry import MODELS, config_keys
 
@@ -63,7 +64,21 @@ def parse_settings(model: str, values: Mapping[str, Any]) -> tuple[Any, TrainCon
             check_targets(model, config.targets, MODELS[model].causal)
         except ValueError as error:
             raise UsageError(str(error)) from None
-    return config, build_config(TrainConfig, for_training, ())
+    training = build_config(TrainConfig, for_training, ())
+    if training.teachers is not None:
+        _check_learns(model, config)
+    return config, training
+
+
+def _check_learns(model: str, config: Any) -> None:
+    """Raise UsageError for a model that no teacher could tell anything."""
+    why = None
+    if issubclass(MODELS[model], CountingModel):
+        why = f"{model} is counted and learns from nobody"
+    elif getattr(config, "targets", None) == "masked":
+        why = f"teachers say what comes next, and {model} learns to fill in what is hidden"
+    if why is not None:
+        raise UsageError(f"{why}: leave teachers out")
 
 
 def go_together(model: str, values: Mapping[str, Any]) -> bool:
