@@ -8,7 +8,9 @@ from longrec.config.training import TrainConfig
 from longrec.core.errors import UsageError
 from longrec.models import MODELS
 from longrec.models.elastic import ElasticConfig
+from longrec.tuning.results import best_settings
 from longrec.tuning.space import space_of
+from longrec.tuning.study import Trial
 from longrec.tuning.values import Choices, Range, parse_search, values_of
 
 
@@ -82,6 +84,22 @@ def test_what_is_fixed_is_not_searched_and_what_is_given_begins():
         space_of("transitions", {}, {"teachers": "a"}, {})
     with pytest.raises(UsageError, match="the same targets"):
         space_of("elastic", {}, {}, {"cut": "2018-01-01,2019-01-01"})
+
+
+@pytest.mark.parametrize(
+    ("fixed", "with_times", "begins", "told"),
+    [
+        ({}, [True], True, {}),
+        ({}, [False], False, {}),
+        ({}, [True, False], False, {"gaps": False}),
+        ({"gaps": False}, [True], False, {"gaps": False}),
+    ],
+)
+def test_a_search_begins_with_what_a_training_on_its_logs_has(fixed, with_times, begins, told):
+    space = space_of("elastic", {}, fixed, {}, with_times)
+    assert space.begin["gaps"] is begins
+    first = Trial(0, "elastic", space.begin, True, "ended", 0.0, {})
+    assert best_settings(space, first) == told
 
 
 def test_what_belongs_to_the_width_grows_with_it():

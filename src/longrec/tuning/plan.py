@@ -11,6 +11,7 @@ FOLDER/
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -82,10 +83,11 @@ class Plan:
         if not self.trial_minutes > 0:
             raise UsageError(f"trial_minutes is {self.trial_minutes:g}; it must be above 0")
 
-    def spaces(self) -> dict[str, Space]:
-        """What is searched of each model, all checked."""
+    def spaces(self, with_times: Sequence[bool]) -> dict[str, Space]:
+        """What is searched of each model, all checked; of each log whether it has times."""
         check_search([check_model(model) for model in self.models], self.search)
-        return {m: space_of(m, self.given, self.fixed, self.search) for m in self.models}
+        chosen = self.given, self.fixed, self.search, with_times
+        return {model: space_of(model, *chosen) for model in self.models}
 
     def write(self, folder: Path) -> None:
         """Write the plan into the search's folder."""

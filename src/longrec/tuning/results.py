@@ -178,9 +178,8 @@ class Tuning:
 
 
 def best_settings(space: Space, trial: Trial) -> dict[str, Value]:
-    """A trial's settings that are not the model's defaults."""
-    plain = space.defaults()
-    return {key: value for key, value in trial.settings.items() if value != plain[key]}
+    """A trial's settings that `longrec train` would not have without being told."""
+    return {key: value for key, value in trial.settings.items() if value != space.plain[key]}
 
 
 def runs_of(folder: Path, plan: Plan, trial: Trial) -> dict[str, Path]:

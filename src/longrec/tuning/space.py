@@ -15,7 +15,7 @@ from longrec.config.training import TrainConfig
 from longrec.core.errors import UsageError
 from longrec.models import MODELS, CountingModel
 from longrec.models.common.registry import config_keys
-from longrec.models.common.settings import go_together, parse_settings
+from longrec.models.common.settings import check_model, go_together, parse_settings
 from longrec.tuning.values import Choices, Range, Value, values_of
 
 if TYPE_CHECKING:
@@ -54,12 +54,14 @@ class Space:
     begin : all settings of the trial that the search begins with.
     given : keys of those that the caller chose.
     searched : what is tried, by key.
+    plain : what `longrec train` sets by itself on the logs, or on one of them.
     """
 
     model: str
     begin: Mapping[str, Value]
     given: frozenset[str]
     searched: Mapping[str, Range | Choices]
+    plain: Mapping[str, Value]
 
     def draw(self, trial: optuna.Trial, begins: bool) -> dict[str, Value]:
         """All settings of a trial; `begins`: of the one with the settings to begin with."""
@@ -88,10 +90,6 @@ class Space:
         """The settings that are not those to begin with."""
         return {key: value for key, value in settings.items() if value != self.begin[key]}
 
-    def defaults(self) -> dict[str, Value]:
-        """The model's own defaults and training's, whatever the search begins with."""
-        return config_keys(MODELS[self.model].config_class) | config_keys(TrainConfig)
-
     def first(self) -> dict[str, Value]:
         """The parameters, as trials have them, of the settings to begin with."""
         return {
@@ -106,7 +104,11 @@ class Space:
 
 
 def space_of(
-    model: str, given: Mapping[str, Any], fixed: Mapping[str, Any], search: Mapping[str, str]
+    model: str,
+    given: Mapping[str, Any],
+    fixed: Mapping[str, Any],
+    search: Mapping[str, str],
+    with_times: Sequence[bool] = (),
 ) -> Space:
     """What is searched of a model.
 
@@ -116,15 +118,22 @@ def space_of(
     given : settings to begin with, of a file.
     fixed : settings that no trial changes.
     search : the values of settings to search, as text; without any those declared.
+    with_times : of each log whether it has times: a model may have other defaults then, and begins
+        with these if all of them have.
 
     Raises
     ------
     UsageError
         For unknown keys, values that do not fit, or nothing to search.
     """
-    config, training = parse_settings(model, {**given, **fixed})
+    trained = MODELS[check_model(model)]
+    timed = trained.settings_with_times
+    first = {**timed, **given, **fixed} if with_times and all(with_times) else {**given, **fixed}
+    config, training = parse_settings(model, first)
     begin = asdict(config) | asdict(training)
-    own, trained = type(config), MODELS[model]
+    own, plain = type(config), config_keys(type(config)) | config_keys(TrainConfig)
+    if any(with_times):
+        plain |= timed
     declared = dict(trained.searched)
     if not issubclass(trained, CountingModel):
         declared |= TRAINING
@@ -146,7 +155,7 @@ def space_of(
         key: values_of(own if key in keys else TrainConfig, key, text, begin[key])
         for key, text in chosen.items()
     }
-    return Space(model, begin, frozenset({*given, *fixed}), found)
+    return Space(model, begin, frozenset({*given, *fixed}), found, plain)
 
 
 def check_search(models: Sequence[str], search: Iterable[str]) -> None:

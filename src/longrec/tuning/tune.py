@@ -136,7 +136,7 @@ def tune(
         trials=trials,
         device=device,
     )
-    spaces = plan.spaces()
+    spaces = plan.spaces([one.times is not None for one in logs])
     show = console.is_interactive() if progress is None else progress
     with locked(folder, "search"), quiet_optuna():
         begun = read_plan(folder)
