@@ -140,7 +140,7 @@ VERBS: dict[str, tuple[set[str], Call]] = {
     "on_epoch": (CALLED, lambda h, x: longrec.train(h.data, "popularity", on_epoch=x)),
     "resume": (FLAG, lambda h, x: longrec.train(h.data, "popularity", h.folder / "f", resume=x)),
     "final": (FLAG, lambda h, x: longrec.train(h.data, "popularity", h.folder / "f", final=x)),
-    "recipe": (set(), lambda h, x: longrec.train(h.data, "popularity", recipe=x)),
+    "recipe": (OPTIONAL, lambda h, x: longrec.train(h.data, "popularity", recipe=x)),
     "a setting": (COUNT, lambda h, x: longrec.train(h.data, "popularity", max_epochs=x)),
     "refit": (set(), lambda h, x: longrec.refit(x)),
     "refit histories": (OPTIONAL, lambda h, x: longrec.refit(h.counted, None, x)),

@@ -68,6 +68,6 @@ def make_run(folder: Path) -> Made:
         }
     ).write_csv(made.log)
     assert longrec("prepare", made.log, "--out", made.histories) == 0
-    argv = ["--out", made.run, *TINY, "--set", "max_epochs=1"]
+    argv = ["--out", made.run, "--model", "elastic", *TINY, "--set", "max_epochs=1"]
     assert longrec("train", made.histories, *argv) == 0
     return made

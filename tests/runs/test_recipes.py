@@ -47,6 +47,22 @@ def test_a_run_says_by_which_recipe_it_was_trained(tmp_path):
         longrec.train(data, warm_start=run, recipe="paper")
 
 
+def test_what_no_call_says_is_our_defaults_with_a_model_and_chosen_without(short, auto, tmp_path):
+    chosen = longrec.train(short, out=tmp_path / "run", layers=1, max_epochs=1)
+    assert chosen.provenance["chosen"] == auto.provenance["chosen"]
+    assert chosen.model_config == auto.model_config
+    again = longrec.train(short, out=tmp_path / "run", resume=True, max_epochs=2)
+    assert again.provenance["chosen"] == auto.provenance["chosen"]
+    none = {"layers": 1, "max_epochs": 0}
+    assert "chosen" not in longrec.train(short, warm_start=chosen, max_epochs=0).provenance
+    own, named = longrec.train(short, recipe="own", **none), longrec.train(short, "elastic", **none)
+    (tmp_path / "named.toml").write_text('model = "elastic"\n')
+    of_file = longrec.train(short, config=tmp_path / "named.toml", **none)
+    assert own.model_config == named.model_config == of_file.model_config
+    assert own.train_config == named.train_config == of_file.train_config
+    assert named.train_config.learning_rate != chosen.train_config.learning_rate
+
+
 def values(run):
     return {one["key"]: one["value"] for one in run.provenance["chosen"]["choices"]}
 
@@ -121,7 +137,9 @@ def test_resume_keeps_what_auto_chose_and_chooses_nothing_anew(auto, short, tmp_
     assert more.provenance["training"]["epochs"] == 2
     own = tmp_path / "own"
     longrec.train(short, "hydrarec", out=own, dim=8, max_epochs=1)
-    with pytest.raises(UsageError, match="was started without the recipe 'auto': leave the recipe"):
+    with pytest.raises(
+        UsageError, match="was started with the recipe 'own', not 'auto': leave the recipe"
+    ):
         longrec.train(short, out=own, resume=True, recipe="auto", max_epochs=2)
 
 

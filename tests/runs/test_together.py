@@ -57,7 +57,7 @@ def test_what_is_compared_is_all_that_a_call_says(monkeypatch, make_histories, r
     longrec.train(data, out=tmp_path / "run", warm_start=old, seed=3, overwrite=True)
     longrec.refit(longrec.train(data, "popularity"), overwrite=True, out=tmp_path / "final")
     digest = origin(old)["digest"]
-    asked = {"model": None, "warm_start": digest, "final": False, "recipe": "own", "resume": False}
+    asked = {"model": None, "warm_start": digest, "final": False, "recipe": None, "resume": False}
     assert compared[0] == asked | {"overwrite": True, "seed": 3}
     assert compared[-1] == {"run": digest, "resume": False, "overwrite": True}
 

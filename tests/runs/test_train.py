@@ -203,7 +203,7 @@ def test_what_was_trained_outlives_an_error_behind_it(data, tmp_path, monkeypatc
 
 def test_a_resumed_run_ends_as_one_that_was_never_stopped(data, tmp_path):
     settings = TINY | {"max_epochs": 2, "batch_tokens": 64}
-    whole = longrec.train(data, out=tmp_path / "whole", **settings)
+    whole = longrec.train(data, "elastic", tmp_path / "whole", **settings)
     begin(data, tmp_path / "run")
     assert list((tmp_path / "run").glob("checkpoint-*"))
     again = longrec.train(data, out=tmp_path / "run", resume=True)

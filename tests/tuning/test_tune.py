@@ -68,9 +68,9 @@ def found(histories, place):
 def test_the_first_trial_is_what_train_does_by_default(found, histories):
     alone = longrec.train(histories, "hydrarec", **TINY)
     wanted = alone.provenance["training"]["validation"]["served/ndcg@10"]
-    assert found.defaults.number == 0
-    assert found.defaults.gain == 0
-    assert found.defaults.ndcg10 == {"shop": wanted}
+    assert found.first.number == 0
+    assert found.first.gain == 0
+    assert found.first.ndcg10 == {"shop": wanted}
 
 
 def test_the_best_is_the_best_and_its_files_say_so(found, histories):
@@ -78,11 +78,11 @@ def test_the_best_is_the_best_and_its_files_say_so(found, histories):
     [gain] = found.gains.values()
     assert len(found.trials) == 3
     assert gain.best == max(values) == found.best.ndcg10["shop"]
-    assert gain.defaults == found.defaults.ndcg10["shop"]
-    assert found.gain == pytest.approx(gain.best / gain.defaults - 1)
+    assert gain.first == found.first.ndcg10["shop"]
+    assert found.gain == pytest.approx(gain.best / gain.first - 1)
     best = found.load()
     assert best.train_config.learning_rate == found.settings["learning_rate"] >= 0.02
-    assert gain.best > gain.defaults
+    assert gain.best > gain.first
     ranks = summarise_ranks(validation_ranks(best, histories), "leave-one-out", draws=2)
     assert ranks["served/ndcg@10"] == pytest.approx(gain.best)
     # What is written trains the same again.
@@ -101,7 +101,7 @@ def test_the_best_is_the_best_and_its_files_say_so(found, histories):
 
 
 def test_the_same_call_adds_nothing_and_more_trials_go_on(found, histories, quick):
-    kept = {found.best.run, found.defaults.run}
+    kept = {found.best.run, found.first.run}
     assert {path.name for path in (found.folder / "trials").iterdir()} == kept
     again = search(histories, found.folder)
     assert again.trials == found.trials
@@ -127,7 +127,7 @@ def test_what_was_stopped_goes_on_where_it_was(histories, place, found, quick):
     again = search(histories, place / "stopped", trials=1)
     [trial] = again.trials
     assert trial.end == "ended"
-    assert trial.ndcg10 == found.defaults.ndcg10
+    assert trial.ndcg10 == found.first.ndcg10
     assert [len(points) for points in trial.curves.values()] == [2]
 
 
@@ -187,6 +187,18 @@ def test_settings_that_do_not_go_together_cost_nothing_and_end_a_search(historie
     assert tuned.best.begins
 
 
+def test_without_a_model_it_begins_with_what_train_would_choose(histories, place, quick):
+    # Rates and minutes of a trial decide what is chosen; nothing is searched but one setting.
+    fixed = {"max_epochs": 1, "layers": 1}
+    given = {"budget": 16, "trial_minutes": 2, "trials": 1, "progress": False} | fixed
+    found = longrec.tune(histories, out=place / "chosen", search=["average=0.5,0.9"], **given)
+    trained = longrec.train(histories, max_minutes=2, **fixed)
+    choices = {one["key"]: one["value"] for one in trained.provenance["chosen"]["choices"]}
+    assert found.first.model == choices.pop("model")
+    assert {key: found.first.settings[key] for key in choices} == choices
+    assert found.plan.chosen, "some are no defaults"
+
+
 def test_a_search_whose_defaults_fail_can_be_mended(histories, tmp_path):
     with pytest.raises(LongrecError, match="the loss is"):
         search(histories, tmp_path / "x", learning_rate=1e300, search={"dropout": "0..0.5"})
@@ -202,8 +214,8 @@ def test_several_logs_and_models_are_judged_by_the_mean_of_relative_gains(histor
         trials=3,
         progress=False,
     )
-    defaults = tuned.defaults.ndcg10
-    assert tuned.defaults.model == "item-knn"
+    defaults = tuned.first.ndcg10
+    assert tuned.first.model == "item-knn"
     assert {trial.model for trial in tuned.trials} == {"transitions", "item-knn"}
     for trial in tuned.trials:
         each = [trial.ndcg10[log] / defaults[log] - 1 for log in ("shop", "news")]
@@ -275,6 +287,6 @@ def test_killed_in_the_middle_of_a_trial_it_goes_on(histories, tmp_path):
     results = json.loads((out / "results.json").read_text())
     alone = longrec.train(histories, "hydrarec", **TINY | {"max_epochs": 40})
     wanted = alone.provenance["training"]["validation"]["served/ndcg@10"]
-    first = next(one for one in results["trials"] if one["defaults"])
+    first = next(one for one in results["trials"] if one["first"])
     assert first["ndcg10"]["shop"] == pytest.approx(wanted)
     assert sum(one["end"] in ("ended", "pruned") for one in results["trials"]) == 2

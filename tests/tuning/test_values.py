@@ -113,3 +113,7 @@ def test_what_belongs_to_the_width_grows_with_it():
     space = space_of("dfar", {}, {"loss": "sampled"}, {"dim": "32,64"})
     grown = space.with_width({**space.begin, "dim": 32})
     assert (grown["ffn_dim"], grown["heads"]) == (128, 2), "one head would be refused"
+    chosen = {"dim": 128, "ffn_dim": 512, "heads": 4}
+    space = space_of("elastic", {}, {}, {"dim": "x0.5,x1"}, (), chosen)
+    grown = space.with_width({**space.begin, "dim": 64})
+    assert (grown["ffn_dim"], grown["heads"]) == (256, 2), "nobody gave what was chosen"

@@ -39,7 +39,10 @@ def train(
     out: Annotated[Path, Option(help="The run's folder.", show_default=False)],
     model: Annotated[
         str | None,
-        Option(help="See `longrec models`; elastic if left out.", autocompletion=complete_model),
+        Option(
+            help="See `longrec models`; chosen for the log if left out.",
+            autocompletion=complete_model,
+        ),
     ] = None,
     settings: Settings = None,
     config: Config = None,
@@ -51,12 +54,13 @@ def train(
         int | None, Option(min=0, help="Of everything drawn at random; the setting seed.")
     ] = None,
     recipe: Annotated[
-        Recipe,
+        Recipe | None,
         Option(
             help="What is not given: our defaults, what the model's paper has, or what suits the "
-            "log and --minutes, the model too."
+            "log and --minutes, the model too. Left out: own with --model, auto without.",
+            show_default=False,
         ),
-    ] = "own",
+    ] = None,
     context: Annotated[
         int | None, Option(min=1, help="Train on the last so many events of each history alone.")
     ] = None,
@@ -89,7 +93,7 @@ def train(
 ) -> None:
     """Train a model on histories.
 
-    Example: [bold]longrec train histories --model elastic --out run --set dim=64[/bold]
+    Example: [bold]longrec train histories --minutes 15 --out run[/bold]
     """
     from inspect import signature
 

@@ -41,7 +41,8 @@ def tune(
             "--model",
             "--models",
             metavar="NAME...",
-            help="See `longrec models`; elastic if left out. Of several the best is searched.",
+            help="See `longrec models`; chosen for the log if left out. Of several the best is "
+            "searched.",
             autocompletion=complete_models,
         ),
     ] = None,
@@ -71,9 +72,9 @@ def tune(
 ) -> None:
     """Search the settings that serve a log best, by trainings within a budget of time.
 
-    The first trial has the defaults. The same command goes on with what was interrupted.
+    The first trial is what `train` would train. The same command goes on after an interruption.
 
-    Example: [bold]longrec tune histories --model elastic --budget 60 --out tuned[/bold]
+    Example: [bold]longrec tune histories --budget 60 --out tuned[/bold]
     """
     import shlex
     from inspect import signature

@@ -100,7 +100,9 @@ class Scan:
             else:
                 margins = 2 * bounds.max(1) + self._bias_slack
                 factors = (scales * self._scale).astype(np.float32)
-                scores = scores.astype(np.float32) * factors[:, None] + self._bias
+                scores = scores.astype(np.float32)  # in place, which takes two thirds of the time
+                scores *= factors[:, None]
+                scores += self._bias
                 scores[:, 0] = -np.inf
             for row, user in enumerate(whole_users):
                 bits = None

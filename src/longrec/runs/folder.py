@@ -89,18 +89,20 @@ def make_plan(
     old: Recommender | None,
     *,
     final: bool = False,
-    recipe: str = "own",
+    recipe: str | None = None,
     config: ConfigFile | None = None,
 ) -> Plan:
     """Plan a new run, from the weights of `old` if there is one."""
     chosen = None
+    if recipe is None:
+        recipe = "own" if model is not None or old is not None else "auto"
     if old is None:
         check_choice("recipe", recipe, Recipe)
         name = model or DEFAULT_MODEL
         if config is not None:
             check_settings(name, config.settings, config.path)
         if recipe == "auto":
-            chosen = _chosen(data, model, name, settings)
+            chosen = choose_for(data, model, settings)
             name, settings = chosen.model, chosen.settings | dict(settings)
         else:
             settings = with_recipe(name, recipe, settings)
@@ -176,9 +178,9 @@ def check_apart(run: Path, plan: Plan) -> None:
             )
 
 
-def _chosen(data: Histories, model: str | None, checks: str, settings: Mapping[str, Any]) -> Chosen:
-    """What the recipe "auto" chooses; the model `checks` tells what the given settings mean."""
-    everything = _checked(checks, settings)
+def choose_for(data: Histories, model: str | None, settings: Mapping[str, Any]) -> Chosen:
+    """What the recipe "auto" chooses beside settings, and the model too where it is None."""
+    everything = _checked(model or DEFAULT_MODEL, settings)
     split = make_split(everything["protocol"], data, everything["cut"])
     given = {key: everything[key] for key in settings}
     return choose(LogStatistics.of(data, split), model, given)
@@ -229,7 +231,7 @@ def check_resumable(
     settings: Mapping[str, Any],
     old: Recommender | None,
     final: bool = False,
-    recipe: str = "own",
+    recipe: str | None = None,
 ) -> Plan:
     """The plan with the epochs and minutes that a call to resume gives; raise where it disagrees.
 
@@ -242,14 +244,12 @@ def check_resumable(
             f"{run} was started without --final (final=True): leave it out, and refit the run when "
             "it has ended"
         )
-    if recipe == "auto":
-        if "chosen" not in plan.provenance:
-            raise UsageError(
-                f"{run} was started without the recipe 'auto': leave the recipe out, or train in a "
-                "new folder"
-            )
-    else:
-        settings = with_recipe(plan.model, recipe, settings)
+    started = plan.provenance.get("recipe", "own")
+    if recipe not in (None, started):
+        raise UsageError(
+            f"{run} was started with the recipe {started!r}, not {recipe!r}: leave the recipe out, "
+            "or train in a new folder"
+        )
     given = _checked(plan.model, plan.settings | dict(settings))
     for key, value in plan.settings.items():
         if given[key] != value and key not in LIMITS:

@@ -49,7 +49,7 @@ def train(
     *,
     warm_start: Recommender | str | Path | None = None,
     final: bool = False,
-    recipe: Recipe = "own",
+    recipe: Recipe | None = None,
     config: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -69,7 +69,7 @@ def train(
     histories : Histories or path
         What `longrec.prepare` gave.
     model : str or None
-        A name of the registry (`longrec models` lists them); "elastic" if left out.
+        A name of the registry (`longrec models` lists them); chosen for the log if left out.
     out : path or None
         The run's folder: checkpoints and log while training, the recommender afterwards. None
         keeps the recommender in memory only.
@@ -83,11 +83,12 @@ def train(
         Train for service: first a run that is measured as ever, which stays in `out`/measured to be
         evaluated, and then, for as many epochs as that found best, one on all events, which is what
         `out` holds and what is returned (`longrec.refit` is the second half alone).
-    recipe : {"own", "paper", "auto"}
+    recipe : {"own", "paper", "auto"} or None
         Which values settings have that are not given: our defaults; what the model's paper trained
         with where that is known (`longrec models NAME` shows both); or what suits the log and
         `max_minutes`, the model too unless it is given. What "auto" chose and why is printed where
-        progress is shown, and in the provenance under "chosen".
+        progress is shown, and in the provenance under "chosen". None: "own" where a model is named,
+        so that its name means the same on every log, else "auto".
     config : path or None
         A TOML file of settings, and perhaps of the "model"; what is given beside it wins. The
         provenance has what the file held, under "config".

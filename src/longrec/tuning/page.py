@@ -40,7 +40,7 @@ def write_results(tuning: Tuning, facts: Mapping[str, str]) -> None:
         "budget": f"{plan.budget:g} minutes, at most {plan.trial_minutes:g} for a trial",
         **searched,
         "fixed": shown(plan.fixed) or "nothing",
-        "begins with": shown(plan.given) or "the defaults",
+        "begins with": shown(plan.chosen | plan.given) or "the defaults",
         "device": plan.device,
     }
     head, rows = trials_table(tuning)
@@ -51,7 +51,7 @@ def write_results(tuning: Tuning, facts: Mapping[str, str]) -> None:
         settings=tuning.settings,
         head=head,
         rows=[[f"{c:.4f}" if isinstance(c, float) else c for c in row] for row in rows],
-        figures=list(on_page(pictures(tuning.trials, tuning.spaces, plan.names, tuning.defaults))),
+        figures=list(on_page(pictures(tuning.trials, tuning.spaces, plan.names, tuning.first))),
         failures={
             f"trial {trial.number}": f"{shown(tuning.spaces[trial.model].changed(trial.settings))}"
             f"\n{trial.error}"
@@ -66,7 +66,7 @@ def write_results(tuning: Tuning, facts: Mapping[str, str]) -> None:
 def write_best(tuning: Tuning) -> None:
     """Write best.toml, which `longrec train --config` takes."""
     gains = [
-        f"{log}: validation NDCG@10 {gain.defaults:.4f} -> {gain.best:.4f}"
+        f"{log}: validation NDCG@10 {gain.first:.4f} -> {gain.best:.4f}"
         for log, gain in tuning.gains.items()
     ]
     trials = sum(tuning.counts().values())

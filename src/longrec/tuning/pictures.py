@@ -21,10 +21,10 @@ Point = tuple[float, float]
 
 
 def pictures(
-    trials: Sequence[Trial], spaces: Mapping[str, Space], logs: Sequence[str], defaults: Trial
+    trials: Sequence[Trial], spaces: Mapping[str, Space], logs: Sequence[str], first: Trial
 ) -> dict[str, str]:
     """SVG by caption: all trials over time, and what each searched setting did."""
-    told = _Told(trials, spaces, logs, defaults)
+    told = _Told(trials, spaces, logs, first)
     what = told.label
     hollow = "hollow: ended early, without transitions, at the lower edge where far below"
     return {
@@ -45,7 +45,7 @@ class _Told:
         trials: Sequence[Trial],
         spaces: Mapping[str, Space],
         logs: Sequence[str],
-        defaults: Trial,
+        first: Trial,
     ) -> None:
         self.models = list(spaces)
         self.panels: dict[str, list[Range | Choices]] = {}
@@ -53,14 +53,14 @@ class _Told:
             for key, values in space.searched.items():
                 self.panels.setdefault(key, []).append(values)
         one = logs[0] if len(logs) == 1 else None
-        self.label = "validation NDCG@10" if one else "mean gain over the defaults, %"
+        self.label = "validation NDCG@10" if one else "mean gain over the first settings, %"
         ends = itertools.accumulate(trial.seconds / 60 for trial in trials)
         self.points: list[tuple[Trial, float, float]] = []
         for trial, at in zip(trials, ends, strict=True):
             if trial.end in ("ended", "pruned") and trial.ndcg10:
-                gain = 100 * mean_gain(trial.ndcg10, defaults.ndcg10)
+                gain = 100 * mean_gain(trial.ndcg10, first.ndcg10)
                 self.points.append((trial, at, trial.ndcg10[one] if one else gain))
-        self.reference = defaults.ndcg10[one] if one else 0.0
+        self.reference = first.ndcg10[one] if one else 0.0
         ended = [y for trial, _, y in self.points if trial.end == "ended"]
         self.floor = min(ended) - max(0.5 * (max(ended) - min(ended)), 0.05 * abs(max(ended)))
         self.points = [(trial, x, max(y, self.floor)) for trial, x, y in self.points]
@@ -74,7 +74,9 @@ class _Told:
         ended = [(x, y) for trial, x, y in self.points if trial.end == "ended"]
         best = list(itertools.accumulate((y for _, y in ended), max))
         axes.step([x for x, _ in ended], best, where="post", color=INK, linewidth=1.2)
-        axes.axhline(self.reference, color=INK, linestyle=":", linewidth=1.2, label="defaults")
+        axes.axhline(
+            self.reference, color=INK, linestyle=":", linewidth=1.2, label="first settings"
+        )
         axes.set_xlabel("minutes of the search")
         axes.set_ylabel(self.label)
         axes.set_xlim(left=0)
@@ -97,7 +99,9 @@ class _Told:
                 ]
                 own = [point for point in own if point[0] is not None]
                 self._scatter(axes, index, own, model)
-            axes.axhline(self.reference, color=INK, linestyle=":", linewidth=1.2, label="defaults")
+            axes.axhline(
+                self.reference, color=INK, linestyle=":", linewidth=1.2, label="first settings"
+            )
             if isinstance(places, _ByName):
                 axes.set_xticks(range(len(places.names)), places.names)
                 axes.set_xlim(-0.5, len(places.names) - 0.5)

@@ -3,7 +3,7 @@
 FOLDER/
   tune.json         logs, models, what is searched, and the minutes of a trial
   trials.sqlite3    every trial, as Optuna keeps it
-  trials/NUMBER/    the run of the defaults, that of the best trial, and the one that goes on
+  trials/NUMBER/    the run of the first settings, that of the best trial, and the one that goes on
   best.toml         the best settings, for `longrec train --config`
   results.json, report.html
 """
@@ -39,6 +39,7 @@ _MUST_STAY = {
     "fingerprints": "histories with the fingerprints",
     "models": "the models",
     "search": "the settings to search",
+    "chosen": "the settings chosen for the log",
     "given": "the settings to begin with",
     "fixed": "the fixed settings",
     "trial_minutes": "trials of so many minutes:",
@@ -54,8 +55,9 @@ class Plan:
     ----------
     histories, fingerprints : the logs.
     names : what tables call them, each another name.
-    models : the first one's defaults are what everything is measured against.
+    models : what the first one begins with is what everything is measured against.
     search : values to try by key, as text; empty: those that the models declare.
+    chosen : what the recipe "auto" chose to begin with, where no model is named.
     given, fixed : settings to begin with, and settings that no trial changes.
     budget : minutes of the whole search.
     trial_minutes : most minutes of one trial, on all logs together.
@@ -68,6 +70,7 @@ class Plan:
     names: tuple[str, ...]
     models: tuple[str, ...]
     search: dict[str, str]
+    chosen: dict[str, Any]
     given: dict[str, Any]
     fixed: dict[str, Any]
     budget: float
@@ -80,14 +83,12 @@ class Plan:
             raise UsageError("no model to search for: name one or more, such as elastic,sasrec")
         if "max_minutes" in {**self.given, **self.fixed}:
             raise UsageError("max_minutes is set by the minutes of a trial (--trial-minutes)")
-        if not self.trial_minutes > 0:
-            raise UsageError(f"trial_minutes is {self.trial_minutes:g}; it must be above 0")
 
     def spaces(self, with_times: Sequence[bool]) -> dict[str, Space]:
         """What is searched of each model, all checked; of each log whether it has times."""
         check_search([check_model(model) for model in self.models], self.search)
-        chosen = self.given, self.fixed, self.search, with_times
-        return {model: space_of(model, *chosen) for model in self.models}
+        given = self.given, self.fixed, self.search, with_times, self.chosen
+        return {model: space_of(model, *given) for model in self.models}
 
     def write(self, folder: Path) -> None:
         """Write the plan into the search's folder."""

@@ -18,7 +18,7 @@ from longrec.tuning.values import Value, shown
 
 FORMAT = 1
 SHOWN = 10
-"""Trials that a table shows, the defaults besides."""
+"""Trials that a table shows, the first one besides."""
 ENDS = {
     "ended": "",
     "pruned": "ended early, behind others",
@@ -32,17 +32,17 @@ ENDS = {
 
 @dataclass(frozen=True)
 class Gain:
-    """What the best settings gain over the defaults on one log.
+    """What the best settings gain over the first ones on one log.
 
     Attributes
     ----------
-    defaults, best : NDCG@10 of the validation targets, as served.
+    first, best : NDCG@10 of the validation targets, as served.
     low, high : 95% interval of the difference, target by target; not numbers where the best
-        settings are the defaults.
+        settings are the first ones.
     targets : how many there were.
     """
 
-    defaults: float
+    first: float
     best: float
     low: float
     high: float
@@ -58,7 +58,7 @@ class Gain:
         known = not math.isnan(self.low)
         interval = [self.low, self.high] if known else None
         return {
-            "defaults": self.defaults,
+            "first": self.first,
             "best": self.best,
             "interval": interval,
             "targets": self.targets,
@@ -73,7 +73,7 @@ class Tuning:
     ----------
     folder : with best.toml, results.json, report.html and the two runs that were kept.
     trials : all of them, in their order.
-    best, defaults : the best trial, and that of the defaults.
+    best, first : the best trial, and that of the settings to begin with.
     gains : on each log, by its name.
     stop : why the search ended: "budget", "trials" or "tried" (nothing new was drawn any more).
     minutes : that all trials took.
@@ -84,7 +84,7 @@ class Tuning:
     spaces: Mapping[str, Space]
     trials: Sequence[Trial]
     best: Trial
-    defaults: Trial
+    first: Trial
     gains: Mapping[str, Gain]
     stop: str
     minutes: float
@@ -101,7 +101,7 @@ class Tuning:
 
     @property
     def gain(self) -> float:
-        """The mean over the logs of NDCG@10 over that of the defaults, less 1."""
+        """The mean over the logs of NDCG@10 over that of the first settings, less 1."""
         return self.best.gain or 0.0
 
     @property
@@ -127,7 +127,7 @@ class Tuning:
         """All trials over time, and what each setting did."""
         from longrec.tuning.pictures import pictures
 
-        drawn = pictures(self.trials, self.spaces, self.plan.names, self.defaults)
+        drawn = pictures(self.trials, self.spaces, self.plan.names, self.first)
         return next(Picture(caption, svg) for caption, svg in drawn.items())
 
     def counts(self) -> dict[str, int]:
@@ -141,7 +141,7 @@ class Tuning:
 
     def __repr__(self) -> str:
         found = ", ".join(
-            f"{log} {gain.defaults:.4f} -> {gain.best:.4f}" for log, gain in self.gains.items()
+            f"{log} {gain.first:.4f} -> {gain.best:.4f}" for log, gain in self.gains.items()
         )
         chosen = shown(self.settings) or "the defaults"
         return (
@@ -168,7 +168,7 @@ class Tuning:
             "gain": self.gain,
             "logs": {log: gain.to_dict() for log, gain in self.gains.items()},
             "best": self.best.number,
-            "defaults": self.defaults.number,
+            "first": self.first.number,
             "runs": {log: str(run) for log, run in self.runs.items()},
             "config": str(self.config),
             "stop": self.stop,
@@ -189,19 +189,19 @@ def runs_of(folder: Path, plan: Plan, trial: Trial) -> dict[str, Path]:
 
 
 def trials_table(tuning: Tuning) -> tuple[list[str], list[list[object]]]:
-    """Head and rows: the best trials, and the defaults."""
+    """Head and rows: the best trials, and the first one."""
     ended = sorted(
         (trial for trial in tuning.trials if trial.gain is not None),
         key=lambda trial: (-(trial.gain or 0.0), trial.number),
     )
-    chosen = [t for n, t in enumerate(ended) if n < SHOWN or t is tuning.defaults]
+    chosen = [t for n, t in enumerate(ended) if n < SHOWN or t is tuning.first]
     names = tuning.plan.names
     head = ["trial", "model", *(f"NDCG@10 {n}" if names[1:] else "NDCG@10" for n in names)]
     head += ["gain", "time", "settings"]
     rows: list[list[object]] = []
     for trial in chosen:
         space = tuning.spaces[trial.model]
-        own = "defaults" if trial.begins else shown(space.changed(trial.settings))
+        own = "as begun with" if trial.begins else shown(space.changed(trial.settings))
         measured = [trial.ndcg10[name] for name in names]
         time = duration(trial.seconds)
         rows.append([trial.number, trial.model, *measured, f"{trial.gain:+.1%}", time, own])
@@ -216,18 +216,18 @@ def statement(tuning: Tuning) -> list[str]:
         f"{sum(counts.values())} trials in {duration(60 * tuning.minutes)}, {early} of them ended "
         "early since they were behind others."
     ]
-    if tuning.best.number == tuning.defaults.number:
+    if tuning.best.number == tuning.first.number:
         return [*lines, "Nothing that was tried serves the validation targets better."]
     for log, gain in tuning.gains.items():
         where = f"{log}: " if len(tuning.gains) > 1 else ""
         lines.append(
-            f"{where}validation NDCG@10 as served {gain.defaults:.4f} with the defaults, "
-            f"{gain.best:.4f} with the best settings: {gain.best - gain.defaults:+.4f} "
+            f"{where}validation NDCG@10 as served {gain.first:.4f} with the first settings, "
+            f"{gain.best:.4f} with the best settings: {gain.best - gain.first:+.4f} "
             f"({gain.low:+.4f} to {gain.high:+.4f}, 95% interval over {gain.targets:,} targets)"
             + ("." if gain.clear else ", which may be chance.")
         )
     if len(tuning.gains) > 1:
-        lines.append(f"Mean over the logs of NDCG@10 over the defaults': {tuning.gain:+.1%}.")
+        lines.append(f"Mean over the logs of NDCG@10 over the first settings': {tuning.gain:+.1%}.")
     lines.append(
         "The best of several trials, by the targets that chose it, looks better than it is: "
         "evaluate the best run once on the test targets for a number to quote."
@@ -240,7 +240,7 @@ def _trial_dict(trial: Trial, spaces: Mapping[str, Space]) -> dict[str, Any]:
     return {
         "number": trial.number,
         "model": trial.model,
-        "defaults": trial.begins,
+        "first": trial.begins,
         "settings": {} if space is None else space.changed(trial.settings),
         "end": trial.end,
         "gain": trial.gain,

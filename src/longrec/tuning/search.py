@@ -138,7 +138,7 @@ class Search:
         return self.study.seconds() / 60
 
     def tidy(self) -> None:
-        """Remove the runs of all trials but the defaults', the best and those that go on."""
+        """Remove the runs of all trials but the first one's, the best and those that go on."""
         kept = self.study.waiting_runs()
         kept |= {one.run for one in (self.study.reference(), self.study.best()) if one is not None}
         kept |= {trial.run for trial in self.study.trials() if trial.end == ""}
@@ -148,7 +148,7 @@ class Search:
                 shutil.rmtree(path, ignore_errors=True)
 
     def found(self, stop: str) -> Tuning:
-        """What the trials say, the best one held against the defaults target by target."""
+        """What the trials say, the best one held against the first one target by target."""
         reference, best = self.study.reference(), self.study.best()
         assert reference is not None
         assert best is not None
@@ -209,7 +209,7 @@ class Search:
         )
         gain = "" if trial.gain is None else f"{trial.gain:+.1%}"
         name = f"trial {trial.number}" + (f"  {trial.model}" if len(self.spaces) > 1 else "")
-        what = "the defaults" if trial.begins else own
+        what = "the first settings" if trial.begins else own
         console.say("  ".join(filter(None, [name, reached, gain, ENDS[trial.end], what])))
         if trial.error and trial.end == "failed":
             console.say(f"warning: trial {trial.number} failed: {trial.error}")

@@ -109,6 +109,7 @@ def space_of(
     fixed: Mapping[str, Any],
     search: Mapping[str, str],
     with_times: Sequence[bool] = (),
+    by_recipe: Mapping[str, Any] = MappingProxyType({}),
 ) -> Space:
     """What is searched of a model.
 
@@ -120,6 +121,7 @@ def space_of(
     search : the values of settings to search, as text; without any those declared.
     with_times : of each log whether it has times: a model may have other defaults then, and begins
         with these if all of them have.
+    by_recipe : settings to begin with that nobody gave.
 
     Raises
     ------
@@ -128,8 +130,8 @@ def space_of(
     """
     trained = MODELS[check_model(model)]
     timed = trained.settings_with_times
-    first = {**timed, **given, **fixed} if with_times and all(with_times) else {**given, **fixed}
-    config, training = parse_settings(model, first)
+    by_times = timed if with_times and all(with_times) else {}
+    config, training = parse_settings(model, {**by_times, **by_recipe, **given, **fixed})
     begin = asdict(config) | asdict(training)
     own, plain = type(config), config_keys(type(config)) | config_keys(TrainConfig)
     if any(with_times):

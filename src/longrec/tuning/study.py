@@ -47,7 +47,8 @@ class Trial:
     end : how it ended: "ended", or "pruned": it was behind others; "refused": the settings do not
         go together; "failed"; "same": as an earlier one; "interrupted": a later one goes on with
         it.
-    gain : mean over the logs of NDCG@10 over that of the defaults, less 1; None unless it ended.
+    gain : mean over the logs of NDCG@10 over that of the first settings, less 1; None unless it
+        ended.
     ndcg10 : by log, as reached last; of one that ended with transitions, as `longrec train` has it.
     curves : by log, (share of its training, NDCG@10 without transitions) of each validation.
     seconds : that it took, all told.
@@ -140,7 +141,7 @@ class Study:
     Parameters
     ----------
     folder : path
-    spaces : what is searched, by model; the first one's defaults are the reference.
+    spaces : what is searched, by model; what the first one begins with is the reference.
     seed : of what is drawn.
     """
 
@@ -182,7 +183,7 @@ class Study:
         return sum(t.seconds for t in map(self._read, kept) if t.end != "interrupted")
 
     def reference(self) -> Trial | None:
-        """The trial of the defaults, once it has ended."""
+        """The trial of the first settings, once it has ended."""
         found = (t for t in self.trials() if t.begins and t.model == self.reference_model)
         return next((trial for trial in found if trial.end == "ended"), None)
 
@@ -210,9 +211,9 @@ class Study:
             self._study.tell(one.number, state=states.FAIL)
 
     def ask(self) -> Begun:
-        """Begin a trial: one that waits, the defaults of each model, or one that is drawn."""
+        """Begin a trial: one that waits, what each model begins with, or one that is drawn."""
         if not self.waiting_runs():
-            self._enqueue_defaults()
+            self._enqueue_first()
         trial = self._study.ask()
         about = dict(trial.user_attrs)
         model = about.get("begins") or about.get("model")
@@ -227,11 +228,11 @@ class Study:
         return begun
 
     def is_reference(self, begun: Begun) -> bool:
-        """Whether it has the defaults that all others are measured against."""
+        """Whether it has the settings that all others are measured against."""
         return begun.about.get("begins") == self.reference_model
 
-    def _enqueue_defaults(self) -> None:
-        """Let the defaults of the next model wait that has not been tried by them, if any."""
+    def _enqueue_first(self) -> None:
+        """Let what the next model begins with wait, if one has not been tried by it."""
         tried = {t.model for t in self.trials() if t.begins and t.end != "interrupted"}
         names = list(self.spaces)
         for model in names if self.reference() is not None else names[:1]:

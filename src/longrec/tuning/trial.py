@@ -73,7 +73,7 @@ class Trying:
         ----------
         begun : the trial.
         minutes : that it may take, an earlier process's among them.
-        reference : NDCG@10 of the defaults by log; None for the trial that has them.
+        reference : NDCG@10 of the first settings by log; None for the trial that has them.
         """
         spent, began = begun.about.get("seconds", 0.0), self.clock()
         curves: dict[str, list[tuple[float, float]]] = {

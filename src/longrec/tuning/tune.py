@@ -22,7 +22,8 @@ from longrec.core.errors import UsageError
 from longrec.core.lock import locked
 from longrec.data.histories import Histories, as_histories
 from longrec.runs.carry_out import find_device
-from longrec.runs.folder import DEFAULT_MODEL
+from longrec.runs.folder import choose_for
+from longrec.training.recipe import chosen_lines
 from longrec.tuning.plan import TRIALS, Plan, clear, names_of, read_plan
 from longrec.tuning.results import Tuning
 from longrec.tuning.search import Search
@@ -47,17 +48,20 @@ def tune(
 ) -> Tuning:
     """Search the settings that serve the validation targets best, within a budget of time.
 
-    Each trial is a training as of `longrec.train`; the first one has the defaults, and what is
-    gained is gained over them. Test targets are not looked at. The same call goes on with what was
-    interrupted or killed, and may have another budget.
+    Each trial is a training as of `longrec.train`; the first one has the settings that a training
+    of that name and so many minutes has, and what is gained is gained over them. Test targets are
+    not looked at. The same call goes on with what was interrupted or killed, and may have another
+    budget.
 
     Parameters
     ----------
     histories : Histories or path, or a list of them
         One or more logs. Of several, settings are judged by the mean of what they gain on each.
     model : str, sequence of str or None
-        Names of the registry, "elastic" if left out. Of several the model is searched, too, and the
-        defaults of the first one are what counts as gained over.
+        Names of the registry, whose defaults are tried first. Of several the model is searched,
+        too, and what is gained is gained over the first one. If left out, the search begins with
+        the model and the settings that the recipe "auto" chooses for the first log and a trial's
+        minutes.
     budget : float
         Minutes of the whole search, by the setting `clock`.
     out : path
@@ -68,7 +72,7 @@ def tune(
         says. None: what the models declare (width, layers, dropout) and learning rate, batches,
         weight decay and the average of weights.
     config : path or None
-        A TOML file of settings to begin with, in place of the defaults, and perhaps of the "model".
+        A TOML file of settings to begin with, in place of those, and perhaps of the "model".
     trial_minutes : float or None
         Most minutes of a trial, on all logs together; an eighth of the budget if left out.
     trials : int or None
@@ -118,17 +122,28 @@ def tune(
     begun = None if overwrite else begun
     if trial_minutes is None:
         trial_minutes = budget / TRIALS if begun is None else begun.trial_minutes
-    if trial_minutes > budget and begun is None:  # a search that goes on may be given less
+    most = budget if begun is None else math.inf  # a search that goes on may be given less
+    if not 0 < trial_minutes <= most:
         raise UsageError(
             f"trial_minutes is {trial_minutes:g}; it must be above 0 and at most the budget, which "
             f"is {budget:g} minutes"
         )
+    show = console.is_interactive() if progress is None else progress
+    chosen: dict[str, Any] = {}
+    if model is None:
+        known = {**begin, **settings, "max_minutes": trial_minutes / len(logs)}
+        found = choose_for(logs[0], None, known)
+        model, chosen = found.model, found.settings
+        if show:
+            for line in chosen_lines(found.about()):
+                console.say(line)
     plan = Plan(
         histories=tuple(str(one.path.resolve()) for one in logs),
         fingerprints=tuple(one.fingerprint for one in logs),
         names=names_of([one.path for one in logs]),
-        models=check_names("model", _models(model)),
+        models=check_names("model", model.split(",") if isinstance(model, str) else model),
         search=_search(search),
+        chosen=setting_texts(chosen),
         given=setting_texts(begin),
         fixed=setting_texts(settings),
         budget=float(budget),
@@ -137,7 +152,6 @@ def tune(
         device=device,
     )
     spaces = plan.spaces([one.times is not None for one in logs])
-    show = console.is_interactive() if progress is None else progress
     with locked(folder, "search"), quiet_optuna():
         begun = read_plan(folder)
         if overwrite:
@@ -146,12 +160,6 @@ def tune(
             plan.check_continues(begun, folder)
         plan.write(folder)
         return Search(plan, spaces, dict(zip(plan.names, logs, strict=True)), folder, show).run()
-
-
-def _models(model: str | Sequence[str] | None) -> Any:
-    if model is None:
-        return DEFAULT_MODEL
-    return model.split(",") if isinstance(model, str) else model
 
 
 def _search(search: Mapping[str, str] | Sequence[str] | None) -> dict[str, str]:
