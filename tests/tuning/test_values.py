@@ -80,6 +80,8 @@ def test_what_is_fixed_is_not_searched_and_what_is_given_begins():
     assert space.begin["dropout"] == 0.1
     with pytest.raises(UsageError, match="both searched and fixed"):
         space_of("elastic", {}, {"dim": 32}, {"dim": "32,64"})
+    with pytest.raises(UsageError, match="search names experts, none of which hydrarec has"):
+        space_of("hydrarec", {}, {}, {"experts": "2,4"})
     with pytest.raises(UsageError, match="learns from nobody"):
         space_of("transitions", {}, {"teachers": "a"}, {})
     with pytest.raises(UsageError, match="the same targets"):

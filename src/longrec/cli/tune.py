@@ -113,6 +113,6 @@ def tune(
     console.say("next: " + shlex.join(["longrec", "evaluate", run_of_best, *plugins]))
     config_words = ["--config", str(found.config), "--out", f"{out}-run"]
     console.say(
-        "to train longer with these settings: "
+        "to train with these settings: "
         + shlex.join(["longrec", "train", log, *config_words, *plugins])
     )

@@ -147,6 +147,11 @@ def space_of(
             raise UsageError(f"search {key}: it cannot be searched, since {SAME_FOR_ALL[key]}")
         if key in fixed:
             raise UsageError(f"{key} is both searched and fixed by a setting: leave one out")
+    if search and not chosen:
+        raise UsageError(
+            f"search names {', '.join(search)}, none of which {model} has: search one of its "
+            "settings, too, or leave the model out"
+        )
     if not chosen:
         raise UsageError(
             f"there is nothing to search of {model}: it declares nothing; give --search "
