@@ -197,7 +197,7 @@ def test_who_went_on_from_other_weights_is_told(data, place, teacher):
         longrec.train(data, "elastic", max_epochs=1, teachers=str(place / "went on"))
 
 
-def test_whoever_would_be_replaced_cannot_teach(data, teacher, tmp_path):
+def test_what_a_run_comes_from_is_not_replaced_by_it(data, teacher, tmp_path):
     own = tmp_path / "own"
     shutil.copytree(teacher.folder, own)
     shutil.copytree(teacher.folder, own / "measured")
@@ -208,4 +208,8 @@ def test_whoever_would_be_replaced_cannot_teach(data, teacher, tmp_path):
     taught = longrec.train(data, "elastic", max_epochs=1, teachers=str(own), **TINY, **QUICK)
     with pytest.raises(UsageError, match=r"teachers has .*, which this training replaces"):
         longrec.refit(taught, own, overwrite=True)
+    with pytest.raises(UsageError, match=r"warm_start has .*measured, which this training rep"):
+        longrec.train(data, out=own, warm_start=own / "measured", overwrite=True)
+    with pytest.raises(UsageError, match=r"refit has .*measured, which this training replaces"):
+        longrec.refit(own / "measured", own, overwrite=True)
     assert sorted(own.rglob("*")) == files

@@ -167,14 +167,21 @@ def _teachers(given: str) -> list[dict[str, Any]]:
 
 
 def check_apart(run: Path, plan: Plan) -> None:
-    """Raise UsageError where a run would replace a run that it learns from.
+    """Raise UsageError where a run would remove a run that it comes from.
 
-    Such a one could neither go on nor be refitted: both ask for the teachers' weights.
+    Teachers' weights are asked for when it goes on or is refitted, and so they may not stand in its
+    own folder either, which a warm start or a refit may replace.
     """
-    for one in plan.provenance.get("teachers", ()):
-        if Path(one["run"]).is_relative_to(run.resolve()):
+    about, own = plan.provenance, run.resolve()
+    sources = [("teachers", one["run"]) for one in about.get("teachers", ())]
+    for name in ("warm_start", "refit"):
+        source = about.get(name, {}).get("run")
+        if source is not None and source != str(own):
+            sources.append((name, source))
+    for name, source in sources:
+        if Path(source).is_relative_to(own):
             raise UsageError(
-                f"teachers has {one['run']}, which this training replaces: train in another folder"
+                f"{name} has {source}, which this training replaces: take another folder (--out)"
             )
 
 
