@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from longrec.config.training import TrainConfig
@@ -102,6 +104,18 @@ def test_a_search_begins_with_what_a_training_on_its_logs_has(fixed, with_times,
     assert space.begin["gaps"] is begins
     first = Trial(0, "elastic", space.begin, True, "ended", 0.0, {})
     assert best_settings(space, first) == told
+
+
+def test_what_the_recipe_chose_gives_way_to_what_is_searched():
+    by_recipe = {"loss": "sampled", "negatives": 2048}
+    space = space_of("elastic", {}, {}, {"loss": "full,sampled"}, by_recipe=by_recipe)
+    for loss, negatives in (("full", 512), ("sampled", 2048)):
+        drawn = SimpleNamespace(suggest_categorical=lambda *_, loss=loss: loss)
+        found = space.draw(drawn, begins=False)
+        assert (found["loss"], found["negatives"]) == (loss, negatives)
+    space = space_of("elastic", {}, {"negatives": 2048, "loss": "sampled"}, {"dropout": "0,0.1"})
+    kept = {**space.begin, "loss": "full"}
+    assert space.fitting(kept) == kept, "what is fixed stays, and is refused"
 
 
 def test_what_belongs_to_the_width_grows_with_it():

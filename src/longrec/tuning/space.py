@@ -70,7 +70,18 @@ class Space:
             for key, values in self.searched.items()
             if not begins or self.begin[key] in values
         }
-        return {**self.begin} if begins else self.with_width({**self.begin, **chosen})
+        if begins:
+            return {**self.begin}
+        return self.fitting(self.with_width({**self.begin, **chosen}))
+
+    def fitting(self, settings: dict[str, Value]) -> dict[str, Value]:
+        """Settings in which one that the recipe chose has its default if it hinders others."""
+        if not go_together(self.model, settings):
+            for key, value in self.plain.items():
+                by_recipe = self.begin[key] != value and key not in {*self.given, *self.searched}
+                if by_recipe and go_together(self.model, {**settings, key: value}):
+                    return {**settings, key: value}
+        return settings
 
     def with_width(self, settings: dict[str, Value]) -> dict[str, Value]:
         """Settings in which what grows with the width has grown with it."""
