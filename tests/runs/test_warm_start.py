@@ -232,7 +232,7 @@ def test_a_log_without_the_earlier_events_is_told_of(logs, run, old_data, tmp_pa
     assert f"longrec prepare NEW_LOG --extend {old_data.path.resolve()} --out BOTH" in told
 
 
-def test_targets_that_the_old_run_was_trained_on_are_counted(make_histories, ring):
+def test_targets_that_the_old_run_was_trained_on_are_counted(make_histories, ring, capsys):
     rows = ring(30, 12, 6, 9)
     short = [[1, 2], [3, 4], [5]]
     old = longrec.train(make_histories([*rows, *short]), "elastic", max_epochs=1, **TINY)
@@ -247,6 +247,13 @@ def test_targets_that_the_old_run_was_trained_on_are_counted(make_histories, rin
         "the warm start's old run was trained on 1 of these 33 targets, which flatters the numbers"
     )
     assert "warning" not in longrec.evaluate(rec, grown).notes
+    # Whoever goes on once more, on the same histories, is told of it, too.
+    rec.provenance["warm_start"]["targets_trained_before"]["test"] = 2
+    again = longrec.train(grown, warm_start=rec, max_epochs=0, progress=True)
+    assert again.provenance["warm_start"]["targets_trained_before"] == {"validation": 1, "test": 2}
+    assert "was trained on 2 of these 33" in longrec.evaluate(again, grown).notes["warning"]
+    told = " ".join(capsys.readouterr().err.split())
+    assert "warning: what the recommender given went on from was trained on 2 of the test" in told
 
 
 # ---- what was gained

@@ -176,8 +176,9 @@ def describe_start(
     }
     if old_data is None:  # who was known cannot be told any more
         return counts | dict.fromkeys(("known_users", "new_users", "users_lacking_events"))
+    further_back = _trained_further_back(old, data)
     trained = {
-        part: int(old_data.trained_on(targets, data).sum())
+        part: max(int(old_data.trained_on(targets, data).sum()), further_back.get(part, 0))
         for part, targets in (("validation", split.validation), ("test", split.test))
     }
     return counts | {
@@ -185,8 +186,17 @@ def describe_start(
         "new_users": int((~old_data.known).sum()),
         "users_lacking_events": int((~old_data.whole).sum()),
         "targets_trained_before": trained,
+        "trained_further_back": further_back,
         "validation_targets": len(split.validation),
     }
+
+
+def _trained_further_back(old: Recommender, data: Histories) -> dict[str, int]:
+    """Targets that what `old` itself went on from was trained on, where they are these, by part."""
+    if old.provenance.get("data", {}).get("fingerprint") != data.fingerprint:
+        return {}  # of newer histories the targets are others
+    before = old.provenance.get("warm_start", {}).get("targets_trained_before") or {}
+    return {part: count for part, count in before.items() if count}
 
 
 def without_trained(split: Split, data: Histories, old_data: OldHistories | None) -> Split:
@@ -225,8 +235,10 @@ def start_messages(about: Mapping[str, Any], old: Recommender, data: Histories) 
     for part, count in about["targets_trained_before"].items():
         if not count:
             continue
-        fact = f"{name_of(old)} was trained on {count:,} of the {part} targets"
-        if part == "validation" and count < about["validation_targets"]:
+        further_back = part in about["trained_further_back"]
+        who = f"what {name_of(old)} went on from" if further_back else name_of(old)
+        fact = f"{who} was trained on {count:,} of the {part} targets"
+        if part == "validation" and count < about["validation_targets"] and not further_back:
             yield f"{fact}, which are left out of the validation"
         else:
             yield f"warning: {fact}, so that the {part} flatters what comes of it"
