@@ -456,8 +456,9 @@ class Recommender(Artifact):
         Raises
         ------
         UsageError
-            When the model's attention is not known (only elastic's is), the call is wrong, the item
-            or the user is unknown, or no event is of a known item.
+            When the model's attention is not known (only elastic's is) and no score is added to
+            its own, the call is wrong, the item or the user is unknown, or no event is of a
+            known item.
         DataError
             When the training data is wanted and is gone or has changed.
         """
@@ -475,7 +476,7 @@ class Recommender(Artifact):
             return found
         if times is not None:
             raise UsageError("times go with a history: a user's events have their own")
-        check_explains(model)
+        check_explains(self.scorer)
         check_id("user", user)
         index = find_item(catalog, item)
         data = self.data(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from cli.running import longrec as longrec_cli
 
 import longrec
 from longrec.artifact.policy import transitions_line
@@ -143,3 +144,30 @@ def test_an_explanation_says_what_followed_what(data, untrained):
     told = found.to_dict()
     assert [row["item"] for row in told["followed"]] == [1009, 1003, 1002, 1001]
     assert not len(untrained.with_added_score(None).explain(1004, history=history).followed)
+
+
+@pytest.mark.parametrize("name", ["hydrarec", "bert4rec", "limarec", "dfar"])
+def test_of_any_model_it_is_told_what_counting_adds(data, name, capsys, tmp_path):
+    sampled = {"loss": "sampled"} if name == "dfar" else {}
+    rec = longrec.train(data, name, tmp_path / "run", **TINY | sampled | {"transitions": 5})
+    history = [1001, 1002, 1003, 1009]
+    found = rec.explain(1004, history=history)
+    lists = rec.recommend(histories=[history], k=data.n_items, exclude_seen=False)
+    of_item = lists.filter(lists["item"] == 1004)["score"]
+    assert found.score == pytest.approx(of_item.item(), abs=1e-5)
+    bare = rec.with_added_score(None)
+    alone = bare.recommend(histories=[history], k=data.n_items, exclude_seen=False)
+    assert found.rest == pytest.approx(
+        alone.filter(alone["item"] == 1004)["score"].item(), abs=1e-5
+    )
+    assert found.followed["item"].to_list() == [1009, 1003, 1002, 1001]
+    assert not found.tells_attention
+    told = found.to_dict(top=2)
+    assert [event["item"] for event in told["events"]] == [1009, 1003], "the newest first"
+    assert told["events"][0]["attention"] is None
+    with pytest.raises(UsageError, match=f"not available for {name}: "):
+        bare.explain(1004, history=history)
+    assert longrec_cli("explain", tmp_path / "run", "--item", 1004, "--user", "user00000") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "comes from the added score" in printed
+    assert f"How {name} weighed each event is not known" in printed

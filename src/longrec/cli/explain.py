@@ -84,16 +84,19 @@ def _print_explanation(found: Explanation, top: int) -> None:
         events = events.drop("time")
     else:
         events = events.with_columns(pl.from_epoch("time").dt.strftime("%Y-%m-%d %H:%M:%S"))
+    if not found.tells_attention:
+        events = events.drop("attention", "contribution")
     console.table(f"item {found.item}, score {found.score:.4f}", events.columns, events.rows())
-    others = len(found.events) - len(events)
-    on_these = float(events["attention"].to_numpy().sum())
-    on_others = float(found.events["attention"].to_numpy().sum()) - on_these
-    words = [f"{on_these:.1%} of attention is on these events"]
-    if others:
-        words.append(f"{on_others:.1%} on {others:,} others")
-    if found.memory:
-        words.append(f"{found.memory:.1%} on the memory bank")
-    console.out.print(", ".join(words) + ".", markup=False)
+    if found.tells_attention:
+        others = len(found.events) - len(events)
+        on_these = float(events["attention"].to_numpy().sum())
+        on_others = float(found.events["attention"].to_numpy().sum()) - on_these
+        words = [f"{on_these:.1%} of attention is on these events"]
+        if others:
+            words.append(f"{on_others:.1%} on {others:,} others")
+        if found.memory:
+            words.append(f"{found.memory:.1%} on the memory bank")
+        console.out.print(", ".join(words) + ".", markup=False)
     if found.bias or found.added:
         parts = [f"{found.bias:.4f} is the item's own for every user"] if found.bias else []
         parts += [f"{found.added:.4f} comes from the added score"] if found.added else []

@@ -1,7 +1,8 @@
 """What a recommended item rests on: attention mass by past event, and what each event adds.
 
 The mathematics is in longrec.inference.attribution; here are the words, ids and times around it.
-Users' states do not tell their events apart, so an explanation reads the log.
+Users' states do not tell their events apart, so an explanation reads the log. Of a model whose
+attention is not known it tells what an added score adds, and by which of the last items.
 """
 
 from __future__ import annotations
@@ -22,9 +23,14 @@ from longrec.core.shown import html_table, html_text
 from longrec.data.catalog import Catalog
 from longrec.data.given_ids import check_id
 from longrec.data.unknown_ids import likely_cause
-from longrec.inference.attribution import WINDOW, attended_layers, attention_of_last
-from longrec.inference.encode import Events, check_times, last_items
-from longrec.models import Model
+from longrec.inference.attribution import (
+    WINDOW,
+    LastAttention,
+    attended_layers,
+    attention_of_last,
+)
+from longrec.inference.encode import Events, check_times, encode_histories, last_items
+from longrec.models import SequenceModel
 from longrec.models.common.scorer import Scorer
 
 Progress = Callable[[int, int], None]
@@ -48,12 +54,12 @@ class Explanation:
         soon after it in training (what came later counts less); no rows otherwise.
     events : T rows, oldest first: position (1 is the history's first event), item, time (seconds
         since 1970, or null), attention (mean over layers and heads) and contribution (sum over
-        them, in units of the score).
+        them, in units of the score); both null where the model's attention is not known.
     seen : whether the item is in the history: where seen items are left out it is not recommended.
     unknown_events : events of items that are not in the catalog, which were skipped.
     memory : the memory bank's share of attention, the same mean; 0 without a bank.
     attention, contribution : (layers, heads, T) float32; attention sums over T to one less
-        `memory_attention`.
+        `memory_attention`. Of no layers where the model's attention is not known.
     memory_attention, memory_contribution : (layers, heads) float32, the bank's.
     note : what this is and what it is not, in words.
     """
@@ -74,6 +80,11 @@ class Explanation:
     note: str
 
     @property
+    def tells_attention(self) -> bool:
+        """Whether the model's attention is known."""
+        return len(self.attention) > 0
+
+    @property
     def rest(self) -> float:
         """What of the score neither events nor the memory bank, `bias` or `added` add."""
         direct = self.contribution.sum(dtype=np.float64) + self.memory_contribution.sum()
@@ -86,7 +97,8 @@ class Explanation:
 
     def _repr_html_(self) -> str:
         shown = self.events[self.top(10)]
-        head = f"item {self.item}, score {self.score:.4f}: the events with most attention"
+        which = "the events with most attention" if self.tells_attention else "the last events"
+        head = f"item {self.item}, score {self.score:.4f}: {which}"
         rows = [[x if isinstance(x, float) else str(x) for x in row] for row in shown.rows()]
         return html_table(head, shown.columns, rows) + html_text(self.note)
 
@@ -96,8 +108,8 @@ class Explanation:
         Parameters
         ----------
         top : int or None
-            Only so many events, those with most attention, which come first; None: all of them,
-            oldest first.
+            Only so many events, those with most attention, which come first, or the newest ones
+            where that is not known; None: all of them, oldest first.
         detail : bool
             Whether to give attention and contribution per layer and head, too.
 
@@ -138,19 +150,33 @@ class Explanation:
     def top(self, k: int) -> np.ndarray:
         """Rows of `events` (at most k,) with most attention, most first; of equals the newer.
 
+        Where attention is not known, the newest first.
+
         Raises
         ------
         UsageError
             When `k` is below 1.
         """
         k = check_count("top", k)
-        attention = self.events["attention"].to_numpy()
+        attention = self.events["attention"].fill_null(0.0).to_numpy()
         return len(attention) - 1 - np.argsort(-attention[::-1], kind="stable")[:k]
 
 
-def check_explains(model: Model) -> None:
-    """Raise UsageError where a model's attention by past event is not known."""
-    attended_layers(model)
+def check_explains(scorer: Scorer) -> bool:
+    """Whether the model's attention by past event is known.
+
+    Raises
+    ------
+    UsageError
+        Where it is not, and nothing is added to the model's scores that could be told.
+    """
+    try:
+        attended_layers(scorer.model)
+    except UsageError:
+        if scorer.added is None:
+            raise
+        return False
+    return True
 
 
 def explain_history(
@@ -162,7 +188,7 @@ def explain_history(
     progress: Progress | None = None,
     window: int = WINDOW,
 ) -> Explanation:
-    """What the model reads of a history for one item, O(T) in time.
+    """What the model reads of a history for one item, O(T) in time where attention is known.
 
     Parameters
     ----------
@@ -177,16 +203,17 @@ def explain_history(
     limit : int or None
         Most events that the recommender reads: the last ones.
     progress : callable or None
-        Called with (events read, events to read), each event being read twice.
+        Called with (events read, events to read); each event is read twice where attention is
+        known.
     window : int
         Events read at once; it changes nothing but memory.
 
     Raises
     ------
     UsageError
-        When the model's attention is not known, or no event is of a known item.
+        When there is nothing to tell of such a model, or no event is of a known item.
     """
-    check_explains(scorer.model)
+    attends = check_explains(scorer)
     known = np.flatnonzero(history.items)
     seen, unknown = bool((history.items == item).any()), len(history.items) - len(known)
     whole = np.array([len(known)])
@@ -204,26 +231,36 @@ def explain_history(
         times = history.times.astype(np.int64)
         # In a log late events stand after newer ones; a model's time does not go back.
         clock = torch.from_numpy(np.maximum.accumulate(times))
-    found = attention_of_last(
-        scorer,
-        torch.from_numpy(read),
-        clock,
-        item,
-        progress,
-        window,
-        {name: torch.from_numpy(column) for name, column in history.columns.items()},
-        recent if scorer.reach else None,
-    )
+    last = recent if scorer.reach else None
+    if attends:
+        columns = {name: torch.from_numpy(column) for name, column in history.columns.items()}
+        found = attention_of_last(
+            scorer, torch.from_numpy(read), clock, item, progress, window, columns, last
+        )
+    else:
+        clocked = history._replace(times=None if clock is None else clock.numpy())
+        found = _score_alone(scorer, clocked, item, progress, last)
     events = pl.DataFrame(
         {
             "position": known + 1,
             "item": catalog.take(read),
             "time": times,
-            "attention": found.events.mean((0, 1)),
-            "contribution": found.contribution.sum((0, 1)),
+            "attention": found.events.mean((0, 1)) if attends else None,
+            "contribution": found.contribution.sum((0, 1)) if attends else None,
         },
-        schema_overrides={"time": pl.Int64},
+        schema_overrides={"time": pl.Int64, "attention": pl.Float32, "contribution": pl.Float32},
     )
+    note = (
+        f"Attention, not cause: how {scorer.model.name} weighed the events that it read when "
+        "it scored this item; without one of them the score may change by more or by less. A "
+        "state does not keep its events apart, so the whole log was read for this, of which "
+        f"the model sees {len(known):,} events: the time grows with them."
+    )
+    if not attends:
+        note = (
+            f"How {scorer.model.name} weighed each event is not known: what its network gives the "
+            f"item, after the {len(known):,} events that it reads, is one number, the rest."
+        )
     return Explanation(
         item=catalog.take(np.array([item]))[0],
         score=found.score,
@@ -233,17 +270,32 @@ def explain_history(
         events=events,
         seen=seen,
         unknown_events=unknown,
-        memory=float(found.memory.mean()),
+        memory=float(found.memory.mean()) if attends else 0.0,
         attention=found.events,
         memory_attention=found.memory,
         contribution=found.contribution,
         memory_contribution=found.memory_contribution,
-        note=(
-            f"Attention, not cause: how {scorer.model.name} weighed the events that it read when "
-            "it scored this item; without one of them the score may change by more or by less. A "
-            "state does not keep its events apart, so the whole log was read for this, of which "
-            f"the model sees {len(known):,} events: the time grows with them."
-        ),
+        note=note,
+    )
+
+
+@torch.inference_mode()
+def _score_alone(
+    scorer: Scorer, history: Events, item: int, progress: Progress | None, recent: Tensor | None
+) -> LastAttention:
+    """An item's score after a history, and what of it is added; attention of no layers."""
+    model, states = scorer.model, list[Tensor]()
+    lengths = np.array([len(history.items)])
+    encode_histories(model, history, lengths, None, lambda _, h: states.append(h), progress)
+    [h], chosen = states, torch.tensor([item], device=model.device)
+    score = float(scorer.score(h, chosen, recent)[0, 0])
+    bias = model.item_bias(chosen) if isinstance(model, SequenceModel) else None
+    of_events, of_layers = np.empty((0, 1, len(history.items)), np.float32), np.empty((0, 1))
+    return LastAttention(
+        score,
+        0.0 if bias is None else float(bias[0]),
+        score - float(model.score(h, chosen)[0, 0]),
+        *(of_events, of_layers.astype(np.float32), of_events, of_layers.astype(np.float32)),
     )
 
 
@@ -275,7 +327,7 @@ def explain_given(
         none that fit.
     """
     model = scorer.model
-    check_explains(model)
+    check_explains(scorer)
     index = find_item(catalog, item)
     moments = None if times is None else _seconds(times, len(history))
     check_times(model, moments)

@@ -337,7 +337,7 @@ def known_item(stream: Stream, item: Any) -> int:
 def explained(stream: Stream, body: dict[str, Any], pause: Pause) -> dict[str, Any]:
     artifact, item, top = stream.artifact, body["item"], body["top"]
     try:
-        check_explains(artifact.model)
+        check_explains(artifact.scorer)
     except UsageError as error:
         raise HTTPException(409, str(error)) from error
     known_item(stream, item)

@@ -216,8 +216,8 @@ class ExplainedEvent(Answer):
     position: int
     item: str | int
     time: int | None
-    attention: float
-    contribution: float
+    attention: float | None
+    contribution: float | None
 
 
 class Followed(Answer):

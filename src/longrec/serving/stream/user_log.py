@@ -79,7 +79,7 @@ def explain_user(
     A state keeps no single events, so the log is read, and any recommender may be asked, whichever
     the store serves. `items` are those of its catalog.
     """
-    check_explains(artifact.model)
+    check_explains(artifact.scorer)
     index = items.one(item_key(item))
     if not index:
         raise UsageError(f"item {item!r} is not in the catalog: give one that the model knows")
@@ -119,7 +119,7 @@ def explain_given(
     pause: Callable[..., None],
 ) -> Explanation:
     """The same for a history that is given instead of a user of the store."""
-    check_explains(artifact.model)
+    check_explains(artifact.scorer)
     reads, moments = artifact.model.reads_columns, ranker.moments(history, pause=pause)
     items, times, *columns = ranker.engine.arrays(moments)
     events = Events(items, times, dict(zip(reads, columns, strict=True)))
