@@ -76,8 +76,11 @@ def test_what_was_saved_recommends_the_same(trained, data, tmp_path):
 
 def test_they_are_explained_and_exported_or_refused_by_name(trained, data):
     rec, _ = trained
+    bare = rec.with_added_score(None)
     with pytest.raises(UsageError, match=f"not available for {rec.name}: "):
-        rec.explain(1001, data.user_ids[0])
+        bare.explain(1001, data.user_ids[0])
+    if rec.added is not None:
+        assert not rec.explain(1001, data.user_ids[0]).tells_attention
     if rec.name == "target-aware":
         with pytest.raises(UsageError, match="target-aware scores a user and an item together"):
             check_exports(rec.scorer)
