@@ -39,7 +39,7 @@ WIDER, WIDTH_EPOCHS = (128, 256), 10
 LARGEST = 1 << 26
 """Numbers of the item table above which no network is made wider: with what the optimiser and the
 average of weights keep of each, a gigabyte."""
-LEARNING_RATES = ((5_000, 3e-3), (20_000, 2e-3))
+LEARNING_RATES = ((15_000, 3e-3), (30_000, 2e-3))
 """Steps that fit at most, and the learning rate for them; 1e-3 for more."""
 
 
