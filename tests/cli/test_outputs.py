@@ -99,7 +99,7 @@ def test_notes_that_cannot_be_written_stop_no_work(made, tmp_path):
 def test_a_training_that_fills_the_disk_says_how_it_goes_on_and_does(
     made, tmp_path, capsys, size, kept
 ):
-    run, settings = tmp_path / "run", [*TINY, "--epochs", "1", "--quiet"]
+    run, settings = tmp_path / "run", ["--model", "elastic", *TINY, "--epochs", "1", "--quiet"]
     with files_of_at_most(size):
         assert longrec("train", made.histories, "--out", run, *settings) == 1
     [told] = capsys.readouterr().err.splitlines()
