@@ -36,7 +36,9 @@ def test_a_worker_is_killed_and_the_model_is_that_of_processes_of_this_machine(
     monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
     data = tiny_histories(tmp_path / "histories", walks(30, 20, 3, 20), n_items=20)
     settings = [f"--set={key}={value}" for key, value in QUICK.items()]
-    status, said = Training(data.path, "--out", tmp_path / "here", *settings).end()
+    status, said = Training(
+        data.path, "--model", "elastic", "--out", tmp_path / "here", *settings
+    ).end()
     assert status == 0, said
     here = longrec.load(tmp_path / "here")
     run, killed = tmp_path / "run", tmp_path / "killed"
