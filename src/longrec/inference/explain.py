@@ -250,13 +250,14 @@ def explain_history(
         },
         schema_overrides={"time": pl.Int64, "attention": pl.Float32, "contribution": pl.Float32},
     )
-    note = (
-        f"Attention, not cause: how {scorer.model.name} weighed the events that it read when "
-        "it scored this item; without one of them the score may change by more or by less. A "
-        "state does not keep its events apart, so the whole log was read for this, of which "
-        f"the model sees {len(known):,} events: the time grows with them."
-    )
-    if not attends:
+    if attends:
+        note = (
+            f"Attention, not cause: how {scorer.model.name} weighed the events that it read when "
+            "it scored this item; without one of them the score may change by more or by less. A "
+            "state does not keep its events apart, so the whole log was read for this, of which "
+            f"the model sees {len(known):,} events: the time grows with them."
+        )
+    else:
         note = (
             f"How {scorer.model.name} weighed each event is not known: what its network gives the "
             f"item, after the {len(known):,} events that it reads, is one number, the rest."
@@ -290,12 +291,12 @@ def _score_alone(
     [h], chosen = states, torch.tensor([item], device=model.device)
     score = float(scorer.score(h, chosen, recent)[0, 0])
     bias = model.item_bias(chosen) if isinstance(model, SequenceModel) else None
-    of_events, of_layers = np.empty((0, 1, len(history.items)), np.float32), np.empty((0, 1))
+    none = np.empty((0, 1, len(history.items)), np.float32)
     return LastAttention(
         score,
         0.0 if bias is None else float(bias[0]),
         score - float(model.score(h, chosen)[0, 0]),
-        *(of_events, of_layers.astype(np.float32), of_events, of_layers.astype(np.float32)),
+        *(none, none[..., 0], none, none[..., 0]),
     )
 
 

@@ -249,7 +249,9 @@ class ExplanationOut(Answer):
     unknown_events: int = Field(
         description="Events of items that the model does not know: it skips them."
     )
-    events: list[ExplainedEvent] = Field(description="Those with most attention.")
+    events: list[ExplainedEvent] = Field(
+        description="Those with most attention; the newest where it is not known (null)."
+    )
     note: str
     model: str
 
